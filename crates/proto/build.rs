@@ -1,0 +1,12 @@
+//! Compiles the .proto files without a protoc on the machine.
+
+const FILES: [&str; 8] =
+    ["kv", "rpc", "raft_internal", "membership", "lease", "raft", "record", "health"];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let files = FILES.map(|name| format!("proto/{name}.proto"));
+    let descriptors = protox::compile(files, ["proto"])?;
+    prost_build::Config::new().bytes(["."]).compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,43 @@
+//! The wire contract: etcd's messages by name and number, generated from the files in `proto/`.
+//!
+//! Names and numbers are etcd's; a client of etcd cannot tell the difference. Byte fields are [`bytes::Bytes`], so
+//! decoding from a `Bytes` copies nothing. There is no service code here: the server dispatches by path.
+
+#![allow(clippy::all, reason = "generated code")]
+
+/// Keys, versions and events.
+pub mod mvccpb {
+    include!(concat!(env!("OUT_DIR"), "/mvccpb.rs"));
+}
+
+/// The client API and the commands in the raft log.
+pub mod etcdserverpb {
+    include!(concat!(env!("OUT_DIR"), "/etcdserverpb.rs"));
+}
+
+/// Commands about members.
+pub mod membershippb {
+    include!(concat!(env!("OUT_DIR"), "/membershippb.rs"));
+}
+
+/// Leases as they are stored.
+pub mod leasepb {
+    include!(concat!(env!("OUT_DIR"), "/leasepb.rs"));
+}
+
+/// Raft records with etcd's numbers.
+pub mod raftpb {
+    include!(concat!(env!("OUT_DIR"), "/raftpb.rs"));
+}
+
+/// Records of the write-ahead log and of snapshot files.
+pub mod walpb {
+    include!(concat!(env!("OUT_DIR"), "/walpb.rs"));
+}
+
+/// The standard gRPC health check.
+pub mod health {
+    include!(concat!(env!("OUT_DIR"), "/grpc.health.v1.rs"));
+}
+
+pub use prost::Message;
