@@ -1,1 +1,143 @@
+//! Versioned keys and small tables on a medium.
+//!
+//! The state machine above needs two things from a medium: every version of every key, found by key and by revision, and
+//! a few small tables (leases, members, ...). An engine stores both and knows nothing of what they mean, except one rule:
+//! which versions a compaction may drop ([`Engine::compact_step`]).
+//!
+//! ```text
+//!   one writer                                        any number of readers
+//!   append(key, version) ... put(table, k, v) ...     newest / scan / count / history at a revision
+//!   publish(revision, applied)  ───────────────────▶  published()
+//! ```
+//!
+//! Rules
+//! - One thread writes. What it appended is visible to `newest(key, i64::MAX)` at once and to readers only from
+//!   [`Engine::publish`] on, because readers read at a revision that was published.
+//! - An engine call that takes a lock holds it for a bounded step ([`STEP`] rows) and hands back a cursor; the caller goes
+//!   on at the same revision. So a long read never holds up the writer, nor the writer a reader.
+//! - Rows are immutable and shared ([`Row`]); reading copies a pointer.
+//!
+//! What is deliberately absent: transactions (a revision that is not published is the transaction), keys decoded from
+//! rows, any knowledge of protobuf.
 
+mod memory;
+mod range;
+mod table;
+
+pub use memory::Memory;
+pub use range::KeyRange;
+pub use table::Table;
+
+use std::sync::Arc;
+
+/// Rows that one call visits at most while it holds a lock.
+pub const STEP: usize = 256;
+
+/// The bytes of one version of a key, as etcd stores them: a canonical `mvccpb.KeyValue`.
+pub type Row = Arc<[u8]>;
+
+/// Where in history a version stands: the transaction (`main`) and the operation inside it (`sub`), as in etcd.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Revision {
+    pub main: i64,
+    pub sub: i64,
+}
+
+impl Revision {
+    pub const fn new(main: i64, sub: i64) -> Self {
+        Self { main, sub }
+    }
+}
+
+/// One version of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    pub revision: Revision,
+    /// The key was deleted by this version.
+    pub tombstone: bool,
+    pub row: Row,
+}
+
+/// Index and term of the last log entry whose effects are part of the state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    pub index: u64,
+    pub term: u64,
+}
+
+/// The newest state that readers may see.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Published {
+    pub revision: i64,
+    pub applied: Applied,
+}
+
+/// Rows and bytes that are stored, tables included; a row counts its key and its value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub rows: u64,
+    pub bytes: u64,
+}
+
+/// The medium failed. The member must stop: what it holds in memory may be ahead of what it could store.
+#[derive(Debug, thiserror::Error)]
+#[error("storage engine: {0}")]
+pub struct EngineError(pub String);
+
+/// Result of an engine call.
+pub type Result<T> = std::result::Result<T, EngineError>;
+
+/// A versioned ordered map and small tables. See the crate's page for who may call what when.
+pub trait Engine: Send + Sync + 'static {
+    // ---- the writer ----
+
+    /// Adds a version of `key`. Its revision must be greater than every revision appended before.
+    fn append(&self, key: &[u8], version: Version) -> Result<()>;
+
+    /// Sets a row of a small table.
+    fn put(&self, table: Table, key: &[u8], value: &[u8]) -> Result<()>;
+
+    /// Removes a row of a small table; no error if it is absent.
+    fn delete(&self, table: Table, key: &[u8]) -> Result<()>;
+
+    /// Makes all that was written since the last call visible to readers, together with the applied index: an engine that
+    /// outlives the process stores both in one atomic batch.
+    fn publish(&self, published: Published) -> Result<()>;
+
+    /// Drops versions that no read at revision `at` or later can see, in one bounded step over history from `from` on.
+    /// Returns where the next step begins, or `None` when every version up to `at` was looked at.
+    ///
+    /// A version with `main <= at` goes if a newer version of its key has `main <= at`, or if it is a tombstone with
+    /// `main < at`. A tombstone at exactly `at` stays until the next compaction: a watcher from `at` must still see it.
+    fn compact_step(&self, at: i64, from: Revision) -> Result<Option<Revision>>;
+
+    // ---- readers ----
+
+    /// What was last published; zero before the first time.
+    fn published(&self) -> Published;
+
+    /// The newest version of `key` with `main <= at`, tombstones included.
+    fn newest(&self, key: &[u8], at: i64) -> Result<Option<Version>>;
+
+    /// Appends to `rows`, in key order, the newest version with `main <= at` of each key in `range` that is alive at `at`,
+    /// until `limit` rows were added or a step is over. Returns the key to continue from, or `None` at the end of the
+    /// range. A continued scan takes that key as the start of its range.
+    fn scan(&self, range: KeyRange<'_>, at: i64, limit: usize, rows: &mut Vec<Version>) -> Result<Option<Vec<u8>>>;
+
+    /// Adds to `count` the number of keys in `range` that are alive at `at`; returns the key to continue from, as
+    /// [`Engine::scan`].
+    fn count(&self, range: KeyRange<'_>, at: i64, count: &mut u64) -> Result<Option<Vec<u8>>>;
+
+    /// Appends to `rows`, in order of revision, stored versions with `from <= revision` and `main <= to`, until a step is
+    /// over. Returns the revision to continue from, or `None` at the end.
+    fn history(&self, from: Revision, to: i64, rows: &mut Vec<Version>) -> Result<Option<Revision>>;
+
+    /// The value of a row of a small table.
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>>;
+
+    /// All rows of a small table, in key order.
+    fn rows(&self, table: Table) -> Result<Vec<(Vec<u8>, Vec<u8>)>>;
+
+    /// What is stored now.
+    fn usage(&self) -> Usage;
+}
