@@ -40,4 +40,4 @@ pub mod health {
     include!(concat!(env!("OUT_DIR"), "/grpc.health.v1.rs"));
 }
 
-pub use prost::Message;
+pub use prost::{self, Message};

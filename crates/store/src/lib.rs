@@ -1,1 +1,109 @@
+//! The replicated state machine: committed commands in, state and answers out.
+//!
+//! ```text
+//!   committed entry ─▶ apply/   what the command means ──▶ Outcome (for whoever waits)
+//!                        │
+//!                        ▼
+//!                      mvcc/    versions of keys ─────────▶ RevisionEvents (for watch/)
+//!                      lease/   who keeps which key alive
+//!                      members  who belongs to the cluster
+//!                        │
+//!                        ▼
+//!                      engine   rows on a medium, published with the applied index
+//! ```
+//!
+//! Rules
+//! - **Same log, same state.** [`Store::apply`] is a pure function of state, index and command: no clock, no random number,
+//!   no thread, no iteration over a randomly seeded map. What needs one of these (a lease id, a time) is fixed before
+//!   the command is proposed.
+//! - **Two kinds of failure, two types.** A [`Refusal`] is an answer that all members give alike. A [`Halt`] is local: this
+//!   member cannot go on, because it would skip an entry that the others apply.
+//! - Readers never wait for the writer longer than one bounded step, nor the writer for them: see [`mvcc::View`].
+//!
+//! What is deliberately absent: time (leases expire through commands that the leader proposes), the network, the log.
 
+pub mod apply;
+pub mod lease;
+mod members;
+pub mod mvcc;
+mod refusal;
+pub mod schema;
+pub mod snapshot;
+pub mod watch;
+
+pub use apply::command;
+pub use apply::{Halt, OpReply, Outcome, Reply, TxnReply};
+pub use members::{Member, Members};
+pub use refusal::Refusal;
+
+use std::sync::Arc;
+
+use metastore_engine::{Applied, Engine, EngineError, Published};
+
+use lease::Leases;
+use mvcc::{Mvcc, View};
+use watch::RevisionEvents;
+
+/// The whole replicated state of one member, and the only writer of its engine.
+pub struct Store {
+    engine: Arc<dyn Engine>,
+    mvcc: Mvcc,
+    leases: Leases,
+    members: Members,
+    applied: Applied,
+    events: Vec<Arc<RevisionEvents>>,
+}
+
+impl Store {
+    /// Takes up the state that `engine` holds.
+    ///
+    /// # Errors
+    /// If the medium fails or holds rows that cannot be read.
+    pub fn open(engine: Arc<dyn Engine>) -> Result<Self, EngineError> {
+        let mvcc = Mvcc::open(engine.clone())?;
+        let leases = apply::load_leases(engine.as_ref(), mvcc.view())?;
+        let members = Members::load(engine.as_ref())?;
+        let applied = engine.published().applied;
+        engine.publish(Published { revision: mvcc.current(), applied })?;
+        Ok(Self { engine, mvcc, leases, members, applied, events: Vec::new() })
+    }
+
+    /// For reading, from any thread.
+    pub fn view(&self) -> &View {
+        self.mvcc.view()
+    }
+
+    pub fn leases(&self) -> &Leases {
+        &self.leases
+    }
+
+    pub fn members(&self) -> &Members {
+        &self.members
+    }
+
+    /// Index and term of the last entry that was applied.
+    pub fn applied(&self) -> Applied {
+        self.applied
+    }
+
+    /// The newest revision, whether published or not.
+    pub fn revision(&self) -> i64 {
+        self.mvcc.current()
+    }
+
+    /// Lets readers see everything that was applied so far, and hands out its events.
+    pub fn publish(&mut self) -> Result<Vec<Arc<RevisionEvents>>, EngineError> {
+        self.engine.publish(Published { revision: self.mvcc.current(), applied: self.applied })?;
+        Ok(std::mem::take(&mut self.events))
+    }
+
+    /// Whether versions that nobody can read any more wait to be dropped.
+    pub fn compacting(&self) -> bool {
+        self.mvcc.compacting()
+    }
+
+    /// Drops one bounded step of such versions; false if there is nothing to do now.
+    pub fn compact_step(&mut self) -> Result<bool, EngineError> {
+        self.mvcc.compact_step()
+    }
+}

@@ -1,0 +1,171 @@
+//! The outermost layer of a log entry: which command it carries, and for which request.
+//!
+//! It is read by hand, because a generic decoder skips fields that it does not know: a member that skipped a command of a
+//! newer version would go on with a state that no other member has.
+
+use bytes::{Buf, Bytes};
+use metastore_proto::prost::encoding::{self, DecodeContext, WireType};
+
+/// Kinds of commands; the numbers are the fields of etcd's `InternalRaftRequest`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Kind {
+    Put = 4,
+    DeleteRange = 5,
+    Txn = 6,
+    Compaction = 7,
+    LeaseGrant = 8,
+    LeaseRevoke = 9,
+    ClusterVersionSet = 1300,
+    ClusterMemberAttrSet = 1301,
+}
+
+impl Kind {
+    /// Every kind that this version applies.
+    pub const ALL: [Self; 8] = [
+        Self::Put,
+        Self::DeleteRange,
+        Self::Txn,
+        Self::Compaction,
+        Self::LeaseGrant,
+        Self::LeaseRevoke,
+        Self::ClusterVersionSet,
+        Self::ClusterMemberAttrSet,
+    ];
+
+    fn from_field(field: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|&kind| kind as u32 == field)
+    }
+}
+
+const FIELD_ID: u32 = 1;
+const FIELD_HEADER: u32 = 100;
+const FIELD_HEADER_ID: u32 = 1;
+
+/// A command as it stands in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Command {
+    /// The request that waits for the outcome; unique over restarts. 0 if nobody waits.
+    pub id: u64,
+    pub kind: Kind,
+    /// The command's own message.
+    pub body: Bytes,
+}
+
+/// Why an entry's bytes are no command.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    #[error("command kind {0}, which this version does not know")]
+    UnknownKind(u32),
+    #[error("{0}")]
+    Malformed(String),
+}
+
+impl Command {
+    /// Encodes a command for the log: the body, as the client sent it, behind a header with the request's id.
+    pub fn encode(id: u64, kind: Kind, body: &[u8]) -> Bytes {
+        let header_len = encoding::uint64::encoded_len(FIELD_HEADER_ID, &id);
+        let mut out = Vec::with_capacity(body.len() + header_len + 20);
+        encoding::encode_key(kind as u32, WireType::LengthDelimited, &mut out);
+        encoding::encode_varint(body.len() as u64, &mut out);
+        out.extend_from_slice(body);
+        encoding::encode_key(FIELD_HEADER, WireType::LengthDelimited, &mut out);
+        encoding::encode_varint(header_len as u64, &mut out);
+        encoding::uint64::encode(FIELD_HEADER_ID, &id, &mut out);
+        out.into()
+    }
+
+    /// Reads a command without copying its body.
+    ///
+    /// # Errors
+    /// If the bytes carry a kind that this version does not know, no command, several, or are damaged.
+    pub fn decode(mut bytes: Bytes) -> Result<Self, CommandError> {
+        let malformed = |error: metastore_proto::prost::DecodeError| CommandError::Malformed(error.to_string());
+        let (mut id, mut command) = (0, None);
+        while bytes.has_remaining() {
+            let (field, wire) = encoding::decode_key(&mut bytes).map_err(malformed)?;
+            if field == FIELD_ID {
+                encoding::uint64::merge(wire, &mut id, &mut bytes, DecodeContext::default()).map_err(malformed)?;
+                continue;
+            }
+            let kind = Kind::from_field(field);
+            if kind.is_none() && field != FIELD_HEADER {
+                return Err(CommandError::UnknownKind(field));
+            }
+            let mut body = Bytes::new();
+            encoding::bytes::merge(wire, &mut body, &mut bytes, DecodeContext::default()).map_err(malformed)?;
+            match kind {
+                None => id = header_id(body).map_err(malformed)?.unwrap_or(id),
+                Some(kind) if command.is_none() => command = Some((kind, body)),
+                Some(kind) => {
+                    return Err(CommandError::Malformed(format!(
+                        "a second command of kind {} in one entry",
+                        kind as u32
+                    )));
+                }
+            }
+        }
+        match command {
+            Some((kind, body)) => Ok(Self { id, kind, body }),
+            None => Err(CommandError::Malformed("an entry without a command".into())),
+        }
+    }
+}
+
+fn header_id(mut header: Bytes) -> Result<Option<u64>, metastore_proto::prost::DecodeError> {
+    let mut id = None;
+    while header.has_remaining() {
+        let (field, wire) = encoding::decode_key(&mut header)?;
+        if field == FIELD_HEADER_ID {
+            let mut number = 0;
+            encoding::uint64::merge(wire, &mut number, &mut header, DecodeContext::default())?;
+            id = Some(number);
+        } else {
+            encoding::skip_field(wire, field, &mut header, DecodeContext::default())?;
+        }
+    }
+    Ok(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use metastore_proto::Message;
+    use metastore_proto::etcdserverpb::{InternalRaftRequest, PutRequest};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_bytes_are_etcds() {
+        let put = PutRequest { key: "k".into(), value: "v".into(), ..Default::default() };
+        let bytes = Command::encode(7, Kind::Put, &put.encode_to_vec());
+        let decoded = InternalRaftRequest::decode(bytes.clone()).unwrap();
+        assert_eq!(decoded.header.unwrap().id, 7);
+        assert_eq!(decoded.put.unwrap(), put);
+        let command = Command::decode(bytes).unwrap();
+        assert_eq!((command.id, command.kind), (7, Kind::Put));
+    }
+
+    #[test]
+    fn an_unknown_kind_is_named_not_skipped() {
+        let mut bytes = Vec::new();
+        encoding::encode_key(1100, WireType::LengthDelimited, &mut bytes);
+        encoding::encode_varint(0, &mut bytes);
+        assert_eq!(Command::decode(bytes.into()), Err(CommandError::UnknownKind(1100)));
+    }
+
+    #[test]
+    fn two_commands_or_none_are_malformed() {
+        let one = Command::encode(1, Kind::Put, b"");
+        let two = [&one[..], &one[..]].concat();
+        assert!(matches!(Command::decode(two.into()), Err(CommandError::Malformed(_))));
+        assert!(matches!(Command::decode(Bytes::new()), Err(CommandError::Malformed(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Command::decode(bytes.into());
+        }
+    }
+}

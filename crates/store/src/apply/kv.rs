@@ -1,0 +1,112 @@
+//! Put, DeleteRange and Compact (etcd: `server/etcdserver/txn`).
+
+use metastore_engine::KeyRange;
+use metastore_proto::etcdserverpb::range_request::{SortOrder, SortTarget};
+use metastore_proto::etcdserverpb::{CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest};
+
+use super::{Applying, HaltCause, Reply};
+use crate::mvcc::row::{KeyValue, key_of};
+use crate::mvcc::{Order, Put, RangeQuery, RevisionBounds, Target};
+use crate::{Refusal, Store};
+
+impl Store {
+    pub(super) fn put(&mut self, request: &PutRequest) -> Applying<Reply> {
+        if let Err(refusal) = self.check_put(request)? {
+            return Ok(Err(refusal));
+        }
+        let previous = self.put_checked(request)?;
+        Ok(Ok(Reply::Put { previous }))
+    }
+
+    /// What a put needs from the state: its lease, and the key if it keeps the key's value or lease.
+    pub(super) fn check_put(&self, request: &PutRequest) -> Applying<()> {
+        if request.lease != 0 && !self.leases.contains(request.lease) {
+            return Ok(Err(Refusal::LeaseNotFound));
+        }
+        if (request.ignore_value || request.ignore_lease) && self.mvcc.live(&request.key)?.is_none() {
+            return Ok(Err(Refusal::KeyNotFound));
+        }
+        Ok(Ok(()))
+    }
+
+    /// Writes; returns the previous row if the request asks for it.
+    pub(super) fn put_checked(&mut self, request: &PutRequest) -> Result<Option<metastore_engine::Row>, HaltCause> {
+        let put = Put {
+            key: &request.key,
+            value: (!request.ignore_value).then_some(&request.value),
+            lease: (!request.ignore_lease).then_some(request.lease),
+        };
+        let previous = self.mvcc.put(&put)?;
+        let before = previous.as_deref().map_or(0, |row| KeyValue::of(row).lease);
+        let after = put.lease.unwrap_or(before);
+        if before != after {
+            self.leases.detach(&request.key, before);
+            self.leases.attach(&request.key, after);
+        }
+        Ok(previous.filter(|_| request.prev_kv))
+    }
+
+    pub(super) fn delete_range(&mut self, request: &DeleteRangeRequest) -> Applying<Reply> {
+        let (deleted, previous) = self.delete_checked(request)?;
+        Ok(Ok(Reply::DeleteRange { deleted, previous }))
+    }
+
+    /// Deletes; returns how many keys, and their rows if the request asks for them.
+    pub(super) fn delete_checked(
+        &mut self,
+        request: &DeleteRangeRequest,
+    ) -> Result<(i64, Vec<metastore_engine::Row>), HaltCause> {
+        let mut previous = Vec::new();
+        let leases = &mut self.leases;
+        let mut deleted = |row: &metastore_engine::Row| {
+            leases.detach(key_of(row), KeyValue::of(row).lease);
+            if request.prev_kv {
+                previous.push(row.clone());
+            }
+        };
+        let count = if request.range_end.is_empty() {
+            let row = self.mvcc.delete(&request.key)?;
+            row.iter().for_each(&mut deleted);
+            i64::from(row.is_some())
+        } else {
+            let range = KeyRange::from_request(&request.key, &request.range_end);
+            self.mvcc.delete_range(range, deleted)?
+        };
+        Ok((count, previous))
+    }
+
+    pub(super) fn compact(&mut self, request: &CompactionRequest) -> Applying<Reply> {
+        let CompactionRequest { revision, physical } = *request;
+        Ok(self.mvcc.compact(revision)?.map(|()| Reply::Compact { revision, physical }))
+    }
+}
+
+/// The query that a request describes. Unknown sort orders and targets, which the API refuses, read as the defaults.
+pub fn range_query(request: &RangeRequest) -> RangeQuery<'_> {
+    RangeQuery {
+        key: &request.key,
+        range_end: &request.range_end,
+        limit: request.limit,
+        revision: request.revision,
+        order: match request.sort_order() {
+            SortOrder::None => None,
+            SortOrder::Ascend => Some(Order::Ascend),
+            SortOrder::Descend => Some(Order::Descend),
+        },
+        target: match request.sort_target() {
+            SortTarget::Key => Target::Key,
+            SortTarget::Version => Target::Version,
+            SortTarget::Create => Target::Create,
+            SortTarget::Mod => Target::Mod,
+            SortTarget::Value => Target::Value,
+        },
+        keys_only: request.keys_only,
+        count_only: request.count_only,
+        bounds: RevisionBounds {
+            min_mod: request.min_mod_revision,
+            max_mod: request.max_mod_revision,
+            min_create: request.min_create_revision,
+            max_create: request.max_create_revision,
+        },
+    }
+}

@@ -1,0 +1,165 @@
+//! What a committed command means.
+//!
+//! [`Store::apply`] takes entries in the order of the log, each once. Protobuf ends here: below, everything is keys, rows
+//! and revisions.
+
+mod cluster;
+pub mod command;
+mod kv;
+mod lease;
+mod txn;
+
+pub use kv::range_query;
+pub use lease::load_leases;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use metastore_engine::{Applied, EngineError, Row};
+use metastore_proto::Message;
+
+use crate::mvcc::RangeReply;
+use crate::watch::RevisionEvents;
+use crate::{Refusal, Store};
+use command::{Command, CommandError, Kind};
+
+/// What became of a command, for the request that waits for it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// The id that the request proposed; 0 if nobody waits.
+    pub id: u64,
+    /// The store's revision after the command; it goes into the answer's header.
+    pub revision: i64,
+    pub reply: Result<Reply, Refusal>,
+}
+
+/// The answer to one command.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reply {
+    Put {
+        previous: Option<Row>,
+    },
+    DeleteRange {
+        deleted: i64,
+        previous: Vec<Row>,
+    },
+    Txn(TxnReply),
+    /// The compaction is scheduled; `physical` asks to be told when it is done.
+    Compact {
+        revision: i64,
+        physical: bool,
+    },
+    LeaseGrant {
+        id: i64,
+        ttl_s: i64,
+    },
+    LeaseRevoke {
+        id: i64,
+    },
+    /// A fact about the cluster was recorded.
+    Recorded,
+}
+
+/// The answer to a transaction: which branch was taken, and the answers of its operations.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TxnReply {
+    pub succeeded: bool,
+    pub ops: Vec<OpReply>,
+}
+
+/// The answer to one operation of a transaction. `revision` is the one that this operation saw.
+#[derive(Clone, Debug, PartialEq)]
+pub enum OpReply {
+    Range(RangeReply),
+    Put { revision: i64, previous: Option<Row> },
+    DeleteRange { revision: i64, deleted: i64, previous: Vec<Row> },
+    Txn(TxnReply),
+}
+
+/// This member cannot apply an entry and must stop; it never skips one.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot apply entry {index} ({what}): {cause}")]
+pub struct Halt {
+    /// Index of the entry in the log.
+    pub index: u64,
+    /// Kind of the entry.
+    pub what: String,
+    pub cause: HaltCause,
+}
+
+/// Why an entry cannot be applied.
+#[derive(Debug, thiserror::Error)]
+pub enum HaltCause {
+    #[error("{0}; a newer version may have written it, so start a version that knows it")]
+    UnknownKind(CommandError),
+    #[error("its bytes are damaged: {0}")]
+    Malformed(String),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error("the log skips from entry {applied} to this one")]
+    Gap { applied: u64 },
+}
+
+impl From<metastore_proto::prost::DecodeError> for HaltCause {
+    fn from(error: metastore_proto::prost::DecodeError) -> Self {
+        Self::Malformed(error.to_string())
+    }
+}
+
+/// What applying gives: an answer or a refusal inside, a reason to stop outside.
+type Applying<T> = Result<Result<T, Refusal>, HaltCause>;
+
+impl Store {
+    /// Applies one committed entry. An entry without data is what a new leader writes; it changes nothing.
+    ///
+    /// # Errors
+    /// [`Halt`]: the member must stop, and nothing may be applied or published afterwards.
+    pub fn apply(&mut self, index: u64, term: u64, data: Bytes) -> Result<Option<Outcome>, Halt> {
+        self.follow(index, term)?;
+        if data.is_empty() {
+            return Ok(None);
+        }
+        let command = Command::decode(data).map_err(|error| halt_on_bytes(index, error))?;
+        let (id, kind) = (command.id, command.kind);
+        let reply = self.apply_command(command).map_err(|cause| Halt { index, what: format!("{kind:?}"), cause })?;
+        let changes = self.mvcc.end();
+        let revision = self.mvcc.current();
+        if !changes.is_empty() {
+            self.events.push(Arc::new(RevisionEvents { revision, changes }));
+        }
+        Ok(Some(Outcome { id, revision, reply }))
+    }
+
+    /// Moves the applied index; entries come in order, each once.
+    pub(crate) fn follow(&mut self, index: u64, term: u64) -> Result<(), Halt> {
+        let applied = self.applied.index;
+        if index != applied + 1 {
+            return Err(Halt { index, what: format!("term {term}"), cause: HaltCause::Gap { applied } });
+        }
+        self.applied = Applied { index, term };
+        Ok(())
+    }
+
+    fn apply_command(&mut self, command: Command) -> Applying<Reply> {
+        let body = command.body;
+        match command.kind {
+            Kind::Put => self.put(&Message::decode(body)?),
+            Kind::DeleteRange => self.delete_range(&Message::decode(body)?),
+            Kind::Txn => self.txn(&Message::decode(body)?),
+            Kind::Compaction => self.compact(&Message::decode(body)?),
+            Kind::LeaseGrant => self.lease_grant(&Message::decode(body)?),
+            Kind::LeaseRevoke => self.lease_revoke(&Message::decode(body)?),
+            Kind::ClusterVersionSet => self.set_cluster_version(&Message::decode(body)?),
+            Kind::ClusterMemberAttrSet => self.set_member_attributes(&Message::decode(body)?),
+        }
+    }
+}
+
+fn halt_on_bytes(index: u64, error: CommandError) -> Halt {
+    match error {
+        CommandError::UnknownKind(kind) => {
+            Halt { index, what: format!("kind {kind}"), cause: HaltCause::UnknownKind(error) }
+        }
+        CommandError::Malformed(text) => Halt { index, what: "no command".into(), cause: HaltCause::Malformed(text) },
+    }
+}

@@ -1,0 +1,213 @@
+//! Every version of every key: one transaction is one revision.
+//!
+//! ```text
+//!   begin ─▶ put / delete_range ... (sub 0, 1, 2) ─▶ end         the one writer
+//!   View::range / history / hash_kv at a revision                any thread
+//! ```
+//!
+//! The writer appends versions to the engine at `current + 1`. Nobody reads there until the store publishes, so a
+//! transaction becomes visible as a whole. The rules for revisions, versions and create revisions are etcd's
+//! (`server/storage/mvcc`); the log of revisions starts at 1, so that the first write is revision 2.
+
+mod hash;
+mod range;
+pub mod row;
+mod view;
+
+pub use hash::HashKv;
+pub use range::{Order, RangeQuery, RangeReply, RevisionBounds, Target};
+pub use view::{NEVER_COMPACTED, Pin, ReadError, View, version_key};
+
+use std::sync::Arc;
+
+use metastore_engine::{Engine, KeyRange, Revision, Row, Table, Version};
+
+use crate::Refusal;
+use crate::schema;
+use crate::watch::Change;
+use row::KeyValue;
+
+/// Revision of an empty store.
+pub const FIRST_REVISION: i64 = 1;
+
+/// Rows that a long write collects before it goes on.
+const DELETE_STEP: usize = 256;
+
+/// The writing side.
+pub struct Mvcc {
+    view: View,
+    /// The newest complete revision.
+    current: i64,
+    /// What the transaction that is open changed so far, in order.
+    changes: Vec<Change>,
+    compaction: Option<Compaction>,
+}
+
+/// Dropping of old versions that is under way.
+struct Compaction {
+    at: i64,
+    next: Revision,
+}
+
+/// What a put writes.
+#[derive(Clone, Copy, Debug)]
+pub struct Put<'a> {
+    pub key: &'a [u8],
+    /// `None` keeps the value that the key has.
+    pub value: Option<&'a [u8]>,
+    /// `None` keeps the lease that the key has.
+    pub lease: Option<i64>,
+}
+
+impl Mvcc {
+    /// Takes up the state that `engine` holds.
+    pub fn open(engine: Arc<dyn Engine>) -> metastore_engine::Result<Self> {
+        let current = engine.published().revision.max(FIRST_REVISION);
+        let scheduled = schema::compact_revision(engine.as_ref(), schema::SCHEDULED_COMPACTION)?;
+        let finished = schema::compact_revision(engine.as_ref(), schema::FINISHED_COMPACTION)?;
+        let at = scheduled.or(finished).unwrap_or(NEVER_COMPACTED);
+        let unfinished = scheduled.filter(|_| scheduled != finished);
+        let compaction = unfinished.map(|at| Compaction { at, next: Revision::default() });
+        Ok(Self { view: View::new(engine, at), current, changes: Vec::new(), compaction })
+    }
+
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// The newest complete revision.
+    pub fn current(&self) -> i64 {
+        self.current
+    }
+
+    /// The revision that a read inside the open transaction sees.
+    pub fn seen(&self) -> i64 {
+        self.current + i64::from(!self.changes.is_empty())
+    }
+
+    /// The newest version of `key`, those of the open transaction included, if it is alive.
+    pub fn live(&self, key: &[u8]) -> metastore_engine::Result<Option<Version>> {
+        Ok(self.view.engine().newest(key, i64::MAX)?.filter(|version| !version.tombstone))
+    }
+
+    /// Writes one key; returns the row it had, if it was alive. The caller checked that the key exists where the put
+    /// keeps its value or lease.
+    pub fn put(&mut self, put: &Put<'_>) -> metastore_engine::Result<Option<Row>> {
+        let previous = self.live(put.key)?.map(|version| version.row);
+        let before = previous.as_deref().map(KeyValue::of).unwrap_or_default();
+        let revision = self.next_revision();
+        let row = KeyValue {
+            key: put.key,
+            create_revision: if previous.is_some() { before.create_revision } else { revision.main },
+            mod_revision: revision.main,
+            version: before.version + 1,
+            value: put.value.unwrap_or(before.value),
+            lease: put.lease.unwrap_or(before.lease),
+        }
+        .to_row();
+        self.append(put.key, Version { revision, tombstone: false, row }, previous.clone())?;
+        Ok(previous)
+    }
+
+    /// Deletes every key that is alive in the range and tells `deleted` the row of each.
+    pub fn delete_range(
+        &mut self,
+        range: KeyRange<'_>,
+        mut deleted: impl FnMut(&Row),
+    ) -> metastore_engine::Result<i64> {
+        let mut count = 0;
+        let mut from = Some(range.start.to_vec());
+        while let Some(start) = from {
+            let mut rows = Vec::new();
+            let range = KeyRange { start: &start, ..range };
+            from = self.view.engine().scan(range, i64::MAX, DELETE_STEP, &mut rows)?;
+            count += rows.len() as i64;
+            for version in rows {
+                deleted(&version.row);
+                self.delete_live(version.row)?;
+            }
+        }
+        Ok(count)
+    }
+
+    /// Deletes one key; returns the row it had, if it was alive.
+    pub fn delete(&mut self, key: &[u8]) -> metastore_engine::Result<Option<Row>> {
+        let Some(version) = self.live(key)? else { return Ok(None) };
+        self.delete_live(version.row.clone())?;
+        Ok(Some(version.row))
+    }
+
+    fn delete_live(&mut self, previous: Row) -> metastore_engine::Result<()> {
+        let key = row::key_of(&previous);
+        let row = KeyValue { key, ..KeyValue::default() }.to_row();
+        let tombstone = Version { revision: self.next_revision(), tombstone: true, row };
+        let key: &[u8] = key;
+        self.view.engine().append(key, tombstone.clone())?;
+        self.changes.push(Change { version: tombstone, previous: Some(previous) });
+        Ok(())
+    }
+
+    fn append(&mut self, key: &[u8], version: Version, previous: Option<Row>) -> metastore_engine::Result<()> {
+        self.view.engine().append(key, version.clone())?;
+        self.changes.push(Change { version, previous });
+        Ok(())
+    }
+
+    fn next_revision(&self) -> Revision {
+        Revision::new(self.current + 1, self.changes.len() as i64)
+    }
+
+    /// Ends the transaction: what it changed, if it changed anything, is now the current revision.
+    pub fn end(&mut self) -> Vec<Change> {
+        if !self.changes.is_empty() {
+            self.current += 1;
+        }
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Refuses reads below `revision` from now on and schedules the dropping of versions that nobody can read any more.
+    ///
+    /// # Errors
+    /// Outside: the medium failed. Inside: [`Refusal::Compacted`] or [`Refusal::FutureRevision`].
+    pub fn compact(&mut self, revision: i64) -> metastore_engine::Result<Result<(), Refusal>> {
+        if revision <= self.view.compact_revision() {
+            return Ok(Err(Refusal::Compacted));
+        }
+        if revision > self.current {
+            return Ok(Err(Refusal::FutureRevision));
+        }
+        self.view.engine().put(
+            Table::Meta,
+            schema::SCHEDULED_COMPACTION,
+            &schema::revision_key(Revision::new(revision, 0), false),
+        )?;
+        self.view.set_compact_revision(revision);
+        // Starts from the first version: a compaction that this one overtakes is finished by it.
+        self.compaction = Some(Compaction { at: revision, next: Revision::default() });
+        Ok(Ok(()))
+    }
+
+    /// Whether old versions wait to be dropped.
+    pub fn compacting(&self) -> bool {
+        self.compaction.is_some()
+    }
+
+    /// Drops one bounded step of old versions. Returns whether it did something; nothing happens while a reader is still
+    /// below the compacted revision.
+    pub fn compact_step(&mut self) -> metastore_engine::Result<bool> {
+        let Some(compaction) = &mut self.compaction else { return Ok(false) };
+        if self.view.pinned_below(compaction.at) {
+            return Ok(false);
+        }
+        let engine = self.view.engine();
+        match engine.compact_step(compaction.at, compaction.next)? {
+            Some(next) => compaction.next = next,
+            None => {
+                let revision = schema::revision_key(Revision::new(compaction.at, 0), false);
+                engine.put(Table::Meta, schema::FINISHED_COMPACTION, &revision)?;
+                self.compaction = None;
+            }
+        }
+        Ok(true)
+    }
+}

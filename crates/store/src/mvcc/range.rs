@@ -1,0 +1,225 @@
+//! Range: which keys, at which revision, in which order (etcd: `server/etcdserver/txn/range.go`).
+
+use std::cmp::Ordering;
+
+use metastore_engine::{KeyRange, Row, Version};
+
+use super::row::KeyValue;
+use super::view::{ReadError, View};
+
+/// A read of one key or a range of keys.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RangeQuery<'a> {
+    pub key: &'a [u8],
+    /// Empty: the key alone; one zero byte: no end.
+    pub range_end: &'a [u8],
+    /// 0: all.
+    pub limit: i64,
+    /// 0 or less: the current revision.
+    pub revision: i64,
+    pub order: Option<Order>,
+    pub target: Target,
+    pub keys_only: bool,
+    pub count_only: bool,
+    pub bounds: RevisionBounds,
+}
+
+/// Direction of sorting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    Ascend,
+    Descend,
+}
+
+/// What is sorted by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Target {
+    #[default]
+    Key,
+    Version,
+    Create,
+    Mod,
+    Value,
+}
+
+/// Inclusive bounds on the revisions of the keys that are returned; 0 leaves a bound open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RevisionBounds {
+    pub min_mod: i64,
+    pub max_mod: i64,
+    pub min_create: i64,
+    pub max_create: i64,
+}
+
+impl RevisionBounds {
+    fn is_open(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn admit(&self, kv: &KeyValue<'_>) -> bool {
+        let within = |n, min, max| (min == 0 || n >= min) && (max == 0 || n <= max);
+        within(kv.mod_revision, self.min_mod, self.max_mod)
+            && within(kv.create_revision, self.min_create, self.max_create)
+    }
+}
+
+/// The answer to a [`RangeQuery`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RangeReply {
+    /// The newest revision of the store when it was read.
+    pub revision: i64,
+    pub rows: Vec<Row>,
+    /// More keys would have matched than `limit` let through.
+    pub more: bool,
+    /// Keys alive in the range at that revision; neither the limit nor the bounds change it.
+    pub count: i64,
+}
+
+impl RangeQuery<'_> {
+    /// Whether the order of the keys is all that is asked for, so that a limit bounds the work.
+    fn in_key_order(&self) -> bool {
+        self.order.is_none() || (self.order == Some(Order::Ascend) && self.target == Target::Key)
+    }
+
+    /// How many rows to read; `usize::MAX` where all must be seen first. One more than the limit tells whether there is more.
+    fn fetch(&self) -> usize {
+        if self.count_only {
+            0
+        } else if self.limit > 0 && self.in_key_order() && self.bounds.is_open() {
+            usize::try_from(self.limit).map_or(usize::MAX, |limit| limit.saturating_add(1))
+        } else {
+            usize::MAX
+        }
+    }
+}
+
+impl View {
+    /// Reads at the current revision or at the one that the query names.
+    ///
+    /// # Errors
+    /// [`crate::Refusal::FutureRevision`], [`crate::Refusal::Compacted`], or a failed medium.
+    pub fn range(&self, query: &RangeQuery<'_>) -> Result<RangeReply, ReadError> {
+        loop {
+            let current = self.revision();
+            let reply = self.range_at(query, current);
+            match reply {
+                // Compacted after `current` was read: a query for "now" starts again with a newer one.
+                Err(ReadError::Refused(crate::Refusal::Compacted)) if query.revision <= 0 => {}
+                other => return other,
+            }
+        }
+    }
+
+    fn range_at(&self, query: &RangeQuery<'_>, current: i64) -> Result<RangeReply, ReadError> {
+        let at = self.readable(query.revision, current)?;
+        if query.range_end.is_empty() {
+            let reply = self.range_visible(query, at, current)?;
+            // One key is one step: instead of holding a pin, look whether a compaction came between.
+            self.readable(at, current)?;
+            return Ok(reply);
+        }
+        let _pin = self.pin(at)?;
+        self.range_visible(query, at, current)
+    }
+
+    /// Reads at `at` without asking whether that revision is readable; the writer's own reads come here.
+    pub(crate) fn range_visible(
+        &self,
+        query: &RangeQuery<'_>,
+        at: i64,
+        revision: i64,
+    ) -> Result<RangeReply, ReadError> {
+        let (versions, count) = self.fetch(query, at)?;
+        let mut rows: Vec<Row> = versions.into_iter().map(|version| version.row).collect();
+        if !query.bounds.is_open() {
+            rows.retain(|row| query.bounds.admit(&KeyValue::of(row)));
+        }
+        sort(&mut rows, query);
+        let mut more = false;
+        if let Ok(limit) = usize::try_from(query.limit)
+            && limit > 0
+            && rows.len() > limit
+        {
+            rows.truncate(limit);
+            more = true;
+        }
+        if query.keys_only {
+            rows.iter_mut().for_each(|row| *row = without_value(row, query.target));
+        }
+        Ok(RangeReply { revision, rows, more, count })
+    }
+
+    fn fetch(&self, query: &RangeQuery<'_>, at: i64) -> Result<(Vec<Version>, i64), ReadError> {
+        let engine = self.engine();
+        if query.range_end.is_empty() {
+            let found = engine.newest(query.key, at)?.filter(|version| !version.tombstone);
+            let count = i64::from(found.is_some());
+            return Ok((found.into_iter().take(query.fetch()).collect(), count));
+        }
+        let range = KeyRange::from_request(query.key, query.range_end);
+        let fetch = query.fetch();
+        let mut rows = Vec::new();
+        let mut next = if fetch == 0 { Some(query.key.to_vec()) } else { self.collect(range, at, fetch, &mut rows)? };
+        let mut count = rows.len() as u64;
+        while let Some(from) = next {
+            next = engine.count(KeyRange { start: &from, ..range }, at, &mut count)?;
+        }
+        Ok((rows, count as i64))
+    }
+
+    /// Appends up to `limit` rows of the range; returns the key behind the last one if the range goes on.
+    pub(crate) fn collect(
+        &self,
+        range: KeyRange<'_>,
+        at: i64,
+        limit: usize,
+        rows: &mut Vec<Version>,
+    ) -> Result<Option<Vec<u8>>, ReadError> {
+        let mut next = self.engine().scan(range, at, limit, rows)?;
+        while let Some(from) = &next
+            && rows.len() < limit
+        {
+            let wanted = limit - rows.len();
+            next = self.engine().scan(KeyRange { start: from, ..range }, at, wanted, rows)?;
+        }
+        Ok(next)
+    }
+}
+
+/// Sorts as etcd does: a target other than the key sorts ascending even when no order was asked for, after a limit was
+/// applied to the keys in key order.
+fn sort(rows: &mut [Row], query: &RangeQuery<'_>) {
+    let order = match query.order {
+        None if query.target == Target::Key => return,
+        order => order.unwrap_or(Order::Ascend),
+    };
+    if query.target == Target::Key {
+        // Already ascending.
+        if order == Order::Descend {
+            rows.reverse();
+        }
+        return;
+    }
+    rows.sort_by(|a, b| {
+        let by_target = compare(&KeyValue::of(a), &KeyValue::of(b), query.target);
+        if order == Order::Descend { by_target.reverse() } else { by_target }
+    });
+}
+
+fn compare(a: &KeyValue<'_>, b: &KeyValue<'_>, target: Target) -> Ordering {
+    match target {
+        Target::Key => a.key.cmp(b.key),
+        Target::Version => a.version.cmp(&b.version),
+        Target::Create => a.create_revision.cmp(&b.create_revision),
+        Target::Mod => a.mod_revision.cmp(&b.mod_revision),
+        Target::Value => a.value.cmp(b.value),
+    }
+}
+
+/// The row of a keys-only answer. etcd answers it from its index, which does not know leases, except when values had to
+/// be read for sorting.
+fn without_value(row: &Row, target: Target) -> Row {
+    let kv = KeyValue::of(row);
+    let lease = if target == Target::Value { kv.lease } else { 0 };
+    KeyValue { value: &[], lease, ..kv }.to_row()
+}

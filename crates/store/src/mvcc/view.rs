@@ -1,0 +1,142 @@
+//! Reading the store from any thread: at a revision, while the writer goes on.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use metastore_engine::{Engine, EngineError, Published, Revision, Row, Version};
+use parking_lot::Mutex;
+
+use super::row::key_of;
+use crate::Refusal;
+
+/// Revision that a store reports as compacted before the first compaction, as etcd does.
+pub const NEVER_COMPACTED: i64 = -1;
+
+/// A handle for reading; cheap to clone, usable from any thread.
+#[derive(Clone)]
+pub struct View {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    engine: Arc<dyn Engine>,
+    /// Set before the first version is dropped; a reader that looks at it after reading knows whether to trust what it read.
+    compact_revision: AtomicI64,
+    pins: Mutex<BTreeMap<i64, usize>>,
+}
+
+/// Keeps every version that a read at its revision or later needs, as long as it lives.
+pub struct Pin {
+    shared: Arc<Shared>,
+    revision: i64,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let mut pins = self.shared.pins.lock();
+        if let Some(count) = pins.get_mut(&self.revision) {
+            *count -= 1;
+            if *count == 0 {
+                pins.remove(&self.revision);
+            }
+        }
+    }
+}
+
+/// Why a read gave nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The request cannot be answered; part of etcd's contract.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The medium failed; the member must stop.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+impl View {
+    pub(crate) fn new(engine: Arc<dyn Engine>, compact_revision: i64) -> Self {
+        let compact_revision = AtomicI64::new(compact_revision);
+        Self { shared: Arc::new(Shared { engine, compact_revision, pins: Mutex::default() }) }
+    }
+
+    pub fn engine(&self) -> &dyn Engine {
+        &*self.shared.engine
+    }
+
+    /// Newest revision and log position that readers may see.
+    pub fn published(&self) -> Published {
+        self.shared.engine.published()
+    }
+
+    /// Newest revision that readers may see; 1 for an empty store.
+    pub fn revision(&self) -> i64 {
+        self.published().revision
+    }
+
+    /// Revision of the last compaction: reads below it are refused. [`NEVER_COMPACTED`] without one.
+    pub fn compact_revision(&self) -> i64 {
+        self.shared.compact_revision.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_compact_revision(&self, revision: i64) {
+        self.shared.compact_revision.store(revision, Ordering::Release);
+    }
+
+    /// Turns the revision of a request into the one to read at: `<= 0` means the current one.
+    ///
+    /// # Errors
+    /// [`Refusal::FutureRevision`] and [`Refusal::Compacted`], as etcd.
+    pub fn readable(&self, revision: i64, current: i64) -> Result<i64, Refusal> {
+        if revision > current {
+            return Err(Refusal::FutureRevision);
+        }
+        let at = if revision <= 0 { current } else { revision };
+        if at < self.compact_revision() { Err(Refusal::Compacted) } else { Ok(at) }
+    }
+
+    /// Keeps what reads at `revision` or later need.
+    ///
+    /// # Errors
+    /// [`Refusal::Compacted`] if it is too late.
+    pub fn pin(&self, revision: i64) -> Result<Pin, Refusal> {
+        // The pin stands before the check, so a compaction either sees it or is seen here.
+        *self.shared.pins.lock().entry(revision).or_insert(0) += 1;
+        let pin = Pin { shared: self.shared.clone(), revision };
+        if revision < self.compact_revision() { Err(Refusal::Compacted) } else { Ok(pin) }
+    }
+
+    /// Keeps every version that is stored now.
+    pub fn pin_all(&self) -> Pin {
+        loop {
+            if let Ok(pin) = self.pin(self.compact_revision()) {
+                return pin;
+            }
+        }
+    }
+
+    /// Whether someone still reads below `revision`.
+    pub(crate) fn pinned_below(&self, revision: i64) -> bool {
+        self.shared.pins.lock().first_key_value().is_some_and(|(&pinned, _)| pinned < revision)
+    }
+
+    /// The value of `key` at `revision`; `None` if it did not exist then or that revision is compacted.
+    pub fn value_at(&self, key: &[u8], revision: i64) -> Result<Option<Row>, EngineError> {
+        let found = self.shared.engine.newest(key, revision)?;
+        if revision < self.compact_revision() {
+            return Ok(None);
+        }
+        Ok(found.filter(|version| !version.tombstone).map(|version| version.row))
+    }
+
+    /// Stored versions in order of revision; see [`Engine::history`].
+    pub fn history(&self, from: Revision, to: i64, rows: &mut Vec<Version>) -> Result<Option<Revision>, EngineError> {
+        self.shared.engine.history(from, to, rows)
+    }
+}
+
+/// The key that a version belongs to.
+pub fn version_key(version: &Version) -> &[u8] {
+    key_of(&version.row)
+}
