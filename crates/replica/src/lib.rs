@@ -1,1 +1,32 @@
+//! One member: consensus, log, state, snapshots. Synchronous; it owns no thread, no clock and no socket.
+//!
+//! ```text
+//!   propose / tick ─▶ consensus ─▶ wal (one write, one sync for all that waits) ─▶ consensus
+//!                                                                                     │ committed
+//!                                       Output { outcomes, events, snapshot } ◀── store
+//! ```
+//!
+//! [`Replica`] is driven by one caller: hand in what happened, then call [`Replica::process`] until it says that nothing is
+//! left. The caller is the server's engine thread, or a simulator.
+//!
+//! Rules
+//! - **Acknowledged means durable and committed**: an outcome appears in [`Output`] after its entry was synced and applied.
+//! - **A failed write or sync is final.** Every later call fails; the caller stops the member.
+//! - The disk is touched only through [`disk::Disk`], so that a test can take the power away after any operation.
+//!
+//! What is deliberately absent: other members' messages (one voter for now), TLS, timers.
 
+mod consensus;
+mod data_dir;
+pub mod disk;
+mod entry;
+mod entry_log;
+pub mod identity;
+mod member;
+mod snapshot_files;
+pub mod wal;
+
+pub use consensus::{Dropped, Standing, Timing};
+pub use data_dir::{OpenError, Paths};
+pub use member::{Bootstrap, Fatal, Output, Replica, Settings};
+pub use snapshot_files::{SnapshotJob, SnapshotWritten};

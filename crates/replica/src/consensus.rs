@@ -1,0 +1,193 @@
+//! Consensus: the raft library behind a door of ours.
+//!
+//! ```text
+//!   propose / tick / step / read ─▶ Consensus ─▶ take() ─▶ Work { append, send, send_after_persist, committed, reads }
+//!                                       ▲                     │ the caller writes and syncs `append`
+//!                                       └──── persisted() ◀───┘
+//! ```
+//!
+//! It does no I/O. What must wait for the disk is in fields of its own: `send_after_persist`, and what
+//! [`Consensus::persisted`] hands out.
+
+use bytes::Bytes;
+use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Message, MessageType};
+use raft::{Config, RawNode, Ready, StateRole};
+use slog::{Discard, Logger, o};
+
+use crate::entry::{EntryError, decode_change, library_change};
+use crate::entry_log::EntryLog;
+
+/// Bytes of entries that one append message carries at most, as in etcd.
+const MAX_MESSAGE_BYTES: u64 = 1 << 20;
+/// Append messages under way to one follower, as in etcd.
+const MAX_INFLIGHT_MESSAGES: usize = 512;
+/// Bytes of entries that wait for commitment; more proposals are dropped.
+const MAX_UNCOMMITTED_BYTES: u64 = 256 << 20;
+/// Bytes of committed entries handed out at once.
+const MAX_COMMITTED_BYTES: u64 = 64 << 20;
+
+/// How a group keeps time. The unit is the tick: one heartbeat interval.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// Ticks without word from a leader after which a follower campaigns; doubled at random.
+    pub election_ticks: usize,
+}
+
+/// Where a group stands, as this member sees it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Id of the leader, 0 if none is known.
+    pub leader: u64,
+    pub term: u64,
+    pub commit: u64,
+    pub is_leader: bool,
+    /// This member leads, votes alone, and has committed an entry of its term: what it has published is the newest state
+    /// that anyone was told of, so a read needs no round through the group.
+    pub sole_leader: bool,
+}
+
+/// Consensus refused a proposal: there is no leader, or too much waits for commitment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the proposal was dropped")]
+pub struct Dropped;
+
+/// What must be done, in this order: send, append (and sync), call [`Consensus::persisted`], then send what waited.
+pub struct Work {
+    pub append: Append,
+    pub send: Vec<Message>,
+    pub send_after_persist: Vec<Message>,
+    pub committed: Vec<Entry>,
+    ready: Ready,
+}
+
+/// What goes to the log.
+#[derive(Default)]
+pub struct Append {
+    pub hard_state: Option<HardState>,
+    pub entries: Vec<Entry>,
+    /// Whether it must be on stable storage before anything else follows from it.
+    pub sync: bool,
+}
+
+/// What follows once the log is durable.
+pub struct Durable {
+    pub send: Vec<Message>,
+    pub committed: Vec<Entry>,
+}
+
+/// One member's view of the group.
+pub struct Consensus {
+    node: RawNode<EntryLog>,
+}
+
+impl Consensus {
+    /// Starts from a log whose entries up to `applied` are part of the state.
+    ///
+    /// # Errors
+    /// If the log contradicts itself.
+    pub fn new(id: u64, timing: Timing, log: EntryLog, applied: u64) -> raft::Result<Self> {
+        let config = Config {
+            id,
+            applied,
+            election_tick: timing.election_ticks,
+            heartbeat_tick: 1,
+            max_size_per_msg: MAX_MESSAGE_BYTES,
+            max_inflight_msgs: MAX_INFLIGHT_MESSAGES,
+            max_uncommitted_size: MAX_UNCOMMITTED_BYTES,
+            max_committed_size_per_ready: MAX_COMMITTED_BYTES,
+            check_quorum: true,
+            pre_vote: true,
+            ..Config::default()
+        };
+        config.validate()?;
+        Ok(Self { node: RawNode::new(&config, log, &Logger::root(Discard, o!()))? })
+    }
+
+    pub fn tick(&mut self) {
+        self.node.tick();
+    }
+
+    /// Asks for an election at once: a sole voter need not wait for its timeout.
+    pub fn campaign_if_alone(&mut self) {
+        if self.alone() && self.node.raft.state == StateRole::Follower {
+            // Fails only while a membership change is unapplied; the election timeout then comes to the same.
+            let _ = self.node.campaign();
+        }
+    }
+
+    /// Proposes a command.
+    ///
+    /// # Errors
+    /// [`Dropped`] if it was not taken into the log; nothing will come of it.
+    pub fn propose(&mut self, data: Bytes) -> Result<(), Dropped> {
+        let id = self.node.raft.id;
+        let mut message = Message { from: id, ..Message::default() };
+        message.set_msg_type(MessageType::MsgPropose);
+        message.entries = vec![Entry { data, ..Entry::default() }].into();
+        self.node.raft.step(message).map_err(|_| Dropped)
+    }
+
+    pub fn standing(&self) -> Standing {
+        let raft = &self.node.raft;
+        let is_leader = raft.state == StateRole::Leader;
+        let sole_leader = is_leader && self.alone() && raft.commit_to_current_term();
+        Standing {
+            leader: raft.leader_id,
+            term: raft.term,
+            commit: raft.raft_log.committed,
+            is_leader,
+            sole_leader,
+        }
+    }
+
+    fn alone(&self) -> bool {
+        self.node.raft.promotable() && self.node.raft.prs().is_singleton()
+    }
+
+    /// The next work, if there is any. It must be done and handed back with [`Consensus::persisted`] before anything else
+    /// is asked of consensus.
+    pub fn take(&mut self) -> Option<Work> {
+        if !self.node.has_ready() {
+            return None;
+        }
+        let mut ready = self.node.ready();
+        let append =
+            Append { hard_state: ready.hs().cloned(), entries: ready.take_entries(), sync: ready.must_sync() };
+        self.node.mut_store().append(&append.entries);
+        Some(Work {
+            append,
+            send: ready.take_messages(),
+            send_after_persist: ready.take_persisted_messages(),
+            committed: ready.take_committed_entries(),
+            ready,
+        })
+    }
+
+    /// Says that `work.append` is durable.
+    pub fn persisted(&mut self, work: Work) -> Durable {
+        let mut light = self.node.advance_append(work.ready);
+        Durable { send: light.take_messages(), committed: light.take_committed_entries() }
+    }
+
+    /// Says that the state holds everything up to `index`; `keep` bounds the entries and bytes kept for followers.
+    pub fn applied(&mut self, index: u64, keep: (usize, usize)) {
+        self.node.advance_apply_to(index);
+        self.node.mut_store().compact(index, keep.0, keep.1);
+    }
+
+    /// Takes a committed membership change into account; returns the members that count from now on, and the change in
+    /// etcd's form.
+    ///
+    /// # Errors
+    /// If the change is of a kind that this version does not apply.
+    pub fn change_members(
+        &mut self,
+        entry: &Entry,
+    ) -> Result<(ConfState, metastore_proto::raftpb::ConfChange), EntryError> {
+        let index = entry.index;
+        assert_eq!(entry.get_entry_type(), EntryType::EntryConfChange, "entry {index} changes no members");
+        let change = decode_change(index, &entry.context)?;
+        let state = self.node.apply_conf_change(&library_change(index, &change)?);
+        Ok((state.map_err(|error| EntryError { index, why: error.to_string() })?, change))
+    }
+}

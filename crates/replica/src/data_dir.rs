@@ -1,0 +1,190 @@
+//! The data directory: what lies where, whose it is, and what is refused before anything is changed.
+//!
+//! ```text
+//!   <data-dir>/member/identity.json    format, engine, member and cluster id; written last at the first start
+//!   <data-dir>/member/wal/             the log (or at --wal-dir)
+//!   <data-dir>/member/snap/            <term>-<index>.state and .snap, as many hex digits as etcd uses
+//! ```
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::disk::{DirLock, Disk, DiskError};
+use crate::entry::EntryError;
+use crate::wal::WalError;
+
+const IDENTITY_FILE: &str = "identity.json";
+/// Version of the layout; another one is refused.
+const FORMAT: u32 = 1;
+
+/// Where a member keeps its files.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    pub data_dir: PathBuf,
+    /// The log's directory, if it is not inside the data directory.
+    pub wal_dir: Option<PathBuf>,
+}
+
+impl Paths {
+    pub fn member(&self) -> PathBuf {
+        self.data_dir.join("member")
+    }
+
+    pub fn wal(&self) -> PathBuf {
+        self.wal_dir.clone().unwrap_or_else(|| self.member().join("wal"))
+    }
+
+    pub fn snap(&self) -> PathBuf {
+        self.member().join("snap")
+    }
+}
+
+/// Why a member cannot start on its directory. Nothing was changed on disk.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    #[error(transparent)]
+    Wal(#[from] WalError),
+    #[error(transparent)]
+    Entry(#[from] EntryError),
+    #[error("{path}: {why}", path = .path.display())]
+    Refused { path: PathBuf, why: String },
+    #[error("the log cannot be replayed: {0}")]
+    Replay(String),
+}
+
+impl OpenError {
+    pub(crate) fn refused(path: &Path, why: impl Into<String>) -> Self {
+        Self::Refused { path: path.to_owned(), why: why.into() }
+    }
+}
+
+/// Whose files these are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    pub format: u32,
+    pub engine: String,
+    /// Hexadecimal, as etcd prints ids.
+    pub member_id: String,
+    pub cluster_id: String,
+}
+
+impl Identity {
+    pub fn new(engine: &str, member_id: u64, cluster_id: u64) -> Self {
+        Self {
+            format: FORMAT,
+            engine: engine.into(),
+            member_id: format!("{member_id:x}"),
+            cluster_id: format!("{cluster_id:x}"),
+        }
+    }
+}
+
+/// What was found in a data directory.
+pub enum Found {
+    /// Nothing: a new member may be made here.
+    Empty,
+    /// A log, and the identity unless the first start was cut off before it was written.
+    Member(Option<Identity>),
+}
+
+/// A data directory that no other process uses.
+pub struct DataDir {
+    pub disk: Arc<dyn Disk>,
+    pub paths: Paths,
+    _locks: Vec<Box<dyn DirLock>>,
+}
+
+impl DataDir {
+    /// Creates what is missing and keeps other processes out.
+    pub fn open(disk: Arc<dyn Disk>, paths: Paths) -> Result<Self, OpenError> {
+        disk.create_dir_all(&paths.member())?;
+        let lock = disk.lock_dir(&paths.member())?;
+        Ok(Self { disk, paths, _locks: vec![lock] })
+    }
+
+    /// Looks at what is there.
+    ///
+    /// # Errors
+    /// If the directory is another program's, another version's, or lacks a part.
+    pub fn inspect(&self, engine: &str) -> Result<Found, OpenError> {
+        let identity = self.identity()?;
+        let wal = self.paths.wal();
+        let has_log = self.names(&wal)?.iter().any(|name| name.ends_with(".wal"));
+        let states = self.names(&self.paths.snap())?;
+        if identity.is_none() && states.iter().any(|name| name == "db") {
+            let why = "this is the data directory of an etcd; give MetaStore a directory of its own (--data-dir)";
+            return Err(OpenError::refused(&self.paths.snap().join("db"), why));
+        }
+        if !has_log && (identity.is_some() || !states.is_empty()) {
+            let why = "the directory of the log is empty, but this member has state: acknowledged writes would be lost. \
+                       Mount or name the right directory (--wal-dir), or remove the data directory to start afresh";
+            return Err(OpenError::refused(&wal, why));
+        }
+        match identity {
+            Some(found) if found.engine != engine => {
+                let why = format!("written by engine {:?}, but --engine is {engine:?}", found.engine);
+                Err(OpenError::refused(&self.identity_path(), why))
+            }
+            _ if !has_log => Ok(Found::Empty),
+            identity => Ok(Found::Member(identity)),
+        }
+    }
+
+    fn identity_path(&self) -> PathBuf {
+        self.paths.member().join(IDENTITY_FILE)
+    }
+
+    fn names(&self, path: &Path) -> Result<Vec<String>, OpenError> {
+        Ok(if self.disk.exists(path)? { self.disk.list(path)? } else { Vec::new() })
+    }
+
+    fn identity(&self) -> Result<Option<Identity>, OpenError> {
+        let path = self.identity_path();
+        if !self.disk.exists(&path)? {
+            return Ok(None);
+        }
+        let identity: Identity = serde_json::from_slice(&self.disk.read(&path)?)
+            .map_err(|error| OpenError::refused(&path, format!("damaged: {error}")))?;
+        if identity.format != FORMAT {
+            let why = format!("format {}, but this version reads format {FORMAT}", identity.format);
+            return Err(OpenError::refused(&path, why));
+        }
+        Ok(Some(identity))
+    }
+
+    /// Writes the identity, atomically and durably.
+    pub fn write_identity(&self, identity: &Identity) -> Result<(), OpenError> {
+        let path = self.identity_path();
+        let json = serde_json::to_vec_pretty(identity)
+            .map_err(|error| OpenError::refused(&path, format!("cannot be encoded: {error}")))?;
+        write_durably(self.disk.as_ref(), &path, &json)?;
+        Ok(())
+    }
+
+    /// Compares the ids in the log with those in the identity.
+    pub fn check_owner(&self, identity: &Identity, member_id: u64, cluster_id: u64) -> Result<(), OpenError> {
+        let log = Identity::new(&identity.engine, member_id, cluster_id);
+        if log == *identity {
+            return Ok(());
+        }
+        let why = format!(
+            "the log is that of member {} of cluster {}, but the state is that of member {} of cluster {}",
+            log.member_id, log.cluster_id, identity.member_id, identity.cluster_id
+        );
+        Err(OpenError::refused(&self.paths.wal(), why))
+    }
+}
+
+/// Writes a small file so that it is there whole, or not at all.
+pub fn write_durably(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
+    let temporary = path.with_extension("tmp");
+    let file = disk.create(&temporary)?;
+    file.write_at(0, bytes)?;
+    file.sync_all()?;
+    disk.rename(&temporary, path)?;
+    disk.sync_dir(path.parent().unwrap_or(Path::new("/")))
+}

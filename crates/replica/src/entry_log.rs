@@ -1,0 +1,176 @@
+//! The part of the log that the consensus library reads: recent entries, in memory.
+
+use std::collections::VecDeque;
+
+use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
+use raft::{GetEntriesContext, RaftState, Storage, StorageError};
+
+/// Entries behind a compacted prefix. Everything here is also in the log on disk or covered by a snapshot.
+pub struct EntryLog {
+    hard_state: HardState,
+    conf_state: ConfState,
+    /// Index and term of the last entry that is not here any more.
+    compacted: (u64, u64),
+    entries: VecDeque<Entry>,
+    bytes: usize,
+}
+
+impl EntryLog {
+    /// A log that continues after `compacted`, an index and its term.
+    pub fn new(hard_state: HardState, conf_state: ConfState, compacted: (u64, u64)) -> Self {
+        Self { hard_state, conf_state, compacted, entries: VecDeque::new(), bytes: 0 }
+    }
+
+    /// Adds entries; from the first one on they replace what was there.
+    pub fn append(&mut self, entries: &[Entry]) {
+        let Some(first) = entries.first() else { return };
+        assert!(
+            first.index > self.compacted.0 && first.index <= self.last() + 1,
+            "entry {} does not continue a log of {}..={}",
+            first.index,
+            self.compacted.0 + 1,
+            self.last()
+        );
+        while self.last() >= first.index {
+            self.bytes -= self.entries.pop_back().map_or(0, |entry| entry.data.len());
+        }
+        self.bytes += entries.iter().map(|entry| entry.data.len()).sum::<usize>();
+        self.entries.extend(entries.iter().cloned());
+    }
+
+    /// Forgets entries up to `applied`, except the newest ones that fit into `keep_entries` and `keep_bytes`: a follower
+    /// that lacks no more than these needs no snapshot.
+    pub fn compact(&mut self, applied: u64, keep_entries: usize, keep_bytes: usize) {
+        while let Some(first) = self.entries.front()
+            && first.index <= applied
+            && (self.entries.len() > keep_entries || self.bytes > keep_bytes)
+        {
+            self.compacted = (first.index, first.term);
+            self.bytes -= first.data.len();
+            self.entries.pop_front();
+        }
+    }
+
+    fn first(&self) -> u64 {
+        self.compacted.0 + 1
+    }
+
+    fn last(&self) -> u64 {
+        self.compacted.0 + self.entries.len() as u64
+    }
+
+    fn position(&self, index: u64) -> usize {
+        (index - self.first()) as usize
+    }
+}
+
+impl Storage for EntryLog {
+    fn initial_state(&self) -> raft::Result<RaftState> {
+        Ok(RaftState::new(self.hard_state.clone(), self.conf_state.clone()))
+    }
+
+    fn entries(
+        &self,
+        low: u64,
+        high: u64,
+        max_size: impl Into<Option<u64>>,
+        _context: GetEntriesContext,
+    ) -> raft::Result<Vec<Entry>> {
+        if low < self.first() {
+            return Err(StorageError::Compacted.into());
+        }
+        let limit = max_size.into().unwrap_or(u64::MAX);
+        let mut size = 0;
+        let wanted = self.entries.range(self.position(low)..self.position(high));
+        let fitting = wanted.enumerate().take_while(|(at, entry)| {
+            size += ENTRY_OVERHEAD + entry.data.len() as u64;
+            *at == 0 || size <= limit
+        });
+        Ok(fitting.map(|(_, entry)| entry.clone()).collect())
+    }
+
+    fn term(&self, index: u64) -> raft::Result<u64> {
+        if index == self.compacted.0 {
+            return Ok(self.compacted.1);
+        }
+        if index < self.compacted.0 {
+            return Err(StorageError::Compacted.into());
+        }
+        let entry = self.entries.get(self.position(index)).ok_or(StorageError::Unavailable)?;
+        Ok(entry.term)
+    }
+
+    fn first_index(&self) -> raft::Result<u64> {
+        Ok(self.first())
+    }
+
+    fn last_index(&self) -> raft::Result<u64> {
+        Ok(self.last())
+    }
+
+    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+        Err(StorageError::SnapshotTemporarilyUnavailable.into())
+    }
+}
+
+/// What an entry's other fields take on the wire, about.
+const ENTRY_OVERHEAD: u64 = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(index: u64, term: u64) -> Entry {
+        Entry { index, term, data: vec![0; 100].into(), ..Entry::default() }
+    }
+
+    fn log() -> EntryLog {
+        let mut log = EntryLog::new(HardState::default(), ConfState::default(), (4, 1));
+        log.append(&[entry(5, 1), entry(6, 1), entry(7, 2)]);
+        log
+    }
+
+    fn indexes(log: &EntryLog, low: u64, high: u64, max: u64) -> Vec<u64> {
+        let entries = log.entries(low, high, max, GetEntriesContext::empty(false)).unwrap();
+        entries.iter().map(|entry| entry.index).collect()
+    }
+
+    #[test]
+    fn reads_by_index_and_size() {
+        let log = log();
+        assert_eq!((log.first_index().unwrap(), log.last_index().unwrap()), (5, 7));
+        assert_eq!(indexes(&log, 5, 8, u64::MAX), [5, 6, 7]);
+        assert_eq!(indexes(&log, 5, 8, 0), [5], "at least one entry, however small the limit");
+        assert_eq!(indexes(&log, 5, 8, 240), [5, 6]);
+        assert_eq!((log.term(4).unwrap(), log.term(7).unwrap()), (1, 2));
+        assert!(log.term(3).is_err() && log.term(8).is_err());
+        assert!(log.entries(4, 6, None, GetEntriesContext::empty(false)).is_err());
+    }
+
+    #[test]
+    fn a_later_entry_replaces_the_tail() {
+        let mut log = log();
+        log.append(&[entry(6, 3)]);
+        assert_eq!(log.last_index().unwrap(), 6);
+        assert_eq!(log.term(6).unwrap(), 3);
+        assert_eq!(log.bytes, 200);
+    }
+
+    #[test]
+    #[should_panic(expected = "does not continue")]
+    fn a_gap_is_refused() {
+        log().append(&[entry(9, 3)]);
+    }
+
+    #[test]
+    fn compaction_keeps_what_followers_may_need_and_what_is_not_applied() {
+        let mut log = log();
+        log.compact(7, 2, usize::MAX);
+        assert_eq!(log.first_index().unwrap(), 6);
+        log.compact(6, 0, 0);
+        assert_eq!(log.first_index().unwrap(), 7, "entry 7 is not applied");
+        log.compact(7, 1, 50);
+        assert_eq!((log.first_index().unwrap(), log.last_index().unwrap()), (8, 7));
+        assert_eq!(log.term(7).unwrap(), 2);
+    }
+}

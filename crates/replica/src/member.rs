@@ -1,0 +1,251 @@
+//! A member: consensus, log and state put together, in one thread.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use metastore_engine::{Applied, EngineError};
+use metastore_proto::raftpb;
+use metastore_store::watch::RevisionEvents;
+use metastore_store::{Halt, Outcome, Reply, Store};
+use raft::eraftpb::{ConfState, Entry, EntryType, HardState};
+
+use crate::consensus::{Append, Consensus, Dropped, Standing, Timing};
+use crate::data_dir::{DataDir, OpenError};
+use crate::disk::DiskError;
+use crate::entry::{EntryError, to_disk};
+use crate::snapshot_files::{SnapshotJob, SnapshotWritten, purge};
+use crate::wal::{Wal, WalError};
+
+mod open;
+
+pub use open::Bootstrap;
+
+/// The log may grow this much, or as much as the state is large, before a snapshot makes the older part superfluous.
+/// Smaller would rewrite the state more often than the log itself; larger would make restarts slow.
+const SNAPSHOT_LOG_BYTES: u64 = 256 << 20;
+/// Bytes of entries kept in memory for followers that lag.
+const KEEP_BYTES: usize = 256 << 20;
+
+/// What a member is told at its start and keeps.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Name of the storage engine; a directory of another one is refused.
+    pub engine: &'static str,
+    pub timing: Timing,
+    /// Applied entries kept in memory for followers that lag (`--snapshot-count`).
+    pub keep_entries: usize,
+    /// Log bytes that call for a snapshot; the default suits everyone but a test.
+    pub snapshot_log_bytes: u64,
+}
+
+impl Settings {
+    pub fn new(engine: &'static str, timing: Timing, keep_entries: usize) -> Self {
+        Self { engine, timing, keep_entries, snapshot_log_bytes: SNAPSHOT_LOG_BYTES }
+    }
+}
+
+/// The member cannot go on. Nothing that was not acknowledged before may be acknowledged now.
+#[derive(Debug, thiserror::Error)]
+pub enum Fatal {
+    #[error(transparent)]
+    Halt(#[from] Halt),
+    #[error(transparent)]
+    Wal(#[from] WalError),
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Entry(#[from] EntryError),
+    #[error(transparent)]
+    Snapshot(#[from] OpenError),
+}
+
+/// What a call of [`Replica::process`] brought about, in the order in which it happened.
+#[derive(Default)]
+pub struct Output {
+    /// Durable, committed, applied and visible to readers.
+    pub outcomes: Vec<Outcome>,
+    /// What changed, for watchers.
+    pub events: Vec<Arc<RevisionEvents>>,
+    /// A snapshot to be written on another thread; its result comes back through [`Replica::snapshot_written`].
+    pub snapshot: Option<SnapshotJob>,
+}
+
+/// One member of a group.
+pub struct Replica {
+    settings: Settings,
+    data: DataDir,
+    id: u64,
+    cluster_id: u64,
+    consensus: Consensus,
+    wal: Wal,
+    store: Store,
+    conf_state: ConfState,
+    /// Index of the last snapshot, and log bytes written since.
+    snapshot: SnapshotProgress,
+    /// Compactions whose requests want to be told when the old versions are gone.
+    physical: Vec<(i64, Outcome)>,
+}
+
+#[derive(Default)]
+struct SnapshotProgress {
+    running: bool,
+    log_bytes: u64,
+}
+
+impl Replica {
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub fn cluster_id(&self) -> u64 {
+        self.cluster_id
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub fn standing(&self) -> Standing {
+        self.consensus.standing()
+    }
+
+    /// One heartbeat interval has passed.
+    pub fn tick(&mut self) {
+        self.consensus.tick();
+    }
+
+    /// Proposes a command ([`metastore_store::command::Command::encode`]).
+    ///
+    /// # Errors
+    /// [`Dropped`]: nothing will come of it.
+    pub fn propose(&mut self, data: Bytes) -> Result<(), Dropped> {
+        self.consensus.propose(data)
+    }
+
+    /// Does everything that is due: one write and one sync for all that was proposed, then applies what is committed.
+    ///
+    /// # Errors
+    /// [`Fatal`]: the member must stop. `output` then holds only what was durable before.
+    pub fn process(&mut self, output: &mut Output) -> Result<(), Fatal> {
+        while let Some(mut work) = self.consensus.take() {
+            let append = std::mem::take(&mut work.append);
+            let mut committed = std::mem::take(&mut work.committed);
+            self.append(append)?;
+            let durable = self.consensus.persisted(work);
+            committed.extend(durable.committed);
+            self.apply(committed, output)?;
+        }
+        self.plan_snapshot(output)
+    }
+
+    fn append(&mut self, append: Append) -> Result<(), Fatal> {
+        let Append { hard_state, entries, sync } = append;
+        if hard_state.is_none() && entries.is_empty() {
+            return Ok(());
+        }
+        let hard_state = hard_state.map(|state| hard_state_to_disk(&state));
+        self.snapshot.log_bytes += entries.iter().map(|entry| entry.data.len() as u64).sum::<u64>();
+        Ok(self.wal.append(hard_state.as_ref(), entries.iter().map(to_disk), sync)?)
+    }
+
+    fn apply(&mut self, committed: Vec<Entry>, output: &mut Output) -> Result<(), Fatal> {
+        let Some(last) = committed.last().map(|entry| entry.index) else { return Ok(()) };
+        let first_outcome = output.outcomes.len();
+        for entry in committed {
+            if entry.get_entry_type() == EntryType::EntryNormal {
+                let outcome = self.store.apply(entry.index, entry.term, entry.data)?;
+                output.outcomes.extend(outcome);
+            } else {
+                self.apply_member_change(&entry)?;
+            }
+        }
+        output.events.extend(self.store.publish()?);
+        self.consensus.applied(last, (self.settings.keep_entries, KEEP_BYTES));
+        self.hold_physical(output, first_outcome);
+        Ok(())
+    }
+
+    fn apply_member_change(&mut self, entry: &Entry) -> Result<(), Fatal> {
+        let (conf_state, change) = self.consensus.change_members(entry)?;
+        self.conf_state = conf_state;
+        Ok(self.store.apply_member_added(entry.index, entry.term, change.context())?)
+    }
+
+    /// Keeps back the outcomes of compactions that ask to be told when they are done.
+    fn hold_physical(&mut self, output: &mut Output, from: usize) {
+        let held = output.outcomes.extract_if(from.., |outcome| {
+            matches!(outcome.reply, Ok(Reply::Compact { physical: true, .. }))
+        });
+        self.physical.extend(held.map(|outcome| match outcome.reply {
+            Ok(Reply::Compact { revision, .. }) => (revision, outcome),
+            _ => (0, outcome),
+        }));
+    }
+
+    /// Drops one bounded step of versions that nobody can read any more. Returns whether it did something; call it again
+    /// as long as it does, between other work.
+    ///
+    /// # Errors
+    /// [`Fatal`] if the medium fails.
+    pub fn compact_step(&mut self, output: &mut Output) -> Result<bool, Fatal> {
+        let worked = self.store.compact_step()?;
+        if !self.store.compacting() {
+            output.outcomes.extend(self.physical.drain(..).map(|(_, outcome)| outcome));
+        }
+        Ok(worked)
+    }
+
+    fn plan_snapshot(&mut self, output: &mut Output) -> Result<(), Fatal> {
+        let state_bytes = self.store.view().engine().usage().bytes;
+        let due = self.settings.snapshot_log_bytes.max(state_bytes);
+        if self.snapshot.running || self.snapshot.log_bytes < due {
+            return Ok(());
+        }
+        self.snapshot = SnapshotProgress { running: true, log_bytes: 0 };
+        output.snapshot = Some(SnapshotJob {
+            disk: self.data.disk.clone(),
+            dir: self.data.paths.snap(),
+            source: self.store.snapshot()?,
+            conf_state: conf_state_to_disk(&self.conf_state),
+        });
+        Ok(())
+    }
+
+    /// Takes note of a snapshot that was written: the log and the snapshots before it may go.
+    ///
+    /// # Errors
+    /// [`Fatal`] if the log cannot be written.
+    pub fn snapshot_written(&mut self, written: SnapshotWritten) -> Result<(), Fatal> {
+        let SnapshotWritten { applied: Applied { index, term }, conf_state, .. } = &written;
+        self.wal.save_snapshot(*index, *term, Some(conf_state.clone()))?;
+        self.wal.release(*index)?;
+        purge(self.data.disk.as_ref(), &self.data.paths.snap(), written.applied)?;
+        self.snapshot.running = false;
+        Ok(())
+    }
+}
+
+fn hard_state_to_disk(state: &HardState) -> raftpb::HardState {
+    raftpb::HardState { term: Some(state.term), vote: Some(state.vote), commit: Some(state.commit) }
+}
+
+fn conf_state_to_disk(state: &ConfState) -> raftpb::ConfState {
+    raftpb::ConfState {
+        voters: state.voters.clone(),
+        learners: state.learners.clone(),
+        voters_outgoing: state.voters_outgoing.clone(),
+        learners_next: state.learners_next.clone(),
+        auto_leave: Some(state.auto_leave),
+    }
+}
+
+fn conf_state_from_disk(state: &raftpb::ConfState) -> ConfState {
+    let mut out = ConfState { auto_leave: state.auto_leave(), ..ConfState::default() };
+    out.voters.clone_from(&state.voters);
+    out.learners.clone_from(&state.learners);
+    out.voters_outgoing.clone_from(&state.voters_outgoing);
+    out.learners_next.clone_from(&state.learners_next);
+    out
+}

@@ -1,0 +1,189 @@
+//! Snapshots of the Memory engine's state on disk: written beside the running member, read at the next start.
+//!
+//! A snapshot is two files: `<term>-<index>.state`, the state ([`metastore_store::snapshot`]), and `<term>-<index>.snap`,
+//! etcd's small record of log position and members. The second is written last and makes the first count. Then a record
+//! in the log names it, and only then may older log segments and snapshots go.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use metastore_engine::{Applied, Engine};
+use metastore_proto::{Message, raftpb, walpb};
+use metastore_store::snapshot::{self, Source};
+
+use crate::data_dir::{OpenError, write_durably};
+use crate::disk::{Disk, DiskError, DiskFile};
+
+/// Bytes that are written between two syncs: the kernel then never has more than this to write back at once, which would
+/// hold up the log's own syncs.
+const SYNC_BYTES: u64 = 8 << 20;
+/// Bytes read at once from a state file.
+const READ_BYTES: usize = 1 << 20;
+
+/// A snapshot that is to be written; [`SnapshotJob::run`] does it on whatever thread calls it.
+pub struct SnapshotJob {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) dir: PathBuf,
+    pub(crate) source: Source,
+    pub(crate) conf_state: raftpb::ConfState,
+}
+
+/// A snapshot that is on disk.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SnapshotWritten {
+    pub applied: Applied,
+    pub bytes: u64,
+    pub(crate) conf_state: raftpb::ConfState,
+}
+
+impl SnapshotJob {
+    /// Writes the snapshot.
+    ///
+    /// # Errors
+    /// If a write or sync fails; the member must stop.
+    pub fn run(self) -> Result<SnapshotWritten, OpenError> {
+        let applied = self.source.applied();
+        let path = self.dir.join(file_name(applied, "state"));
+        let temporary = path.with_extension("state.tmp");
+        let mut out = Out { file: self.disk.create(&temporary)?, written: 0, synced: 0 };
+        self.source
+            .write(|bytes| out.write(bytes).map_err(std::io::Error::other))
+            .map_err(|error| OpenError::refused(&temporary, format!("cannot be written: {error}")))?;
+        out.file.sync_all()?;
+        self.disk.rename(&temporary, &path)?;
+        self.disk.sync_dir(&self.dir)?;
+        let record = snap_file(applied, &self.conf_state);
+        write_durably(self.disk.as_ref(), &self.dir.join(file_name(applied, "snap")), &record)?;
+        Ok(SnapshotWritten { applied, bytes: out.written, conf_state: self.conf_state })
+    }
+}
+
+struct Out {
+    file: Box<dyn DiskFile>,
+    written: u64,
+    synced: u64,
+}
+
+impl Out {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), DiskError> {
+        self.file.write_at(self.written, bytes)?;
+        self.written += bytes.len() as u64;
+        if self.written - self.synced >= SYNC_BYTES {
+            self.file.sync_data()?;
+            self.synced = self.written;
+        }
+        Ok(())
+    }
+}
+
+fn file_name(applied: Applied, extension: &str) -> String {
+    format!("{:016x}-{:016x}.{extension}", applied.term, applied.index)
+}
+
+fn snap_file(applied: Applied, conf_state: &raftpb::ConfState) -> Vec<u8> {
+    let metadata = raftpb::SnapshotMetadata {
+        conf_state: Some(conf_state.clone()),
+        index: Some(applied.index),
+        term: Some(applied.term),
+    };
+    let data = raftpb::Snapshot { data: None, metadata: Some(metadata) }.encode_to_vec();
+    walpb::SnapshotFile { crc: Some(crc32c::crc32c(&data)), data: Some(data.into()) }.encode_to_vec()
+}
+
+/// A snapshot that was found on disk.
+pub struct FoundSnapshot {
+    pub applied: Applied,
+    pub conf_state: raftpb::ConfState,
+}
+
+/// The newest snapshot that the log names, or `None` if it names none.
+///
+/// # Errors
+/// If the newest one named is missing or damaged: the log before it may be gone.
+pub fn newest(
+    disk: &dyn Disk,
+    dir: &Path,
+    named: &[walpb::Snapshot],
+) -> Result<Option<FoundSnapshot>, OpenError> {
+    let Some(record) = named.iter().filter(|record| record.index() > 0).max_by_key(|record| record.index()) else {
+        return Ok(None);
+    };
+    let applied = Applied { index: record.index(), term: record.term() };
+    let path = dir.join(file_name(applied, "snap"));
+    if !disk.exists(&path)? {
+        return Err(OpenError::refused(&path, "the log names this snapshot, but the file is missing"));
+    }
+    let conf_state = read_snap_file(&disk.read(&path)?, applied).map_err(|why| OpenError::refused(&path, why))?;
+    Ok(Some(FoundSnapshot { applied, conf_state }))
+}
+
+fn read_snap_file(bytes: &[u8], applied: Applied) -> Result<raftpb::ConfState, String> {
+    let file = walpb::SnapshotFile::decode(bytes).map_err(|error| format!("damaged: {error}"))?;
+    if crc32c::crc32c(file.data()) != file.crc() {
+        return Err("damaged: wrong checksum".into());
+    }
+    let snapshot = raftpb::Snapshot::decode(file.data()).map_err(|error| format!("damaged: {error}"))?;
+    let metadata = snapshot.metadata.unwrap_or_default();
+    if (metadata.index(), metadata.term()) != (applied.index, applied.term) {
+        return Err(format!("describes entry {}, not entry {}", metadata.index(), applied.index));
+    }
+    metadata.conf_state.ok_or_else(|| "names no members".into())
+}
+
+/// Reads the state of a snapshot into an empty engine.
+pub fn load(disk: &dyn Disk, dir: &Path, applied: Applied, engine: &Arc<dyn Engine>) -> Result<(), OpenError> {
+    let path = dir.join(file_name(applied, "state"));
+    let mut input = In { file: disk.open(&path)?, offset: 0, buffer: Vec::new(), used: 0 };
+    let loaded = snapshot::load(engine, |into| input.read(into))
+        .map_err(|error| OpenError::refused(&path, format!("damaged: {error}")))?;
+    if loaded != applied {
+        return Err(OpenError::refused(&path, format!("holds the state at entry {}", loaded.index)));
+    }
+    Ok(())
+}
+
+struct In {
+    file: Box<dyn DiskFile>,
+    offset: u64,
+    buffer: Vec<u8>,
+    used: usize,
+}
+
+impl In {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<()> {
+        let mut filled = 0;
+        while filled < into.len() {
+            if self.used == self.buffer.len() {
+                self.refill()?;
+            }
+            let count = (into.len() - filled).min(self.buffer.len() - self.used);
+            into[filled..filled + count].copy_from_slice(&self.buffer[self.used..self.used + count]);
+            (self.used, filled) = (self.used + count, filled + count);
+        }
+        Ok(())
+    }
+
+    fn refill(&mut self) -> std::io::Result<()> {
+        self.buffer.resize(READ_BYTES, 0);
+        let count = self.file.read_at(self.offset, &mut self.buffer).map_err(std::io::Error::other)?;
+        if count == 0 {
+            return Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "the file ends too early"));
+        }
+        self.buffer.truncate(count);
+        (self.offset, self.used) = (self.offset + count as u64, 0);
+        Ok(())
+    }
+}
+
+/// Removes every snapshot file but those of `keep`: older ones, and what an interrupted write left.
+pub fn purge(disk: &dyn Disk, dir: &Path, keep: Applied) -> Result<(), DiskError> {
+    let kept = [file_name(keep, "state"), file_name(keep, "snap")];
+    let ours = |name: &str| [".state", ".snap", ".tmp"].iter().any(|end| name.ends_with(end));
+    // The small record goes before the state it stands for, so that no record is left without one.
+    let mut names = disk.list(dir)?;
+    names.sort_by_key(|name| name.ends_with(".state"));
+    for name in names.iter().filter(|name| ours(name) && !kept.contains(name)) {
+        disk.remove_file(&dir.join(name))?;
+    }
+    disk.sync_dir(dir)
+}
