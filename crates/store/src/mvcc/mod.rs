@@ -15,7 +15,7 @@ pub mod row;
 mod view;
 
 pub use hash::HashKv;
-pub use range::{Order, RangeQuery, RangeReply, RevisionBounds, Target};
+pub use range::{Order, RangeCursor, RangeQuery, RangeReply, RevisionBounds, Target};
 pub use view::{NEVER_COMPACTED, Pin, ReadError, View, version_key};
 
 use std::sync::Arc;

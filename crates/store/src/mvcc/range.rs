@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use metastore_engine::{KeyRange, Row, Version};
 
 use super::row::KeyValue;
-use super::view::{ReadError, View};
+use super::view::{Pin, ReadError, View};
 
 /// A read of one key or a range of keys.
 #[derive(Clone, Copy, Debug, Default)]
@@ -222,4 +222,74 @@ fn without_value(row: &Row, target: Target) -> Row {
     let kv = KeyValue::of(row);
     let lease = if target == Target::Value { kv.lease } else { 0 };
     KeyValue { value: &[], lease, ..kv }.to_row()
+}
+
+/// A range that is read in pieces, at the revision that was current when it began.
+pub struct RangeCursor {
+    view: View,
+    _pin: Pin,
+    at: i64,
+    revision: i64,
+    end: Option<Vec<u8>>,
+    next: Option<Vec<u8>>,
+    /// Rows that the limit still lets through.
+    left: usize,
+    keys_only: bool,
+    count: i64,
+}
+
+impl View {
+    /// Begins to read a range in key order, without sorting and bounds.
+    ///
+    /// # Errors
+    /// As [`View::range`].
+    pub fn cursor(&self, query: &RangeQuery<'_>) -> Result<RangeCursor, ReadError> {
+        let revision = self.revision();
+        let at = self.readable(query.revision, revision)?;
+        let pin = self.pin(at)?;
+        let end = if query.range_end.is_empty() {
+            Some([query.key, &[0]].concat())
+        } else {
+            KeyRange::from_request(query.key, query.range_end).end.map(<[u8]>::to_vec)
+        };
+        let limit = usize::try_from(query.limit).unwrap_or_default();
+        let left = match (query.count_only, limit) {
+            (true, _) => 0,
+            (false, 0) => usize::MAX,
+            (false, limit) => limit,
+        };
+        let (view, next) = (self.clone(), Some(query.key.to_vec()));
+        Ok(RangeCursor { view, _pin: pin, at, revision, end, next, left, keys_only: query.keys_only, count: 0 })
+    }
+}
+
+impl RangeCursor {
+    /// The next rows, at most `limit`; empty at the end of the range or of its limit.
+    pub fn next_rows(&mut self, limit: usize) -> Result<Vec<Row>, ReadError> {
+        let wanted = limit.min(self.left);
+        let mut versions = Vec::new();
+        if let Some(start) = self.next.take_if(|_| wanted > 0) {
+            let range = KeyRange { start: &start, end: self.end.as_deref() };
+            self.next = self.view.collect(range, self.at, wanted, &mut versions)?;
+        }
+        self.left -= versions.len();
+        self.count += versions.len() as i64;
+        let keys_only = self.keys_only;
+        let row = |version: Version| if keys_only { without_value(&version.row, Target::Key) } else { version.row };
+        Ok(versions.into_iter().map(row).collect())
+    }
+
+    /// What stands in the answer beside the rows, once no more of them are wanted.
+    pub fn finish(mut self) -> Result<RangeReply, ReadError> {
+        let returned = self.count;
+        while let Some(start) = self.next.take() {
+            let mut count = 0;
+            let range = KeyRange { start: &start, end: self.end.as_deref() };
+            self.next = self.view.engine().count(range, self.at, &mut count)?;
+            self.count += count as i64;
+        }
+        // Without rows asked for there is nothing that a limit could have cut off.
+        let more = self.left == 0 && returned > 0 && self.count > returned;
+        Ok(RangeReply { revision: self.revision, rows: Vec::new(), more, count: self.count })
+    }
 }

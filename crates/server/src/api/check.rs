@@ -1,0 +1,215 @@
+//! What is wrong with a request, before anything is asked of the state (etcd: `server/etcdserver/api/v3rpc/key.go`).
+
+use std::collections::BTreeSet;
+
+use metastore_engine::KeyRange;
+use metastore_proto::etcdserverpb::range_request::{SortOrder, SortTarget};
+use metastore_proto::etcdserverpb::request_op::Request;
+use metastore_proto::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest};
+
+use super::errors;
+use crate::grpc::Status;
+
+pub fn range(request: &RangeRequest) -> Result<(), Status> {
+    if request.key.is_empty() {
+        return Err(errors::empty_key());
+    }
+    if SortOrder::try_from(request.sort_order).is_err() || SortTarget::try_from(request.sort_target).is_err() {
+        return Err(errors::invalid_sort_option());
+    }
+    Ok(())
+}
+
+pub fn put(request: &PutRequest) -> Result<(), Status> {
+    if request.key.is_empty() {
+        return Err(errors::empty_key());
+    }
+    if request.ignore_value && !request.value.is_empty() {
+        return Err(errors::value_provided());
+    }
+    if request.ignore_lease && request.lease != 0 {
+        return Err(errors::lease_provided());
+    }
+    Ok(())
+}
+
+pub fn delete_range(request: &DeleteRangeRequest) -> Result<(), Status> {
+    if request.key.is_empty() { Err(errors::empty_key()) } else { Ok(()) }
+}
+
+pub fn txn(request: &TxnRequest, max_ops: usize) -> Result<(), Status> {
+    within_limits(request, max_ops)?;
+    // Both branches on their own: only one of them will run.
+    writes(&request.success)?;
+    writes(&request.failure)?;
+    Ok(())
+}
+
+/// Size, keys, and each operation as its unary counterpart. A nested transaction has what the one around it leaves.
+fn within_limits(request: &TxnRequest, max_ops: usize) -> Result<(), Status> {
+    let ops = request.compare.len().max(request.success.len()).max(request.failure.len());
+    if ops > max_ops {
+        return Err(errors::too_many_ops());
+    }
+    if request.compare.iter().any(|compare| compare.key.is_empty()) {
+        return Err(errors::empty_key());
+    }
+    for op in request.success.iter().chain(&request.failure) {
+        match &op.request {
+            Some(Request::RequestRange(request)) => range(request)?,
+            Some(Request::RequestPut(request)) => put(request)?,
+            Some(Request::RequestDeleteRange(request)) => delete_range(request)?,
+            Some(Request::RequestTxn(request)) => within_limits(request, max_ops - ops)?,
+            None => return Err(errors::key_not_found()),
+        }
+    }
+    Ok(())
+}
+
+/// Keys that a branch puts, and what it deletes.
+#[derive(Default)]
+struct Writes<'a> {
+    puts: BTreeSet<&'a [u8]>,
+    deletes: Vec<Deleted<'a>>,
+}
+
+/// What one operation deletes.
+#[derive(Clone, Copy)]
+enum Deleted<'a> {
+    Key(&'a [u8]),
+    Range(KeyRange<'a>),
+}
+
+impl<'a> Deleted<'a> {
+    fn of(request: &'a DeleteRangeRequest) -> Self {
+        if request.range_end.is_empty() {
+            Self::Key(&request.key)
+        } else {
+            Self::Range(KeyRange::from_request(&request.key, &request.range_end))
+        }
+    }
+
+    fn contains(&self, key: &[u8]) -> bool {
+        match self {
+            Self::Key(deleted) => *deleted == key,
+            Self::Range(range) => range.contains(key),
+        }
+    }
+
+    fn meets(&self, puts: &BTreeSet<&[u8]>) -> bool {
+        match self {
+            Self::Key(deleted) => puts.contains(deleted),
+            Self::Range(range) => puts.range(range.start..).next().is_some_and(|key| range.contains(key)),
+        }
+    }
+}
+
+impl<'a> Writes<'a> {
+    fn deletes(&self, key: &[u8]) -> bool {
+        self.deletes.iter().any(|deleted| deleted.contains(key))
+    }
+
+    /// Refuses what one branch of a nested transaction writes if it collides with what was collected before.
+    fn collide(&self, other: &Writes<'a>) -> Result<(), Status> {
+        let puts = other.puts.iter().any(|key| self.puts.contains(key) || self.deletes(key));
+        let deletes = other.deletes.iter().any(|deleted| deleted.meets(&self.puts));
+        if puts || deletes { Err(errors::duplicate_key()) } else { Ok(()) }
+    }
+
+    fn add(&mut self, other: Writes<'a>) {
+        self.puts.extend(other.puts);
+        self.deletes.extend(other.deletes);
+    }
+}
+
+/// Collects what a branch writes, and refuses a key that is put twice, or put and deleted. The branches of a nested
+/// transaction may overlap each other, because only one of them runs.
+fn writes(ops: &[RequestOp]) -> Result<Writes<'_>, Status> {
+    let mut all = Writes::default();
+    for op in ops {
+        if let Some(Request::RequestDeleteRange(request)) = &op.request {
+            all.deletes.push(Deleted::of(request));
+        }
+    }
+    for op in ops {
+        let Some(Request::RequestTxn(request)) = &op.request else { continue };
+        let (success, failure) = (writes(&request.success)?, writes(&request.failure)?);
+        all.collide(&success)?;
+        all.collide(&failure)?;
+        all.add(success);
+        all.add(failure);
+    }
+    for op in ops {
+        let Some(Request::RequestPut(request)) = &op.request else { continue };
+        if all.deletes(&request.key) || !all.puts.insert(&request.key) {
+            return Err(errors::duplicate_key());
+        }
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn op(request: Request) -> RequestOp {
+        RequestOp { request: Some(request) }
+    }
+
+    fn put_op(key: &'static str) -> RequestOp {
+        op(Request::RequestPut(PutRequest { key: key.into(), ..Default::default() }))
+    }
+
+    fn delete_op(key: &'static str, end: &'static str) -> RequestOp {
+        let request = DeleteRangeRequest { key: key.into(), range_end: end.into(), prev_kv: false };
+        op(Request::RequestDeleteRange(request))
+    }
+
+    fn txn_op(success: Vec<RequestOp>, failure: Vec<RequestOp>) -> RequestOp {
+        op(Request::RequestTxn(TxnRequest { compare: vec![], success, failure }))
+    }
+
+    fn checked(success: Vec<RequestOp>) -> Result<(), String> {
+        let request = TxnRequest { compare: vec![], success, failure: vec![] };
+        txn(&request, 4).map_err(|status| status.message.into_owned())
+    }
+
+    fn duplicate() -> Result<(), String> {
+        Err("etcdserver: duplicate key given in txn request".into())
+    }
+
+    #[test]
+    fn a_key_is_written_once() {
+        assert_eq!(checked(vec![put_op("a"), put_op("a")]), duplicate());
+        assert_eq!(checked(vec![put_op("b"), delete_op("a", "c")]), duplicate());
+        assert_eq!(checked(vec![delete_op("b", ""), put_op("b")]), duplicate());
+        assert_eq!(checked(vec![put_op("b"), delete_op("a", "\0")]), duplicate());
+        assert_eq!(checked(vec![put_op("c"), delete_op("a", "c")]), Ok(()));
+        assert_eq!(checked(vec![delete_op("a", "c"), delete_op("b", "")]), Ok(()));
+        assert_eq!(checked(vec![put_op("b"), delete_op("c", "a")]), Ok(()), "an empty range deletes nothing");
+    }
+
+    #[test]
+    fn nested_branches_may_overlap_each_other_but_nothing_else() {
+        assert_eq!(checked(vec![txn_op(vec![put_op("a")], vec![put_op("a")])]), Ok(()));
+        assert_eq!(checked(vec![put_op("a"), txn_op(vec![], vec![put_op("a")])]), duplicate());
+        assert_eq!(checked(vec![delete_op("a", "b"), txn_op(vec![put_op("a")], vec![])]), duplicate());
+        assert_eq!(checked(vec![txn_op(vec![put_op("a")], vec![]), txn_op(vec![delete_op("a", "")], vec![])]), duplicate());
+    }
+
+    #[test]
+    fn a_nested_transaction_has_what_is_left_of_the_operations() {
+        let puts = |count: usize| ["a", "b", "c", "d", "e"][..count].iter().map(|key| put_op(key)).collect::<Vec<_>>();
+        assert_eq!(checked(puts(4)), Ok(()));
+        let too_many = Err("etcdserver: too many operations in txn request".to_string());
+        assert_eq!(checked(puts(5)), too_many);
+        assert_eq!(checked(vec![txn_op(puts(3), vec![])]), Ok(()));
+        assert_eq!(checked(vec![txn_op(puts(4), vec![])]), too_many);
+    }
+
+    #[test]
+    fn operations_are_checked_like_their_own_requests() {
+        assert_eq!(checked(vec![put_op("")]), Err("etcdserver: key is not provided".into()));
+        assert_eq!(checked(vec![RequestOp { request: None }]), Err("etcdserver: key not found".into()));
+    }
+}

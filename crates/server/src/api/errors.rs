@@ -1,0 +1,75 @@
+//! etcd's errors: codes and texts, which clients compare word for word (etcd: `api/v3rpc/rpctypes/error.go`).
+
+use metastore_store::Refusal;
+use metastore_store::mvcc::ReadError;
+
+use crate::grpc::{Code, Status};
+
+pub fn empty_key() -> Status {
+    Status::invalid_argument("etcdserver: key is not provided")
+}
+
+pub fn key_not_found() -> Status {
+    Status::invalid_argument("etcdserver: key not found")
+}
+
+pub fn value_provided() -> Status {
+    Status::invalid_argument("etcdserver: value is provided")
+}
+
+pub fn lease_provided() -> Status {
+    Status::invalid_argument("etcdserver: lease is provided")
+}
+
+pub fn too_many_ops() -> Status {
+    Status::invalid_argument("etcdserver: too many operations in txn request")
+}
+
+pub fn duplicate_key() -> Status {
+    Status::invalid_argument("etcdserver: duplicate key given in txn request")
+}
+
+pub fn invalid_sort_option() -> Status {
+    Status::invalid_argument("etcdserver: invalid sort option")
+}
+
+pub fn request_too_large() -> Status {
+    Status::invalid_argument("etcdserver: request is too large")
+}
+
+/// The documented code is ResourceExhausted; what etcd really sends is Unknown.
+pub fn too_many_requests() -> Status {
+    Status::unknown("etcdserver: too many requests")
+}
+
+pub fn no_leader() -> Status {
+    Status::unavailable("etcdserver: no leader")
+}
+
+pub fn stopped() -> Status {
+    Status::unavailable("etcdserver: server stopped")
+}
+
+pub fn timeout() -> Status {
+    Status::unavailable("etcdserver: request timed out")
+}
+
+/// What the state machine refuses, with the code that belongs to it.
+pub fn refused(refusal: Refusal) -> Status {
+    let code = match refusal {
+        Refusal::Compacted | Refusal::FutureRevision | Refusal::LeaseTtlTooLarge => Code::OutOfRange,
+        Refusal::KeyNotFound => Code::InvalidArgument,
+        Refusal::LeaseNotFound | Refusal::MemberNotFound => Code::NotFound,
+        Refusal::LeaseExists => Code::FailedPrecondition,
+    };
+    Status::new(code, refusal.to_string())
+}
+
+/// Why a read gave nothing. A failed medium is reported here to the one who read; the engine thread will meet it as well
+/// and stop the member.
+pub fn unreadable(error: ReadError) -> Status {
+    match error {
+        ReadError::Refused(refusal) => refused(refusal),
+        ReadError::Engine(error) => Status::unknown(error.to_string()),
+    }
+}

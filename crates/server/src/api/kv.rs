@@ -1,0 +1,185 @@
+//! The KV service (etcd: `server/etcdserver/v3_server.go`).
+
+use std::rc::Rc;
+
+use metastore_proto::etcdserverpb::range_request::{SortOrder, SortTarget};
+use metastore_proto::etcdserverpb::request_op::Request;
+use metastore_proto::etcdserverpb::{
+    CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
+};
+use metastore_store::Reply;
+use metastore_store::apply::range_query;
+use metastore_store::command::Kind;
+
+use super::encode::{self, Header};
+use super::{Member, check, errors, unary};
+use crate::grpc::{Call, Frame, Outbound, Router, Status};
+
+const SERVICE: &str = "etcdserverpb.KV";
+/// Keys in the first message of a RangeStream; later ones grow and shrink towards [`Member`]'s request size, as in etcd.
+const FIRST_CHUNK_KEYS: usize = 10;
+
+pub fn register(router: &mut Router, member: &Rc<Member>) {
+    unary!(router, member, SERVICE, "Range", range);
+    unary!(router, member, SERVICE, "Put", put);
+    unary!(router, member, SERVICE, "DeleteRange", delete_range);
+    unary!(router, member, SERVICE, "Txn", txn);
+    unary!(router, member, SERVICE, "Compact", compact);
+    let member = member.clone();
+    router.server_stream(SERVICE, "RangeStream", move |call, request, outbound| {
+        range_stream(member.clone(), call, request, outbound)
+    });
+}
+
+async fn range(member: &Member, call: Call, request: RangeRequest) -> Result<Frame, Status> {
+    check::range(&request)?;
+    member.shared.counts.ranges.add(1);
+    if !request.serializable {
+        member.read_barrier(&call)?;
+    }
+    let view = member.view().clone();
+    if request.range_end.is_empty() {
+        let reply = view.range(&range_query(&request)).map_err(errors::unreadable)?;
+        return encode::range(Header::new(&member.shared, reply.revision), &reply);
+    }
+    let shared = member.shared.clone();
+    on_pool(move || {
+        let reply = view.range(&range_query(&request)).map_err(errors::unreadable)?;
+        encode::range(Header::new(&shared, reply.revision), &reply)
+    })
+    .await
+}
+
+/// Reads that may be long run beside the I/O threads.
+async fn on_pool<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Status> + Send + 'static,
+) -> Result<T, Status> {
+    let result = tokio::task::spawn_blocking(work).await;
+    result.unwrap_or_else(|error| Err(Status::internal(format!("a read failed: {error}"))))
+}
+
+async fn put(member: &Member, call: Call, request: PutRequest) -> Result<Frame, Status> {
+    check::put(&request)?;
+    member.shared.counts.puts.add(1);
+    match member.propose(&call, Kind::Put, &request).await? {
+        (revision, Reply::Put { previous }) => encode::put(Header::new(&member.shared, revision), previous.as_ref()),
+        (_, other) => Err(mismatch(&other)),
+    }
+}
+
+async fn delete_range(member: &Member, call: Call, request: DeleteRangeRequest) -> Result<Frame, Status> {
+    check::delete_range(&request)?;
+    member.shared.counts.deletes.add(1);
+    match member.propose(&call, Kind::DeleteRange, &request).await? {
+        (revision, Reply::DeleteRange { deleted, previous }) => {
+            encode::delete_range(Header::new(&member.shared, revision), deleted, &previous)
+        }
+        (_, other) => Err(mismatch(&other)),
+    }
+}
+
+async fn txn(member: &Member, call: Call, request: TxnRequest) -> Result<Frame, Status> {
+    check::txn(&request, member.limits.max_txn_ops)?;
+    member.shared.counts.txns.add(1);
+    if let Some(serializable) = only_reads(&request) {
+        if !serializable {
+            member.read_barrier(&call)?;
+        }
+        let (view, shared) = (member.view().clone(), member.shared.clone());
+        return on_pool(move || {
+            let (revision, reply) = view.read_txn(&request).map_err(errors::unreadable)?;
+            encode::txn(Header::new(&shared, revision), &reply)
+        })
+        .await;
+    }
+    match member.propose(&call, Kind::Txn, &request).await? {
+        (revision, Reply::Txn(reply)) => encode::txn(Header::new(&member.shared, revision), &reply),
+        (_, other) => Err(mismatch(&other)),
+    }
+}
+
+/// Whether a transaction does nothing but read, and then whether every read is serializable. A nested transaction counts
+/// as a write, as in etcd.
+fn only_reads(request: &TxnRequest) -> Option<bool> {
+    let serializable = |op: &RequestOp| match &op.request {
+        Some(Request::RequestRange(range)) => Some(range.serializable),
+        _ => None,
+    };
+    let mut all = true;
+    for op in request.success.iter().chain(&request.failure) {
+        all &= serializable(op)?;
+    }
+    Some(all)
+}
+
+async fn compact(member: &Member, call: Call, request: CompactionRequest) -> Result<Frame, Status> {
+    match member.propose(&call, Kind::Compaction, &request).await? {
+        (revision, Reply::Compact { .. }) => encode::header_only(Header::new(&member.shared, revision)),
+        (_, other) => Err(mismatch(&other)),
+    }
+}
+
+async fn range_stream(
+    member: Rc<Member>,
+    call: Call,
+    request: RangeRequest,
+    mut outbound: Outbound,
+) -> Result<(), Status> {
+    check::range(&request)?;
+    check_streamable(&request)?;
+    if !request.serializable {
+        member.read_barrier(&call)?;
+    }
+    let view = member.view().clone();
+    let mut cursor = on_pool(move || view.cursor(&range_query(&request)).map_err(errors::unreadable)).await?;
+    let target_bytes = member.limits.max_request_bytes;
+    let mut keys = FIRST_CHUNK_KEYS;
+    loop {
+        let (rows, back) = on_pool(move || {
+            let rows = cursor.next_rows(keys).map_err(errors::unreadable)?;
+            Ok((rows, cursor))
+        })
+        .await?;
+        cursor = back;
+        if rows.is_empty() {
+            break;
+        }
+        let chunk = metastore_store::mvcc::RangeReply { rows, ..Default::default() };
+        let frame = encode::range_chunk(None, &chunk)?;
+        keys = match frame.message_bytes() {
+            bytes if bytes < target_bytes / 2 => keys.saturating_mul(2),
+            bytes if bytes > target_bytes.saturating_mul(2) => (keys / 2).max(1),
+            _ => keys,
+        };
+        if outbound.send(frame).await.is_err() {
+            return Ok(());
+        }
+    }
+    let last = on_pool(move || cursor.finish().map_err(errors::unreadable)).await?;
+    let frame = encode::range_chunk(Some(Header::new(&member.shared, last.revision)), &last)?;
+    // A client that has gone needs no end.
+    let _ = outbound.send(frame).await;
+    Ok(())
+}
+
+fn check_streamable(request: &RangeRequest) -> Result<(), Status> {
+    let by_key = request.sort_target() == SortTarget::Key;
+    if request.sort_order() == SortOrder::Descend || (request.sort_order() == SortOrder::Ascend && !by_key) {
+        return Err(Status::unimplemented("RangeStream does not support custom sort orders"));
+    }
+    let bounds = [
+        request.min_mod_revision,
+        request.max_mod_revision,
+        request.min_create_revision,
+        request.max_create_revision,
+    ];
+    if bounds != [0; 4] {
+        return Err(Status::unimplemented("RangeStream does not support revision filters"));
+    }
+    Ok(())
+}
+
+/// The member answered with a reply of another kind: requests and answers got mixed up, and nothing may be told.
+pub(super) fn mismatch(reply: &Reply) -> Status {
+    Status::internal(format!("an answer of another kind: {reply:?}"))
+}

@@ -1,0 +1,70 @@
+//! The Maintenance service, as far as members are compared with it: Status, Hash, HashKV, and the list of alarms.
+
+use std::rc::Rc;
+
+use metastore_proto::etcdserverpb::alarm_request::AlarmAction;
+use metastore_proto::etcdserverpb::{
+    AlarmRequest, AlarmResponse, DowngradeInfo, HashKvRequest, HashKvResponse, HashRequest, HashResponse,
+    StatusRequest, StatusResponse,
+};
+
+use super::{Member, absent, errors, unary};
+use crate::grpc::{Call, Frame, Router, Status};
+
+const SERVICE: &str = "etcdserverpb.Maintenance";
+/// What a quota of 0 stands for.
+const DEFAULT_QUOTA_BYTES: i64 = 2 << 30;
+
+pub fn register(router: &mut Router, member: &Rc<Member>) {
+    unary!(router, member, SERVICE, "Status", status);
+    unary!(router, member, SERVICE, "Hash", hash);
+    unary!(router, member, SERVICE, "HashKV", hash_kv);
+    unary!(router, member, SERVICE, "Alarm", alarm);
+}
+
+async fn status(member: &Member, _call: Call, _request: StatusRequest) -> Result<Frame, Status> {
+    let shared = &member.shared;
+    let sizes = shared.sizes();
+    let storage_version = shared.cluster_version().unwrap_or_default();
+    let no_leader = (shared.leader() == 0).then(|| errors::no_leader().message.into_owned());
+    Frame::of(&StatusResponse {
+        header: Some(member.header(member.view().revision())),
+        version: member.limits.version.clone(),
+        db_size: sizes.allocated as i64,
+        leader: shared.leader(),
+        raft_index: shared.commit(),
+        raft_term: shared.term(),
+        raft_applied_index: shared.applied(),
+        errors: no_leader.into_iter().collect(),
+        db_size_in_use: sizes.in_use as i64,
+        is_learner: false,
+        storage_version,
+        db_size_quota: DEFAULT_QUOTA_BYTES,
+        downgrade_info: Some(DowngradeInfo::default()),
+    })
+}
+
+async fn hash(member: &Member, _call: Call, _request: HashRequest) -> Result<Frame, Status> {
+    let view = member.view().clone();
+    let hash = super::kv::on_pool(move || view.hash().map_err(errors::unreadable)).await?;
+    Frame::of(&HashResponse { header: Some(member.header(member.view().revision())), hash })
+}
+
+async fn hash_kv(member: &Member, _call: Call, request: HashKvRequest) -> Result<Frame, Status> {
+    let view = member.view().clone();
+    let answer = super::kv::on_pool(move || view.hash_kv(request.revision).map_err(errors::unreadable)).await?;
+    Frame::of(&HashKvResponse {
+        header: Some(member.header(answer.revision)),
+        hash: answer.hash,
+        compact_revision: answer.compact_revision,
+        hash_revision: answer.hash_revision,
+    })
+}
+
+/// Nothing raises an alarm yet, so the list is empty.
+async fn alarm(member: &Member, _call: Call, request: AlarmRequest) -> Result<Frame, Status> {
+    if request.action() != AlarmAction::Get {
+        return Err(absent::unimplemented("Maintenance", "Alarm with an action other than GET"));
+    }
+    Frame::of(&AlarmResponse { header: Some(member.header(member.view().revision())), alarms: Vec::new() })
+}

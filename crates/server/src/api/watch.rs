@@ -1,0 +1,257 @@
+//! The Watch service: streams of one worker, all served by that worker's hub.
+//!
+//! ```text
+//!   mailbox ─▶ Watchers::publish ─▶ Hub ─▶ woken streams ─▶ one task per stream ─▶ Outbound
+//! ```
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use metastore_proto::etcdserverpb::watch_create_request::FilterType;
+use metastore_proto::etcdserverpb::watch_request::RequestUnion;
+use metastore_proto::etcdserverpb::{WatchCreateRequest, WatchRequest};
+use metastore_store::mvcc::View;
+use metastore_store::watch::{self, Counts, Hub, Limits, RevisionEvents, StreamId, WatchSpec};
+use tokio::sync::Notify;
+use tokio::time::{Duration, Instant};
+
+use super::{Member, errors};
+use crate::grpc::{Call, Code, Frame, Inbound, Outbound, Router, Status};
+use crate::shared::WorkerFlags;
+
+/// How often progress intervals are looked at; the shortest interval is as long.
+const PROGRESS_TICK: Duration = Duration::from_millis(100);
+/// A stream that wants a leader is closed when there was none for this many looks at the leader.
+const LEADER_TICK: Duration = Duration::from_millis(100);
+
+/// All watches of one worker.
+pub struct Watchers {
+    hub: RefCell<Hub>,
+    streams: RefCell<HashMap<StreamId, Rc<Notify>>>,
+    flags: Arc<WorkerFlags>,
+    /// Somebody may have history to read.
+    behind: Notify,
+    started: Instant,
+    open: Cell<usize>,
+}
+
+impl Watchers {
+    pub fn new(view: View, limits: Limits, flags: Arc<WorkerFlags>) -> Rc<Self> {
+        Rc::new(Self {
+            hub: RefCell::new(Hub::new(Arc::new(view), limits)),
+            streams: RefCell::default(),
+            flags,
+            behind: Notify::new(),
+            started: Instant::now(),
+            open: Cell::new(0),
+        })
+    }
+
+    /// What the hub holds now.
+    pub fn counts(&self) -> Counts {
+        self.hub.borrow().counts()
+    }
+
+    /// Takes what one revision changed.
+    pub fn publish(&self, events: &Arc<RevisionEvents>, bytes: usize) {
+        self.flags.free_room(bytes);
+        self.hub.borrow_mut().publish(events);
+    }
+
+    /// Events were left out on the way here.
+    pub fn lost(&self) {
+        self.hub.borrow_mut().lost();
+    }
+
+    /// Wakes the streams that have something to send, and whoever reads history.
+    pub fn wake(&self) {
+        let streams = self.streams.borrow();
+        let mut hub = self.hub.borrow_mut();
+        while let Some(stream) = hub.next_woken() {
+            if let Some(notify) = streams.get(&stream) {
+                notify.notify_one();
+            }
+        }
+        self.behind.notify_one();
+    }
+
+    /// Reads history for watchers that are behind, in bounded steps with room for other work between them. To be spawned on
+    /// the worker.
+    pub async fn read_history(self: Rc<Self>) {
+        loop {
+            let more = self.hub.borrow_mut().catch_up();
+            match more {
+                Ok(true) => {
+                    self.wake();
+                    tokio::task::yield_now().await;
+                }
+                Ok(false) => {
+                    self.wake_streams();
+                    self.behind.notified().await;
+                }
+                Err(error) => {
+                    // The engine thread meets the same medium and stops the member.
+                    tracing::error!(error = %error, "cannot read history for watchers");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn wake_streams(&self) {
+        let streams = self.streams.borrow();
+        let mut hub = self.hub.borrow_mut();
+        while let Some(notify) = hub.next_woken().and_then(|stream| streams.get(&stream)) {
+            notify.notify_one();
+        }
+    }
+
+    /// Tells quiet watchers of progress. To be spawned on the worker.
+    pub async fn report_progress(self: Rc<Self>) {
+        let mut ticks = tokio::time::interval(PROGRESS_TICK);
+        loop {
+            ticks.tick().await;
+            if self.open.get() > 0 {
+                self.hub.borrow_mut().tick(self.now_ms());
+                self.wake_streams();
+            }
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    fn open(self: &Rc<Self>) -> Stream {
+        let id = self.hub.borrow_mut().open_stream(self.now_ms());
+        let notify = Rc::new(Notify::new());
+        self.streams.borrow_mut().insert(id, notify.clone());
+        self.open.set(self.open.get() + 1);
+        self.flags.set_watched(true);
+        Stream { watchers: self.clone(), id, notify }
+    }
+}
+
+/// One client's stream; dropping it frees all that it has.
+struct Stream {
+    watchers: Rc<Watchers>,
+    id: StreamId,
+    notify: Rc<Notify>,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let watchers = &self.watchers;
+        watchers.hub.borrow_mut().close_stream(self.id);
+        watchers.streams.borrow_mut().remove(&self.id);
+        watchers.open.set(watchers.open.get() - 1);
+        watchers.flags.set_watched(watchers.open.get() > 0);
+    }
+}
+
+pub fn register(router: &mut Router, member: &Rc<Member>) {
+    let member = member.clone();
+    router.bidi("etcdserverpb.Watch", "Watch", move |call, inbound, outbound| {
+        serve(member.clone(), call, inbound, outbound)
+    });
+}
+
+async fn serve(
+    member: Rc<Member>,
+    call: Call,
+    mut inbound: Inbound<WatchRequest>,
+    mut outbound: Outbound,
+) -> Result<(), Status> {
+    member.check_leader(&call)?;
+    let stream = member.watchers.open();
+    let mut leader = LeaderWatch::new(&member, &call);
+    let mut asking = true;
+    loop {
+        let accepts = asking && member.watchers.hub.borrow().accepts_requests(stream.id);
+        tokio::select! {
+            request = inbound.next(), if accepts => match request? {
+                Some(request) => stream.request(request),
+                None => asking = false,
+            },
+            () = stream.notify.notified() => {}
+            status = leader.lost() => return Err(status),
+        }
+        if !stream.send_all(&member, &mut outbound).await? {
+            return Ok(());
+        }
+        if !asking && member.watchers.hub.borrow().counts().watchers == 0 {
+            return Ok(());
+        }
+    }
+}
+
+impl Stream {
+    fn request(&self, request: WatchRequest) {
+        let mut hub = self.watchers.hub.borrow_mut();
+        match request.request_union {
+            Some(RequestUnion::CreateRequest(request)) => {
+                hub.create(self.id, &spec(&request));
+                self.watchers.behind.notify_one();
+            }
+            Some(RequestUnion::CancelRequest(request)) => hub.cancel(self.id, request.watch_id),
+            Some(RequestUnion::ProgressRequest(_)) => hub.progress(self.id),
+            None => {}
+        }
+    }
+
+    /// Sends what is queued; false if the client has gone.
+    async fn send_all(&self, member: &Member, outbound: &mut Outbound) -> Result<bool, Status> {
+        loop {
+            // Taken only when there is room: what waits in the hub is bounded there.
+            if outbound.ready().await.is_err() {
+                return Ok(false);
+            }
+            let taken = self.watchers.hub.borrow_mut().take(self.id);
+            self.watchers.behind.notify_one();
+            let Some(response) = taken else { return Ok(true) };
+            let header = watch::Header {
+                cluster_id: member.shared.cluster_id,
+                member_id: member.shared.member_id,
+                raft_term: member.shared.term(),
+            };
+            if !send(response, &header, outbound).await? {
+                return Ok(false);
+            }
+        }
+    }
+}
+
+async fn send(response: watch::Response, header: &watch::Header, outbound: &mut Outbound) -> Result<bool, Status> {
+    let length = response.encoded_len(header);
+    if length <= watch::PIECE_BYTES {
+        let mut bytes = BytesMut::with_capacity(length);
+        response.encode(header, &mut bytes);
+        let frame = Frame::write(length, |out| out.extend_from_slice(&bytes))?;
+        return Ok(outbound.send(frame).await.is_ok());
+    }
+    let Ok(mut pieces) = outbound.begin(length).await? else { return Ok(false) };
+    for piece in response.pieces(header) {
+        if pieces.push(piece).await.is_err() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn spec(request: &WatchCreateRequest) -> WatchSpec<'_> {
+    let filtered = |kind: FilterType| request.filters.contains(&(kind as i32));
+    WatchSpec {
+        key: &request.key,
+        range_end: &request.range_end,
+        start_revision: request.start_revision,
+        prev_kv: request.prev_kv,
+        no_put: filtered(FilterType::Noput),
+        no_delete: filtered(FilterType::Nodelete),
+        fragment: request.fragment,
+        progress_notify: request.progress_notify,
+        watch_id: request.watch_id,
+    }
+}
