@@ -20,6 +20,8 @@
 //! What is deliberately absent: transactions (a revision that is not published is the transaction), keys decoded from
 //! rows, any knowledge of protobuf.
 
+#[cfg(any(test, feature = "contract"))]
+pub mod contract;
 mod memory;
 mod range;
 mod table;

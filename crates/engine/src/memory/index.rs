@@ -250,7 +250,7 @@ impl Index {
     }
 
     /// The slots in `range`, leaf by leaf; some parts may be empty. Only the leaves at the two ends compare keys.
-    fn parts<'a>(&'a self, range: KeyRange<'a>) -> impl Iterator<Item = Part<'a>> {
+    fn parts<'a>(&'a self, range: KeyRange<'_>) -> impl Iterator<Item = Part<'a>> {
         let (first, _) = self.leaf(range.start);
         let leaves = self.leaves.range::<[u8], _>((Included(&first[..]), Unbounded));
         leaves.take_while(move |(bound, _)| !range.is_empty() && range.end.is_none_or(|end| &bound[..] < end)).map(
