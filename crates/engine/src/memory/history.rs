@@ -1,6 +1,6 @@
 //! Versions in the order of their revisions.
 
-use super::index::Key;
+use super::leaf::Key;
 use super::versions::Stored;
 use crate::{Revision, STEP, Version};
 use std::collections::BTreeMap;

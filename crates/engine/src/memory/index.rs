@@ -13,14 +13,11 @@
 //! A plain `BTreeMap` of keys would do, but a leaf fills to the brim when keys arrive in order (the standard one to half),
 //! and its two figures let [`Index::count`] take a leaf that lies whole in the range without looking at its keys.
 
-use super::versions::{Fate, Stamp, Stored, Versions};
+use super::leaf::{Key, Leaf, Slot};
+use super::versions::{Fate, Stamp, Stored};
 use crate::{KeyRange, Version};
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Included, Unbounded};
-use std::sync::Arc;
-
-/// The bytes of a key, shared by index and history.
-pub(super) type Key = Arc<[u8]>;
 
 /// Keys in a leaf at most. An insertion moves half a leaf on average (3 KiB, well under 100 ns).
 const LEAF_KEYS: usize = 128;
@@ -31,94 +28,13 @@ const SPARSE_KEYS: usize = LEAF_KEYS / 4;
 /// Keys in a merged leaf at most, so that the next insertions do not split it again.
 const MERGED_KEYS: usize = LEAF_KEYS * 3 / 4;
 
-/// Slots by which a leaf grows: doubling would leave a quarter of the memory unused.
-const LEAF_GROWTH: usize = 16;
-
-const _: () = assert!(SPARSE_KEYS < MERGED_KEYS && MERGED_KEYS < LEAF_KEYS && LEAF_KEYS.is_multiple_of(LEAF_GROWTH));
+const _: () = assert!(SPARSE_KEYS < MERGED_KEYS && MERGED_KEYS < LEAF_KEYS);
 
 /// Keys in order, each with its versions.
 #[derive(Debug)]
 pub(super) struct Index {
     /// By lower bound. There is always a leaf for the empty key, so every key has a leaf.
     leaves: BTreeMap<Key, Leaf>,
-}
-
-#[derive(Debug, Default)]
-struct Leaf {
-    slots: Vec<Slot>,
-    live: u64,
-    newest: i64,
-}
-
-/// A key and its versions: 48 bytes, the key's own bytes and further versions aside.
-#[derive(Debug)]
-struct Slot {
-    key: Key,
-    versions: Versions,
-}
-
-impl Slot {
-    fn is_live(&self) -> bool {
-        !self.versions.last().stamp.is_tombstone()
-    }
-
-    fn live_at(&self, at: i64) -> Option<&Stored> {
-        self.versions.newest(at).filter(|stored| !stored.stamp.is_tombstone())
-    }
-}
-
-impl Leaf {
-    fn new(slots: Vec<Slot>) -> Self {
-        let live = slots.iter().filter(|slot| slot.is_live()).count() as u64;
-        let newest = slots.iter().map(|slot| slot.versions.last().stamp.main).max().unwrap_or_default();
-        Self { slots, live, newest }
-    }
-
-    fn find(&self, key: &[u8]) -> Result<usize, usize> {
-        self.slots.binary_search_by(|slot| (*slot.key).cmp(key))
-    }
-
-    fn insert(&mut self, position: usize, key: &[u8], stored: Stored) -> Key {
-        let key = Key::from(key);
-        self.note(&stored, false);
-        if self.slots.len() == self.slots.capacity() {
-            self.slots.reserve_exact(LEAF_GROWTH);
-        }
-        self.slots.insert(position, Slot { key: Key::clone(&key), versions: Versions::One(stored) });
-        key
-    }
-
-    fn push(&mut self, position: usize, stored: Stored) -> Key {
-        self.note(&stored, self.slots[position].is_live());
-        let slot = &mut self.slots[position];
-        slot.versions.push(stored);
-        Key::clone(&slot.key)
-    }
-
-    /// Keeps the leaf's figures right for a version about to be added to a key that is live or not.
-    fn note(&mut self, stored: &Stored, was_live: bool) {
-        self.newest = self.newest.max(stored.stamp.main);
-        self.live = self.live + u64::from(!stored.stamp.is_tombstone()) - u64::from(was_live);
-    }
-
-    /// Cuts off the upper half; or nothing, if the next key comes last: keys that arrive in order leave full leaves.
-    fn split_off(&mut self, next_position: usize) -> Vec<Slot> {
-        if next_position == self.slots.len() {
-            return Vec::new();
-        }
-        let right = self.slots.split_off(self.slots.len() / 2);
-        *self = Self::new(std::mem::take(&mut self.slots));
-        self.slots.shrink_to(self.slots.len() + LEAF_GROWTH);
-        right
-    }
-
-    /// Removes a key whose last version, a tombstone, is gone; `live` does not count it.
-    fn remove(&mut self, position: usize) {
-        self.slots.remove(position);
-        if self.slots.capacity() > self.slots.len() * 2 + LEAF_GROWTH {
-            self.slots.shrink_to(self.slots.len() + LEAF_GROWTH);
-        }
-    }
 }
 
 /// The slots of one leaf that lie in a range.
@@ -130,7 +46,7 @@ struct Part<'a> {
 impl Part<'_> {
     /// The number of its keys that are alive at `at`, if the leaf's figures tell.
     fn live_at(&self, at: i64) -> Option<u64> {
-        (self.slots.len() == self.leaf.slots.len() && self.leaf.newest <= at).then_some(self.leaf.live)
+        (self.slots.len() == self.leaf.slots().len() && self.leaf.newest() <= at).then_some(self.leaf.live())
     }
 }
 
@@ -146,11 +62,11 @@ impl Index {
         let (_, leaf) = self.leaf_mut(key);
         match leaf.find(key) {
             Ok(position) => leaf.push(position, stored),
-            Err(position) if leaf.slots.len() < LEAF_KEYS => leaf.insert(position, key, stored),
+            Err(position) if leaf.slots().len() < LEAF_KEYS => leaf.insert(position, key, stored),
             Err(position) => {
                 let right = leaf.split_off(position);
-                let bound = right.first().map_or_else(|| Key::from(key), |slot| Key::clone(&slot.key));
-                self.leaves.insert(bound, Leaf::new(right));
+                let bound = right.slots().first().map_or_else(|| Key::from(key), |slot| Key::clone(&slot.key));
+                self.leaves.insert(bound, right);
                 self.append(key, stored)
             }
         }
@@ -159,7 +75,7 @@ impl Index {
     /// The newest version of `key` with `main <= at`.
     pub(super) fn newest(&self, key: &[u8], at: i64) -> Option<&Stored> {
         let (_, leaf) = self.leaf(key);
-        leaf.find(key).ok().and_then(|position| leaf.slots[position].versions.newest(at))
+        leaf.find(key).ok().and_then(|position| leaf.slots()[position].versions.newest(at))
     }
 
     /// Adds what is alive at `at` to `rows` until `limit` rows were added or `step` keys were visited, dead ones included.
@@ -203,13 +119,10 @@ impl Index {
     pub(super) fn compact(&mut self, key: &[u8], stamp: Stamp, at: i64) -> bool {
         let (bound, leaf) = self.leaf_mut(key);
         let position = leaf.find(key).expect("a version in history has its key in the index");
-        let fate = leaf.slots[position].versions.compact(stamp, at);
-        if fate == Fate::GoesWithKey {
-            leaf.remove(position);
-            if leaf.slots.len() < SPARSE_KEYS {
-                let bound = Key::clone(bound);
-                self.merge(&bound);
-            }
+        let fate = leaf.compact(position, stamp, at);
+        if fate == Fate::GoesWithKey && leaf.slots().len() < SPARSE_KEYS {
+            let bound = Key::clone(bound);
+            self.merge(&bound);
         }
         fate != Fate::Stays
     }
@@ -223,20 +136,18 @@ impl Index {
             Some(Key::clone(bound))
         };
         let Some(right) = right else { return };
-        let taken = self.leaves[&right].slots.len();
+        let taken = self.leaves[&right].slots().len();
         let (_, left) = self
             .leaves
-            .range_mut::<[u8], _>((Unbounded, Excluded(&right[..])))
+            .range::<[u8], _>((Unbounded, Excluded(&right[..])))
             .next_back()
             .expect("the empty key is the least bound");
-        if taken > 0 && left.slots.len() + taken > MERGED_KEYS {
+        if taken > 0 && left.slots().len() + taken > MERGED_KEYS {
             return;
         }
-        let mut slots = std::mem::take(&mut left.slots);
         if let Some(leaf) = self.leaves.remove(&right) {
-            slots.extend(leaf.slots);
+            self.leaf_mut(&right).1.merge(leaf);
         }
-        *self.leaf_mut(&right).1 = Leaf::new(slots);
     }
 
     fn leaf(&self, key: &[u8]) -> (&Key, &Leaf) {
@@ -255,7 +166,7 @@ impl Index {
         let leaves = self.leaves.range::<[u8], _>((Included(&first[..]), Unbounded));
         leaves.take_while(move |(bound, _)| !range.is_empty() && range.end.is_none_or(|end| &bound[..] < end)).map(
             move |(bound, leaf)| {
-                let slots = &leaf.slots[..];
+                let slots = leaf.slots();
                 let from = if &bound[..] < range.start { slots.partition_point(|s| &*s.key < range.start) } else { 0 };
                 let to = match (range.end, slots.last()) {
                     (Some(end), Some(last)) if &*last.key >= end => slots.partition_point(|slot| &*slot.key < end),

@@ -3,7 +3,7 @@
 //! Two views of the same versions, and the tables:
 //!
 //! ```text
-//!   index     key ──▶ versions, ascending        newest, scan, count          (index.rs, versions.rs)
+//!   index     key ──▶ versions, ascending        newest, scan, count          (index.rs, leaf.rs, versions.rs)
 //!   history   revision ──▶ version and key       history, compaction          (history.rs)
 //!   tables    table, key ──▶ value                                            (below)
 //! ```
@@ -18,11 +18,13 @@
 
 mod history;
 mod index;
+mod leaf;
 mod versions;
 
 use crate::{Engine, KeyRange, Published, Result, Revision, STEP, Table, Usage, Version};
 use history::{Entry, History};
-use index::{Index, Key};
+use index::Index;
+use leaf::Key;
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -126,7 +126,8 @@ impl Versions {
                 let list = &mut many.0;
                 let found = list.partition_point(|stored| stored.stamp < stamp);
                 let superseded = list.get(found + 1).is_some_and(|newer| newer.stamp.main <= at);
-                if !superseded && !(expired && found == 0) {
+                let oldest = found == 0;
+                if !(superseded || expired && oldest) {
                     return Fate::Stays;
                 }
                 list.remove(found);
