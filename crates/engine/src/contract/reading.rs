@@ -2,6 +2,7 @@
 
 use super::{ALL, all_history, count, delete, history, put, scan, write};
 use crate::{Engine, KeyRange, Revision, STEP, Version};
+use std::slice::from_ref;
 
 /// More keys than one step visits.
 const MANY: usize = 3 * STEP + 7;
@@ -61,7 +62,7 @@ pub fn scan_reads_at_a_revision(engine: &dyn Engine) {
     assert_eq!(scan(engine, ALL, 1, 10), []);
     assert_eq!(scan(engine, ALL, 2, 10), [old]);
     assert_eq!(scan(engine, ALL, 3, 10), []);
-    assert_eq!(scan(engine, ALL, 4, 10), [b.clone()]);
+    assert_eq!(scan(engine, ALL, 4, 10), from_ref(&b));
     assert_eq!(scan(engine, ALL, 5, 10), [new, b]);
 }
 

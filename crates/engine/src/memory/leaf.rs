@@ -74,17 +74,22 @@ impl Leaf {
     }
 
     /// The position of a key, or the one where it belongs.
+    ///
+    /// Most searches are for a key that is there. They begin as if it had the common prefix, because a look at the prefix
+    /// costs as much as the rest of the search; the one comparison of whole keys at the end settles it.
     pub(super) fn find(&self, key: &[u8]) -> Result<usize, usize> {
-        let Some(first) = self.slots.first() else { return Err(0) };
-        let prefix = &first.key[..self.prefix_len];
-        let Some(rest) = key.strip_prefix(prefix) else {
-            return Err(if key < prefix { 0 } else { self.slots.len() });
-        };
+        let rest = key.get(self.prefix_len..).unwrap_or_default();
         let head = head(rest);
         let from = self.heads.partition_point(|&other| other < head);
-        let ties = self.heads[from..].partition_point(|&other| other == head);
-        let found = self.slots[from..from + ties].binary_search_by(|slot| (*slot.key).cmp(key));
-        found.map(|position| from + position).map_err(|position| from + position)
+        let ties = self.heads[from..].iter().take_while(|&&other| other == head).count();
+        match self.slots[from..from + ties].binary_search_by(|slot| (*slot.key).cmp(key)) {
+            Ok(position) => Ok(from + position),
+            Err(position) => Err(match self.slots.first().map(|first| &first.key[..self.prefix_len]) {
+                Some(prefix) if key < prefix => 0,
+                Some(prefix) if !key.starts_with(prefix) => self.slots.len(),
+                _ => from + position,
+            }),
+        }
     }
 
     /// Adds a key at the position where it belongs.
