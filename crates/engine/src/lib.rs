@@ -20,6 +20,8 @@
 //! What is deliberately absent: transactions (a revision that is not published is the transaction), keys decoded from
 //! rows, any knowledge of protobuf.
 
+#[cfg(any(test, feature = "contract"))]
+pub mod contract;
 mod memory;
 mod range;
 mod table;
@@ -30,7 +32,7 @@ pub use table::Table;
 
 use std::sync::Arc;
 
-/// Rows that one call visits at most while it holds a lock.
+/// Rows that one call visits at most while it holds a lock, be they returned or not.
 pub const STEP: usize = 256;
 
 /// The bytes of one version of a key, as etcd stores them: a canonical `mvccpb.KeyValue`.
@@ -109,6 +111,9 @@ pub trait Engine: Send + Sync + 'static {
     ///
     /// A version with `main <= at` goes if a newer version of its key has `main <= at`, or if it is a tombstone with
     /// `main < at`. A tombstone at exactly `at` stays until the next compaction: a watcher from `at` must still see it.
+    ///
+    /// A compaction begins at `Revision::default()`, also when it resumes one that a restart interrupted. A step that begins
+    /// behind older versions keeps a tombstone above them, or they would come back.
     fn compact_step(&self, at: i64, from: Revision) -> Result<Option<Revision>>;
 
     // ---- readers ----
@@ -121,11 +126,12 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Appends to `rows`, in key order, the newest version with `main <= at` of each key in `range` that is alive at `at`,
     /// until `limit` rows were added or a step is over. Returns the key to continue from, or `None` at the end of the
-    /// range. A continued scan takes that key as the start of its range.
+    /// range. A continued scan takes that key as the start of its range. With limit 0 nothing is added and the first key is
+    /// returned; a key to continue from does not promise that anything alive is left.
     fn scan(&self, range: KeyRange<'_>, at: i64, limit: usize, rows: &mut Vec<Version>) -> Result<Option<Vec<u8>>>;
 
     /// Adds to `count` the number of keys in `range` that are alive at `at`; returns the key to continue from, as
-    /// [`Engine::scan`].
+    /// [`Engine::scan`]. As nothing is copied, a step may be longer than [`STEP`], but not longer in time.
     fn count(&self, range: KeyRange<'_>, at: i64, count: &mut u64) -> Result<Option<Vec<u8>>>;
 
     /// Appends to `rows`, in order of revision, stored versions with `from <= revision` and `main <= to`, until a step is
@@ -135,7 +141,8 @@ pub trait Engine: Send + Sync + 'static {
     /// The value of a row of a small table.
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>>;
 
-    /// All rows of a small table, in key order.
+    /// All rows of a small table, in key order. Not bounded: for starting up and for snapshots. Rows have no revision: a
+    /// reader sees what the writer put, published or not.
     fn rows(&self, table: Table) -> Result<Vec<(Vec<u8>, Vec<u8>)>>;
 
     /// What is stored now.

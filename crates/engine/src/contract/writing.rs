@@ -1,0 +1,125 @@
+//! What is written: versions, tables, what was published, what is counted.
+
+use super::{ALL, all_history, delete, publish, put, scan, version, write};
+use crate::{Applied, Engine, Published, Revision, Table, Usage, Version};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::slice::from_ref;
+
+pub fn nothing_is_stored_at_first(engine: &dyn Engine) {
+    assert_eq!(engine.published(), Published::default());
+    assert_eq!(engine.usage(), Usage::default());
+    assert_eq!(engine.newest(b"a", i64::MAX).unwrap(), None);
+    assert_eq!(scan(engine, ALL, i64::MAX, 10), []);
+    assert_eq!(all_history(engine), []);
+    assert_eq!(engine.compact_step(i64::MAX, Revision::default()).unwrap(), None);
+    for table in Table::ALL {
+        assert_eq!(engine.rows(table).unwrap(), []);
+    }
+}
+
+pub fn publish_is_read_back(engine: &dyn Engine) {
+    for revision in 1..4 {
+        let published = Published { revision, applied: Applied { index: 10 + revision as u64, term: 7 } };
+        engine.publish(published).unwrap();
+        assert_eq!(engine.published(), published);
+    }
+}
+
+pub fn append_is_visible_to_the_writer_at_once(engine: &dyn Engine) {
+    let first = put(engine, b"a", 2);
+    assert_eq!(engine.newest(b"a", i64::MAX).unwrap(), Some(first));
+    let second = delete(engine, b"a", 3);
+    assert_eq!(engine.newest(b"a", i64::MAX).unwrap(), Some(second));
+    assert_eq!(engine.published(), Published::default(), "only publish moves it");
+}
+
+pub fn revisions_inside_a_transaction_are_ordered(engine: &dyn Engine) {
+    let first = write(engine, b"a", Revision::new(2, 0), false);
+    let second = write(engine, b"a", Revision::new(2, 1), true);
+    let third = write(engine, b"a", Revision::new(2, 2), false);
+    assert_eq!(engine.newest(b"a", 2).unwrap().as_ref(), Some(&third));
+    assert_eq!(scan(engine, ALL, 2, 10), from_ref(&third));
+    assert_eq!(all_history(engine), [first, second, third]);
+}
+
+pub fn rows_are_stored_as_they_are(engine: &dyn Engine) {
+    let rows: [&[u8]; 4] = [b"", &[0], &[0xff; 300], &vec![7; 100_000]];
+    for (main, bytes) in (1..).zip(rows) {
+        // Keys are any bytes, too; the first one is empty.
+        let version = Version { revision: Revision::new(main, 0), tombstone: false, row: bytes.into() };
+        engine.append(&bytes[..bytes.len().min(200)], version).unwrap();
+    }
+    for (main, bytes) in (1..).zip(rows) {
+        let stored = engine.newest(&bytes[..bytes.len().min(200)], main).unwrap().expect("appended");
+        assert_eq!((stored.revision.main, &*stored.row), (main, bytes));
+    }
+    assert_eq!(scan(engine, ALL, i64::MAX, 10).len(), rows.len());
+}
+
+pub fn tables_are_apart(engine: &dyn Engine) {
+    for table in Table::ALL {
+        engine.put(table, b"k", table.name().as_bytes()).unwrap();
+    }
+    engine.put(Table::Lease, b"k", b"new").unwrap();
+    engine.delete(Table::Auth, b"k").unwrap();
+    engine.delete(Table::Auth, b"absent").unwrap();
+    for table in Table::ALL {
+        let expected = match table {
+            Table::Auth => None,
+            Table::Lease => Some(b"new".to_vec()),
+            other => Some(other.name().into()),
+        };
+        assert_eq!(engine.get(table, b"k").unwrap(), expected, "{table:?}");
+        assert_eq!(engine.rows(table).unwrap().len(), usize::from(expected.is_some()), "{table:?}");
+    }
+    assert_eq!(engine.newest(b"k", i64::MAX).unwrap(), None, "tables hold no versioned keys");
+}
+
+pub fn table_rows_are_in_key_order(engine: &dyn Engine) {
+    let keys: [&[u8]; 5] = [b"", &[0], b"a", b"a\0", &[0xff, 0xff]];
+    for &at in &[3, 0, 4, 1, 2] {
+        engine.put(Table::Meta, keys[at], &[at as u8]).unwrap();
+    }
+    let expected: Vec<_> = (0u8..).zip(keys).map(|(at, key)| (key.to_vec(), vec![at])).collect();
+    assert_eq!(engine.rows(Table::Meta).unwrap(), expected);
+}
+
+/// A version counts 17 bytes of revision key, 18 for a tombstone, and its row; a row of a table its key and value.
+pub fn usage_counts_versions_and_table_rows(engine: &dyn Engine) {
+    let usage = |rows, bytes| assert_eq!(engine.usage(), Usage { rows, bytes });
+    let append = |main, tombstone, row: &[u8]| {
+        engine.append(b"key", Version { revision: Revision::new(main, 0), tombstone, row: row.into() }).unwrap();
+    };
+    append(1, false, b"12345");
+    usage(1, 22);
+    append(2, true, b"123");
+    usage(2, 22 + 21);
+    engine.put(Table::Lease, b"ab", b"cde").unwrap();
+    usage(3, 43 + 5);
+    engine.put(Table::Lease, b"ab", b"f").unwrap();
+    usage(3, 43 + 3);
+    engine.delete(Table::Lease, b"absent").unwrap();
+    usage(3, 43 + 3);
+    engine.delete(Table::Lease, b"ab").unwrap();
+    usage(2, 43);
+    super::compact(engine, 2);
+    usage(1, 21);
+    super::compact(engine, 3);
+    usage(0, 0);
+}
+
+/// A revision that does not ascend is a broken invariant of the caller: the engine panics before it stores anything.
+pub fn revisions_must_ascend(engine: &dyn Engine) {
+    let stored = write(engine, b"a", Revision::new(5, 1), false);
+    for revision in [Revision::new(5, 1), Revision::new(5, 0), Revision::new(4, 9)] {
+        let append = || engine.append(b"b", version(b"b", revision, false));
+        assert!(catch_unwind(AssertUnwindSafe(append)).is_err(), "{revision:?} was taken after 5.1");
+    }
+    assert_eq!(all_history(engine), [stored]);
+    write(engine, b"b", Revision::new(5, 2), true);
+    super::compact(engine, 6);
+    let append = || engine.append(b"b", version(b"b", Revision::new(5, 2), false));
+    assert!(catch_unwind(AssertUnwindSafe(append)).is_err(), "compaction does not make a revision free again");
+    publish(engine, 6);
+    put(engine, b"b", 6);
+}

@@ -1,0 +1,143 @@
+//! The versions of one key.
+
+use crate::{Revision, Row, Version};
+use std::collections::VecDeque;
+
+/// Bytes of a revision key as etcd stores it: main and sub, eight bytes each, and an underscore between them.
+const REVISION_KEY_BYTES: u64 = 17;
+
+/// The largest `sub`: one bit of its word says that the version is a tombstone.
+const MAX_SUB: i64 = i64::MAX >> 1;
+
+/// A revision and the tombstone mark in two words; ordered as the revisions are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Stamp {
+    pub(super) main: i64,
+    sub_and_mark: i64,
+}
+
+impl Stamp {
+    fn new(revision: Revision, tombstone: bool) -> Self {
+        let Revision { main, sub } = revision;
+        assert!((0..=MAX_SUB).contains(&sub), "revision {main}.{sub}: sub must lie in 0..={MAX_SUB}");
+        Self { main, sub_and_mark: sub << 1 | i64::from(tombstone) }
+    }
+
+    pub(super) fn revision(self) -> Revision {
+        Revision::new(self.main, self.sub_and_mark >> 1)
+    }
+
+    pub(super) fn is_tombstone(self) -> bool {
+        self.sub_and_mark & 1 == 1
+    }
+}
+
+/// A [`Version`] as it is kept: 32 bytes, the row's own bytes aside.
+#[derive(Clone, Debug)]
+pub(super) struct Stored {
+    pub(super) stamp: Stamp,
+    row: Row,
+}
+
+impl Stored {
+    pub(super) fn version(&self) -> Version {
+        Version { revision: self.stamp.revision(), tombstone: self.stamp.is_tombstone(), row: Row::clone(&self.row) }
+    }
+
+    /// What the version counts for in [`crate::Usage::bytes`]: etcd's revision key, one byte longer for a tombstone, and
+    /// the row.
+    pub(super) fn size_bytes(&self) -> u64 {
+        REVISION_KEY_BYTES + u64::from(self.stamp.is_tombstone()) + self.row.len() as u64
+    }
+}
+
+impl From<Version> for Stored {
+    fn from(version: Version) -> Self {
+        Self { stamp: Stamp::new(version.revision, version.tombstone), row: version.row }
+    }
+}
+
+/// What became of a version that compaction looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    Stays,
+    Goes,
+    /// It goes, and it was the only version of its key.
+    GoesWithKey,
+}
+
+/// The versions of a key, ascending, never none. Most keys of a compacted store have one version: it needs no list.
+#[derive(Debug)]
+pub(super) enum Versions {
+    One(Stored),
+    Many(Box<Many>),
+}
+
+/// Two versions or more. A deque, because compaction takes them from the front: a key written a million times since the
+/// last compaction must not be shifted a million times.
+#[derive(Debug)]
+pub(super) struct Many(VecDeque<Stored>);
+
+impl Versions {
+    pub(super) fn last(&self) -> &Stored {
+        match self {
+            Self::One(only) => only,
+            Self::Many(many) => &many.0[many.0.len() - 1],
+        }
+    }
+
+    /// Adds a version newer than all others.
+    pub(super) fn push(&mut self, stored: Stored) {
+        match self {
+            Self::One(only) => {
+                let mut list = VecDeque::with_capacity(2);
+                list.extend([only.clone(), stored]);
+                *self = Self::Many(Box::new(Many(list)));
+            }
+            Self::Many(many) => many.0.push_back(stored),
+        }
+    }
+
+    /// The newest version with `main <= at`.
+    pub(super) fn newest(&self, at: i64) -> Option<&Stored> {
+        let last = self.last();
+        if last.stamp.main <= at {
+            return Some(last);
+        }
+        match self {
+            Self::One(_) => None,
+            Self::Many(many) => {
+                let newer = many.0.partition_point(|stored| stored.stamp.main <= at);
+                newer.checked_sub(1).map(|found| &many.0[found])
+            }
+        }
+    }
+
+    /// Removes the version with this stamp if a compaction at `at` drops it ([`crate::Engine::compact_step`]).
+    ///
+    /// A tombstone goes only after everything older has gone: were it to go first, what it deleted would come back. A
+    /// compaction that begins at the start of history meets the older versions first anyway.
+    pub(super) fn compact(&mut self, stamp: Stamp, at: i64) -> Fate {
+        let expired = stamp.is_tombstone() && stamp.main < at;
+        match self {
+            Self::One(_) if expired => Fate::GoesWithKey,
+            Self::One(_) => Fate::Stays,
+            Self::Many(many) => {
+                let list = &mut many.0;
+                let found = list.partition_point(|stored| stored.stamp < stamp);
+                let superseded = list.get(found + 1).is_some_and(|newer| newer.stamp.main <= at);
+                let oldest = found == 0;
+                if !(superseded || expired && oldest) {
+                    return Fate::Stays;
+                }
+                list.remove(found);
+                if list.len() == 1 {
+                    *self = Self::One(list[0].clone());
+                } else if list.len() * 4 <= list.capacity() {
+                    list.shrink_to(list.len() * 2);
+                }
+                Fate::Goes
+            }
+        }
+    }
+}
