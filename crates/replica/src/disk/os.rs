@@ -1,0 +1,233 @@
+//! The real disk.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::io::Errno;
+
+use super::{DirLock, Disk, DiskError, DiskFile, LOCK_FILE, Result};
+
+/// The file system of the machine.
+#[derive(Clone, Copy, Debug)]
+pub struct OsDisk {
+    fsync: bool,
+}
+
+impl OsDisk {
+    /// A disk whose syncs are real.
+    pub fn new() -> OsDisk {
+        OsDisk { fsync: true }
+    }
+
+    /// A disk whose syncs do nothing (`--unsafe-no-fsync`): an acknowledged write may be lost with the power.
+    pub fn without_fsync() -> OsDisk {
+        OsDisk { fsync: false }
+    }
+}
+
+impl Default for OsDisk {
+    fn default() -> OsDisk {
+        OsDisk::new()
+    }
+}
+
+/// Wraps the error of one operation on one path.
+fn named<T>(operation: &'static str, path: &Path, result: io::Result<T>) -> Result<T> {
+    result.map_err(|source| DiskError::new(operation, path, source))
+}
+
+impl Disk for OsDisk {
+    fn create_dir_all(&self, path: &Path) -> Result<()> {
+        if path.is_dir() {
+            return Ok(());
+        }
+        let above = path.parent().filter(|above| !above.as_os_str().is_empty());
+        if let Some(above) = above {
+            self.create_dir_all(above)?;
+        }
+        match DirBuilder::new().mode(0o700).create(path) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+            result => named("create directory", path, result)?,
+        }
+        self.sync_dir(above.unwrap_or(Path::new(".")))
+    }
+
+    fn list(&self, path: &Path) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in named("list", path, fs::read_dir(path))? {
+            names.push(named("list", path, entry)?.file_name().to_string_lossy().into_owned());
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn open(&self, path: &Path) -> Result<Box<dyn DiskFile>> {
+        let file = named("open", path, OpenOptions::new().read(true).write(true).open(path))?;
+        Ok(Box::new(OsFile { file, path: path.to_owned(), fsync: self.fsync }))
+    }
+
+    fn create(&self, path: &Path) -> Result<Box<dyn DiskFile>> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true).mode(0o600);
+        let file = named("create", path, options.open(path))?;
+        Ok(Box::new(OsFile { file, path: path.to_owned(), fsync: self.fsync }))
+    }
+
+    fn remove_file(&self, path: &Path) -> Result<()> {
+        named("remove", path, fs::remove_file(path))
+    }
+
+    fn remove_dir(&self, path: &Path) -> Result<()> {
+        named("remove directory", path, fs::remove_dir(path))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+        named("rename", from, fs::rename(from, to))
+    }
+
+    fn sync_dir(&self, path: &Path) -> Result<()> {
+        if !self.fsync {
+            return Ok(());
+        }
+        named("sync directory", path, File::open(path).and_then(|dir| dir.sync_all()))
+    }
+
+    fn lock_dir(&self, path: &Path) -> Result<Box<dyn DirLock>> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let file = named("lock", path, options.open(path.join(LOCK_FILE)))?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Box::new(OsLock { _file: file })),
+            Err(Errno::WOULDBLOCK) => Err(DiskError::locked(path)),
+            Err(errno) => Err(DiskError::new("lock", path, errno.into())),
+        }
+    }
+
+    fn read(&self, path: &Path) -> Result<Vec<u8>> {
+        named("read", path, fs::read(path))
+    }
+
+    fn exists(&self, path: &Path) -> Result<bool> {
+        named("look up", path, path.try_exists())
+    }
+}
+
+/// The lock lives as long as the open file.
+struct OsLock {
+    _file: File,
+}
+
+impl DirLock for OsLock {}
+
+struct OsFile {
+    file: File,
+    path: PathBuf,
+    fsync: bool,
+}
+
+impl OsFile {
+    fn named<T>(&self, operation: &'static str, result: io::Result<T>) -> Result<T> {
+        named(operation, &self.path, result)
+    }
+}
+
+impl DiskFile for OsFile {
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.named("write", self.file.write_all_at(bytes, offset))
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        let mut done = 0;
+        while done < buffer.len() {
+            match self.file.read_at(&mut buffer[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(DiskError::new("read", &self.path, e)),
+            }
+        }
+        Ok(done)
+    }
+
+    fn len(&self) -> Result<u64> {
+        Ok(self.named("look up", self.file.metadata())?.len())
+    }
+
+    fn set_len(&self, len: u64) -> Result<()> {
+        self.named("set the length of", self.file.set_len(len))
+    }
+
+    fn allocate(&self, offset: u64, len: u64) -> Result<()> {
+        loop {
+            match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), offset, len) {
+                Ok(()) => return Ok(()),
+                Err(Errno::INTR) => {}
+                // Without preallocation the log still works: each write extends the file.
+                Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => return Ok(()),
+                Err(errno) => return Err(DiskError::new("allocate", &self.path, errno.into())),
+            }
+        }
+    }
+
+    fn sync_data(&self) -> Result<()> {
+        if self.fsync { self.named("sync", self.file.sync_data()) } else { Ok(()) }
+    }
+
+    fn sync_all(&self) -> Result<()> {
+        if self.fsync { self.named("sync", self.file.sync_all()) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn scratch(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("metastore-disk-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        dir
+    }
+
+    #[test]
+    fn files_and_directories_are_private() {
+        let dir = scratch("modes");
+        let disk = OsDisk::new();
+        disk.create_dir_all(&dir.join("a/b")).unwrap();
+        let file = disk.create(&dir.join("a/b/f")).unwrap();
+        file.write_at(3, b"abc").unwrap();
+        file.allocate(0, 4096).unwrap();
+        file.sync_data().unwrap();
+        disk.sync_dir(&dir.join("a/b")).unwrap();
+        assert_eq!(fs::metadata(dir.join("a/b")).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(fs::metadata(dir.join("a/b/f")).unwrap().permissions().mode() & 0o777, 0o600);
+        let mut buffer = [9; 6];
+        assert_eq!(file.read_at(0, &mut buffer).unwrap(), 6);
+        assert_eq!(&buffer, b"\0\0\0abc");
+        assert_eq!(disk.list(&dir.join("a")).unwrap(), ["b"]);
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_directory_is_locked_once() {
+        let dir = scratch("lock");
+        let disk = OsDisk::new();
+        disk.create_dir_all(&dir).unwrap();
+        let lock = disk.lock_dir(&dir).unwrap();
+        let error = disk.lock_dir(&dir).err().unwrap();
+        assert!(error.is_locked(), "{error}");
+        assert!(error.to_string().contains("another process uses this directory"), "{error}");
+        drop(lock);
+        disk.lock_dir(&dir).unwrap();
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn an_error_names_operation_and_path() {
+        let error = OsDisk::new().open(Path::new("/nonexistent/x")).err().unwrap();
+        assert!(error.to_string().starts_with("cannot open /nonexistent/x: "), "{error}");
+    }
+}

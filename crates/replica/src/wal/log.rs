@@ -1,0 +1,351 @@
+//! The open log.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use metastore_proto::raftpb::ConfState;
+
+use super::frame::{Encoder, MAX_RECORD_BYTES};
+use super::read::{self, Tail};
+use super::segment::{self, Segment, TEMPORARY_SUFFIX};
+use super::{EntryRef, HardState, Metadata, Replay, Result, WalError};
+use crate::disk::{Disk, DiskFile};
+
+/// The size at which a segment is full. etcd's number, so that both fill the disk alike.
+pub const SEGMENT_BYTES: u64 = 64_000_000;
+
+/// What the encoding buffer may keep between batches; a larger one is given back.
+const RETAINED_BUFFER_BYTES: usize = 4 << 20;
+
+/// What the fields around an entry's data take at most.
+const ENTRY_OVERHEAD_BYTES: usize = 128;
+
+/// The next segment while it is written.
+const NEXT_SEGMENT: &str = "next.wal.tmp";
+
+/// How a log is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// The size at which a segment is full, in bytes. Batches are never split, so a segment may end up larger.
+    pub segment_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { segment_bytes: SEGMENT_BYTES }
+    }
+}
+
+/// The log of one member, open for appending.
+///
+/// The caller holds the lock of the member's directory ([`Disk::lock_dir`]).
+pub struct Wal {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    options: Options,
+    metadata: Metadata,
+    hard_state: HardState,
+    last_index: u64,
+    segments: Vec<Segment>,
+    file: Box<dyn DiskFile>,
+    /// Where the next frame goes in the last segment.
+    offset: u64,
+    encoder: Encoder,
+    /// Whether the last record is a crc record.
+    sealed: bool,
+    /// Whether everything written is durable.
+    synced: bool,
+    failed: Option<WalError>,
+}
+
+impl Wal {
+    /// Whether the directory holds a log.
+    pub fn exists(disk: &dyn Disk, dir: &Path) -> Result<bool> {
+        match segment::list(disk, dir) {
+            Ok(_) => Ok(true),
+            Err(WalError::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Creates a log. The directory must not exist, or be empty. It appears at once with a whole first segment in it:
+    /// a crash leaves either no log or an empty one, and what it leaves is cleared away by the next attempt.
+    pub fn create(disk: Arc<dyn Disk>, dir: &Path, metadata: Metadata, options: Options) -> Result<Wal> {
+        let temporary = with_suffix(dir, TEMPORARY_SUFFIX);
+        clear(&*disk, dir, &temporary)?;
+        disk.create_dir_all(&temporary)?;
+        let first = Segment { sequence: 0, first_index: 0 };
+        let mut encoder = Encoder::default();
+        encoder.put_sum();
+        encoder.put_metadata(metadata);
+        // The state of a log without entries.
+        encoder.put_snapshot(0, 0, None);
+        let path = segment::path(&temporary, first);
+        let offset = write_segment(&*disk, &path, &mut encoder, options)?;
+        disk.sync_dir(&temporary)?;
+        disk.rename(&temporary, dir)?;
+        disk.sync_dir(parent(dir))?;
+        let file = disk.open(&segment::path(dir, first))?;
+        Ok(Wal {
+            disk,
+            dir: dir.to_owned(),
+            options,
+            metadata,
+            hard_state: HardState::default(),
+            last_index: 0,
+            segments: vec![first],
+            file,
+            offset,
+            encoder,
+            sealed: false,
+            synced: true,
+            failed: None,
+        })
+    }
+
+    /// Opens a log and reads what follows the snapshot (index, term); (0, 0) if there is none. A torn tail is cut off
+    /// and reported in the replay; damage is refused. What is returned is durable.
+    pub fn open(disk: Arc<dyn Disk>, dir: &Path, snapshot: (u64, u64), options: Options) -> Result<(Wal, Replay)> {
+        let segments = segment::list(&*disk, dir)?;
+        let Some(first) = segment::holding(&segments, snapshot.0) else {
+            let (first, index) = (segments[0].first_index, snapshot.0);
+            return Err(WalError::Released { dir: dir.to_owned(), first, index });
+        };
+        segment::check_sequence(dir, &segments[first..])?;
+        let (replay, tail) = read::read(&*disk, dir, &segments[first..], Some(snapshot))?;
+        let last = *segments.last().expect("a list of segments is not empty");
+        let file = disk.open(&segment::path(dir, last))?;
+        let mut wal = Wal {
+            disk,
+            dir: dir.to_owned(),
+            options,
+            metadata: replay.metadata,
+            hard_state: replay.hard_state,
+            last_index: snapshot.0 + replay.entries.len() as u64,
+            segments,
+            file,
+            offset: tail.end,
+            encoder: Encoder { sum: tail.sum, ..Encoder::default() },
+            sealed: tail.sealed,
+            synced: false,
+            failed: None,
+        };
+        wal.settle(&tail, replay.cut.is_some())?;
+        Ok((wal, replay))
+    }
+
+    /// Appends entries, then the hard state, in one write; with `sync`, makes them and all before durable. An entry at
+    /// or before the last index replaces it and all that follow. Sync whenever there are entries or the term or the
+    /// vote changes, and before telling anyone.
+    ///
+    /// [`WalError::EntryTooLarge`] and [`WalError::Gap`] leave the log as it was. Any other error is final.
+    pub fn append<'a>(
+        &mut self,
+        hard_state: Option<HardState>,
+        entries: impl IntoIterator<Item = EntryRef<'a>>,
+        sync: bool,
+    ) -> Result<()> {
+        self.check()?;
+        let sum = self.encoder.sum;
+        match self.encode(entries) {
+            Ok(last_index) => self.last_index = last_index,
+            Err(error) => {
+                self.encoder.buffer.clear();
+                self.encoder.sum = sum;
+                return Err(error);
+            }
+        }
+        if let Some(state) = hard_state.filter(|state| *state != HardState::default()) {
+            self.encoder.put_hard_state(state);
+            self.hard_state = state;
+        }
+        let result = self.write(sync).and_then(|()| self.cut_if_full());
+        self.keep_first_error(result)
+    }
+
+    /// Writes, durably, that a snapshot file covers the log up to `index`. The file must be durable already.
+    pub fn save_snapshot(&mut self, index: u64, term: u64, conf_state: Option<ConfState>) -> Result<()> {
+        self.check()?;
+        self.encoder.put_snapshot(index, term, conf_state);
+        // A snapshot from the leader may lie beyond the end of the log; entries go on behind it.
+        self.last_index = self.last_index.max(index);
+        let result = self.write(true).and_then(|()| self.cut_if_full());
+        self.keep_first_error(result)
+    }
+
+    /// Removes the segments that hold nothing behind `index`, an index that a durable snapshot covers. Returns how many.
+    pub fn release(&mut self, index: u64) -> Result<usize> {
+        self.check()?;
+        let unneeded = segment::holding(&self.segments, index).unwrap_or(0);
+        let result = self.remove_oldest(unneeded);
+        self.keep_first_error(result)?;
+        Ok(unneeded)
+    }
+
+    /// Makes everything appended so far durable.
+    pub fn sync(&mut self) -> Result<()> {
+        self.append(None, [], true)
+    }
+
+    /// Whose log it is.
+    pub fn metadata(&self) -> Metadata {
+        self.metadata
+    }
+
+    /// The last hard state appended.
+    pub fn hard_state(&self) -> HardState {
+        self.hard_state
+    }
+
+    /// The index of the last entry, or of a snapshot beyond it.
+    pub fn last_index(&self) -> u64 {
+        self.last_index
+    }
+
+    fn check(&self) -> Result<()> {
+        self.failed.clone().map_or(Ok(()), Err)
+    }
+
+    /// A log that failed once says so for ever.
+    fn keep_first_error<T>(&mut self, result: Result<T>) -> Result<T> {
+        if let Err(error) = &result {
+            self.failed.get_or_insert_with(|| error.clone());
+        }
+        result
+    }
+
+    /// Encodes entries and returns the last index that the log has with them.
+    fn encode<'a>(&mut self, entries: impl IntoIterator<Item = EntryRef<'a>>) -> Result<u64> {
+        let mut last = self.last_index;
+        for entry in entries {
+            if entry.index == 0 || entry.index > last + 1 {
+                return Err(WalError::Gap { index: entry.index, last });
+            }
+            let max = MAX_RECORD_BYTES - ENTRY_OVERHEAD_BYTES;
+            if entry.data.len() > max {
+                return Err(WalError::EntryTooLarge { index: entry.index, bytes: entry.data.len(), max });
+            }
+            self.encoder.put_entry(entry);
+            last = entry.index;
+        }
+        Ok(last)
+    }
+
+    /// Writes what is encoded, closed by a crc record if it is to be synced.
+    fn write(&mut self, sync: bool) -> Result<()> {
+        let encoded = !self.encoder.buffer.is_empty();
+        if sync && (encoded || !self.sealed) {
+            self.encoder.put_sum();
+        }
+        if !self.encoder.buffer.is_empty() {
+            self.file.write_at(self.offset, &self.encoder.buffer)?;
+            self.offset += self.encoder.buffer.len() as u64;
+            self.encoder.buffer.clear();
+            self.encoder.buffer.shrink_to(RETAINED_BUFFER_BYTES);
+            (self.sealed, self.synced) = (sync, false);
+        }
+        if sync && !self.synced {
+            self.file.sync_data()?;
+            self.synced = true;
+        }
+        Ok(())
+    }
+
+    fn cut_if_full(&mut self) -> Result<()> {
+        if self.offset < self.options.segment_bytes { Ok(()) } else { self.cut() }
+    }
+
+    /// Ends the last segment and begins the next. The old one is cut to its length and durable before the new one
+    /// has a name, so every segment but the last is whole.
+    fn cut(&mut self) -> Result<()> {
+        self.write(true)?;
+        self.file.set_len(self.offset)?;
+        self.file.sync_data()?;
+        let sequence = self.segments.last().map_or(0, |last| last.sequence) + 1;
+        let next = Segment { sequence, first_index: self.last_index + 1 };
+        self.encoder.put_sum();
+        self.encoder.put_metadata(self.metadata);
+        if self.hard_state != HardState::default() {
+            self.encoder.put_hard_state(self.hard_state);
+        }
+        let (temporary, path) = (self.dir.join(NEXT_SEGMENT), segment::path(&self.dir, next));
+        self.offset = write_segment(&*self.disk, &temporary, &mut self.encoder, self.options)?;
+        self.disk.rename(&temporary, &path)?;
+        self.disk.sync_dir(&self.dir)?;
+        self.file = self.disk.open(&path)?;
+        self.segments.push(next);
+        self.sealed = false;
+        Ok(())
+    }
+
+    /// Makes what was read durable before anyone relies on it. See the essay.
+    fn settle(&mut self, tail: &Tail, torn: bool) -> Result<()> {
+        for name in self.disk.list(&self.dir)?.iter().filter(|name| name.ends_with(TEMPORARY_SUFFIX)) {
+            self.disk.remove_file(&self.dir.join(name))?;
+        }
+        self.disk.sync_dir(parent(&self.dir))?;
+        self.disk.sync_dir(&self.dir)?;
+        if torn {
+            // Back to zeros, and durably so before anything is written there: the new bytes must not meet the old.
+            self.file.set_len(tail.end)?;
+        }
+        if torn || tail.file_bytes < self.options.segment_bytes {
+            self.file.allocate(0, self.options.segment_bytes)?;
+            self.file.sync_data()?;
+        }
+        self.write(true)
+    }
+
+    /// Removes the first `count` segments, oldest first.
+    fn remove_oldest(&mut self, count: usize) -> Result<()> {
+        for segment in self.segments.drain(..count) {
+            self.disk.remove_file(&segment::path(&self.dir, segment))?;
+        }
+        if count > 0 {
+            self.disk.sync_dir(&self.dir)?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes what is encoded as a new file with zeros behind, durably, and returns where they begin.
+fn write_segment(disk: &dyn Disk, path: &Path, encoder: &mut Encoder, options: Options) -> Result<u64> {
+    let file = disk.create(path)?;
+    file.allocate(0, options.segment_bytes)?;
+    file.write_at(0, &encoder.buffer)?;
+    file.sync_all()?;
+    let end = encoder.buffer.len() as u64;
+    encoder.buffer.clear();
+    Ok(end)
+}
+
+/// Makes room for a new log: refuses to touch anything but an empty directory and the rest of an earlier attempt.
+fn clear(disk: &dyn Disk, dir: &Path, temporary: &Path) -> Result<()> {
+    if disk.exists(dir)? {
+        if let Some(name) = disk.list(dir)?.into_iter().next() {
+            return Err(WalError::Exists { dir: dir.to_owned(), name });
+        }
+        disk.remove_dir(dir)?;
+    }
+    if disk.exists(temporary)? {
+        for name in disk.list(temporary)? {
+            disk.remove_file(&temporary.join(name))?;
+        }
+        disk.remove_dir(temporary)?;
+    }
+    Ok(())
+}
+
+fn with_suffix(dir: &Path, suffix: &str) -> PathBuf {
+    let mut name = dir.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// The directory that holds `dir`.
+fn parent(dir: &Path) -> &Path {
+    match dir.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}

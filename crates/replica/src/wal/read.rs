@@ -1,0 +1,299 @@
+//! Reading a log from its segments.
+
+use std::path::{Path, PathBuf};
+
+use crc32c::crc32c_append;
+use metastore_proto::raftpb::ConfState;
+use metastore_proto::{Message as _, walpb};
+
+use super::frame::{CRC, ENTRY, HARD_STATE, METADATA, Record, SNAPSHOT, Word, record_at, word_at};
+use super::segment::{self, Segment};
+use super::{Entry, HardState, Metadata, Result, WalError, tear};
+use crate::disk::Disk;
+
+/// The longest segment that is read. A segment passes its size by one batch at most.
+const MAX_SEGMENT_BYTES: u64 = 1 << 30;
+
+/// What a log says.
+#[derive(Clone, Debug, Default)]
+pub struct Replay {
+    /// Whose log it is.
+    pub metadata: Metadata,
+    /// The last hard state.
+    pub hard_state: HardState,
+    /// The entries behind the snapshot, without gaps; replaced ones are left out.
+    pub entries: Vec<Entry>,
+    /// All snapshots that the segments read mention, in the order of the log.
+    pub snapshots: Vec<SnapshotMark>,
+    /// What was cut off the end, for the caller to log.
+    pub cut: Option<TornTail>,
+}
+
+/// The mention of a snapshot in the log.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SnapshotMark {
+    /// The last index that the snapshot covers.
+    pub index: u64,
+    /// The term of that index.
+    pub term: u64,
+    /// The members at that index.
+    pub conf_state: Option<ConfState>,
+}
+
+/// The rest of a write that the power cut short; nobody was told that it was done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TornTail {
+    /// The segment.
+    pub file: PathBuf,
+    /// Where the log ends now, in bytes.
+    pub offset: u64,
+    /// How many bytes behind it, up to the last that is not zero, were dropped.
+    pub dropped_bytes: u64,
+}
+
+/// The snapshots that may be loaded: those that the log mentions and whose index it says is committed. Reads only;
+/// etcd calls this the valid snapshot entries.
+pub fn snapshots(disk: &dyn Disk, dir: &Path) -> Result<Vec<SnapshotMark>> {
+    let segments = segment::list(disk, dir)?;
+    let (mut replay, _) = read(disk, dir, segment::newest_run(&segments), None)?;
+    let commit = replay.hard_state.commit;
+    replay.snapshots.retain(|snapshot| snapshot.index <= commit);
+    Ok(replay.snapshots)
+}
+
+/// Where writing goes on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tail {
+    /// The end of the last record.
+    pub(super) end: u64,
+    /// The running sum there.
+    pub(super) sum: u32,
+    /// Whether the last record is a crc record.
+    pub(super) sealed: bool,
+    /// The length of the file.
+    pub(super) file_bytes: u64,
+}
+
+/// Reads the segments from the snapshot (index, term) on; without one, entries are checked but not kept.
+pub(super) fn read(
+    disk: &dyn Disk,
+    dir: &Path,
+    segments: &[Segment],
+    snapshot: Option<(u64, u64)>,
+) -> Result<(Replay, Tail)> {
+    let mut log = Log { snapshot, ..Log::default() };
+    let mut tail = None;
+    for (i, segment) in segments.iter().enumerate() {
+        let file = segment::path(dir, *segment);
+        let bytes = load(disk, &file)?;
+        let mut scanner = Scanner { bytes: &bytes, at: 0, sum: log.sum, sealed: 0 };
+        let outcome = log.read_segment(&mut scanner);
+        let corrupt = |offset, reason| WalError::Corrupt { file: file.clone(), offset: offset as u64, reason };
+        let intact = outcome.map_err(|reason| corrupt(scanner.at, reason))?;
+        if !intact {
+            if i + 1 < segments.len() {
+                return Err(corrupt(scanner.at, "a record does not verify, and a later segment follows".to_owned()));
+            }
+            let sum = scanner.sum.unwrap_or(0);
+            tear::judge(&bytes, scanner.at, sum).map_err(|reason| corrupt(scanner.at, reason))?;
+            let offset = scanner.at as u64;
+            log.replay.cut = Some(TornTail { file, offset, dropped_bytes: written(&bytes) - offset });
+        }
+        log.sum = scanner.sum;
+        tail = Some(Tail {
+            end: scanner.at as u64,
+            sum: scanner.sum.unwrap_or(0),
+            sealed: scanner.at == scanner.sealed,
+            file_bytes: bytes.len() as u64,
+        });
+    }
+    let tail = tail.ok_or_else(|| WalError::NotFound { dir: dir.to_owned() })?;
+    log.check_end(dir)?;
+    Ok((log.replay, tail))
+}
+
+fn load(disk: &dyn Disk, file: &Path) -> Result<Vec<u8>> {
+    let len = disk.open(file)?.len()?;
+    if len > MAX_SEGMENT_BYTES {
+        let reason = format!("the file has {len} bytes, more than a segment can have ({MAX_SEGMENT_BYTES})");
+        return Err(WalError::Corrupt { file: file.to_owned(), offset: 0, reason });
+    }
+    Ok(disk.read(file)?)
+}
+
+/// The place behind the last byte that is not zero.
+fn written(bytes: &[u8]) -> u64 {
+    bytes.iter().rposition(|b| *b != 0).map_or(0, |at| at as u64 + 1)
+}
+
+/// Walks over the records of one segment.
+struct Scanner<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    /// The running sum; unknown before the first record of the first segment that is read.
+    sum: Option<u32>,
+    /// The end of the last crc record.
+    sealed: usize,
+}
+
+enum Step<'a> {
+    Record(Record<'a>),
+    /// Only zeros, or nothing, from here on.
+    End,
+    /// Something that does not verify.
+    Bad,
+}
+
+impl<'a> Scanner<'a> {
+    /// Looks at the record at the current place.
+    fn look(&self) -> Step<'a> {
+        match word_at(self.bytes, self.at) {
+            Word::EndOfFile if self.at == self.bytes.len() => return Step::End,
+            Word::Zero if self.bytes[self.at..].iter().all(|b| *b == 0) => return Step::End,
+            _ => {}
+        }
+        let Some(record) = record_at(self.bytes, self.at) else { return Step::Bad };
+        let expected = match self.sum {
+            Some(sum) => crc32c_append(sum, record.data),
+            // Whatever the segments before this one summed up to.
+            None if record.kind == CRC => record.crc,
+            None => return Step::Bad,
+        };
+        let shaped = (record.kind == CRC) == record.data.is_empty();
+        if record.crc == expected && shaped { Step::Record(record) } else { Step::Bad }
+    }
+
+    fn accept(&mut self, record: &Record<'_>) {
+        self.at = record.end;
+        self.sum = Some(record.crc);
+        if record.kind == CRC {
+            self.sealed = record.end;
+        }
+    }
+}
+
+/// What was read so far.
+#[derive(Default)]
+struct Log {
+    replay: Replay,
+    /// The index and term to begin behind; without, entries are not kept.
+    snapshot: Option<(u64, u64)>,
+    snapshot_found: bool,
+    metadata: Option<Metadata>,
+    sum: Option<u32>,
+}
+
+impl Log {
+    /// Reads one segment. `Ok(false)`: the record at the scanner's place does not verify. `Err`: it does, or the head
+    /// of the segment is broken, and it cannot be right.
+    fn read_segment(&mut self, scanner: &mut Scanner<'_>) -> std::result::Result<bool, String> {
+        for place in 0.. {
+            let record = match scanner.look() {
+                Step::Record(record) => record,
+                Step::End | Step::Bad if place < 2 => return Err(broken_head(scanner)),
+                Step::End => return Ok(true),
+                Step::Bad => return Ok(false),
+            };
+            match (place, record.kind) {
+                (0, CRC) | (1, METADATA) => {}
+                (0 | 1, _) => return Err(broken_head(scanner)),
+                _ => {}
+            }
+            self.take(&record)?;
+            scanner.accept(&record);
+        }
+        Ok(true)
+    }
+
+    fn take(&mut self, record: &Record<'_>) -> std::result::Result<(), String> {
+        let unreadable = |what| format!("a record holds no {what}");
+        match record.kind {
+            CRC => Ok(()),
+            METADATA => self.take_metadata(Metadata::decode(record.data).map_err(|_| unreadable("metadata"))?),
+            ENTRY => self.take_entry(Entry::decode(record.data).map_err(|_| unreadable("entry"))?),
+            HARD_STATE => self.take_hard_state(HardState::decode(record.data).map_err(|_| unreadable("hard state"))?),
+            SNAPSHOT => {
+                let snapshot = walpb::Snapshot::decode(record.data).map_err(|_| unreadable("snapshot mark"))?;
+                self.take_snapshot(snapshot);
+                Ok(())
+            }
+            kind => Err(format!("a record has the unknown type {kind}")),
+        }
+    }
+
+    fn take_metadata(&mut self, metadata: Metadata) -> std::result::Result<(), String> {
+        match self.metadata.replace(metadata) {
+            Some(before) if before != metadata => Err(format!(
+                "the segment belongs to member {:x} of cluster {:x}, the log to member {:x} of cluster {:x}",
+                metadata.node_id, metadata.cluster_id, before.node_id, before.cluster_id
+            )),
+            _ => {
+                self.replay.metadata = metadata;
+                Ok(())
+            }
+        }
+    }
+
+    fn take_hard_state(&mut self, state: HardState) -> std::result::Result<(), String> {
+        let before = self.replay.hard_state;
+        if state.term < before.term || state.commit < before.commit {
+            return Err(format!(
+                "a hard state of term {} and commit {} follows one of term {} and commit {}",
+                state.term, state.commit, before.term, before.commit
+            ));
+        }
+        self.replay.hard_state = state;
+        Ok(())
+    }
+
+    fn take_entry(&mut self, entry: Entry) -> std::result::Result<(), String> {
+        let (index, commit) = (entry.index, self.replay.hard_state.commit);
+        if index <= commit {
+            return Err(format!("entry {index} replaces one that was committed (commit index {commit})"));
+        }
+        let Some((snapshot, snapshot_term)) = self.snapshot else { return Ok(()) };
+        let entries = &mut self.replay.entries;
+        let Some(place) = index.checked_sub(snapshot + 1) else { return Ok(()) };
+        let place = usize::try_from(place).ok().filter(|place| *place <= entries.len());
+        let Some(place) = place else {
+            return Err(format!("entry {index} follows entry {}", snapshot + entries.len() as u64));
+        };
+        let term_before = if place == 0 { snapshot_term } else { entries[place - 1].term };
+        if entry.term < term_before {
+            return Err(format!("entry {index} of term {} follows one of term {term_before}", entry.term));
+        }
+        entries.truncate(place);
+        entries.push(entry);
+        Ok(())
+    }
+
+    fn take_snapshot(&mut self, snapshot: walpb::Snapshot) {
+        let mark = SnapshotMark {
+            index: snapshot.index.unwrap_or(0),
+            term: snapshot.term.unwrap_or(0),
+            conf_state: snapshot.conf_state,
+        };
+        self.snapshot_found |= self.snapshot == Some((mark.index, mark.term));
+        self.replay.snapshots.push(mark);
+    }
+
+    /// Nothing that the caller counts on may be missing.
+    fn check_end(&self, dir: &Path) -> Result<()> {
+        let Some((index, term)) = self.snapshot else { return Ok(()) };
+        if !self.snapshot_found {
+            return Err(WalError::SnapshotNotFound { dir: dir.to_owned(), index, term });
+        }
+        let (last, commit) = (index + self.replay.entries.len() as u64, self.replay.hard_state.commit);
+        if commit > last {
+            return Err(WalError::CommittedLost { dir: dir.to_owned(), last, commit });
+        }
+        Ok(())
+    }
+}
+
+fn broken_head(scanner: &Scanner<'_>) -> String {
+    match scanner.sum {
+        Some(_) if scanner.at == 0 => "the segment does not continue the one before it".to_owned(),
+        _ => "the segment does not begin with a sum and the member's ids".to_owned(),
+    }
+}

@@ -1,0 +1,122 @@
+//! Torn or damaged? The judgement about a record that is not right, in the last segment.
+//!
+//! A device writes whole sectors. Behind the tail a segment is zero. So a write that the power cut short leaves each
+//! sector either as it was written, or zero from the place where the write began. Anything else is damage. The rule:
+//!
+//! Let X be where the first record begins that does not verify. What lies there is a *torn tail* if all of these hold:
+//!
+//! 1. **A lost sector explains it.** Either the length word at X is zero, and so is the rest of its sector; or the
+//!    word is one that a writer makes, and a whole sector of the record it announces is zero, or the file ends before
+//!    the record does. (Words are aligned, so a sector boundary never cuts one: a word is intact or zero.)
+//! 2. **One flipped bit does not explain it.** If the record verifies once a single bit of it is inverted, then it was
+//!    written whole, and its zero sectors are zeros that a client stored.
+//! 3. **Nothing was written after it.** A sync ends with a crc record, and the next write happens only when that sync
+//!    is done. So if behind X, at any multiple of 8, there is a crc record followed by a record that verifies against
+//!    its sum, then what lies between X and that crc record was durable once.
+//!
+//! Otherwise it is damage to bytes that were acknowledged, and the member refuses to start. Three gaps remain, all
+//! of them inherent in the format: damage of more than one bit to the very last batch, in a record that holds a
+//! sector of zeros, looks like a tear; so does a last batch that a lying device lost altogether, unless a commit
+//! index tells; and a value that holds a piece of a log, in a batch that is torn, is taken for one, so that the member
+//! refuses to start where it could have. The last errs on the safe side.
+
+use std::ops::Range;
+
+use crc32c::crc32c_append;
+
+use super::frame::{CRC, FRAME_ALIGN, Word, record_at, word_at};
+use crate::disk::SECTOR_BYTES;
+
+/// Data beyond this is not searched for a flipped bit. With so many bits to choose from (25 million), one of them
+/// explains a random sum by chance in less than one of 170 tears.
+const FLIP_SEARCH_BYTES: usize = 3 << 20;
+
+/// The length word, and the longest type, sum and data length behind it.
+const FRAME_HEAD_BYTES: usize = FRAME_ALIGN + 2 + 6 + 6;
+
+/// The Castagnoli polynomial, bits reversed.
+const POLYNOMIAL: u32 = 0x82f6_3b78;
+
+/// Judges the record at `at`, which does not verify; `sum` is the running sum before it. `Ok`: a torn tail. `Err`:
+/// damage, and why.
+pub(super) fn judge(bytes: &[u8], at: usize, sum: u32) -> Result<(), String> {
+    if !sector_lost(bytes, at) {
+        return Err("a record does not verify, and no sector of it is missing".to_owned());
+    }
+    if one_bit_explains(bytes, at, sum) {
+        return Err("a bit of a record has flipped".to_owned());
+    }
+    match later_batch(bytes, at + FRAME_ALIGN) {
+        Some(k) => Err(format!("a record does not verify, but the log was synced up to offset {k} and written behind")),
+        None => Ok(()),
+    }
+}
+
+/// Rule 1.
+fn sector_lost(bytes: &[u8], at: usize) -> bool {
+    match word_at(bytes, at) {
+        Word::EndOfFile => true,
+        Word::Zero => is_zero(bytes, at..sector_end(at)),
+        Word::Implausible => false,
+        Word::Record { end, .. } => {
+            let mut sectors = (sector_end(at)..end).step_by(SECTOR_BYTES);
+            end > bytes.len() || sectors.any(|sector| is_zero(bytes, sector..sector_end(sector)))
+        }
+    }
+}
+
+fn sector_end(at: usize) -> usize {
+    (at / SECTOR_BYTES + 1) * SECTOR_BYTES
+}
+
+fn is_zero(bytes: &[u8], range: Range<usize>) -> bool {
+    bytes[range.start.min(bytes.len())..range.end.min(bytes.len())].iter().all(|b| *b == 0)
+}
+
+/// Rule 2.
+fn one_bit_explains(bytes: &[u8], at: usize, sum: u32) -> bool {
+    data_bit_explains(bytes, at, sum) || head_bit_explains(bytes, at, sum)
+}
+
+/// The sum is linear: a flipped bit of the data changes it by a value that depends only on the distance from the end.
+fn data_bit_explains(bytes: &[u8], at: usize, sum: u32) -> bool {
+    let Some(record) = record_at(bytes, at).filter(|record| record.data.len() <= FLIP_SEARCH_BYTES) else {
+        return false;
+    };
+    let difference = crc32c_append(sum, record.data) ^ record.crc;
+    let mut effect = 1;
+    (0..record.data.len() * 8).any(|_| {
+        effect = if effect & 1 == 1 { effect >> 1 ^ POLYNOMIAL } else { effect >> 1 };
+        effect == difference
+    })
+}
+
+fn head_bit_explains(bytes: &[u8], at: usize, sum: u32) -> bool {
+    let Some(head) = bytes.get(at..bytes.len().min(at + FRAME_HEAD_BYTES)) else { return false };
+    if is_zero(head, 0..head.len()) {
+        return false;
+    }
+    let mut flipped = bytes[at..].to_vec();
+    (0..head.len() * 8).any(|bit| {
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        let explains = verifies(&flipped, 0, sum);
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        explains
+    })
+}
+
+fn verifies(bytes: &[u8], at: usize, sum: u32) -> bool {
+    record_at(bytes, at).is_some_and(|record| crc32c_append(sum, record.data) == record.crc)
+}
+
+/// Rule 3: where a crc record lies that a record follows which verifies against it.
+fn later_batch(bytes: &[u8], from: usize) -> Option<usize> {
+    let closes_a_sync = |at: &usize| {
+        // The type, the sum and no data.
+        let Word::Record { len: 4..=8, .. } = word_at(bytes, *at) else { return false };
+        record_at(bytes, *at).is_some_and(|record| {
+            record.kind == CRC && record.data.is_empty() && verifies(bytes, record.end, record.crc)
+        })
+    };
+    (from..bytes.len()).step_by(FRAME_ALIGN).find(closes_a_sync)
+}
