@@ -1,0 +1,70 @@
+//! The one response body of the server, for gRPC and for plain HTTP.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Frame as BodyFrame, SizeHint};
+
+use super::outbound::Outgoing;
+use super::status::ok_trailers;
+
+/// What hyper reads a response from.
+#[derive(Debug)]
+pub enum Body {
+    /// Nothing more: the headers said it all (a gRPC error without a message), or the rest has been read.
+    Done,
+    /// A plain HTTP answer.
+    Plain(Bytes),
+    /// A unary reply, framed.
+    Reply(Bytes),
+    /// The trailers of a reply that went well.
+    Trailers,
+    /// The replies of a streaming call.
+    Stream(Outgoing),
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<BodyFrame<Bytes>, Infallible>>> {
+        let body = self.get_mut();
+        if let Body::Stream(outgoing) = body {
+            let Poll::Ready(frame) = outgoing.poll_next(cx) else { return Poll::Pending };
+            return Poll::Ready(frame.map(Ok));
+        }
+        Poll::Ready(match std::mem::replace(body, Body::Done) {
+            Body::Plain(bytes) => data(bytes),
+            Body::Reply(bytes) => {
+                *body = Body::Trailers;
+                data(bytes)
+            }
+            Body::Trailers => Some(Ok(trailers(ok_trailers()))),
+            Body::Done | Body::Stream(_) => None,
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Body::Done)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Body::Done => SizeHint::with_exact(0),
+            Body::Plain(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            // No exact size for gRPC: hyper would send it as content-length.
+            Body::Reply(_) | Body::Trailers | Body::Stream(_) => SizeHint::default(),
+        }
+    }
+}
+
+fn data(bytes: Bytes) -> Option<Result<BodyFrame<Bytes>, Infallible>> {
+    Some(Ok(BodyFrame::data(bytes)))
+}
+
+pub(super) fn trailers(headers: HeaderMap) -> BodyFrame<Bytes> {
+    BodyFrame::trailers(headers)
+}

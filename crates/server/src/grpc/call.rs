@@ -1,0 +1,131 @@
+//! What a call brings besides its message: metadata and a deadline.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use tokio::time::Instant;
+
+use super::status::Status;
+
+/// The longest `grpc-timeout` that is kept as a deadline; a longer one (the notation reaches 11,000 years) counts as none.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(60 * 60 * 24 * 365);
+
+/// One call of a client.
+#[derive(Debug)]
+pub struct Call {
+    /// When the client stops waiting; `None` if it did not say.
+    pub deadline: Option<Instant>,
+    /// The message as it came, without the prefix: a slice of the receive buffer, to be copied if kept. Empty for
+    /// calls whose client streams.
+    pub raw: Bytes,
+    headers: HeaderMap,
+}
+
+impl Call {
+    /// Takes the headers of a request. A `grpc-timeout` that cannot be read is Internal, as in grpc-go; an encoding
+    /// other than identity is Unimplemented, because nothing here decompresses.
+    pub(super) fn new(headers: HeaderMap) -> Result<Call, Status> {
+        if let Some(encoding) = headers.get("grpc-encoding").filter(|value| *value != "identity") {
+            let name = String::from_utf8_lossy(encoding.as_bytes()).into_owned();
+            let text = format!("grpc: Decompressor is not installed for grpc-encoding {name:?}");
+            return Err(Status::unimplemented(text));
+        }
+        let deadline = match headers.get("grpc-timeout") {
+            None => None,
+            Some(value) => {
+                let timeout = parse_timeout(value.as_bytes())
+                    .map_err(|error| Status::internal(format!("malformed grpc-timeout: {error}")))?;
+                (timeout <= LONGEST_TIMEOUT).then(|| Instant::now() + timeout)
+            }
+        };
+        Ok(Call { deadline, raw: Bytes::new(), headers })
+    }
+
+    /// The client's token: metadata `token`.
+    pub fn token(&self) -> Option<&[u8]> {
+        self.metadata("token")
+    }
+
+    /// True if the client wants an error rather than a wait while there is no leader: metadata `hasleader: true`.
+    pub fn requires_leader(&self) -> bool {
+        self.metadata("hasleader") == Some(b"true")
+    }
+
+    /// The version that the client says it speaks: metadata `client-api-version`.
+    pub fn client_api_version(&self) -> Option<&[u8]> {
+        self.metadata("client-api-version")
+    }
+
+    /// The first value of any metadata key.
+    pub fn metadata(&self, name: &str) -> Option<&[u8]> {
+        self.headers.get(name).map(|value| value.as_bytes())
+    }
+}
+
+/// `grpc-timeout`: at most eight digits and a unit, with grpc-go's error texts.
+fn parse_timeout(text: &[u8]) -> Result<Duration, String> {
+    let shown = || String::from_utf8_lossy(text).into_owned();
+    if text.len() < 2 {
+        return Err(format!("transport: timeout string is too short: {:?}", shown()));
+    }
+    if text.len() > 9 {
+        return Err(format!("transport: timeout string is too long: {:?}", shown()));
+    }
+    let (digits, unit) = text.split_at(text.len() - 1);
+    let scale: fn(u64) -> Duration = match unit[0] {
+        b'H' => |n| Duration::from_secs(n * 3600),
+        b'M' => |n| Duration::from_secs(n * 60),
+        b'S' => Duration::from_secs,
+        b'm' => Duration::from_millis,
+        b'u' => Duration::from_micros,
+        b'n' => Duration::from_nanos,
+        _ => return Err(format!("transport: timeout unit is not recognized: {:?}", shown())),
+    };
+    if !digits.iter().all(u8::is_ascii_digit) {
+        return Err(format!("strconv.ParseInt: parsing {:?}: invalid syntax", String::from_utf8_lossy(digits)));
+    }
+    Ok(scale(digits.iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0'))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::grpc::status::Code;
+    use http::HeaderValue;
+
+    #[test]
+    fn timeouts() {
+        assert_eq!(parse_timeout(b"7S"), Ok(Duration::from_secs(7)));
+        assert_eq!(parse_timeout(b"99999999H"), Ok(Duration::from_secs(99_999_999 * 3600)));
+        assert_eq!(parse_timeout(b"250m"), Ok(Duration::from_millis(250)));
+        assert_eq!(parse_timeout(b"1M"), Ok(Duration::from_secs(60)));
+        assert_eq!(parse_timeout(b"0n"), Ok(Duration::ZERO));
+        assert_eq!(parse_timeout(b"S").unwrap_err(), "transport: timeout string is too short: \"S\"");
+        assert_eq!(parse_timeout(b"123456789S").unwrap_err(), "transport: timeout string is too long: \"123456789S\"");
+        assert_eq!(parse_timeout(b"5x").unwrap_err(), "transport: timeout unit is not recognized: \"5x\"");
+        assert!(parse_timeout(b"-5S").is_err());
+    }
+
+    fn call(name: &'static str, value: &'static str) -> Result<Call, Status> {
+        let mut headers = HeaderMap::new();
+        headers.insert(name, HeaderValue::from_static(value));
+        Call::new(headers)
+    }
+
+    #[test]
+    fn metadata() {
+        assert!(call("hasleader", "true").unwrap().requires_leader());
+        assert!(!call("hasleader", "1").unwrap().requires_leader());
+        assert_eq!(call("token", "abc.7").unwrap().token(), Some(&b"abc.7"[..]));
+        assert_eq!(call("grpc-timeout", "99999999H").unwrap().deadline, None);
+        assert_eq!(call("grpc-timeout", "later").unwrap_err().code, Code::Internal);
+    }
+
+    #[test]
+    fn only_identity_encoding() {
+        assert!(call("grpc-encoding", "identity").is_ok());
+        let status = call("grpc-encoding", "gzip").unwrap_err();
+        assert_eq!(status, Status::unimplemented("grpc: Decompressor is not installed for grpc-encoding \"gzip\""));
+    }
+}

@@ -1,0 +1,41 @@
+//! gRPC on hyper, written here: framing, status, metadata, streams.
+//!
+//! The problem: a small request must cost a few microseconds of CPU, and errors must carry etcd's exact codes and
+//! texts. A general framework gives neither (`docs/decisions/0001-grpc-front.md`). What a server needs of gRPC is small:
+//!
+//! ```text
+//!   hyper ── Request<Incoming> ──> Router ── path ──> handler(Call, message) ──> Frame or Status
+//!                                    │                                             │
+//!                                    └── Cutter: prefix, limit, bytes              └──> Body: DATA, trailers
+//! ```
+//!
+//! A unary handler is a function from [`Call`] and a message to a future of [`Frame`] or [`Status`]; a streaming one also
+//! gets an [`Outbound`], and an [`Inbound`] if the client streams.
+//!
+//! Rules:
+//! - A router and everything behind it lives on one I/O thread; futures need not be `Send`.
+//! - The length of a message is judged by its prefix, before its bytes are kept.
+//! - When the client goes away, the handler's future is dropped; whatever it holds must clean up on drop.
+//! - Nothing queues without a bound: [`outbound::QUEUE_BYTES`] per stream, one message per request.
+//!
+//! Deliberately absent: compression (etcd's clients do not ask for it), client streaming without server streaming (no such
+//! method exists here), reflection, interceptors.
+
+pub mod body;
+pub mod call;
+pub mod counts;
+pub mod frame;
+pub mod health;
+pub mod inbound;
+pub mod outbound;
+pub mod router;
+pub mod status;
+
+pub use body::Body;
+pub use call::Call;
+pub use counts::Ledger;
+pub use frame::Frame;
+pub use inbound::Inbound;
+pub use outbound::{Gone, Outbound};
+pub use router::{LocalFuture, Router};
+pub use status::{Code, Status};

@@ -1,0 +1,273 @@
+//! From a path to a handler. One router per I/O thread; its handlers and their futures never leave that thread.
+
+use std::collections::{HashMap, HashSet};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use metastore_proto::Message;
+use tokio::sync::watch;
+
+use super::body::Body;
+use super::call::Call;
+use super::counts::{Counted, Kind, Ledger, MethodCounts};
+use super::frame::Frame;
+use super::inbound::{Inbound, decode_request, read_one};
+use super::outbound::{self, Outbound};
+use super::status::{Code, Status};
+
+/// A future that stays on its thread.
+pub type LocalFuture<T> = Pin<Box<dyn Future<Output = T>>>;
+
+type Handler = Box<dyn Fn(Request<Incoming>) -> LocalFuture<Response<Body>>>;
+
+/// The methods that are served.
+pub struct Router {
+    methods: HashMap<String, Handler>,
+    services: HashSet<&'static str>,
+    max_receive_bytes: usize,
+    ledger: Ledger,
+    stopping: watch::Receiver<bool>,
+}
+
+impl Router {
+    /// `max_receive_bytes` bounds each incoming message; streams end with [`Status::stopped`] once `stopping` is true.
+    pub fn new(max_receive_bytes: usize, ledger: Ledger, stopping: watch::Receiver<bool>) -> Router {
+        Router { methods: HashMap::new(), services: HashSet::new(), max_receive_bytes, ledger, stopping }
+    }
+
+    /// Adds a method with one request and one reply. The handler's future is dropped when the client goes away.
+    pub fn unary<T, H, F>(&mut self, service: &'static str, method: &'static str, handler: H)
+    where
+        T: Message + Default + 'static,
+        H: Fn(Call, T) -> F + 'static,
+        F: Future<Output = Result<Frame, Status>> + 'static,
+    {
+        let max_bytes = self.max_receive_bytes;
+        let handler = Rc::new(handler);
+        self.add(service, method, Kind::Unary, move |request, counts| {
+            let (handler, counts) = (handler.clone(), counts.clone());
+            Box::pin(async move {
+                let counted = Counted::start(counts.clone());
+                let result = async {
+                    let (parts, body) = request.into_parts();
+                    let mut call = Call::new(parts.headers)?;
+                    call.raw = read_one(body, max_bytes).await?;
+                    counts.message_received(call.raw.len());
+                    let message = decode_request(call.raw.clone())?;
+                    handler(call, message).await
+                };
+                let result = result.await;
+                counted.end(code_of(&result));
+                match result {
+                    Ok(frame) => {
+                        counts.message_sent(frame.message_bytes());
+                        respond(Body::Reply(frame.into_bytes()))
+                    }
+                    Err(status) => fail(&status),
+                }
+            })
+        });
+    }
+
+    /// Adds a method with one request and many replies. The handler runs as a task of its own, which is dropped when
+    /// the client goes away, the deadline passes or the member stops.
+    pub fn server_stream<T, H, F>(&mut self, service: &'static str, method: &'static str, handler: H)
+    where
+        T: Message + Default + 'static,
+        H: Fn(Call, T, Outbound) -> F + 'static,
+        F: Future<Output = Result<(), Status>> + 'static,
+    {
+        let max_bytes = self.max_receive_bytes;
+        let stopping = self.stopping.clone();
+        let handler = Rc::new(handler);
+        self.add(service, method, Kind::ServerStream, move |request, counts| {
+            let (handler, counts, stopping) = (handler.clone(), counts.clone(), stopping.clone());
+            Box::pin(async move {
+                let counted = Counted::start(counts.clone());
+                let (parts, body) = request.into_parts();
+                let read = async {
+                    let mut call = Call::new(parts.headers)?;
+                    call.raw = read_one(body, max_bytes).await?;
+                    counts.message_received(call.raw.len());
+                    let message = decode_request(call.raw.clone())?;
+                    Ok::<_, Status>((call, message))
+                };
+                match read.await {
+                    Ok((call, message)) => {
+                        let deadline = call.deadline;
+                        stream(counted, counts, deadline, stopping, |outbound| handler(call, message, outbound))
+                    }
+                    Err(status) => {
+                        counted.end(status.code);
+                        fail(&status)
+                    }
+                }
+            })
+        });
+    }
+
+    /// Adds a method whose client and server both stream; otherwise like [`Router::server_stream`].
+    pub fn bidi<T, H, F>(&mut self, service: &'static str, method: &'static str, handler: H)
+    where
+        T: Message + Default + 'static,
+        H: Fn(Call, Inbound<T>, Outbound) -> F + 'static,
+        F: Future<Output = Result<(), Status>> + 'static,
+    {
+        let max_bytes = self.max_receive_bytes;
+        let stopping = self.stopping.clone();
+        let handler = Rc::new(handler);
+        self.add(service, method, Kind::BidiStream, move |request, counts| {
+            let counted = Counted::start(counts.clone());
+            let (parts, body) = request.into_parts();
+            let response = match Call::new(parts.headers) {
+                Ok(call) => {
+                    let inbound = Inbound::new(body, max_bytes, counts.clone());
+                    let deadline = call.deadline;
+                    let run = |outbound| handler(call, inbound, outbound);
+                    stream(counted, counts.clone(), deadline, stopping.clone(), run)
+                }
+                Err(status) => {
+                    counted.end(status.code);
+                    fail(&status)
+                }
+            };
+            Box::pin(std::future::ready(response))
+        });
+    }
+
+    fn add(
+        &mut self,
+        service: &'static str,
+        method: &'static str,
+        kind: Kind,
+        handler: impl Fn(Request<Incoming>, &Arc<MethodCounts>) -> LocalFuture<Response<Body>> + 'static,
+    ) {
+        let counts = self.ledger.open(service, method, kind);
+        self.services.insert(service);
+        let earlier =
+            self.methods.insert(format!("/{service}/{method}"), Box::new(move |request| handler(request, &counts)));
+        assert!(earlier.is_none(), "/{service}/{method} is registered twice");
+    }
+
+    /// True if a handler stands behind `path`.
+    pub fn serves(&self, path: &str) -> bool {
+        self.methods.contains_key(path)
+    }
+
+    /// Answers a request that [`is_grpc`] accepts.
+    pub fn call(&self, request: Request<Incoming>) -> LocalFuture<Response<Body>> {
+        match self.methods.get(request.uri().path()) {
+            Some(handler) => handler(request),
+            None => Box::pin(std::future::ready(fail(&self.unknown(request.uri().path())))),
+        }
+    }
+
+    /// The texts of grpc-go for a path that leads nowhere.
+    fn unknown(&self, path: &str) -> Status {
+        match path.strip_prefix('/').unwrap_or(path).rsplit_once('/') {
+            None => Status::unimplemented(format!("malformed method name: {path:?}")),
+            Some((service, method)) if self.services.contains(service) => {
+                Status::unimplemented(format!("unknown method {method} for service {service}"))
+            }
+            Some((service, _)) => Status::unimplemented(format!("unknown service {service}")),
+        }
+    }
+}
+
+/// Runs a streaming handler as a task that lives as long as the response does.
+fn stream<F>(
+    counted: Counted,
+    counts: Arc<MethodCounts>,
+    deadline: Option<tokio::time::Instant>,
+    mut stopping: watch::Receiver<bool>,
+    handler: impl FnOnce(Outbound) -> F,
+) -> Response<Body>
+where
+    F: Future<Output = Result<(), Status>> + 'static,
+{
+    let (outbound, mut outgoing) = outbound::channel(counts);
+    let closer = outbound.closer();
+    let run = handler(outbound);
+    let task = tokio::task::spawn_local(async move {
+        let expired = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        let result = tokio::select! {
+            biased;
+            result = run => result,
+            () = expired => Err(Status::deadline_exceeded()),
+            _ = stopping.wait_for(|stopping| *stopping) => Err(Status::stopped()),
+        };
+        counted.end(code_of(&result));
+        closer.finish(result);
+    });
+    outgoing.set_handler(task.abort_handle());
+    respond(Body::Stream(outgoing))
+}
+
+/// True if the content type says gRPC: `application/grpc`, alone or followed by `+` or `;`.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(CONTENT_TYPE) else { return false };
+    match value.as_bytes().strip_prefix(b"application/grpc") {
+        Some(rest) => matches!(rest.first(), None | Some(b'+' | b';')),
+        None => false,
+    }
+}
+
+/// The answer to a request for a gRPC method with another content type.
+pub fn not_grpc(headers: &HeaderMap) -> Response<Body> {
+    let given = headers.get(CONTENT_TYPE).map_or("", |value| value.to_str().unwrap_or("?"));
+    let status = Status::invalid_argument(format!("invalid gRPC request content-type {given:?}"));
+    let mut response = fail(&status);
+    *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    response
+}
+
+fn code_of<T>(result: &Result<T, Status>) -> Code {
+    result.as_ref().map_or_else(|status| status.code, |_| Code::Ok)
+}
+
+fn respond(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response
+}
+
+/// Headers and trailers in one: the whole answer to a call that failed before it had a reply.
+fn fail(status: &Status) -> Response<Body> {
+    let mut response = respond(Body::Done);
+    status.write(response.headers_mut());
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_types() {
+        let grpc = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(value));
+            is_grpc(&headers)
+        };
+        assert!(grpc("application/grpc") && grpc("application/grpc+proto") && grpc("application/grpc;x=y"));
+        assert!(!grpc("application/grpc-web") && !grpc("application/json") && !is_grpc(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn unknown_paths_get_the_texts_of_grpc_go() {
+        let mut router = Router::new(1, Ledger::default(), watch::channel(false).1);
+        router.unary("a.B", "C", |_, (): ()| async { Frame::of(&()) });
+        assert_eq!(router.unknown("/a.B/D").message, "unknown method D for service a.B");
+        assert_eq!(router.unknown("/x.Y/D").message, "unknown service x.Y");
+        assert_eq!(router.unknown("/x").message, "malformed method name: \"/x\"");
+    }
+}

@@ -1,0 +1,85 @@
+//! Taking connections and dealing them to the workers in turn.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::listen::Registered;
+
+/// Pause after an accept that failed. Out of file descriptors it would fail again at once and spin.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A failing accept is logged this often at most.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Which service a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Door {
+    Client,
+    Peer,
+}
+
+/// A connection on its way to a worker, known to no runtime.
+#[derive(Debug)]
+pub(super) enum Stream {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+/// Accepts until `stopping`, dealing to `workers` in turn. A worker that is behind holds up the dealing, and the kernel's
+/// backlog fills: the bound on connections that nobody serves yet.
+pub(super) async fn accept(
+    listener: Registered,
+    door: Door,
+    workers: Vec<mpsc::Sender<(Stream, Door)>>,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let deal = async {
+        let mut complaint = Complaint::default();
+        for worker in workers.iter().cycle() {
+            let stream = loop {
+                match take(&listener).await {
+                    Ok(stream) => break stream,
+                    Err(error) => {
+                        complaint.make(&error);
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                }
+            };
+            if worker.send((stream, door)).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = deal => {}
+        _ = stopping.wait_for(|stopping| *stopping) => {}
+    }
+}
+
+async fn take(listener: &Registered) -> io::Result<Stream> {
+    match listener {
+        Registered::Tcp(listener) => listener.accept().await?.0.into_std().map(Stream::Tcp),
+        Registered::Unix(listener) => listener.accept().await?.0.into_std().map(Stream::Unix),
+    }
+}
+
+#[derive(Default)]
+struct Complaint {
+    last: Option<Instant>,
+    unsaid: u64,
+}
+
+impl Complaint {
+    fn make(&mut self, error: &io::Error) {
+        let now = Instant::now();
+        if self.last.is_some_and(|last| now < last + LOG_INTERVAL) {
+            self.unsaid += 1;
+            return;
+        }
+        tracing::warn!(error = %error, "failures-since" = self.unsaid, "cannot accept a connection; trying again");
+        *self = Complaint { last: Some(now), unsaid: 0 };
+    }
+}

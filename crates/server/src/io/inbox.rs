@@ -1,0 +1,186 @@
+//! The way into the engine thread: everything that arrived since the last look, in one swap.
+
+use std::sync::Arc;
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+/// What an inbox holds at most.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Events.
+    pub count: usize,
+    /// Sum of the sizes that were given with the events.
+    pub bytes: usize,
+}
+
+/// Why an event was not taken. The event comes back.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Refused<E> {
+    /// The engine is behind by the whole bound: the client is told to come back.
+    Full(E),
+    /// The engine has stopped.
+    Closed(E),
+}
+
+#[derive(Debug)]
+struct State<E> {
+    queue: Vec<E>,
+    bytes: usize,
+    sleeper: Option<Thread>,
+    closed: bool,
+}
+
+/// A queue with many producers and one consumer, which is a thread. Clones are the same queue.
+#[derive(Debug)]
+pub struct Inbox<E> {
+    state: Arc<Mutex<State<E>>>,
+    bounds: Bounds,
+}
+
+impl<E> Clone for Inbox<E> {
+    fn clone(&self) -> Self {
+        Inbox { state: self.state.clone(), bounds: self.bounds }
+    }
+}
+
+impl<E: Send> Inbox<E> {
+    pub fn new(bounds: Bounds) -> Inbox<E> {
+        let state = State { queue: Vec::new(), bytes: 0, sleeper: None, closed: false };
+        Inbox { state: Arc::new(Mutex::new(state)), bounds }
+    }
+
+    /// Adds an event of `bytes` bytes. An event larger than the whole bound is taken while the inbox is empty.
+    pub fn push(&self, event: E, bytes: usize) -> Result<(), Refused<E>> {
+        let mut state = self.state.lock();
+        if state.closed {
+            return Err(Refused::Closed(event));
+        }
+        let over = state.queue.len() >= self.bounds.count || state.bytes + bytes > self.bounds.bytes;
+        if over && !state.queue.is_empty() {
+            return Err(Refused::Full(event));
+        }
+        state.bytes += bytes;
+        state.queue.push(event);
+        wake(state);
+        Ok(())
+    }
+
+    /// Adds an event that must not be refused for lack of room: ticks, answers of the log, shutdown. Their number is
+    /// bounded where they arise. False if the engine has stopped.
+    pub fn push_control(&self, event: E) -> bool {
+        let mut state = self.state.lock();
+        if state.closed {
+            return false;
+        }
+        state.queue.push(event);
+        wake(state);
+        true
+    }
+
+    /// Refuses everything from now on, and drops what is queued.
+    pub fn close(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        state.bytes = 0;
+        let queue = std::mem::take(&mut state.queue);
+        wake(state);
+        drop(queue);
+    }
+
+    /// Moves everything into `into`, which must be empty and gives its memory to the queue. Sleeps up to `patience` if
+    /// there is nothing, and may return with nothing. To be called by one thread only.
+    pub fn drain(&self, into: &mut Vec<E>, patience: Duration) {
+        debug_assert!(into.is_empty());
+        let until = Instant::now() + patience;
+        loop {
+            let mut state = self.state.lock();
+            // Every exit passes here: a producer must not find a sleeper that is awake.
+            state.sleeper = None;
+            if !state.queue.is_empty() {
+                state.bytes = 0;
+                std::mem::swap(&mut state.queue, into);
+                return;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || state.closed {
+                return;
+            }
+            // Under the lock: whoever pushes next sees that we sleep. The token of unpark makes the gap harmless.
+            state.sleeper = Some(std::thread::current());
+            drop(state);
+            std::thread::park_timeout(left);
+        }
+    }
+}
+
+fn wake<E>(mut state: parking_lot::MutexGuard<'_, State<E>>) {
+    let sleeper = state.sleeper.take();
+    drop(state);
+    if let Some(sleeper) = sleeper {
+        sleeper.unpark();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUNDS: Bounds = Bounds { count: 3, bytes: 100 };
+
+    #[test]
+    fn both_bounds_hold_and_draining_makes_room() {
+        let inbox = Inbox::new(BOUNDS);
+        inbox.push(1, 60).unwrap();
+        assert_eq!(inbox.push(2, 41), Err(Refused::Full(2)));
+        inbox.push(2, 40).unwrap();
+        inbox.push(3, 0).unwrap();
+        assert_eq!(inbox.push(4, 0), Err(Refused::Full(4)));
+        assert!(inbox.push_control(5));
+        let mut into = Vec::new();
+        inbox.drain(&mut into, Duration::ZERO);
+        assert_eq!(into, [1, 2, 3, 5]);
+        inbox.push(6, 500).expect("a large event alone");
+    }
+
+    #[test]
+    fn an_empty_inbox_waits_no_longer_than_told() {
+        let inbox = Inbox::<()>::new(BOUNDS);
+        let (start, patience) = (Instant::now(), Duration::from_millis(5));
+        inbox.drain(&mut Vec::new(), patience);
+        assert!(start.elapsed() >= patience);
+    }
+
+    #[test]
+    fn a_sleeping_consumer_is_woken() {
+        let inbox = Inbox::new(Bounds { count: 10, bytes: 10 });
+        let producer = inbox.clone();
+        let consumer = std::thread::spawn(move || {
+            let (mut seen, mut into) = (0, Vec::new());
+            while seen < 100_000 {
+                inbox.drain(&mut into, Duration::from_secs(30));
+                assert!(!into.is_empty(), "slept through an event");
+                seen += into.drain(..).count();
+            }
+        });
+        for event in 0..100_000 {
+            while producer.push(event, 1).is_err() {
+                std::thread::yield_now();
+            }
+        }
+        consumer.join().unwrap();
+    }
+
+    #[test]
+    fn a_closed_inbox_refuses() {
+        let inbox = Inbox::new(BOUNDS);
+        inbox.push(1, 1).unwrap();
+        inbox.close();
+        assert_eq!(inbox.push(2, 1), Err(Refused::Closed(2)));
+        assert!(!inbox.push_control(3));
+        let mut into = Vec::new();
+        inbox.drain(&mut into, Duration::from_secs(30));
+        assert!(into.is_empty());
+    }
+}

@@ -1,0 +1,173 @@
+//! The I/O threads: one per core, each with a runtime that nobody else touches.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc as ready;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::accept::{Door, Stream, accept};
+use super::listen::Listener;
+use super::serve::{self, Protocol, Service, serve};
+use super::socket::Socket;
+
+/// Accepted connections that one worker has not taken over yet.
+const DEALT: usize = 256;
+
+/// A TCP connection without traffic is probed this often, as etcd does.
+const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// What a worker knows when its services are built.
+#[derive(Clone, Debug)]
+pub struct WorkerContext {
+    /// 0, 1, ...
+    pub index: usize,
+    /// Turns true when the member stops.
+    pub stopping: watch::Receiver<bool>,
+}
+
+/// The services of one worker.
+#[derive(Clone)]
+pub struct Services {
+    pub client: Rc<dyn Service>,
+    pub peer: Rc<dyn Service>,
+}
+
+impl Services {
+    fn behind(&self, door: Door) -> Rc<dyn Service> {
+        match door {
+            Door::Client => self.client.clone(),
+            Door::Peer => self.peer.clone(),
+        }
+    }
+}
+
+/// The running threads.
+#[derive(Debug)]
+pub struct Workers {
+    threads: Vec<JoinHandle<()>>,
+    stopping: watch::Sender<bool>,
+}
+
+impl Workers {
+    /// Starts `count` threads and serves `listeners`. `build` runs once on each thread, inside its runtime: it may spawn
+    /// local tasks (a mailbox reader, the sweep of its slots). On stop, open requests get `patience` to finish.
+    pub fn start(
+        count: usize,
+        listeners: Vec<(Listener, Door)>,
+        protocol: Protocol,
+        patience: Duration,
+        build: impl Fn(WorkerContext) -> Services + Send + Sync + 'static,
+    ) -> io::Result<Workers> {
+        assert!(count > 0, "no I/O thread");
+        let stopping = watch::Sender::new(false);
+        let build = Arc::new(build);
+        let (senders, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(DEALT)).unzip();
+        let mut listeners = Some(listeners);
+        let mut threads = Vec::new();
+        for (index, dealt) in receivers.into_iter().enumerate() {
+            let context = WorkerContext { index, stopping: stopping.subscribe() };
+            let worker = Worker {
+                context,
+                dealt,
+                listeners: listeners.take().unwrap_or_default(),
+                senders: senders.clone(),
+                protocol,
+                patience,
+            };
+            let build = build.clone();
+            threads.push(spawn(index, move |runtime| runtime.block_on(worker.run(&*build)))?);
+        }
+        Ok(Workers { threads, stopping })
+    }
+
+    /// Stops accepting, lets open requests finish within the patience given at the start, ends the threads.
+    pub fn stop(self) {
+        self.stopping.send_replace(true);
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("an I/O thread panicked");
+            }
+        }
+    }
+}
+
+/// Starts a thread, and waits for its runtime, so that a failure is the caller's.
+fn spawn(index: usize, run: impl FnOnce(LocalRuntime) + Send + 'static) -> io::Result<JoinHandle<()>> {
+    let (built, result) = ready::channel();
+    let thread = std::thread::Builder::new().name(format!("io-{index}")).spawn(move || {
+        let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+        match runtime {
+            Ok(runtime) => {
+                let _ = built.send(Ok(()));
+                run(runtime);
+            }
+            Err(error) => {
+                let _ = built.send(Err(error));
+            }
+        }
+    })?;
+    result.recv().map_err(|_| io::Error::other("an I/O thread ended before it began"))??;
+    Ok(thread)
+}
+
+struct Worker {
+    context: WorkerContext,
+    dealt: mpsc::Receiver<(Stream, Door)>,
+    listeners: Vec<(Listener, Door)>,
+    senders: Vec<mpsc::Sender<(Stream, Door)>>,
+    protocol: Protocol,
+    patience: Duration,
+}
+
+impl Worker {
+    async fn run(mut self, build: &dyn Fn(WorkerContext) -> Services) {
+        let services = build(self.context.clone());
+        let stopping = self.context.stopping.clone();
+        let mut stopped = stopping.clone();
+        for (listener, door) in self.listeners {
+            match listener.register() {
+                Ok(listener) => {
+                    let task = accept(listener, door, self.senders.clone(), stopping.clone());
+                    tokio::task::spawn_local(task);
+                }
+                Err(error) => tracing::error!(error = %error, "cannot watch a listening socket"),
+            }
+        }
+        drop(self.senders);
+        let builder = Rc::new(serve::builder(self.protocol));
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                dealt = self.dealt.recv() => {
+                    let Some((stream, door)) = dealt else { break };
+                    let Ok(socket) = take_over(stream) else { continue };
+                    let service = services.behind(door);
+                    connections.spawn_local(serve(socket, builder.clone(), service, stopping.clone()));
+                }
+                Some(_) = connections.join_next() => {}
+                _ = stopped.wait_for(|stopping| *stopping) => break,
+            }
+        }
+        // What is still open after this is cut off when the runtime is dropped.
+        let _ = tokio::time::timeout(self.patience, async { while connections.join_next().await.is_some() {} }).await;
+    }
+}
+
+fn take_over(stream: Stream) -> io::Result<Socket> {
+    Ok(match stream {
+        Stream::Tcp(stream) => {
+            stream.set_nodelay(true)?;
+            let keepalive = TcpKeepalive::new().with_time(TCP_KEEPALIVE).with_interval(TCP_KEEPALIVE);
+            SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+            Socket::Tcp(tokio::net::TcpStream::from_std(stream)?)
+        }
+        Stream::Unix(stream) => Socket::Unix(tokio::net::UnixStream::from_std(stream)?),
+    })
+}
