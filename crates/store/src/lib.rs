@@ -1,1 +1,4 @@
 
+
+pub mod lease;
+pub mod watch;
