@@ -1,0 +1,149 @@
+//! Events on their way out: encoded once where that is small, from the shared rows where it is not.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use metastore_engine::Version;
+
+use super::{Change, ENCODE_ONCE_BYTES, wire};
+
+/// Tag of `WatchResponse.events` (field 11, length-delimited).
+const EVENT: u8 = 0x5a;
+/// Tags inside `Event` and of `KeyValue.mod_revision`.
+const TYPE: u8 = 0x08;
+const KV: u8 = 0x12;
+const PREV_KV: u8 = 0x1a;
+const MOD_REVISION: u8 = 0x18;
+const DELETE: u64 = 1;
+
+/// The events of a response: a part of a list that many responses share.
+#[derive(Clone, Debug)]
+pub struct Events {
+    shared: Arc<Shared>,
+    /// Where the part begins and ends: bytes of `Encoded`, indexes of `Rows`.
+    from: usize,
+    to: usize,
+    count: usize,
+    encoded_len: usize,
+}
+
+#[derive(Debug)]
+enum Shared {
+    Encoded(Bytes),
+    Rows(Vec<Change>),
+}
+
+impl Events {
+    /// Events for `changes`, in this order.
+    pub(super) fn new(changes: Vec<Change>) -> Self {
+        let count = changes.len();
+        let encoded_len = changes.iter().map(field_len).sum();
+        if encoded_len > ENCODE_ONCE_BYTES {
+            return Self { shared: Arc::new(Shared::Rows(changes)), from: 0, to: count, count, encoded_len };
+        }
+        let mut out = BytesMut::with_capacity(encoded_len);
+        changes.iter().for_each(|change| put(&mut out, change));
+        Self { shared: Arc::new(Shared::Encoded(out.freeze())), from: 0, to: encoded_len, count, encoded_len }
+    }
+
+    /// How many events there are; never zero.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Bytes that the events take in a `WatchResponse`, tags included.
+    pub fn encoded_len(&self) -> usize {
+        self.encoded_len
+    }
+
+    /// Cuts off as many events from the front as fit into `max_len` bytes, at least one.
+    pub(super) fn split_front(&mut self, max_len: usize) -> Self {
+        let mut front = Self { count: 0, encoded_len: 0, to: self.from, ..self.clone() };
+        while front.count < self.count {
+            let (len, step) = self.event_at(front.to);
+            if front.count > 0 && front.encoded_len + len >= max_len {
+                break;
+            }
+            front.count += 1;
+            front.encoded_len += len;
+            front.to += step;
+        }
+        self.from = front.to;
+        self.count -= front.count;
+        self.encoded_len -= front.encoded_len;
+        front
+    }
+
+    /// Appends events from the front until `out` holds `limit` bytes; they are cut off. The last may cross the limit.
+    pub(super) fn drain_into(&mut self, out: &mut BytesMut, limit: usize) {
+        match &*self.shared {
+            Shared::Encoded(bytes) => {
+                out.extend_from_slice(&bytes[self.from..self.to]);
+                (self.from, self.count, self.encoded_len) = (self.to, 0, 0);
+            }
+            Shared::Rows(changes) => {
+                for change in &changes[self.from..self.to] {
+                    if out.len() >= limit {
+                        return;
+                    }
+                    put(out, change);
+                    self.from += 1;
+                    self.count -= 1;
+                    self.encoded_len -= field_len(change);
+                }
+            }
+        }
+    }
+
+    /// Bytes of the event at a position, and how far the next position is.
+    fn event_at(&self, position: usize) -> (usize, usize) {
+        match &*self.shared {
+            Shared::Encoded(bytes) => {
+                let (len, at) = wire::read_varint(&bytes[position + 1..]).expect("events are encoded here");
+                let len = 1 + at + len as usize;
+                (len, len)
+            }
+            Shared::Rows(changes) => (field_len(&changes[position]), 1),
+        }
+    }
+}
+
+/// Bytes of the key's new state in an event: a tombstone's row has the key alone, the event adds the revision.
+fn kv_len(version: &Version) -> usize {
+    version.row.len() + if version.tombstone { wire::int_len(version.revision.main as u64) } else { 0 }
+}
+
+fn event_len(change: &Change) -> usize {
+    let kind = if change.version.tombstone { wire::int_len(DELETE) } else { 0 };
+    let previous = change.previous.as_ref().map_or(0, |row| wire::field_len(row.len()));
+    kind + wire::field_len(kv_len(&change.version)) + previous
+}
+
+fn field_len(change: &Change) -> usize {
+    wire::field_len(event_len(change))
+}
+
+/// Appends an event as an element of field 11: fields in order of number, defaults left out.
+fn put(out: &mut BytesMut, change: &Change) {
+    let Change { version, previous } = change;
+    wire::put_len(out, EVENT, event_len(change));
+    if version.tombstone {
+        wire::put_int(out, TYPE, DELETE);
+    }
+    wire::put_len(out, KV, kv_len(version));
+    out.extend_from_slice(&version.row);
+    if version.tombstone {
+        wire::put_int(out, MOD_REVISION, version.revision.main as u64);
+    }
+    if let Some(row) = previous {
+        wire::put_len(out, PREV_KV, row.len());
+        out.extend_from_slice(row);
+    }
+}
+
+#[cfg(test)]
+impl Events {
+    pub(super) fn shares_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+}

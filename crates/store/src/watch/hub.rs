@@ -1,0 +1,323 @@
+//! The hub of one I/O thread: its streams and watchers, and what their clients ask for.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use slab::Slab;
+
+use super::catch_up::Chunk;
+use super::matcher::{Interest, Matcher, Wishes};
+use super::queue::Stream;
+use super::{HistorySource, INVALID_WATCH_ID, Limits, Response};
+
+const RANGE_IS_EMPTY: &str = "mvcc: watcher range is empty";
+const DUPLICATE_ID: &str = "mvcc: duplicate watch ID provided on the WatchStream";
+/// What etcd answers to a negative start revision, before it looks at permissions.
+const NEGATIVE_START: &str = "etcdserver: mvcc: required revision has been compacted";
+
+/// A stream of a hub. Ids of closed streams are never valid again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamId {
+    pub(super) slot: u32,
+    generation: u32,
+}
+
+/// What a `WatchCreateRequest` asks for; fields mean what they mean there.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WatchSpec<'a> {
+    pub key: &'a [u8],
+    pub range_end: &'a [u8],
+    pub start_revision: i64,
+    pub prev_kv: bool,
+    pub no_put: bool,
+    pub no_delete: bool,
+    pub fragment: bool,
+    pub progress_notify: bool,
+    /// 0 lets the hub choose.
+    pub watch_id: i64,
+}
+
+/// How much of everything there is, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub streams: usize,
+    pub watchers: usize,
+    /// Watchers that are not synced (etcd's slow watchers).
+    pub unsynced: usize,
+    /// Distinct combinations of range and wishes.
+    pub groups: usize,
+    /// Responses that wait to be taken.
+    pub queued: usize,
+    /// Events that were queued since the hub began.
+    pub events: u64,
+}
+
+/// Where a watcher is listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In its group, at this position.
+    Synced(u32),
+    /// Among those that read history.
+    Ready,
+    /// On its stream, until that has room.
+    Parked,
+}
+
+#[derive(Debug)]
+pub(super) struct Watcher {
+    pub(super) stream: u32,
+    pub(super) group: u32,
+    pub(super) id: i64,
+    /// The smallest revision that it may still want. While it is synced, revisions up to the tail are done whatever this says.
+    pub(super) next: i64,
+    /// Where the client asked to begin; 0 for now.
+    pub(super) start: i64,
+    pub(super) place: Place,
+    pub(super) fragment: bool,
+    pub(super) progress_notify: bool,
+    /// No events since the last progress interval ended.
+    pub(super) quiet: bool,
+}
+
+/// All watches of one I/O thread. See the module's page.
+pub struct Hub {
+    pub(super) source: Arc<dyn HistorySource>,
+    pub(super) limits: Limits,
+    pub(super) streams: Slab<Stream>,
+    pub(super) watchers: Slab<Watcher>,
+    pub(super) matcher: Matcher,
+    /// The newest revision that was published to this hub, or that it knows to be lost.
+    pub(super) tail: i64,
+    /// Unsynced watchers whose stream may have room, by cursor.
+    pub(super) ready: BTreeSet<(i64, u32)>,
+    /// A piece of history that ends within a revision, to be read on.
+    pub(super) chunk: Option<Chunk>,
+    pub(super) from_head: bool,
+    /// Streams with something to take that the shell has not heard of, by slot.
+    woken: BTreeSet<u32>,
+    /// Streams whose request for progress waits.
+    pub(super) progress_waiting: BTreeSet<u32>,
+    /// Streams by the end of their progress interval.
+    pub(super) deadlines: BTreeSet<(u64, u32)>,
+    generation: u32,
+    pub(super) events: u64,
+}
+
+impl Hub {
+    /// A hub that sees live what is published to it from the source's current revision on.
+    pub fn new(source: Arc<dyn HistorySource>, limits: Limits) -> Self {
+        Self {
+            tail: source.current_revision(),
+            source,
+            limits,
+            streams: Slab::new(),
+            watchers: Slab::new(),
+            matcher: Matcher::default(),
+            ready: BTreeSet::new(),
+            chunk: None,
+            from_head: false,
+            woken: BTreeSet::new(),
+            progress_waiting: BTreeSet::new(),
+            deadlines: BTreeSet::new(),
+            generation: 0,
+            events: 0,
+        }
+    }
+
+    /// Opens a stream; `now_ms` is where its progress interval begins.
+    pub fn open_stream(&mut self, now_ms: u64) -> StreamId {
+        self.generation = self.generation.wrapping_add(1);
+        let generation = self.generation;
+        let slot = self.streams.insert(Stream::new(generation)) as u32;
+        self.schedule_progress(slot, now_ms);
+        StreamId { slot, generation }
+    }
+
+    /// Drops a stream with its queue and its watchers; does nothing if it is closed already.
+    pub fn close_stream(&mut self, id: StreamId) {
+        if self.stream(id).is_none() {
+            return;
+        }
+        while let Some((_, watcher)) = self.streams[id.slot as usize].watchers.first_key_value() {
+            self.remove_watcher(*watcher);
+        }
+        let stream = self.streams.remove(id.slot as usize);
+        self.deadlines.remove(&(stream.progress_deadline_ms, id.slot));
+        self.progress_waiting.remove(&id.slot);
+        self.woken.remove(&id.slot);
+    }
+
+    /// Whether the shell should read another request from the stream. Answers are queued without a bound of their own, so a
+    /// client that asks but does not read must be made to wait here.
+    pub fn accepts_requests(&self, id: StreamId) -> bool {
+        self.stream(id).is_some_and(|stream| stream.accepts_requests(&self.limits))
+    }
+
+    /// Creates a watcher. The answer, and a cancellation if the start is compacted, are queued on the stream.
+    pub fn create(&mut self, id: StreamId, spec: &WatchSpec<'_>) {
+        if self.stream(id).is_none() {
+            return;
+        }
+        if spec.start_revision < 0 {
+            return self.refuse(id, NEGATIVE_START);
+        }
+        let Some(interest) = Interest::from_request(spec.key, spec.range_end) else {
+            return self.refuse(id, RANGE_IS_EMPTY);
+        };
+        let Some(watch_id) = self.streams[id.slot as usize].choose_id(spec.watch_id) else {
+            return self.refuse(id, DUPLICATE_ID);
+        };
+        let revision = self.revision();
+        self.push(id.slot, Response { watch_id, revision, created: true, ..Response::default() });
+        let compact_revision = self.source.compact_revision();
+        if spec.start_revision > 0 && spec.start_revision < compact_revision {
+            return self.push_compacted(id.slot, watch_id, compact_revision);
+        }
+        let wishes = Wishes { prev_kv: spec.prev_kv, no_put: spec.no_put, no_delete: spec.no_delete };
+        let group = self.matcher.join(interest, wishes);
+        let start = spec.start_revision;
+        let watcher = self.watchers.insert(Watcher {
+            stream: id.slot,
+            group,
+            id: watch_id,
+            next: if start == 0 { revision + 1 } else { start },
+            start,
+            place: Place::Ready,
+            fragment: spec.fragment,
+            progress_notify: spec.progress_notify,
+            quiet: true,
+        }) as u32;
+        let stream = &mut self.streams[id.slot as usize];
+        stream.watchers.insert(watch_id, watcher);
+        stream.unsynced += 1;
+        stream.progress_watchers += usize::from(spec.progress_notify);
+        if start > self.tail {
+            stream.future.insert((start, watcher));
+        }
+        self.settle(watcher, self.tail);
+    }
+
+    /// Answers a request to create a watcher with a refusal that the shell has decided on, such as a missing permission.
+    pub fn refuse(&mut self, id: StreamId, reason: impl Into<Cow<'static, str>>) {
+        if self.stream(id).is_none() {
+            return;
+        }
+        let (revision, cancel_reason) = (self.revision(), reason.into());
+        let refusal = Response { created: true, canceled: true, cancel_reason, revision, ..Response::default() };
+        self.push(id.slot, Response { watch_id: INVALID_WATCH_ID, ..refusal });
+    }
+
+    /// Ends a watcher and queues the answer; silence if there is no such watcher, as in etcd.
+    pub fn cancel(&mut self, id: StreamId, watch_id: i64) {
+        let Some(&watcher) = self.stream(id).and_then(|stream| stream.watchers.get(&watch_id)) else { return };
+        self.remove_watcher(watcher);
+        let revision = self.revision();
+        self.push(id.slot, Response { watch_id, revision, canceled: true, ..Response::default() });
+    }
+
+    /// The next response of a stream; `None` if there is none now or the stream is closed.
+    pub fn take(&mut self, id: StreamId) -> Option<Response> {
+        self.stream(id)?;
+        let stream = &mut self.streams[id.slot as usize];
+        let response = stream.pop(&self.limits);
+        if response.is_none() {
+            stream.announced = false;
+        }
+        if !stream.parked.is_empty() && stream.has_drained(&self.limits) {
+            for watcher in std::mem::take(&mut stream.parked) {
+                let state = &mut self.watchers[watcher as usize];
+                state.place = Place::Ready;
+                self.ready.insert((state.next, watcher));
+            }
+        }
+        response
+    }
+
+    /// A stream that has something to take since `take` last returned `None` for it; each is named once.
+    pub fn next_woken(&mut self) -> Option<StreamId> {
+        let slot = self.woken.pop_first()?;
+        Some(StreamId { slot, generation: self.streams[slot as usize].generation })
+    }
+
+    /// What the hub holds now.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            streams: self.streams.len(),
+            watchers: self.watchers.len(),
+            unsynced: self.streams.iter().map(|(_, stream)| stream.unsynced).sum(),
+            groups: self.matcher.group_count(),
+            queued: self.streams.iter().map(|(_, stream)| stream.queued()).sum(),
+            events: self.events,
+        }
+    }
+
+    pub(super) fn stream(&self, id: StreamId) -> Option<&Stream> {
+        self.streams.get(id.slot as usize).filter(|stream| stream.generation == id.generation)
+    }
+
+    /// The revision for answers: what clients may have seen elsewhere, and no less than what was delivered.
+    pub(super) fn revision(&self) -> i64 {
+        self.source.current_revision().max(self.tail)
+    }
+
+    /// Queues a response whether or not there is room.
+    pub(super) fn push(&mut self, slot: u32, response: Response) {
+        let stream = &mut self.streams[slot as usize];
+        stream.push(response);
+        if !stream.announced {
+            stream.announced = true;
+            self.woken.insert(slot);
+        }
+    }
+
+    /// etcd's peculiar answer: revision 0 in the header and no reason, but where history begins.
+    pub(super) fn push_compacted(&mut self, slot: u32, watch_id: i64, compact_revision: i64) {
+        self.push(slot, Response { watch_id, canceled: true, compact_revision, ..Response::default() });
+    }
+
+    /// Lists an unsynced watcher that is on no list: as synced if its cursor is beyond `horizon`, else as ready.
+    pub(super) fn settle(&mut self, watcher: u32, horizon: i64) {
+        let state = &mut self.watchers[watcher as usize];
+        if state.next <= horizon {
+            state.place = Place::Ready;
+            self.ready.insert((state.next, watcher));
+            return;
+        }
+        let synced = &mut self.matcher.group_mut(state.group).synced;
+        state.place = Place::Synced(synced.len() as u32);
+        synced.push(watcher);
+        self.streams[state.stream as usize].unsynced -= 1;
+    }
+
+    /// Lists an unsynced watcher that is on no list with those that wait for room.
+    pub(super) fn park(&mut self, watcher: u32) {
+        let state = &mut self.watchers[watcher as usize];
+        state.place = Place::Parked;
+        self.streams[state.stream as usize].parked.insert(watcher);
+    }
+
+    /// Removes a watcher from everywhere.
+    pub(super) fn remove_watcher(&mut self, watcher: u32) {
+        let state = self.watchers.remove(watcher as usize);
+        let stream = &mut self.streams[state.stream as usize];
+        stream.watchers.remove(&state.id);
+        stream.future.remove(&(state.start, watcher));
+        stream.progress_watchers -= usize::from(state.progress_notify);
+        if !matches!(state.place, Place::Synced(_)) {
+            stream.unsynced -= 1;
+        }
+        match state.place {
+            Place::Ready => _ = self.ready.remove(&(state.next, watcher)),
+            Place::Parked => _ = stream.parked.remove(&watcher),
+            Place::Synced(at) => {
+                let synced = &mut self.matcher.group_mut(state.group).synced;
+                synced.swap_remove(at as usize);
+                if let Some(moved) = synced.get(at as usize) {
+                    self.watchers[*moved as usize].place = Place::Synced(at);
+                }
+            }
+        }
+        self.matcher.leave(state.group);
+    }
+}

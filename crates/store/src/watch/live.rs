@@ -1,0 +1,103 @@
+//! Delivery of what has just happened.
+
+use std::sync::Arc;
+
+use super::hub::Place;
+use super::{Events, Hub, Response, RevisionEvents};
+
+impl Hub {
+    /// Delivers a revision to the synced watchers that want it. Revisions come in order; one that was published before is
+    /// ignored, and if one is missing all watchers turn to history.
+    pub fn publish(&mut self, published: &Arc<RevisionEvents>) {
+        let revision = published.revision;
+        if revision <= self.tail {
+            return;
+        }
+        if revision > self.tail + 1 {
+            self.turn_to_history();
+        }
+        let touched = self.match_changes(published);
+        for group in touched {
+            let hits = std::mem::take(&mut self.matcher.group_mut(group).hits);
+            self.deliver(group, published, &hits);
+        }
+        self.tail = revision;
+        self.answer_progress();
+    }
+
+    /// The mailbox ran over: what the source has published up to now may never come. All watchers turn to history.
+    pub fn lost(&mut self) {
+        self.turn_to_history();
+        self.tail = self.tail.max(self.source.current_revision());
+        self.answer_progress();
+    }
+
+    /// Makes every watcher unsynced, with its cursor behind the last revision that it can have got live.
+    fn turn_to_history(&mut self) {
+        for (watcher, state) in &mut self.watchers {
+            if let Place::Synced(_) = state.place {
+                state.next = state.next.max(self.tail + 1);
+                state.place = Place::Ready;
+                self.ready.insert((state.next, watcher as u32));
+                self.matcher.group_mut(state.group).synced.clear();
+                self.streams[state.stream as usize].unsynced += 1;
+            }
+        }
+    }
+
+    /// Notes in each group with synced watchers which changes it wants; returns these groups, each once.
+    fn match_changes(&mut self, published: &RevisionEvents) -> Vec<u32> {
+        let (mut touched, mut found) = (Vec::new(), Vec::new());
+        for (at, change) in published.changes.iter().enumerate() {
+            found.clear();
+            self.matcher.matching(change.key(), &mut found);
+            for &id in &found {
+                let group = self.matcher.group_mut(id);
+                if group.synced.is_empty() || !group.wishes.admit(change.version.tombstone) {
+                    continue;
+                }
+                if group.hits.is_empty() {
+                    touched.push(id);
+                }
+                group.hits.push(at as u32);
+            }
+        }
+        touched
+    }
+
+    /// Queues the changes at `hits` for every synced watcher of a group. A watcher whose stream is full becomes unsynced, with
+    /// its cursor at this revision.
+    fn deliver(&mut self, group: u32, published: &RevisionEvents, hits: &[u32]) {
+        let revision = published.revision;
+        let wishes = self.matcher.group(group).wishes;
+        let mut synced = std::mem::take(&mut self.matcher.group_mut(group).synced);
+        let mut events = None;
+        let mut at = 0;
+        while let Some(&watcher) = synced.get(at) {
+            let state = &mut self.watchers[watcher as usize];
+            if state.next > revision {
+                at += 1;
+                continue;
+            }
+            let stream = &mut self.streams[state.stream as usize];
+            if stream.has_room(&self.limits) {
+                let changes = || hits.iter().map(|hit| wishes.apply(&published.changes[*hit as usize])).collect();
+                let events = events.get_or_insert_with(|| Events::new(changes())).clone();
+                state.quiet = false;
+                self.events += events.count() as u64;
+                let (slot, watch_id, may_fragment) = (state.stream, state.id, state.fragment);
+                self.push(slot, Response { watch_id, revision, events: Some(events), may_fragment, ..Response::default() });
+                at += 1;
+                continue;
+            }
+            state.next = revision;
+            stream.unsynced += 1;
+            self.park(watcher);
+            synced.swap_remove(at);
+            if let Some(moved) = synced.get(at) {
+                self.watchers[*moved as usize].place = Place::Synced(at as u32);
+            }
+        }
+        self.matcher.group_mut(group).synced = synced;
+    }
+}

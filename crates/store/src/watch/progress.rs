@@ -1,0 +1,101 @@
+//! Telling clients how far they are when nothing they watch happens.
+
+use super::hub::Watcher;
+use super::queue::Stream;
+use super::{Hub, INVALID_WATCH_ID, Response, StreamId};
+
+impl Hub {
+    /// Answers a client's request for progress: one response for the whole stream, behind all events up to the revision it
+    /// names, and naming no less than the revision that is current now. If a watcher of the stream is unsynced or begins in
+    /// the future, or if there is none, the request is dropped silently, as in etcd; clients ask again.
+    ///
+    /// The store may be ahead of what was published here; then the answer waits for it. Several requests that wait get
+    /// one answer.
+    pub fn progress(&mut self, id: StreamId) {
+        let Some(stream) = self.stream(id) else { return };
+        let from = stream.progress_from.unwrap_or_else(|| self.revision());
+        self.streams[id.slot as usize].progress_from = Some(from);
+        self.progress_waiting.insert(id.slot);
+        self.answer_progress();
+    }
+
+    /// Answers the requests for progress that waited for revisions which are published now.
+    pub(super) fn answer_progress(&mut self) {
+        if self.progress_waiting.is_empty() {
+            return;
+        }
+        for slot in std::mem::take(&mut self.progress_waiting) {
+            let stream = &mut self.streams[slot as usize];
+            if stream.progress_from.is_some_and(|from| from.max(stream.named_revision) > self.tail) {
+                self.progress_waiting.insert(slot);
+                continue;
+            }
+            stream.progress_from = None;
+            if self.all_synced(&self.streams[slot as usize]) {
+                let (watch_id, revision) = (INVALID_WATCH_ID, self.tail);
+                self.push(slot, Response { watch_id, revision, ..Response::default() });
+            }
+        }
+    }
+
+    fn all_synced(&self, stream: &Stream) -> bool {
+        let begun = stream.future.last().is_none_or(|(start, _)| *start <= self.tail);
+        stream.unsynced == 0 && !stream.watchers.is_empty() && begun
+    }
+
+    /// Tells quiet watchers of progress whose interval is over at `now_ms`: those that asked for it, are synced and got
+    /// nothing since the last time.
+    pub fn tick(&mut self, now_ms: u64) {
+        while let Some(&(deadline_ms, slot)) = self.deadlines.first()
+            && deadline_ms <= now_ms
+        {
+            self.deadlines.remove(&(deadline_ms, slot));
+            self.schedule_progress(slot, now_ms);
+            if self.streams[slot as usize].progress_watchers > 0 {
+                self.notify_quiet(slot);
+            }
+        }
+    }
+
+    /// When `tick` has something to do, in milliseconds of its clock.
+    pub fn next_deadline_ms(&self) -> Option<u64> {
+        self.deadlines.first().map(|(deadline_ms, _)| *deadline_ms)
+    }
+
+    /// Begins a progress interval. Up to a tenth is added, another for each stream: clients that come together should not all be
+    /// told together.
+    pub(super) fn schedule_progress(&mut self, slot: u32, now_ms: u64) {
+        let stream = &mut self.streams[slot as usize];
+        let spread = u64::from(stream.generation).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        let interval_ms = self.limits.progress_interval_ms;
+        stream.progress_deadline_ms = now_ms + interval_ms + spread % (interval_ms / 10);
+        self.deadlines.insert((stream.progress_deadline_ms, slot));
+    }
+
+    fn notify_quiet(&mut self, slot: u32) {
+        let revision = self.tail;
+        if self.streams[slot as usize].named_revision > revision {
+            return;
+        }
+        // A synced watcher whose cursor is beyond the next revision begins in the future.
+        let due = |w: &Watcher| w.quiet && w.is_synced() && w.next <= revision + 1 && w.start <= revision;
+        let watchers: Vec<u32> = self.streams[slot as usize].watchers.values().copied().collect();
+        for watcher in watchers {
+            let state = &mut self.watchers[watcher as usize];
+            if !state.progress_notify {
+                continue;
+            }
+            let (watch_id, is_due) = (state.id, due(state));
+            state.quiet = true;
+            if is_due && self.streams[slot as usize].has_room(&self.limits) {
+                self.push(slot, Response { watch_id, revision, ..Response::default() });
+            }
+        }
+    }
+}
+
+impl Watcher {
+    fn is_synced(&self) -> bool {
+        matches!(self.place, super::hub::Place::Synced(_))
+    }
+}

@@ -1,0 +1,137 @@
+//! One stream of watch responses: its queue, and the watchers on it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::{
+    CHUNK_BYTES, CHUNK_ROWS, CHUNK_WATCHERS, FRAGMENT_OVERHEAD_BYTES, MIN_PROGRESS_INTERVAL_MS, PROGRESS_INTERVAL_MS,
+    QUEUE_BYTES, QUEUE_RESPONSES, Response,
+};
+
+/// The bounds and the interval of a hub.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// See [`QUEUE_RESPONSES`].
+    pub queue_responses: usize,
+    /// See [`QUEUE_BYTES`].
+    pub queue_bytes: usize,
+    /// See [`CHUNK_ROWS`].
+    pub chunk_rows: usize,
+    /// See [`CHUNK_BYTES`].
+    pub chunk_bytes: usize,
+    /// See [`CHUNK_WATCHERS`].
+    pub chunk_watchers: usize,
+    /// Responses of this size and more are sent in fragments to watchers that asked for it.
+    pub fragment_bytes: usize,
+    /// How often a quiet watcher that asked for it hears of progress.
+    pub progress_interval_ms: u64,
+}
+
+impl Limits {
+    /// The usual limits for a member with this `--max-request-bytes` and `--watch-progress-notify-interval`.
+    pub fn new(max_request_bytes: usize, progress_interval_ms: u64) -> Self {
+        Self {
+            queue_responses: QUEUE_RESPONSES,
+            queue_bytes: QUEUE_BYTES,
+            chunk_rows: CHUNK_ROWS,
+            chunk_bytes: CHUNK_BYTES,
+            chunk_watchers: CHUNK_WATCHERS,
+            fragment_bytes: max_request_bytes + FRAGMENT_OVERHEAD_BYTES,
+            progress_interval_ms: progress_interval_ms.max(MIN_PROGRESS_INTERVAL_MS),
+        }
+    }
+}
+
+impl Default for Limits {
+    /// For etcd's default request size, 1.5 MiB, and its default interval, 10 minutes.
+    fn default() -> Self {
+        Self::new(3 << 19, PROGRESS_INTERVAL_MS)
+    }
+}
+
+/// State of one stream.
+#[derive(Debug, Default)]
+pub(super) struct Stream {
+    /// Tells this stream from earlier ones in the same slot.
+    pub(super) generation: u32,
+    queue: VecDeque<Response>,
+    queued_bytes: usize,
+    /// The greatest revision in a header so far; progress must not name a smaller one, or the client would begin there again
+    /// after a reconnect.
+    pub(super) named_revision: i64,
+    /// The shell was told that there is something to take.
+    pub(super) announced: bool,
+    /// Watchers by the id that the client knows.
+    pub(super) watchers: BTreeMap<i64, u32>,
+    /// The next id to try for a watcher without one.
+    next_id: i64,
+    /// Unsynced watchers that wait for room in the queue.
+    pub(super) parked: BTreeSet<u32>,
+    /// How many of the watchers are unsynced.
+    pub(super) unsynced: usize,
+    /// Watchers that were created to begin in the future, by where they begin.
+    pub(super) future: BTreeSet<(i64, u32)>,
+    /// A request for progress waits until the hub has seen this revision.
+    pub(super) progress_from: Option<i64>,
+    /// When quiet watchers hear of progress next.
+    pub(super) progress_deadline_ms: u64,
+    /// How many watchers asked for that.
+    pub(super) progress_watchers: usize,
+}
+
+impl Stream {
+    pub(super) fn new(generation: u32) -> Self {
+        Self { generation, ..Self::default() }
+    }
+
+    /// Whether a client may ask for more: without the share of the watchers, or each creation would make room for its answer.
+    pub(super) fn accepts_requests(&self, limits: &Limits) -> bool {
+        self.queue.len() < limits.queue_responses && self.queued_bytes < limits.queue_bytes
+    }
+
+    /// Whether another response with events may be queued.
+    pub(super) fn has_room(&self, limits: &Limits) -> bool {
+        self.queue.len() < limits.queue_responses + self.watchers.len() && self.queued_bytes < limits.queue_bytes
+    }
+
+    /// Whether enough was taken for waiting watchers to go on: half, so that they do not stop at every response.
+    pub(super) fn has_drained(&self, limits: &Limits) -> bool {
+        self.queue.len() <= limits.queue_responses / 2 && self.queued_bytes <= limits.queue_bytes / 2
+    }
+
+    pub(super) fn push(&mut self, response: Response) {
+        self.queued_bytes += event_bytes(&response);
+        self.named_revision = self.named_revision.max(response.revision);
+        self.queue.push_back(response);
+    }
+
+    /// Takes the next response; a large one in fragments if its watcher wants that.
+    pub(super) fn pop(&mut self, limits: &Limits) -> Option<Response> {
+        let fragment = self.queue.front_mut()?.split_fragment(limits.fragment_bytes);
+        let response = match fragment {
+            Some(fragment) => fragment,
+            None => self.queue.pop_front()?,
+        };
+        self.queued_bytes -= event_bytes(&response);
+        Some(response)
+    }
+
+    pub(super) fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// The id for a new watcher: `wanted`, or for 0 the next free one, counting from 0. `None` if `wanted` is taken.
+    pub(super) fn choose_id(&mut self, wanted: i64) -> Option<i64> {
+        if wanted != 0 {
+            return (!self.watchers.contains_key(&wanted)).then_some(wanted);
+        }
+        while self.watchers.contains_key(&self.next_id) {
+            self.next_id += 1;
+        }
+        self.next_id += 1;
+        Some(self.next_id - 1)
+    }
+}
+
+fn event_bytes(response: &Response) -> usize {
+    response.events.as_ref().map_or(0, super::Events::encoded_len)
+}

@@ -1,0 +1,290 @@
+//! Creating, cancelling, progress: what a client asks for, and etcd's peculiarities in the answers.
+
+use super::*;
+
+fn prefix<'a>(key: &'a [u8], range_end: &'a [u8]) -> WatchSpec<'a> {
+    WatchSpec { key, range_end, ..WatchSpec::default() }
+}
+
+#[test]
+fn a_watcher_without_a_start_sees_what_happens_from_now_on() {
+    let mut bench = Bench::new(Limits::default());
+    bench.put("a", "before");
+    bench.create(WatchSpec { key: b"a", ..WatchSpec::default() });
+    bench.put("a", "1");
+    bench.put("b", "other");
+    bench.delete("a");
+    let responses = bench.take();
+    assert!(responses[0].created && !responses[0].canceled && responses[0].events.is_empty());
+    assert_eq!((responses[0].watch_id, revision(&responses[0])), (0, 2));
+    let events: Vec<_> = responses[1..].iter().map(|r| (revision(r), text(&r.events))).collect();
+    assert_eq!(events, [(3, vec!["put a=1@3".to_string()]), (5, vec!["del a@5".to_string()])]);
+}
+
+#[test]
+fn ranges_are_read_as_in_etcd() {
+    for (key, range_end, expected) in [
+        (&b"b"[..], &b""[..], vec!["b"]),
+        (b"b", b"d", vec!["b", "c"]),
+        (b"b", b"\0", vec!["b", "c", "d"]),
+        (b"", b"\0", vec!["a", "b", "c", "d"]),
+        (b"\0", b"\0", vec!["a", "b", "c", "d"]),
+        (b"", b"c", vec!["a", "b"]),
+    ] {
+        let mut bench = Bench::new(Limits::default());
+        bench.create(prefix(key, range_end));
+        ["a", "b", "c", "d"].iter().for_each(|key| bench.put(key, ""));
+        let keys: Vec<_> = bench.take()[1..].iter().map(|r| r.events[0].kv.clone().unwrap().key).collect();
+        assert_eq!(keys, expected, "{key:?} to {range_end:?}");
+    }
+}
+
+#[test]
+fn refused_creations_answer_with_id_minus_one_and_leave_the_stream_alone() {
+    let mut bench = Bench::new(Limits::default());
+    bench.put("a", "1");
+    bench.create(WatchSpec { key: b"a", watch_id: 5, ..WatchSpec::default() });
+    bench.create(WatchSpec { key: b"b", watch_id: 5, ..WatchSpec::default() });
+    bench.create(prefix(b"b", b"b"));
+    bench.create(prefix(b"b", b"a"));
+    bench.create(WatchSpec { key: b"a", start_revision: -1, ..WatchSpec::default() });
+    bench.hub.refuse(bench.stream, "rpc error: code = PermissionDenied desc = etcdserver: permission denied");
+    let responses = bench.take();
+    let refused: Vec<_> = responses[1..].iter().map(|r| r.cancel_reason.as_str()).collect();
+    assert_eq!(
+        refused,
+        [
+            "mvcc: duplicate watch ID provided on the WatchStream",
+            "mvcc: watcher range is empty",
+            "mvcc: watcher range is empty",
+            "etcdserver: mvcc: required revision has been compacted",
+            "rpc error: code = PermissionDenied desc = etcdserver: permission denied",
+        ]
+    );
+    for r in &responses[1..] {
+        assert!(r.created && r.canceled, "{r:?}");
+        assert_eq!((r.watch_id, revision(r), r.compact_revision), (-1, 2, 0));
+    }
+    bench.put("a", "2");
+    assert_eq!(text(&bench.take()[0].events), ["put a=2@3"]);
+    assert_eq!(bench.hub.counts().watchers, 1);
+}
+
+#[test]
+fn ids_count_from_zero_and_skip_those_that_the_client_chose() {
+    let mut bench = Bench::new(Limits::default());
+    for watch_id in [0, 1, 2, 0, 7, 0] {
+        bench.create(WatchSpec { key: b"a", watch_id, ..WatchSpec::default() });
+    }
+    bench.hub.cancel(bench.stream, 0);
+    bench.create(WatchSpec { key: b"a", ..WatchSpec::default() });
+    let ids: Vec<_> = bench.take().iter().filter(|r| r.created).map(|r| r.watch_id).collect();
+    assert_eq!(ids, [0, 1, 2, 3, 7, 4, 5], "a cancelled id is not given again");
+}
+
+#[test]
+fn a_compacted_start_is_created_and_then_cancelled() {
+    let mut bench = Bench::new(Limits::default());
+    for i in 0..5 {
+        bench.put("a", &i.to_string());
+    }
+    bench.store.compact(4);
+    bench.create(WatchSpec { key: b"a", start_revision: 3, ..WatchSpec::default() });
+    bench.create(WatchSpec { key: b"a", start_revision: 4, ..WatchSpec::default() });
+    let responses = bench.drain();
+    assert!(responses[0].created && !responses[0].canceled);
+    let canceled = &responses[1];
+    assert!(canceled.canceled && !canceled.created && canceled.cancel_reason.is_empty());
+    assert_eq!((canceled.watch_id, revision(canceled), canceled.compact_revision), (0, 0, 4));
+    assert_eq!(text(&responses[3].events), ["put a=2@4", "put a=3@5", "put a=4@6"], "the compacted revision itself is readable");
+}
+
+#[test]
+fn a_tombstone_at_the_compacted_revision_is_delivered() {
+    let mut bench = Bench::new(Limits::default());
+    bench.put("a", "1");
+    bench.delete("a");
+    bench.store.compact(3);
+    bench.create(WatchSpec { key: b"a", start_revision: 3, prev_kv: true, ..WatchSpec::default() });
+    let responses = bench.drain();
+    assert_eq!(text(&responses[1].events), ["del a@3"], "and its previous value is compacted");
+}
+
+#[test]
+fn a_future_start_begins_at_its_revision() {
+    let mut bench = Bench::new(Limits::default());
+    bench.create(WatchSpec { key: b"a", start_revision: 4, ..WatchSpec::default() });
+    for i in 0..4 {
+        bench.put("a", &i.to_string());
+    }
+    let responses = bench.take();
+    assert_eq!(responses[1..].iter().map(revision).collect::<Vec<_>>(), [4, 5]);
+}
+
+#[test]
+fn a_future_start_survives_a_loss() {
+    let mut bench = Bench::new(Limits::default());
+    bench.create(WatchSpec { key: b"a", start_revision: 5, ..WatchSpec::default() });
+    bench.store.put("a", "2");
+    bench.hub.lost();
+    bench.catch_up();
+    for i in 3..7 {
+        bench.put("a", &i.to_string());
+    }
+    assert_eq!(bench.drain()[1..].iter().map(revision).collect::<Vec<_>>(), [5, 6]);
+}
+
+#[test]
+fn filters_and_previous_values() {
+    let mut bench = Bench::new(Limits::default());
+    bench.put("a", "0");
+    let spec = WatchSpec { key: b"a", ..WatchSpec::default() };
+    bench.create(WatchSpec { no_put: true, ..spec });
+    bench.create(WatchSpec { no_delete: true, ..spec });
+    bench.create(WatchSpec { no_put: true, no_delete: true, ..spec });
+    bench.create(WatchSpec { prev_kv: true, ..spec });
+    bench.create(WatchSpec { prev_kv: true, start_revision: 2, ..spec });
+    bench.put("a", "1");
+    bench.delete("a");
+    let responses = bench.drain();
+    let of = |id| {
+        let of_id = responses.iter().filter(|r| r.watch_id == id && !r.created);
+        of_id.flat_map(|r| text(&r.events)).collect::<Vec<_>>()
+    };
+    assert_eq!(of(0), ["del a@4"]);
+    assert_eq!(of(1), ["put a=1@3"]);
+    assert!(!responses.iter().any(|r| r.watch_id == 2 && !r.created), "nothing is sent where all is filtered");
+    assert_eq!(of(3), ["put a=1@3 prev=0", "del a@4 prev=1"]);
+    assert_eq!(of(4), ["put a=0@2", "put a=1@3 prev=0", "del a@4 prev=1"], "the same from history");
+}
+
+#[test]
+fn a_delete_event_has_the_key_and_the_revision_alone() {
+    let mut bench = Bench::new(Limits::default());
+    bench.create(WatchSpec { key: b"a", ..WatchSpec::default() });
+    bench.put("a", "1");
+    bench.delete("a");
+    let event = bench.take().pop().unwrap().events.remove(0);
+    let expected = KeyValue { key: "a".into(), mod_revision: 3, ..KeyValue::default() };
+    assert_eq!((event.r#type, event.kv, event.prev_kv), (1, Some(expected), None));
+}
+
+#[test]
+fn cancelling_answers_only_for_a_watcher_that_exists() {
+    let mut bench = Bench::new(Limits::default());
+    bench.create(WatchSpec { key: b"a", ..WatchSpec::default() });
+    bench.hub.cancel(bench.stream, 9);
+    bench.hub.cancel(bench.stream, 0);
+    bench.hub.cancel(bench.stream, 0);
+    bench.put("a", "1");
+    let responses = bench.take();
+    assert_eq!(responses.len(), 2);
+    assert!(responses[1].canceled && responses[1].cancel_reason.is_empty() && responses[1].watch_id == 0);
+    assert_eq!(bench.hub.counts().groups, 0);
+}
+
+#[test]
+fn requested_progress_is_for_streams_whose_watchers_are_all_synced() {
+    let mut bench = Bench::new(Limits::default());
+    bench.hub.progress(bench.stream);
+    assert!(bench.take().is_empty(), "no watchers");
+    bench.put("a", "1");
+    bench.create(WatchSpec { key: b"a", start_revision: 2, ..WatchSpec::default() });
+    bench.take();
+    bench.hub.progress(bench.stream);
+    assert!(bench.take().is_empty(), "dropped silently while a watcher is behind");
+    bench.drain();
+    bench.hub.progress(bench.stream);
+    let responses = bench.take();
+    assert_eq!(responses.len(), 1);
+    assert_eq!((responses[0].watch_id, revision(&responses[0])), (-1, 2));
+    assert!(!responses[0].created && !responses[0].canceled && responses[0].events.is_empty());
+    bench.create(WatchSpec { key: b"a", start_revision: 9, ..WatchSpec::default() });
+    bench.take();
+    bench.hub.progress(bench.stream);
+    assert!(bench.take().is_empty(), "a watcher begins in the future");
+}
+
+#[test]
+fn requested_progress_waits_for_events_that_are_on_their_way() {
+    let mut bench = Bench::new(Limits::default());
+    bench.create(WatchSpec { key: b"a", ..WatchSpec::default() });
+    bench.take();
+    let first = bench.store.put("b", "1");
+    let second = bench.store.put("a", "2");
+    bench.hub.progress(bench.stream);
+    bench.hub.progress(bench.stream);
+    assert!(bench.take().is_empty(), "revision 3 is current, but its event has not come");
+    bench.hub.publish(&first);
+    assert!(bench.take().is_empty());
+    bench.hub.publish(&second);
+    let responses = bench.take();
+    assert_eq!(text(&responses[0].events), ["put a=2@3"]);
+    assert_eq!((responses.len(), responses[1].watch_id, revision(&responses[1])), (2, -1, 3));
+}
+
+#[test]
+fn quiet_watchers_hear_of_progress() {
+    let mut bench = Bench::new(Limits::new(1 << 20, 1000));
+    let interval_ms = 1100;
+    let spec = WatchSpec { key: b"a", progress_notify: true, ..WatchSpec::default() };
+    bench.create(spec);
+    bench.create(WatchSpec { key: b"b", ..spec });
+    bench.create(WatchSpec { key: b"a", progress_notify: false, ..spec });
+    bench.create(WatchSpec { start_revision: 100, ..spec });
+    bench.put("a", "1");
+    bench.take();
+    bench.hub.tick(999);
+    assert!(bench.take().is_empty(), "not before the interval is over");
+    bench.hub.tick(interval_ms);
+    let ids: Vec<_> = bench.take().iter().map(|r| (r.watch_id, revision(r))).collect();
+    assert_eq!(ids, [(1, 2)], "watcher 0 had an event, 2 did not ask, 3 begins in the future");
+    bench.hub.tick(2 * interval_ms);
+    let ids: Vec<_> = bench.take().iter().map(|r| (r.watch_id, revision(r))).collect();
+    assert_eq!(ids, [(0, 2), (1, 2)]);
+    assert!(bench.hub.next_deadline_ms().is_some_and(|at| at >= 2 * interval_ms + 1000));
+}
+
+#[test]
+fn closed_streams_leave_nothing_behind() {
+    let mut bench = Bench::new(Limits { queue_responses: 1, ..Limits::default() });
+    bench.hub.close_stream(bench.stream);
+    let empty = bench.hub.counts();
+    bench.put("k", "0");
+    for round in 0..10_000 {
+        let stream = bench.hub.open_stream(round);
+        let key = format!("k{}", round % 7);
+        bench.hub.create(stream, &WatchSpec { key: key.as_bytes(), ..WatchSpec::default() });
+        bench.hub.create(stream, &WatchSpec { key: b"k", range_end: b"l", progress_notify: true, ..WatchSpec::default() });
+        bench.hub.create(stream, &WatchSpec { key: b"k", start_revision: 2, ..WatchSpec::default() });
+        bench.hub.create(stream, &WatchSpec { key: b"k", start_revision: 1 << 40, ..WatchSpec::default() });
+        bench.hub.progress(stream);
+        match round % 3 {
+            0 => bench.catch_up(),
+            1 => bench.hub.lost(),
+            _ => bench.put(&key, ""),
+        }
+        assert_eq!(bench.hub.counts().watchers, 4);
+        bench.hub.close_stream(stream);
+        bench.hub.create(stream, &WatchSpec { key: b"k", ..WatchSpec::default() });
+        assert!(bench.hub.take(stream).is_none(), "a closed stream gives nothing");
+    }
+    let counts = bench.hub.counts();
+    assert_eq!(counts.queued, 0);
+    assert_eq!(super::super::Counts { events: 0, ..counts }, empty);
+    assert!(bench.hub.ready.is_empty() && bench.hub.next_woken().is_none());
+    assert!(bench.hub.deadlines.is_empty() && bench.hub.progress_waiting.is_empty());
+}
+
+#[test]
+fn a_client_that_asks_without_reading_is_made_to_wait() {
+    let mut bench = Bench::new(Limits { queue_responses: 3, ..Limits::default() });
+    let mut asked = 0;
+    while bench.hub.accepts_requests(bench.stream) {
+        bench.create(WatchSpec { key: b"a", ..WatchSpec::default() });
+        asked += 1;
+    }
+    assert_eq!(asked, 3);
+    bench.take();
+    assert!(bench.hub.accepts_requests(bench.stream));
+}
