@@ -1,13 +1,12 @@
 //! Consensus: the raft library behind a door of ours.
 //!
 //! ```text
-//!   propose / tick / step / read ─▶ Consensus ─▶ take() ─▶ Work { append, send, send_after_persist, committed, reads }
-//!                                       ▲                     │ the caller writes and syncs `append`
-//!                                       └──── persisted() ◀───┘
+//!   propose / tick ─▶ Consensus ─▶ take() ─▶ Work { append, committed }
+//!                         ▲                     │ the caller writes and syncs `append`
+//!                         └──── persisted() ◀───┘ ─▶ what is committed now
 //! ```
 //!
-//! It does no I/O. What must wait for the disk is in fields of its own: `send_after_persist`, and what
-//! [`Consensus::persisted`] hands out.
+//! It does no I/O. What must wait for the disk is handed out only by [`Consensus::persisted`].
 
 use bytes::Bytes;
 use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Message, MessageType};
@@ -51,11 +50,10 @@ pub struct Standing {
 #[error("the proposal was dropped")]
 pub struct Dropped;
 
-/// What must be done, in this order: send, append (and sync), call [`Consensus::persisted`], then send what waited.
+/// What must be done: append (and sync), then call [`Consensus::persisted`].
 pub struct Work {
     pub append: Append,
-    pub send: Vec<Message>,
-    pub send_after_persist: Vec<Message>,
+    /// Committed before, and durable here.
     pub committed: Vec<Entry>,
     ready: Ready,
 }
@@ -67,12 +65,6 @@ pub struct Append {
     pub entries: Vec<Entry>,
     /// Whether it must be on stable storage before anything else follows from it.
     pub sync: bool,
-}
-
-/// What follows once the log is durable.
-pub struct Durable {
-    pub send: Vec<Message>,
-    pub committed: Vec<Entry>,
 }
 
 /// One member's view of the group.
@@ -156,17 +148,14 @@ impl Consensus {
         self.node.mut_store().append(&append.entries);
         Some(Work {
             append,
-            send: ready.take_messages(),
-            send_after_persist: ready.take_persisted_messages(),
             committed: ready.take_committed_entries(),
             ready,
         })
     }
 
-    /// Says that `work.append` is durable.
-    pub fn persisted(&mut self, work: Work) -> Durable {
-        let mut light = self.node.advance_append(work.ready);
-        Durable { send: light.take_messages(), committed: light.take_committed_entries() }
+    /// Says that `work.append` is durable; returns what is committed by that.
+    pub fn persisted(&mut self, work: Work) -> Vec<Entry> {
+        self.node.advance_append(work.ready).take_committed_entries()
     }
 
     /// Says that the state holds everything up to `index`; `keep` bounds the entries and bytes kept for followers.

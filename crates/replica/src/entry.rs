@@ -10,7 +10,7 @@ use metastore_proto::raftpb;
 use protobuf::Message as _;
 use raft::eraftpb;
 
-use crate::wal;
+use crate::wal::{self, EntryKind, EntryRef};
 
 /// Why an entry cannot be handed to consensus.
 #[derive(Debug, thiserror::Error)]
@@ -20,10 +20,6 @@ pub struct EntryError {
     pub why: String,
 }
 
-/// Kinds of entries, as etcd numbers them.
-pub const NORMAL: i32 = raftpb::EntryType::EntryNormal as i32;
-pub const CONF_CHANGE: i32 = raftpb::EntryType::EntryConfChange as i32;
-
 /// From disk to consensus.
 ///
 /// # Errors
@@ -32,26 +28,29 @@ pub fn to_consensus(entry: wal::Entry) -> Result<eraftpb::Entry, EntryError> {
     let wal::Entry { kind, term, index, data } = entry;
     let mut out = eraftpb::Entry { term, index, ..eraftpb::Entry::default() };
     match kind {
-        NORMAL => out.data = data,
-        CONF_CHANGE => {
+        EntryKind::Normal => out.data = data,
+        EntryKind::ConfChange => {
             let change = decode_change(index, &data)?;
             out.set_entry_type(eraftpb::EntryType::EntryConfChange);
             let bytes = library_change(index, &change)?.write_to_bytes();
             out.data = bytes.map_err(|error| EntryError { index, why: error.to_string() })?.into();
             out.context = data;
         }
-        other => return Err(EntryError { index, why: format!("kind {other}, which this version does not know") }),
+        EntryKind::ConfChangeV2 => {
+            let why = "a membership change of the second form, which this version does not apply".into();
+            return Err(EntryError { index, why });
+        }
     }
     Ok(out)
 }
 
 /// From consensus to disk.
-pub fn to_disk(entry: &eraftpb::Entry) -> wal::Entry {
+pub fn on_disk(entry: &eraftpb::Entry) -> EntryRef<'_> {
     let (kind, data) = match entry.get_entry_type() {
-        eraftpb::EntryType::EntryNormal => (NORMAL, entry.data.clone()),
-        _ => (CONF_CHANGE, entry.context.clone()),
+        eraftpb::EntryType::EntryNormal => (EntryKind::Normal, &entry.data),
+        _ => (EntryKind::ConfChange, &entry.context),
     };
-    wal::Entry { kind, term: entry.term, index: entry.index, data }
+    EntryRef { kind, term: entry.term, index: entry.index, data }
 }
 
 /// Reads etcd's membership change from an entry's bytes.

@@ -12,9 +12,9 @@ use raft::eraftpb::{ConfState, Entry, EntryType, HardState};
 use crate::consensus::{Append, Consensus, Dropped, Standing, Timing};
 use crate::data_dir::{DataDir, OpenError};
 use crate::disk::DiskError;
-use crate::entry::{EntryError, to_disk};
+use crate::entry::{EntryError, on_disk};
 use crate::snapshot_files::{SnapshotJob, SnapshotWritten, purge};
-use crate::wal::{Wal, WalError};
+use crate::wal::{self, Options, Wal, WalError};
 
 mod open;
 
@@ -36,11 +36,13 @@ pub struct Settings {
     pub keep_entries: usize,
     /// Log bytes that call for a snapshot; the default suits everyone but a test.
     pub snapshot_log_bytes: u64,
+    /// Segments of the log; the default suits everyone but a test.
+    pub log: Options,
 }
 
 impl Settings {
     pub fn new(engine: &'static str, timing: Timing, keep_entries: usize) -> Self {
-        Self { engine, timing, keep_entries, snapshot_log_bytes: SNAPSHOT_LOG_BYTES }
+        Self { engine, timing, keep_entries, snapshot_log_bytes: SNAPSHOT_LOG_BYTES, log: Options::default() }
     }
 }
 
@@ -133,8 +135,7 @@ impl Replica {
             let append = std::mem::take(&mut work.append);
             let mut committed = std::mem::take(&mut work.committed);
             self.append(append)?;
-            let durable = self.consensus.persisted(work);
-            committed.extend(durable.committed);
+            committed.extend(self.consensus.persisted(work));
             self.apply(committed, output)?;
         }
         self.plan_snapshot(output)
@@ -145,9 +146,10 @@ impl Replica {
         if hard_state.is_none() && entries.is_empty() {
             return Ok(());
         }
-        let hard_state = hard_state.map(|state| hard_state_to_disk(&state));
+        let hard_state = hard_state
+            .map(|HardState { term, vote, commit, .. }| wal::HardState { term, vote, commit });
         self.snapshot.log_bytes += entries.iter().map(|entry| entry.data.len() as u64).sum::<u64>();
-        Ok(self.wal.append(hard_state.as_ref(), entries.iter().map(to_disk), sync)?)
+        Ok(self.wal.append(hard_state, entries.iter().map(on_disk), sync)?)
     }
 
     fn apply(&mut self, committed: Vec<Entry>, output: &mut Output) -> Result<(), Fatal> {
@@ -225,10 +227,6 @@ impl Replica {
         self.snapshot.running = false;
         Ok(())
     }
-}
-
-fn hard_state_to_disk(state: &HardState) -> raftpb::HardState {
-    raftpb::HardState { term: Some(state.term), vote: Some(state.vote), commit: Some(state.commit) }
 }
 
 fn conf_state_to_disk(state: &ConfState) -> raftpb::ConfState {

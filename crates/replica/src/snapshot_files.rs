@@ -13,6 +13,7 @@ use metastore_store::snapshot::{self, Source};
 
 use crate::data_dir::{OpenError, write_durably};
 use crate::disk::{Disk, DiskError, DiskFile};
+use crate::wal::SnapshotMark;
 
 /// Bytes that are written between two syncs: the kernel then never has more than this to write back at once, which would
 /// hold up the log's own syncs.
@@ -103,12 +104,12 @@ pub struct FoundSnapshot {
 pub fn newest(
     disk: &dyn Disk,
     dir: &Path,
-    named: &[walpb::Snapshot],
+    named: &[SnapshotMark],
 ) -> Result<Option<FoundSnapshot>, OpenError> {
-    let Some(record) = named.iter().filter(|record| record.index() > 0).max_by_key(|record| record.index()) else {
+    let Some(mark) = named.iter().filter(|mark| mark.index > 0).max_by_key(|mark| mark.index) else {
         return Ok(None);
     };
-    let applied = Applied { index: record.index(), term: record.term() };
+    let applied = Applied { index: mark.index, term: mark.term };
     let path = dir.join(file_name(applied, "snap"));
     if !disk.exists(&path)? {
         return Err(OpenError::refused(&path, "the log names this snapshot, but the file is missing"));

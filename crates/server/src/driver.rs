@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use metastore_engine::Version;
-use metastore_proto::Message;
 use metastore_proto::etcdserverpb::LeaseRevokeRequest;
 use metastore_replica::{Fatal, Output, Replica, SnapshotWritten};
 use metastore_store::command::{Command, Kind};
@@ -229,7 +228,8 @@ impl Driver {
                 self.answer(waiter, Answer::TimeToLive(answer));
             }
             Event::Leases { waiter } => {
-                let leases = self.expiry.by_remaining();
+                let mut leases: Vec<i64> = self.replica.store().leases().ids().collect();
+                self.expiry.sort_by_remaining(&mut leases);
                 self.answer(waiter, Answer::Leases(leases));
             }
             Event::SnapshotWritten(written) => self.replica.snapshot_written(written?)?,
@@ -246,7 +246,7 @@ impl Driver {
         let lease = self.replica.store().leases().get(id)?;
         let remaining_ms = self.expiry.remaining_ms(id, self.now_ms()).unwrap_or_default();
         let keys = if keys { lease.keys().map(Bytes::copy_from_slice).collect() } else { Vec::new() };
-        Some(TimeToLive { granted_s: lease.ttl_s(), remaining_s: (remaining_ms / 1000) as i64, keys })
+        Some(TimeToLive { granted_s: lease.ttl_s, remaining_s: (remaining_ms / 1000) as i64, keys })
     }
 
     /// A new leader gives every lease its full time again, and the time that the election took.
@@ -262,7 +262,7 @@ impl Driver {
         self.led = standing.is_leader;
         if self.led {
             let extend_ms = (self.heartbeat * self.election_ticks as u32).as_millis() as u64;
-            let leases = self.replica.store().leases().iter().map(|(id, lease)| (id, lease.ttl_s()));
+            let leases = self.replica.store().leases().restart_ttls();
             self.expiry.promote(self.started.elapsed().as_millis() as u64, leases, extend_ms);
         } else {
             self.expiry.demote();
@@ -273,7 +273,7 @@ impl Driver {
     fn revoke_expired(&mut self) {
         for lease in self.expiry.take_expired(self.now_ms(), EXPIRED_AT_ONCE) {
             let request = LeaseRevokeRequest { id: lease };
-            let command = Command::encode(self.shared.next_id(), Kind::LeaseRevoke, &request.encode_to_vec());
+            let command = Command::encode(self.shared.next_id(), Kind::LeaseRevoke, &request);
             if self.replica.propose(command).is_err() {
                 // It is handed out again after a while.
                 return;
@@ -295,7 +295,7 @@ impl Driver {
         let now_ms = self.now_ms();
         for outcome in output.outcomes.drain(..) {
             match &outcome.reply {
-                Ok(Reply::LeaseGrant { id, ttl_s }) if self.led => self.expiry.granted(*id, *ttl_s, now_ms),
+                Ok(Reply::LeaseGrant { id, ttl_s }) => self.expiry.granted(*id, *ttl_s, now_ms),
                 Ok(Reply::LeaseRevoke { id }) => self.expiry.revoked(*id),
                 Ok(Reply::Recorded) => self.shared.set_members(self.replica.store().members()),
                 _ => {}

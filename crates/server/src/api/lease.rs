@@ -98,7 +98,7 @@ async fn renew(member: &Member, call: &Call, lease: i64) -> Result<i64, Status> 
     member.check_leader(call)?;
     // A stream lives long; its deadline is not that of one renewal.
     match member.ask(call, 0, |waiter| Event::KeepAlive { waiter, lease }).await? {
-        Answer::Renewed(Renewal::Renewed { ttl_s }) => {
+        Answer::Renewed(Renewal::Renewed(ttl_s)) => {
             member.shared.counts.lease_renewed.add(1);
             Ok(ttl_s)
         }

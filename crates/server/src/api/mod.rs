@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use metastore_proto::Message;
+use metastore_proto::etcdserverpb::ResponseHeader;
 use metastore_store::command::{Command, Kind};
 use metastore_store::mvcc::View;
 use metastore_store::{Outcome, Reply};
@@ -67,7 +68,7 @@ impl Member {
     async fn propose(&self, call: &Call, kind: Kind, request: &impl Message) -> Result<(i64, Reply), Status> {
         self.check_leader(call)?;
         let id = self.shared.next_id();
-        let data = Command::encode(id, kind, &request.encode_to_vec());
+        let data = Command::encode(id, kind, request);
         if data.len() > self.limits.max_request_bytes {
             return Err(errors::request_too_large());
         }
@@ -98,6 +99,12 @@ impl Member {
             Refused::Closed(_) => errors::stopped(),
         })?;
         wait.await.map_err(|Expired| late())
+    }
+
+    /// The header of an answer given now.
+    fn header(&self, revision: i64) -> ResponseHeader {
+        let Shared { cluster_id, member_id, .. } = *self.shared;
+        ResponseHeader { cluster_id, member_id, revision, raft_term: self.shared.term() }
     }
 
     /// Clients may ask for an error at once where there is no leader.

@@ -4,6 +4,7 @@
 //! newer version would go on with a state that no other member has.
 
 use bytes::{Buf, Bytes};
+use metastore_proto::Message;
 use metastore_proto::prost::encoding::{self, DecodeContext, WireType};
 
 /// Kinds of commands; the numbers are the fields of etcd's `InternalRaftRequest`.
@@ -62,13 +63,14 @@ pub enum CommandError {
 }
 
 impl Command {
-    /// Encodes a command for the log: the body, as the client sent it, behind a header with the request's id.
-    pub fn encode(id: u64, kind: Kind, body: &[u8]) -> Bytes {
+    /// Encodes a command for the log: its message, and a header with the request's id.
+    pub fn encode(id: u64, kind: Kind, message: &impl Message) -> Bytes {
         let header_len = encoding::uint64::encoded_len(FIELD_HEADER_ID, &id);
-        let mut out = Vec::with_capacity(body.len() + header_len + 20);
+        let len = message.encoded_len();
+        let mut out = Vec::with_capacity(len + header_len + 20);
         encoding::encode_key(kind as u32, WireType::LengthDelimited, &mut out);
-        encoding::encode_varint(body.len() as u64, &mut out);
-        out.extend_from_slice(body);
+        encoding::encode_varint(len as u64, &mut out);
+        message.encode_raw(&mut out);
         encoding::encode_key(FIELD_HEADER, WireType::LengthDelimited, &mut out);
         encoding::encode_varint(header_len as u64, &mut out);
         encoding::uint64::encode(FIELD_HEADER_ID, &id, &mut out);
@@ -129,7 +131,6 @@ fn header_id(mut header: Bytes) -> Result<Option<u64>, metastore_proto::prost::D
 
 #[cfg(test)]
 mod tests {
-    use metastore_proto::Message;
     use metastore_proto::etcdserverpb::{InternalRaftRequest, PutRequest};
     use proptest::prelude::*;
 
@@ -138,7 +139,7 @@ mod tests {
     #[test]
     fn the_bytes_are_etcds() {
         let put = PutRequest { key: "k".into(), value: "v".into(), ..Default::default() };
-        let bytes = Command::encode(7, Kind::Put, &put.encode_to_vec());
+        let bytes = Command::encode(7, Kind::Put, &put);
         let decoded = InternalRaftRequest::decode(bytes.clone()).unwrap();
         assert_eq!(decoded.header.unwrap().id, 7);
         assert_eq!(decoded.put.unwrap(), put);
@@ -156,7 +157,7 @@ mod tests {
 
     #[test]
     fn two_commands_or_none_are_malformed() {
-        let one = Command::encode(1, Kind::Put, b"");
+        let one = Command::encode(1, Kind::Put, &PutRequest::default());
         let two = [&one[..], &one[..]].concat();
         assert!(matches!(Command::decode(two.into()), Err(CommandError::Malformed(_))));
         assert!(matches!(Command::decode(Bytes::new()), Err(CommandError::Malformed(_))));

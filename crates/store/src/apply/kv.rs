@@ -38,11 +38,7 @@ impl Store {
         };
         let previous = self.mvcc.put(&put)?;
         let before = previous.as_deref().map_or(0, |row| KeyValue::of(row).lease);
-        let after = put.lease.unwrap_or(before);
-        if before != after {
-            self.leases.detach(&request.key, before);
-            self.leases.attach(&request.key, after);
-        }
+        self.move_key(&request.key, before, put.lease.unwrap_or(before))?;
         Ok(previous.filter(|_| request.prev_kv))
     }
 

@@ -2,23 +2,33 @@
 
 use metastore_engine::{Engine, EngineError, KeyRange, Table};
 use metastore_proto::etcdserverpb::{LeaseGrantRequest, LeaseRevokeRequest};
-use metastore_proto::{Message, leasepb};
 
-use super::{Applying, Reply};
-use crate::Store;
-use crate::lease::Leases;
+use super::{Applying, HaltCause, Reply};
+use crate::lease::{LeaseError, Leases};
 use crate::mvcc::View;
 use crate::mvcc::row::KeyValue;
+use crate::{Refusal, Store};
+
+impl From<LeaseError> for Refusal {
+    fn from(error: LeaseError) -> Self {
+        match error {
+            LeaseError::NotFound(_) => Self::LeaseNotFound,
+            LeaseError::Exists(_) => Self::LeaseExists,
+            LeaseError::TtlTooLarge(_) => Self::LeaseTtlTooLarge,
+        }
+    }
+}
 
 impl Store {
     /// The id and the effective TTL were fixed before the command was proposed.
     pub(super) fn lease_grant(&mut self, request: &LeaseGrantRequest) -> Applying<Reply> {
         let LeaseGrantRequest { id, ttl: ttl_s } = *request;
-        if let Err(refusal) = self.leases.grant(id, ttl_s) {
-            return Ok(Err(refusal));
+        if let Err(error) = self.leases.grant(id, ttl_s) {
+            return Ok(Err(error.into()));
         }
-        let row = leasepb::Lease { id, ttl: ttl_s, remaining_ttl: 0 };
-        self.engine.put(Table::Lease, &id.to_be_bytes(), &row.encode_to_vec())?;
+        if let Some((key, row)) = self.leases.row(id) {
+            self.engine.put(Table::Lease, &key, &row)?;
+        }
         Ok(Ok(Reply::LeaseGrant { id, ttl_s }))
     }
 
@@ -27,33 +37,44 @@ impl Store {
         let id = request.id;
         let keys = match self.leases.revoke(id) {
             Ok(keys) => keys,
-            Err(refusal) => return Ok(Err(refusal)),
+            Err(error) => return Ok(Err(error.into())),
         };
         for key in keys {
             self.mvcc.delete(&key)?;
         }
-        self.engine.delete(Table::Lease, &id.to_be_bytes())?;
+        self.engine.delete(Table::Lease, &Leases::row_key(id))?;
         Ok(Ok(Reply::LeaseRevoke { id }))
+    }
+
+    /// Moves a key from one lease to another; 0 stands for none.
+    pub(super) fn move_key(&mut self, key: &[u8], from: i64, to: i64) -> Result<(), HaltCause> {
+        if from == to {
+            return Ok(());
+        }
+        self.leases.detach(key, from);
+        if to == 0 {
+            return Ok(());
+        }
+        // A put was checked before it ran, and a lease takes its keys with it, so this cannot fail on a sound state.
+        self.leases.attach(key, to).map_err(|error| HaltCause::Malformed(error.to_string()))
     }
 }
 
 /// Reads the leases, and from the live keys which lease each is attached to.
 pub fn load_leases(engine: &dyn Engine, view: &View) -> Result<Leases, EngineError> {
-    let mut leases = Leases::default();
-    for (key, value) in engine.rows(Table::Lease)? {
-        let damaged = |why: String| EngineError(format!("row {key:?} of table lease is damaged: {why}"));
-        let lease = leasepb::Lease::decode(&value[..]).map_err(|error| damaged(error.to_string()))?;
-        leases.grant(lease.id, lease.ttl).map_err(|refusal| damaged(refusal.to_string()))?;
-    }
+    let rows = engine.rows(Table::Lease)?;
+    let rows = rows.iter().map(|(key, value)| (&key[..], &value[..]));
+    let mut leases = Leases::load(rows).map_err(|error| EngineError(error.to_string()))?;
     let mut from = Some(Vec::new());
     while let Some(start) = from {
-        let mut rows = Vec::new();
+        let mut found = Vec::new();
         let range = KeyRange { start: &start, end: None };
-        from = view.engine().scan(range, i64::MAX, usize::MAX, &mut rows)?;
-        for version in rows {
+        from = view.engine().scan(range, i64::MAX, usize::MAX, &mut found)?;
+        for version in found {
             let kv = KeyValue::of(&version.row);
             if kv.lease != 0 {
-                leases.attach(kv.key, kv.lease);
+                let damaged = |error: LeaseError| EngineError(format!("key {:?} is attached to it: {error}", kv.key));
+                leases.attach(kv.key, kv.lease).map_err(damaged)?;
             }
         }
     }

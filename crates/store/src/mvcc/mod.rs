@@ -16,7 +16,7 @@ mod view;
 
 pub use hash::HashKv;
 pub use range::{Order, RangeCursor, RangeQuery, RangeReply, RevisionBounds, Target};
-pub use view::{NEVER_COMPACTED, Pin, ReadError, View, version_key};
+pub use view::{NEVER_COMPACTED, Pin, ReadError, View};
 
 use std::sync::Arc;
 
@@ -140,10 +140,9 @@ impl Mvcc {
     fn delete_live(&mut self, previous: Row) -> metastore_engine::Result<()> {
         let key = row::key_of(&previous);
         let row = KeyValue { key, ..KeyValue::default() }.to_row();
-        let tombstone = Version { revision: self.next_revision(), tombstone: true, row };
-        let key: &[u8] = key;
-        self.view.engine().append(key, tombstone.clone())?;
-        self.changes.push(Change { version: tombstone, previous: Some(previous) });
+        let version = Version { revision: self.next_revision(), tombstone: true, row };
+        self.view.engine().append(key, version.clone())?;
+        self.changes.push(Change { version, previous: Some(previous) });
         Ok(())
     }
 

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use metastore_engine::{Engine, EngineError, Published, Revision, Row, Version};
 use parking_lot::Mutex;
 
-use super::row::key_of;
 use crate::Refusal;
+use crate::watch::HistorySource;
 
 /// Revision that a store reports as compacted before the first compaction, as etcd does.
 pub const NEVER_COMPACTED: i64 = -1;
@@ -121,22 +121,49 @@ impl View {
         self.shared.pins.lock().first_key_value().is_some_and(|(&pinned, _)| pinned < revision)
     }
 
-    /// The value of `key` at `revision`; `None` if it did not exist then or that revision is compacted.
-    pub fn value_at(&self, key: &[u8], revision: i64) -> Result<Option<Row>, EngineError> {
-        let found = self.shared.engine.newest(key, revision)?;
-        if revision < self.compact_revision() {
-            return Ok(None);
-        }
-        Ok(found.filter(|version| !version.tombstone).map(|version| version.row))
-    }
-
     /// Stored versions in order of revision; see [`Engine::history`].
-    pub fn history(&self, from: Revision, to: i64, rows: &mut Vec<Version>) -> Result<Option<Revision>, EngineError> {
+    pub fn history(
+        &self,
+        from: Revision,
+        to: i64,
+        rows: &mut Vec<Version>,
+    ) -> Result<Option<Revision>, EngineError> {
         self.shared.engine.history(from, to, rows)
     }
 }
 
-/// The key that a version belongs to.
-pub fn version_key(version: &Version) -> &[u8] {
-    key_of(&version.row)
+/// What watchers that are behind read.
+impl HistorySource for View {
+    fn current_revision(&self) -> i64 {
+        self.revision()
+    }
+
+    fn compact_revision(&self) -> i64 {
+        self.compact_revision()
+    }
+
+    fn history(
+        &self,
+        from: Revision,
+        to: i64,
+        limit: usize,
+        rows: &mut Vec<Version>,
+    ) -> Result<Option<Revision>, EngineError> {
+        let enough = rows.len().saturating_add(limit);
+        let mut next = Some(from);
+        while let Some(from) = next
+            && rows.len() < enough
+        {
+            next = self.shared.engine.history(from, to, rows)?;
+        }
+        Ok(next)
+    }
+
+    fn value_at(&self, key: &[u8], main: i64) -> Result<Option<Row>, EngineError> {
+        let found = self.shared.engine.newest(key, main)?;
+        if main < self.compact_revision() {
+            return Ok(None);
+        }
+        Ok(found.filter(|version| !version.tombstone).map(|version| version.row))
+    }
 }
