@@ -178,3 +178,49 @@ impl Index {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Revision;
+
+    fn append(index: &mut Index, number: usize, main: i64, tombstone: bool) -> (Key, Stamp) {
+        let row = [].as_slice().into();
+        let stored = Stored::from(Version { revision: Revision::new(main, 0), tombstone, row });
+        let stamp = stored.stamp;
+        (index.append(format!("key{number:05}").as_bytes(), stored), stamp)
+    }
+
+    #[test]
+    fn keys_in_order_fill_their_leaves() {
+        let mut index = Index::default();
+        for number in 0..10 * LEAF_KEYS {
+            append(&mut index, number, 1, false);
+        }
+        assert_eq!(index.leaves.len(), 10);
+    }
+
+    #[test]
+    fn sparse_leaves_are_merged_and_empty_ones_removed() {
+        let mut index = Index::default();
+        let numbers = 0..10 * LEAF_KEYS;
+        let written: Vec<_> = numbers.map(|number| append(&mut index, number, number as i64, true)).collect();
+        for (number, (key, stamp)) in written.iter().enumerate() {
+            assert!(index.compact(key, *stamp, i64::MAX), "{key:?}");
+            let left = written.len() - number - 1;
+            // Two neighbours that could not be merged hold more than MERGED_KEYS; the first leaf may be empty.
+            assert!(
+                index.leaves.len() <= 2 + left.div_ceil(MERGED_KEYS / 2),
+                "{} leaves, {left} keys",
+                index.leaves.len()
+            );
+        }
+        assert_eq!(index.leaves.len(), 1);
+        let goes = |number: &usize| !number.is_multiple_of(10);
+        let written: Vec<_> = (0..10 * LEAF_KEYS).map(|n| append(&mut index, n, n as i64, true)).collect();
+        for number in (0..written.len()).filter(goes) {
+            index.compact(&written[number].0, written[number].1, i64::MAX);
+        }
+        assert!(index.leaves.len() <= 4, "{} leaves hold {LEAF_KEYS} keys", index.leaves.len());
+    }
+}
