@@ -163,19 +163,21 @@ impl Index {
 
     /// The slots in `range`, leaf by leaf; some parts may be empty. Only the leaves at the two ends compare keys.
     fn parts<'a>(&'a self, range: KeyRange<'_>) -> impl Iterator<Item = Part<'a>> {
-        let (first, _) = self.leaf(range.start);
-        let leaves = self.leaves.range::<[u8], _>((Included(&first[..]), Unbounded));
-        leaves.take_while(move |(bound, _)| !range.is_empty() && range.end.is_none_or(|end| &bound[..] < end)).map(
-            move |(bound, leaf)| {
-                let slots = leaf.slots();
-                let from = if &bound[..] < range.start { slots.partition_point(|s| &*s.key < range.start) } else { 0 };
-                let to = match (range.end, slots.last()) {
-                    (Some(end), Some(last)) if &*last.key >= end => slots.partition_point(|slot| &*slot.key < end),
-                    _ => slots.len(),
-                };
-                Part { leaf, slots: &slots[from..to] }
-            },
-        )
+        let start = range.start;
+        let end = range.end.map(|end| end.max(start));
+        let first = self.leaf(start).0;
+        let last = end.map(|end| self.leaf(end).0);
+        let up_to = last.map_or(Unbounded, |last| Included(&last[..]));
+        self.leaves.range::<[u8], _>((Included(&first[..]), up_to)).map(move |(bound, leaf)| {
+            let slots = leaf.slots();
+            let below = |key: &[u8]| slots.partition_point(|slot| &*slot.key < key);
+            let from = if Key::ptr_eq(bound, first) { below(start) } else { 0 };
+            let to = match end {
+                Some(end) if last.is_some_and(|last| Key::ptr_eq(bound, last)) => below(end),
+                _ => slots.len(),
+            };
+            Part { leaf, slots: &slots[from..to] }
+        })
     }
 }
 
