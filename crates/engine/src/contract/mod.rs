@@ -12,7 +12,7 @@
 //! An engine's test file holds one line, [`crate::contract_suite!`], with an expression that makes an empty engine behind a
 //! smart pointer (`Box<Memory>`, or a guard that removes a directory when it is dropped):
 //!
-//! ```ignore
+//! ```text
 //! metastore_engine::contract_suite!(Box::new(metastore_engine::Memory::new()));
 //! ```
 //!

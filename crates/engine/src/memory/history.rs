@@ -100,3 +100,50 @@ impl History {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filled(versions: i64) -> History {
+        let mut history = History::default();
+        for main in 0..versions {
+            let row = [].as_slice().into();
+            let stored = Stored::from(Version { revision: Revision::new(main, 0), tombstone: false, row });
+            history.push(Entry { key: Key::default(), stored });
+        }
+        history
+    }
+
+    fn compact(history: &mut History, dropped: fn(i64) -> bool) {
+        let mut next = Some(Revision::default());
+        while let Some(from) = next {
+            next = history.compact_step(i64::MAX, from, |entry| dropped(entry.stored.stamp.main));
+        }
+    }
+
+    #[test]
+    fn chunks_that_lost_versions_give_memory_back() {
+        let mut history = filled(20 * CHUNK_VERSIONS as i64);
+        assert_eq!(history.chunks.len(), 20);
+        compact(&mut history, |main| main % 10 != 0);
+        assert_eq!(history.chunks.values().map(Vec::len).sum::<usize>(), 2 * CHUNK_VERSIONS);
+        let capacity: usize = history.chunks.values().map(Vec::capacity).sum();
+        assert!(history.chunks.len() <= 4 && capacity <= 4 * CHUNK_VERSIONS, "{capacity}");
+        compact(&mut history, |_| true);
+        assert_eq!(history.chunks.len(), 0);
+    }
+
+    #[test]
+    fn steps_look_at_each_version_once() {
+        let mut history = filled(3 * CHUNK_VERSIONS as i64);
+        let (mut looked, mut next) = (0, Some(Revision::new(10, 0)));
+        while let Some(from) = next {
+            next = history.compact_step(600, from, |_| {
+                looked += 1;
+                false
+            });
+        }
+        assert_eq!(looked, 600 - 10 + 1);
+    }
+}

@@ -163,18 +163,66 @@ impl Index {
 
     /// The slots in `range`, leaf by leaf; some parts may be empty. Only the leaves at the two ends compare keys.
     fn parts<'a>(&'a self, range: KeyRange<'_>) -> impl Iterator<Item = Part<'a>> {
-        let (first, _) = self.leaf(range.start);
-        let leaves = self.leaves.range::<[u8], _>((Included(&first[..]), Unbounded));
-        leaves.take_while(move |(bound, _)| !range.is_empty() && range.end.is_none_or(|end| &bound[..] < end)).map(
-            move |(bound, leaf)| {
-                let slots = leaf.slots();
-                let from = if &bound[..] < range.start { slots.partition_point(|s| &*s.key < range.start) } else { 0 };
-                let to = match (range.end, slots.last()) {
-                    (Some(end), Some(last)) if &*last.key >= end => slots.partition_point(|slot| &*slot.key < end),
-                    _ => slots.len(),
-                };
-                Part { leaf, slots: &slots[from..to] }
-            },
-        )
+        let start = range.start;
+        let end = range.end.map(|end| end.max(start));
+        let first = self.leaf(start).0;
+        let last = end.map(|end| self.leaf(end).0);
+        let up_to = last.map_or(Unbounded, |last| Included(&last[..]));
+        self.leaves.range::<[u8], _>((Included(&first[..]), up_to)).map(move |(bound, leaf)| {
+            let slots = leaf.slots();
+            let below = |key: &[u8]| slots.partition_point(|slot| &*slot.key < key);
+            let from = if Key::ptr_eq(bound, first) { below(start) } else { 0 };
+            let to = match end {
+                Some(end) if last.is_some_and(|last| Key::ptr_eq(bound, last)) => below(end),
+                _ => slots.len(),
+            };
+            Part { leaf, slots: &slots[from..to] }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Revision;
+
+    fn append(index: &mut Index, number: usize, main: i64, tombstone: bool) -> (Key, Stamp) {
+        let row = [].as_slice().into();
+        let stored = Stored::from(Version { revision: Revision::new(main, 0), tombstone, row });
+        let stamp = stored.stamp;
+        (index.append(format!("key{number:05}").as_bytes(), stored), stamp)
+    }
+
+    #[test]
+    fn keys_in_order_fill_their_leaves() {
+        let mut index = Index::default();
+        for number in 0..10 * LEAF_KEYS {
+            append(&mut index, number, 1, false);
+        }
+        assert_eq!(index.leaves.len(), 10);
+    }
+
+    #[test]
+    fn sparse_leaves_are_merged_and_empty_ones_removed() {
+        let mut index = Index::default();
+        let numbers = 0..10 * LEAF_KEYS;
+        let written: Vec<_> = numbers.map(|number| append(&mut index, number, number as i64, true)).collect();
+        for (number, (key, stamp)) in written.iter().enumerate() {
+            assert!(index.compact(key, *stamp, i64::MAX), "{key:?}");
+            let left = written.len() - number - 1;
+            // Two neighbours that could not be merged hold more than MERGED_KEYS; the first leaf may be empty.
+            assert!(
+                index.leaves.len() <= 2 + left.div_ceil(MERGED_KEYS / 2),
+                "{} leaves, {left} keys",
+                index.leaves.len()
+            );
+        }
+        assert_eq!(index.leaves.len(), 1);
+        let goes = |number: &usize| !number.is_multiple_of(10);
+        let written: Vec<_> = (0..10 * LEAF_KEYS).map(|n| append(&mut index, n, n as i64, true)).collect();
+        for number in (0..written.len()).filter(goes) {
+            index.compact(&written[number].0, written[number].1, i64::MAX);
+        }
+        assert!(index.leaves.len() <= 4, "{} leaves hold {LEAF_KEYS} keys", index.leaves.len());
     }
 }
