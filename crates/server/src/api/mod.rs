@@ -39,6 +39,7 @@ pub struct Limits {
     pub max_txn_ops: usize,
     /// How long a proposal may take: etcd's 5 s for disk and network, and two election timeouts.
     pub request_timeout: Duration,
+    pub election_timeout: Duration,
     /// Leases live at least this long.
     pub min_lease_ttl_s: i64,
     /// The version that the server reports.
