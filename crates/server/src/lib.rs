@@ -1,10 +1,13 @@
 //! The shell around the state machine: sockets, flags, clocks, logs and signals.
 //!
-//! Nothing here decides about data. A request comes in through [`io`], is read by [`grpc`], and becomes an event for the
-//! engine thread; the answer goes back the same way.
+//! Nothing here decides about data. A request comes in through [`io`], is read by [`grpc`], answered by [`api`], and becomes
+//! an event for the engine thread ([`driver`]); the answer goes back the same way. [`start`] puts the parts together.
 
 pub mod api;
+pub mod config;
 pub mod driver;
 pub mod grpc;
 pub mod io;
+pub mod logging;
 pub mod shared;
+pub mod start;

@@ -1,0 +1,301 @@
+//! Every flag that is known, in one table: name, default, kind, and what it does here.
+
+/// How a flag's value is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Bool,
+    Text,
+    /// A whole number.
+    Number,
+    /// Go's notation: `1h30m`, `100ms`.
+    Duration,
+    /// Anything, or nothing: a flag of etcd 2 that etcd itself ignores.
+    Anything,
+}
+
+/// What setting a flag leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// It does what it says.
+    Acts(Group, &'static str),
+    /// Accepted with a warning: without it the member is as safe, reachable and correct as with it.
+    Harmless,
+    /// Any value but the default is refused, for this reason: without it the member would not be what was asked for.
+    Refused(&'static str),
+}
+
+/// Where `--help` lists a flag, in the order of etcd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    Member,
+    Clustering,
+    Logging,
+    Watch,
+    Unsafe,
+    Other,
+}
+
+/// One flag.
+#[derive(Clone, Copy, Debug)]
+pub struct Flag {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub default: &'static str,
+    pub effect: Effect,
+}
+
+impl Flag {
+    /// The environment variable of the same meaning. Flags that etcd does not have use our own prefix.
+    pub fn variable(&self) -> String {
+        let prefix = if OWN.contains(&self.name) { OWN_PREFIX } else { ETCD_PREFIX };
+        format!("{prefix}{}", self.name.to_ascii_uppercase().replace('-', "_"))
+    }
+}
+
+pub const ETCD_PREFIX: &str = "ETCD_";
+pub const OWN_PREFIX: &str = "METASTORE_";
+
+/// Flags that etcd does not have.
+const OWN: [&str; 3] = ["engine", "io-threads", "reported-version"];
+
+/// The flag of that name.
+pub fn find(name: &str) -> Option<&'static Flag> {
+    FLAGS.iter().find(|flag| flag.name == name)
+}
+
+const TLS: &str = "TLS is not available yet, and the member would serve in the clear";
+const AUTH: &str = "authentication is not available yet, and the member would serve everyone";
+const DISCOVERY: &str = "discovery is not available yet; name the members with --initial-cluster";
+const CORRUPTION: &str = "corruption checks are not available yet";
+const COMPACTION: &str = "automatic compaction is not available yet; compact from a client";
+const LISTENERS: &str = "separate listeners are not available yet; everything is served on --listen-client-urls";
+const BROWSERS: &str = "the check it asks for is not available yet";
+
+const fn acts(name: &'static str, kind: Kind, default: &'static str, group: Group, help: &'static str) -> Flag {
+    Flag { name, kind, default, effect: Effect::Acts(group, help) }
+}
+
+const fn harmless(name: &'static str, kind: Kind, default: &'static str) -> Flag {
+    Flag { name, kind, default, effect: Effect::Harmless }
+}
+
+const fn refused(name: &'static str, kind: Kind, default: &'static str, reason: &'static str) -> Flag {
+    Flag { name, kind, default, effect: Effect::Refused(reason) }
+}
+
+use Group::{Clustering, Logging, Member, Other, Unsafe, Watch};
+use Kind::{Anything, Bool, Duration, Number, Text};
+
+#[rustfmt::skip]
+pub const FLAGS: &[Flag] = &[
+    // Member
+    acts("name", Text, "default", Member, "Human-readable name for this member."),
+    acts("data-dir", Text, "", Member, "Path to the data directory. Empty: ${name}.etcd"),
+    acts("wal-dir", Text, "", Member, "Path to a directory of its own for the write-ahead log. Empty: inside the data directory."),
+    acts("engine", Text, "memory", Member, "Storage engine: memory."),
+    acts("snapshot-count", Number, "10000", Member, "Committed entries kept in memory for followers before the log is compacted."),
+    acts("heartbeat-interval", Number, "100", Member, "Time (in milliseconds) of a heartbeat interval."),
+    acts("election-timeout", Number, "1000", Member, "Time (in milliseconds) for an election to timeout."),
+    acts("listen-peer-urls", Text, "http://localhost:2380", Member, "List of URLs to listen on for peer traffic."),
+    acts("listen-client-urls", Text, "http://localhost:2379", Member, "List of URLs to listen on for client traffic: gRPC, health, version and metrics."),
+    acts("quota-backend-bytes", Number, "0", Member, "Quota of the stored data in bytes. Only 0 (the default) is accepted yet."),
+    acts("max-txn-ops", Number, "128", Member, "Maximum number of operations permitted in a transaction."),
+    acts("max-request-bytes", Number, "1572864", Member, "Maximum client request size in bytes the server will accept."),
+    acts("max-concurrent-streams", Number, "4294967295", Member, "Maximum concurrent streams that each client can open at a time."),
+    acts("grpc-keepalive-interval", Duration, "2h", Member, "Frequency of pings from the server to a silent client (0s: never)."),
+    acts("grpc-keepalive-timeout", Duration, "20s", Member, "Time to wait for the answer to such a ping before the connection is closed (0s: 20s)."),
+    acts("socket-reuse-port", Bool, "false", Member, "Let several listeners bind the same port."),
+    acts("socket-reuse-address", Bool, "false", Member, "Accepted; SO_REUSEADDR is always set."),
+    acts("io-threads", Number, "0", Member, "Threads that serve connections. 0: one per core."),
+    harmless("max-wals", Number, "5"),
+    harmless("max-snapshots", Number, "5"),
+    harmless("backend-bbolt-freelist-type", Text, ""),
+    harmless("backend-batch-interval", Duration, "0s"),
+    harmless("backend-batch-limit", Number, "0"),
+    harmless("grpc-keepalive-min-time", Duration, "5s"),
+    harmless("raft-read-timeout", Duration, "5s"),
+    harmless("raft-write-timeout", Duration, "5s"),
+    harmless("memory-mlock", Bool, "false"),
+    harmless("initial-election-tick-advance", Bool, "true"),
+    refused("listen-client-http-urls", Text, "", LISTENERS),
+    refused("listen-metrics-urls", Text, "", LISTENERS),
+
+    // Clustering
+    acts("initial-advertise-peer-urls", Text, "http://localhost:2380", Clustering, "List of this member's peer URLs to advertise to the rest of the cluster."),
+    acts("advertise-client-urls", Text, "http://localhost:2379", Clustering, "List of this member's client URLs to advertise to the public."),
+    acts("initial-cluster", Text, "default=http://localhost:2380", Clustering, "Initial cluster configuration for bootstrapping. Only one member yet."),
+    acts("initial-cluster-state", Text, "new", Clustering, "Initial cluster state ('new' or 'existing')."),
+    acts("initial-cluster-token", Text, "etcd-cluster", Clustering, "Token of the cluster during bootstrap: part of its id."),
+    refused("strict-reconfig-check", Bool, "true", "reconfiguration that would lose the quorum is always refused"),
+    harmless("pre-vote", Bool, "true"),
+    harmless("max-learners", Number, "1"),
+    harmless("snapshot-catchup-entries", Number, "5000"),
+    harmless("auto-compaction-mode", Text, "periodic"),
+    refused("auto-compaction-retention", Text, "0", COMPACTION),
+    refused("discovery", Text, "", DISCOVERY),
+    refused("discovery-token", Text, "", DISCOVERY),
+    refused("discovery-endpoints", Text, "", DISCOVERY),
+    refused("discovery-dial-timeout", Duration, "2s", DISCOVERY),
+    refused("discovery-request-timeout", Duration, "5s", DISCOVERY),
+    refused("discovery-keepalive-time", Duration, "2s", DISCOVERY),
+    refused("discovery-keepalive-timeout", Duration, "6s", DISCOVERY),
+    refused("discovery-insecure-transport", Bool, "true", DISCOVERY),
+    refused("discovery-insecure-skip-tls-verify", Bool, "false", DISCOVERY),
+    refused("discovery-cert", Text, "", DISCOVERY),
+    refused("discovery-key", Text, "", DISCOVERY),
+    refused("discovery-cacert", Text, "", DISCOVERY),
+    refused("discovery-user", Text, "", DISCOVERY),
+    refused("discovery-password", Text, "", DISCOVERY),
+    refused("discovery-proxy", Text, "", DISCOVERY),
+    refused("discovery-srv", Text, "", DISCOVERY),
+    refused("discovery-srv-name", Text, "", DISCOVERY),
+    refused("discovery-fallback", Text, "exit", DISCOVERY),
+    refused("proxy", Text, "off", "the proxy mode of etcd 2 does not exist; start a member"),
+
+    // Security
+    refused("cert-file", Text, "", TLS),
+    refused("key-file", Text, "", TLS),
+    refused("client-cert-file", Text, "", TLS),
+    refused("client-key-file", Text, "", TLS),
+    refused("client-cert-auth", Bool, "false", TLS),
+    refused("client-crl-file", Text, "", TLS),
+    refused("client-cert-allowed-hostname", Text, "", TLS),
+    refused("trusted-ca-file", Text, "", TLS),
+    refused("auto-tls", Bool, "false", TLS),
+    refused("peer-cert-file", Text, "", TLS),
+    refused("peer-key-file", Text, "", TLS),
+    refused("peer-client-cert-file", Text, "", TLS),
+    refused("peer-client-key-file", Text, "", TLS),
+    refused("peer-client-cert-auth", Bool, "false", TLS),
+    refused("peer-trusted-ca-file", Text, "", TLS),
+    refused("peer-auto-tls", Bool, "false", TLS),
+    refused("peer-crl-file", Text, "", TLS),
+    refused("peer-cert-allowed-cn", Text, "", TLS),
+    refused("peer-cert-allowed-hostname", Text, "", TLS),
+    refused("peer-skip-client-san-verification", Bool, "false", TLS),
+    refused("cipher-suites", Text, "", TLS),
+    refused("tls-min-version", Text, "TLS1.2", TLS),
+    refused("tls-max-version", Text, "", TLS),
+    harmless("self-signed-cert-validity", Number, "1"),
+    refused("cors", Text, "*", BROWSERS),
+    refused("host-whitelist", Text, "*", BROWSERS),
+    refused("auth-token", Text, "simple", AUTH),
+    refused("auth-token-ttl", Number, "300", AUTH),
+    refused("bcrypt-cost", Number, "10", AUTH),
+
+    // Logging, profiling, tracing
+    acts("log-level", Text, "info", Logging, "Log level: debug, info, warn, error, panic or fatal."),
+    acts("log-outputs", Text, "default", Logging, "Comma-separated list of 'default' (stderr), 'stderr', 'stdout' and file paths."),
+    harmless("logger", Text, "zap"),
+    harmless("log-format", Text, "json"),
+    harmless("enable-log-rotation", Bool, "false"),
+    harmless("log-rotation-config-json", Text, r#"{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}"#),
+    harmless("debug", Bool, "false"),
+    harmless("log-package-levels", Text, ""),
+    harmless("enable-pprof", Bool, "false"),
+    harmless("metrics", Text, "basic"),
+    harmless("enable-distributed-tracing", Bool, "false"),
+    harmless("distributed-tracing-address", Text, "localhost:4317"),
+    harmless("distributed-tracing-service-name", Text, "etcd"),
+    harmless("distributed-tracing-instance-id", Text, ""),
+    harmless("distributed-tracing-sampling-rate", Number, "0"),
+
+    // Checks
+    acts("watch-progress-notify-interval", Duration, "10m", Watch, "Duration of periodic watch progress notifications."),
+    refused("corrupt-check-time", Duration, "0s", CORRUPTION),
+    refused("compact-hash-check-time", Duration, "1m", CORRUPTION),
+    refused("feature-gates", Text, "", "no feature gate can be set yet"),
+    harmless("compaction-batch-limit", Number, "1000"),
+    harmless("compaction-sleep-interval", Duration, "10ms"),
+    harmless("downgrade-check-time", Duration, "5s"),
+    harmless("warning-apply-duration", Duration, "100ms"),
+    harmless("warning-unary-request-duration", Duration, "300ms"),
+    harmless("bootstrap-defrag-threshold-megabytes", Number, "0"),
+    harmless("enable-grpc-gateway", Bool, "true"),
+
+    // Unsafe and other
+    acts("unsafe-no-fsync", Bool, "false", Unsafe, "Disable fsync: acknowledged writes are lost when the machine stops."),
+    refused("force-new-cluster", Bool, "false", "forcing a new cluster out of one member's data is not available yet"),
+    acts("reported-version", Text, super::VERSION, Other, "The etcd version that this server says it is: clients choose features by it."),
+    acts("version", Bool, "false", Other, "Print the version and exit."),
+    refused("config-file", Text, "", "configuration files are not read yet; use flags or ETCD_* variables"),
+
+    // Names that etcd 3.4 to 3.6 had
+    acts("experimental-watch-progress-notify-interval", Duration, "10m", Watch, "Former name of watch-progress-notify-interval."),
+    refused("experimental-initial-corrupt-check", Bool, "false", CORRUPTION),
+    refused("experimental-corrupt-check-time", Duration, "0s", CORRUPTION),
+    refused("experimental-compact-hash-check-enabled", Bool, "false", CORRUPTION),
+    harmless("experimental-compact-hash-check-time", Duration, "1m"),
+    refused("experimental-peer-skip-client-san-verification", Bool, "false", TLS),
+    harmless("experimental-enable-v2v3", Text, ""),
+    harmless("experimental-enable-lease-checkpoint", Bool, "false"),
+    harmless("experimental-enable-lease-checkpoint-persist", Bool, "false"),
+    harmless("experimental-compaction-batch-limit", Number, "1000"),
+    harmless("experimental-compaction-sleep-interval", Duration, "10ms"),
+    harmless("experimental-downgrade-check-time", Duration, "5s"),
+    harmless("experimental-warning-apply-duration", Duration, "100ms"),
+    harmless("experimental-warning-unary-request-duration", Duration, "300ms"),
+    harmless("experimental-memory-mlock", Bool, "false"),
+    harmless("experimental-txn-mode-write-with-shared-buffer", Bool, "true"),
+    harmless("experimental-bootstrap-defrag-threshold-megabytes", Number, "0"),
+    harmless("experimental-backend-bbolt-freelist-type", Text, ""),
+    harmless("experimental-max-learners", Number, "1"),
+    harmless("experimental-wait-cluster-ready-timeout", Duration, "5s"),
+    harmless("experimental-snapshot-catchup-entries", Number, "5000"),
+    harmless("experimental-stop-grpc-service-on-defrag", Bool, "false"),
+    harmless("experimental-set-member-local-addr", Bool, "false"),
+    harmless("experimental-enable-distributed-tracing", Bool, "false"),
+    harmless("experimental-distributed-tracing-address", Text, "localhost:4317"),
+    harmless("experimental-distributed-tracing-service-name", Text, "etcd"),
+    harmless("experimental-distributed-tracing-instance-id", Text, ""),
+    harmless("experimental-distributed-tracing-sampling-rate", Number, "0"),
+    harmless("enable-v2", Bool, "false"),
+    harmless("v2-deprecation", Text, "not-yet"),
+    harmless("proxy-failure-wait", Number, "5000"),
+    harmless("proxy-refresh-interval", Number, "30000"),
+    harmless("proxy-dial-timeout", Number, "1000"),
+    harmless("proxy-write-timeout", Number, "5000"),
+    harmless("proxy-read-timeout", Number, "0"),
+
+    // Names that etcd ignores
+    harmless("cluster-active-size", Anything, ""),
+    harmless("cluster-remove-delay", Anything, ""),
+    harmless("cluster-sync-interval", Anything, ""),
+    harmless("config", Anything, ""),
+    harmless("force", Anything, ""),
+    harmless("max-result-buffer", Anything, ""),
+    harmless("max-retry-attempts", Anything, ""),
+    harmless("peer-heartbeat-interval", Anything, ""),
+    harmless("peer-election-timeout", Anything, ""),
+    harmless("retry-interval", Anything, ""),
+    harmless("snapshot", Anything, ""),
+    harmless("v", Anything, ""),
+    harmless("vv", Anything, ""),
+    harmless("test.coverprofile", Anything, ""),
+    harmless("test.outputdir", Anything, ""),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse::check;
+
+    #[test]
+    fn names_are_unique_and_defaults_are_valid() {
+        let mut names: Vec<_> = FLAGS.iter().map(|flag| flag.name).collect();
+        names.sort_unstable();
+        let count = names.len();
+        names.dedup();
+        assert_eq!(names.len(), count);
+        for flag in FLAGS {
+            assert_eq!(check(flag, flag.default), Ok(()), "{}", flag.name);
+        }
+        assert!(OWN.iter().all(|name| find(name).is_some()));
+    }
+
+    #[test]
+    fn variables() {
+        assert_eq!(find("listen-client-urls").unwrap().variable(), "ETCD_LISTEN_CLIENT_URLS");
+        assert_eq!(find("engine").unwrap().variable(), "METASTORE_ENGINE");
+    }
+}

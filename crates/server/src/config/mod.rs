@@ -1,0 +1,248 @@
+//! Settings: from flags and environment variables to one validated [`Config`].
+//!
+//! ```text
+//!   argv, ETCD_* ──parse──> strings by flag ──policy──> refused? warned? ──validate──> Config
+//! ```
+//!
+//! Rules:
+//! - Defaults stand in one place, the table in [`flags`].
+//! - A flag of etcd's either acts, or is harmless and warned about, or is refused by name. Nothing that changes topology,
+//!   safety or security is accepted and then ignored. A refused flag at its default asks for nothing and is fine.
+//! - Nothing behind this room reads a flag or a variable.
+//!
+//! Deliberately absent: configuration files, TLS.
+
+pub mod bootstrap;
+pub mod flags;
+pub mod help;
+pub mod parse;
+pub mod url;
+mod validate;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use url::Url;
+
+use crate::logging::{Level, Output};
+use flags::{Effect, FLAGS, find};
+use parse::{EnvironmentError, ParseError, Values, same};
+
+/// The etcd version that we are measured by, and report unless told otherwise. Clients choose features by it.
+pub const VERSION: &str = "3.7.0";
+
+/// Everything that can be set, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub name: String,
+    pub data_dir: PathBuf,
+    /// `None`: inside the data directory.
+    pub wal_dir: Option<PathBuf>,
+    pub engine: Engine,
+    pub listen_client_urls: Vec<Url>,
+    pub listen_peer_urls: Vec<Url>,
+    pub advertise_client_urls: Vec<Url>,
+    pub advertise_peer_urls: Vec<Url>,
+    /// Used only while there is no log: see [`bootstrap`].
+    pub initial_cluster: String,
+    pub initial_cluster_state: ClusterState,
+    pub initial_cluster_token: String,
+    pub snapshot_count: u64,
+    pub heartbeat_ms: u64,
+    pub election_ms: u64,
+    pub max_txn_ops: usize,
+    pub max_request_bytes: usize,
+    pub max_concurrent_streams: u32,
+    pub ping_interval: Option<Duration>,
+    pub ping_timeout: Duration,
+    pub reuse_port: bool,
+    pub io_threads: usize,
+    pub watch_progress_notify_interval: Duration,
+    pub log_level: Level,
+    pub log_outputs: Vec<Output>,
+    pub unsafe_no_fsync: bool,
+    pub reported_version: String,
+}
+
+impl Config {
+    /// The largest message that is received: a request of the largest size, and etcd's 512 KiB for what is around it.
+    pub fn max_receive_bytes(&self) -> usize {
+        self.max_request_bytes + 512 * 1024
+    }
+
+    /// `X.Y.0` of the reported version: what the cluster and the storage report.
+    pub fn cluster_version(&self) -> String {
+        let mut parts = self.reported_version.split('.');
+        format!("{}.{}.0", parts.next().unwrap_or("3"), parts.next().unwrap_or("0"))
+    }
+}
+
+/// Where the state is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    Memory,
+}
+
+/// Whether the cluster is to be founded or joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClusterState {
+    New,
+    Existing,
+}
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Invocation {
+    /// Print this on stdout and end with 0.
+    Print(String),
+    /// Start a member.
+    Start(Box<Config>, Notes),
+}
+
+/// What is to be logged about the settings, once there is a log.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Notes {
+    /// Flags that were set and do nothing here, as `--name=value`.
+    pub without_effect: Vec<String>,
+    /// Variables that look like settings and are none.
+    pub unrecognized: Vec<String>,
+}
+
+/// Why nothing is started.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error(transparent)]
+    Parse(#[from] ParseError),
+    #[error(transparent)]
+    Environment(#[from] EnvironmentError),
+    #[error("{0}")]
+    Invalid(String),
+}
+
+/// Reads arguments (without the program's name) and environment.
+pub fn load(
+    arguments: impl IntoIterator<Item = String>,
+    variables: impl IntoIterator<Item = (String, String)>,
+) -> Result<Invocation, ConfigError> {
+    let mut values = match parse::arguments(arguments) {
+        Err(ParseError::Help) => return Ok(Invocation::Print(help::help())),
+        other => other?,
+    };
+    let environment = parse::environment(variables, &values)?;
+    values.extend(environment.values);
+    if values.get("version").and_then(|value| parse::boolean(value)) == Some(true) {
+        return Ok(Invocation::Print(help::version(values.get("reported-version").map_or(VERSION, |v| v.as_str()))));
+    }
+    let without_effect = judge(&values).map_err(ConfigError::Invalid)?;
+    let config = validate::validate(&values).map_err(ConfigError::Invalid)?;
+    Ok(Invocation::Start(Box::new(config), Notes { without_effect, unrecognized: environment.unrecognized }))
+}
+
+/// Refuses what must not be ignored; lists what is.
+fn judge(values: &Values) -> Result<Vec<String>, String> {
+    let mut without_effect = Vec::new();
+    for (name, value) in values {
+        let flag = find(name).expect("only known flags are parsed");
+        let unchanged = same(flag.kind, value, flag.default);
+        match flag.effect {
+            Effect::Refused(reason) if !unchanged => {
+                return Err(format!("--{name}={value} is not supported: {reason}"));
+            }
+            Effect::Harmless if !unchanged => without_effect.push(format!("--{name}={value}")),
+            _ => {}
+        }
+    }
+    Ok(without_effect)
+}
+
+/// The value of a flag, given or default.
+fn value<'a>(values: &'a Values, name: &str) -> &'a str {
+    let flag = find(name).unwrap_or_else(|| panic!("no flag {name} among {}", FLAGS.len()));
+    values.get(name).map_or(flag.default, String::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn start(line: &str) -> Result<(Config, Notes), String> {
+        match load(line.split_whitespace().map(str::to_owned), []) {
+            Ok(Invocation::Start(config, notes)) => Ok((*config, notes)),
+            Ok(Invocation::Print(text)) => panic!("{text}"),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn with_no_flags_it_is_etcds_single_member() {
+        let (config, notes) = start("").unwrap();
+        assert_eq!(config.data_dir, PathBuf::from("default.etcd"));
+        assert_eq!(config.listen_client_urls[0].text, "http://localhost:2379");
+        assert_eq!(config.max_receive_bytes(), 2_097_152);
+        assert_eq!(config.cluster_version(), "3.7.0");
+        assert_eq!(notes, Notes::default());
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_refused_by_name() {
+        for line in [
+            "--cert-file=/c",
+            "--force-new-cluster",
+            "--strict-reconfig-check=false",
+            "--discovery-srv=example.com",
+            "--auth-token=jwt,pub-key=x",
+            "--corrupt-check-time=1h",
+            "--experimental-initial-corrupt-check",
+            "--config-file=/c",
+            "--quota-backend-bytes=8589934592",
+            "--auto-compaction-retention=1",
+            "--listen-metrics-urls=http://127.0.0.1:2381",
+            "--engine=rocksdb",
+        ] {
+            let error = start(line).unwrap_err();
+            let flag = line.split('=').next().unwrap();
+            assert!(error.starts_with(flag), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_refused_flag_at_its_default_asks_for_nothing() {
+        let line = "--cert-file= --force-new-cluster=0 --strict-reconfig-check=T --corrupt-check-time=0s --auth-token=simple \
+                    --discovery-dial-timeout=2000ms --quota-backend-bytes=0 --auto-compaction-retention=0";
+        assert_eq!(start(line).unwrap().1, Notes::default());
+    }
+
+    #[test]
+    fn what_is_harmless_is_noted() {
+        let (_, notes) = start("--max-wals=9 --enable-v2 --logger=zap --experimental-max-learners=2 -vv").unwrap();
+        assert_eq!(
+            notes.without_effect,
+            ["--enable-v2=true", "--experimental-max-learners=2", "--max-wals=9", "--vv=true"]
+        );
+    }
+
+    #[test]
+    fn version_and_help() {
+        let print = |argument: &str| match load([argument.to_owned()], []) {
+            Ok(Invocation::Print(text)) => text,
+            other => panic!("{other:?}"),
+        };
+        let version = print("--version");
+        assert_eq!(version.lines().count(), 4);
+        assert!(version.starts_with("etcd Version: 3.7.0\nGit SHA: "), "{version}");
+        let help = print("-h");
+        assert!(help.contains("--listen-client-urls 'http://localhost:2379'"), "{help}");
+        for flag in FLAGS {
+            let listed = help.contains(&format!("\n  --{} ", flag.name));
+            assert_eq!(listed, matches!(flag.effect, Effect::Acts(..)), "{}", flag.name);
+        }
+    }
+
+    #[test]
+    fn the_reported_version_can_be_set() {
+        let variables = [("METASTORE_REPORTED_VERSION".to_owned(), "3.5.17".to_owned())];
+        let Ok(Invocation::Start(config, _)) = load([], variables) else { panic!() };
+        assert_eq!((config.reported_version.as_str(), config.cluster_version().as_str()), ("3.5.17", "3.5.0"));
+        assert!(start("--reported-version=newest").unwrap_err().contains("\"newest\""));
+    }
+}

@@ -1,0 +1,243 @@
+//! Strings into a [`Config`], with etcd's error texts where it has some.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::parse::{Values, boolean, duration};
+use super::url::{Url, parse_list};
+use super::{ClusterState, Config, Engine, value};
+use crate::logging::{Level, Output};
+
+/// The longest election timeout that etcd accepts.
+const MAX_ELECTION_MS: u64 = 50_000;
+
+/// Requests above this are accepted, but a gRPC client needs settings of its own for them; etcd draws the same line.
+const MAX_REQUEST_BYTES: u64 = 512 * 1024 * 1024;
+
+/// Watch progress faster than this would be a load of its own.
+const MIN_PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+
+/// More threads than this gain nothing on any machine we know.
+const MAX_IO_THREADS: u64 = 256;
+
+pub(super) fn validate(values: &Values) -> Result<Config, String> {
+    let (heartbeat_ms, election_ms) = ticks(values)?;
+    let name = value(values, "name").to_owned();
+    let data_dir = match value(values, "data-dir") {
+        "" => format!("{name}.etcd"),
+        path => path.to_owned(),
+    };
+    if values.contains_key("listen-client-urls") && !values.contains_key("advertise-client-urls") {
+        return Err("--advertise-client-urls is required when --listen-client-urls is set explicitly".to_owned());
+    }
+    if number(values, "quota-backend-bytes")? != 0 {
+        let given = value(values, "quota-backend-bytes");
+        return Err(format!(
+            "--quota-backend-bytes={given} is not supported: quotas are not available yet; leave it at 0"
+        ));
+    }
+    let advertise_peer_urls = urls(values, "initial-advertise-peer-urls")?;
+    Ok(Config {
+        initial_cluster: initial_cluster(values, &name, &advertise_peer_urls),
+        name,
+        data_dir: PathBuf::from(data_dir),
+        wal_dir: Some(value(values, "wal-dir")).filter(|path| !path.is_empty()).map(PathBuf::from),
+        engine: engine(value(values, "engine"))?,
+        listen_client_urls: bindable(values, "listen-client-urls")?,
+        listen_peer_urls: bindable(values, "listen-peer-urls")?,
+        advertise_client_urls: urls(values, "advertise-client-urls")?,
+        advertise_peer_urls,
+        initial_cluster_state: cluster_state(value(values, "initial-cluster-state"))?,
+        initial_cluster_token: value(values, "initial-cluster-token").to_owned(),
+        snapshot_count: at_least(values, "snapshot-count", 1, u64::MAX)?,
+        heartbeat_ms,
+        election_ms,
+        max_txn_ops: at_least(values, "max-txn-ops", 1, u64::from(u32::MAX))? as usize,
+        max_request_bytes: at_least(values, "max-request-bytes", 1, MAX_REQUEST_BYTES)? as usize,
+        max_concurrent_streams: at_least(values, "max-concurrent-streams", 1, u64::from(u32::MAX))? as u32,
+        ping_interval: Some(time(values, "grpc-keepalive-interval")?).filter(|interval| !interval.is_zero()),
+        ping_timeout: match time(values, "grpc-keepalive-timeout")? {
+            Duration::ZERO => Duration::from_secs(20),
+            timeout => timeout,
+        },
+        reuse_port: boolean(value(values, "socket-reuse-port")) == Some(true),
+        io_threads: io_threads(at_least(values, "io-threads", 0, MAX_IO_THREADS)?),
+        watch_progress_notify_interval: progress_interval(values)?,
+        log_level: level(value(values, "log-level"))?,
+        log_outputs: outputs(value(values, "log-outputs"))?,
+        unsafe_no_fsync: boolean(value(values, "unsafe-no-fsync")) == Some(true),
+        reported_version: version(value(values, "reported-version"))?,
+    })
+}
+
+fn ticks(values: &Values) -> Result<(u64, u64), String> {
+    let heartbeat = at_least(values, "heartbeat-interval", 1, u64::MAX)?;
+    let election = at_least(values, "election-timeout", 1, u64::MAX)?;
+    if heartbeat.saturating_mul(5) > election {
+        return Err(format!(
+            "--election-timeout[{election}ms] should be at least as 5 times as --heartbeat-interval[{heartbeat}ms]"
+        ));
+    }
+    if election > MAX_ELECTION_MS {
+        return Err(format!(
+            "--election-timeout[{election}ms] is too long, and should be set less than {MAX_ELECTION_MS}ms"
+        ));
+    }
+    Ok((heartbeat, election))
+}
+
+/// A member with a name of its own needs no --initial-cluster to found a cluster alone, as in etcd.
+fn initial_cluster(values: &Values, name: &str, peer_urls: &[Url]) -> String {
+    let given = value(values, "initial-cluster");
+    if values.contains_key("initial-cluster") || name == "default" {
+        return given.to_owned();
+    }
+    peer_urls.iter().map(|url| format!("{name}={}", url.text)).collect::<Vec<_>>().join(",")
+}
+
+fn urls(values: &Values, flag: &str) -> Result<Vec<Url>, String> {
+    parse_list(flag, value(values, flag))
+}
+
+fn bindable(values: &Values, flag: &str) -> Result<Vec<Url>, String> {
+    let urls = urls(values, flag)?;
+    for url in &urls {
+        url.bind_address().map_err(|error| format!("--{flag}: {error}"))?;
+    }
+    Ok(urls)
+}
+
+fn number(values: &Values, flag: &str) -> Result<i64, String> {
+    let text = value(values, flag);
+    text.parse().map_err(|_| format!("--{flag}: {text:?} is not a number"))
+}
+
+fn at_least(values: &Values, flag: &str, least: u64, most: u64) -> Result<u64, String> {
+    let number = number(values, flag)?;
+    match u64::try_from(number) {
+        Ok(number) if (least..=most).contains(&number) => Ok(number),
+        _ => Err(format!("--{flag}={number} must be between {least} and {most}")),
+    }
+}
+
+fn time(values: &Values, flag: &str) -> Result<Duration, String> {
+    let text = value(values, flag);
+    duration(text).ok_or_else(|| format!("--{flag}: {text:?} is not a duration like 100ms or 1h30m"))
+}
+
+fn io_threads(given: u64) -> usize {
+    match given {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        threads => threads as usize,
+    }
+}
+
+/// The former name counts unless the present one is set.
+fn progress_interval(values: &Values) -> Result<Duration, String> {
+    const NOW: &str = "watch-progress-notify-interval";
+    const FORMER: &str = "experimental-watch-progress-notify-interval";
+    let former = values.contains_key(FORMER) && !values.contains_key(NOW);
+    Ok(time(values, if former { FORMER } else { NOW })?.max(MIN_PROGRESS_INTERVAL))
+}
+
+fn engine(text: &str) -> Result<Engine, String> {
+    match text {
+        "memory" => Ok(Engine::Memory),
+        "rocksdb" => {
+            Err("--engine=rocksdb is not supported: the RocksDB engine is not available yet; use memory".into())
+        }
+        _ => Err(format!("--engine={text} is unknown; use memory")),
+    }
+}
+
+fn cluster_state(text: &str) -> Result<ClusterState, String> {
+    match text {
+        "new" => Ok(ClusterState::New),
+        "existing" => Ok(ClusterState::Existing),
+        _ => Err(format!("unexpected clusterState {text:?}: --initial-cluster-state is 'new' or 'existing'")),
+    }
+}
+
+fn level(text: &str) -> Result<Level, String> {
+    Level::parse(text).ok_or_else(|| format!("--log-level={text}: use debug, info, warn, error, panic or fatal"))
+}
+
+fn outputs(text: &str) -> Result<Vec<Output>, String> {
+    text.split(',')
+        .map(|output| match output.trim() {
+            "default" | "stderr" => Ok(Output::Stderr),
+            "stdout" => Ok(Output::Stdout),
+            "" => Err("--log-outputs has an empty element".to_owned()),
+            "systemd/journal" => Err("--log-outputs=systemd/journal is not supported; systemd reads stderr".to_owned()),
+            path => Ok(Output::File(PathBuf::from(path))),
+        })
+        .collect()
+}
+
+fn version(text: &str) -> Result<String, String> {
+    let (core, _) = text.split_once('-').unwrap_or((text, ""));
+    let numbers = core.split('.').filter(|part| part.parse::<u16>().is_ok()).count();
+    if numbers != 3 || core.split('.').count() != 3 {
+        return Err(format!("--reported-version={text:?} is not a version like 3.7.0"));
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(pairs: &[(&'static str, &str)]) -> Result<Config, String> {
+        validate(&pairs.iter().map(|(name, value)| (*name, (*value).to_owned())).collect())
+    }
+
+    #[test]
+    fn errors_have_the_texts_of_etcd() {
+        for (pairs, text) in [
+            (
+                &[("heartbeat-interval", "300")][..],
+                "--election-timeout[1000ms] should be at least as 5 times as --heartbeat-interval[300ms]",
+            ),
+            (
+                &[("election-timeout", "60000")],
+                "--election-timeout[60000ms] is too long, and should be set less than 50000ms",
+            ),
+            (
+                &[("listen-client-urls", "http://127.0.0.1:1")],
+                "--advertise-client-urls is required when --listen-client-urls is set explicitly",
+            ),
+            (
+                &[("listen-peer-urls", "http://example.com:1")],
+                "--listen-peer-urls: expected IP in URL for binding (http://example.com:1)",
+            ),
+        ] {
+            assert_eq!(check(pairs).unwrap_err(), text);
+        }
+    }
+
+    #[test]
+    fn limits() {
+        assert!(check(&[("snapshot-count", "0")]).is_err());
+        assert!(check(&[("max-request-bytes", "-1")]).is_err());
+        assert!(check(&[("heartbeat-interval", "9223372036854775807")]).is_err());
+        assert!(check(&[("max-concurrent-streams", "4294967296")]).is_err());
+        assert!(check(&[("log-level", "loud")]).is_err());
+        assert!(check(&[("log-outputs", "stderr,,x")]).is_err());
+    }
+
+    #[test]
+    fn a_named_member_founds_its_own_cluster() {
+        let named = check(&[("name", "m1"), ("initial-advertise-peer-urls", "http://a:1,http://b:2")]).unwrap();
+        assert_eq!(named.initial_cluster, "m1=http://a:1,m1=http://b:2");
+        assert_eq!(named.data_dir, PathBuf::from("m1.etcd"));
+        assert_eq!(check(&[]).unwrap().initial_cluster, "default=http://localhost:2380");
+    }
+
+    #[test]
+    fn former_names_count_until_the_present_one_is_set() {
+        let former = ("experimental-watch-progress-notify-interval", "5s");
+        assert_eq!(check(&[former]).unwrap().watch_progress_notify_interval, Duration::from_secs(5));
+        let both = check(&[former, ("watch-progress-notify-interval", "1ms")]).unwrap();
+        assert_eq!(both.watch_progress_notify_interval, MIN_PROGRESS_INTERVAL);
+    }
+}
