@@ -175,9 +175,9 @@ impl Replica {
 
     /// Keeps back the outcomes of compactions that ask to be told when they are done.
     fn hold_physical(&mut self, output: &mut Output, from: usize) {
-        let held = output.outcomes.extract_if(from.., |outcome| {
-            matches!(outcome.reply, Ok(Reply::Compact { physical: true, .. }))
-        });
+        let held = output
+            .outcomes
+            .extract_if(from.., |outcome| matches!(outcome.reply, Ok(Reply::Compact { physical: true, .. })));
         self.physical.extend(held.map(|outcome| match outcome.reply {
             Ok(Reply::Compact { revision, .. }) => (revision, outcome),
             _ => (0, outcome),

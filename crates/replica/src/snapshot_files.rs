@@ -100,11 +100,7 @@ pub struct FoundSnapshot {
 ///
 /// # Errors
 /// If the newest one named is missing or damaged: the log before it may be gone.
-pub fn newest(
-    disk: &dyn Disk,
-    dir: &Path,
-    named: &[walpb::Snapshot],
-) -> Result<Option<FoundSnapshot>, OpenError> {
+pub fn newest(disk: &dyn Disk, dir: &Path, named: &[walpb::Snapshot]) -> Result<Option<FoundSnapshot>, OpenError> {
     let Some(record) = named.iter().filter(|record| record.index() > 0).max_by_key(|record| record.index()) else {
         return Ok(None);
     };

@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use crc32c::crc32c_append;
-use metastore_proto::raftpb::ConfState;
+use metastore_proto::raftpb::HardState;
 use metastore_proto::{Message as _, walpb};
 
 use super::frame::{CRC, ENTRY, HARD_STATE, METADATA, Record, SNAPSHOT, Word, record_at, word_at};
+use super::record::decode_hard_state;
 use super::segment::{self, Segment};
-use super::{Entry, HardState, Metadata, Result, WalError, tear};
+use super::{Entry, Metadata, Result, WalError, tear};
 use crate::disk::Disk;
 
 /// The longest segment that is read. A segment passes its size by one batch at most.
@@ -24,20 +25,9 @@ pub struct Replay {
     /// The entries behind the snapshot, without gaps; replaced ones are left out.
     pub entries: Vec<Entry>,
     /// All snapshots that the segments read mention, in the order of the log.
-    pub snapshots: Vec<SnapshotMark>,
+    pub snapshots: Vec<walpb::Snapshot>,
     /// What was cut off the end, for the caller to log.
     pub cut: Option<TornTail>,
-}
-
-/// The mention of a snapshot in the log.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct SnapshotMark {
-    /// The last index that the snapshot covers.
-    pub index: u64,
-    /// The term of that index.
-    pub term: u64,
-    /// The members at that index.
-    pub conf_state: Option<ConfState>,
 }
 
 /// The rest of a write that the power cut short; nobody was told that it was done.
@@ -53,11 +43,11 @@ pub struct TornTail {
 
 /// The snapshots that may be loaded: those that the log mentions and whose index it says is committed. Reads only;
 /// etcd calls this the valid snapshot entries.
-pub fn snapshots(disk: &dyn Disk, dir: &Path) -> Result<Vec<SnapshotMark>> {
+pub fn snapshots(disk: &dyn Disk, dir: &Path) -> Result<Vec<walpb::Snapshot>> {
     let segments = segment::list(disk, dir)?;
     let (mut replay, _) = read(disk, dir, segment::newest_run(&segments), None)?;
-    let commit = replay.hard_state.commit;
-    replay.snapshots.retain(|snapshot| snapshot.index <= commit);
+    let commit = replay.hard_state.commit();
+    replay.snapshots.retain(|snapshot| snapshot.index() <= commit);
     Ok(replay.snapshots)
 }
 
@@ -211,7 +201,7 @@ impl Log {
             CRC => Ok(()),
             METADATA => self.take_metadata(Metadata::decode(record.data).map_err(|_| unreadable("metadata"))?),
             ENTRY => self.take_entry(Entry::decode(record.data).map_err(|_| unreadable("entry"))?),
-            HARD_STATE => self.take_hard_state(HardState::decode(record.data).map_err(|_| unreadable("hard state"))?),
+            HARD_STATE => self.take_hard_state(decode_hard_state(record.data).map_err(|_| unreadable("hard state"))?),
             SNAPSHOT => {
                 let snapshot = walpb::Snapshot::decode(record.data).map_err(|_| unreadable("snapshot mark"))?;
                 self.take_snapshot(snapshot);
@@ -235,11 +225,14 @@ impl Log {
     }
 
     fn take_hard_state(&mut self, state: HardState) -> std::result::Result<(), String> {
-        let before = self.replay.hard_state;
-        if state.term < before.term || state.commit < before.commit {
+        let before = &self.replay.hard_state;
+        if state.term() < before.term() || state.commit() < before.commit() {
             return Err(format!(
                 "a hard state of term {} and commit {} follows one of term {} and commit {}",
-                state.term, state.commit, before.term, before.commit
+                state.term(),
+                state.commit(),
+                before.term(),
+                before.commit()
             ));
         }
         self.replay.hard_state = state;
@@ -247,7 +240,7 @@ impl Log {
     }
 
     fn take_entry(&mut self, entry: Entry) -> std::result::Result<(), String> {
-        let (index, commit) = (entry.index, self.replay.hard_state.commit);
+        let (index, commit) = (entry.index, self.replay.hard_state.commit());
         if index <= commit {
             return Err(format!("entry {index} replaces one that was committed (commit index {commit})"));
         }
@@ -268,13 +261,8 @@ impl Log {
     }
 
     fn take_snapshot(&mut self, snapshot: walpb::Snapshot) {
-        let mark = SnapshotMark {
-            index: snapshot.index.unwrap_or(0),
-            term: snapshot.term.unwrap_or(0),
-            conf_state: snapshot.conf_state,
-        };
-        self.snapshot_found |= self.snapshot == Some((mark.index, mark.term));
-        self.replay.snapshots.push(mark);
+        self.snapshot_found |= self.snapshot == Some((snapshot.index(), snapshot.term()));
+        self.replay.snapshots.push(snapshot);
     }
 
     /// Nothing that the caller counts on may be missing.
@@ -283,7 +271,7 @@ impl Log {
         if !self.snapshot_found {
             return Err(WalError::SnapshotNotFound { dir: dir.to_owned(), index, term });
         }
-        let (last, commit) = (index + self.replay.entries.len() as u64, self.replay.hard_state.commit);
+        let (last, commit) = (index + self.replay.entries.len() as u64, self.replay.hard_state.commit());
         if commit > last {
             return Err(WalError::CommittedLost { dir: dir.to_owned(), last, commit });
         }
