@@ -123,13 +123,7 @@ impl Consensus {
         let raft = &self.node.raft;
         let is_leader = raft.state == StateRole::Leader;
         let sole_leader = is_leader && self.alone() && raft.commit_to_current_term();
-        Standing {
-            leader: raft.leader_id,
-            term: raft.term,
-            commit: raft.raft_log.committed,
-            is_leader,
-            sole_leader,
-        }
+        Standing { leader: raft.leader_id, term: raft.term, commit: raft.raft_log.committed, is_leader, sole_leader }
     }
 
     fn alone(&self) -> bool {
@@ -143,8 +137,7 @@ impl Consensus {
             return None;
         }
         let mut ready = self.node.ready();
-        let append =
-            Append { hard_state: ready.hs().cloned(), entries: ready.take_entries(), sync: ready.must_sync() };
+        let append = Append { hard_state: ready.hs().cloned(), entries: ready.take_entries(), sync: ready.must_sync() };
         self.node.mut_store().append(&append.entries);
         Some(Work {
             append,

@@ -10,7 +10,7 @@ use metastore_proto::raftpb;
 use protobuf::Message as _;
 use raft::eraftpb;
 
-use crate::wal::{self, EntryKind, EntryRef};
+use crate::wal;
 
 /// Why an entry cannot be handed to consensus.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +20,10 @@ pub struct EntryError {
     pub why: String,
 }
 
+/// Kinds of entries, as etcd numbers them.
+pub const NORMAL: i32 = raftpb::EntryType::EntryNormal as i32;
+pub const CONF_CHANGE: i32 = raftpb::EntryType::EntryConfChange as i32;
+
 /// From disk to consensus.
 ///
 /// # Errors
@@ -28,29 +32,26 @@ pub fn to_consensus(entry: wal::Entry) -> Result<eraftpb::Entry, EntryError> {
     let wal::Entry { kind, term, index, data } = entry;
     let mut out = eraftpb::Entry { term, index, ..eraftpb::Entry::default() };
     match kind {
-        EntryKind::Normal => out.data = data,
-        EntryKind::ConfChange => {
+        NORMAL => out.data = data,
+        CONF_CHANGE => {
             let change = decode_change(index, &data)?;
             out.set_entry_type(eraftpb::EntryType::EntryConfChange);
             let bytes = library_change(index, &change)?.write_to_bytes();
             out.data = bytes.map_err(|error| EntryError { index, why: error.to_string() })?.into();
             out.context = data;
         }
-        EntryKind::ConfChangeV2 => {
-            let why = "a membership change of the second form, which this version does not apply".into();
-            return Err(EntryError { index, why });
-        }
+        other => return Err(EntryError { index, why: format!("kind {other}, which this version does not know") }),
     }
     Ok(out)
 }
 
 /// From consensus to disk.
-pub fn on_disk(entry: &eraftpb::Entry) -> EntryRef<'_> {
+pub fn to_disk(entry: &eraftpb::Entry) -> wal::Entry {
     let (kind, data) = match entry.get_entry_type() {
-        eraftpb::EntryType::EntryNormal => (EntryKind::Normal, &entry.data),
-        _ => (EntryKind::ConfChange, &entry.context),
+        eraftpb::EntryType::EntryNormal => (NORMAL, entry.data.clone()),
+        _ => (CONF_CHANGE, entry.context.clone()),
     };
-    EntryRef { kind, term: entry.term, index: entry.index, data }
+    wal::Entry { kind, term: entry.term, index: entry.index, data }
 }
 
 /// Reads etcd's membership change from an entry's bytes.

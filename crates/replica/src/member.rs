@@ -12,9 +12,9 @@ use raft::eraftpb::{ConfState, Entry, EntryType, HardState};
 use crate::consensus::{Append, Consensus, Dropped, Standing, Timing};
 use crate::data_dir::{DataDir, OpenError};
 use crate::disk::DiskError;
-use crate::entry::{EntryError, on_disk};
+use crate::entry::{EntryError, to_disk};
 use crate::snapshot_files::{SnapshotJob, SnapshotWritten, purge};
-use crate::wal::{self, Options, Wal, WalError};
+use crate::wal::{Options, Wal, WalError};
 
 mod open;
 
@@ -147,9 +147,13 @@ impl Replica {
             return Ok(());
         }
         let hard_state = hard_state
-            .map(|HardState { term, vote, commit, .. }| wal::HardState { term, vote, commit });
+            .map(|HardState { term, vote, commit, .. }| raftpb::HardState {
+                term: Some(term),
+                vote: Some(vote),
+                commit: Some(commit),
+            });
         self.snapshot.log_bytes += entries.iter().map(|entry| entry.data.len() as u64).sum::<u64>();
-        Ok(self.wal.append(hard_state, entries.iter().map(on_disk), sync)?)
+        Ok(self.wal.append(hard_state.as_ref(), entries.iter().map(to_disk), sync)?)
     }
 
     fn apply(&mut self, committed: Vec<Entry>, output: &mut Output) -> Result<(), Fatal> {
@@ -177,9 +181,9 @@ impl Replica {
 
     /// Keeps back the outcomes of compactions that ask to be told when they are done.
     fn hold_physical(&mut self, output: &mut Output, from: usize) {
-        let held = output.outcomes.extract_if(from.., |outcome| {
-            matches!(outcome.reply, Ok(Reply::Compact { physical: true, .. }))
-        });
+        let held = output
+            .outcomes
+            .extract_if(from.., |outcome| matches!(outcome.reply, Ok(Reply::Compact { physical: true, .. })));
         self.physical.extend(held.map(|outcome| match outcome.reply {
             Ok(Reply::Compact { revision, .. }) => (revision, outcome),
             _ => (0, outcome),

@@ -13,7 +13,6 @@ use metastore_store::snapshot::{self, Source};
 
 use crate::data_dir::{OpenError, write_durably};
 use crate::disk::{Disk, DiskError, DiskFile};
-use crate::wal::SnapshotMark;
 
 /// Bytes that are written between two syncs: the kernel then never has more than this to write back at once, which would
 /// hold up the log's own syncs.
@@ -101,15 +100,11 @@ pub struct FoundSnapshot {
 ///
 /// # Errors
 /// If the newest one named is missing or damaged: the log before it may be gone.
-pub fn newest(
-    disk: &dyn Disk,
-    dir: &Path,
-    named: &[SnapshotMark],
-) -> Result<Option<FoundSnapshot>, OpenError> {
-    let Some(mark) = named.iter().filter(|mark| mark.index > 0).max_by_key(|mark| mark.index) else {
+pub fn newest(disk: &dyn Disk, dir: &Path, named: &[walpb::Snapshot]) -> Result<Option<FoundSnapshot>, OpenError> {
+    let Some(record) = named.iter().filter(|record| record.index() > 0).max_by_key(|record| record.index()) else {
         return Ok(None);
     };
-    let applied = Applied { index: mark.index, term: mark.term };
+    let applied = Applied { index: record.index(), term: record.term() };
     let path = dir.join(file_name(applied, "snap"));
     if !disk.exists(&path)? {
         return Err(OpenError::refused(&path, "the log names this snapshot, but the file is missing"));

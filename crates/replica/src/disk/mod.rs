@@ -26,13 +26,13 @@
 
 mod error;
 mod os;
-pub mod simulated;
+mod simulated;
 
 use std::path::Path;
 
 pub use error::{DiskError, Result};
 pub use os::OsDisk;
-pub use simulated::SimulatedDisk;
+pub use simulated::{CrashPolicy, SimulatedDisk};
 
 /// The smallest unit that a device writes whole or not at all. A power loss leaves each aligned run of so many bytes
 /// either as written or as it was before.

@@ -11,10 +11,10 @@ use super::{Replica, Settings, SnapshotProgress, conf_state_from_disk};
 use crate::consensus::Consensus;
 use crate::data_dir::{DataDir, Found, Identity, OpenError, Paths};
 use crate::disk::Disk;
-use crate::entry::to_consensus;
+use crate::entry::{CONF_CHANGE, to_consensus};
 use crate::entry_log::EntryLog;
 use crate::snapshot_files;
-use crate::wal::{self, EntryKind, EntryRef, Metadata, Options, Replay, TornTail, Wal};
+use crate::wal::{self, Metadata, Options, Replay, TornTail, Wal};
 
 /// What a new member begins with. A member that has a log ignores it, as in etcd.
 #[derive(Clone, Debug)]
@@ -59,7 +59,7 @@ impl Replica {
         let named = wal::snapshots(disk.as_ref(), &wal_dir)?;
         let snapshot = snapshot_files::newest(disk.as_ref(), &snap_dir, &named)?;
         let start = snapshot.as_ref().map(|found| found.applied).unwrap_or_default();
-        let (wal, replay) = Wal::open(disk.clone(), &wal_dir, (start.index, start.term), settings.log)?;
+        let (wal, replay) = Wal::open_with(settings.log, disk.clone(), &wal_dir, (start.index, start.term))?;
         let Metadata { node_id: id, cluster_id } = replay.metadata;
         match identity {
             Some(identity) => data.check_owner(&identity, id, cluster_id)?,
@@ -92,9 +92,9 @@ fn open_consensus(
 ) -> Result<Consensus, OpenError> {
     let disk_state = &replay.hard_state;
     let hard_state = HardState {
-        term: disk_state.term.max(start.term),
-        vote: disk_state.vote,
-        commit: disk_state.commit.max(start.index),
+        term: disk_state.term().max(start.term),
+        vote: disk_state.vote(),
+        commit: disk_state.commit().max(start.index),
         ..HardState::default()
     };
     let mut log = EntryLog::new(hard_state, conf_state.clone(), (start.index, start.term));
@@ -116,11 +116,10 @@ fn create(data: &DataDir, bootstrap: &Bootstrap, options: Options) -> Result<(),
         context: Some(context.into()),
         ..raftpb::ConfChange::default()
     };
-    let data_bytes = change.encode_to_vec();
-    let entry = EntryRef { kind: EntryKind::ConfChange, term: 1, index: 1, data: &data_bytes };
-    let hard_state = wal::HardState { term: 1, vote: 0, commit: 1 };
+    let entry = wal::Entry { kind: CONF_CHANGE, term: 1, index: 1, data: change.encode_to_vec().into() };
+    let hard_state = raftpb::HardState { term: Some(1), vote: Some(0), commit: Some(1) };
     let metadata = Metadata { node_id: id, cluster_id };
-    let mut wal = Wal::create(data.disk.clone(), &data.paths.wal(), metadata, options)?;
-    wal.append(Some(hard_state), [entry], true)?;
+    let mut wal = Wal::create_with(options, data.disk.clone(), &data.paths.wal(), metadata)?;
+    wal.append(Some(&hard_state), [entry].into_iter(), true)?;
     Ok(())
 }

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use metastore_proto::raftpb::ConfState;
+use metastore_proto::raftpb::{ConfState, HardState};
 
 use super::frame::{Encoder, MAX_RECORD_BYTES};
 use super::read::{self, Tail};
 use super::segment::{self, Segment, TEMPORARY_SUFFIX};
-use super::{EntryRef, HardState, Metadata, Replay, Result, WalError};
+use super::{Entry, Metadata, Replay, Result, WalError};
 use crate::disk::{Disk, DiskFile};
 
 /// The size at which a segment is full. etcd's number, so that both fill the disk alike.
@@ -70,7 +70,12 @@ impl Wal {
 
     /// Creates a log. The directory must not exist, or be empty. It appears at once with a whole first segment in it:
     /// a crash leaves either no log or an empty one, and what it leaves is cleared away by the next attempt.
-    pub fn create(disk: Arc<dyn Disk>, dir: &Path, metadata: Metadata, options: Options) -> Result<Wal> {
+    pub fn create(disk: Arc<dyn Disk>, dir: &Path, metadata: Metadata) -> Result<Wal> {
+        Wal::create_with(Options::default(), disk, dir, metadata)
+    }
+
+    /// [`Wal::create`] with other than the default options.
+    pub fn create_with(options: Options, disk: Arc<dyn Disk>, dir: &Path, metadata: Metadata) -> Result<Wal> {
         let temporary = with_suffix(dir, TEMPORARY_SUFFIX);
         clear(&*disk, dir, &temporary)?;
         disk.create_dir_all(&temporary)?;
@@ -105,7 +110,12 @@ impl Wal {
 
     /// Opens a log and reads what follows the snapshot (index, term); (0, 0) if there is none. A torn tail is cut off
     /// and reported in the replay; damage is refused. What is returned is durable.
-    pub fn open(disk: Arc<dyn Disk>, dir: &Path, snapshot: (u64, u64), options: Options) -> Result<(Wal, Replay)> {
+    pub fn open(disk: Arc<dyn Disk>, dir: &Path, snapshot: (u64, u64)) -> Result<(Wal, Replay)> {
+        Wal::open_with(Options::default(), disk, dir, snapshot)
+    }
+
+    /// [`Wal::open`] with other than the default options.
+    pub fn open_with(options: Options, disk: Arc<dyn Disk>, dir: &Path, snapshot: (u64, u64)) -> Result<(Wal, Replay)> {
         let segments = segment::list(&*disk, dir)?;
         let Some(first) = segment::holding(&segments, snapshot.0) else {
             let (first, index) = (segments[0].first_index, snapshot.0);
@@ -139,10 +149,10 @@ impl Wal {
     /// vote changes, and before telling anyone.
     ///
     /// [`WalError::EntryTooLarge`] and [`WalError::Gap`] leave the log as it was. Any other error is final.
-    pub fn append<'a>(
+    pub fn append(
         &mut self,
-        hard_state: Option<HardState>,
-        entries: impl IntoIterator<Item = EntryRef<'a>>,
+        hard_state: Option<&HardState>,
+        entries: impl IntoIterator<Item = Entry>,
         sync: bool,
     ) -> Result<()> {
         self.check()?;
@@ -155,9 +165,9 @@ impl Wal {
                 return Err(error);
             }
         }
-        if let Some(state) = hard_state.filter(|state| *state != HardState::default()) {
+        if let Some(state) = hard_state.filter(|state| !is_empty(state)) {
             self.encoder.put_hard_state(state);
-            self.hard_state = state;
+            self.hard_state = *state;
         }
         let result = self.write(sync).and_then(|()| self.cut_if_full());
         self.keep_first_error(result)
@@ -215,7 +225,7 @@ impl Wal {
     }
 
     /// Encodes entries and returns the last index that the log has with them.
-    fn encode<'a>(&mut self, entries: impl IntoIterator<Item = EntryRef<'a>>) -> Result<u64> {
+    fn encode(&mut self, entries: impl IntoIterator<Item = Entry>) -> Result<u64> {
         let mut last = self.last_index;
         for entry in entries {
             if entry.index == 0 || entry.index > last + 1 {
@@ -225,7 +235,7 @@ impl Wal {
             if entry.data.len() > max {
                 return Err(WalError::EntryTooLarge { index: entry.index, bytes: entry.data.len(), max });
             }
-            self.encoder.put_entry(entry);
+            self.encoder.put_entry(&entry);
             last = entry.index;
         }
         Ok(last)
@@ -265,8 +275,8 @@ impl Wal {
         let next = Segment { sequence, first_index: self.last_index + 1 };
         self.encoder.put_sum();
         self.encoder.put_metadata(self.metadata);
-        if self.hard_state != HardState::default() {
-            self.encoder.put_hard_state(self.hard_state);
+        if !is_empty(&self.hard_state) {
+            self.encoder.put_hard_state(&self.hard_state);
         }
         let (temporary, path) = (self.dir.join(NEXT_SEGMENT), segment::path(&self.dir, next));
         self.offset = write_segment(&*self.disk, &temporary, &mut self.encoder, self.options)?;
@@ -306,6 +316,11 @@ impl Wal {
         }
         Ok(())
     }
+}
+
+/// Whether a hard state says nothing; etcd does not write such a one.
+fn is_empty(state: &HardState) -> bool {
+    (state.term(), state.vote(), state.commit()) == (0, 0, 0)
 }
 
 /// Writes what is encoded as a new file with zeros behind, durably, and returns where they begin.

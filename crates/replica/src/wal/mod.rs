@@ -57,5 +57,5 @@ mod tests;
 pub use error::{Result, WalError};
 pub use frame::MAX_RECORD_BYTES;
 pub use log::{Options, SEGMENT_BYTES, Wal};
-pub use read::{Replay, SnapshotMark, TornTail, snapshots};
-pub use record::{Entry, EntryKind, EntryRef, HardState, Metadata};
+pub use read::{Replay, TornTail, snapshots};
+pub use record::{Entry, Metadata};

@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use crc32c::crc32c_append;
-use metastore_proto::raftpb::ConfState;
+use metastore_proto::raftpb::HardState;
 use metastore_proto::{Message as _, walpb};
 
 use super::frame::{CRC, ENTRY, HARD_STATE, METADATA, Record, SNAPSHOT, Word, record_at, word_at};
+use super::record::decode_hard_state;
 use super::segment::{self, Segment};
-use super::{Entry, HardState, Metadata, Result, WalError, tear};
+use super::{Entry, Metadata, Result, WalError, tear};
 use crate::disk::Disk;
 
 /// The longest segment that is read. A segment passes its size by one batch at most.
@@ -24,20 +25,9 @@ pub struct Replay {
     /// The entries behind the snapshot, without gaps; replaced ones are left out.
     pub entries: Vec<Entry>,
     /// All snapshots that the segments read mention, in the order of the log.
-    pub snapshots: Vec<SnapshotMark>,
+    pub snapshots: Vec<walpb::Snapshot>,
     /// What was cut off the end, for the caller to log.
     pub cut: Option<TornTail>,
-}
-
-/// The mention of a snapshot in the log.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct SnapshotMark {
-    /// The last index that the snapshot covers.
-    pub index: u64,
-    /// The term of that index.
-    pub term: u64,
-    /// The members at that index.
-    pub conf_state: Option<ConfState>,
 }
 
 /// The rest of a write that the power cut short; nobody was told that it was done.
@@ -53,11 +43,11 @@ pub struct TornTail {
 
 /// The snapshots that may be loaded: those that the log mentions and whose index it says is committed. Reads only;
 /// etcd calls this the valid snapshot entries.
-pub fn snapshots(disk: &dyn Disk, dir: &Path) -> Result<Vec<SnapshotMark>> {
+pub fn snapshots(disk: &dyn Disk, dir: &Path) -> Result<Vec<walpb::Snapshot>> {
     let segments = segment::list(disk, dir)?;
     let (mut replay, _) = read(disk, dir, segment::newest_run(&segments), None)?;
-    let commit = replay.hard_state.commit;
-    replay.snapshots.retain(|snapshot| snapshot.index <= commit);
+    let commit = replay.hard_state.commit();
+    replay.snapshots.retain(|snapshot| snapshot.index() <= commit);
     Ok(replay.snapshots)
 }
 
@@ -81,7 +71,9 @@ pub(super) fn read(
     segments: &[Segment],
     snapshot: Option<(u64, u64)>,
 ) -> Result<(Replay, Tail)> {
-    let mut log = Log { snapshot, ..Log::default() };
+    // Nothing comes before the very first segment; what was before another one, it says itself.
+    let sum = segments.first().and_then(|first| (first.sequence == 0).then_some(0));
+    let mut log = Log { snapshot, sum, ..Log::default() };
     let mut tail = None;
     for (i, segment) in segments.iter().enumerate() {
         let file = segment::path(dir, *segment);
@@ -211,7 +203,7 @@ impl Log {
             CRC => Ok(()),
             METADATA => self.take_metadata(Metadata::decode(record.data).map_err(|_| unreadable("metadata"))?),
             ENTRY => self.take_entry(Entry::decode(record.data).map_err(|_| unreadable("entry"))?),
-            HARD_STATE => self.take_hard_state(HardState::decode(record.data).map_err(|_| unreadable("hard state"))?),
+            HARD_STATE => self.take_hard_state(decode_hard_state(record.data).map_err(|_| unreadable("hard state"))?),
             SNAPSHOT => {
                 let snapshot = walpb::Snapshot::decode(record.data).map_err(|_| unreadable("snapshot mark"))?;
                 self.take_snapshot(snapshot);
@@ -235,11 +227,14 @@ impl Log {
     }
 
     fn take_hard_state(&mut self, state: HardState) -> std::result::Result<(), String> {
-        let before = self.replay.hard_state;
-        if state.term < before.term || state.commit < before.commit {
+        let before = &self.replay.hard_state;
+        if state.term() < before.term() || state.commit() < before.commit() {
             return Err(format!(
                 "a hard state of term {} and commit {} follows one of term {} and commit {}",
-                state.term, state.commit, before.term, before.commit
+                state.term(),
+                state.commit(),
+                before.term(),
+                before.commit()
             ));
         }
         self.replay.hard_state = state;
@@ -247,7 +242,7 @@ impl Log {
     }
 
     fn take_entry(&mut self, entry: Entry) -> std::result::Result<(), String> {
-        let (index, commit) = (entry.index, self.replay.hard_state.commit);
+        let (index, commit) = (entry.index, self.replay.hard_state.commit());
         if index <= commit {
             return Err(format!("entry {index} replaces one that was committed (commit index {commit})"));
         }
@@ -268,13 +263,8 @@ impl Log {
     }
 
     fn take_snapshot(&mut self, snapshot: walpb::Snapshot) {
-        let mark = SnapshotMark {
-            index: snapshot.index.unwrap_or(0),
-            term: snapshot.term.unwrap_or(0),
-            conf_state: snapshot.conf_state,
-        };
-        self.snapshot_found |= self.snapshot == Some((mark.index, mark.term));
-        self.replay.snapshots.push(mark);
+        self.snapshot_found |= self.snapshot == Some((snapshot.index(), snapshot.term()));
+        self.replay.snapshots.push(snapshot);
     }
 
     /// Nothing that the caller counts on may be missing.
@@ -283,7 +273,7 @@ impl Log {
         if !self.snapshot_found {
             return Err(WalError::SnapshotNotFound { dir: dir.to_owned(), index, term });
         }
-        let (last, commit) = (index + self.replay.entries.len() as u64, self.replay.hard_state.commit);
+        let (last, commit) = (index + self.replay.entries.len() as u64, self.replay.hard_state.commit());
         if commit > last {
             return Err(WalError::CommittedLost { dir: dir.to_owned(), last, commit });
         }
@@ -293,7 +283,7 @@ impl Log {
 
 fn broken_head(scanner: &Scanner<'_>) -> String {
     match scanner.sum {
-        Some(_) if scanner.at == 0 => "the segment does not continue the one before it".to_owned(),
+        Some(sum) if scanner.at == 0 && sum != 0 => "the segment does not continue the one before it".to_owned(),
         _ => "the segment does not begin with a sum and the member's ids".to_owned(),
     }
 }

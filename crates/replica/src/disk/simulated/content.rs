@@ -149,11 +149,6 @@ impl FileContent {
         self.unsynced.clear();
     }
 
-    /// Whether a sync would change anything.
-    pub(super) fn is_dirty(&self) -> bool {
-        !self.unsynced.is_empty()
-    }
-
     /// The file as it is found after a power loss.
     ///
     /// A sector is found in one of the states that it went through since the last sync, never in another: the

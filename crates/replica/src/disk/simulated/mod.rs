@@ -75,6 +75,12 @@ impl SimulatedDisk {
         SimulatedDisk { state: Arc::new(Mutex::new(State { tree, ..State::default() })) }
     }
 
+    /// Another disk in the same state, what is not synced included; faults that were asked for are not taken along.
+    pub fn fork(&self) -> SimulatedDisk {
+        let tree = self.state().tree.clone();
+        SimulatedDisk { state: Arc::new(Mutex::new(State { tree, ..State::default() })) }
+    }
+
     /// Makes the `k`-th write from now on (1 is the next) fail with EIO. Half of its bytes are written.
     pub fn fail_write(&self, k: u64) {
         self.state().fail_write = Some(k);

@@ -12,13 +12,13 @@ pub(super) type NodeId = usize;
 
 type Names = BTreeMap<String, NodeId>;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Node {
     Directory(Directory),
     File(FileContent),
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Directory {
     durable: Names,
     live: Names,
@@ -51,7 +51,7 @@ impl Change {
 }
 
 /// All nodes; number 0 is the root directory.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Tree {
     nodes: Vec<Node>,
 }
