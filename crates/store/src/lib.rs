@@ -1,4 +1,2 @@
-
-
 pub mod lease;
 pub mod watch;

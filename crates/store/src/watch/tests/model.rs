@@ -55,15 +55,17 @@ fn op() -> impl Strategy<Value = Op> {
 fn wanted() -> impl Strategy<Value = Wanted> {
     let range_end = prop_oneof![Just(vec![]), Just(vec![0]), key()];
     let flags = (any::<bool>(), prop::bool::weighted(0.2), prop::bool::weighted(0.2), any::<bool>(), any::<bool>());
-    (0..STREAMS, key(), range_end, prop::option::of(-12i64..4), flags).prop_map(|(stream, key, range_end, start, flags)| {
-        let (prev_kv, no_put, no_delete, fragment, progress_notify) = flags;
-        Wanted { stream, key, range_end, start, prev_kv, no_put, no_delete, fragment, progress_notify }
-    })
+    (0..STREAMS, key(), range_end, prop::option::of(-12i64..4), flags).prop_map(
+        |(stream, key, range_end, start, flags)| {
+            let (prev_kv, no_put, no_delete, fragment, progress_notify) = flags;
+            Wanted { stream, key, range_end, start, prev_kv, no_put, no_delete, fragment, progress_notify }
+        },
+    )
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        8 => prop::collection::vec(op(), 1..6).prop_map(Step::Write),
+        8 => prop::collection::vec(op(), 1..13).prop_map(Step::Write),
         6 => (1usize..4).prop_map(Step::Deliver),
         1 => Just(Step::Lose),
         1 => (1usize..3).prop_map(Step::Drop),
@@ -83,6 +85,8 @@ struct Watched {
     stream: usize,
     watch_id: i64,
     start: i64,
+    /// The answer to its creation was taken.
+    created: bool,
     got: Vec<Event>,
     /// A fragment came, and more must follow.
     unfinished: bool,
@@ -183,13 +187,15 @@ impl World {
             watch_id: self.watched.len() as i64 + 1,
         };
         self.bench.hub.create(self.streams[wanted.stream], &spec);
-        let is_empty = wanted.range_end.len() + usize::from(wanted.range_end != [0]) > 1 && wanted.range_end <= wanted.key;
+        let is_empty =
+            wanted.range_end.len() + usize::from(wanted.range_end != [0]) > 1 && wanted.range_end <= wanted.key;
         let start = if start_revision == 0 { current + 1 } else { start_revision };
         self.watched.push(Watched {
             wanted: wanted.clone(),
             stream: wanted.stream,
             watch_id: spec.watch_id,
             start: if is_empty { i64::MAX } else { start },
+            created: false,
             got: vec![],
             unfinished: false,
             ended: None,
@@ -203,12 +209,9 @@ impl World {
         let header = revision(&response);
         if response.watch_id == -1 {
             if !response.created {
-                for watched in self.watched.iter().filter(|w| w.stream == stream && !w.cancelled && w.ended.is_none()) {
-                    // Progress: all events up to the revision it names came before, unless the watcher was created later.
-                    if watched.start <= header {
-                        assert_complete(watched, &self.changes, header);
-                    }
-                }
+                // Progress: all events up to the revision it names came before.
+                let open = |w: &&Watched| w.stream == stream && w.created && !w.cancelled && w.ended.is_none();
+                self.watched.iter().filter(open).for_each(|watched| assert_complete(watched, &self.changes, header));
             }
             return Some(());
         }
@@ -227,6 +230,7 @@ impl World {
             watched.got.push(event);
         }
         watched.unfinished = response.fragment;
+        watched.created = true;
         Some(())
     }
 
@@ -270,9 +274,9 @@ fn expected(watched: &Watched, changes: &[Arc<RevisionEvents>], to: i64) -> Vec<
         end => candidate >= key.as_slice() && candidate < end,
     };
     let revisions = changes.iter().filter(|events| events.revision >= watched.start && events.revision <= to);
-    let matching = revisions.flat_map(|events| &events.changes).filter(|change| {
-        in_range(change.key()) && !(if change.version.tombstone { *no_delete } else { *no_put })
-    });
+    let matching = revisions
+        .flat_map(|events| &events.changes)
+        .filter(|change| in_range(change.key()) && !(if change.version.tombstone { *no_delete } else { *no_put }));
     let event = |change: &Change| {
         let mut kv = KeyValue::decode(&change.version.row[..]).unwrap();
         kv.mod_revision = change.version.revision.main;
@@ -316,7 +320,7 @@ fn assert_previous(watched: &BTreeMap<i64, &Watched>, changes: &[Arc<RevisionEve
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn every_watcher_gets_exactly_what_it_asked_for(steps in prop::collection::vec(step(), 1..150)) {

@@ -1,0 +1,357 @@
+//! The leader's timers.
+//!
+//! Each lease has one timer in an ordered set. A renewal only notes the new end in the lease; the timer stays where it is, and is
+//! moved when it comes up. So a renewal costs one look-up, and each timer is moved once per time to live, however often
+//! the lease is renewed.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::{EXPIRIES_PER_SECOND, EXPIRY_STEP, REVOKE_RETRY_MS};
+
+/// What became of a request to keep a lease alive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Renewal {
+    /// It has its whole time to live again: so many seconds.
+    Renewed(i64),
+    /// Its time is over, but it is not revoked yet: the answer (a TTL of 0, as for an unknown one) waits until it is.
+    Expired,
+    /// There is no such lease.
+    Unknown,
+    /// This member is not the leader, and does not know.
+    NotLeader,
+}
+
+/// When leases end. Only a leader knows; a follower's is empty.
+#[derive(Debug, Default)]
+pub struct Expiry {
+    timers: Option<Timers>,
+}
+
+#[derive(Debug, Default)]
+struct Timers {
+    /// Only ever looked up, never iterated, so its random seed is invisible.
+    leases: HashMap<i64, Lease>,
+    /// When to look at which lease; one entry per lease.
+    queue: BTreeSet<(u64, i64)>,
+}
+
+#[derive(Debug)]
+struct Lease {
+    ttl_s: i64,
+    ends_ms: u64,
+    /// Its entry in the queue; never later than its end, except when it was named for revocation and waits for that.
+    queued_ms: u64,
+}
+
+impl Expiry {
+    /// Becomes the leader's. Every lease, given with the seconds it shall live, ends `extend_ms` (an election timeout) later than
+    /// that from now on, or somewhat later still if more than [`EXPIRIES_PER_SECOND`] would end together.
+    pub fn promote(&mut self, now_ms: u64, leases: impl IntoIterator<Item = (i64, i64)>, extend_ms: u64) {
+        let mut ends: Vec<_> =
+            leases.into_iter().map(|(id, ttl_s)| (now_ms + extend_ms + ttl_ms(ttl_s), id, ttl_s)).collect();
+        ends.sort_unstable();
+        let mut timers = Timers::default();
+        timers.leases.reserve(ends.len());
+        let mut free_us = 0;
+        for (ends_ms, id, ttl_s) in ends {
+            let at_us = free_us.max(ends_ms * 1000);
+            free_us = at_us + 1_000_000 / EXPIRIES_PER_SECOND;
+            timers.add(id, ttl_s, at_us.div_ceil(1000));
+        }
+        self.timers = Some(timers);
+    }
+
+    /// Becomes a follower's: forgets all timers.
+    pub fn demote(&mut self) {
+        self.timers = None;
+    }
+
+    /// Whether this is the leader's.
+    pub fn is_leader(&self) -> bool {
+        self.timers.is_some()
+    }
+
+    /// A grant was applied.
+    pub fn granted(&mut self, id: i64, ttl_s: i64, now_ms: u64) {
+        if let Some(timers) = &mut self.timers {
+            timers.remove(id);
+            timers.add(id, ttl_s, now_ms + ttl_ms(ttl_s));
+        }
+    }
+
+    /// A revocation was applied.
+    pub fn revoked(&mut self, id: i64) {
+        if let Some(timers) = &mut self.timers {
+            timers.remove(id);
+        }
+    }
+
+    /// Gives a lease its whole time again, unless its time is over.
+    pub fn renew(&mut self, id: i64, now_ms: u64) -> Renewal {
+        let Some(timers) = &mut self.timers else { return Renewal::NotLeader };
+        match timers.leases.get_mut(&id) {
+            None => Renewal::Unknown,
+            Some(lease) if lease.ends_ms <= now_ms => Renewal::Expired,
+            Some(lease) => {
+                // A promotion may have set a later end than a renewal now would: a renewal never shortens a life.
+                lease.ends_ms = lease.ends_ms.max(now_ms + ttl_ms(lease.ttl_s));
+                Renewal::Renewed(lease.ttl_s)
+            }
+        }
+    }
+
+    /// What is left of a lease's time, in milliseconds; 0 if it is over. `None` if the lease is unknown or this is no leader.
+    pub fn remaining_ms(&self, id: i64, now_ms: u64) -> Option<u64> {
+        Some(self.timers.as_ref()?.leases.get(&id)?.ends_ms.saturating_sub(now_ms))
+    }
+
+    /// Names up to `max` leases to revoke, the longest expired first. Each is named again after [`REVOKE_RETRY_MS`] until it is
+    /// revoked. Call again while [`Expiry::next_deadline_ms`] is not later than now: one call looks at [`EXPIRY_STEP`] timers.
+    pub fn take_expired(&mut self, now_ms: u64, max: usize) -> Vec<i64> {
+        let mut expired = Vec::new();
+        let Some(timers) = &mut self.timers else { return expired };
+        for _ in 0..EXPIRY_STEP {
+            let Some(&(at_ms, id)) = timers.queue.first() else { break };
+            if at_ms > now_ms || expired.len() == max {
+                break;
+            }
+            let ends_ms = timers.leases[&id].ends_ms;
+            if ends_ms > now_ms {
+                timers.requeue(id, ends_ms);
+            } else {
+                expired.push(id);
+                timers.requeue(id, now_ms + REVOKE_RETRY_MS);
+            }
+        }
+        expired
+    }
+
+    /// When `take_expired` may have something to do: never later than when it has.
+    pub fn next_deadline_ms(&self) -> Option<u64> {
+        self.timers.as_ref()?.queue.first().map(|(at_ms, _)| *at_ms)
+    }
+
+    /// Sorts ids by remaining time, those that this member does not know last; equal ones by id.
+    pub fn sort_by_remaining(&self, ids: &mut [i64]) {
+        let ends_ms =
+            |id: i64| self.timers.as_ref().and_then(|timers| timers.leases.get(&id)).map(|lease| lease.ends_ms);
+        ids.sort_by_cached_key(|id| (ends_ms(*id).unwrap_or(u64::MAX), *id));
+    }
+}
+
+impl Timers {
+    fn add(&mut self, id: i64, ttl_s: i64, ends_ms: u64) {
+        self.leases.insert(id, Lease { ttl_s, ends_ms, queued_ms: ends_ms });
+        self.queue.insert((ends_ms, id));
+    }
+
+    fn remove(&mut self, id: i64) {
+        if let Some(lease) = self.leases.remove(&id) {
+            self.queue.remove(&(lease.queued_ms, id));
+        }
+    }
+
+    fn requeue(&mut self, id: i64, at_ms: u64) {
+        let lease = self.leases.get_mut(&id).expect("every timer has a lease");
+        self.queue.remove(&(lease.queued_ms, id));
+        lease.queued_ms = at_ms;
+        self.queue.insert((at_ms, id));
+    }
+}
+
+/// Milliseconds in `ttl_s` seconds; none for what is not positive, which only a foreign log can hold.
+fn ttl_ms(ttl_s: i64) -> u64 {
+    u64::try_from(ttl_s).unwrap_or(0).saturating_mul(1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn leader() -> Expiry {
+        let mut expiry = Expiry::default();
+        expiry.promote(0, [], 0);
+        expiry
+    }
+
+    #[test]
+    fn a_lease_lives_its_whole_time_and_is_named_until_it_is_revoked() {
+        let mut expiry = leader();
+        expiry.granted(1, 5, 1000);
+        assert_eq!(expiry.next_deadline_ms(), Some(6000));
+        assert!(expiry.take_expired(5999, 10).is_empty());
+        assert_eq!(expiry.remaining_ms(1, 5999), Some(1));
+        assert_eq!(expiry.take_expired(6000, 10), [1]);
+        assert!(expiry.take_expired(6000 + REVOKE_RETRY_MS - 1, 10).is_empty());
+        assert_eq!(expiry.take_expired(6000 + REVOKE_RETRY_MS, 10), [1], "the proposal may have been lost");
+        expiry.revoked(1);
+        assert_eq!((expiry.next_deadline_ms(), expiry.remaining_ms(1, 0)), (None, None));
+    }
+
+    #[test]
+    fn renewals_and_what_they_answer() {
+        let mut expiry = Expiry::default();
+        assert_eq!(expiry.renew(1, 0), Renewal::NotLeader);
+        expiry.promote(0, [], 0);
+        assert_eq!(expiry.renew(1, 0), Renewal::Unknown);
+        expiry.granted(1, 5, 0);
+        assert_eq!(expiry.renew(1, 4999), Renewal::Renewed(5));
+        assert!(expiry.take_expired(9998, 10).is_empty());
+        assert_eq!(expiry.renew(1, 9999), Renewal::Expired, "even before it was named");
+        assert_eq!(expiry.take_expired(9999, 10), [1]);
+        expiry.revoked(1);
+        assert_eq!(expiry.renew(1, 9999), Renewal::Unknown);
+        expiry.demote();
+        assert_eq!((expiry.renew(1, 0), expiry.is_leader()), (Renewal::NotLeader, false));
+        expiry.granted(1, 5, 0);
+        assert!(expiry.take_expired(u64::MAX, 10).is_empty(), "a deposed leader revokes nothing");
+    }
+
+    #[test]
+    fn a_new_leader_extends_and_spreads() {
+        let mut expiry = Expiry::default();
+        let count = 3 * EXPIRIES_PER_SECOND as i64;
+        expiry.promote(500, (1..=count).map(|id| (id, 10)), 1000);
+        assert_eq!(expiry.next_deadline_ms(), Some(11_500));
+        let mut named = 0;
+        for second in 0..4 {
+            let now_ms = 11_500 + second * 1000;
+            while expiry.next_deadline_ms().is_some_and(|at| at <= now_ms) {
+                for id in expiry.take_expired(now_ms, usize::MAX) {
+                    expiry.revoked(id);
+                    named += 1;
+                }
+            }
+            let bound = EXPIRIES_PER_SECOND * second + EXPIRIES_PER_SECOND / 1000;
+            assert!(named <= bound, "{named} after {second} s");
+        }
+        assert_eq!(named, count as u64);
+    }
+
+    #[test]
+    fn a_renewal_never_shortens_a_life() {
+        let mut expiry = Expiry::default();
+        expiry.promote(0, [(1, 10)], 5000);
+        assert_eq!(expiry.renew(1, 1), Renewal::Renewed(10));
+        assert_eq!(expiry.remaining_ms(1, 1), Some(14_999));
+    }
+
+    #[test]
+    fn listing_goes_by_remaining_time() {
+        let mut expiry = leader();
+        expiry.granted(1, 30, 0);
+        expiry.granted(2, 10, 0);
+        expiry.granted(3, 10, 0);
+        expiry.renew(2, 5000);
+        let mut ids = [9, 1, 2, 3];
+        expiry.sort_by_remaining(&mut ids);
+        assert_eq!(ids, [3, 2, 1, 9]);
+        expiry.demote();
+        expiry.sort_by_remaining(&mut ids);
+        assert_eq!(ids, [1, 2, 3, 9]);
+    }
+
+    #[test]
+    fn one_call_is_bounded() {
+        let mut expiry = leader();
+        let count = EXPIRY_STEP as i64 + 1;
+        (1..=count).for_each(|id| expiry.granted(id, 1, 0));
+        (1..count).for_each(|id| assert_eq!(expiry.renew(id, 500), Renewal::Renewed(1)));
+        assert!(expiry.take_expired(1000, 10).is_empty(), "all timers it looked at were renewed");
+        assert_eq!(expiry.next_deadline_ms(), Some(1000), "so there is more to do now");
+        assert_eq!(expiry.take_expired(1000, 10), [count]);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Grant(i64, i64),
+        Renew(i64),
+        Revoke(i64),
+        Pass(u64),
+        Take(usize),
+        Promote(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let id = 1i64..12;
+        prop_oneof![
+            4 => (id.clone(), -1i64..8).prop_map(|(id, ttl_s)| Step::Grant(id, ttl_s)),
+            6 => id.clone().prop_map(Step::Renew),
+            2 => id.prop_map(Step::Revoke),
+            6 => (0u64..2500).prop_map(Step::Pass),
+            4 => (1usize..5).prop_map(Step::Take),
+            1 => (0u64..2000).prop_map(Step::Promote),
+        ]
+    }
+
+    /// A lease in the plain map: its time to live, its end, and when it was last named.
+    type Plain = BTreeMap<i64, (i64, u64, Option<u64>)>;
+
+    fn due(plain: &Plain, now_ms: u64) -> Vec<i64> {
+        let is_due = |(ends_ms, named): (u64, Option<u64>)| {
+            ends_ms <= now_ms && named.is_none_or(|named| named + REVOKE_RETRY_MS <= now_ms)
+        };
+        plain.iter().filter(|(_, lease)| is_due((lease.1, lease.2))).map(|(id, _)| *id).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn agrees_with_a_plain_map(steps in prop::collection::vec(step(), 1..120)) {
+            let (mut expiry, mut plain, mut now_ms) = (leader(), Plain::new(), 0);
+            for step in steps {
+                match step {
+                    Step::Grant(id, ttl_s) => {
+                        expiry.granted(id, ttl_s, now_ms);
+                        plain.insert(id, (ttl_s, now_ms + ttl_ms(ttl_s), None));
+                    }
+                    Step::Renew(id) => {
+                        let expected = match plain.get_mut(&id) {
+                            None => Renewal::Unknown,
+                            Some(lease) if lease.1 <= now_ms => Renewal::Expired,
+                            Some(lease) => {
+                                lease.1 = lease.1.max(now_ms + ttl_ms(lease.0));
+                                Renewal::Renewed(lease.0)
+                            }
+                        };
+                        prop_assert_eq!(expiry.renew(id, now_ms), expected);
+                    }
+                    Step::Revoke(id) => {
+                        expiry.revoked(id);
+                        plain.remove(&id);
+                    }
+                    Step::Pass(ms) => now_ms += ms,
+                    Step::Take(max) => {
+                        let due = due(&plain, now_ms);
+                        let taken = expiry.take_expired(now_ms, max);
+                        prop_assert_eq!(taken.len(), due.len().min(max));
+                        for id in taken {
+                            prop_assert!(due.contains(&id), "{id} named at {now_ms}, due {due:?}");
+                            plain.get_mut(&id).unwrap().2 = Some(now_ms);
+                        }
+                    }
+                    Step::Promote(extend_ms) => {
+                        expiry.promote(now_ms, plain.iter().map(|(id, lease)| (*id, lease.0)), extend_ms);
+                        for (id, lease) in &mut plain {
+                            let earliest = now_ms + extend_ms + ttl_ms(lease.0);
+                            let ends_ms = now_ms + expiry.remaining_ms(*id, now_ms).unwrap();
+                            prop_assert!((earliest..earliest + 3).contains(&ends_ms), "{ends_ms}, not {earliest}");
+                            (lease.1, lease.2) = (ends_ms, None);
+                        }
+                    }
+                }
+                for (id, lease) in &plain {
+                    prop_assert_eq!(expiry.remaining_ms(*id, now_ms), Some(lease.1.saturating_sub(now_ms)));
+                }
+                let next = expiry.next_deadline_ms();
+                prop_assert_eq!(next.is_none(), plain.is_empty());
+                prop_assert!(due(&plain, now_ms).is_empty() || next.is_some_and(|at| at <= now_ms));
+            }
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! The replicated part: which leases there are, and which keys hang on them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::{DamagedLease, MAX_TTL_S, record};
+
+/// Why a command about a lease has no effect. The same on every member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LeaseError {
+    /// etcd: `requested lease not found`. Also for a grant with id 0, which no lease can have.
+    #[error("lease {0:016x} not found")]
+    NotFound(i64),
+    /// etcd: `lease already exists`.
+    #[error("lease {0:016x} already exists")]
+    Exists(i64),
+    /// etcd: `too large lease TTL`.
+    #[error("a time to live of {0} s is longer than {MAX_TTL_S} s")]
+    TtlTooLarge(i64),
+}
+
+/// A lease.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lease {
+    /// The time to live that was granted, in seconds.
+    pub ttl_s: i64,
+    /// What was left of it at the last checkpoint, in seconds; 0 without one.
+    pub remaining_ttl_s: i64,
+    pub(super) keys: BTreeSet<Arc<[u8]>>,
+}
+
+impl Lease {
+    /// The attached keys, in order.
+    pub fn keys(&self) -> impl ExactSizeIterator<Item = &[u8]> {
+        self.keys.iter().map(|key| &**key)
+    }
+
+    /// What a new leader lets it live, in seconds.
+    fn restart_ttl_s(&self) -> i64 {
+        if self.remaining_ttl_s > 0 { self.remaining_ttl_s } else { self.ttl_s }
+    }
+}
+
+/// All leases.
+#[derive(Debug, Default)]
+pub struct Leases {
+    leases: BTreeMap<i64, Lease>,
+}
+
+impl Leases {
+    /// Reads the rows of the lease table. Keys are attached afterwards, from the `lease` field of every key that is alive.
+    ///
+    /// # Errors
+    /// A row is not a lease.
+    pub fn load<'a>(rows: impl IntoIterator<Item = (&'a [u8], &'a [u8])>) -> Result<Self, DamagedLease> {
+        let leases = rows.into_iter().map(|(key, value)| record::decode(key, value)).collect::<Result<_, _>>()?;
+        Ok(Self { leases })
+    }
+
+    /// The row of a lease in the lease table; `None` if there is no such lease.
+    pub fn row(&self, id: i64) -> Option<([u8; 8], Vec<u8>)> {
+        self.leases.get(&id).map(|lease| (record::key(id), record::encode(id, lease)))
+    }
+
+    /// The key of a lease's row, whether or not there is such a lease.
+    pub fn row_key(id: i64) -> [u8; 8] {
+        record::key(id)
+    }
+
+    /// Adds a lease. `ttl_s` is stored as it is: the minimum was applied before.
+    ///
+    /// # Errors
+    /// The id is 0 or taken, or the time is longer than [`MAX_TTL_S`].
+    pub fn grant(&mut self, id: i64, ttl_s: i64) -> Result<(), LeaseError> {
+        if id == 0 {
+            return Err(LeaseError::NotFound(id));
+        }
+        if ttl_s > MAX_TTL_S {
+            return Err(LeaseError::TtlTooLarge(ttl_s));
+        }
+        if self.contains(id) {
+            return Err(LeaseError::Exists(id));
+        }
+        self.leases.insert(id, Lease { ttl_s, ..Lease::default() });
+        Ok(())
+    }
+
+    /// Removes a lease; returns the keys to delete, in order, all in one revision.
+    ///
+    /// # Errors
+    /// There is no such lease.
+    pub fn revoke(&mut self, id: i64) -> Result<BTreeSet<Arc<[u8]>>, LeaseError> {
+        Ok(self.leases.remove(&id).ok_or(LeaseError::NotFound(id))?.keys)
+    }
+
+    /// Notes how much of its time a lease had left when its leader wrote the checkpoint; 0 takes the note away.
+    ///
+    /// # Errors
+    /// There is no such lease.
+    pub fn checkpoint(&mut self, id: i64, remaining_ttl_s: i64) -> Result<(), LeaseError> {
+        self.leases.get_mut(&id).ok_or(LeaseError::NotFound(id))?.remaining_ttl_s = remaining_ttl_s;
+        Ok(())
+    }
+
+    /// Hangs a key on a lease. A key hangs on one lease at most: the caller detaches it from the one before.
+    ///
+    /// # Errors
+    /// There is no such lease.
+    pub fn attach(&mut self, key: &[u8], id: i64) -> Result<(), LeaseError> {
+        let lease = self.leases.get_mut(&id).ok_or(LeaseError::NotFound(id))?;
+        if !lease.keys.contains(key) {
+            lease.keys.insert(key.into());
+        }
+        Ok(())
+    }
+
+    /// Takes a key off a lease; nothing happens if the lease is gone, as it is while its keys are deleted.
+    pub fn detach(&mut self, key: &[u8], id: i64) {
+        if let Some(lease) = self.leases.get_mut(&id) {
+            lease.keys.remove(key);
+        }
+    }
+
+    /// The lease with this id.
+    pub fn get(&self, id: i64) -> Option<&Lease> {
+        self.leases.get(&id)
+    }
+
+    /// Whether there is a lease with this id.
+    pub fn contains(&self, id: i64) -> bool {
+        self.leases.contains_key(&id)
+    }
+
+    /// How many leases there are.
+    pub fn len(&self) -> usize {
+        self.leases.len()
+    }
+
+    /// Whether there is no lease.
+    pub fn is_empty(&self) -> bool {
+        self.leases.is_empty()
+    }
+
+    /// All ids, ascending.
+    pub fn ids(&self) -> impl ExactSizeIterator<Item = i64> {
+        self.leases.keys().copied()
+    }
+
+    /// All leases with the time to live that a new leader gives them, in seconds: for [`super::Expiry::promote`].
+    pub fn restart_ttls(&self) -> impl ExactSizeIterator<Item = (i64, i64)> {
+        self.leases.iter().map(|(id, lease)| (*id, lease.restart_ttl_s()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grants_are_checked_in_etcds_order() {
+        let mut leases = Leases::default();
+        assert_eq!(leases.grant(0, 5), Err(LeaseError::NotFound(0)));
+        assert_eq!(leases.grant(7, MAX_TTL_S), Ok(()));
+        assert_eq!(leases.grant(7, MAX_TTL_S + 1), Err(LeaseError::TtlTooLarge(MAX_TTL_S + 1)));
+        assert_eq!(leases.grant(7, 5), Err(LeaseError::Exists(7)));
+        assert_eq!(leases.get(7).map(|lease| lease.ttl_s), Some(MAX_TTL_S));
+    }
+
+    #[test]
+    fn revoking_returns_the_keys_in_order() {
+        let mut leases = Leases::default();
+        leases.grant(7, 5).unwrap();
+        for key in ["c", "a", "b", "a"] {
+            leases.attach(key.as_bytes(), 7).unwrap();
+        }
+        leases.detach(b"b", 7);
+        leases.detach(b"b", 8);
+        assert_eq!(leases.attach(b"a", 8), Err(LeaseError::NotFound(8)));
+        let keys = leases.revoke(7).unwrap();
+        assert_eq!(keys.iter().map(|key| &**key).collect::<Vec<_>>(), [b"a", b"c"]);
+        assert_eq!(leases.revoke(7), Err(LeaseError::NotFound(7)));
+        leases.detach(b"a", 7);
+        assert!(leases.is_empty());
+    }
+
+    #[test]
+    fn rows_survive_and_damaged_ones_are_named() {
+        let mut leases = Leases::default();
+        for (id, ttl_s) in [(1, 5), (-2, 60), (i64::MAX, 9)] {
+            leases.grant(id, ttl_s).unwrap();
+        }
+        leases.checkpoint(1, 3).unwrap();
+        assert_eq!(leases.checkpoint(9, 3), Err(LeaseError::NotFound(9)));
+        let rows: Vec<_> = leases.ids().map(|id| leases.row(id).unwrap()).collect();
+        assert_eq!(rows[1], (Leases::row_key(1), vec![8, 1, 16, 5, 24, 3]), "etcd's bytes");
+        let loaded = Leases::load(rows.iter().map(|(key, value)| (&key[..], &value[..]))).unwrap();
+        assert_eq!(loaded.leases, leases.leases);
+        assert_eq!(loaded.restart_ttls().collect::<Vec<_>>(), [(-2, 60), (1, 3), (i64::MAX, 9)]);
+        assert!(leases.row(9).is_none());
+
+        let torn = Leases::load([(&rows[1].0[..], &[8][..])]).unwrap_err().to_string();
+        assert!(torn.contains("is not a lease"), "{torn}");
+        let moved = Leases::load([(&rows[0].0[..], &rows[1].1[..])]).unwrap_err().to_string();
+        assert!(moved.contains("holds lease 0000000000000001"), "{moved}");
+    }
+}
