@@ -21,6 +21,7 @@ enum Step {
     Take(usize, usize),
     CatchUp(usize),
     Compact(i64),
+    CompactDuringRead(i64),
     Progress(usize),
     Tick,
 }
@@ -54,8 +55,10 @@ fn op() -> impl Strategy<Value = Op> {
 
 fn wanted() -> impl Strategy<Value = Wanted> {
     let range_end = prop_oneof![Just(vec![]), Just(vec![0]), key()];
-    let flags = (any::<bool>(), prop::bool::weighted(0.2), prop::bool::weighted(0.2), any::<bool>(), any::<bool>());
-    (0..STREAMS, key(), range_end, prop::option::of(-12i64..4), flags).prop_map(
+    let rare = || prop::bool::weighted(0.1);
+    let flags = (rare(), rare(), rare(), any::<bool>(), any::<bool>());
+    let key = prop_oneof![Just(b"a".to_vec()), key()];
+    (0..STREAMS, key, range_end, prop::option::of(-12i64..4), flags).prop_map(
         |(stream, key, range_end, start, flags)| {
             let (prev_kv, no_put, no_delete, fragment, progress_notify) = flags;
             Wanted { stream, key, range_end, start, prev_kv, no_put, no_delete, fragment, progress_notify }
@@ -69,11 +72,12 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (1usize..4).prop_map(Step::Deliver),
         1 => Just(Step::Lose),
         1 => (1usize..3).prop_map(Step::Drop),
-        3 => wanted().prop_map(Step::Create),
+        6 => wanted().prop_map(Step::Create),
         1 => (0usize..20).prop_map(Step::Cancel),
         4 => (0..STREAMS, 1usize..6).prop_map(|(stream, count)| Step::Take(stream, count)),
         4 => (1usize..3).prop_map(Step::CatchUp),
         1 => (0i64..10).prop_map(Step::Compact),
+        1 => (0i64..6).prop_map(Step::CompactDuringRead),
         1 => (0..STREAMS).prop_map(Step::Progress),
         1 => Just(Step::Tick),
     ]
@@ -147,6 +151,9 @@ impl World {
                 if at > self.bench.store.compact_revision() {
                     self.bench.store.compact(at);
                 }
+            }
+            Step::CompactDuringRead(behind) => {
+                self.bench.store.compact_after_read(self.bench.store.current_revision() - behind);
             }
             Step::Progress(stream) => self.bench.hub.progress(self.streams[*stream]),
             Step::Tick => {
@@ -327,7 +334,7 @@ proptest! {
         let mut world = World::new();
         steps.iter().for_each(|step| world.run(step));
         world.finish();
-        if !steps.iter().any(|step| matches!(step, Step::Compact(_))) {
+        if !steps.iter().any(|step| matches!(step, Step::Compact(_) | Step::CompactDuringRead(_))) {
             assert_previous(&world.watched.iter().map(|w| (w.watch_id, w)).collect(), &world.changes);
         }
     }
