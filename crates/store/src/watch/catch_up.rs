@@ -161,7 +161,9 @@ impl Hub {
         let mut through = chunk.through();
         for version in chunk.rows.iter().take_while(|version| version.revision.main <= chunk.through()) {
             let main = version.revision.main;
-            if previous_bytes >= self.limits.chunk_bytes && changes.last().is_some_and(|c| c.version.revision.main < main) {
+            if previous_bytes >= self.limits.chunk_bytes
+                && changes.last().is_some_and(|c| c.version.revision.main < main)
+            {
                 through = main - 1;
                 break;
             }
@@ -189,7 +191,13 @@ impl Hub {
 
     /// Delivers to one watcher what it wants of the matched rows, and moves its cursor behind them; parks it if there is no
     /// room. `built` holds the events that were encoded for earlier watchers, by group and first change.
-    fn serve_one(&mut self, watcher: u32, chunk: &Chunk, matched: &Matched, built: &mut BTreeMap<(u32, usize), Events>) {
+    fn serve_one(
+        &mut self,
+        watcher: u32,
+        chunk: &Chunk,
+        matched: &Matched,
+        built: &mut BTreeMap<(u32, usize), Events>,
+    ) {
         let state = &mut self.watchers[watcher as usize];
         if state.next > matched.through {
             return;

@@ -86,7 +86,10 @@ impl Hub {
                 state.quiet = false;
                 self.events += events.count() as u64;
                 let (slot, watch_id, may_fragment) = (state.stream, state.id, state.fragment);
-                self.push(slot, Response { watch_id, revision, events: Some(events), may_fragment, ..Response::default() });
+                self.push(
+                    slot,
+                    Response { watch_id, revision, events: Some(events), may_fragment, ..Response::default() },
+                );
                 at += 1;
                 continue;
             }

@@ -135,7 +135,9 @@ impl Iterator for Pieces {
         let head = self.head.take();
         let mut out = match (head, &self.events) {
             (Some(head), _) => head,
-            (None, Some(events)) if events.count() > 0 => BytesMut::with_capacity(PIECE_BYTES.min(events.encoded_len())),
+            (None, Some(events)) if events.count() > 0 => {
+                BytesMut::with_capacity(PIECE_BYTES.min(events.encoded_len()))
+            }
             _ => return None,
         };
         if let Some(events) = &mut self.events {

@@ -154,6 +154,44 @@ fn compaction_within_an_unfinished_revision_ends_its_watchers() {
 }
 
 #[test]
+fn compaction_between_two_reads_of_a_step_leaves_no_gap() {
+    let mut bench = Bench::new(Limits::default());
+    for i in 0..30 {
+        bench.put("a", &i.to_string());
+    }
+    bench.create(WatchSpec { key: b"a", start_revision: 2, ..WatchSpec::default() });
+    bench.create(WatchSpec { key: b"a", start_revision: 25, ..WatchSpec::default() });
+    bench.hub.from_head = true;
+    bench.store.compact_after_read(20);
+    let responses = bench.drain();
+    assert!(responses.iter().any(|r| r.watch_id == 0 && r.compact_revision == 20));
+    assert_eq!(all_revisions(&responses), (25..32).collect::<Vec<_>>(), "of the other");
+}
+
+#[test]
+fn members_of_a_group_may_be_slow_and_leave_in_any_order() {
+    let mut bench = Bench::new(Limits { queue_responses: 0, ..Limits::default() });
+    let streams: Vec<_> = (0..6).map(|_| bench.hub.open_stream(0)).collect();
+    for stream in &streams {
+        bench.hub.create(*stream, &WatchSpec { key: b"a", ..WatchSpec::default() });
+    }
+    // The answer to its creation fills the queue of a stream: take it from all but two.
+    let slow = [streams[0], streams[3]];
+    streams.iter().filter(|stream| !slow.contains(stream)).for_each(|stream| _ = bench.hub.take(*stream));
+    bench.put("a", "1");
+    assert_eq!(bench.hub.counts().unsynced, 2);
+    for (left, closed) in [(5, 5), (4, 0), (3, 4), (2, 1), (1, 3), (0, 2)] {
+        bench.hub.close_stream(streams[closed]);
+        bench.put("a", "more");
+        for stream in &streams {
+            while bench.hub.take(*stream).is_some() {}
+        }
+        bench.catch_up();
+        assert_eq!(bench.hub.counts().watchers, left);
+    }
+}
+
+#[test]
 fn a_watcher_near_the_head_does_not_wait_for_one_far_behind() {
     let mut bench = Bench::new(Limits { chunk_rows: 10, ..Limits::default() });
     for i in 0..1000 {

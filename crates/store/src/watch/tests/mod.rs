@@ -23,6 +23,9 @@ pub(super) enum Op {
     Delete(Vec<u8>),
 }
 
+/// The store may give fewer rows than it is asked for.
+const MOST_ROWS_OF_A_READ: usize = 7;
+
 /// A store that keeps every version in a list.
 #[derive(Default)]
 pub(super) struct NaiveStore {
@@ -34,11 +37,13 @@ struct State {
     live: BTreeMap<Vec<u8>, KeyValue>,
     revision: i64,
     compacted: i64,
+    /// A compaction that happens right after the next read of history.
+    compact_after_read: Option<i64>,
 }
 
 impl Default for State {
     fn default() -> Self {
-        Self { versions: Vec::new(), live: BTreeMap::new(), revision: 1, compacted: 0 }
+        Self { versions: Vec::new(), live: BTreeMap::new(), revision: 1, compacted: 0, compact_after_read: None }
     }
 }
 
@@ -87,8 +92,19 @@ impl NaiveStore {
 
     /// Drops what a compaction at `at` may drop, by the engine's rule.
     pub(super) fn compact(&self, at: i64) {
-        let state = &mut *self.state.lock().unwrap();
-        state.compacted = at;
+        self.state.lock().unwrap().compact(at);
+    }
+
+    /// Compacts after the next read of history, between two reads of one step.
+    pub(super) fn compact_after_read(&self, at: i64) {
+        self.state.lock().unwrap().compact_after_read = Some(at);
+    }
+}
+
+impl State {
+    fn compact(&mut self, at: i64) {
+        let state = self;
+        state.compacted = state.compacted.max(at);
         let mut newest = BTreeMap::new();
         for (i, version) in state.versions.iter().enumerate() {
             if version.revision.main <= at {
@@ -126,11 +142,15 @@ impl HistorySource for NaiveStore {
     }
 
     fn history(&self, from: Revision, to: i64, limit: usize, rows: &mut Vec<Version>) -> Result<Option<Revision>> {
-        let state = self.state.lock().unwrap();
+        let state = &mut *self.state.lock().unwrap();
         let begin = state.versions.partition_point(|version| version.revision < from);
         let mut wanted = state.versions[begin..].iter().filter(|version| version.revision.main <= to);
-        rows.extend(wanted.by_ref().take(limit).cloned());
-        Ok(wanted.next().map(|version| version.revision))
+        rows.extend(wanted.by_ref().take(limit.min(MOST_ROWS_OF_A_READ)).cloned());
+        let next = wanted.next().map(|version| version.revision);
+        if let Some(at) = state.compact_after_read.take() {
+            state.compact(at);
+        }
+        Ok(next)
     }
 
     fn value_at(&self, key: &[u8], main: i64) -> Result<Option<Row>> {

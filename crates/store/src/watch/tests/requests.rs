@@ -96,7 +96,11 @@ fn a_compacted_start_is_created_and_then_cancelled() {
     let canceled = &responses[1];
     assert!(canceled.canceled && !canceled.created && canceled.cancel_reason.is_empty());
     assert_eq!((canceled.watch_id, revision(canceled), canceled.compact_revision), (0, 0, 4));
-    assert_eq!(text(&responses[3].events), ["put a=2@4", "put a=3@5", "put a=4@6"], "the compacted revision itself is readable");
+    assert_eq!(
+        text(&responses[3].events),
+        ["put a=2@4", "put a=3@5", "put a=4@6"],
+        "the compacted revision itself is readable"
+    );
 }
 
 #[test]
@@ -255,7 +259,9 @@ fn closed_streams_leave_nothing_behind() {
         let stream = bench.hub.open_stream(round);
         let key = format!("k{}", round % 7);
         bench.hub.create(stream, &WatchSpec { key: key.as_bytes(), ..WatchSpec::default() });
-        bench.hub.create(stream, &WatchSpec { key: b"k", range_end: b"l", progress_notify: true, ..WatchSpec::default() });
+        bench
+            .hub
+            .create(stream, &WatchSpec { key: b"k", range_end: b"l", progress_notify: true, ..WatchSpec::default() });
         bench.hub.create(stream, &WatchSpec { key: b"k", start_revision: 2, ..WatchSpec::default() });
         bench.hub.create(stream, &WatchSpec { key: b"k", start_revision: 1 << 40, ..WatchSpec::default() });
         bench.hub.progress(stream);
