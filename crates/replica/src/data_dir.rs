@@ -52,6 +52,9 @@ pub enum OpenError {
     Entry(#[from] EntryError),
     #[error("{path}: {why}", path = .path.display())]
     Refused { path: PathBuf, why: String },
+    /// The settings do not describe a new member.
+    #[error("{0}")]
+    Bootstrap(String),
     #[error("the log cannot be replayed: {0}")]
     Replay(String),
 }

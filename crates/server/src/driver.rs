@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use metastore_engine::Version;
 use metastore_proto::etcdserverpb::LeaseRevokeRequest;
+use metastore_proto::membershippb::{Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest};
 use metastore_replica::{Fatal, Output, Replica, SnapshotWritten};
 use metastore_store::command::{Command, Kind};
 use metastore_store::lease::{Expiry, Renewal};
@@ -112,7 +113,17 @@ pub struct Driver {
     started: Instant,
     output: Output,
     led: bool,
+    advertised: Advertised,
     ready: signal::Sender<bool>,
+}
+
+/// What a member tells the cluster of itself once there is a leader.
+#[derive(Clone, Debug)]
+pub struct Advertised {
+    pub name: String,
+    pub client_urls: Vec<String>,
+    /// The version that a cluster of one agrees on.
+    pub cluster_version: String,
 }
 
 /// Request ids are distinct in their low bits already.
@@ -143,13 +154,14 @@ pub struct Heartbeat {
 }
 
 impl Driver {
-    /// `ready` turns true once this member leads or follows a leader.
+    /// `ready` turns true once this member is known to the cluster, and the cluster has a version.
     pub fn new(
         replica: Replica,
         shared: Arc<Shared>,
         inbox: Inbox<Event>,
         links: Vec<WorkerLink>,
         heartbeat: Heartbeat,
+        advertised: Advertised,
         ready: signal::Sender<bool>,
     ) -> Self {
         let links = links.into_iter().map(|to| Link { to, batch: Vec::new(), losing: false }).collect();
@@ -165,6 +177,7 @@ impl Driver {
             started: Instant::now(),
             output: Output::default(),
             led: false,
+            advertised,
             ready,
         }
     }
@@ -253,7 +266,7 @@ impl Driver {
     fn follow_leadership(&mut self) {
         let standing = self.replica.standing();
         self.shared.set_standing(&standing);
-        if standing.leader != 0 && !*self.ready.borrow() {
+        if standing.sole_leader && !*self.ready.borrow() && self.is_advertised() {
             self.ready.send_replace(true);
         }
         if standing.is_leader == self.led {
@@ -264,8 +277,40 @@ impl Driver {
             let extend_ms = (self.heartbeat * self.election_ticks as u32).as_millis() as u64;
             let leases = self.replica.store().leases().restart_ttls();
             self.expiry.promote(self.started.elapsed().as_millis() as u64, leases, extend_ms);
+            self.advertise();
         } else {
             self.expiry.demote();
+        }
+    }
+
+    fn is_advertised(&self) -> bool {
+        let members = self.replica.store().members();
+        let own = members.get(self.replica.id());
+        members.cluster_version() == Some(&self.advertised.cluster_version)
+            && own.is_some_and(|own| {
+                own.name == self.advertised.name && own.client_urls == self.advertised.client_urls
+            })
+    }
+
+    /// Proposes what the cluster does not know yet. A dropped proposal leaves the member not ready, and it says so.
+    fn advertise(&mut self) {
+        if self.is_advertised() {
+            return;
+        }
+        let Advertised { name, client_urls, cluster_version } = self.advertised.clone();
+        let attributes = ClusterMemberAttrSetRequest {
+            member_id: self.replica.id(),
+            member_attributes: Some(Attributes { name, client_urls }),
+        };
+        let version = ClusterVersionSetRequest { ver: cluster_version };
+        let commands = [
+            Command::encode(self.shared.next_id(), Kind::ClusterMemberAttrSet, &attributes),
+            Command::encode(self.shared.next_id(), Kind::ClusterVersionSet, &version),
+        ];
+        for command in commands {
+            if self.replica.propose(command).is_err() {
+                tracing::warn!("could not tell the cluster about this member: no leader");
+            }
         }
     }
 

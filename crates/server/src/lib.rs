@@ -10,4 +10,5 @@ pub mod grpc;
 pub mod io;
 pub mod logging;
 pub mod shared;
+pub mod signals;
 pub mod start;

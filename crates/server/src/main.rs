@@ -1,1 +1,53 @@
-fn main() {}
+//! The `metastore` server.
+
+use std::process::ExitCode;
+
+use metastore_server::config::{self, Config, ConfigError, Invocation, Notes};
+use metastore_server::{logging, signals, start};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// How the flag parser of etcd's language ends on a usage error.
+const USAGE_ERROR: u8 = 2;
+
+fn main() -> ExitCode {
+    match config::load(std::env::args().skip(1), std::env::vars()) {
+        Ok(Invocation::Print(text)) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Ok(Invocation::Start(config, notes)) => run(&config, &notes),
+        Err(ConfigError::Parse(error)) => {
+            eprintln!("{error}\n{}", config::help::help());
+            ExitCode::from(USAGE_ERROR)
+        }
+        Err(error) => {
+            // The log's own settings are among those that could not be read: it begins with its defaults.
+            let _ = logging::start(logging::Level::Info, &[logging::Output::Stderr]);
+            tracing::warn!(error = %error, "failed to verify flags");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(config: &Config, notes: &Notes) -> ExitCode {
+    if let Err(error) = logging::start(config.log_level, &config.log_outputs) {
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
+    for flag in &notes.without_effect {
+        tracing::warn!(flag = %flag, "this flag has no effect here");
+    }
+    for variable in &notes.unrecognized {
+        tracing::warn!("environment-variable" = %variable, "unrecognized environment variable");
+    }
+    let running = match start::start(config) {
+        Ok(running) => running,
+        Err(error) => {
+            tracing::error!(error = %error, "cannot start");
+            return ExitCode::FAILURE;
+        }
+    };
+    signals::serve_until_told(running)
+}

@@ -1,27 +1,23 @@
 //! Putting a member together: disk, engine, replica, engine thread, I/O threads; and taking it apart again.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use metastore_engine::Memory;
-use metastore_proto::membershippb::{Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest};
 use metastore_replica::disk::{Disk, OsDisk};
 use metastore_replica::{Bootstrap, Fatal, OpenError, Paths, Replica, Settings, Timing};
-use metastore_store::command::{Command, Kind};
 use metastore_store::lease::minimum_ttl_s;
 use metastore_store::watch;
 use tokio::sync::watch as signal;
 
 use crate::api::{self, Limits, Member, Watchers};
 use crate::config::bootstrap::initial_members;
-use crate::config::{ClusterState, Config};
-use crate::driver::{Driver, Event, Heartbeat, Mail, WorkerLink};
+use crate::config::Config;
+use crate::driver::{Advertised, Answer, Driver, Event, Heartbeat, Mail, WorkerLink};
 use crate::grpc::{Ledger, Router};
-use crate::http::{self, Doors};
 use crate::io::accept::Door;
 use crate::io::inbox::{Bounds, Inbox};
 use crate::io::listen::{ListenError, Listener, SocketOptions};
@@ -52,7 +48,7 @@ pub enum StartError {
     #[error("cannot start a thread: {0}")]
     Thread(#[from] std::io::Error),
     #[error(transparent)]
-    Fatal(#[from] Fatal),
+    Fatal(Arc<Fatal>),
 }
 
 /// A member that runs.
@@ -60,10 +56,13 @@ pub struct Running {
     workers: Workers,
     engine: JoinHandle<()>,
     inbox: Inbox<Event>,
-    ended: signal::Receiver<Option<Arc<Fatal>>>,
+    ended: Ended,
     /// Where clients are served.
     pub client_addresses: Vec<SocketAddr>,
 }
+
+/// How the engine thread ended; `None` while it runs.
+pub type Ended = signal::Receiver<Option<Result<(), Arc<Fatal>>>>;
 
 struct Worker {
     mailbox: mailbox::Receiver<Mail>,
@@ -88,16 +87,175 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
     let (links, workers): (Vec<_>, Vec<_>) = (0..config.io_threads).map(|_| worker()).unzip();
     let (ready, mut leads) = signal::channel(false);
     let (end, ended) = signal::channel(None);
-    let driver = Driver::new(replica, shared.clone(), inbox.clone(), links, heartbeat(config), ready);
+    let advertised = Advertised {
+        name: config.name.clone(),
+        client_urls: config.advertise_client_urls.iter().map(|url| url.text.clone()).collect(),
+        cluster_version: config.cluster_version(),
+    };
+    let driver = Driver::new(replica, shared.clone(), inbox.clone(), links, heartbeat(config), advertised, ready);
     let engine = std::thread::Builder::new().name("engine".into()).spawn(move || {
-        if let Err(fatal) = driver.run() {
-            end.send_replace(Some(Arc::new(fatal)));
-        }
+        let ended = driver.run();
+        end.send_replace(Some(ended.map_err(Arc::new)));
     })?;
-    wait_for_leader(&mut leads, &ended)?;
-    publish(config, &shared, &inbox);
-    let workers = serve(config, listeners, shared, inbox.clone(), workers)?;
+    wait_until_ready(&mut leads, &ended)?;
+    let workers = serve(config, listeners, shared, &inbox, workers)?;
     Ok(Running { workers, engine, inbox, ended, client_addresses })
+}
+
+impl Running {
+    /// How the engine thread ended, once it has.
+    pub fn ended(&self) -> Ended {
+        self.ended.clone()
+    }
+
+    /// Lets open requests finish for a moment, then ends all threads. What was acknowledged is on disk already.
+    pub fn stop(self) {
+        self.workers.stop();
+        self.inbox.push_control(Event::Stop);
+        if self.engine.join().is_err() {
+            tracing::error!("the engine thread panicked");
+        }
+    }
+}
+
+fn listen(config: &Config) -> Result<Vec<(Listener, Door)>, StartError> {
+    let options = SocketOptions { reuse_port: config.reuse_port };
+    let clients = config.listen_client_urls.iter().map(|url| (url, Door::Client));
+    let peers = config.listen_peer_urls.iter().map(|url| (url, Door::Peer));
+    let bind = |(url, door): (&crate::config::Url, Door)| {
+        let address = url.bind_address().map_err(StartError::Settings)?;
+        Ok((Listener::bind(&address, options)?, door))
+    };
+    clients.chain(peers).map(bind).collect()
+}
+
+fn open(config: &Config) -> Result<Replica, StartError> {
+    let timing = Timing { election_ticks: (config.election_ms / config.heartbeat_ms) as usize };
+    let settings = Settings::new("memory", timing, config.snapshot_count as usize);
+    let disk: Arc<dyn Disk> =
+        if config.unsafe_no_fsync { Arc::new(OsDisk::without_fsync()) } else { Arc::new(OsDisk::new()) };
+    let paths = Paths { data_dir: config.data_dir.clone(), wal_dir: config.wal_dir.clone() };
+    let bootstrap = || {
+        let members = initial_members(config)?;
+        let own = members.into_iter().find(|member| member.name == config.name);
+        let peer_urls = own.map(|member| member.peer_urls).unwrap_or_default();
+        let (name, cluster_token) = (config.name.clone(), config.initial_cluster_token.clone());
+        Ok(Bootstrap { name, peer_urls, cluster_token })
+    };
+    let (replica, cut) = Replica::open(settings, disk, paths, bootstrap, Arc::new(Memory::new()))?;
+    if let Some(cut) = cut {
+        tracing::warn!(
+            file = %cut.file.display(), offset = cut.offset, "dropped-bytes" = cut.dropped_bytes,
+            "cut an unfinished write off the end of the log; it was never acknowledged"
+        );
+    }
+    Ok(replica)
+}
+
+/// A member that cannot get ready says why, and does not wait for ever in silence.
+fn wait_until_ready(ready: &mut signal::Receiver<bool>, ended: &Ended) -> Result<(), StartError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    let mut ended = ended.clone();
+    runtime.block_on(async {
+        tokio::select! {
+            result = ready.wait_for(|ready| *ready) => match result {
+                Ok(_) => Ok(()),
+                Err(_) => Err(StartError::Settings("the engine thread ended before the member was ready".into())),
+            },
+            result = ended.wait_for(Option::is_some) => match result.as_deref() {
+                Ok(Some(Err(fatal))) => Err(StartError::Fatal(fatal.clone())),
+                _ => Err(StartError::Settings("the engine thread ended before the member was ready".into())),
+            },
+        }
+    })
+}
+
+fn serve(
+    config: &Config,
+    listeners: Vec<(Listener, Door)>,
+    shared: Arc<Shared>,
+    inbox: &Inbox<Event>,
+    workers: Vec<Worker>,
+) -> Result<Workers, StartError> {
+    let protocol = Protocol {
+        max_concurrent_streams: config.max_concurrent_streams,
+        ping_interval: config.ping_interval.unwrap_or(Protocol::default().ping_interval),
+        ping_timeout: config.ping_timeout,
+    };
+    let limits = limits(config);
+    let ledger = Ledger::default();
+    let max_receive_bytes = config.max_receive_bytes();
+    let progress_ms = config.watch_progress_notify_interval.as_millis() as u64;
+    let watch_limits = watch::Limits::new(config.max_request_bytes, progress_ms);
+    let (inbox, count) = (inbox.clone(), workers.len());
+    let waiting = parking_lot::Mutex::new(workers.into_iter().map(Some).collect::<Vec<_>>());
+    let build = move |context: WorkerContext| {
+        let taken = waiting.lock()[context.index].take();
+        let Worker { mailbox, flags } = taken.unwrap_or_else(|| panic!("I/O thread {} starts twice", context.index));
+        let watchers = Watchers::new(shared.view.clone(), watch_limits, flags);
+        let slots = Slots::default();
+        tokio::task::spawn_local(slots.clone().sweep());
+        tokio::task::spawn_local(read_mail(mailbox, slots.clone(), watchers.clone()));
+        tokio::task::spawn_local(watchers.clone().read_history());
+        tokio::task::spawn_local(watchers.clone().report_progress());
+        let member = Rc::new(Member {
+            shared: shared.clone(),
+            limits: limits.clone(),
+            watchers,
+            inbox: inbox.clone(),
+            slots,
+            worker: context.index,
+        });
+        services(&member, Router::new(max_receive_bytes, ledger.clone(), context.stopping.clone()))
+    };
+    Ok(Workers::start(count, listeners, protocol, STOP_PATIENCE, build)?)
+}
+
+fn services(member: &Rc<Member>, mut router: Router) -> Services {
+    api::register(&mut router, member);
+    let router = Rc::new(router);
+    Services {
+        client: Rc::new(move |request| router.call(request)),
+        peer: Rc::new(|_request| panic!("no peers")),
+    }
+}
+
+fn limits(config: &Config) -> Limits {
+    let election_timeout = Duration::from_millis(config.election_ms);
+    Limits {
+        max_request_bytes: config.max_request_bytes,
+        max_txn_ops: config.max_txn_ops,
+        request_timeout: REQUEST_TIMEOUT + 2 * election_timeout,
+        election_timeout,
+        min_lease_ttl_s: minimum_ttl_s(config.election_ms / config.heartbeat_ms, config.heartbeat_ms),
+        version: config.reported_version.clone(),
+    }
+}
+
+/// Hands what the engine thread sends to whoever waits for it on this worker.
+async fn read_mail(mut mailbox: mailbox::Receiver<Mail>, slots: Slots<Answer>, watchers: Rc<Watchers>) {
+    let mut mail = Vec::new();
+    loop {
+        mailbox.take(&mut mail).await;
+        let mut watched = false;
+        for letter in mail.drain(..) {
+            match letter {
+                // Nobody waits any more for what comes too late.
+                Mail::Answer(key, answer) => _ = slots.complete(key, answer),
+                Mail::Events(events, bytes) => {
+                    watchers.publish(&events, bytes);
+                    watched = true;
+                }
+                Mail::EventsLost => {
+                    watchers.lost();
+                    watched = true;
+                }
+            }
+        }
+        if watched {
+            watchers.wake();
+        }
+    }
 }
 
 fn worker() -> (WorkerLink, Worker) {

@@ -25,7 +25,7 @@ pub struct Bootstrap {
 }
 
 impl Replica {
-    /// Opens the member in `paths`, or makes a new one. `engine` must be empty. Also returns what a crash had left at the
+    /// Opens the member in `paths`, or makes a new one, for which `bootstrap` is asked. `engine` must be empty. Also returns what a crash had left at the
     /// end of the log, if it was cut off.
     ///
     /// # Errors
@@ -34,7 +34,7 @@ impl Replica {
         settings: Settings,
         disk: Arc<dyn Disk>,
         paths: Paths,
-        bootstrap: &Bootstrap,
+        bootstrap: impl FnOnce() -> Result<Bootstrap, String>,
         engine: Arc<dyn Engine>,
     ) -> Result<(Self, Option<TornTail>), OpenError> {
         let data = DataDir::open(disk, paths)?;
@@ -42,7 +42,8 @@ impl Replica {
         data.disk.create_dir_all(&data.paths.snap())?;
         match found {
             Found::Empty => {
-                create(&data, bootstrap, settings.log)?;
+                let bootstrap = bootstrap().map_err(OpenError::Bootstrap)?;
+                create(&data, &bootstrap, settings.log)?;
                 Self::restart(settings, data, None, engine)
             }
             Found::Member(identity) => Self::restart(settings, data, identity, engine),

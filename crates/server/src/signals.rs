@@ -1,0 +1,73 @@
+//! How a running member ends: told to, or because it cannot go on.
+
+use std::process::ExitCode;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::start::Running;
+
+enum End {
+    Signal(SignalKind),
+    /// The engine thread could not go on; its error.
+    Failed(String),
+}
+
+/// Serves until SIGTERM or SIGINT, or until the member cannot go on. After a signal the process ends by that signal, as its
+/// parent expects.
+pub fn serve_until_told(running: Running) -> ExitCode {
+    match wait(&running) {
+        Ok(End::Signal(kind)) => {
+            tracing::info!(signal = kind.as_raw_value(), "received signal; shutting down");
+            running.stop();
+            raise(kind)
+        }
+        Ok(End::Failed(error)) => {
+            tracing::error!(error = %error, "the member cannot go on; nothing was acknowledged after this");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            tracing::error!(error = %error, "cannot wait for signals");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn wait(running: &Running) -> std::io::Result<End> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut ended = running.ended();
+        Ok(tokio::select! {
+            _ = terminate.recv() => End::Signal(SignalKind::terminate()),
+            _ = interrupt.recv() => End::Signal(SignalKind::interrupt()),
+            result = ended.wait_for(Option::is_some) => End::Failed(match result.as_deref() {
+                Ok(Some(Err(fatal))) => fatal.to_string(),
+                Ok(_) => "the engine thread ended".into(),
+                Err(_) => "the engine thread panicked".into(),
+            }),
+        })
+    })
+}
+
+/// Ends the process by the signal that it was told to end by. The first process of a container cannot be ended so.
+fn raise(kind: SignalKind) -> ExitCode {
+    let number = kind.as_raw_value();
+    if std::process::id() != 1 {
+        let raised = rustix::process::Signal::from_named_raw(number).map(|signal| {
+            restore_default(number);
+            rustix::process::kill_process(rustix::process::getpid(), signal)
+        });
+        if let Some(Err(error)) = raised {
+            tracing::warn!(error = %error, "cannot end by the signal");
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// The runtime's handler swallows the signal; the default action ends the process.
+#[allow(unsafe_code, reason = "no safe binding restores a signal's default action")]
+fn restore_default(number: i32) {
+    // SAFETY: SIG_DFL installs no handler, so no code of ours can run inside a signal.
+    unsafe { libc::signal(number, libc::SIG_DFL) };
+}
