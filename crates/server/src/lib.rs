@@ -12,5 +12,4 @@ pub mod io;
 pub mod logging;
 pub mod metrics;
 pub mod shared;
-pub mod signals;
 pub mod start;
