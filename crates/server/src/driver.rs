@@ -51,13 +51,26 @@ pub struct Waiter {
 /// What happens to a member.
 pub enum Event {
     /// Proposes a command whose header carries `id`.
-    Propose { waiter: Waiter, id: u64, data: Bytes },
+    Propose {
+        waiter: Waiter,
+        id: u64,
+        data: Bytes,
+    },
     /// Renews a lease.
-    KeepAlive { waiter: Waiter, lease: i64 },
+    KeepAlive {
+        waiter: Waiter,
+        lease: i64,
+    },
     /// Asks how long a lease has to live, and for its keys.
-    TimeToLive { waiter: Waiter, lease: i64, keys: bool },
+    TimeToLive {
+        waiter: Waiter,
+        lease: i64,
+        keys: bool,
+    },
     /// Asks for all leases, those that expire first in front.
-    Leases { waiter: Waiter },
+    Leases {
+        waiter: Waiter,
+    },
     SnapshotWritten(Result<SnapshotWritten, Fatal>),
     Stop,
 }

@@ -27,9 +27,11 @@ pub fn register(router: &mut Router) {
                 "Maintenance" => "etcdserverpb.Maintenance",
                 _ => "etcdserverpb.Auth",
             };
-            router.unary(path, method, move |_call, (): ()| async move {
-                Err::<Frame, _>(unimplemented(service, method))
-            });
+            router.unary(
+                path,
+                method,
+                move |_call, (): ()| async move { Err::<Frame, _>(unimplemented(service, method)) },
+            );
         }
     }
 }

@@ -194,7 +194,10 @@ mod tests {
         assert_eq!(checked(vec![txn_op(vec![put_op("a")], vec![put_op("a")])]), Ok(()));
         assert_eq!(checked(vec![put_op("a"), txn_op(vec![], vec![put_op("a")])]), duplicate());
         assert_eq!(checked(vec![delete_op("a", "b"), txn_op(vec![put_op("a")], vec![])]), duplicate());
-        assert_eq!(checked(vec![txn_op(vec![put_op("a")], vec![]), txn_op(vec![delete_op("a", "")], vec![])]), duplicate());
+        assert_eq!(
+            checked(vec![txn_op(vec![put_op("a")], vec![]), txn_op(vec![delete_op("a", "")], vec![])]),
+            duplicate()
+        );
     }
 
     #[test]

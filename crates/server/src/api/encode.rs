@@ -182,7 +182,9 @@ mod tests {
     use super::*;
 
     fn rows(count: usize) -> Vec<Row> {
-        (0..count).map(|_| KeyValue { key: b"k", value: &[7; 100], version: 3, ..KeyValue::default() }.to_row()).collect()
+        (0..count)
+            .map(|_| KeyValue { key: b"k", value: &[7; 100], version: 3, ..KeyValue::default() }.to_row())
+            .collect()
     }
 
     fn header() -> Header {

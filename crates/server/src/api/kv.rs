@@ -167,12 +167,8 @@ fn check_streamable(request: &RangeRequest) -> Result<(), Status> {
     if request.sort_order() == SortOrder::Descend || (request.sort_order() == SortOrder::Ascend && !by_key) {
         return Err(Status::unimplemented("RangeStream does not support custom sort orders"));
     }
-    let bounds = [
-        request.min_mod_revision,
-        request.max_mod_revision,
-        request.min_create_revision,
-        request.max_create_revision,
-    ];
+    let bounds =
+        [request.min_mod_revision, request.max_mod_revision, request.min_create_revision, request.max_create_revision];
     if bounds != [0; 4] {
         return Err(Status::unimplemented("RangeStream does not support revision filters"));
     }

@@ -6,8 +6,8 @@ use metastore_proto::etcdserverpb::{
     LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseLeasesRequest,
     LeaseLeasesResponse, LeaseRevokeRequest, LeaseStatus, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
 };
-use metastore_store::lease::{MAX_TTL_S, Renewal};
 use metastore_store::command::Kind;
+use metastore_store::lease::{MAX_TTL_S, Renewal};
 use metastore_store::{Refusal, Reply};
 
 use super::encode::{self, Header};

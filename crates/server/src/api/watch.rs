@@ -278,7 +278,9 @@ impl<'a> LeaderWatch<'a> {
         loop {
             let now = self.ticks.tick().await;
             match (self.member.shared.leader(), self.since) {
-                (0, Some(since)) if now - since >= self.member.limits.election_timeout * 3 => return errors::no_leader(),
+                (0, Some(since)) if now - since >= self.member.limits.election_timeout * 3 => {
+                    return errors::no_leader();
+                }
                 (0, Some(_)) => {}
                 (0, None) => self.since = Some(now),
                 _ => self.since = None,

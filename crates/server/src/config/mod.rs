@@ -111,6 +111,7 @@ pub struct Notes {
 /// Why nothing is started.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
+    /// To be printed with the usage; exit code 2, as Go's flag package does. The others are logged; exit code 1.
     #[error(transparent)]
     Parse(#[from] ParseError),
     #[error(transparent)]
@@ -126,6 +127,8 @@ pub fn load(
 ) -> Result<Invocation, ConfigError> {
     let mut values = match parse::arguments(arguments) {
         Err(ParseError::Help) => return Ok(Invocation::Print(help::help())),
+        // Not the flag parser's own error: etcd, too, logs it as a wrong setting, without the usage.
+        Err(error @ ParseError::NotAFlag(_)) => return Err(ConfigError::Invalid(error.to_string())),
         other => other?,
     };
     let environment = parse::environment(variables, &values)?;
@@ -236,6 +239,16 @@ mod tests {
             let listed = help.contains(&format!("\n  --{} ", flag.name));
             assert_eq!(listed, matches!(flag.effect, Effect::Acts(..)), "{}", flag.name);
         }
+    }
+
+    #[test]
+    fn only_a_broken_command_line_is_a_usage_error() {
+        let usage = |line: &str| {
+            let result = load(line.split_whitespace().map(str::to_owned), []);
+            matches!(result, Err(ConfigError::Parse(_)))
+        };
+        assert!(usage("--nothing") && usage("--name"));
+        assert!(!usage("gateway start") && !usage("--cert-file=x") && !usage("--heartbeat-interval=9999"));
     }
 
     #[test]

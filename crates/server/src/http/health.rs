@@ -1,0 +1,44 @@
+//! `/health`, as load balancers and kubelets ask it.
+
+use http::{Method, Request, Response, StatusCode};
+
+use super::{Site, method_not_allowed, now, text};
+use crate::grpc::{Body, LocalFuture};
+
+/// Healthy: no alarm but the excluded ones, a leader, and a read that works. `?serializable=true` asks only for a read of
+/// local state, `?exclude=NOSPACE` (repeatable) forgives an alarm.
+pub(super) fn health<B>(site: &Site, request: &Request<B>) -> LocalFuture<Response<Body>> {
+    if request.method() != Method::GET {
+        return now(method_not_allowed());
+    }
+    let query = request.uri().query().unwrap_or_default();
+    let values = |key: &'static str| {
+        query
+            .split('&')
+            .filter_map(move |pair| pair.split_once('=').filter(|(name, _)| *name == key))
+            .map(|pair| pair.1)
+    };
+    let serializable = values("serializable").next() == Some("true");
+    if let Some(alarm) = site.view.alarms().into_iter().find(|alarm| !values("exclude").any(|name| name == *alarm)) {
+        return now(answer(&format!("ALARM {alarm}")));
+    }
+    if !serializable && !site.view.has_leader() {
+        return now(answer("RAFT NO LEADER"));
+    }
+    let read = site.view.try_read(serializable);
+    Box::pin(async move {
+        match read.await {
+            Ok(()) => answer(""),
+            Err(error) => answer(&format!("RANGE ERROR:{error}")),
+        }
+    })
+}
+
+/// Healthy without a reason. The body is compared byte for byte by some probes: the order of its keys is etcd's.
+fn answer(reason: &str) -> Response<Body> {
+    let (status, healthy) =
+        if reason.is_empty() { (StatusCode::OK, "true") } else { (StatusCode::SERVICE_UNAVAILABLE, "false") };
+    let reason = serde_json::Value::from(reason);
+    let end = if status == StatusCode::OK { "" } else { "\n" };
+    text(status, "text/plain; charset=utf-8", format!("{{\"health\":\"{healthy}\",\"reason\":{reason}}}{end}"))
+}

@@ -1,0 +1,141 @@
+//! Plain HTTP on the ports of gRPC and of the peers: health, version, metrics.
+//!
+//! What they say about the member comes through [`MemberView`], which the member implements; this room knows only paths,
+//! methods and the exact bodies that probes and tools compare.
+//!
+//! Deliberately absent: the JSON gateway, `/livez` and `/readyz`, what members tell each other.
+
+mod health;
+mod peer;
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+
+use crate::grpc::router::{is_grpc, not_grpc};
+use crate::grpc::{Body, LocalFuture, Router};
+use crate::io::workers::Services;
+use crate::metrics::{Metrics, Readings};
+
+/// What the HTTP paths ask of the member.
+pub trait MemberView {
+    fn readings(&self) -> Readings;
+
+    /// Alarms that are raised anywhere in the cluster, by name: `NOSPACE`, `CORRUPT`.
+    fn alarms(&self) -> Vec<&'static str>;
+
+    fn has_leader(&self) -> bool;
+
+    /// `X.Y.0`, once the cluster has agreed on it.
+    fn cluster_version(&self) -> Option<String>;
+
+    fn cluster_id(&self) -> u64;
+
+    /// The members, sorted by id.
+    fn members(&self) -> Vec<Member>;
+
+    /// Reads one key and throws it away: is this member able to read? The error is what a client would get.
+    fn try_read(&self, serializable: bool) -> LocalFuture<Result<(), String>>;
+}
+
+/// A member as `/members` shows it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Member {
+    pub id: u64,
+    #[serde(rename = "peerURLs")]
+    pub peer_urls: Vec<String>,
+    #[serde(rename = "isLearner", skip_serializing_if = "std::ops::Not::not")]
+    pub is_learner: bool,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    #[serde(rename = "clientURLs", skip_serializing_if = "Vec::is_empty")]
+    pub client_urls: Vec<String>,
+}
+
+/// The HTTP paths of one worker.
+#[derive(Clone)]
+pub struct Site {
+    pub view: Rc<dyn MemberView>,
+    pub metrics: Arc<Metrics>,
+    /// The etcd version that is reported.
+    pub version: String,
+}
+
+impl Site {
+    /// Both ports of a worker: gRPC and the client paths on one, the peer paths on the other.
+    pub fn services(self, router: Router) -> Services {
+        let peer = self.clone();
+        Services {
+            client: Rc::new(move |request: Request<Incoming>| {
+                if request.version() == Version::HTTP_2 {
+                    if is_grpc(request.headers()) {
+                        return router.call(request);
+                    }
+                    if router.serves(request.uri().path()) {
+                        return now(not_grpc(request.headers()));
+                    }
+                }
+                self.client(&request)
+            }),
+            peer: Rc::new(move |request: Request<Incoming>| now(peer.peer(&request))),
+        }
+    }
+
+    fn client<B>(&self, request: &Request<B>) -> LocalFuture<Response<Body>> {
+        match request.uri().path() {
+            "/health" => health::health(self, request),
+            "/version" => now(self.show_version(request)),
+            "/metrics" => now(text(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.render())),
+            _ => now(not_found()),
+        }
+    }
+
+    fn render(&self) -> String {
+        self.metrics.render(&self.view.readings())
+    }
+
+    /// The storage version follows the cluster's: there is one schema.
+    fn show_version<B>(&self, request: &Request<B>) -> Response<Body> {
+        if request.method() != Method::GET {
+            return method_not_allowed();
+        }
+        let agreed = self.view.cluster_version();
+        let cluster = agreed.as_deref().unwrap_or("not_decided");
+        let storage = agreed.as_deref().unwrap_or("unknown");
+        let shown = serde_json::json!({"etcdserver": self.version, "etcdcluster": cluster, "storage": storage});
+        json(StatusCode::OK, &shown)
+    }
+}
+
+fn now(response: Response<Body>) -> LocalFuture<Response<Body>> {
+    Box::pin(std::future::ready(response))
+}
+
+fn text(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(Body::Plain(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+fn json(status: StatusCode, value: &impl serde::Serialize) -> Response<Body> {
+    text(status, "application/json", serde_json::to_vec(value).expect("plain structures become JSON"))
+}
+
+/// Body and type of Go's `http.NotFound`.
+fn not_found() -> Response<Body> {
+    text(StatusCode::NOT_FOUND, "text/plain; charset=utf-8", "404 page not found\n")
+}
+
+fn method_not_allowed() -> Response<Body> {
+    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "text/plain; charset=utf-8", "Method Not Allowed\n");
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
+    response
+}
+
+#[cfg(test)]
+mod tests;

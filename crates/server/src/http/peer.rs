@@ -1,0 +1,31 @@
+//! What the peer port tells: who is in the cluster, which version, and that somebody is there.
+
+use std::time::SystemTime;
+
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+
+use super::{Site, json, method_not_allowed, not_found};
+use crate::grpc::Body;
+use crate::logging::timestamp;
+
+impl Site {
+    pub(super) fn peer<B>(&self, request: &Request<B>) -> Response<Body> {
+        match request.uri().path() {
+            "/version" => self.show_version(request),
+            "/members" if request.method() != Method::GET => method_not_allowed(),
+            "/members" => self.show_members(),
+            "/raft/probing" => {
+                json(StatusCode::OK, &serde_json::json!({"OK": true, "Now": timestamp(SystemTime::now())}))
+            }
+            _ => not_found(),
+        }
+    }
+
+    fn show_members(&self) -> Response<Body> {
+        let mut response = json(StatusCode::OK, &self.view.members());
+        let id = format!("{:x}", self.view.cluster_id());
+        let id = HeaderValue::from_str(&id).expect("hexadecimal digits");
+        response.headers_mut().insert("x-etcd-cluster-id", id);
+        response
+    }
+}
