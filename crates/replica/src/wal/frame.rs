@@ -36,6 +36,8 @@ pub(super) struct Record<'a> {
     /// The sum as stored. It covers the data of all records up to this one, but not the types.
     pub(super) crc: u32,
     pub(super) data: &'a [u8],
+    /// Where the data ends in the segment.
+    pub(super) data_end: usize,
     /// Where the next frame begins.
     pub(super) end: usize,
 }
@@ -96,7 +98,7 @@ pub(super) fn record_at(bytes: &[u8], at: usize) -> Option<Record<'_>> {
     if fields.next().is_some() {
         return None;
     }
-    Some(Record { kind, crc, data, end })
+    Some(Record { kind, crc, data, data_end: start + len, end })
 }
 
 /// Encodes records into one buffer and carries the running sum.
@@ -167,6 +169,7 @@ mod tests {
             assert_eq!(encoder.buffer.len() % FRAME_ALIGN, 0);
             let record = record_at(&encoder.buffer, 0).unwrap();
             assert_eq!((record.kind, record.data.len(), record.crc), (ENTRY, len + 1, encoder.sum));
+            assert_eq!(&encoder.buffer[record.data_end - record.data.len()..record.data_end], record.data);
             let closing = record_at(&encoder.buffer, record.end).unwrap();
             assert_eq!((closing.kind, closing.crc, closing.end), (CRC, encoder.sum, encoder.buffer.len()));
         }

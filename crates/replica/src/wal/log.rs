@@ -265,12 +265,11 @@ impl Wal {
         if self.offset < self.options.segment_bytes { Ok(()) } else { self.cut() }
     }
 
-    /// Ends the last segment and begins the next. The old one is cut to its length and durable before the new one
-    /// has a name, so every segment but the last is whole.
+    /// Ends the last segment and begins the next. The old one is durable before the new one has a name, so every segment
+    /// but the last is whole. (Its new length is not: a crash may leave zeros behind it, which readers accept.)
     fn cut(&mut self) -> Result<()> {
         self.write(true)?;
         self.file.set_len(self.offset)?;
-        self.file.sync_data()?;
         let sequence = self.segments.last().map_or(0, |last| last.sequence) + 1;
         let next = Segment { sequence, first_index: self.last_index + 1 };
         self.encoder.put_sum();

@@ -9,16 +9,17 @@
 //!    word is one that a writer makes, and a whole sector of the record it announces is zero, or the file ends before
 //!    the record does. (Words are aligned, so a sector boundary never cuts one: a word is intact or zero.)
 //! 2. **One flipped bit does not explain it.** If the record verifies once a single bit of it is inverted, then it was
-//!    written whole, and its zero sectors are zeros that a client stored.
+//!    written whole, and its zero sectors are zeros that a client stored. (Unless the bit lies in one of those sectors:
+//!    then the lost sector, of which only that bit was not zero, is an explanation that is just as good.)
 //! 3. **Nothing was written after it.** A sync ends with a crc record, and the next write happens only when that sync
 //!    is done. So if behind X, at any multiple of 8, there is a crc record followed by a record that verifies against
 //!    its sum, then what lies between X and that crc record was durable once.
 //!
-//! Otherwise it is damage to bytes that were acknowledged, and the member refuses to start. Three gaps remain, all
-//! of them inherent in the format: damage of more than one bit to the very last batch, in a record that holds a
-//! sector of zeros, looks like a tear; so does a last batch that a lying device lost altogether, unless a commit
-//! index tells; and a value that holds a piece of a log, in a batch that is torn, is taken for one, so that the member
-//! refuses to start where it could have. The last errs on the safe side.
+//! Otherwise it is damage to bytes that were acknowledged, and the member refuses to start. Gaps remain, all of them
+//! inherent in the format. In the very last batch, these look like a tear: damage of more than one bit to a record that
+//! holds a sector of zeros; the loss of the only bit in a sector; a batch that a lying device lost altogether, unless
+//! a commit index tells. And a value that holds a piece of a log, in a batch that is torn, is taken for one, so that
+//! the member refuses to start where it could have: that one errs on the safe side.
 
 use std::ops::Range;
 
@@ -85,24 +86,30 @@ fn data_bit_explains(bytes: &[u8], at: usize, sum: u32) -> bool {
     };
     let difference = crc32c_append(sum, record.data) ^ record.crc;
     let mut effect = 1;
-    (0..record.data.len() * 8).any(|_| {
+    (0..record.data.len() * 8).any(|bit| {
         effect = if effect & 1 == 1 { effect >> 1 ^ POLYNOMIAL } else { effect >> 1 };
-        effect == difference
+        effect == difference && !in_lost_sector(bytes, at, record.data_end - 1 - bit / 8)
     })
 }
 
 fn head_bit_explains(bytes: &[u8], at: usize, sum: u32) -> bool {
-    let Some(head) = bytes.get(at..bytes.len().min(at + FRAME_HEAD_BYTES)) else { return false };
-    if is_zero(head, 0..head.len()) {
-        return false;
-    }
+    let head_bytes = FRAME_HEAD_BYTES.min(bytes.len() - at);
     let mut flipped = bytes[at..].to_vec();
-    (0..head.len() * 8).any(|bit| {
+    (0..head_bytes * 8).any(|bit| {
+        if in_lost_sector(bytes, at, at + bit / 8) {
+            return false;
+        }
         flipped[bit / 8] ^= 1 << (bit % 8);
         let explains = verifies(&flipped, 0, sum);
         flipped[bit / 8] ^= 1 << (bit % 8);
         explains
     })
+}
+
+/// Whether `place` lies in a sector that is zero as far as it lies behind `at`.
+fn in_lost_sector(bytes: &[u8], at: usize, place: usize) -> bool {
+    let end = sector_end(place);
+    is_zero(bytes, at.max(end - SECTOR_BYTES)..end)
 }
 
 fn verifies(bytes: &[u8], at: usize, sum: u32) -> bool {

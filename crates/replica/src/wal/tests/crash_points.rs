@@ -1,9 +1,13 @@
 //! The power goes after every single operation of a script, in every way.
 
 use super::*;
+use crate::disk::SECTOR_BYTES;
 
 /// Ways in which unsynced writes survive; each crash point sees all of them.
 const SEEDS: u64 = 12;
+
+/// How many layouts of the script are tried.
+const LAYOUTS: usize = 4;
 
 /// What the script was told: the log holds the entries of all batches that were acknowledged.
 #[derive(Clone, Debug, Default)]
@@ -31,8 +35,9 @@ impl Told {
     }
 }
 
-/// Create, appends of several sizes, a replaced tail, cuts, snapshots and releases.
-fn script(disk: &SimulatedDisk, told: &mut Told) -> Result<()> {
+/// Create, appends of several sizes, a replaced tail, cuts, snapshots and releases. The layout moves everything a
+/// little, so that sector boundaries fall elsewhere.
+fn script(disk: &SimulatedDisk, told: &mut Told, layout: usize) -> Result<()> {
     let mut wal = create(disk)?;
     told.created = true;
     let mut term = 1;
@@ -43,9 +48,11 @@ fn script(disk: &SimulatedDisk, told: &mut Told) -> Result<()> {
             // Another leader; the last entry was not committed.
             (term, from) = (term + 1, last);
         }
-        let sizes = [0, 700, 40 + 300 * (round % 3) as usize];
+        let sizes = [0, 650 + 13 * layout, 40 + 300 * (round % 3)];
         let entries: Vec<Entry> = (from..).zip(sizes).map(|(i, size)| entry(i, term, data(size, i + term))).collect();
-        told.append(&mut wal, hard_state(term, 1, from - 1), &entries, true)?;
+        // Sometimes the sync comes later, and a segment becomes full in between.
+        told.append(&mut wal, hard_state(term, 1, from - 1), &entries, round % 3 == 0)?;
+        told.append(&mut wal, hard_state(term, 1, from - 1), &[], true)?;
         let commit = from - 1 + sizes.len() as u64 - 1;
         told.append(&mut wal, hard_state(term, 1, commit), &[], false)?;
         if round % 4 == 3 {
@@ -105,40 +112,65 @@ fn policies() -> impl Iterator<Item = CrashPolicy> {
     [CrashPolicy::DropUnsynced, CrashPolicy::KeepUnsynced].into_iter().chain((0..SEEDS).map(CrashPolicy::Random))
 }
 
-fn operations_of_script() -> u64 {
+fn operations_of_script(layout: usize) -> u64 {
     let disk = new_disk();
     let mut told = Told::default();
-    script(&disk, &mut told).unwrap();
+    script(&disk, &mut told, layout).unwrap();
     check(&disk.crash(CrashPolicy::DropUnsynced), &told, "no crash");
     disk.operations()
 }
 
 #[test]
 fn nothing_acknowledged_is_lost_wherever_the_power_goes() {
-    let (mut cuts, operations) = (0, operations_of_script());
-    assert!(operations > 60, "the script does something: {operations}");
-    for n in new_disk().operations()..operations {
-        for policy in policies() {
+    let mut cuts = 0;
+    for layout in 0..LAYOUTS {
+        let operations = operations_of_script(layout);
+        assert!(operations > 60, "the script does something: {operations}");
+        for (n, policy) in (new_disk().operations()..operations).flat_map(|n| policies().map(move |policy| (n, policy)))
+        {
             let disk = new_disk();
             disk.crash_after(n);
             let mut told = Told::default();
-            script(&disk, &mut told).unwrap_err();
+            script(&disk, &mut told, layout).unwrap_err();
             let after = disk.crash(policy);
-            let torn = snapshots_torn(&after);
-            cuts += u64::from(torn);
-            check(&after, &told, &format!("crash after {n} operations, {policy:?}"));
+            cuts += u64::from(is_torn(&after));
+            check(&after, &told, &format!("layout {layout}, crash after {n} operations, {policy:?}"));
         }
     }
-    assert!(cuts > 20, "the crashes tear writes: {cuts}");
+    assert!(cuts > 100, "the crashes tear writes: {cuts}");
 }
 
 /// Whether the log as found has a torn tail.
-fn snapshots_torn(disk: &SimulatedDisk) -> bool {
+fn is_torn(disk: &SimulatedDisk) -> bool {
     if !Wal::exists(disk, &dir()).unwrap() {
         return false;
     }
     let segments = segment::list(disk, &dir()).unwrap();
     read::read(disk, &dir(), segment::newest_run(&segments), None).is_ok_and(|(replay, _)| replay.cut.is_some())
+}
+
+/// The process is killed, and the page cache survives. A new process opens the log and relies on what it reads. Then
+/// the power goes.
+#[test]
+fn what_a_restarted_process_has_seen_survives_the_power() {
+    let layout = 0;
+    for n in new_disk().operations()..operations_of_script(layout) {
+        let disk = new_disk();
+        disk.crash_after(n);
+        let mut told = Told::default();
+        script(&disk, &mut told, layout).unwrap_err();
+        let restarted = disk.fork();
+        if !Wal::exists(&restarted, &dir()).unwrap() {
+            continue;
+        }
+        let open_at = |disk: SimulatedDisk| Wal::open_with(SMALL, Arc::new(disk), &dir(), told.snapshot);
+        let (_, seen) = open_at(restarted.clone()).unwrap();
+        let (_, after) = open_at(restarted.crash(CrashPolicy::DropUnsynced)).unwrap_or_else(|e| panic!("{n}: {e}"));
+        assert_eq!((after.entries, after.hard_state), (seen.entries, seen.hard_state), "killed after {n} operations");
+        let restarted = disk.fork();
+        let (mut wal, _) = open_at(restarted.clone()).unwrap();
+        go_on(&mut wal, &restarted, &told, &format!("killed after {n} operations"));
+    }
 }
 
 /// The power goes again while the log is being repaired.
@@ -161,5 +193,40 @@ fn a_crash_during_recovery_is_recovered_from() {
             let after = again.crash(CrashPolicy::Random(seed * 31 + n));
             check(&after, &told, &format!("seed {seed}, second crash after {n} operations"));
         }
+    }
+}
+
+/// The worst place for a repair: the record that closes the log lies across a sector boundary, where old bytes are.
+#[test]
+fn a_crash_during_recovery_at_a_sector_boundary_is_recovered_from() {
+    let boundary = SECTOR_BYTES - 8;
+    let with_first = |size| {
+        let disk = new_disk();
+        let mut wal = create(&disk).unwrap();
+        wal.append(Some(&hard_state(1, 1, 0)), [entry(1, 1, data(size, 1))], true).unwrap();
+        wal.append(Some(&hard_state(1, 1, 1)), [], false).unwrap();
+        (written(&disk, &first_segment()).next_multiple_of(8), disk, wal)
+    };
+    let size = (200..600).find(|size| with_first(*size).0 % SECTOR_BYTES == boundary).expect("some size fits");
+    let (end, disk, mut wal) = with_first(size);
+    let first = entry(1, 1, data(size, 1));
+    let told = Told {
+        created: true,
+        entries: vec![first.clone()],
+        under_way: vec![first, entry(2, 1, data(1500, 2))],
+        hard_state: hard_state(1, 1, 0),
+        ..Told::default()
+    };
+    wal.append(None, told.under_way[1..].to_vec(), true).unwrap();
+    // The first sectors of the batch were written, its third was not.
+    let lost = (end + 8 + SECTOR_BYTES) as u64;
+    disk.open(&first_segment()).unwrap().write_at(lost, &[0; SECTOR_BYTES]).unwrap();
+    let torn = disk.crash(CrashPolicy::KeepUnsynced);
+    assert!(is_torn(&torn));
+    for (n, seed) in (0..9).flat_map(|n| (0..40).map(move |seed| (n, seed))) {
+        let again = torn.fork();
+        again.crash_after(n);
+        let _ = open(&again);
+        check(&again.crash(CrashPolicy::Random(seed)), &told, &format!("seed {seed}, crash after {n} operations"));
     }
 }

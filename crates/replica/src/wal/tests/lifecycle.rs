@@ -51,7 +51,7 @@ fn a_full_segment_is_cut_to_its_length_and_the_next_goes_on() {
     assert!(names[1].starts_with("0000000000000001-000000000000000"), "{names:?}");
     for name in &names[..names.len() - 1] {
         let bytes = disk.read(&dir().join(name)).unwrap();
-        assert!(bytes.len() % 8 == 0 && bytes[bytes.len() - 8..] != [0; 8], "{name} is cut");
+        assert!(bytes.len().is_multiple_of(8) && bytes[bytes.len() - 8..] != [0; 8], "{name} is cut");
     }
     assert_eq!(disk.read(&dir().join(names.last().unwrap())).unwrap().len() as u64, SMALL.segment_bytes);
     let (_, replay) = open(&disk).unwrap();
