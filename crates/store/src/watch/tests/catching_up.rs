@@ -192,6 +192,22 @@ fn members_of_a_group_may_be_slow_and_leave_in_any_order() {
 }
 
 #[test]
+fn watchers_that_wait_for_room_are_not_kept_by_those_that_need_none() {
+    let mut bench = Bench::new(Limits { queue_responses: 2, ..Limits::default() });
+    for _ in 0..10 {
+        bench.create(WatchSpec { key: b"a", start_revision: 100, ..WatchSpec::default() });
+    }
+    for _ in 0..10 {
+        bench.create(WatchSpec { key: b"a", ..WatchSpec::default() });
+    }
+    bench.put("a", "1");
+    bench.hub.lost();
+    let responses = bench.drain();
+    assert_eq!(all_revisions(&responses), [2; 10]);
+    assert_eq!(bench.hub.counts().unsynced, 0);
+}
+
+#[test]
 fn a_watcher_near_the_head_does_not_wait_for_one_far_behind() {
     let mut bench = Bench::new(Limits { chunk_rows: 10, ..Limits::default() });
     for i in 0..1000 {
