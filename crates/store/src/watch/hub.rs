@@ -169,6 +169,10 @@ impl Hub {
             return self.refuse(id, DUPLICATE_ID);
         };
         let revision = self.revision();
+        if self.watchers.is_empty() {
+            // Nobody was here to miss what was published elsewhere only: a hub without watchers need not be told.
+            self.tail = revision;
+        }
         self.push(id.slot, Response { watch_id, revision, created: true, ..Response::default() });
         let compact_revision = self.source.compact_revision();
         if spec.start_revision > 0 && spec.start_revision < compact_revision {
