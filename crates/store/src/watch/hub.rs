@@ -169,6 +169,10 @@ impl Hub {
             return self.refuse(id, DUPLICATE_ID);
         };
         let revision = self.revision();
+        if self.watchers.is_empty() {
+            // Nobody was here to miss what was published elsewhere only: a hub without watchers need not be told.
+            self.tail = revision;
+        }
         self.push(id.slot, Response { watch_id, revision, created: true, ..Response::default() });
         let compact_revision = self.source.compact_revision();
         if spec.start_revision > 0 && spec.start_revision < compact_revision {
@@ -224,13 +228,7 @@ impl Hub {
         if response.is_none() {
             stream.announced = false;
         }
-        if !stream.parked.is_empty() && stream.has_drained(&self.limits) {
-            for watcher in std::mem::take(&mut stream.parked) {
-                let state = &mut self.watchers[watcher as usize];
-                state.place = Place::Ready;
-                self.ready.insert((state.next, watcher));
-            }
-        }
+        self.unpark(id.slot);
         response
     }
 
@@ -294,7 +292,22 @@ impl Hub {
     pub(super) fn park(&mut self, watcher: u32) {
         let state = &mut self.watchers[watcher as usize];
         state.place = Place::Parked;
-        self.streams[state.stream as usize].parked.insert(watcher);
+        self.streams[state.stream as usize].parked.insert((state.next, watcher));
+    }
+
+    /// Lets watchers go on that wait for room, those farthest behind first, and no more than the queue may have room for: on a
+    /// stream of many watchers the others would only be listed, found waiting, and parked again. A parked watcher has
+    /// something to get, so its turn ends with a response; and when that is taken, the next ones go on.
+    fn unpark(&mut self, slot: u32) {
+        let stream = &mut self.streams[slot as usize];
+        if stream.parked.is_empty() || !stream.has_drained(&self.limits) {
+            return;
+        }
+        for _ in 0..self.limits.queue_responses.max(1) {
+            let Some((next, watcher)) = stream.parked.pop_first() else { break };
+            self.watchers[watcher as usize].place = Place::Ready;
+            self.ready.insert((next, watcher));
+        }
     }
 
     /// Removes a watcher from everywhere.
@@ -309,7 +322,7 @@ impl Hub {
         }
         match state.place {
             Place::Ready => _ = self.ready.remove(&(state.next, watcher)),
-            Place::Parked => _ = stream.parked.remove(&watcher),
+            Place::Parked => _ = stream.parked.remove(&(state.next, watcher)),
             Place::Synced(at) => {
                 let synced = &mut self.matcher.group_mut(state.group).synced;
                 synced.swap_remove(at as usize);

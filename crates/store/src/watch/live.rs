@@ -7,7 +7,7 @@ use super::{Events, Hub, Response, RevisionEvents};
 
 impl Hub {
     /// Delivers a revision to the synced watchers that want it. Revisions come in order; one that was published before is
-    /// ignored, and if one is missing all watchers turn to history.
+    /// ignored, and if one is missing all watchers turn to history. A hub without watchers may be left out.
     pub fn publish(&mut self, published: &Arc<RevisionEvents>) {
         let revision = published.revision;
         if revision <= self.tail {

@@ -64,8 +64,8 @@ pub(super) struct Stream {
     pub(super) watchers: BTreeMap<i64, u32>,
     /// The next id to try for a watcher without one.
     next_id: i64,
-    /// Unsynced watchers that wait for room in the queue.
-    pub(super) parked: BTreeSet<u32>,
+    /// Unsynced watchers that wait for room in the queue, by cursor.
+    pub(super) parked: BTreeSet<(i64, u32)>,
     /// How many of the watchers are unsynced.
     pub(super) unsynced: usize,
     /// Watchers that were created to begin in the future, by where they begin.

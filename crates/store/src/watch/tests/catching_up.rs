@@ -110,16 +110,20 @@ fn a_revision_larger_than_a_chunk_comes_whole() {
 #[test]
 fn previous_values_count_towards_the_bytes_of_a_step() {
     let mut bench = Bench::new(Limits { chunk_bytes: 2000, ..Limits::default() });
-    for key in ["a", "b", "c", "d"] {
+    for key in ["a", "b", "c", "d", "e"] {
         bench.put(key, &"x".repeat(900));
     }
-    for key in ["a", "b", "c", "d"] {
+    for key in ["a", "b", "c", "d", "e"] {
         bench.delete(key);
     }
-    bench.create(WatchSpec { key: b"a", range_end: b"z", start_revision: 6, prev_kv: true, ..WatchSpec::default() });
+    bench.create(WatchSpec { key: b"a", range_end: b"z", start_revision: 7, prev_kv: true, ..WatchSpec::default() });
+    bench.create(WatchSpec { key: b"d", range_end: b"f", start_revision: 11, ..WatchSpec::default() });
+    bench.hub.from_head = true;
     let responses = bench.drain();
-    assert_eq!(responses[1..].iter().map(|r| r.events.len()).collect::<Vec<_>>(), [3, 1]);
-    assert!(responses[1..].iter().flat_map(|r| &r.events).all(|e| e.prev_kv.is_some()));
+    let of = |id| responses.iter().filter(move |r| r.watch_id == id && !r.created);
+    assert_eq!(of(0).map(|r| r.events.len()).collect::<Vec<_>>(), [3, 2]);
+    assert!(of(0).flat_map(|r| &r.events).all(|e| e.prev_kv.is_some()));
+    assert_eq!(of(1).map(|r| text(&r.events)).collect::<Vec<_>>(), [["del e@11"]], "it begins behind the early end");
 }
 
 #[test]
@@ -188,6 +192,44 @@ fn members_of_a_group_may_be_slow_and_leave_in_any_order() {
         }
         bench.catch_up();
         assert_eq!(bench.hub.counts().watchers, left);
+    }
+}
+
+#[test]
+fn watchers_that_wait_for_room_are_not_kept_by_those_that_need_none() {
+    let mut bench = Bench::new(Limits { queue_responses: 2, ..Limits::default() });
+    for _ in 0..10 {
+        bench.create(WatchSpec { key: b"a", start_revision: 100, ..WatchSpec::default() });
+    }
+    for _ in 0..10 {
+        bench.create(WatchSpec { key: b"a", ..WatchSpec::default() });
+    }
+    bench.put("a", "1");
+    bench.hub.lost();
+    let responses = bench.drain();
+    assert_eq!(all_revisions(&responses), [2; 10]);
+    assert_eq!(bench.hub.counts().unsynced, 0);
+}
+
+#[test]
+fn one_step_serves_a_bounded_number_of_watchers() {
+    let mut bench = Bench::new(Limits { chunk_watchers: 10, chunk_rows: 5, ..Limits::default() });
+    for i in 0..20 {
+        bench.put("k", &i.to_string());
+    }
+    // More groups than are compared one by one, and more than one step serves.
+    for i in 0..20u8 {
+        bench.create(WatchSpec { key: b"k", range_end: &[b'l', i], start_revision: 2, ..WatchSpec::default() });
+    }
+    bench.take();
+    bench.hub.catch_up().unwrap();
+    assert_eq!(bench.take().len(), 10);
+    let responses = bench.drain();
+    for id in 0..20 {
+        let of_id: Vec<_> = responses.iter().filter(|r| r.watch_id == id).cloned().collect();
+        let from = 22 - all_revisions(&of_id).len() as i64;
+        assert!(from == 2 || from == 7, "watcher {id} begins at {from}");
+        assert_eq!(all_revisions(&of_id), (from..22).collect::<Vec<_>>(), "watcher {id}");
     }
 }
 

@@ -228,6 +228,19 @@ fn requested_progress_waits_for_events_that_are_on_their_way() {
 }
 
 #[test]
+fn a_hub_that_was_left_out_while_it_had_no_watchers_knows_where_it_is() {
+    let mut bench = Bench::new(Limits::new(1 << 20, 1000));
+    bench.store.put("a", "1");
+    bench.create(WatchSpec { key: b"a", progress_notify: true, ..WatchSpec::default() });
+    bench.hub.progress(bench.stream);
+    bench.hub.tick(1100);
+    let progress: Vec<_> = bench.take()[1..].iter().map(|r| (r.watch_id, revision(r))).collect();
+    assert_eq!(progress, [(-1, 2), (0, 2)]);
+    bench.put("a", "2");
+    assert_eq!(text(&bench.take()[0].events), ["put a=2@3"]);
+}
+
+#[test]
 fn quiet_watchers_hear_of_progress() {
     let mut bench = Bench::new(Limits::new(1 << 20, 1000));
     let interval_ms = 1100;

@@ -46,6 +46,16 @@ fn a_single_event_is_never_fragmented() {
 }
 
 #[test]
+fn events_larger_than_a_fragment_come_one_by_one() {
+    let mut bench = Bench::new(Limits { fragment_bytes: 100, ..Limits::default() });
+    bench.create(watch_all(true));
+    large_revision(&mut bench, 200);
+    let responses = bench.take();
+    assert!(responses[1..].iter().all(|r| r.events.len() == 1));
+    assert_eq!(responses[1..].iter().filter(|r| r.fragment).count(), LARGE - 1);
+}
+
+#[test]
 fn a_large_response_comes_in_pieces_of_bounded_size() {
     let mut bench = Bench::new(Limits::default());
     bench.create(watch_all(false));
