@@ -139,11 +139,7 @@ impl Consensus {
         let mut ready = self.node.ready();
         let append = Append { hard_state: ready.hs().cloned(), entries: ready.take_entries(), sync: ready.must_sync() };
         self.node.mut_store().append(&append.entries);
-        Some(Work {
-            append,
-            committed: ready.take_committed_entries(),
-            ready,
-        })
+        Some(Work { append, committed: ready.take_committed_entries(), ready })
     }
 
     /// Says that `work.append` is durable; returns what is committed by that.

@@ -146,12 +146,11 @@ impl Replica {
         if hard_state.is_none() && entries.is_empty() {
             return Ok(());
         }
-        let hard_state = hard_state
-            .map(|HardState { term, vote, commit, .. }| raftpb::HardState {
-                term: Some(term),
-                vote: Some(vote),
-                commit: Some(commit),
-            });
+        let hard_state = hard_state.map(|HardState { term, vote, commit, .. }| raftpb::HardState {
+            term: Some(term),
+            vote: Some(vote),
+            commit: Some(commit),
+        });
         self.snapshot.log_bytes += entries.iter().map(|entry| entry.data.len() as u64).sum::<u64>();
         Ok(self.wal.append(hard_state.as_ref(), entries.iter().map(to_disk), sync)?)
     }

@@ -300,9 +300,7 @@ impl Driver {
         let members = self.replica.store().members();
         let own = members.get(self.replica.id());
         members.cluster_version() == Some(&self.advertised.cluster_version)
-            && own.is_some_and(|own| {
-                own.name == self.advertised.name && own.client_urls == self.advertised.client_urls
-            })
+            && own.is_some_and(|own| own.name == self.advertised.name && own.client_urls == self.advertised.client_urls)
     }
 
     /// Proposes what the cluster does not know yet. A dropped proposal leaves the member not ready, and it says so.
@@ -336,7 +334,7 @@ impl Driver {
                 // It is handed out again after a while.
                 return;
             }
-            self.shared.counts.lease_expired.add(1);
+            self.shared.lease_expired.add(1);
         }
     }
 
@@ -372,6 +370,7 @@ impl Driver {
         }
         self.output = output;
         self.shared.set_applied(self.replica.store());
+        self.shared.set_pending(self.waiting.len());
         for link in &mut self.links {
             link.to.mailbox.post(&mut link.batch);
         }

@@ -23,7 +23,8 @@ pub struct Shared {
     pub cluster_id: u64,
     pub member_id: u64,
     pub view: View,
-    pub counts: Counts,
+    /// Leases that the leader found expired; written by the engine thread.
+    pub lease_expired: Tally,
     term: AtomicU64,
     leader: AtomicU64,
     commit: AtomicU64,
@@ -31,13 +32,15 @@ pub struct Shared {
     is_leader: AtomicBool,
     sole_leader: AtomicBool,
     leader_changes: AtomicU64,
+    /// Requests that the engine thread knows and has not answered.
+    pending: AtomicU64,
     /// High-water mark of the size in use; see [`Shared::sizes`].
     size: AtomicU64,
     members: RwLock<(Vec<Member>, Option<String>)>,
     next_id: AtomicU64,
 }
 
-/// Things counted where they happen, for the metrics.
+/// What one worker counts, for the metrics. Only that worker writes.
 #[derive(Default)]
 pub struct Counts {
     pub puts: Tally,
@@ -48,7 +51,15 @@ pub struct Counts {
     pub lease_granted: Tally,
     pub lease_revoked: Tally,
     pub lease_renewed: Tally,
-    pub lease_expired: Tally,
+}
+
+/// The watches of one worker, as they were a moment ago.
+#[derive(Default)]
+pub struct WatchCounts {
+    pub streams: AtomicU64,
+    pub watchers: AtomicU64,
+    pub slow: AtomicU64,
+    pub events: AtomicU64,
 }
 
 /// Sizes in bytes, as etcd's clients and operators know them.
@@ -65,7 +76,7 @@ impl Shared {
             cluster_id,
             member_id,
             view: store.view().clone(),
-            counts: Counts::default(),
+            lease_expired: Tally::default(),
             term: AtomicU64::default(),
             leader: AtomicU64::default(),
             commit: AtomicU64::default(),
@@ -73,6 +84,7 @@ impl Shared {
             is_leader: AtomicBool::default(),
             sole_leader: AtomicBool::default(),
             leader_changes: AtomicU64::default(),
+            pending: AtomicU64::default(),
             size: AtomicU64::default(),
             members: RwLock::default(),
             // etcd's layout: 2 bytes of the member's id, 5 of the time in milliseconds, 1 to count; the count carries over
@@ -104,6 +116,15 @@ impl Shared {
     pub fn set_applied(&self, store: &Store) {
         self.applied.store(store.applied().index, Ordering::Relaxed);
         self.size.fetch_max(self.in_use(), Ordering::Relaxed);
+    }
+
+    pub fn set_pending(&self, requests: usize) {
+        self.pending.store(requests as u64, Ordering::Relaxed);
+    }
+
+    /// Requests that wait for consensus.
+    pub fn pending(&self) -> u64 {
+        self.pending.load(Ordering::Relaxed)
     }
 
     pub fn set_members(&self, members: &Members) {
@@ -163,9 +184,11 @@ impl Shared {
     }
 }
 
-/// What a worker and the engine thread tell each other beside the mailbox.
+/// What a worker and the other threads tell each other beside the mailbox.
 #[derive(Default)]
 pub struct WorkerFlags {
+    pub counts: Counts,
+    pub watches: WatchCounts,
     watched: AtomicBool,
     events_bytes: AtomicUsize,
 }

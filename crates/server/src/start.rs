@@ -14,17 +14,19 @@ use metastore_store::watch;
 use tokio::sync::watch as signal;
 
 use crate::api::{self, Limits, Member, Watchers};
-use crate::config::bootstrap::initial_members;
 use crate::config::Config;
+use crate::config::bootstrap::initial_members;
 use crate::driver::{Advertised, Answer, Driver, Event, Heartbeat, Mail, WorkerLink};
-use crate::grpc::{Ledger, Router};
+use crate::grpc::{Ledger, Router, health};
+use crate::http::Site;
 use crate::io::accept::Door;
 use crate::io::inbox::{Bounds, Inbox};
 use crate::io::listen::{ListenError, Listener, SocketOptions};
 use crate::io::mailbox;
 use crate::io::serve::Protocol;
 use crate::io::slots::Slots;
-use crate::io::workers::{Services, WorkerContext, Workers};
+use crate::io::workers::{WorkerContext, Workers};
+use crate::metrics::Metrics;
 use crate::shared::{Shared, WorkerFlags};
 
 /// Requests that wait for the engine thread; more are told to come back.
@@ -33,6 +35,8 @@ const INBOX_COUNT: usize = 64 << 10;
 const INBOX_BYTES: usize = 256 << 20;
 /// What a proposal may take beside two election timeouts, as in etcd.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// A sync of the log that takes longer is worth a line in the log, as in etcd.
+const SLOW_SYNC: Duration = Duration::from_secs(1);
 /// How long open requests may go on once the member stops.
 const STOP_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -54,6 +58,8 @@ pub enum StartError {
 /// A member that runs.
 pub struct Running {
     workers: Workers,
+    /// What the health service says.
+    serving: signal::Sender<bool>,
     engine: JoinHandle<()>,
     inbox: Inbox<Event>,
     ended: Ended,
@@ -76,12 +82,23 @@ struct Worker {
 pub fn start(config: &Config) -> Result<Running, StartError> {
     // The doors first: a port in use is the commonest mistake, and must not leave a data directory behind.
     let listeners = listen(config)?;
+    tracing::info!(
+        "etcd-version" = %config.reported_version, name = %config.name, "data-dir" = %config.data_dir.display(),
+        engine = "memory", "snapshot-count" = config.snapshot_count, "heartbeat-interval" = %format!("{}ms", config.heartbeat_ms),
+        "election-timeout" = %format!("{}ms", config.election_ms), "listen-client-urls" = %texts(&config.listen_client_urls),
+        "listen-peer-urls" = %texts(&config.listen_peer_urls), "initial-cluster" = %config.initial_cluster,
+        "starting an etcd server"
+    );
+    if config.unsafe_no_fsync {
+        tracing::warn!("--unsafe-no-fsync is set: a crash of the machine may lose acknowledged writes");
+    }
     let client_addresses = listeners
         .iter()
         .filter(|(_, door)| matches!(door, Door::Client))
         .filter_map(|(listener, _)| listener.local_addr())
         .collect();
-    let replica = open(config)?;
+    let metrics = Metrics::new(config.reported_version.clone(), Ledger::default());
+    let replica = open(config, &metrics)?;
     let shared = Shared::new(replica.cluster_id(), replica.id(), replica.store());
     let inbox = Inbox::new(Bounds { count: INBOX_COUNT, bytes: INBOX_BYTES });
     let (links, workers): (Vec<_>, Vec<_>) = (0..config.io_threads).map(|_| worker()).unzip();
@@ -98,8 +115,13 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
         end.send_replace(Some(ended.map_err(Arc::new)));
     })?;
     wait_until_ready(&mut leads, &ended)?;
-    let workers = serve(config, listeners, shared, &inbox, workers)?;
-    Ok(Running { workers, engine, inbox, ended, client_addresses })
+    let serving = signal::Sender::new(true);
+    let workers = serve(config, listeners, shared, &inbox, workers, metrics, serving.clone())?;
+    tracing::info!("ready to serve client requests");
+    for url in &config.listen_client_urls {
+        tracing::info!(address = %url.text, "serving client traffic insecurely; this is strongly discouraged!");
+    }
+    Ok(Running { workers, serving, engine, inbox, ended, client_addresses })
 }
 
 impl Running {
@@ -110,12 +132,17 @@ impl Running {
 
     /// Lets open requests finish for a moment, then ends all threads. What was acknowledged is on disk already.
     pub fn stop(self) {
+        self.serving.send_replace(false);
         self.workers.stop();
         self.inbox.push_control(Event::Stop);
         if self.engine.join().is_err() {
             tracing::error!("the engine thread panicked");
         }
     }
+}
+
+fn texts(urls: &[crate::config::Url]) -> String {
+    urls.iter().map(|url| url.text.as_str()).collect::<Vec<_>>().join(",")
 }
 
 fn listen(config: &Config) -> Result<Vec<(Listener, Door)>, StartError> {
@@ -129,11 +156,11 @@ fn listen(config: &Config) -> Result<Vec<(Listener, Door)>, StartError> {
     clients.chain(peers).map(bind).collect()
 }
 
-fn open(config: &Config) -> Result<Replica, StartError> {
+fn open(config: &Config, metrics: &Arc<Metrics>) -> Result<Replica, StartError> {
     let timing = Timing { election_ticks: (config.election_ms / config.heartbeat_ms) as usize };
     let settings = Settings::new("memory", timing, config.snapshot_count as usize);
     let disk: Arc<dyn Disk> =
-        if config.unsafe_no_fsync { Arc::new(OsDisk::without_fsync()) } else { Arc::new(OsDisk::new()) };
+        if config.unsafe_no_fsync { Arc::new(OsDisk::without_fsync()) } else { Arc::new(watched_disk(metrics)) };
     let paths = Paths { data_dir: config.data_dir.clone(), wal_dir: config.wal_dir.clone() };
     let bootstrap = || {
         let members = initial_members(config)?;
@@ -150,6 +177,19 @@ fn open(config: &Config) -> Result<Replica, StartError> {
         );
     }
     Ok(replica)
+}
+
+/// A disk that reports every sync of the log.
+fn watched_disk(metrics: &Arc<Metrics>) -> OsDisk {
+    let metrics = metrics.clone();
+    OsDisk::observed(Arc::new(move |path, took| {
+        if path.extension().is_some_and(|extension| extension == "wal") {
+            metrics.wal_fsync_seconds.observe(took.as_secs_f64());
+            if took > SLOW_SYNC {
+                tracing::warn!(took = ?took, "expected-duration" = ?SLOW_SYNC, "slow fdatasync");
+            }
+        }
+    }))
 }
 
 /// A member that cannot get ready says why, and does not wait for ever in silence.
@@ -176,6 +216,8 @@ fn serve(
     shared: Arc<Shared>,
     inbox: &Inbox<Event>,
     workers: Vec<Worker>,
+    metrics: Arc<Metrics>,
+    serving: signal::Sender<bool>,
 ) -> Result<Workers, StartError> {
     let protocol = Protocol {
         max_concurrent_streams: config.max_concurrent_streams,
@@ -183,7 +225,8 @@ fn serve(
         ping_timeout: config.ping_timeout,
     };
     let limits = limits(config);
-    let ledger = Ledger::default();
+    let version = config.reported_version.clone();
+    let all: Arc<[Arc<WorkerFlags>]> = workers.iter().map(|worker| worker.flags.clone()).collect();
     let max_receive_bytes = config.max_receive_bytes();
     let progress_ms = config.watch_progress_notify_interval.as_millis() as u64;
     let watch_limits = watch::Limits::new(config.max_request_bytes, progress_ms);
@@ -205,19 +248,15 @@ fn serve(
             inbox: inbox.clone(),
             slots,
             worker: context.index,
+            all: all.clone(),
         });
-        services(&member, Router::new(max_receive_bytes, ledger.clone(), context.stopping.clone()))
+        let mut router = Router::new(max_receive_bytes, metrics.ledger().clone(), context.stopping.clone());
+        api::register(&mut router, &member);
+        health::register(&mut router, serving.subscribe());
+        let site = Site { view: Rc::new(member), metrics: metrics.clone(), version: version.clone() };
+        site.services(router)
     };
     Ok(Workers::start(count, listeners, protocol, STOP_PATIENCE, build)?)
-}
-
-fn services(member: &Rc<Member>, mut router: Router) -> Services {
-    api::register(&mut router, member);
-    let router = Rc::new(router);
-    Services {
-        client: Rc::new(move |request| router.call(request)),
-        peer: Rc::new(|_request| panic!("no peers")),
-    }
 }
 
 fn limits(config: &Config) -> Limits {

@@ -4,27 +4,38 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FallocateFlags, FlockOperation};
 use rustix::io::Errno;
 
 use super::{DirLock, Disk, DiskError, DiskFile, LOCK_FILE, Result};
 
+/// Is told of every sync of a file's data: which file, and how long it took.
+pub type SyncObserver = Arc<dyn Fn(&Path, Duration) + Send + Sync>;
+
 /// The file system of the machine.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 pub struct OsDisk {
     fsync: bool,
+    observer: Option<SyncObserver>,
 }
 
 impl OsDisk {
     /// A disk whose syncs are real.
     pub fn new() -> OsDisk {
-        OsDisk { fsync: true }
+        OsDisk { fsync: true, observer: None }
+    }
+
+    /// A disk whose syncs are real, and reported.
+    pub fn observed(observer: SyncObserver) -> OsDisk {
+        OsDisk { fsync: true, observer: Some(observer) }
     }
 
     /// A disk whose syncs do nothing (`--unsafe-no-fsync`): an acknowledged write may be lost with the power.
     pub fn without_fsync() -> OsDisk {
-        OsDisk { fsync: false }
+        OsDisk { fsync: false, observer: None }
     }
 }
 
@@ -66,14 +77,14 @@ impl Disk for OsDisk {
 
     fn open(&self, path: &Path) -> Result<Box<dyn DiskFile>> {
         let file = named("open", path, OpenOptions::new().read(true).write(true).open(path))?;
-        Ok(Box::new(OsFile { file, path: path.to_owned(), fsync: self.fsync }))
+        Ok(Box::new(OsFile { file, path: path.to_owned(), fsync: self.fsync, observer: self.observer.clone() }))
     }
 
     fn create(&self, path: &Path) -> Result<Box<dyn DiskFile>> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(true).mode(0o600);
         let file = named("create", path, options.open(path))?;
-        Ok(Box::new(OsFile { file, path: path.to_owned(), fsync: self.fsync }))
+        Ok(Box::new(OsFile { file, path: path.to_owned(), fsync: self.fsync, observer: self.observer.clone() }))
     }
 
     fn remove_file(&self, path: &Path) -> Result<()> {
@@ -126,6 +137,7 @@ struct OsFile {
     file: File,
     path: PathBuf,
     fsync: bool,
+    observer: Option<SyncObserver>,
 }
 
 impl OsFile {
@@ -173,7 +185,15 @@ impl DiskFile for OsFile {
     }
 
     fn sync_data(&self) -> Result<()> {
-        if self.fsync { self.named("sync", self.file.sync_data()) } else { Ok(()) }
+        if !self.fsync {
+            return Ok(());
+        }
+        let began = Instant::now();
+        let result = self.named("sync", self.file.sync_data());
+        if let Some(observer) = &self.observer {
+            observer(&self.path, began.elapsed());
+        }
+        result
     }
 
     fn sync_all(&self) -> Result<()> {

@@ -33,7 +33,7 @@ pub fn register(router: &mut Router, member: &Rc<Member>) {
 
 async fn range(member: &Member, call: Call, request: RangeRequest) -> Result<Frame, Status> {
     check::range(&request)?;
-    member.shared.counts.ranges.add(1);
+    member.counts().ranges.add(1);
     if !request.serializable {
         member.read_barrier(&call)?;
     }
@@ -60,7 +60,7 @@ pub(super) async fn on_pool<T: Send + 'static>(
 
 async fn put(member: &Member, call: Call, request: PutRequest) -> Result<Frame, Status> {
     check::put(&request)?;
-    member.shared.counts.puts.add(1);
+    member.counts().puts.add(1);
     match member.propose(&call, Kind::Put, &request).await? {
         (revision, Reply::Put { previous }) => encode::put(Header::new(&member.shared, revision), previous.as_ref()),
         (_, other) => Err(mismatch(&other)),
@@ -69,7 +69,7 @@ async fn put(member: &Member, call: Call, request: PutRequest) -> Result<Frame, 
 
 async fn delete_range(member: &Member, call: Call, request: DeleteRangeRequest) -> Result<Frame, Status> {
     check::delete_range(&request)?;
-    member.shared.counts.deletes.add(1);
+    member.counts().deletes.add(1);
     match member.propose(&call, Kind::DeleteRange, &request).await? {
         (revision, Reply::DeleteRange { deleted, previous }) => {
             encode::delete_range(Header::new(&member.shared, revision), deleted, &previous)
@@ -80,7 +80,7 @@ async fn delete_range(member: &Member, call: Call, request: DeleteRangeRequest) 
 
 async fn txn(member: &Member, call: Call, request: TxnRequest) -> Result<Frame, Status> {
     check::txn(&request, member.limits.max_txn_ops)?;
-    member.shared.counts.txns.add(1);
+    member.counts().txns.add(1);
     if let Some(serializable) = only_reads(&request) {
         if !serializable {
             member.read_barrier(&call)?;

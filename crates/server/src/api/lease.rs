@@ -37,7 +37,7 @@ async fn grant(member: &Member, call: Call, request: LeaseGrantRequest) -> Resul
     let id = if request.id == 0 { (member.shared.next_id() & i64::MAX as u64) as i64 } else { request.id };
     match member.propose(&call, Kind::LeaseGrant, &LeaseGrantRequest { id, ttl }).await? {
         (revision, Reply::LeaseGrant { id, ttl_s }) => {
-            member.shared.counts.lease_granted.add(1);
+            member.counts().lease_granted.add(1);
             let header = Some(member.header(revision));
             Frame::of(&LeaseGrantResponse { header, id, ttl: ttl_s, error: String::new() })
         }
@@ -48,7 +48,7 @@ async fn grant(member: &Member, call: Call, request: LeaseGrantRequest) -> Resul
 async fn revoke(member: &Member, call: Call, request: LeaseRevokeRequest) -> Result<Frame, Status> {
     match member.propose(&call, Kind::LeaseRevoke, &request).await? {
         (revision, Reply::LeaseRevoke { .. }) => {
-            member.shared.counts.lease_revoked.add(1);
+            member.counts().lease_revoked.add(1);
             encode::header_only(Header::new(&member.shared, revision))
         }
         (_, other) => Err(kv::mismatch(&other)),
@@ -99,7 +99,7 @@ async fn renew(member: &Member, call: &Call, lease: i64) -> Result<i64, Status> 
     // A stream lives long; its deadline is not that of one renewal.
     match member.ask(call, 0, |waiter| Event::KeepAlive { waiter, lease }).await? {
         Answer::Renewed(Renewal::Renewed(ttl_s)) => {
-            member.shared.counts.lease_renewed.add(1);
+            member.counts().lease_renewed.add(1);
             Ok(ttl_s)
         }
         Answer::Renewed(_) => Ok(0),

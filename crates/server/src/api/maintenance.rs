@@ -13,7 +13,7 @@ use crate::grpc::{Call, Frame, Router, Status};
 
 const SERVICE: &str = "etcdserverpb.Maintenance";
 /// What a quota of 0 stands for.
-const DEFAULT_QUOTA_BYTES: i64 = 2 << 30;
+pub const DEFAULT_QUOTA_BYTES: i64 = 2 << 30;
 
 pub fn register(router: &mut Router, member: &Rc<Member>) {
     unary!(router, member, SERVICE, "Status", status);

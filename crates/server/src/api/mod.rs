@@ -11,6 +11,7 @@ mod errors;
 mod kv;
 mod lease;
 mod maintenance;
+mod view;
 mod watch;
 
 pub use watch::Watchers;
@@ -30,7 +31,7 @@ use crate::driver::{Answer, Event, Waiter};
 use crate::grpc::{Call, Router, Status};
 use crate::io::inbox::{Inbox, Refused};
 use crate::io::slots::{Expired, Slots};
-use crate::shared::Shared;
+use crate::shared::{Counts, Shared, WorkerFlags};
 
 /// Settings of the API; the same on all workers.
 #[derive(Clone, Debug)]
@@ -55,11 +56,17 @@ pub struct Member {
     pub slots: Slots<Answer>,
     /// Index of this worker.
     pub worker: usize,
+    /// What all workers count.
+    pub all: Arc<[Arc<WorkerFlags>]>,
 }
 
 impl Member {
     pub fn view(&self) -> &View {
         &self.shared.view
+    }
+
+    fn counts(&self) -> &Counts {
+        &self.all[self.worker].counts
     }
 
     /// Proposes a command and waits until it is durable, committed and applied.
@@ -80,7 +87,7 @@ impl Member {
             }
             Ok(_) => Err(Status::internal("the member answered another question")),
             Err(status) => {
-                self.shared.counts.proposals_failed.add(1);
+                self.counts().proposals_failed.add(1);
                 Err(status)
             }
         }

@@ -8,6 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::BytesMut;
 use metastore_proto::etcdserverpb::watch_create_request::FilterType;
@@ -48,11 +49,6 @@ impl Watchers {
             started: Instant::now(),
             open: Cell::new(0),
         })
-    }
-
-    /// What the hub holds now.
-    pub fn counts(&self) -> Counts {
-        self.hub.borrow().counts()
     }
 
     /// Takes what one revision changed.
@@ -118,7 +114,17 @@ impl Watchers {
                 self.hub.borrow_mut().tick(self.now_ms());
                 self.wake_streams();
             }
+            self.show_counts();
         }
+    }
+
+    fn show_counts(&self) {
+        let Counts { streams, watchers, unsynced, events, .. } = self.hub.borrow().counts();
+        let shown = &self.flags.watches;
+        shown.streams.store(streams as u64, Ordering::Relaxed);
+        shown.watchers.store(watchers as u64, Ordering::Relaxed);
+        shown.slow.store(unsynced as u64, Ordering::Relaxed);
+        shown.events.store(events, Ordering::Relaxed);
     }
 
     fn now_ms(&self) -> u64 {
@@ -168,21 +174,18 @@ async fn serve(
     member.check_leader(&call)?;
     let stream = member.watchers.open();
     let mut leader = LeaderWatch::new(&member, &call);
-    let mut asking = true;
     loop {
-        let accepts = asking && member.watchers.hub.borrow().accepts_requests(stream.id);
+        let accepts = member.watchers.hub.borrow().accepts_requests(stream.id);
         tokio::select! {
             request = inbound.next(), if accepts => match request? {
                 Some(request) => stream.request(request),
-                None => asking = false,
+                // A client that closes its half has done with watching, as in etcd.
+                None => return Ok(()),
             },
             () = stream.notify.notified() => {}
             status = leader.lost() => return Err(status),
         }
         if !stream.send_all(&member, &mut outbound).await? {
-            return Ok(());
-        }
-        if !asking && member.watchers.hub.borrow().counts().watchers == 0 {
             return Ok(());
         }
     }

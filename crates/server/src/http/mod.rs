@@ -15,6 +15,7 @@ use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
+use metastore_store::Member;
 
 use crate::grpc::router::{is_grpc, not_grpc};
 use crate::grpc::{Body, LocalFuture, Router};
@@ -40,20 +41,6 @@ pub trait MemberView {
 
     /// Reads one key and throws it away: is this member able to read? The error is what a client would get.
     fn try_read(&self, serializable: bool) -> LocalFuture<Result<(), String>>;
-}
-
-/// A member as `/members` shows it.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Member {
-    pub id: u64,
-    #[serde(rename = "peerURLs")]
-    pub peer_urls: Vec<String>,
-    #[serde(rename = "isLearner", skip_serializing_if = "std::ops::Not::not")]
-    pub is_learner: bool,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub name: String,
-    #[serde(rename = "clientURLs", skip_serializing_if = "Vec::is_empty")]
-    pub client_urls: Vec<String>,
 }
 
 /// The HTTP paths of one worker.

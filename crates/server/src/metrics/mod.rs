@@ -72,6 +72,11 @@ impl Metrics {
         Arc::new(Metrics { wal_fsync_seconds, registry, ledger, version })
     }
 
+    /// Where routers count.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
     /// The page.
     pub fn render(&self, readings: &Readings) -> String {
         let mut page = Page::default();

@@ -122,12 +122,7 @@ impl View {
     }
 
     /// Stored versions in order of revision; see [`Engine::history`].
-    pub fn history(
-        &self,
-        from: Revision,
-        to: i64,
-        rows: &mut Vec<Version>,
-    ) -> Result<Option<Revision>, EngineError> {
+    pub fn history(&self, from: Revision, to: i64, rows: &mut Vec<Version>) -> Result<Option<Revision>, EngineError> {
         self.shared.engine.history(from, to, rows)
     }
 }

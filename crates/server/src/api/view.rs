@@ -1,0 +1,98 @@
+//! What the HTTP paths and the metrics ask of the member.
+
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+
+use metastore_engine::KeyRange;
+use metastore_store::mvcc::RangeQuery;
+
+use super::Member;
+use super::maintenance::DEFAULT_QUOTA_BYTES;
+use crate::grpc::LocalFuture;
+use crate::grpc::counts::Tally;
+use crate::http::MemberView;
+use crate::metrics::Readings;
+use crate::shared::{Counts, WatchCounts};
+
+impl MemberView for Rc<Member> {
+    fn readings(&self) -> Readings {
+        let shared = &self.shared;
+        let sizes = shared.sizes();
+        let sum = |of: fn(&Counts) -> &Tally| self.all.iter().map(|worker| of(&worker.counts).get()).sum::<u64>();
+        let watches = |of: fn(&WatchCounts) -> &std::sync::atomic::AtomicU64| {
+            self.all.iter().map(|worker| of(&worker.watches).load(Ordering::Relaxed)).sum::<u64>()
+        };
+        Readings {
+            member_id: shared.member_id,
+            has_leader: shared.leader() != 0,
+            is_leader: shared.is_leader(),
+            is_learner: false,
+            leader_changes: shared.leader_changes(),
+            proposals_committed: shared.commit(),
+            proposals_applied: shared.applied(),
+            proposals_pending: shared.pending(),
+            proposals_failed: sum(|counts| &counts.proposals_failed),
+            cluster_version: shared.cluster_version(),
+            puts: sum(|counts| &counts.puts),
+            deletes: sum(|counts| &counts.deletes),
+            ranges: sum(|counts| &counts.ranges),
+            txns: sum(|counts| &counts.txns),
+            db_total_bytes: sizes.allocated,
+            db_in_use_bytes: sizes.in_use,
+            quota_bytes: DEFAULT_QUOTA_BYTES as u64,
+            keys: count_keys(self),
+            current_revision: self.view().revision() as u64,
+            compact_revision: self.view().compact_revision().max(0) as u64,
+            watch_streams: watches(|counts| &counts.streams),
+            watchers: watches(|counts| &counts.watchers),
+            slow_watchers: watches(|counts| &counts.slow),
+            watch_events: watches(|counts| &counts.events),
+            leases_granted: sum(|counts| &counts.lease_granted),
+            leases_revoked: sum(|counts| &counts.lease_revoked),
+            leases_renewed: sum(|counts| &counts.lease_renewed),
+            leases_expired: shared.lease_expired.get(),
+        }
+    }
+
+    /// Nothing raises alarms yet.
+    fn alarms(&self) -> Vec<&'static str> {
+        Vec::new()
+    }
+
+    fn has_leader(&self) -> bool {
+        self.shared.leader() != 0
+    }
+
+    fn cluster_version(&self) -> Option<String> {
+        self.shared.cluster_version()
+    }
+
+    fn cluster_id(&self) -> u64 {
+        self.shared.cluster_id
+    }
+
+    fn members(&self) -> Vec<metastore_store::Member> {
+        self.shared.members()
+    }
+
+    fn try_read(&self, serializable: bool) -> LocalFuture<Result<(), String>> {
+        let led = serializable || self.shared.sole_leader();
+        let read = self.view().range(&RangeQuery { key: b"a", ..RangeQuery::default() });
+        let result = match (led, read) {
+            (false, _) => Err(super::errors::no_leader().message.into_owned()),
+            (true, read) => read.map(drop).map_err(|error| error.to_string()),
+        };
+        Box::pin(std::future::ready(result))
+    }
+}
+
+/// Keys that are alive now; a failed medium is reported elsewhere.
+fn count_keys(member: &Member) -> u64 {
+    let (engine, mut count) = (member.view().engine(), 0);
+    let at = member.view().revision();
+    let mut from = Some(Vec::new());
+    while let Some(start) = from {
+        from = engine.count(KeyRange { start: &start, end: None }, at, &mut count).unwrap_or_default();
+    }
+    count
+}
