@@ -6,7 +6,8 @@ use metastore_proto::etcdserverpb::watch_request::RequestUnion;
 use metastore_proto::etcdserverpb::{
     WatchCancelRequest, WatchCreateRequest, WatchProgressRequest, WatchRequest, WatchResponse,
 };
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Status, Streaming};
@@ -15,9 +16,19 @@ use crate::grpc::Client;
 use crate::paths;
 
 /// One open watch stream. Dropping it ends the stream and all its watchers.
+///
+/// Answers are taken off the connection as they arrive. Left there, they would use up the connection's flow control
+/// window, and the answers to other calls on the same connection would never come.
 pub struct WatchStream {
     requests: UnboundedSender<WatchRequest>,
-    answers: Streaming<WatchResponse>,
+    answers: UnboundedReceiver<Result<WatchResponse, Status>>,
+    reader: JoinHandle<()>,
+}
+
+impl Drop for WatchStream {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
 }
 
 impl WatchStream {
@@ -25,8 +36,10 @@ impl WatchStream {
     pub async fn open(client: &Client, first: WatchCreateRequest) -> Result<WatchStream, Status> {
         let (requests, outgoing) = unbounded_channel();
         requests.send(wrap(RequestUnion::CreateRequest(first))).expect("the receiver is alive");
-        let answers = client.bidirectional(paths::WATCH, UnboundedReceiverStream::new(outgoing)).await?;
-        Ok(WatchStream { requests, answers })
+        let incoming = client.bidirectional(paths::WATCH, UnboundedReceiverStream::new(outgoing)).await?;
+        let (arrived, answers) = unbounded_channel();
+        let reader = tokio::spawn(read(incoming, arrived));
+        Ok(WatchStream { requests, answers, reader })
     }
 
     pub fn create(&self, request: WatchCreateRequest) {
@@ -48,11 +61,19 @@ impl WatchStream {
 
     /// The next answer; `Ok(None)` if none arrives within `patience`.
     pub async fn next(&mut self, patience: Duration) -> Result<Option<WatchResponse>, Status> {
-        match timeout_at(Instant::now() + patience, self.answers.message()).await {
+        match timeout_at(Instant::now() + patience, self.answers.recv()).await {
             Err(_) => Ok(None),
-            Ok(Ok(Some(answer))) => Ok(Some(answer)),
-            Ok(Ok(None)) => Err(Status::unavailable("the server ended the watch stream")),
-            Ok(Err(status)) => Err(status),
+            Ok(Some(answer)) => answer.map(Some),
+            Ok(None) => Err(Status::unavailable("the server ended the watch stream")),
+        }
+    }
+}
+
+/// Hands on what arrives until the stream or its reader ends.
+async fn read(mut incoming: Streaming<WatchResponse>, arrived: UnboundedSender<Result<WatchResponse, Status>>) {
+    while let Some(answer) = incoming.message().await.transpose() {
+        if arrived.send(answer).is_err() {
+            return;
         }
     }
 }

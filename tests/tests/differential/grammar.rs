@@ -330,7 +330,8 @@ impl Grammar {
             4 => seen.current + self.random.between(2, 8),
             5 => seen.compacted,
             6 => seen.compacted - 1,
-            7 => self.random.between(-2, seen.compacted),
+            7 => self.random.between(0, seen.compacted),
+            8 if self.random.one_in(2) => -self.random.between(1, 2),
             _ => self.random.between(seen.compacted, seen.current),
         };
         request.prev_kv = self.random.one_in(2);

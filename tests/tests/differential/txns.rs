@@ -23,7 +23,7 @@ impl Txns<'_> {
 
     /// One level; `written` are the keys that the branch around it writes.
     fn nested(&mut self, depth: usize, written: &mut Vec<Bytes>) -> TxnRequest {
-        let compares = self.grammar.random.any(&[0, 1, 1, 1, 1, 2, 3]);
+        let compares = self.grammar.random.any(&[0, 1, 1, 1, 1, 1, 1, 2, 3]);
         let compare = (0..compares).map(|_| self.compare()).collect();
         let mut request = TxnRequest { compare, ..TxnRequest::default() };
         // The branches of a nested transaction may write the same key, as only one of them runs.
@@ -114,7 +114,7 @@ impl Txns<'_> {
             2 => compare.target = random.between(0, 4) as i32, // the operand below is of another target
             _ => {}
         }
-        if random.one_in(4) {
+        if random.one_in(6) {
             compare.range_end = self.grammar.range_end(&compare.key.clone());
         }
         if !self.grammar.random.one_in(30) {
@@ -127,8 +127,8 @@ impl Txns<'_> {
     fn operand(&mut self, target: i32, key: &Bytes) -> TargetUnion {
         let seen = self.seen.keys.get(key).cloned().unwrap_or_default();
         let random = &mut self.grammar.random;
-        let offset = random.any(&[0, 0, 0, 0, 1, -1]);
-        let aimed = random.below(4) > 0;
+        let offset = random.any(&[0, 0, 1, -1]);
+        let aimed = random.below(3) > 0;
         let anything = random.between(0, 3);
         let number = |exact: i64| if aimed { exact + offset } else { anything };
         match CompareTarget::try_from(target) {

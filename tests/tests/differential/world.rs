@@ -103,7 +103,8 @@ impl World {
         let [subject, reference] = &mut self.sides;
         let both = async { tokio::join!(subject.execute(call), reference.execute(call)) };
         let answers = tokio::time::timeout(CALL_PATIENCE, both).await;
-        let (first, second) = answers.map_err(|_| format!("no answer within {CALL_PATIENCE:?} to {call:?}"))?;
+        let (first, second) =
+            answers.map_err(|_| format!("no answer within {CALL_PATIENCE:?} to {}", cut(&format!("{call:?}"))))?;
         if let (Call::Grant(request), Answer::Grant(a), Answer::Grant(b)) = (call, &first, &second)
             && request.id == 0
         {
