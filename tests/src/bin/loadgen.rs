@@ -1,0 +1,240 @@
+//! Puts load on a server with little work of its own: for `bench/bench.sh`, which cannot make h2load use many keys.
+//!
+//! ```text
+//! loadgen body put|txn|range                       writes one gRPC request body to stdout, for h2load
+//! loadgen ADDRESS put|txn|range [name=number]...    connections=64 streams=16 requests=100000 keys=1000000 zipf=0 seed=1
+//! ```
+//!
+//! Prints `requests-per-second p50-us p99-us`, or ends with 1 if any request failed. One thread, raw HTTP/2: on a
+//! small machine the generator takes the processor from the server that it measures.
+//!
+//! `zipf=1` chooses keys by Zipf's law with exponent 0.99, as YCSB does; otherwise each is as likely as any other.
+
+use std::cell::RefCell;
+use std::io::Write;
+use std::rc::Rc;
+use std::time::Instant;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use h2::client::SendRequest;
+use http::Request;
+use metastore_proto::Message;
+use metastore_proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
+use metastore_proto::etcdserverpb::{Compare, PutRequest, RangeRequest, RequestOp, TxnRequest, request_op};
+use metastore_tests::paths;
+use metastore_tests::random::Random;
+
+/// Bytes of a value.
+const VALUE_BYTES: usize = 256;
+/// YCSB's skew.
+const ZIPF_EXPONENT: f64 = 0.99;
+/// HTTP/2 windows that never make the server wait.
+const WINDOW_BYTES: u32 = 16 << 20;
+
+type Failure = Box<dyn std::error::Error>;
+
+fn main() -> Result<(), Failure> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [target, operation, options @ ..] = &arguments[..] else {
+        return Err("usage: loadgen body|ADDRESS put|txn|range [name=number]...".into());
+    };
+    if target == "body" {
+        std::io::stdout().write_all(&body(operation, 0)?)?;
+        return Ok(());
+    }
+    let load = Load::parse(operation, options)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    tokio::task::LocalSet::new().block_on(&runtime, run(target, load))
+}
+
+struct Load {
+    operation: String,
+    connections: usize,
+    streams: usize,
+    requests: usize,
+    keys: usize,
+    zipf: bool,
+    seed: u64,
+}
+
+impl Load {
+    fn parse(operation: &str, options: &[String]) -> Result<Load, Failure> {
+        let mut load = Load {
+            operation: operation.into(),
+            connections: 64,
+            streams: 16,
+            requests: 100_000,
+            keys: 1_000_000,
+            zipf: false,
+            seed: 1,
+        };
+        for option in options {
+            let (name, value) = option.split_once('=').ok_or(format!("{option}: want name=number"))?;
+            let number: usize = value.parse().map_err(|_| format!("{option}: want name=number"))?;
+            match name {
+                "connections" => load.connections = number,
+                "streams" => load.streams = number,
+                "requests" => load.requests = number,
+                "keys" => load.keys = number,
+                "zipf" => load.zipf = number != 0,
+                "seed" => load.seed = number as u64,
+                _ => return Err(format!("{option}: no such option").into()),
+            }
+        }
+        Ok(load)
+    }
+}
+
+/// Chooses the key of each request.
+struct Keys {
+    random: Random,
+    count: usize,
+    /// Sums of the weights of ranks 0..=n, if keys are not equally likely.
+    sums: Vec<f64>,
+}
+
+impl Keys {
+    fn new(load: &Load) -> Keys {
+        let weights = 1..=if load.zipf { load.keys } else { 0 };
+        let sums = weights.scan(0.0, |sum, rank| {
+            *sum += (rank as f64).powf(-ZIPF_EXPONENT);
+            Some(*sum)
+        });
+        Keys { random: Random::new(load.seed), count: load.keys, sums: sums.collect() }
+    }
+
+    fn next(&mut self) -> usize {
+        let Some(total) = self.sums.last() else { return self.random.below(self.count) };
+        let point = (self.random.next_u64() >> 11) as f64 / (1u64 << 53) as f64 * total;
+        let rank = self.sums.partition_point(|sum| *sum < point);
+        // Popular keys lie anywhere, not all at the front.
+        rank.wrapping_mul(2_654_435_761) % self.count
+    }
+}
+
+/// What all streams share.
+struct Shared {
+    keys: Keys,
+    left: usize,
+    latencies_us: Vec<u32>,
+}
+
+async fn run(address: &str, load: Load) -> Result<(), Failure> {
+    let keys = Keys::new(&load);
+    let shared = Rc::new(RefCell::new(Shared { keys, left: load.requests, latencies_us: Vec::new() }));
+    let mut clients = Vec::new();
+    for _ in 0..load.connections {
+        clients.push(connect(address).await?);
+    }
+    let begun = Instant::now();
+    let workers: Vec<_> = clients
+        .iter()
+        .flat_map(|client| (0..load.streams).map(move |_| client.clone()))
+        .map(|client| {
+            let (operation, authority, shared) = (load.operation.clone(), address.to_string(), shared.clone());
+            tokio::task::spawn_local(async move {
+                work(client, &operation, &authority, &shared).await.map_err(|error| error.to_string())
+            })
+        })
+        .collect();
+    for worker in workers {
+        worker.await??;
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    let latencies = &mut shared.borrow_mut().latencies_us;
+    latencies.sort_unstable();
+    let percentile = |percent: usize| latencies[(latencies.len() * percent / 100).min(latencies.len() - 1)];
+    println!("{:.0} {} {}", latencies.len() as f64 / seconds, percentile(50), percentile(99));
+    Ok(())
+}
+
+async fn connect(address: &str) -> Result<SendRequest<Bytes>, Failure> {
+    let socket = tokio::net::TcpStream::connect(address).await?;
+    socket.set_nodelay(true)?;
+    let (client, connection) = h2::client::Builder::new()
+        .initial_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .handshake(socket)
+        .await?;
+    // Its end shows in the requests.
+    tokio::task::spawn_local(async move { drop(connection.await) });
+    Ok(client)
+}
+
+/// Sends one request after the other until all are sent.
+async fn work(
+    client: SendRequest<Bytes>,
+    operation: &str,
+    authority: &str,
+    shared: &RefCell<Shared>,
+) -> Result<(), Failure> {
+    let uri = format!("http://{authority}{}", path(operation)?);
+    let mut client = client;
+    loop {
+        let key = {
+            let mut shared = shared.borrow_mut();
+            if shared.left == 0 {
+                return Ok(());
+            }
+            shared.left -= 1;
+            shared.keys.next()
+        };
+        let begun = Instant::now();
+        client = client.ready().await?;
+        let request = Request::post(&uri).header("content-type", "application/grpc").header("te", "trailers");
+        let (answer, mut sending) = client.send_request(request.body(())?, false)?;
+        sending.send_data(body(operation, key)?, true)?;
+        let mut answer = answer.await?;
+        let mut status = answer.headers().get("grpc-status").cloned();
+        let incoming = answer.body_mut();
+        while let Some(data) = incoming.data().await {
+            incoming.flow_control().release_capacity(data?.len())?;
+        }
+        if let Some(trailers) = incoming.trailers().await? {
+            status = trailers.get("grpc-status").cloned();
+        }
+        if status.as_ref().is_none_or(|status| status != "0") {
+            return Err(format!("{operation} of key {key} was answered with grpc-status {status:?}").into());
+        }
+        shared.borrow_mut().latencies_us.push(begun.elapsed().as_micros() as u32);
+    }
+}
+
+fn path(operation: &str) -> Result<&'static str, String> {
+    match operation {
+        "put" => Ok(paths::PUT),
+        "txn" => Ok(paths::TXN),
+        "range" => Ok(paths::RANGE),
+        _ => Err(format!("{operation}: want put, txn or range")),
+    }
+}
+
+/// One gRPC message: no compression, its length, a request for the key with this number.
+fn body(operation: &str, number: usize) -> Result<Bytes, String> {
+    let key = Bytes::from(format!("bench/{number:045}"));
+    let put = PutRequest { key: key.clone(), value: Bytes::from_static(&[b'v'; VALUE_BYTES]), ..PutRequest::default() };
+    let message = match operation {
+        "put" => put.encode_to_vec(),
+        "range" => RangeRequest { key, ..RangeRequest::default() }.encode_to_vec(),
+        "txn" => transaction(key, put).encode_to_vec(),
+        _ => return Err(format!("{operation}: want put, txn or range")),
+    };
+    let mut body = BytesMut::with_capacity(5 + message.len());
+    body.put_u8(0);
+    body.put_u32(message.len() as u32);
+    body.put_slice(&message);
+    Ok(body.freeze())
+}
+
+/// If the key's mod_revision is above -1, which always holds, put.
+fn transaction(key: Bytes, put: PutRequest) -> TxnRequest {
+    let compare = Compare {
+        result: CompareResult::Greater as i32,
+        target: CompareTarget::Mod as i32,
+        key,
+        target_union: Some(TargetUnion::ModRevision(-1)),
+        ..Compare::default()
+    };
+    let put = RequestOp { request: Some(request_op::Request::RequestPut(put)) };
+    TxnRequest { compare: vec![compare], success: vec![put], failure: Vec::new() }
+}

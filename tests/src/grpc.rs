@@ -1,0 +1,114 @@
+//! A gRPC client without generated stubs: a path, a message, an answer.
+
+use std::marker::PhantomData;
+
+use http::uri::PathAndQuery;
+use prost::Message;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::client::Grpc;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder, Streaming};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+
+/// One connection to one member. Clones share the connection.
+#[derive(Clone)]
+pub struct Client(Channel);
+
+impl Client {
+    /// A client of the member at `address` ("127.0.0.1:2379"); it connects with the first call.
+    pub fn new(address: &str) -> Client {
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address is a valid URI");
+        Client(endpoint.tcp_nodelay(true).connect_lazy())
+    }
+
+    /// One request, one answer. Errors are the server's status, or tonic's own for a broken connection.
+    pub async fn unary<Q: Message + 'static, R: Message + Default + 'static>(
+        &self,
+        path: &'static str,
+        request: Q,
+    ) -> Result<R, Status> {
+        let mut grpc = self.ready().await?;
+        let answer = grpc.unary(Request::new(request), PathAndQuery::from_static(path), Protobuf::new()).await?;
+        Ok(answer.into_inner())
+    }
+
+    /// One request, all the answers of the stream in order.
+    pub async fn server_stream<Q: Message + 'static, R: Message + Default + 'static>(
+        &self,
+        path: &'static str,
+        request: Q,
+    ) -> Result<Vec<R>, Status> {
+        let mut grpc = self.ready().await?;
+        let path = PathAndQuery::from_static(path);
+        let mut stream = grpc.server_streaming(Request::new(request), path, Protobuf::new()).await?.into_inner();
+        let mut answers = Vec::new();
+        while let Some(answer) = stream.message().await? {
+            answers.push(answer);
+        }
+        Ok(answers)
+    }
+
+    /// A stream in both directions; returns when the server has sent its headers. The requests end when the sender of
+    /// `requests` is dropped.
+    pub async fn bidirectional<Q: Message + 'static, R: Message + Default + 'static>(
+        &self,
+        path: &'static str,
+        requests: UnboundedReceiverStream<Q>,
+    ) -> Result<Streaming<R>, Status> {
+        let mut grpc = self.ready().await?;
+        let answers = grpc.streaming(Request::new(requests), PathAndQuery::from_static(path), Protobuf::new()).await?;
+        Ok(answers.into_inner())
+    }
+
+    async fn ready(&self) -> Result<Grpc<Channel>, Status> {
+        // Answers have no bound here: a test asks for what it can hold.
+        let mut grpc = Grpc::new(self.0.clone()).max_decoding_message_size(usize::MAX);
+        grpc.ready().await.map_err(|error| Status::unavailable(format!("not connected: {error:?}")))?;
+        Ok(grpc)
+    }
+}
+
+/// Encodes `Q` and decodes `R` with prost.
+struct Protobuf<Q, R>(PhantomData<(Q, R)>);
+
+impl<Q, R> Protobuf<Q, R> {
+    fn new() -> Self {
+        Protobuf(PhantomData)
+    }
+}
+
+impl<Q: Message + 'static, R: Message + Default + 'static> Codec for Protobuf<Q, R> {
+    type Encode = Q;
+    type Decode = R;
+    type Encoder = Protobuf<Q, R>;
+    type Decoder = Protobuf<Q, R>;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        Protobuf::new()
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        Protobuf::new()
+    }
+}
+
+impl<Q: Message, R> Encoder for Protobuf<Q, R> {
+    type Item = Q;
+    type Error = Status;
+
+    fn encode(&mut self, message: Q, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.reserve(message.encoded_len());
+        message.encode_raw(buffer);
+        Ok(())
+    }
+}
+
+impl<Q, R: Message + Default> Decoder for Protobuf<Q, R> {
+    type Item = R;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<R>, Status> {
+        let message = R::decode(buffer).map_err(|error| Status::internal(format!("answer is no protobuf: {error}")))?;
+        Ok(Some(message))
+    }
+}

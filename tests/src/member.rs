@@ -1,0 +1,251 @@
+//! A server process: started on its own directory and ports, waited for, killed, restarted.
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+/// How long a member may take to serve clients. An etcd needs up to 2 s to elect itself; a loaded machine, more.
+const START_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a member may take to stop after SIGTERM.
+const STOP_PATIENCE: Duration = Duration::from_secs(30);
+/// How often the end of a process is looked for: the standard library has no wait with a deadline.
+const EXIT_POLL: Duration = Duration::from_millis(5);
+/// etcd's log line that says that clients are served.
+const READY: &str = "ready to serve client requests";
+/// Lines of the log that an error message shows.
+const LOG_TAIL: usize = 15;
+
+/// A temporary directory, removed with its contents on drop.
+pub struct Directory(PathBuf);
+
+impl Directory {
+    pub fn new(name: &str) -> Directory {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let unique = format!("metastore-{name}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(unique);
+        std::fs::create_dir_all(&path).expect("the temporary directory is writable");
+        Directory(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// What the process wrote to stderr so far, and whether it is ready.
+#[derive(Default)]
+struct Log {
+    lines: Vec<String>,
+    ready: bool,
+    closed: bool,
+}
+
+#[derive(Default)]
+struct SharedLog {
+    log: Mutex<Log>,
+    changed: Condvar,
+}
+
+/// One member: a binary with etcd's flags, and the directory that outlives its process.
+pub struct Member {
+    binary: PathBuf,
+    wrapper: Vec<String>,
+    extra_flags: Vec<String>,
+    client_address: String,
+    peer_address: String,
+    directory: Directory,
+    child: Option<Child>,
+    log: Arc<SharedLog>,
+}
+
+impl Member {
+    /// Starts a single member and waits until it serves clients. Panics with the end of its log if it does not.
+    pub fn start(binary: &Path, extra_flags: &[&str]) -> Member {
+        let mut member = Member::new(binary, extra_flags);
+        member.restart();
+        member
+    }
+
+    /// A member that was not started yet.
+    pub fn new(binary: &Path, extra_flags: &[&str]) -> Member {
+        let name = binary.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let (client_address, peer_address) = free_addresses();
+        Member {
+            binary: binary.to_owned(),
+            wrapper: Vec::new(),
+            extra_flags: extra_flags.iter().map(|flag| flag.to_string()).collect(),
+            client_address,
+            peer_address,
+            directory: Directory::new(&name),
+            child: None,
+            log: Arc::default(),
+        }
+    }
+
+    /// The command that the next starts put before the binary (strace and its flags); empty for none.
+    pub fn wrap_in(&mut self, command: &[String]) {
+        self.wrapper = command.to_vec();
+    }
+
+    /// Starts the process, again on the same directory and ports, and waits until it serves clients.
+    pub fn restart(&mut self) {
+        if let Err(reason) = self.try_restart() {
+            panic!("{} does not serve clients: {reason}", self.binary.display());
+        }
+    }
+
+    /// Like [`Member::restart`], with the reason as an error.
+    pub fn try_restart(&mut self) -> Result<(), String> {
+        assert!(self.child.is_none(), "the member is running");
+        let mut child = self.command().spawn().map_err(|error| error.to_string())?;
+        self.log = Arc::default();
+        let stderr = child.stderr.take().expect("stderr is piped");
+        let log = self.log.clone();
+        std::thread::spawn(move || log.follow(BufReader::new(stderr)));
+        self.child = Some(child);
+        self.log.wait_until_ready()
+    }
+
+    fn command(&self) -> Command {
+        let (client, peer) = (format!("http://{}", self.client_address), format!("http://{}", self.peer_address));
+        let mut command = match self.wrapper.split_first() {
+            None => Command::new(&self.binary),
+            Some((program, arguments)) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(&self.binary);
+                command
+            }
+        };
+        command
+            .args(["--name", "m", "--data-dir"])
+            .arg(self.data_directory())
+            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+            .args(["--initial-cluster", &format!("m={peer}")])
+            .args(&self.extra_flags)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    pub fn data_directory(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    /// Where clients connect: "127.0.0.1:port".
+    pub fn client_address(&self) -> &str {
+        &self.client_address
+    }
+
+    /// The id of the process that was started: the wrapper's, if there is one.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("the member is running").id()
+    }
+
+    /// kill -9, and waits for the end.
+    pub fn kill(&mut self) {
+        let mut child = self.child.take().expect("the member is running");
+        child.kill().expect("a child can be killed");
+        child.wait().expect("a child can be waited for");
+    }
+
+    /// SIGTERM, and waits for the end. Panics if the process takes longer than 30 s.
+    pub fn terminate(&mut self) -> ExitStatus {
+        signal(self.pid(), "TERM");
+        self.wait_exit(STOP_PATIENCE).expect("the member stops after SIGTERM")
+    }
+
+    /// Waits for the process to end by itself; None if it did not within `patience`.
+    pub fn wait_exit(&mut self, patience: Duration) -> Option<ExitStatus> {
+        let deadline = Instant::now() + patience;
+        let child = self.child.as_mut().expect("the member is running");
+        loop {
+            if let Some(status) = child.try_wait().expect("a child can be waited for") {
+                self.child = None;
+                return Some(status);
+            }
+            if Instant::now() > deadline {
+                return None;
+            }
+            std::thread::park_timeout(EXIT_POLL);
+        }
+    }
+
+    /// The lines that this process wrote to stderr so far.
+    pub fn log(&self) -> Vec<String> {
+        self.log.log.lock().unwrap().lines.clone()
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        if self.child.is_some() {
+            self.kill();
+        }
+    }
+}
+
+impl SharedLog {
+    fn follow(&self, stderr: impl BufRead) {
+        for line in stderr.split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line).into_owned();
+            let mut log = self.log.lock().unwrap();
+            log.ready |= line.contains(READY);
+            log.lines.push(line);
+            self.changed.notify_all();
+        }
+        self.log.lock().unwrap().closed = true;
+        self.changed.notify_all();
+    }
+
+    fn wait_until_ready(&self) -> Result<(), String> {
+        let log = self.log.lock().unwrap();
+        let waiting = |log: &mut Log| !log.ready && !log.closed;
+        let (log, _) = self.changed.wait_timeout_while(log, START_PATIENCE, waiting).unwrap();
+        if log.ready {
+            return Ok(());
+        }
+        let problem = if log.closed { "it ended" } else { "its log did not say so in time" };
+        let tail = &log.lines[log.lines.len().saturating_sub(LOG_TAIL)..];
+        Err(format!("{problem}; its log ends with:\n{}", tail.join("\n")))
+    }
+}
+
+/// Sends a signal by name ("TERM", "STOP") to a process that the test started.
+pub fn signal(pid: u32, name: &str) {
+    let status = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status();
+    assert!(status.is_ok_and(|status| status.success()), "kill -{name} {pid} failed");
+}
+
+/// Two addresses on which nothing listens, unlike any given out before. They are chosen below the ports that systems
+/// give to outgoing connections, so that no client takes one before the server listens on it.
+fn free_addresses() -> (String, String) {
+    (free_address(), free_address())
+}
+
+fn free_address() -> String {
+    const FIRST: u32 = 12_000;
+    const COUNT: u32 = 18_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Two test programs at a time begin far from each other.
+    let start = std::process::id().wrapping_mul(7919);
+    for _ in 0..COUNT {
+        let port = FIRST + start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT;
+        let address = format!("127.0.0.1:{port}");
+        if TcpListener::bind(&address).is_ok() {
+            return address;
+        }
+    }
+    panic!("no port from {FIRST} on is free");
+}

@@ -1,0 +1,16 @@
+//! The gRPC paths of the calls that tests make.
+
+pub const RANGE: &str = "/etcdserverpb.KV/Range";
+pub const RANGE_STREAM: &str = "/etcdserverpb.KV/RangeStream";
+pub const PUT: &str = "/etcdserverpb.KV/Put";
+pub const DELETE_RANGE: &str = "/etcdserverpb.KV/DeleteRange";
+pub const TXN: &str = "/etcdserverpb.KV/Txn";
+pub const COMPACT: &str = "/etcdserverpb.KV/Compact";
+pub const WATCH: &str = "/etcdserverpb.Watch/Watch";
+pub const LEASE_GRANT: &str = "/etcdserverpb.Lease/LeaseGrant";
+pub const LEASE_REVOKE: &str = "/etcdserverpb.Lease/LeaseRevoke";
+pub const LEASE_KEEP_ALIVE: &str = "/etcdserverpb.Lease/LeaseKeepAlive";
+pub const LEASE_TIME_TO_LIVE: &str = "/etcdserverpb.Lease/LeaseTimeToLive";
+pub const LEASE_LEASES: &str = "/etcdserverpb.Lease/LeaseLeases";
+pub const STATUS: &str = "/etcdserverpb.Maintenance/Status";
+pub const HASH_KV: &str = "/etcdserverpb.Maintenance/HashKV";

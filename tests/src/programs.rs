@@ -1,0 +1,80 @@
+//! Where the programs come from, and what happens when one is missing.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+/// The server under test: `METASTORE_BIN`, else the `metastore` that cargo built beside this test.
+pub fn subject() -> Result<PathBuf, String> {
+    if let Some(path) = std::env::var_os("METASTORE_BIN") {
+        let path = PathBuf::from(path);
+        return path.is_file().then_some(path.clone()).ok_or(format!("METASTORE_BIN={} is no file", path.display()));
+    }
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    BUILT.get_or_init(build_subject).clone()
+}
+
+/// Builds the server in the profile of this test, so that a test never meets yesterday's binary.
+fn build_subject() -> Result<PathBuf, String> {
+    let this = std::env::current_exe().map_err(|error| format!("cannot find this program: {error}"))?;
+    // target/<profile directory>/deps/<this test>
+    let directory = this.parent().and_then(Path::parent).ok_or("this program is not in a target directory")?;
+    let target = directory.parent().ok_or("this program is not in a target directory")?;
+    let profile = if directory.ends_with("debug") { "test" } else { "release" };
+    let status = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
+        .args(["build", "--quiet", "-p", "metastore-server", "--bin", "metastore", "--profile", profile])
+        .arg("--target-dir")
+        .arg(target)
+        .current_dir(workspace())
+        .status()
+        .map_err(|error| format!("cannot run cargo: {error}"))?;
+    let binary = directory.join("metastore");
+    (status.success() && binary.is_file()).then_some(binary).ok_or("the metastore binary was not built".into())
+}
+
+/// A directory with etcd, etcdctl and etcdutl of the flavor "newest" or "3.5.1": installed by `tests/etcd/install.sh`.
+pub fn etcd(flavor: &str) -> Result<PathBuf, String> {
+    let script = workspace().join("tests/etcd/install.sh");
+    let output = Command::new(&script)
+        .arg(flavor)
+        .stderr(Stdio::piped())
+        .output()
+        .map_err(|error| format!("cannot run {}: {error}", script.display()))?;
+    if !output.status.success() {
+        return Err(format!("no etcd {flavor}: {}", String::from_utf8_lossy(&output.stderr).trim()));
+    }
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    Ok(PathBuf::from(stdout.lines().last().unwrap_or_default()))
+}
+
+/// The flavor that tests compare with: `ETCD_FLAVOR`, else the newest.
+pub fn reference_flavor() -> String {
+    std::env::var("ETCD_FLAVOR").ok().filter(|flavor| !flavor.is_empty()).unwrap_or("newest".into())
+}
+
+/// The path of a tool in `PATH`.
+pub fn tool(name: &str) -> Result<PathBuf, String> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|directory| directory.join(name))
+        .find(|file| file.is_file())
+        .ok_or(format!("there is no {name} in PATH"))
+}
+
+/// What was asked for, or None after a line on stderr that says why the test is skipped. With `CI` set there is no
+/// skipping: panics instead.
+pub fn or_skip<T>(test: &str, found: Result<T, String>) -> Option<T> {
+    match found {
+        Ok(found) => Some(found),
+        Err(reason) if std::env::var_os("CI").is_some() => panic!("{test} cannot run, and CI must run it: {reason}"),
+        Err(reason) => {
+            eprintln!("SKIPPED {test}: {reason}");
+            None
+        }
+    }
+}
+
+/// The root of the workspace.
+pub fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this crate is in the workspace")
+}

@@ -1,0 +1,39 @@
+//! The real etcdctl, scripted: what it prints against the subject is what it prints against etcd.
+//!
+//! One list of steps drives both servers, one after the other, each from an empty store. `text` removes what two
+//! servers cannot have in common (ids, versions, sizes, times); everything else on stdout and stderr must be equal, and
+//! so must the exit codes.
+
+mod run;
+mod script;
+mod text;
+
+use metastore_tests::member::Member;
+use metastore_tests::programs;
+use run::Shell;
+
+#[test]
+fn etcdctl_prints_what_it_prints_against_etcd() {
+    let newest = programs::etcd("newest");
+    let found = programs::subject().and_then(|subject| Ok((subject, newest?)));
+    let Some((subject, etcd)) = programs::or_skip("etcdctl", found) else { return };
+    let transcript = |server: &std::path::Path| {
+        // A server that tells progress often, so that nobody waits long for it.
+        let member = Member::start(server, &["--watch-progress-notify-interval", "200ms"]);
+        let mut shell = Shell::new(etcd.join("etcdctl"), member.client_address());
+        script::STEPS.iter().map(|step| shell.run(step)).collect::<Vec<_>>()
+    };
+    let (subject, reference) = std::thread::scope(|scope| {
+        let reference = scope.spawn(|| transcript(&etcd.join("etcd")));
+        (transcript(&subject), reference.join().expect("the script runs against etcd"))
+    });
+    let steps = || script::STEPS.iter().zip(subject.iter().zip(&reference));
+    let starved = steps().filter(|(_, (_, reference))| reference.contains(run::GAVE_UP));
+    let starved: Vec<String> = starved.map(|(step, (_, reference))| format!("{step:?}\n{reference}")).collect();
+    assert!(starved.is_empty(), "the script waits for lines that etcd does not print:\n{}", starved.join("\n\n"));
+    let different = steps().filter(|(_, (subject, reference))| subject != reference);
+    let different: Vec<String> = different
+        .map(|(step, (subject, reference))| format!("{step:?}\n--- subject\n{subject}\n--- etcd\n{reference}"))
+        .collect();
+    assert!(different.is_empty(), "{} steps differ:\n{}", different.len(), different.join("\n\n"));
+}

@@ -1,0 +1,5 @@
+//! End-to-end tests against real processes: one binary, one module per kind of proof.
+
+mod differential;
+mod etcdctl;
+mod restart;
