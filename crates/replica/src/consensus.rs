@@ -99,12 +99,11 @@ impl Consensus {
         self.node.tick();
     }
 
-    /// Asks for an election at once: a sole voter need not wait for its timeout.
-    pub fn campaign_if_alone(&mut self) {
-        if self.alone() && self.node.raft.state == StateRole::Follower {
-            // Fails only while a membership change is unapplied; the election timeout then comes to the same.
-            let _ = self.node.campaign();
-        }
+    /// A sole voter need not wait for its timeout: asks for an election at once. Returns whether it did.
+    pub fn campaign_if_alone(&mut self) -> bool {
+        let waits = self.node.raft.state == StateRole::Follower && self.alone();
+        // Refused while a committed membership change is unapplied; then it is asked again after that.
+        waits && self.node.campaign().is_ok() && self.node.raft.state != StateRole::Follower
     }
 
     /// Proposes a command.

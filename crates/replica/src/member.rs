@@ -131,14 +131,19 @@ impl Replica {
     /// # Errors
     /// [`Fatal`]: the member must stop. `output` then holds only what was durable before.
     pub fn process(&mut self, output: &mut Output) -> Result<(), Fatal> {
-        while let Some(mut work) = self.consensus.take() {
-            let append = std::mem::take(&mut work.append);
-            let mut committed = std::mem::take(&mut work.committed);
-            self.append(append)?;
-            committed.extend(self.consensus.persisted(work));
-            self.apply(committed, output)?;
+        loop {
+            while let Some(mut work) = self.consensus.take() {
+                let append = std::mem::take(&mut work.append);
+                let mut committed = std::mem::take(&mut work.committed);
+                self.append(append)?;
+                committed.extend(self.consensus.persisted(work));
+                self.apply(committed, output)?;
+            }
+            // Whether this member votes alone is known once the log is applied.
+            if !self.consensus.campaign_if_alone() {
+                return self.plan_snapshot(output);
+            }
         }
-        self.plan_snapshot(output)
     }
 
     fn append(&mut self, append: Append) -> Result<(), Fatal> {

@@ -75,8 +75,7 @@ impl Replica {
         let store = Store::open(engine).map_err(|error| OpenError::Replay(error.to_string()))?;
         let cut = replay.cut.clone();
         let log_bytes = replay.entries.iter().map(|entry| entry.data.len() as u64).sum();
-        let mut consensus = open_consensus(&settings, id, &conf_state, start, replay)?;
-        consensus.campaign_if_alone();
+        let consensus = open_consensus(&settings, id, &conf_state, start, replay)?;
         let snapshot = SnapshotProgress { running: false, log_bytes };
         let replica =
             Self { settings, data, id, cluster_id, consensus, wal, store, conf_state, snapshot, physical: Vec::new() };

@@ -93,9 +93,16 @@ impl Site {
         let agreed = self.view.cluster_version();
         let cluster = agreed.as_deref().unwrap_or("not_decided");
         let storage = agreed.as_deref().unwrap_or("unknown");
-        let shown = serde_json::json!({"etcdserver": self.version, "etcdcluster": cluster, "storage": storage});
-        json(StatusCode::OK, &shown)
+        json(StatusCode::OK, &Versions { etcdserver: &self.version, etcdcluster: cluster, storage })
     }
+}
+
+/// The body of `/version`, in etcd's order.
+#[derive(serde::Serialize)]
+struct Versions<'a> {
+    etcdserver: &'a str,
+    etcdcluster: &'a str,
+    storage: &'a str,
 }
 
 fn now(response: Response<Body>) -> LocalFuture<Response<Body>> {

@@ -93,7 +93,8 @@ impl Mvcc {
     /// Writes one key; returns the row it had, if it was alive. The caller checked that the key exists where the put
     /// keeps its value or lease.
     pub fn put(&mut self, put: &Put<'_>) -> metastore_engine::Result<Option<Row>> {
-        let previous = self.live(put.key)?.map(|version| version.row);
+        let replaced = self.view.engine().newest(put.key, i64::MAX)?;
+        let previous = row_if_alive(replaced.clone());
         let before = previous.as_deref().map(KeyValue::of).unwrap_or_default();
         let revision = self.next_revision();
         let row = KeyValue {
@@ -105,7 +106,7 @@ impl Mvcc {
             lease: put.lease.unwrap_or(before.lease),
         }
         .to_row();
-        self.append(put.key, Version { revision, tombstone: false, row }, previous.clone())?;
+        self.append(put.key, Version { revision, tombstone: false, row }, replaced)?;
         Ok(previous)
     }
 
@@ -124,7 +125,7 @@ impl Mvcc {
             count += rows.len() as i64;
             for version in rows {
                 deleted(&version.row);
-                self.delete_live(version.row)?;
+                self.delete_live(version)?;
             }
         }
         Ok(count)
@@ -133,22 +134,27 @@ impl Mvcc {
     /// Deletes one key; returns the row it had, if it was alive.
     pub fn delete(&mut self, key: &[u8]) -> metastore_engine::Result<Option<Row>> {
         let Some(version) = self.live(key)? else { return Ok(None) };
-        self.delete_live(version.row.clone())?;
-        Ok(Some(version.row))
+        let row = version.row.clone();
+        self.delete_live(version)?;
+        Ok(Some(row))
     }
 
-    fn delete_live(&mut self, previous: Row) -> metastore_engine::Result<()> {
-        let key = row::key_of(&previous);
+    fn delete_live(&mut self, replaced: Version) -> metastore_engine::Result<()> {
+        let key = row::key_of(&replaced.row);
         let row = KeyValue { key, ..KeyValue::default() }.to_row();
         let version = Version { revision: self.next_revision(), tombstone: true, row };
-        self.view.engine().append(key, version.clone())?;
-        self.changes.push(Change { version, previous: Some(previous) });
-        Ok(())
+        self.append(key, version, Some(replaced.clone()))
     }
 
-    fn append(&mut self, key: &[u8], version: Version, previous: Option<Row>) -> metastore_engine::Result<()> {
+    /// Appends a version; `replaced` is the one that it replaces. Watchers are told the row from before the transaction: etcd
+    /// lets a transaction write a key twice where the writes stand in different nested ones.
+    fn append(&mut self, key: &[u8], version: Version, replaced: Option<Version>) -> metastore_engine::Result<()> {
+        let before = match replaced {
+            Some(replaced) if replaced.revision.main > self.current => self.view.engine().newest(key, self.current)?,
+            replaced => replaced,
+        };
         self.view.engine().append(key, version.clone())?;
-        self.changes.push(Change { version, previous });
+        self.changes.push(Change { version, previous: row_if_alive(before) });
         Ok(())
     }
 
@@ -209,4 +215,8 @@ impl Mvcc {
         }
         Ok(true)
     }
+}
+
+fn row_if_alive(version: Option<Version>) -> Option<Row> {
+    version.filter(|version| !version.tombstone).map(|version| version.row)
 }
