@@ -221,7 +221,7 @@ fn serve(
 ) -> Result<Workers, StartError> {
     let protocol = Protocol {
         max_concurrent_streams: config.max_concurrent_streams,
-        ping_interval: config.ping_interval.unwrap_or(Protocol::default().ping_interval),
+        ping_interval: config.ping_interval,
         ping_timeout: config.ping_timeout,
     };
     let limits = limits(config);

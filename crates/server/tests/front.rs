@@ -26,6 +26,7 @@ use metastore_server::io::listen::{Address, Listener, SocketOptions};
 use metastore_server::io::serve::Protocol;
 use metastore_server::io::slots::Slots;
 use metastore_server::io::workers::{Services, Workers};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -142,6 +143,14 @@ fn register_test_methods(router: &mut Router, gauge: Arc<AtomicUsize>) {
             Ok(())
         }
     });
+    let alive = gauge.clone();
+    router.server_stream("test.T", "Silent", move |_call, _: (), outbound| {
+        let alive = Alive::new(&alive);
+        async move {
+            let _alive = (alive, outbound);
+            std::future::pending().await
+        }
+    });
     router.server_stream("test.T", "Large", move |_call, _: (), mut outbound| async move {
         let Ok(mut pieces) = outbound.begin(64 << 20).await? else { return Ok(()) };
         while pieces.missing() > 0 {
@@ -162,7 +171,9 @@ fn register_test_methods(router: &mut Router, gauge: Arc<AtomicUsize>) {
 type Sender = hyper::client::conn::http2::SendRequest<BoxBody<Bytes, Infallible>>;
 
 async fn connect(server: &Server) -> Sender {
-    let io = TokioIo::new(TcpStream::connect(server.address).await.unwrap());
+    let stream = TcpStream::connect(server.address).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    let io = TokioIo::new(stream);
     let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
     tokio::spawn(connection);
     sender
@@ -365,16 +376,51 @@ async fn a_client_that_goes_away_leaves_nothing_behind() {
     until("the count", || server.handled("Wait", Code::Canceled) == 1).await;
 
     let mut streams = Vec::new();
-    for _ in 0..200 {
-        let (messages, body) = channel_body();
-        streams.push((messages, sender.send_request(request("/test.T/Echo", &[], body)).await.unwrap()));
+    for _ in 0..10_000 {
+        let silent = request("/test.T/Silent", &[], whole(vec![0u8; 5]));
+        streams.push(sender.send_request(silent).await.unwrap());
     }
-    until("the streams", || server.waiting.load(Ordering::SeqCst) == 200).await;
-    streams.truncate(100);
-    until("the end of those dropped", || server.waiting.load(Ordering::SeqCst) == 100).await;
+    until("the streams", || server.waiting.load(Ordering::SeqCst) == 10_000).await;
+    streams.truncate(5_000);
+    until("the end of those dropped", || server.waiting.load(Ordering::SeqCst) == 5_000).await;
     let reply = call(&mut sender, "/test.T/Empty", &[], vec![0u8; 5]).await;
     assert_eq!(reply.status, "0", "the connection goes on");
     drop((streams, sender));
+    until("the end of all", || server.waiting.load(Ordering::SeqCst) == 0).await;
+}
+
+/// An HTTP/2 frame (RFC 9113, 4.1).
+fn h2_frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = (payload.len() as u32).to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// Opening and resetting at once is what a client does that cancels its watches as soon as it has made them.
+#[tokio::test]
+async fn a_thousand_streams_reset_at_once_do_not_end_the_connection() {
+    const HEADERS: u8 = 1;
+    const RST_STREAM: u8 = 3;
+    const SETTINGS: u8 = 4;
+    let server = Server::start();
+    let path = b"/test.T/Echo";
+    // POST, http, :path and content-type as literals (RFC 7541, 6.2.2).
+    let headers = [&[0x83, 0x86, 0x04, path.len() as u8], &path[..], &[0x0f, 0x10, 16], b"application/grpc"].concat();
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    bytes.extend(h2_frame(SETTINGS, 0, 0, &[]));
+    for stream in (1..2_000).step_by(2) {
+        bytes.extend(h2_frame(HEADERS, 4, stream, &headers));
+        bytes.extend(h2_frame(RST_STREAM, 0, stream, &8u32.to_be_bytes()));
+    }
+    // A last stream that ends at once: its answer says that the connection lives.
+    bytes.extend(h2_frame(HEADERS, 5, 2_001, &headers));
+    let mut connection = TcpStream::connect(server.address).await.unwrap();
+    connection.write_all(&bytes).await.unwrap();
+    let mut reply = Vec::new();
+    let answered = |reply: &[u8]| reply.windows(4).any(|window| window == 2_001u32.to_be_bytes());
+    while !answered(&reply) {
+        let read = tokio::time::timeout(PATIENCE, connection.read_buf(&mut reply)).await.expect("stuck").unwrap();
+        assert_ne!(read, 0, "the server closed the connection");
+    }
     until("the end of all", || server.waiting.load(Ordering::SeqCst) == 0).await;
 }
 

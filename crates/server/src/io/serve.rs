@@ -44,8 +44,9 @@ impl<F: Fn(Request<Incoming>) -> LocalFuture<Response<Body>>> Service for F {
 pub struct Protocol {
     /// Requests that one connection may have open; a client waits beyond that.
     pub max_concurrent_streams: u32,
-    /// A connection without traffic is probed after this long, and given up without an answer after `ping_timeout`.
-    pub ping_interval: Duration,
+    /// A connection without traffic is probed after this long (`None`: never), and given up without an answer after
+    /// `ping_timeout`.
+    pub ping_interval: Option<Duration>,
     pub ping_timeout: Duration,
 }
 
@@ -54,7 +55,7 @@ impl Default for Protocol {
     fn default() -> Self {
         Protocol {
             max_concurrent_streams: u32::MAX,
-            ping_interval: Duration::from_secs(2 * 60 * 60),
+            ping_interval: Some(Duration::from_secs(2 * 60 * 60)),
             ping_timeout: Duration::from_secs(20),
         }
     }
