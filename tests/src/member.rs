@@ -1,7 +1,7 @@
 //! A server process: started on its own directory and ports, waited for, killed, restarted.
 
-use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 const START_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a member may take to stop after SIGTERM.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
+/// How often /health is asked while a member starts, and how long one answer may take.
+const HEALTH_POLL: Duration = Duration::from_millis(50);
+const HEALTH_PATIENCE: Duration = Duration::from_secs(2);
 /// How often the end of a process is looked for: the standard library has no wait with a deadline.
 const EXIT_POLL: Duration = Duration::from_millis(5);
 /// etcd's log line that says that clients are served.
@@ -113,7 +116,7 @@ impl Member {
         let log = self.log.clone();
         std::thread::spawn(move || log.follow(BufReader::new(stderr)));
         self.child = Some(child);
-        self.log.wait_until_ready()
+        self.log.wait_until_ready(&self.client_address)
     }
 
     fn command(&self) -> Command {
@@ -126,6 +129,10 @@ impl Member {
                 command
             }
         };
+        // Settings of the person who runs the tests, and of the tests themselves, must not reach the server.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| is_setting(&name.to_string_lossy())) {
+            command.env_remove(name);
+        }
         command
             .args(["--name", "m", "--data-dir"])
             .arg(self.data_directory())
@@ -209,17 +216,44 @@ impl SharedLog {
         self.changed.notify_all();
     }
 
-    fn wait_until_ready(&self) -> Result<(), String> {
-        let log = self.log.lock().unwrap();
-        let waiting = |log: &mut Log| !log.ready && !log.closed;
-        let (log, _) = self.changed.wait_timeout_while(log, START_PATIENCE, waiting).unwrap();
+    /// Ready is who says so in the log, or answers /health with 200.
+    fn wait_until_ready(&self, address: &str) -> Result<(), String> {
+        let deadline = Instant::now() + START_PATIENCE;
+        let mut log = self.log.lock().unwrap();
+        while !log.ready && !log.closed && Instant::now() < deadline {
+            drop(log);
+            if is_healthy(address) {
+                return Ok(());
+            }
+            log = self.log.lock().unwrap();
+            let waiting = |log: &mut Log| !log.ready && !log.closed;
+            log = self.changed.wait_timeout_while(log, HEALTH_POLL, waiting).unwrap().0;
+        }
         if log.ready {
             return Ok(());
         }
-        let problem = if log.closed { "it ended" } else { "its log did not say so in time" };
+        let problem = if log.closed { "it ended" } else { "neither its log nor /health said so in time" };
         let tail = &log.lines[log.lines.len().saturating_sub(LOG_TAIL)..];
         Err(format!("{problem}; its log ends with:\n{}", tail.join("\n")))
     }
+}
+
+/// Whether an environment variable is a setting of some server.
+fn is_setting(name: &str) -> bool {
+    name.starts_with("METASTORE_") || name.starts_with("ETCD_")
+}
+
+/// Whether GET /health is answered with status 200.
+fn is_healthy(address: &str) -> bool {
+    let ask = || -> std::io::Result<bool> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(HEALTH_PATIENCE))?;
+        write!(stream, "GET /health HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        BufReader::new(stream).read_line(&mut answer)?;
+        Ok(answer.starts_with("HTTP/1.1 200"))
+    };
+    ask().unwrap_or(false)
 }
 
 /// Sends a signal by name ("TERM", "STOP") to a process that the test started.

@@ -83,7 +83,9 @@ fn compare(subject: &Path, reference: &Path, calls: usize, old_reference: bool) 
         let unused: Vec<&str> = unused.collect();
         assert!(unused.is_empty(), "known differences that no call showed: {unused:?}");
     }
-    let missing = coverage.missing();
+    let mut missing = coverage.missing();
+    // What 3.5.1 is spared cannot be covered with it.
+    missing.retain(|cell| !old_reference || !grammar::SPARED.iter().any(|spared| cell.starts_with(spared)));
     assert!(missing.is_empty(), "not tested often enough:\n  {}", missing.join("\n  "));
 }
 
