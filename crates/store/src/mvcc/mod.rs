@@ -147,9 +147,11 @@ impl Mvcc {
     }
 
     /// Appends a version; `replaced` is the one that it replaces. Watchers are told the row from before the transaction: etcd
-    /// lets a transaction write a key twice where the writes stand in different nested ones.
+    /// lets a transaction write a key twice where the writes stand in different nested ones. A key that begins anew has
+    /// none, even if the transaction deleted it before.
     fn append(&mut self, key: &[u8], version: Version, replaced: Option<Version>) -> metastore_engine::Result<()> {
         let before = match replaced {
+            Some(replaced) if !version.tombstone && replaced.tombstone => None,
             Some(replaced) if replaced.revision.main > self.current => self.view.engine().newest(key, self.current)?,
             replaced => replaced,
         };

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use metastore_engine::{Result, Revision, STEP, Version};
 
 use super::{Change, Events, Hub, Response, wire};
+use crate::mvcc::row::KeyValue;
 
 /// The fewest rows that one read of history asks for, however large rows were so far.
 const MIN_READ_ROWS: usize = 16;
@@ -182,7 +183,9 @@ impl Hub {
                     wants_previous |= group.wishes.prev_kv;
                 }
             }
-            let previous = if wants_previous { self.source.value_at(key, main - 1)? } else { None };
+            // A key that begins with this version has no previous value, even if the same transaction deleted one.
+            let begins = KeyValue::of(&version.row).create_revision == main;
+            let previous = if wants_previous && !begins { self.source.value_at(key, main - 1)? } else { None };
             previous_bytes += previous.as_ref().map_or(0, |row| row.len());
             changes.push(Change { version: version.clone(), previous });
         }
