@@ -48,7 +48,7 @@ start() { # side, binary, client port
     "$2" --name bench --data-dir "$work/$1" \
         --listen-client-urls "http://127.0.0.1:$3" --advertise-client-urls "http://127.0.0.1:$3" \
         --listen-peer-urls "http://127.0.0.1:$(($3 + 1))" --initial-advertise-peer-urls "http://127.0.0.1:$(($3 + 1))" \
-        --initial-cluster "bench=http://127.0.0.1:$(($3 + 1))" --log-level warn --quota-backend-bytes 8589934592 \
+        --initial-cluster "bench=http://127.0.0.1:$(($3 + 1))" --log-level warn \
         >"$work/$1.log" 2>&1 &
     pid[$1]=$!
     local deadline=$((SECONDS + 60))

@@ -19,6 +19,9 @@ const SERVICE: &str = "etcdserverpb.KV";
 /// Keys in the first message of a RangeStream; later ones grow and shrink towards [`Member`]'s request size, as in etcd.
 const FIRST_CHUNK_KEYS: usize = 10;
 
+/// Bounded steps of the engine that a read takes on the I/O thread, some 50 us each; a longer one moves to the pool.
+const INLINE_STEPS: usize = 4;
+
 pub fn register(router: &mut Router, member: &Rc<Member>) {
     unary!(router, member, SERVICE, "Range", range);
     unary!(router, member, SERVICE, "Put", put);
@@ -38,8 +41,7 @@ async fn range(member: &Member, call: Call, request: RangeRequest) -> Result<Fra
         member.read_barrier(&call)?;
     }
     let view = member.view().clone();
-    if request.range_end.is_empty() {
-        let reply = view.range(&range_query(&request)).map_err(errors::unreadable)?;
+    if let Some(reply) = view.range_within(&range_query(&request), INLINE_STEPS).map_err(errors::unreadable)? {
         return encode::range(Header::new(&member.shared, reply.revision), &reply);
     }
     let shared = member.shared.clone();

@@ -93,6 +93,9 @@ impl RangeQuery<'_> {
     }
 }
 
+/// Bounded steps of the engine that a reader is willing to take.
+type Steps = usize;
+
 impl View {
     /// Reads at the current revision or at the one that the query names.
     ///
@@ -100,9 +103,21 @@ impl View {
     /// [`crate::Refusal::FutureRevision`], [`crate::Refusal::Compacted`], or a failed medium.
     pub fn range(&self, query: &RangeQuery<'_>) -> Result<RangeReply, ReadError> {
         loop {
+            if let Some(reply) = self.range_within(query, Steps::MAX)? {
+                return Ok(reply);
+            }
+        }
+    }
+
+    /// As [`View::range`], but gives up with `None` if that takes more than `steps` bounded steps of the engine: for callers
+    /// that must not be held up.
+    ///
+    /// # Errors
+    /// As [`View::range`].
+    pub fn range_within(&self, query: &RangeQuery<'_>, steps: usize) -> Result<Option<RangeReply>, ReadError> {
+        loop {
             let current = self.revision();
-            let reply = self.range_at(query, current);
-            match reply {
+            match self.range_at(query, current, steps) {
                 // Compacted after `current` was read: a query for "now" starts again with a newer one.
                 Err(ReadError::Refused(crate::Refusal::Compacted)) if query.revision <= 0 => {}
                 other => return other,
@@ -110,16 +125,16 @@ impl View {
         }
     }
 
-    fn range_at(&self, query: &RangeQuery<'_>, current: i64) -> Result<RangeReply, ReadError> {
+    fn range_at(&self, query: &RangeQuery<'_>, current: i64, steps: Steps) -> Result<Option<RangeReply>, ReadError> {
         let at = self.readable(query.revision, current)?;
         if query.range_end.is_empty() {
-            let reply = self.range_visible(query, at, current)?;
+            let reply = self.read_visible(query, at, current, steps)?;
             // One key is one step: instead of holding a pin, look whether a compaction came between.
             self.readable(at, current)?;
             return Ok(reply);
         }
         let _pin = self.pin(at)?;
-        self.range_visible(query, at, current)
+        self.read_visible(query, at, current, steps)
     }
 
     /// Reads at `at` without asking whether that revision is readable; the writer's own reads come here.
@@ -129,7 +144,17 @@ impl View {
         at: i64,
         revision: i64,
     ) -> Result<RangeReply, ReadError> {
-        let (versions, count) = self.fetch(query, at)?;
+        Ok(self.read_visible(query, at, revision, Steps::MAX)?.unwrap_or_default())
+    }
+
+    fn read_visible(
+        &self,
+        query: &RangeQuery<'_>,
+        at: i64,
+        revision: i64,
+        steps: Steps,
+    ) -> Result<Option<RangeReply>, ReadError> {
+        let Some((versions, count)) = self.fetch(query, at, steps)? else { return Ok(None) };
         let mut rows: Vec<Row> = versions.into_iter().map(|version| version.row).collect();
         if !query.bounds.is_open() {
             rows.retain(|row| query.bounds.admit(&KeyValue::of(row)));
@@ -146,25 +171,40 @@ impl View {
         if query.keys_only {
             rows.iter_mut().for_each(|row| *row = without_value(row, query.target));
         }
-        Ok(RangeReply { revision, rows, more, count })
+        Ok(Some(RangeReply { revision, rows, more, count }))
     }
 
-    fn fetch(&self, query: &RangeQuery<'_>, at: i64) -> Result<(Vec<Version>, i64), ReadError> {
+    /// The rows of a range and how many keys are alive in it; `None` if that takes more than `steps`.
+    fn fetch(
+        &self,
+        query: &RangeQuery<'_>,
+        at: i64,
+        mut steps: Steps,
+    ) -> Result<Option<(Vec<Version>, i64)>, ReadError> {
         let engine = self.engine();
+        let fetch = query.fetch();
         if query.range_end.is_empty() {
             let found = engine.newest(query.key, at)?.filter(|version| !version.tombstone);
             let count = i64::from(found.is_some());
-            return Ok((found.into_iter().take(query.fetch()).collect(), count));
+            return Ok(Some((found.into_iter().take(fetch).collect(), count)));
         }
         let range = KeyRange::from_request(query.key, query.range_end);
-        let fetch = query.fetch();
         let mut rows = Vec::new();
-        let mut next = if fetch == 0 { Some(query.key.to_vec()) } else { self.collect(range, at, fetch, &mut rows)? };
+        let mut next = Some(query.key.to_vec());
+        while let Some(from) = &next
+            && rows.len() < fetch
+        {
+            let Some(left) = steps.checked_sub(1) else { return Ok(None) };
+            steps = left;
+            next = engine.scan(KeyRange { start: from, ..range }, at, fetch - rows.len(), &mut rows)?;
+        }
         let mut count = rows.len() as u64;
         while let Some(from) = next {
+            let Some(left) = steps.checked_sub(1) else { return Ok(None) };
+            steps = left;
             next = engine.count(KeyRange { start: &from, ..range }, at, &mut count)?;
         }
-        Ok((rows, count as i64))
+        Ok(Some((rows, count as i64)))
     }
 
     /// Appends up to `limit` rows of the range; returns the key behind the last one if the range goes on.
