@@ -52,9 +52,6 @@ pub struct Watches {
 struct Slot {
     inboxes: [Inbox; 2],
     watchers: Vec<Watcher>,
-    /// A watcher of this stream was ended by a compaction. etcd goes on counting it among those that must catch up, so
-    /// it never answers a progress request on this stream again; a server that does is not wrong.
-    lost_progress: bool,
 }
 
 struct Watcher {
@@ -241,7 +238,7 @@ impl Watches {
             Some(slot) => slot.inboxes.iter().for_each(|inbox| inbox.stream.create(request.clone())),
             closed => {
                 let inboxes = both!(sides, |side| Inbox::open(side, request.clone()).await)?;
-                *closed = Some(Slot { inboxes, watchers: Vec::new(), lost_progress: false });
+                *closed = Some(Slot { inboxes, watchers: Vec::new() });
             }
         }
         let slot = self.slots[stream].as_mut().expect("the stream is open");
@@ -255,7 +252,10 @@ impl Watches {
         if start > 0 && start < compacted {
             let canceled = both!(&mut slot.inboxes, |inbox| inbox.next_control().await)?;
             pairs.push(canceled.map(Answer::Watch));
-            slot.lost_progress = true;
+            // etcd keeps the id of a watcher that a compaction ended taken, and counts it among those that must catch up
+            // before progress is told. A server that forgets it is not wrong, so this stream is of no use any more.
+            self.sync(current).await?;
+            self.slots[stream] = None;
             return Ok(pairs);
         }
         let live = start == 0 || start > current;
@@ -286,7 +286,7 @@ impl Watches {
         let Some(slot) = &mut self.slots[stream] else { return Ok(Vec::new()) };
         // Without watchers, or with one that begins in the future, a request stays unanswered.
         let ahead = slot.watchers.iter().any(|watcher| watcher.until > current);
-        if slot.watchers.is_empty() || slot.lost_progress || ahead {
+        if slot.watchers.is_empty() || ahead {
             slot.inboxes.iter().for_each(|inbox| inbox.stream.request_progress());
             return Ok(Vec::new());
         }

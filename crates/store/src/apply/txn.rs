@@ -38,7 +38,9 @@ impl Store {
     fn check_branch(&self, request: &TxnRequest, taken: &mut impl Iterator<Item = bool>) -> Applying<()> {
         for op in branch(request, next(taken)?) {
             let checked = match operation(op)? {
-                Request::RequestRange(range) => self.view().readable(range.revision, self.mvcc.current()).map(|_| ()),
+                Request::RequestRange(range) => {
+                    self.view().readable_in_txn(range.revision, self.mvcc.current()).map(|_| ())
+                }
                 Request::RequestPut(put) => self.check_put(put)?,
                 Request::RequestDeleteRange(_) => Ok(()),
                 Request::RequestTxn(txn) => self.check_branch(txn, taken)?,
@@ -93,7 +95,7 @@ impl View {
             for op in branch(request, succeeded) {
                 if let Some(Request::RequestRange(range)) = &op.request {
                     let query = range_query(range);
-                    let at = self.readable(query.revision, current)?;
+                    let at = self.readable_in_txn(query.revision, current)?;
                     let _pin = self.pin(at)?;
                     ops.push(OpReply::Range(self.range_visible(&query, at, current)?));
                 }

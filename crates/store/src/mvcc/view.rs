@@ -96,6 +96,18 @@ impl View {
         if at < self.compact_revision() { Err(Refusal::Compacted) } else { Ok(at) }
     }
 
+    /// [`View::readable`] for a range of a transaction, where etcd takes 0 alone for the current revision, and holds a
+    /// negative one against the compacted revision like any other.
+    ///
+    /// # Errors
+    /// As [`View::readable`].
+    pub fn readable_in_txn(&self, revision: i64, current: i64) -> Result<i64, Refusal> {
+        if revision < 0 && revision < self.compact_revision() {
+            return Err(Refusal::Compacted);
+        }
+        self.readable(revision, current)
+    }
+
     /// Keeps what reads at `revision` or later need.
     ///
     /// # Errors
