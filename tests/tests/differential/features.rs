@@ -73,7 +73,7 @@ const TXNS: [&str; 15] = [
     "no operand",
 ];
 const COMPACTS: [&str; 3] = ["plain", "physical", "at the current revision"];
-const HASHES: [&str; 3] = ["revision 0", "past revision", "compacted revision itself"];
+const HASHES: [&str; 2] = ["revision 0", "past revision"];
 const LEASES: [&str; 12] = [
     "granted",
     "id chosen by server",
@@ -219,7 +219,6 @@ pub fn observe(call: &Call, answer: &Answer, seen: &Seen, coverage: &mut Coverag
         (Call::HashKv(request), Answer::HashKv(_)) => {
             hit("hash", "revision 0", request.revision == 0);
             hit("hash", "past revision", (1..seen.current).contains(&request.revision));
-            hit("hash", "compacted revision itself", request.revision > 0 && request.revision == seen.compacted);
         }
         (Call::Watch(watch), Answer::Watch(answer)) => watching(watch, answer, seen, &mut hit),
         (call, answer) => lease(call, answer, seen, &mut hit),

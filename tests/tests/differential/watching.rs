@@ -320,7 +320,7 @@ impl Watches {
         let news = both!(&mut self.history_streams, |inbox| history_until(inbox, current).await)?;
         let [subject, reference] = news;
         if subject != reference {
-            return Err(format!("the histories differ\n  subject:   {subject:?}\n  reference: {reference:?}"));
+            return Err(format!("the histories differ{}", first_difference(&subject, &reference)));
         }
         self.history.extend(reference.iter().cloned());
         self.news.extend(reference);
@@ -357,6 +357,14 @@ async fn history_until(inbox: &mut Inbox, current: i64) -> Result<Vec<Event>, St
     Ok(news)
 }
 
+/// Where two lists of events part.
+fn first_difference(subject: &[Event], reference: &[Event]) -> String {
+    let at = subject.iter().zip(reference).take_while(|(a, b)| a == b).count();
+    let before = at.checked_sub(1).map(|before| &reference[before]);
+    let [one, other] = [subject, reference].map(|events| format!("{:?}, {} in all", events.get(at), events.len()));
+    format!(", from event {at} on\n  before:    {before:?}\n  subject:   {one}\n  reference: {other}")
+}
+
 async fn check(watcher: &Watcher, inboxes: &mut [Inbox; 2], history: &[Event]) -> Result<(), String> {
     let expected: Vec<&Event> = history.iter().filter(|event| watcher.wants(event)).collect();
     let received = both!(inboxes, |inbox| inbox.take_events(watcher.id, expected.len()).await)?;
@@ -370,7 +378,7 @@ async fn check(watcher: &Watcher, inboxes: &mut [Inbox; 2], history: &[Event]) -
         }
     }
     if subject != reference {
-        return Err(format!("{}\n  subject:   {subject:?}\n  reference: {reference:?}", describe()));
+        return Err(format!("{}{}", describe(), first_difference(subject, reference)));
     }
     Ok(())
 }
