@@ -26,17 +26,20 @@ const FORMAT: u32 = 1;
 const HEADER_BYTES: usize = 8 + 4 + 8 + 8 + 8;
 /// A block is closed when it holds this much.
 const BLOCK_BYTES: usize = 256 << 10;
-/// A block larger than this is damage, not data: one row (2 GiB at most by its encoding, 16 MiB here) fits well.
+/// A block larger than this is damage, not data: it holds one row of any size a request can have, and a little more.
 const MAX_BLOCK_BYTES: usize = 1 << 30;
 /// Position of the versioned keys among the tables, by name.
 const KEY_TABLE: u8 = 5;
+
+/// Keys and values of a small table.
+type Rows = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// A consistent state at one log position; holds back the dropping of old versions while it lives.
 pub struct Source {
     view: View,
     _pin: Pin,
     published: Published,
-    tables: Vec<(u8, Vec<(Vec<u8>, Vec<u8>)>)>,
+    tables: Vec<(u8, Rows)>,
 }
 
 /// Why a stream cannot be read.
@@ -124,7 +127,7 @@ impl Block {
     fn rows(
         &mut self,
         code: u8,
-        rows: &[(Vec<u8>, Vec<u8>)],
+        rows: &Rows,
         write: &mut impl FnMut(&[u8]) -> std::io::Result<()>,
     ) -> std::io::Result<()> {
         rows.iter().try_for_each(|(key, value)| self.row(code, key, value, write))
@@ -227,7 +230,10 @@ fn load_block(engine: &dyn Engine, block: &[u8]) -> Result<u64, SnapshotError> {
     Ok(rows)
 }
 
-fn split_row(bytes: &[u8]) -> Option<(u8, &[u8], &[u8], &[u8])> {
+/// Table, key and value of the first row, and what follows it.
+type Split<'a> = (u8, &'a [u8], &'a [u8], &'a [u8]);
+
+fn split_row(bytes: &[u8]) -> Option<Split<'_>> {
     let (head, rest) = bytes.split_at_checked(9)?;
     let (key, rest) = rest.split_at_checked(u32_at(head, 1) as usize)?;
     let (value, rest) = rest.split_at_checked(u32_at(head, 5) as usize)?;

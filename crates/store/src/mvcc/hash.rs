@@ -1,5 +1,7 @@
 //! HashKV: one number for all that a store holds up to a revision, equal on every member and on a real etcd.
 
+use std::collections::VecDeque;
+
 use metastore_engine::{EngineError, KeyRange, Revision, Table, Version};
 
 use super::row::key_of;
@@ -19,17 +21,97 @@ pub struct HashKv {
     pub revision: i64,
 }
 
+/// Hashes of the newest compactions that are remembered.
+const REMEMBERED: usize = 10;
+
+/// The hash while it is computed, piece by piece in order of revision.
+pub(super) struct KvHasher {
+    hash: u32,
+    compact_revision: i64,
+    /// The revision that is hashed.
+    revision: i64,
+    /// Whether any key is alive there.
+    any_kept: bool,
+}
+
+/// The hashes that compactions left behind, the oldest first.
+#[derive(Default)]
+pub(super) struct CompactionHashes(VecDeque<HashKv>);
+
+impl CompactionHashes {
+    pub(super) fn remember(&mut self, hash: HashKv) {
+        if self.0.len() == REMEMBERED {
+            self.0.pop_front();
+        }
+        self.0.push_back(hash);
+    }
+
+    fn of(&self, revision: i64) -> Option<HashKv> {
+        self.0.iter().find(|hash| hash.hash_revision == revision).copied()
+    }
+}
+
+impl KvHasher {
+    pub(super) fn new(view: &View, compact_revision: i64, revision: i64) -> Result<Self, EngineError> {
+        let any_kept = view.any_live(revision)?;
+        Ok(Self { hash: crc32c::crc32c(b"key"), compact_revision, revision, any_kept })
+    }
+
+    /// Hashes one bounded step of history; returns where the next one begins.
+    pub(super) fn step(&mut self, view: &View, from: Revision) -> Result<Option<Revision>, EngineError> {
+        let mut versions = Vec::new();
+        let next = view.history(from, self.revision, &mut versions)?;
+        for version in &versions {
+            if self.counts(view, version)? {
+                self.hash = hash_version(self.hash, version);
+            }
+        }
+        Ok(next)
+    }
+
+    /// Of the versions up to the compacted revision only those count that are the newest of a key that is alive at the
+    /// hashed revision, unless there is no such key at all; a tombstone at the compacted revision never counts.
+    fn counts(&self, view: &View, version: &Version) -> Result<bool, EngineError> {
+        let main = version.revision.main;
+        if main > self.compact_revision {
+            return Ok(true);
+        }
+        if main == self.compact_revision && version.tombstone {
+            return Ok(false);
+        }
+        if !self.any_kept {
+            return Ok(true);
+        }
+        let newest = view.engine().newest(key_of(&version.row), self.revision)?;
+        Ok(newest.is_some_and(|newest| !newest.tombstone && newest.revision == version.revision))
+    }
+
+    pub(super) fn finish(self, current: i64) -> HashKv {
+        let Self { hash, compact_revision, revision: hash_revision, .. } = self;
+        HashKv { hash, compact_revision, hash_revision, revision: current }
+    }
+}
+
+fn hash_version(hash: u32, version: &Version) -> u32 {
+    let key = revision_key(version.revision, version.tombstone);
+    crc32c::crc32c_append(crc32c::crc32c_append(hash, &key), &version.row)
+}
+
 impl View {
     /// Hashes what is stored up to `revision` (0: the current one), as etcd's `mvcc/hash.go` does: the bucket's name, then
-    /// revision key and row of each version in order. Of the versions up to the compacted revision only those count that
-    /// are the newest of a live key at `revision`, unless there is no such version at all; a tombstone at the compacted
-    /// revision never counts.
+    /// revision key and row of each version that counts, in order.
+    ///
+    /// The hash that a compaction computed before it dropped anything is remembered and answered for its revision, as in
+    /// etcd, even when that revision is compacted by now: members compare themselves by it.
     ///
     /// # Errors
     /// [`Refusal::Compacted`] and [`Refusal::FutureRevision`], or a failed medium.
     pub fn hash_kv(&self, revision: i64) -> Result<HashKv, ReadError> {
         let _pin = self.pin_all();
         let current = self.revision();
+        if let Some(remembered) = self.compaction_hashes().of(revision) {
+            return Ok(HashKv { revision: current, ..remembered });
+        }
         if revision > current {
             return Err(Refusal::FutureRevision.into());
         }
@@ -37,37 +119,12 @@ impl View {
         if revision > 0 && revision < compact_revision {
             return Err(Refusal::Compacted.into());
         }
-        let hash_revision = if revision == 0 { current } else { revision };
-        let any_kept = self.any_live(hash_revision)?;
-        let mut hash = crc32c::crc32c(b"key");
+        let mut hasher = KvHasher::new(self, compact_revision, if revision == 0 { current } else { revision })?;
         let mut from = Some(Revision::default());
         while let Some(next) = from {
-            let mut versions = Vec::new();
-            from = self.history(next, hash_revision, &mut versions)?;
-            for version in &versions {
-                if self.counts(version, hash_revision, compact_revision, any_kept)? {
-                    let key = revision_key(version.revision, version.tombstone);
-                    hash = crc32c::crc32c_append(hash, &key);
-                    hash = crc32c::crc32c_append(hash, &version.row);
-                }
-            }
+            from = hasher.step(self, next)?;
         }
-        Ok(HashKv { hash, compact_revision, hash_revision, revision: current })
-    }
-
-    fn counts(&self, version: &Version, at: i64, compacted: i64, any_kept: bool) -> Result<bool, EngineError> {
-        let main = version.revision.main;
-        if main > compacted {
-            return Ok(true);
-        }
-        if main == compacted && version.tombstone {
-            return Ok(false);
-        }
-        if !any_kept {
-            return Ok(true);
-        }
-        let newest = self.engine().newest(key_of(&version.row), at)?;
-        Ok(newest.is_some_and(|newest| !newest.tombstone && newest.revision == version.revision))
+        Ok(hasher.finish(current))
     }
 
     /// Whether any key is alive at `revision`.
@@ -113,10 +170,7 @@ impl View {
         while let Some(next) = from {
             let mut versions = Vec::new();
             from = self.history(next, revision, &mut versions)?;
-            for version in &versions {
-                let key = revision_key(version.revision, version.tombstone);
-                hash = crc32c::crc32c_append(crc32c::crc32c_append(hash, &key), &version.row);
-            }
+            hash = versions.iter().fold(hash, hash_version);
         }
         Ok(hash)
     }

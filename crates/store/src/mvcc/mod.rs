@@ -25,6 +25,7 @@ use metastore_engine::{Engine, KeyRange, Revision, Row, Table, Version};
 use crate::Refusal;
 use crate::schema;
 use crate::watch::Change;
+use hash::KvHasher;
 use row::KeyValue;
 
 /// Revision of an empty store.
@@ -43,9 +44,14 @@ pub struct Mvcc {
     compaction: Option<Compaction>,
 }
 
-/// Dropping of old versions that is under way.
+/// Dropping of old versions that is under way: first what is there is hashed, then versions go.
 struct Compaction {
     at: i64,
+    /// Not there if the compaction before was not through when this one began, as in etcd: the hash would depend on how far
+    /// that one had got.
+    hasher: Option<KvHasher>,
+    /// What the hasher found; remembered once the compaction is through.
+    hash: Option<HashKv>,
     next: Revision,
 }
 
@@ -67,7 +73,7 @@ impl Mvcc {
         let finished = schema::compact_revision(engine.as_ref(), schema::FINISHED_COMPACTION)?;
         let at = scheduled.or(finished).unwrap_or(NEVER_COMPACTED);
         let unfinished = scheduled.filter(|_| scheduled != finished);
-        let compaction = unfinished.map(|at| Compaction { at, next: Revision::default() });
+        let compaction = unfinished.map(|at| Compaction { at, hasher: None, hash: None, next: Revision::default() });
         Ok(Self { view: View::new(engine, at), current, changes: Vec::new(), compaction })
     }
 
@@ -188,9 +194,14 @@ impl Mvcc {
             schema::SCHEDULED_COMPACTION,
             &schema::revision_key(Revision::new(revision, 0), false),
         )?;
+        let before = self.view.compact_revision();
+        let hasher = match self.compaction {
+            None => Some(KvHasher::new(&self.view, before, revision)?),
+            Some(_) => None,
+        };
         self.view.set_compact_revision(revision);
         // Starts from the first version: a compaction that this one overtakes is finished by it.
-        self.compaction = Some(Compaction { at: revision, next: Revision::default() });
+        self.compaction = Some(Compaction { at: revision, hasher, hash: None, next: Revision::default() });
         Ok(Ok(()))
     }
 
@@ -203,6 +214,17 @@ impl Mvcc {
     /// below the compacted revision.
     pub fn compact_step(&mut self) -> metastore_engine::Result<bool> {
         let Some(compaction) = &mut self.compaction else { return Ok(false) };
+        if let Some(hasher) = &mut compaction.hasher {
+            match hasher.step(&self.view, compaction.next)? {
+                Some(next) => compaction.next = next,
+                None => {
+                    let hash = compaction.hasher.take().map(|hasher| hasher.finish(self.current));
+                    compaction.hash = hash;
+                    compaction.next = Revision::default();
+                }
+            }
+            return Ok(true);
+        }
         if self.view.pinned_below(compaction.at) {
             return Ok(false);
         }
@@ -212,6 +234,9 @@ impl Mvcc {
             None => {
                 let revision = schema::revision_key(Revision::new(compaction.at, 0), false);
                 engine.put(Table::Meta, schema::FINISHED_COMPACTION, &revision)?;
+                if let Some(hash) = compaction.hash {
+                    self.view.compaction_hashes().remember(hash);
+                }
                 self.compaction = None;
             }
         }

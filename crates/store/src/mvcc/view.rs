@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use metastore_engine::{Engine, EngineError, Published, Revision, Row, Version};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
+use super::hash::CompactionHashes;
 use crate::Refusal;
 use crate::watch::HistorySource;
 
@@ -24,6 +25,7 @@ struct Shared {
     /// Set before the first version is dropped; a reader that looks at it after reading knows whether to trust what it read.
     compact_revision: AtomicI64,
     pins: Mutex<BTreeMap<i64, usize>>,
+    compaction_hashes: Mutex<CompactionHashes>,
 }
 
 /// Keeps every version that a read at its revision or later needs, as long as it lives.
@@ -58,7 +60,12 @@ pub enum ReadError {
 impl View {
     pub(crate) fn new(engine: Arc<dyn Engine>, compact_revision: i64) -> Self {
         let compact_revision = AtomicI64::new(compact_revision);
-        Self { shared: Arc::new(Shared { engine, compact_revision, pins: Mutex::default() }) }
+        let (pins, compaction_hashes) = Default::default();
+        Self { shared: Arc::new(Shared { engine, compact_revision, pins, compaction_hashes }) }
+    }
+
+    pub(super) fn compaction_hashes(&self) -> MutexGuard<'_, CompactionHashes> {
+        self.shared.compaction_hashes.lock()
     }
 
     pub fn engine(&self) -> &dyn Engine {
