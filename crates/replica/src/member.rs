@@ -148,16 +148,13 @@ impl Replica {
 
     fn append(&mut self, append: Append) -> Result<(), Fatal> {
         let Append { hard_state, entries, sync } = append;
-        if hard_state.is_none() && entries.is_empty() {
+        let hard_state = hard_state_to_disk(&hard_state);
+        let changed = (hard_state != self.wal.hard_state()).then_some(&hard_state);
+        if changed.is_none() && entries.is_empty() {
             return Ok(());
         }
-        let hard_state = hard_state.map(|HardState { term, vote, commit, .. }| raftpb::HardState {
-            term: Some(term),
-            vote: Some(vote),
-            commit: Some(commit),
-        });
         self.snapshot.log_bytes += entries.iter().map(|entry| entry.data.len() as u64).sum::<u64>();
-        Ok(self.wal.append(hard_state.as_ref(), entries.iter().map(to_disk), sync)?)
+        Ok(self.wal.append(changed, entries.iter().map(to_disk), sync)?)
     }
 
     fn apply(&mut self, committed: Vec<Entry>, output: &mut Output) -> Result<(), Fatal> {
@@ -229,12 +226,18 @@ impl Replica {
     /// [`Fatal`] if the log cannot be written.
     pub fn snapshot_written(&mut self, written: SnapshotWritten) -> Result<(), Fatal> {
         let SnapshotWritten { applied: Applied { index, term }, conf_state, .. } = &written;
+        // The log counts only snapshots that it knows to be committed, and of the last commit it need not know yet.
+        self.append(Append { hard_state: self.consensus.hard_state(), ..Append::default() })?;
         self.wal.save_snapshot(*index, *term, Some(conf_state.clone()))?;
         self.wal.release(*index)?;
         purge(self.data.disk.as_ref(), &self.data.paths.snap(), written.applied)?;
         self.snapshot.running = false;
         Ok(())
     }
+}
+
+fn hard_state_to_disk(state: &HardState) -> raftpb::HardState {
+    raftpb::HardState { term: Some(state.term), vote: Some(state.vote), commit: Some(state.commit) }
 }
 
 fn conf_state_to_disk(state: &ConfState) -> raftpb::ConfState {
