@@ -119,7 +119,6 @@ fn create(data: &DataDir, bootstrap: &Bootstrap, options: Options) -> Result<(),
     let entry = wal::Entry { kind: CONF_CHANGE, term: 1, index: 1, data: change.encode_to_vec().into() };
     let hard_state = raftpb::HardState { term: Some(1), vote: Some(0), commit: Some(1) };
     let metadata = Metadata { node_id: id, cluster_id };
-    let mut wal = Wal::create_with(options, data.disk.clone(), &data.paths.wal(), metadata)?;
-    wal.append(Some(&hard_state), [entry].into_iter(), true)?;
+    Wal::bootstrap(options, data.disk.clone(), &data.paths.wal(), metadata, (hard_state, vec![entry]))?;
     Ok(())
 }
