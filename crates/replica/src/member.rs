@@ -61,6 +61,9 @@ pub enum Fatal {
     Entry(#[from] EntryError),
     #[error(transparent)]
     Snapshot(#[from] OpenError),
+    /// Asked for more after it had failed.
+    #[error("the member has stopped: {0}")]
+    Stopped(String),
 }
 
 /// What a call of [`Replica::process`] brought about, in the order in which it happened.
@@ -88,6 +91,8 @@ pub struct Replica {
     snapshot: SnapshotProgress,
     /// Compactions whose requests want to be told when the old versions are gone.
     physical: Vec<(i64, Outcome)>,
+    /// What stopped the member.
+    failed: Option<String>,
 }
 
 #[derive(Default)]
@@ -115,7 +120,9 @@ impl Replica {
 
     /// One heartbeat interval has passed.
     pub fn tick(&mut self) {
-        self.consensus.tick();
+        if self.failed.is_none() {
+            self.consensus.tick();
+        }
     }
 
     /// Proposes a command ([`metastore_store::command::Command::encode`]).
@@ -123,7 +130,17 @@ impl Replica {
     /// # Errors
     /// [`Dropped`]: nothing will come of it.
     pub fn propose(&mut self, data: Bytes) -> Result<(), Dropped> {
-        self.consensus.propose(data)
+        if self.failed.is_some() { Err(Dropped) } else { self.consensus.propose(data) }
+    }
+
+    /// Does something that may fail, and nothing after it has failed once.
+    fn unless_failed<T>(&mut self, act: impl FnOnce(&mut Self) -> Result<T, Fatal>) -> Result<T, Fatal> {
+        if let Some(first) = &self.failed {
+            return Err(Fatal::Stopped(first.clone()));
+        }
+        let result = act(self);
+        self.failed = result.as_ref().err().map(Fatal::to_string);
+        result
     }
 
     /// Does everything that is due: one write and one sync for all that was proposed, then applies what is committed.
@@ -131,6 +148,10 @@ impl Replica {
     /// # Errors
     /// [`Fatal`]: the member must stop. `output` then holds only what was durable before.
     pub fn process(&mut self, output: &mut Output) -> Result<(), Fatal> {
+        self.unless_failed(|member| member.work(output))
+    }
+
+    fn work(&mut self, output: &mut Output) -> Result<(), Fatal> {
         loop {
             while let Some(mut work) = self.consensus.take() {
                 let append = std::mem::take(&mut work.append);
@@ -160,6 +181,14 @@ impl Replica {
     fn apply(&mut self, committed: Vec<Entry>, output: &mut Output) -> Result<(), Fatal> {
         let Some(last) = committed.last().map(|entry| entry.index) else { return Ok(()) };
         let first_outcome = output.outcomes.len();
+        // Readers see nothing of a batch that fails in the middle, so nobody may be told of its beginning.
+        self.apply_all(committed, output).inspect_err(|_| output.outcomes.truncate(first_outcome))?;
+        self.consensus.applied(last, (self.settings.keep_entries, KEEP_BYTES));
+        self.hold_physical(output, first_outcome);
+        Ok(())
+    }
+
+    fn apply_all(&mut self, committed: Vec<Entry>, output: &mut Output) -> Result<(), Fatal> {
         for entry in committed {
             if entry.get_entry_type() == EntryType::EntryNormal {
                 let outcome = self.store.apply(entry.index, entry.term, entry.data)?;
@@ -169,8 +198,6 @@ impl Replica {
             }
         }
         output.events.extend(self.store.publish()?);
-        self.consensus.applied(last, (self.settings.keep_entries, KEEP_BYTES));
-        self.hold_physical(output, first_outcome);
         Ok(())
     }
 
@@ -197,7 +224,7 @@ impl Replica {
     /// # Errors
     /// [`Fatal`] if the medium fails.
     pub fn compact_step(&mut self, output: &mut Output) -> Result<bool, Fatal> {
-        let worked = self.store.compact_step()?;
+        let worked = self.unless_failed(|member| Ok(member.store.compact_step()?))?;
         if !self.store.compacting() {
             output.outcomes.extend(self.physical.drain(..).map(|(_, outcome)| outcome));
         }
@@ -225,12 +252,19 @@ impl Replica {
     /// # Errors
     /// [`Fatal`] if the log cannot be written.
     pub fn snapshot_written(&mut self, written: SnapshotWritten) -> Result<(), Fatal> {
-        let SnapshotWritten { applied: Applied { index, term }, conf_state, .. } = &written;
-        // The log counts only snapshots that it knows to be committed, and of the last commit it need not know yet.
-        self.append(Append { hard_state: self.consensus.hard_state(), ..Append::default() })?;
-        self.wal.save_snapshot(*index, *term, Some(conf_state.clone()))?;
-        self.wal.release(*index)?;
-        purge(self.data.disk.as_ref(), &self.data.paths.snap(), written.applied)?;
+        self.unless_failed(|member| member.release(&written))
+    }
+
+    fn release(&mut self, written: &SnapshotWritten) -> Result<(), Fatal> {
+        let Applied { index, term } = written.applied;
+        let hard_state = self.wal.hard_state();
+        if hard_state.commit() < index {
+            // The log counts only snapshots that it knows to be committed, and of the last commit it need not know yet.
+            self.wal.append(Some(&raftpb::HardState { commit: Some(index), ..hard_state }), [], false)?;
+        }
+        self.wal.save_snapshot(index, term, Some(written.conf_state.clone()))?;
+        self.wal.release(index)?;
+        purge(self.data.disk.as_ref(), &self.data.paths.snap(), Some(written.applied))?;
         self.snapshot.running = false;
         Ok(())
     }
