@@ -127,8 +127,7 @@ impl Consensus {
         Standing { leader: raft.leader_id, term: raft.term, commit: raft.raft_log.committed, is_leader, sole_leader }
     }
 
-    /// Term, vote and commit index.
-    pub fn hard_state(&self) -> HardState {
+    fn hard_state(&self) -> HardState {
         self.node.raft.hard_state()
     }
 

@@ -58,6 +58,21 @@ pub struct Wal {
     failed: Option<WalError>,
 }
 
+/// A log that was read, and that is on disk as it was found.
+pub struct FoundWal {
+    wal: Wal,
+    tail: Tail,
+    torn: bool,
+}
+
+impl FoundWal {
+    /// The second half of [`Wal::open`]: cuts a torn tail off, and makes what was read durable.
+    pub fn open(mut self) -> Result<Wal> {
+        self.wal.settle(&self.tail, self.torn)?;
+        Ok(self.wal)
+    }
+}
+
 impl Wal {
     /// Whether the directory holds a log.
     pub fn exists(disk: &dyn Disk, dir: &Path) -> Result<bool> {
@@ -133,6 +148,12 @@ impl Wal {
 
     /// [`Wal::open`] with other than the default options.
     pub fn open_with(options: Options, disk: Arc<dyn Disk>, dir: &Path, snapshot: (u64, u64)) -> Result<(Wal, Replay)> {
+        let (found, replay) = Wal::read(options, disk, dir, snapshot)?;
+        Ok((found.open()?, replay))
+    }
+
+    /// The first half of [`Wal::open`]: reads and judges, and changes nothing, so that the caller can still refuse.
+    pub fn read(options: Options, disk: Arc<dyn Disk>, dir: &Path, snapshot: (u64, u64)) -> Result<(FoundWal, Replay)> {
         let segments = segment::list(&*disk, dir)?;
         let Some(first) = segment::holding(&segments, snapshot.0) else {
             let (first, index) = (segments[0].first_index, snapshot.0);
@@ -142,7 +163,7 @@ impl Wal {
         let (replay, tail) = read::read(&*disk, dir, &segments[first..], Some(snapshot))?;
         let last = *segments.last().expect("a list of segments is not empty");
         let file = disk.open(&segment::path(dir, last))?;
-        let mut wal = Wal {
+        let wal = Wal {
             disk,
             dir: dir.to_owned(),
             options,
@@ -157,8 +178,7 @@ impl Wal {
             synced: false,
             failed: None,
         };
-        wal.settle(&tail, replay.cut.is_some())?;
-        Ok((wal, replay))
+        Ok((FoundWal { wal, tail, torn: replay.cut.is_some() }, replay))
     }
 
     /// Appends entries, then the hard state, in one write; with `sync`, makes them and all before durable. An entry at

@@ -56,6 +56,6 @@ mod tests;
 
 pub use error::{Result, WalError};
 pub use frame::MAX_RECORD_BYTES;
-pub use log::{Options, SEGMENT_BYTES, Wal};
-pub use read::{Replay, TornTail, snapshots};
+pub use log::{FoundWal, Options, SEGMENT_BYTES, Wal};
+pub use read::{Replay, TornTail, owner_and_snapshots, snapshots};
 pub use record::{Entry, Metadata};
