@@ -61,7 +61,9 @@ pub struct Work {
 /// What goes to the log.
 #[derive(Default)]
 pub struct Append {
-    pub hard_state: Option<HardState>,
+    /// Term, vote and commit index as they are now. The library reports a commit index that a write of one's own brought
+    /// about only in passing; here it is said again with the next entries, as etcd does.
+    pub hard_state: HardState,
     pub entries: Vec<Entry>,
     /// Whether it must be on stable storage before anything else follows from it.
     pub sync: bool,
@@ -125,6 +127,10 @@ impl Consensus {
         Standing { leader: raft.leader_id, term: raft.term, commit: raft.raft_log.committed, is_leader, sole_leader }
     }
 
+    fn hard_state(&self) -> HardState {
+        self.node.raft.hard_state()
+    }
+
     fn alone(&self) -> bool {
         self.node.raft.promotable() && self.node.raft.prs().is_singleton()
     }
@@ -136,7 +142,7 @@ impl Consensus {
             return None;
         }
         let mut ready = self.node.ready();
-        let append = Append { hard_state: ready.hs().cloned(), entries: ready.take_entries(), sync: ready.must_sync() };
+        let append = Append { hard_state: self.hard_state(), entries: ready.take_entries(), sync: ready.must_sync() };
         self.node.mut_store().append(&append.entries);
         Some(Work { append, committed: ready.take_committed_entries(), ready })
     }

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::disk::{DirLock, Disk, DiskError};
-use crate::entry::EntryError;
 use crate::wal::WalError;
 
 const IDENTITY_FILE: &str = "identity.json";
@@ -41,15 +40,13 @@ impl Paths {
     }
 }
 
-/// Why a member cannot start on its directory. Nothing was changed on disk.
+/// Why a member cannot start on its directory. No file of the member was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error(transparent)]
     Disk(#[from] DiskError),
     #[error(transparent)]
     Wal(#[from] WalError),
-    #[error(transparent)]
-    Entry(#[from] EntryError),
     #[error("{path}: {why}", path = .path.display())]
     Refused { path: PathBuf, why: String },
     /// The settings do not describe a new member.
@@ -98,15 +95,25 @@ pub enum Found {
 pub struct DataDir {
     pub disk: Arc<dyn Disk>,
     pub paths: Paths,
-    _locks: Vec<Box<dyn DirLock>>,
+    locks: Vec<Box<dyn DirLock>>,
 }
 
 impl DataDir {
-    /// Creates what is missing and keeps other processes out.
+    /// Creates the member's directory, if it is missing, and keeps other processes out.
     pub fn open(disk: Arc<dyn Disk>, paths: Paths) -> Result<Self, OpenError> {
         disk.create_dir_all(&paths.member())?;
         let lock = disk.lock_dir(&paths.member())?;
-        Ok(Self { disk, paths, _locks: vec![lock] })
+        Ok(Self { disk, paths, locks: vec![lock] })
+    }
+
+    /// Keeps other processes out of the log, too: two data directories may name the same one.
+    pub fn lock_log(&mut self) -> Result<(), OpenError> {
+        let wal = self.paths.wal();
+        if wal != self.paths.member() {
+            self.disk.create_dir_all(&wal)?;
+            self.locks.push(self.disk.lock_dir(&wal)?);
+        }
+        Ok(())
     }
 
     /// Looks at what is there.
@@ -130,6 +137,11 @@ impl DataDir {
         match identity {
             Some(found) if found.engine != engine => {
                 let why = format!("written by engine {:?}, but --engine is {engine:?}", found.engine);
+                Err(OpenError::refused(&self.identity_path(), why))
+            }
+            None if !states.is_empty() => {
+                let why = "the file is missing, but there are snapshots; restore it from a copy, or remove the data \
+                           directory to start afresh";
                 Err(OpenError::refused(&self.identity_path(), why))
             }
             _ if !has_log => Ok(Found::Empty),
@@ -168,15 +180,24 @@ impl DataDir {
         Ok(())
     }
 
-    /// Compares the ids in the log with those in the identity.
-    pub fn check_owner(&self, identity: &Identity, member_id: u64, cluster_id: u64) -> Result<(), OpenError> {
-        let log = Identity::new(&identity.engine, member_id, cluster_id);
-        if log == *identity {
+    /// Compares the ids in the log with those of the member that is to start: those recorded in the identity or, if there
+    /// is none yet, those that follow from the settings.
+    pub fn check_owner(
+        &self,
+        own: &Identity,
+        recorded: bool,
+        member_id: u64,
+        cluster_id: u64,
+    ) -> Result<(), OpenError> {
+        let log = Identity::new(&own.engine, member_id, cluster_id);
+        if log == *own {
             return Ok(());
         }
+        let other = if recorded { "the state is that" } else { "there is no state, and the settings are those" };
         let why = format!(
-            "the log is that of member {} of cluster {}, but the state is that of member {} of cluster {}",
-            log.member_id, log.cluster_id, identity.member_id, identity.cluster_id
+            "the log is that of member {} of cluster {}, but {other} of member {} of cluster {}; mount or name the right \
+             directories (--data-dir, --wal-dir)",
+            log.member_id, log.cluster_id, own.member_id, own.cluster_id
         );
         Err(OpenError::refused(&self.paths.wal(), why))
     }

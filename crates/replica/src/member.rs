@@ -61,6 +61,9 @@ pub enum Fatal {
     Entry(#[from] EntryError),
     #[error(transparent)]
     Snapshot(#[from] OpenError),
+    /// Asked for more after it had failed.
+    #[error("the member has stopped: {0}")]
+    Stopped(String),
 }
 
 /// What a call of [`Replica::process`] brought about, in the order in which it happened.
@@ -88,6 +91,8 @@ pub struct Replica {
     snapshot: SnapshotProgress,
     /// Compactions whose requests want to be told when the old versions are gone.
     physical: Vec<(i64, Outcome)>,
+    /// What stopped the member.
+    failed: Option<String>,
 }
 
 #[derive(Default)]
@@ -115,7 +120,9 @@ impl Replica {
 
     /// One heartbeat interval has passed.
     pub fn tick(&mut self) {
-        self.consensus.tick();
+        if self.failed.is_none() {
+            self.consensus.tick();
+        }
     }
 
     /// Proposes a command ([`metastore_store::command::Command::encode`]).
@@ -123,7 +130,17 @@ impl Replica {
     /// # Errors
     /// [`Dropped`]: nothing will come of it.
     pub fn propose(&mut self, data: Bytes) -> Result<(), Dropped> {
-        self.consensus.propose(data)
+        if self.failed.is_some() { Err(Dropped) } else { self.consensus.propose(data) }
+    }
+
+    /// Does something that may fail, and nothing after it has failed once.
+    fn unless_failed<T>(&mut self, act: impl FnOnce(&mut Self) -> Result<T, Fatal>) -> Result<T, Fatal> {
+        if let Some(first) = &self.failed {
+            return Err(Fatal::Stopped(first.clone()));
+        }
+        let result = act(self);
+        self.failed = result.as_ref().err().map(Fatal::to_string);
+        result
     }
 
     /// Does everything that is due: one write and one sync for all that was proposed, then applies what is committed.
@@ -131,6 +148,10 @@ impl Replica {
     /// # Errors
     /// [`Fatal`]: the member must stop. `output` then holds only what was durable before.
     pub fn process(&mut self, output: &mut Output) -> Result<(), Fatal> {
+        self.unless_failed(|member| member.work(output))
+    }
+
+    fn work(&mut self, output: &mut Output) -> Result<(), Fatal> {
         loop {
             while let Some(mut work) = self.consensus.take() {
                 let append = std::mem::take(&mut work.append);
@@ -148,21 +169,26 @@ impl Replica {
 
     fn append(&mut self, append: Append) -> Result<(), Fatal> {
         let Append { hard_state, entries, sync } = append;
-        if hard_state.is_none() && entries.is_empty() {
+        let hard_state = hard_state_to_disk(&hard_state);
+        let changed = (hard_state != self.wal.hard_state()).then_some(&hard_state);
+        if changed.is_none() && entries.is_empty() {
             return Ok(());
         }
-        let hard_state = hard_state.map(|HardState { term, vote, commit, .. }| raftpb::HardState {
-            term: Some(term),
-            vote: Some(vote),
-            commit: Some(commit),
-        });
         self.snapshot.log_bytes += entries.iter().map(|entry| entry.data.len() as u64).sum::<u64>();
-        Ok(self.wal.append(hard_state.as_ref(), entries.iter().map(to_disk), sync)?)
+        Ok(self.wal.append(changed, entries.iter().map(to_disk), sync)?)
     }
 
     fn apply(&mut self, committed: Vec<Entry>, output: &mut Output) -> Result<(), Fatal> {
         let Some(last) = committed.last().map(|entry| entry.index) else { return Ok(()) };
         let first_outcome = output.outcomes.len();
+        // Readers see nothing of a batch that fails in the middle, so nobody may be told of its beginning.
+        self.apply_all(committed, output).inspect_err(|_| output.outcomes.truncate(first_outcome))?;
+        self.consensus.applied(last, (self.settings.keep_entries, KEEP_BYTES));
+        self.hold_physical(output, first_outcome);
+        Ok(())
+    }
+
+    fn apply_all(&mut self, committed: Vec<Entry>, output: &mut Output) -> Result<(), Fatal> {
         for entry in committed {
             if entry.get_entry_type() == EntryType::EntryNormal {
                 let outcome = self.store.apply(entry.index, entry.term, entry.data)?;
@@ -172,8 +198,6 @@ impl Replica {
             }
         }
         output.events.extend(self.store.publish()?);
-        self.consensus.applied(last, (self.settings.keep_entries, KEEP_BYTES));
-        self.hold_physical(output, first_outcome);
         Ok(())
     }
 
@@ -200,7 +224,7 @@ impl Replica {
     /// # Errors
     /// [`Fatal`] if the medium fails.
     pub fn compact_step(&mut self, output: &mut Output) -> Result<bool, Fatal> {
-        let worked = self.store.compact_step()?;
+        let worked = self.unless_failed(|member| Ok(member.store.compact_step()?))?;
         if !self.store.compacting() {
             output.outcomes.extend(self.physical.drain(..).map(|(_, outcome)| outcome));
         }
@@ -228,13 +252,26 @@ impl Replica {
     /// # Errors
     /// [`Fatal`] if the log cannot be written.
     pub fn snapshot_written(&mut self, written: SnapshotWritten) -> Result<(), Fatal> {
-        let SnapshotWritten { applied: Applied { index, term }, conf_state, .. } = &written;
-        self.wal.save_snapshot(*index, *term, Some(conf_state.clone()))?;
-        self.wal.release(*index)?;
-        purge(self.data.disk.as_ref(), &self.data.paths.snap(), written.applied)?;
+        self.unless_failed(|member| member.release(&written))
+    }
+
+    fn release(&mut self, written: &SnapshotWritten) -> Result<(), Fatal> {
+        let Applied { index, term } = written.applied;
+        let hard_state = self.wal.hard_state();
+        if hard_state.commit() < index {
+            // The log counts only snapshots that it knows to be committed, and of the last commit it need not know yet.
+            self.wal.append(Some(&raftpb::HardState { commit: Some(index), ..hard_state }), [], false)?;
+        }
+        self.wal.save_snapshot(index, term, Some(written.conf_state.clone()))?;
+        self.wal.release(index)?;
+        purge(self.data.disk.as_ref(), &self.data.paths.snap(), Some(written.applied))?;
         self.snapshot.running = false;
         Ok(())
     }
+}
+
+fn hard_state_to_disk(state: &HardState) -> raftpb::HardState {
+    raftpb::HardState { term: Some(state.term), vote: Some(state.vote), commit: Some(state.commit) }
 }
 
 fn conf_state_to_disk(state: &ConfState) -> raftpb::ConfState {

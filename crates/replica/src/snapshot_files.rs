@@ -171,9 +171,29 @@ impl In {
     }
 }
 
+/// Refuses a log that ends before a snapshot: the state of a snapshot comes from entries that the log held durably.
+///
+/// # Errors
+/// Names the snapshot.
+pub fn check_not_beyond(disk: &dyn Disk, dir: &Path, last: u64) -> Result<(), OpenError> {
+    for name in if disk.exists(dir)? { disk.list(dir)? } else { Vec::new() } {
+        let index = name.strip_suffix(".snap").and_then(|name| name.split_once('-'));
+        let index = index.and_then(|(_, index)| u64::from_str_radix(index, 16).ok());
+        if let Some(index) = index.filter(|index| *index > last) {
+            let why = format!(
+                "is the snapshot at entry {index}, but the log ends at entry {last}: acknowledged entries are missing; \
+                 restore the log from a newer copy, or replace this member"
+            );
+            return Err(OpenError::refused(&dir.join(name), why));
+        }
+    }
+    Ok(())
+}
+
 /// Removes every snapshot file but those of `keep`: older ones, and what an interrupted write left.
-pub fn purge(disk: &dyn Disk, dir: &Path, keep: Applied) -> Result<(), DiskError> {
-    let kept = [file_name(keep, "state"), file_name(keep, "snap")];
+pub fn purge(disk: &dyn Disk, dir: &Path, keep: Option<Applied>) -> Result<(), DiskError> {
+    let kept: Vec<String> =
+        keep.iter().flat_map(|keep| [file_name(*keep, "state"), file_name(*keep, "snap")]).collect();
     let ours = |name: &str| [".state", ".snap", ".tmp"].iter().any(|end| name.ends_with(end));
     // The small record goes before the state it stands for, so that no record is left without one.
     let mut names = disk.list(dir)?;

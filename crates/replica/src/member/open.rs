@@ -13,23 +13,32 @@ use crate::data_dir::{DataDir, Found, Identity, OpenError, Paths};
 use crate::disk::Disk;
 use crate::entry::{CONF_CHANGE, to_consensus};
 use crate::entry_log::EntryLog;
+use crate::identity::{cluster_id, member_id};
 use crate::snapshot_files;
 use crate::wal::{self, Metadata, Options, Replay, TornTail, Wal};
 
 /// What a new member begins with. A member that has a log ignores it, as in etcd.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Bootstrap {
     pub name: String,
     pub peer_urls: Vec<String>,
     pub cluster_token: String,
 }
 
+impl Bootstrap {
+    /// The ids that follow from it.
+    fn metadata(&self) -> Metadata {
+        let node_id = member_id(&self.peer_urls, &self.cluster_token);
+        Metadata { node_id, cluster_id: cluster_id(&[node_id]) }
+    }
+}
+
 impl Replica {
-    /// Opens the member in `paths`, or makes a new one, for which `bootstrap` is asked. `engine` must be empty. Also returns what a crash had left at the
-    /// end of the log, if it was cut off.
+    /// Opens the member in `paths`, or makes a new one, for which `bootstrap` is asked. `engine` must be empty. Also
+    /// returns what a crash had left at the end of the log, if it was cut off.
     ///
     /// # Errors
-    /// [`OpenError`]; the directory is as it was.
+    /// [`OpenError`]; every file of the member is as it was.
     pub fn open(
         settings: Settings,
         disk: Arc<dyn Disk>,
@@ -37,48 +46,64 @@ impl Replica {
         bootstrap: impl FnOnce() -> Result<Bootstrap, String>,
         engine: Arc<dyn Engine>,
     ) -> Result<(Self, Option<TornTail>), OpenError> {
-        let data = DataDir::open(disk, paths)?;
+        let mut data = DataDir::open(disk, paths)?;
         let found = data.inspect(settings.engine)?;
-        data.disk.create_dir_all(&data.paths.snap())?;
-        match found {
-            Found::Empty => {
-                let bootstrap = bootstrap().map_err(OpenError::Bootstrap)?;
-                create(&data, &bootstrap, settings.log)?;
-                Self::restart(settings, data, None, engine)
+        let own = match &found {
+            Found::Member(Some(_)) => None,
+            // Without an identity this is the first start, or the first start was cut off before it was written.
+            _ => Some(bootstrap().map_err(OpenError::Bootstrap)?),
+        };
+        data.lock_log()?;
+        match (found, own) {
+            (Found::Member(Some(identity)), _) => Self::restart(settings, data, (identity, true), engine),
+            (found, own) => {
+                let own = own.unwrap_or_default();
+                let metadata = own.metadata();
+                if let Found::Empty = found {
+                    create(&data, &own, metadata, settings.log)?;
+                }
+                let identity = Identity::new(settings.engine, metadata.node_id, metadata.cluster_id);
+                Self::restart(settings, data, (identity, false), engine)
             }
-            Found::Member(identity) => Self::restart(settings, data, identity, engine),
         }
     }
 
+    /// Starts the member that `identity` names; the flag says whether it is on disk yet.
     fn restart(
         settings: Settings,
         data: DataDir,
-        identity: Option<Identity>,
+        (identity, recorded): (Identity, bool),
         engine: Arc<dyn Engine>,
     ) -> Result<(Self, Option<TornTail>), OpenError> {
         let (disk, wal_dir, snap_dir) = (data.disk.clone(), data.paths.wal(), data.paths.snap());
-        let named = wal::snapshots(disk.as_ref(), &wal_dir)?;
+        let (Metadata { node_id: id, cluster_id }, named) = wal::owner_and_snapshots(disk.as_ref(), &wal_dir)?;
+        data.check_owner(&identity, recorded, id, cluster_id)?;
         let snapshot = snapshot_files::newest(disk.as_ref(), &snap_dir, &named)?;
         let start = snapshot.as_ref().map(|found| found.applied).unwrap_or_default();
-        let (wal, replay) = Wal::open_with(settings.log, disk.clone(), &wal_dir, (start.index, start.term))?;
-        let Metadata { node_id: id, cluster_id } = replay.metadata;
-        match identity {
-            Some(identity) => data.check_owner(&identity, id, cluster_id)?,
-            None => data.write_identity(&Identity::new(settings.engine, id, cluster_id))?,
-        }
+        let (log, replay) = Wal::read(settings.log, disk.clone(), &wal_dir, (start.index, start.term))?;
+        let last = start.index + replay.entries.len() as u64;
+        snapshot_files::check_not_beyond(disk.as_ref(), &snap_dir, last)?;
         let mut conf_state = ConfState::default();
         if let Some(found) = &snapshot {
             snapshot_files::load(disk.as_ref(), &snap_dir, found.applied, &engine)?;
-            snapshot_files::purge(disk.as_ref(), &snap_dir, found.applied).map_err(OpenError::from)?;
             conf_state = conf_state_from_disk(&found.conf_state);
         }
         let store = Store::open(engine).map_err(|error| OpenError::Replay(error.to_string()))?;
         let cut = replay.cut.clone();
         let log_bytes = replay.entries.iter().map(|entry| entry.data.len() as u64).sum();
-        let consensus = open_consensus(&settings, id, &conf_state, start, replay)?;
+        let consensus = open_consensus(&settings, id, &conf_state, start, replay)
+            .map_err(|why| OpenError::refused(&wal_dir, format!("the log cannot be replayed: {why}")))?;
+        // Nothing is refused from here on, so the disk may be changed.
+        let wal = log.open()?;
+        disk.create_dir_all(&snap_dir)?;
+        if !recorded {
+            data.write_identity(&identity)?;
+        }
+        snapshot_files::purge(disk.as_ref(), &snap_dir, snapshot.map(|found| found.applied))?;
         let snapshot = SnapshotProgress { running: false, log_bytes };
+        let (physical, failed) = (Vec::new(), None);
         let replica =
-            Self { settings, data, id, cluster_id, consensus, wal, store, conf_state, snapshot, physical: Vec::new() };
+            Self { settings, data, id, cluster_id, consensus, wal, store, conf_state, snapshot, physical, failed };
         Ok((replica, cut))
     }
 }
@@ -89,7 +114,7 @@ fn open_consensus(
     conf_state: &ConfState,
     start: Applied,
     replay: Replay,
-) -> Result<Consensus, OpenError> {
+) -> Result<Consensus, String> {
     let disk_state = &replay.hard_state;
     let hard_state = HardState {
         term: disk_state.term().max(start.term),
@@ -98,15 +123,14 @@ fn open_consensus(
         ..HardState::default()
     };
     let mut log = EntryLog::new(hard_state, conf_state.clone(), (start.index, start.term));
-    let entries = replay.entries.into_iter().map(to_consensus).collect::<Result<Vec<_>, _>>()?;
-    log.append(&entries);
-    Consensus::new(id, settings.timing, log, start.index).map_err(|error| OpenError::Replay(error.to_string()))
+    let entries = replay.entries.into_iter().map(to_consensus).collect::<Result<Vec<_>, _>>();
+    log.append(&entries.map_err(|error| error.to_string())?);
+    Consensus::new(id, settings.timing, log, start.index).map_err(|error| error.to_string())
 }
 
 /// Makes the log of a new cluster of one. Its first entry adds the member, committed at term 1, as etcd writes it.
-fn create(data: &DataDir, bootstrap: &Bootstrap, options: Options) -> Result<(), OpenError> {
-    let id = crate::identity::member_id(&bootstrap.peer_urls, &bootstrap.cluster_token);
-    let cluster_id = crate::identity::cluster_id(&[id]);
+fn create(data: &DataDir, bootstrap: &Bootstrap, metadata: Metadata, options: Options) -> Result<(), OpenError> {
+    let id = metadata.node_id;
     let member =
         Member { id, name: bootstrap.name.clone(), peer_urls: bootstrap.peer_urls.clone(), ..Member::default() };
     let context = serde_json::to_vec(&member).map_err(|error| OpenError::Replay(error.to_string()))?;
@@ -118,8 +142,6 @@ fn create(data: &DataDir, bootstrap: &Bootstrap, options: Options) -> Result<(),
     };
     let entry = wal::Entry { kind: CONF_CHANGE, term: 1, index: 1, data: change.encode_to_vec().into() };
     let hard_state = raftpb::HardState { term: Some(1), vote: Some(0), commit: Some(1) };
-    let metadata = Metadata { node_id: id, cluster_id };
-    let mut wal = Wal::create_with(options, data.disk.clone(), &data.paths.wal(), metadata)?;
-    wal.append(Some(&hard_state), [entry].into_iter(), true)?;
+    Wal::bootstrap(options, data.disk.clone(), &data.paths.wal(), metadata, (hard_state, vec![entry]))?;
     Ok(())
 }

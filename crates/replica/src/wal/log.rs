@@ -9,7 +9,7 @@ use super::frame::{Encoder, MAX_RECORD_BYTES};
 use super::read::{self, Tail};
 use super::segment::{self, Segment, TEMPORARY_SUFFIX};
 use super::{Entry, Metadata, Replay, Result, WalError};
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{Disk, DiskFile, LOCK_FILE};
 
 /// The size at which a segment is full. etcd's number, so that both fill the disk alike.
 pub const SEGMENT_BYTES: u64 = 64_000_000;
@@ -58,6 +58,21 @@ pub struct Wal {
     failed: Option<WalError>,
 }
 
+/// A log that was read, and that is on disk as it was found.
+pub struct FoundWal {
+    wal: Wal,
+    tail: Tail,
+    torn: bool,
+}
+
+impl FoundWal {
+    /// The second half of [`Wal::open`]: cuts a torn tail off, and makes what was read durable.
+    pub fn open(mut self) -> Result<Wal> {
+        self.wal.settle(&self.tail, self.torn)?;
+        Ok(self.wal)
+    }
+}
+
 impl Wal {
     /// Whether the directory holds a log.
     pub fn exists(disk: &dyn Disk, dir: &Path) -> Result<bool> {
@@ -68,41 +83,58 @@ impl Wal {
         }
     }
 
-    /// Creates a log. The directory must not exist, or be empty. It appears at once with a whole first segment in it:
-    /// a crash leaves either no log or an empty one, and what it leaves is cleared away by the next attempt.
+    /// Creates a log. The directory must not exist, or hold nothing but what an earlier attempt and the lock left.
     pub fn create(disk: Arc<dyn Disk>, dir: &Path, metadata: Metadata) -> Result<Wal> {
         Wal::create_with(Options::default(), disk, dir, metadata)
     }
 
     /// [`Wal::create`] with other than the default options.
     pub fn create_with(options: Options, disk: Arc<dyn Disk>, dir: &Path, metadata: Metadata) -> Result<Wal> {
-        let temporary = with_suffix(dir, TEMPORARY_SUFFIX);
-        clear(&*disk, dir, &temporary)?;
-        disk.create_dir_all(&temporary)?;
-        let first = Segment { sequence: 0, first_index: 0 };
+        Wal::bootstrap(options, disk, dir, metadata, (HardState::default(), Vec::new()))
+    }
+
+    /// Creates a log that begins with a hard state and entries. It appears at once, durable and with all of them: a crash
+    /// leaves either no log or this one, and what else it leaves is cleared away by the next attempt.
+    pub fn bootstrap(
+        options: Options,
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        metadata: Metadata,
+        (hard_state, entries): (HardState, Vec<Entry>),
+    ) -> Result<Wal> {
+        disk.create_dir_all(dir)?;
+        clear(&*disk, dir)?;
+        let (first, temporary) = (Segment { sequence: 0, first_index: 0 }, dir.join(NEXT_SEGMENT));
         let mut encoder = Encoder::default();
         encoder.put_sum();
         encoder.put_metadata(metadata);
         // The state of a log without entries.
         encoder.put_snapshot(0, 0, None);
-        let path = segment::path(&temporary, first);
-        let offset = write_segment(&*disk, &path, &mut encoder, options)?;
-        disk.sync_dir(&temporary)?;
-        disk.rename(&temporary, dir)?;
+        let last_index = put_entries(&mut encoder, 0, entries)?;
+        if !is_empty(&hard_state) {
+            encoder.put_hard_state(&hard_state);
+        }
+        let sealed = last_index > 0;
+        if sealed {
+            encoder.put_sum();
+        }
+        let offset = write_segment(&*disk, &temporary, &mut encoder, options)?;
+        let path = segment::path(dir, first);
+        disk.rename(&temporary, &path)?;
+        disk.sync_dir(dir)?;
         disk.sync_dir(parent(dir))?;
-        let file = disk.open(&segment::path(dir, first))?;
         Ok(Wal {
+            file: disk.open(&path)?,
             disk,
             dir: dir.to_owned(),
             options,
             metadata,
-            hard_state: HardState::default(),
-            last_index: 0,
+            hard_state,
+            last_index,
             segments: vec![first],
-            file,
             offset,
             encoder,
-            sealed: false,
+            sealed,
             synced: true,
             failed: None,
         })
@@ -116,6 +148,12 @@ impl Wal {
 
     /// [`Wal::open`] with other than the default options.
     pub fn open_with(options: Options, disk: Arc<dyn Disk>, dir: &Path, snapshot: (u64, u64)) -> Result<(Wal, Replay)> {
+        let (found, replay) = Wal::read(options, disk, dir, snapshot)?;
+        Ok((found.open()?, replay))
+    }
+
+    /// The first half of [`Wal::open`]: reads and judges, and changes nothing, so that the caller can still refuse.
+    pub fn read(options: Options, disk: Arc<dyn Disk>, dir: &Path, snapshot: (u64, u64)) -> Result<(FoundWal, Replay)> {
         let segments = segment::list(&*disk, dir)?;
         let Some(first) = segment::holding(&segments, snapshot.0) else {
             let (first, index) = (segments[0].first_index, snapshot.0);
@@ -125,7 +163,7 @@ impl Wal {
         let (replay, tail) = read::read(&*disk, dir, &segments[first..], Some(snapshot))?;
         let last = *segments.last().expect("a list of segments is not empty");
         let file = disk.open(&segment::path(dir, last))?;
-        let mut wal = Wal {
+        let wal = Wal {
             disk,
             dir: dir.to_owned(),
             options,
@@ -140,8 +178,7 @@ impl Wal {
             synced: false,
             failed: None,
         };
-        wal.settle(&tail, replay.cut.is_some())?;
-        Ok((wal, replay))
+        Ok((FoundWal { wal, tail, torn: replay.cut.is_some() }, replay))
     }
 
     /// Appends entries, then the hard state, in one write; with `sync`, makes them and all before durable. An entry at
@@ -157,7 +194,7 @@ impl Wal {
     ) -> Result<()> {
         self.check()?;
         let sum = self.encoder.sum;
-        match self.encode(entries) {
+        match put_entries(&mut self.encoder, self.last_index, entries) {
             Ok(last_index) => self.last_index = last_index,
             Err(error) => {
                 self.encoder.buffer.clear();
@@ -222,23 +259,6 @@ impl Wal {
             self.failed.get_or_insert_with(|| error.clone());
         }
         result
-    }
-
-    /// Encodes entries and returns the last index that the log has with them.
-    fn encode(&mut self, entries: impl IntoIterator<Item = Entry>) -> Result<u64> {
-        let mut last = self.last_index;
-        for entry in entries {
-            if entry.index == 0 || entry.index > last + 1 {
-                return Err(WalError::Gap { index: entry.index, last });
-            }
-            let max = MAX_RECORD_BYTES - ENTRY_OVERHEAD_BYTES;
-            if entry.data.len() > max {
-                return Err(WalError::EntryTooLarge { index: entry.index, bytes: entry.data.len(), max });
-            }
-            self.encoder.put_entry(&entry);
-            last = entry.index;
-        }
-        Ok(last)
     }
 
     /// Writes what is encoded, closed by a crc record if it is to be synced.
@@ -317,6 +337,22 @@ impl Wal {
     }
 }
 
+/// Encodes entries that follow or replace those up to `last`; returns the last index that the log has with them.
+fn put_entries(encoder: &mut Encoder, mut last: u64, entries: impl IntoIterator<Item = Entry>) -> Result<u64> {
+    for entry in entries {
+        if entry.index == 0 || entry.index > last + 1 {
+            return Err(WalError::Gap { index: entry.index, last });
+        }
+        let max = MAX_RECORD_BYTES - ENTRY_OVERHEAD_BYTES;
+        if entry.data.len() > max {
+            return Err(WalError::EntryTooLarge { index: entry.index, bytes: entry.data.len(), max });
+        }
+        encoder.put_entry(&entry);
+        last = entry.index;
+    }
+    Ok(last)
+}
+
 /// Whether a hard state says nothing; etcd does not write such a one.
 fn is_empty(state: &HardState) -> bool {
     (state.term(), state.vote(), state.commit()) == (0, 0, 0)
@@ -333,27 +369,15 @@ fn write_segment(disk: &dyn Disk, path: &Path, encoder: &mut Encoder, options: O
     Ok(end)
 }
 
-/// Makes room for a new log: refuses to touch anything but an empty directory and the rest of an earlier attempt.
-fn clear(disk: &dyn Disk, dir: &Path, temporary: &Path) -> Result<()> {
-    if disk.exists(dir)? {
-        if let Some(name) = disk.list(dir)?.into_iter().next() {
+/// Makes room for a new log: refuses to touch anything but the lock and the rest of an earlier attempt.
+fn clear(disk: &dyn Disk, dir: &Path) -> Result<()> {
+    for name in disk.list(dir)?.into_iter().filter(|name| name != LOCK_FILE) {
+        if name != NEXT_SEGMENT {
             return Err(WalError::Exists { dir: dir.to_owned(), name });
         }
-        disk.remove_dir(dir)?;
-    }
-    if disk.exists(temporary)? {
-        for name in disk.list(temporary)? {
-            disk.remove_file(&temporary.join(name))?;
-        }
-        disk.remove_dir(temporary)?;
+        disk.remove_file(&dir.join(name))?;
     }
     Ok(())
-}
-
-fn with_suffix(dir: &Path, suffix: &str) -> PathBuf {
-    let mut name = dir.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
 }
 
 /// The directory that holds `dir`.

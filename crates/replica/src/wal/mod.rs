@@ -19,7 +19,7 @@
 //! - **A sync ends with a crc record**, and the next write comes after the sync. etcd accepts such a record anywhere;
 //!   it tells the reader where acknowledged bytes end.
 //! - **Names become durable last.** A segment is written under a temporary name, synced, renamed, and the directory
-//!   synced; the first one, with the directory itself, likewise.
+//!   synced; the first one, with the entries that a new member begins with, likewise.
 //! - **What open returns is durable.** After a kill of the process the page cache still shows bytes that no sync
 //!   covered. So [`Wal::open`] syncs the directory and the tail, and closes an unfinished batch with a crc record,
 //!   before it returns: from then on these entries may be acknowledged.
@@ -56,6 +56,6 @@ mod tests;
 
 pub use error::{Result, WalError};
 pub use frame::MAX_RECORD_BYTES;
-pub use log::{Options, SEGMENT_BYTES, Wal};
-pub use read::{Replay, TornTail, snapshots};
+pub use log::{FoundWal, Options, SEGMENT_BYTES, Wal};
+pub use read::{Replay, TornTail, owner_and_snapshots, snapshots};
 pub use record::{Entry, Metadata};

@@ -44,11 +44,16 @@ pub struct TornTail {
 /// The snapshots that may be loaded: those that the log mentions and whose index it says is committed. Reads only;
 /// etcd calls this the valid snapshot entries.
 pub fn snapshots(disk: &dyn Disk, dir: &Path) -> Result<Vec<walpb::Snapshot>> {
+    Ok(owner_and_snapshots(disk, dir)?.1)
+}
+
+/// Whose log it is, and its [`snapshots`].
+pub fn owner_and_snapshots(disk: &dyn Disk, dir: &Path) -> Result<(Metadata, Vec<walpb::Snapshot>)> {
     let segments = segment::list(disk, dir)?;
     let (mut replay, _) = read(disk, dir, segment::newest_run(&segments), None)?;
     let commit = replay.hard_state.commit();
     replay.snapshots.retain(|snapshot| snapshot.index() <= commit);
-    Ok(replay.snapshots)
+    Ok((replay.metadata, replay.snapshots))
 }
 
 /// Where writing goes on.

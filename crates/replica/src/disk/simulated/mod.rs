@@ -81,7 +81,8 @@ impl SimulatedDisk {
         SimulatedDisk { state: Arc::new(Mutex::new(State { tree, ..State::default() })) }
     }
 
-    /// Makes the `k`-th write from now on (1 is the next) fail with EIO. Half of its bytes are written.
+    /// Makes the `k`-th write from now on (1 is the next) fail with EIO. Half of its sectors are written:
+    /// a kernel stops between pages.
     pub fn fail_write(&self, k: u64) {
         self.state().fail_write = Some(k);
     }
@@ -274,7 +275,9 @@ impl DiskFile for SimulatedFile {
         let room = state.room(len, end);
         let content = state.tree.content(self.node);
         if fails {
-            content.write(offset, &bytes[..bytes.len() / 2]);
+            let half = (offset + end) / 2;
+            let whole = (half - half % SECTOR_BYTES as u64).saturating_sub(offset) as usize;
+            content.write(offset, &bytes[..whole]);
             return Err(io_error("write", &self.path));
         }
         if room < end {

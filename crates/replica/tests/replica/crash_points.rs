@@ -1,0 +1,103 @@
+//! The power goes after every single disk operation of a fixed script.
+
+use metastore_replica::disk::{CrashPolicy, Disk, SimulatedDisk};
+
+use crate::script::{mix, run};
+use crate::world::{Reference, Told, World, open, paths};
+
+/// Seeds of power losses that leave a random part of what was not synced, for each crash point.
+const RANDOM_LOSSES: u64 = 8;
+const ROUNDS: u64 = 60;
+const SEED: u64 = 1;
+
+fn policies() -> impl Iterator<Item = CrashPolicy> {
+    let random = (0..RANDOM_LOSSES).map(CrashPolicy::Random);
+    [CrashPolicy::DropUnsynced, CrashPolicy::KeepUnsynced].into_iter().chain(random)
+}
+
+/// The script without a crash: what was proposed, what that gives, and how many operations it takes.
+fn whole_script() -> (World, Reference) {
+    let mut world = World::default();
+    run(&mut world, SEED, ROUNDS).unwrap();
+    let reference = Reference::of(&world.told.proposed);
+    world.told.check_outcomes(&reference, "no crash");
+    assert_eq!(world.told.acknowledged, world.told.proposed.len());
+    (world, reference)
+}
+
+/// The world when the power goes after `n` operations of the script.
+fn crashed(n: u64, reference: &Reference) -> World {
+    let disk = SimulatedDisk::new();
+    disk.crash_after(n);
+    let mut world = World::on(disk, Told::default());
+    run(&mut world, SEED, ROUNDS).unwrap_err();
+    world.told.check_outcomes(reference, "before the crash");
+    world
+}
+
+#[test]
+fn the_script_does_what_it_is_for() {
+    let (world, _) = whole_script();
+    assert!(world.snapshots >= 4, "snapshots: {}", world.snapshots);
+    let segments = world.disk.list(&paths().wal()).unwrap();
+    let first = segments.iter().find(|name| name.ends_with(".wal")).unwrap();
+    assert!(!first.starts_with("0000000000000000-"), "segments were released: {segments:?}");
+    let states = world.disk.list(&paths().snap()).unwrap();
+    assert!(states.len() <= 4, "snapshots were purged: {states:?}");
+    assert!(world.disk.operations() > 200, "operations: {}", world.disk.operations());
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_wherever_the_power_goes() {
+    let (whole, reference) = whole_script();
+    let (mut cuts, mut beyond) = (0, 0);
+    for n in 0..whole.disk.operations() {
+        let world = crashed(n, &reference);
+        for policy in policies() {
+            let context = format!("crash after {n} operations, {policy:?}");
+            let (held, cut) = world.told.check(&world.disk.crash(policy), &reference, &context);
+            cuts += usize::from(cut);
+            beyond += usize::from(held > world.told.acknowledged);
+        }
+    }
+    assert!(cuts > 20, "the crashes tear writes: {cuts}");
+    assert!(beyond > 20, "some of what was under way is found: {beyond}");
+}
+
+/// The power goes again at each operation of the restart.
+#[test]
+fn a_crash_during_the_restart_is_recovered_from() {
+    let (whole, reference) = whole_script();
+    for n in (0..whole.disk.operations()).filter(|n| *n < 12 || mix(7, *n).is_multiple_of(9)) {
+        let world = crashed(n, &reference);
+        let after = world.disk.crash(CrashPolicy::Random(n));
+        for m in 0.. {
+            let again = after.fork();
+            again.crash_after(m);
+            let mut restart = World::on(again.clone(), world.told.clone());
+            if restart.start().is_ok() {
+                break;
+            }
+            let context = format!("crash after {n} operations, and after {m} of the restart");
+            restart.told.check(&again.crash(CrashPolicy::DropUnsynced), &reference, &context);
+            restart.told.check(&again.crash(CrashPolicy::Random(n + m)), &reference, &context);
+        }
+    }
+}
+
+/// The process is killed, and the page cache survives. The member that starts on it shows what it finds to readers. Then the
+/// power goes: what was shown must be there.
+#[test]
+fn what_a_restarted_member_has_shown_survives_the_power() {
+    let (whole, reference) = whole_script();
+    for n in 0..whole.disk.operations() {
+        let world = crashed(n, &reference);
+        let disk = world.disk.fork();
+        let context = format!("killed after {n} operations");
+        let (mut replica, _) = open(&disk).unwrap_or_else(|error| panic!("{context}: {error}"));
+        let mut told = world.told;
+        told.acknowledged = told.held(&mut replica, &reference, &context);
+        told.proposed.truncate(told.acknowledged);
+        told.check(&disk.crash(CrashPolicy::DropUnsynced), &reference, &context);
+    }
+}

@@ -1,0 +1,87 @@
+//! The disk fails: a write, a sync, no space. The member stops, and what it has said stays true.
+
+use metastore_replica::Output;
+use metastore_replica::disk::{CrashPolicy, SimulatedDisk};
+
+use crate::script::{mix, run};
+use crate::world::{Reference, Told, World, put};
+
+const SEED: u64 = 5;
+const ROUNDS: u64 = 24;
+
+fn reference() -> Reference {
+    let mut world = World::default();
+    run(&mut world, SEED, ROUNDS).unwrap();
+    Reference::of(&world.told.proposed)
+}
+
+/// Runs the script on a disk with a fault. Returns false if the fault did not come to bear.
+fn runs_into(
+    fault: impl FnOnce(&SimulatedDisk),
+    heal: impl FnOnce(&SimulatedDisk),
+    reference: &Reference,
+    context: &str,
+) -> bool {
+    let disk = SimulatedDisk::new();
+    fault(&disk);
+    let mut world = World::on(disk, Told::default());
+    let Err(stopped) = run(&mut world, SEED, ROUNDS) else { return false };
+    let context = format!("{context}: {stopped}");
+    heal(&world.disk);
+    world.told.check_outcomes(reference, &context);
+    stays_stopped(&mut world, &context);
+    for policy in [CrashPolicy::DropUnsynced, CrashPolicy::KeepUnsynced, CrashPolicy::Random(mix(SEED, 9))] {
+        world.told.check(&world.disk.crash(policy), reference, &format!("{context}, {policy:?}"));
+    }
+    true
+}
+
+/// A member whose own call failed says so for ever, and touches the disk no more. (A snapshot that fails on its own thread
+/// stops the member through its owner.)
+fn stays_stopped(world: &mut World, context: &str) {
+    if !world.failed_itself {
+        return;
+    }
+    let operations = world.disk.operations();
+    let mut output = Output::default();
+    for _ in 0..3 {
+        world.replica().tick();
+        assert!(world.replica().propose(put(1, "late", "x")).is_err(), "{context}");
+        let error = world.replica().process(&mut output).unwrap_err().to_string();
+        assert!(error.starts_with("the member has stopped: "), "{error}");
+        assert!(world.replica().compact_step(&mut output).is_err(), "{context}");
+    }
+    assert!(output.outcomes.is_empty() && output.events.is_empty() && output.snapshot.is_none(), "{context}");
+    assert_eq!(world.disk.operations(), operations, "{context}: the disk is left alone");
+}
+
+/// Runs the script once for each fault until one no longer comes to bear; returns how many did.
+fn each(fault: impl Fn(&SimulatedDisk, u64), name: &str) -> u64 {
+    let reference = reference();
+    let runs = (1..).take_while(|k| runs_into(|disk| fault(disk, *k), |_| {}, &reference, &format!("{name} {k}")));
+    runs.count() as u64
+}
+
+#[test]
+fn a_failed_sync_stops_the_member_and_nothing_acknowledged_is_lost() {
+    let failures = each(SimulatedDisk::fail_sync, "sync");
+    assert!(failures > 30, "{failures}");
+}
+
+#[test]
+fn a_failed_write_stops_the_member_and_nothing_acknowledged_is_lost() {
+    let failures = each(SimulatedDisk::fail_write, "write");
+    assert!(failures > 30, "{failures}");
+}
+
+#[test]
+fn a_full_disk_stops_the_member_which_starts_again_when_there_is_space() {
+    let reference = reference();
+    let sizes = (0..20_000).step_by(61);
+    let full = sizes.filter(|bytes| {
+        let heal = |disk: &SimulatedDisk| disk.limit_bytes(u64::MAX);
+        runs_into(|disk| disk.limit_bytes(*bytes), heal, &reference, &format!("room for {bytes} bytes"))
+    });
+    let full = full.count();
+    assert!(full > 50, "{full}");
+}

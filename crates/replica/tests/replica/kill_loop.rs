@@ -1,0 +1,58 @@
+//! Random commands, the power goes at a random operation, the member comes back, and so on, on the same disk.
+
+use metastore_replica::disk::{CrashPolicy, SimulatedDisk};
+
+use crate::script::{mix, random_group};
+use crate::world::{Reference, Told, World};
+
+/// Members, each with a disk of its own.
+const LIVES: u64 = 12;
+/// Power losses in the life of one.
+const LOSSES: u64 = 25;
+/// A loss comes after so many operations at most.
+const MAX_OPERATIONS: u64 = 60;
+
+fn policy(choice: u64) -> CrashPolicy {
+    match choice % 6 {
+        0 => CrashPolicy::DropUnsynced,
+        1 => CrashPolicy::KeepUnsynced,
+        _ => CrashPolicy::Random(choice),
+    }
+}
+
+/// Lets a member work until the power goes.
+fn work(world: &mut World, seed: u64) {
+    if world.start().is_err() {
+        return;
+    }
+    for round in 0.. {
+        if random_group(world, mix(seed, round)).is_err() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_however_often_the_power_goes() {
+    let (mut acknowledged, mut snapshots) = (0, 0);
+    for life in 0..LIVES {
+        let (mut disk, mut told) = (SimulatedDisk::new(), Told::default());
+        for loss in 0..LOSSES {
+            let seed = mix(life, loss);
+            let context = format!("life {life}, loss {loss}");
+            disk.crash_after(mix(seed, 1) % MAX_OPERATIONS);
+            let mut world = World::on(disk, told);
+            work(&mut world, seed);
+            let reference = Reference::of(&world.told.proposed);
+            world.told.check_outcomes(&reference, &context);
+            acknowledged += world.told.outcomes.len();
+            snapshots += world.snapshots;
+            disk = world.disk.crash(policy(mix(seed, 2)));
+            let (held, _) = world.told.check(&disk.fork(), &reference, &context);
+            // What was lost was lost to everyone; what is there may be relied on.
+            told = Told { acknowledged: held, ..Told::default() };
+            told.proposed = world.told.proposed[..held].to_vec();
+        }
+    }
+    assert!(acknowledged > 2000 && snapshots > 50, "the members work: {acknowledged} commands, {snapshots} snapshots");
+}

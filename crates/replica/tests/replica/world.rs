@@ -1,0 +1,267 @@
+//! One member on the double, what it was told, and the state that follows from that.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use metastore_engine::Memory;
+use metastore_proto::etcdserverpb::PutRequest;
+use metastore_replica::disk::{CrashPolicy, Disk, SimulatedDisk};
+use metastore_replica::wal::{Options, TornTail};
+use metastore_replica::{
+    Bootstrap, Fatal, OpenError, Output, Paths, Replica, Settings, SnapshotJob, SnapshotWritten, Timing, identity,
+};
+use metastore_store::command::{Command, Kind};
+use metastore_store::mvcc::HashKv;
+use metastore_store::{Member, Outcome, Store};
+
+/// Whatever stopped a member.
+pub type Stopped = Box<dyn std::error::Error>;
+
+pub const PEER_URL: &str = "http://127.0.0.1:2380";
+
+/// Small segments and early snapshots, so that a short script sees many of both.
+pub fn settings() -> Settings {
+    let mut settings = Settings::new("memory", Timing { election_ticks: 10 }, 8);
+    settings.snapshot_log_bytes = 1500;
+    settings.log = Options { segment_bytes: 2048 };
+    settings
+}
+
+pub fn paths() -> Paths {
+    Paths { data_dir: PathBuf::from("/data"), wal_dir: None }
+}
+
+pub fn bootstrap() -> Bootstrap {
+    Bootstrap { name: "one".into(), peer_urls: vec![PEER_URL.into()], cluster_token: "token".into() }
+}
+
+/// Opens the member of [`paths`] on this disk.
+pub fn open(disk: &SimulatedDisk) -> Result<(Replica, Option<TornTail>), OpenError> {
+    open_with(settings(), disk, paths())
+}
+
+pub fn open_with(
+    settings: Settings,
+    disk: &SimulatedDisk,
+    paths: Paths,
+) -> Result<(Replica, Option<TornTail>), OpenError> {
+    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    Replica::open(settings, disk, paths, || Ok(bootstrap()), Arc::new(Memory::new()))
+}
+
+pub fn put(id: u64, key: &str, value: &str) -> Bytes {
+    let put = PutRequest { key: key.to_owned().into(), value: value.to_owned().into(), ..PutRequest::default() };
+    Command::encode(id, Kind::Put, &put)
+}
+
+/// Lets a member do all that is due.
+pub fn advance(replica: &mut Replica, output: &mut Output) -> Result<(), Fatal> {
+    replica.process(output)?;
+    while replica.compact_step(output)? {}
+    Ok(())
+}
+
+/// Everything of a store that a client could ask for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct State {
+    pub revision: i64,
+    hash: HashKv,
+    leases: Vec<(i64, i64, Vec<Vec<u8>>)>,
+    members: Vec<Member>,
+}
+
+impl State {
+    /// The state of a store that has dropped what it was told to compact (as in etcd, HashKV does not depend on how far
+    /// that has come, except when no key is alive).
+    pub fn of(store: &Store) -> State {
+        assert!(!store.compacting());
+        let leases = store.leases();
+        let lease = |id| {
+            let lease = leases.get(id).expect("it is listed");
+            (id, lease.ttl_s, lease.keys().map(<[u8]>::to_vec).collect())
+        };
+        State {
+            revision: store.revision(),
+            hash: store.view().hash_kv(0).expect("the current revision can be hashed"),
+            leases: leases.ids().map(lease).collect(),
+            members: store.members().iter().cloned().collect(),
+        }
+    }
+}
+
+/// What a store alone makes of commands.
+pub struct Reference {
+    /// The state after each number of commands.
+    pub states: Vec<State>,
+    outcomes: Vec<Outcome>,
+}
+
+impl Reference {
+    pub fn of(commands: &[Bytes]) -> Reference {
+        let mut store = Store::open(Arc::new(Memory::new())).unwrap();
+        let Bootstrap { name, peer_urls, cluster_token } = bootstrap();
+        let id = identity::member_id(&peer_urls, &cluster_token);
+        let json = serde_json::to_vec(&Member { id, name, peer_urls, ..Member::default() }).unwrap();
+        store.apply_member_added(1, 1, &json).unwrap();
+        store.publish().unwrap();
+        let mut reference = Reference { states: vec![State::of(&store)], outcomes: Vec::new() };
+        for (index, command) in (2..).zip(commands) {
+            reference.outcomes.extend(store.apply(index, 1, command.clone()).unwrap());
+            store.publish().unwrap();
+            while store.compact_step().unwrap() {}
+            reference.states.push(State::of(&store));
+        }
+        reference
+    }
+}
+
+/// What a member was asked, and what it answered. Command `i` carries the id `i + 1`.
+#[derive(Clone, Default)]
+pub struct Told {
+    pub proposed: Vec<Bytes>,
+    /// So many of them, at least, were acknowledged: an answer to a command speaks for all before it.
+    pub acknowledged: usize,
+    pub outcomes: Vec<Outcome>,
+}
+
+impl Told {
+    fn hear(&mut self, outcomes: Vec<Outcome>) {
+        let newest = outcomes.iter().map(|outcome| outcome.id as usize).max().unwrap_or(0);
+        self.acknowledged = self.acknowledged.max(newest);
+        self.outcomes.extend(outcomes);
+    }
+
+    /// Every answer that was given is the one that a store alone gives.
+    pub fn check_outcomes(&self, reference: &Reference, context: &str) {
+        for outcome in &self.outcomes {
+            assert_eq!(outcome, &reference.outcomes[outcome.id as usize - 1], "{context}");
+        }
+    }
+
+    /// Starts a member on what the crash left and compares it with what was told. Returns how many commands it holds, and
+    /// whether a torn tail was cut.
+    pub fn check(&self, disk: &SimulatedDisk, reference: &Reference, context: &str) -> (usize, bool) {
+        let (mut replica, cut) = open(disk).unwrap_or_else(|error| panic!("{context}: {error}"));
+        let held = self.held(&mut replica, reference, context);
+        assert!(replica.standing().sole_leader, "{context}: it leads");
+        go_on(replica, disk, &reference.states[held], context);
+        (held, cut.is_some())
+    }
+
+    /// Lets a member that was just opened take up its log; returns how many commands it holds.
+    pub fn held(&self, replica: &mut Replica, reference: &Reference, context: &str) -> usize {
+        let mut output = Output::default();
+        advance(replica, &mut output).unwrap_or_else(|error| panic!("{context}: {error}"));
+        for outcome in &output.outcomes {
+            assert_eq!(outcome, &reference.outcomes[outcome.id as usize - 1], "{context}");
+        }
+        let state = State::of(replica.store());
+        // Some commands change nothing; that they are in the log, only the answers tell.
+        let replayed = output.outcomes.iter().map(|outcome| outcome.id as usize).max().unwrap_or(0);
+        let (from, to) = (self.acknowledged.max(replayed), self.proposed.len());
+        (from..=to).find(|n| reference.states[*n] == state).unwrap_or_else(|| {
+            panic!("{context}: {state:?} is no state after {from} to {to} commands: {:?}", reference.states[from])
+        })
+    }
+}
+
+/// The member that came back takes writes, with dense revisions, and they survive the next power loss.
+fn go_on(mut replica: Replica, disk: &SimulatedDisk, state: &State, context: &str) {
+    let mut output = Output::default();
+    for id in [900_001, 900_002] {
+        replica.propose(put(id, "after", &"x".repeat(700))).unwrap();
+    }
+    replica.process(&mut output).unwrap_or_else(|error| panic!("{context}: {error}"));
+    let revisions: Vec<i64> = output.outcomes.iter().map(|outcome| outcome.revision).collect();
+    assert_eq!(revisions, [state.revision + 1, state.revision + 2], "{context}");
+    let written = State::of(replica.store());
+    let (mut again, cut) =
+        open(&disk.crash(CrashPolicy::DropUnsynced)).unwrap_or_else(|error| panic!("{context}, second start: {error}"));
+    assert_eq!(cut, None, "{context}: a clean log was cut");
+    advance(&mut again, &mut Output::default()).unwrap_or_else(|error| panic!("{context}, second start: {error}"));
+    assert_eq!(State::of(again.store()), written, "{context}: what was written after the restart");
+}
+
+/// A snapshot that is being written while the member goes on.
+enum Background {
+    Planned(SnapshotJob),
+    Written(SnapshotWritten),
+}
+
+/// A member under a script.
+#[derive(Default)]
+pub struct World {
+    pub disk: SimulatedDisk,
+    pub told: Told,
+    replica: Option<Replica>,
+    background: Option<Background>,
+    /// Snapshots that were written and taken note of.
+    pub snapshots: usize,
+    planned: usize,
+    /// Whether a call of the member failed, as opposed to its start, or a snapshot on its own thread.
+    pub failed_itself: bool,
+}
+
+impl World {
+    /// A member that was told something before, on what is left of its disk.
+    pub fn on(disk: SimulatedDisk, told: Told) -> World {
+        World { disk, told, ..World::default() }
+    }
+
+    pub fn replica(&mut self) -> &mut Replica {
+        self.replica.as_mut().expect("the member is open")
+    }
+
+    /// Stops the member, if it runs, and starts it on the same disk.
+    pub fn start(&mut self) -> Result<(), Stopped> {
+        (self.replica, self.background) = (None, None);
+        self.replica = Some(open(&self.disk)?.0);
+        self.process()
+    }
+
+    /// Proposes commands and waits for them. Their ids are given here.
+    pub fn group(&mut self, commands: impl IntoIterator<Item = impl FnOnce(u64) -> Bytes>) -> Result<(), Stopped> {
+        for command in commands {
+            let bytes = command(self.told.proposed.len() as u64 + 1);
+            self.told.proposed.push(bytes.clone());
+            self.replica().propose(bytes)?;
+        }
+        self.process()?;
+        self.go_on_with_snapshot()
+    }
+
+    fn process(&mut self) -> Result<(), Stopped> {
+        let mut output = Output::default();
+        let replica = self.replica.as_mut().expect("the member is open");
+        let result = advance(replica, &mut output);
+        self.told.hear(output.outcomes);
+        self.failed_itself = result.is_err();
+        result?;
+        if let Some(job) = output.snapshot {
+            assert!(self.background.is_none(), "one snapshot at a time");
+            self.planned += 1;
+            self.background = Some(Background::Planned(job));
+            // Every other snapshot is written at once, the rest while the member goes on.
+            if self.planned % 2 == 1 {
+                self.go_on_with_snapshot()?;
+                self.go_on_with_snapshot()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn go_on_with_snapshot(&mut self) -> Result<(), Stopped> {
+        match self.background.take() {
+            Some(Background::Planned(job)) => self.background = Some(Background::Written(job.run()?)),
+            Some(Background::Written(written)) => {
+                let result = self.replica().snapshot_written(written);
+                self.failed_itself = result.is_err();
+                result?;
+                self.snapshots += 1;
+            }
+            None => {}
+        }
+        Ok(())
+    }
+}
