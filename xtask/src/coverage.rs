@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
@@ -98,7 +98,7 @@ fn run_tests(root: &Path, target: &Path, counters: &Path) -> Result<Vec<PathBuf>
         command.env("LLVM_PROFILE_FILE", counters.join("%p-%m.profraw"));
         command
     };
-    let built = output(&mut test(&["--no-run", "--message-format=json"]))?;
+    let built = output(test(&["--no-run", "--message-format=json-render-diagnostics"]).stderr(Stdio::inherit()))?;
     let _ = std::fs::remove_dir_all(counters);
     let status = test(&[]).status().map_err(|error| format!("cannot run the tests: {error}"))?;
     if !status.success() {
