@@ -1,1 +1,48 @@
-fn main() {}
+//! Rules of the repository that neither the compiler nor clippy knows, and measurements.
+//!
+//! ```text
+//!   cargo xtask tidy                  dependency directions, words, sizes, dead files, links
+//!   cargo xtask coverage [percent]    line coverage of engine, store and replica; fails below `percent` (90)
+//! ```
+//!
+//! What is deliberately absent: anything that `make` does better (installing, building, running).
+
+mod coverage;
+mod source;
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: cargo xtask tidy | coverage [percent]";
+/// The least line coverage of each measured crate, in percent, if the command line names none.
+const LEAST_COVERAGE: f64 = 90.0;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match words[..] {
+        ["tidy"] => tidy::run(&root()),
+        ["coverage"] => coverage::run(&root(), LEAST_COVERAGE),
+        ["coverage", least] => match least.parse() {
+            Ok(least) => coverage::run(&root(), least),
+            Err(_) => Err(format!("{least:?} is no percentage\n{USAGE}")),
+        },
+        _ => Err(USAGE.to_owned()),
+    };
+    match done {
+        Ok(report) => {
+            println!("{report}");
+            ExitCode::SUCCESS
+        }
+        Err(report) => {
+            eprintln!("{report}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The root of the workspace.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_path_buf).unwrap_or_default()
+}

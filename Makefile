@@ -1,0 +1,51 @@
+# Each target does all of its own set-up: it installs what is missing (xtask/install.sh), builds, and runs.
+
+# Outside the clone, so that a second clone is warm.
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/metastore/target
+export CARGO_TERM_PROGRESS_WHEN ?= never
+tools := $(or $(METASTORE_CACHE),$(HOME)/.cache/metastore)/tools/bin
+
+.PHONY: help run test lint fmt coverage bench soak
+
+help:
+	@echo 'make run        build and start a durable single member with no flags, as etcd starts'
+	@echo 'make test       all tests'
+	@echo 'make lint       format, clippy, rules of the repository, licences and sources of what is built in'
+	@echo 'make fmt        format the code'
+	@echo 'make coverage   line coverage of engine, store and replica; fails below 90 %'
+	@echo 'make soak       all tests, those that draw lots for longer (KILLS, CALLS, PROPTEST_CASES)'
+	@echo 'make bench      side by side with a real etcd: throughput, latency, processor time, bytes'
+
+run:
+	@xtask/install.sh run
+	@cargo build --locked --release --package metastore-server --bin metastore
+	@echo 'clients connect to http://127.0.0.1:2379 (etcdctl does without a flag); data is in ./default.etcd; stop with Ctrl-C'
+	@exec "$(CARGO_TARGET_DIR)/release/metastore"
+
+test:
+	@xtask/install.sh test
+	@xtask/test.sh
+
+lint:
+	@xtask/install.sh lint
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets --profile test -- -D warnings
+	cargo xtask tidy
+	"$(tools)/cargo-deny" --log-level warn check bans licenses sources
+
+fmt:
+	@cargo fmt --all
+
+coverage:
+	@xtask/install.sh coverage
+	@cargo xtask coverage
+
+bench:
+	@xtask/install.sh bench
+	@cargo build --locked --profile dist --package metastore-server --bin metastore
+	@METASTORE_BIN="$(CARGO_TARGET_DIR)/dist/metastore" ETCD_BIN="$${ETCD_BIN:-$$(tests/etcd/install.sh)/etcd}" tests/bench/bench.sh
+
+# The tests that draw lots, for longer: kills under load, calls compared with etcd, cases of each property.
+soak:
+	@xtask/install.sh test
+	@KILLS=$${KILLS:-500} CALLS=$${CALLS:-1000000} PROPTEST_CASES=$${PROPTEST_CASES:-10000} xtask/test.sh

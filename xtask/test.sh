@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Compiles everything that tests need, then runs all tests; says how long each took.
+#
+#   xtask/test.sh        (through `make test`, which installs what is missing first)
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+target=${CARGO_TARGET_DIR:-target}
+
+started=$SECONDS
+cargo test --locked --workspace --no-run
+# The server as users run it, without the features that tests switch on in its libraries; under a name of its own,
+# because cargo links its other build to the first name.
+cargo build --locked --profile test -p metastore-server --bin metastore
+cp -f "$target/debug/metastore" "$target/debug/metastore-under-test"
+export METASTORE_BIN=${METASTORE_BIN:-$target/debug/metastore-under-test}
+# Without Go there is no newest etcd to compare with, but the one from a Python wheel.
+command -v go >/dev/null || export ETCD_FLAVOR=${ETCD_FLAVOR:-3.5.1}
+compiled=$SECONDS
+
+status=0
+cargo test --locked --workspace --no-fail-fast || status=$?
+tested=$SECONDS
+
+echo "compile: $((compiled - started)) s"
+echo "test: $((tested - compiled)) s"
+exit $status
