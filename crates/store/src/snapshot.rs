@@ -4,7 +4,7 @@
 //!   header   "MSTATE\r\n" | version u32 | index u64 | term u64 | revision u64      (little endian)
 //!   block*   length u32 (> 0) | CRC-32C u32 | rows
 //!   row      table u8 | key length u32 | value length u32 | key | value
-//!   end      length 0 u32 | CRC-32C u32 of the number of rows | number of rows u64
+//!   end      length 0 u32 | CRC-32C u32 of the header and the number of rows | number of rows u64
 //! ```
 //!
 //! Rows are sorted by table, then key, as in etcd's backend file; versioned keys are the table `key`, between `cluster` and
@@ -75,7 +75,8 @@ impl Source {
 
     /// Writes the stream in pieces of about 256 KiB.
     pub fn write(&self, mut write: impl FnMut(&[u8]) -> std::io::Result<()>) -> Result<(), SnapshotError> {
-        write(&self.header())?;
+        let header = self.header();
+        write(&header)?;
         let mut block = Block::default();
         for (code, rows) in self.tables.iter().filter(|(code, _)| *code < KEY_TABLE) {
             block.rows(*code, rows, &mut write)?;
@@ -84,7 +85,7 @@ impl Source {
         for (code, rows) in self.tables.iter().filter(|(code, _)| *code > KEY_TABLE) {
             block.rows(*code, rows, &mut write)?;
         }
-        block.end(&mut write)?;
+        block.end(&header, &mut write)?;
         Ok(())
     }
 
@@ -159,11 +160,11 @@ impl Block {
         Ok(())
     }
 
-    fn end(&mut self, write: &mut impl FnMut(&[u8]) -> std::io::Result<()>) -> std::io::Result<()> {
+    fn end(&mut self, header: &[u8], write: &mut impl FnMut(&[u8]) -> std::io::Result<()>) -> std::io::Result<()> {
         self.flush(write)?;
         let rows = self.rows.to_le_bytes();
         write(&0u32.to_le_bytes())?;
-        write(&crc32c::crc32c(&rows).to_le_bytes())?;
+        write(&crc32c::crc32c_append(crc32c::crc32c(header), &rows).to_le_bytes())?;
         write(&rows)
     }
 }
@@ -190,7 +191,9 @@ pub fn load(
         }
         let mut block = vec![0; if length == 0 { 8 } else { length }];
         read(&mut block)?;
-        if crc32c::crc32c(&block) != crc {
+        // The end vouches for the header, too.
+        let before = if length == 0 { crc32c::crc32c(&header) } else { 0 };
+        if crc32c::crc32c_append(before, &block) != crc {
             return Err(SnapshotError::Damaged(format!("wrong checksum of the block after row {rows}")));
         }
         if length == 0 {
