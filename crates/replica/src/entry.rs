@@ -63,9 +63,15 @@ pub fn decode_change(index: u64, data: &Bytes) -> Result<raftpb::ConfChange, Ent
 /// The same change in the library's numbers.
 pub fn library_change(index: u64, change: &raftpb::ConfChange) -> Result<eraftpb::ConfChange, EntryError> {
     let mut out = eraftpb::ConfChange { node_id: change.node_id(), id: change.id(), ..eraftpb::ConfChange::default() };
-    match change.r#type() {
-        raftpb::ConfChangeType::ConfChangeAddNode => out.set_change_type(eraftpb::ConfChangeType::AddNode),
-        other => {
+    // Not the getter: it takes a number that it does not know for the default, which is AddNode.
+    let number = change.r#type.unwrap_or_default();
+    match raftpb::ConfChangeType::try_from(number) {
+        Ok(raftpb::ConfChangeType::ConfChangeAddNode) => out.set_change_type(eraftpb::ConfChangeType::AddNode),
+        Err(_) => {
+            let why = format!("membership change {number}, which this version does not know");
+            return Err(EntryError { index, why });
+        }
+        Ok(other) => {
             let why = format!("membership change {other:?}, which this version does not apply");
             return Err(EntryError { index, why });
         }

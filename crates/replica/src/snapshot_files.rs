@@ -133,7 +133,10 @@ pub fn load(disk: &dyn Disk, dir: &Path, applied: Applied, engine: &Arc<dyn Engi
     let loaded = snapshot::load(engine, |into| input.read(into))
         .map_err(|error| OpenError::refused(&path, format!("damaged: {error}")))?;
     if loaded != applied {
-        return Err(OpenError::refused(&path, format!("holds the state at entry {}", loaded.index)));
+        return Err(OpenError::refused(
+            &path,
+            format!("holds the state at entry {}, not at entry {}", loaded.index, applied.index),
+        ));
     }
     Ok(())
 }
