@@ -1,1 +1,158 @@
+//! A sole member's way to leadership, and what consensus leaves on disk.
 
+use std::sync::Arc;
+
+use metastore_proto::{Message, raftpb};
+use metastore_replica::disk::{Disk, OsDisk, SimulatedDisk};
+use metastore_replica::wal::{Entry, Replay, Wal};
+use metastore_replica::{Output, Paths, Replica, identity};
+use metastore_store::Member;
+
+use crate::script::run;
+use crate::world::{PEER_URL, World, advance, bootstrap, open, paths, put, settings};
+
+/// What the log on this disk says, from its beginning.
+fn replay(disk: &SimulatedDisk) -> Replay {
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    Wal::read(settings().log, shared, &paths().wal(), (0, 0)).unwrap().1
+}
+
+#[test]
+fn a_sole_member_leads_without_waiting() {
+    let disk = SimulatedDisk::new();
+    for start in 0..3 {
+        let (mut replica, _) = open(&disk).unwrap();
+        assert!(!replica.standing().sole_leader, "it has committed nothing of its term");
+        replica.process(&mut Output::default()).unwrap();
+        let standing = replica.standing();
+        assert!(standing.is_leader && standing.sole_leader, "{standing:?}");
+        assert_eq!((standing.leader, standing.term), (replica.id(), start + 2), "a term for each start");
+        assert_eq!(replica.cluster_id(), identity::cluster_id(&[replica.id()]));
+    }
+}
+
+#[test]
+fn a_member_with_a_snapshot_leads_without_waiting() {
+    let mut world = World::default();
+    run(&mut world, 3, 50).unwrap();
+    assert!(world.snapshots > 0);
+    world.start().unwrap();
+    assert!(world.replica().standing().sole_leader);
+}
+
+#[test]
+fn a_proposal_before_leadership_is_dropped() {
+    let disk = SimulatedDisk::new();
+    let (mut replica, _) = open(&disk).unwrap();
+    assert!(replica.propose(put(1, "k", "early")).is_err());
+    let mut output = Output::default();
+    advance(&mut replica, &mut output).unwrap();
+    assert!(output.outcomes.is_empty());
+    replica.propose(put(2, "k", "v")).unwrap();
+    advance(&mut replica, &mut output).unwrap();
+    assert_eq!(output.outcomes.iter().map(|outcome| outcome.id).collect::<Vec<_>>(), [2]);
+    assert_eq!(output.events.len(), 1);
+}
+
+#[test]
+fn ticks_change_nothing_for_a_sole_leader() {
+    let disk = SimulatedDisk::new();
+    let (mut replica, _) = open(&disk).unwrap();
+    advance(&mut replica, &mut Output::default()).unwrap();
+    let (standing, operations) = (replica.standing(), disk.operations());
+    for _ in 0..100 {
+        replica.tick();
+        advance(&mut replica, &mut Output::default()).unwrap();
+    }
+    assert_eq!((replica.standing(), disk.operations()), (standing, operations));
+}
+
+/// What etcd writes at its first start, and what it reads: the change in its own numbers, the member as its JSON.
+#[test]
+fn the_first_entry_is_the_one_that_etcd_writes() {
+    let disk = SimulatedDisk::new();
+    let first = |disk: &SimulatedDisk| replay(disk).entries.remove(0);
+    let (mut replica, _) = open(&disk).unwrap();
+    let entry = first(&disk);
+    advance(&mut replica, &mut Output::default()).unwrap();
+    let id = replica.id();
+    let change = raftpb::ConfChange::decode(entry.data.clone()).unwrap();
+    assert_eq!((entry.kind, entry.term, entry.index), (1, 1, 1));
+    assert_eq!((change.r#type, change.node_id), (Some(0), Some(id)));
+    let json = format!("{{\"id\":{id},\"peerURLs\":[\"{PEER_URL}\"],\"name\":\"one\"}}");
+    assert_eq!(String::from_utf8(change.context().to_vec()).unwrap(), json);
+    drop(replica);
+    // It is applied again at each start, and stays as it is.
+    let (mut replica, _) = open(&disk).unwrap();
+    advance(&mut replica, &mut Output::default()).unwrap();
+    assert_eq!(first(&disk), entry);
+    let member = Member { id, name: "one".into(), peer_urls: vec![PEER_URL.into()], ..Member::default() };
+    assert_eq!(replica.store().members().iter().collect::<Vec<_>>(), [&member]);
+}
+
+#[test]
+fn the_log_knows_what_is_committed_but_for_the_last_batch() {
+    let disk = SimulatedDisk::new();
+    let (mut replica, _) = open(&disk).unwrap();
+    advance(&mut replica, &mut Output::default()).unwrap();
+    for id in 1..20 {
+        replica.propose(put(id, "k", "v")).unwrap();
+        advance(&mut replica, &mut Output::default()).unwrap();
+    }
+    let replay = replay(&disk);
+    let last: &Entry = replay.entries.last().unwrap();
+    assert_eq!(last.index, replica.standing().commit);
+    assert_eq!(replay.hard_state.commit(), last.index - 1);
+    assert_eq!((replay.hard_state.term(), replay.hard_state.vote()), (replica.standing().term, replica.id()));
+}
+
+/// One batch of proposals is one write and one sync.
+#[test]
+fn proposals_that_wait_together_share_a_write_and_a_sync() {
+    let mut settings = settings();
+    (settings.snapshot_log_bytes, settings.log) = (u64::MAX, Default::default());
+    let disk = SimulatedDisk::new();
+    let (mut replica, _) = crate::world::open_with(settings, &disk, paths()).unwrap();
+    advance(&mut replica, &mut Output::default()).unwrap();
+    let operations = disk.operations();
+    for id in 1..=50 {
+        replica.propose(put(id, "k", "v")).unwrap();
+    }
+    let mut output = Output::default();
+    advance(&mut replica, &mut output).unwrap();
+    assert_eq!((output.outcomes.len(), disk.operations() - operations), (50, 2));
+}
+
+/// The same on a real file system: first start, writes, snapshots, restart, and one member at a time.
+#[test]
+fn a_member_on_a_real_disk_comes_back() {
+    let scratch = std::env::temp_dir().join(format!("metastore-replica-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&scratch);
+    let start = |name: &str| {
+        let paths = Paths { data_dir: scratch.join(name), wal_dir: Some(scratch.join("log")) };
+        let disk: Arc<dyn Disk> = Arc::new(OsDisk::new());
+        Replica::open(settings(), disk, paths, || Ok(bootstrap()), Arc::new(metastore_engine::Memory::new()))
+    };
+    let (mut snapshots, value) = (0, "v".repeat(300));
+    for round in 0..3 {
+        let (mut replica, cut) = start("one").unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(cut, None);
+        advance(&mut replica, &mut Output::default()).unwrap();
+        assert_eq!(replica.store().revision(), 1 + round * 40);
+        for id in 1..=40 {
+            replica.propose(put(id, "k", &value)).unwrap();
+            let mut output = Output::default();
+            advance(&mut replica, &mut output).unwrap();
+            if let Some(job) = output.snapshot {
+                replica.snapshot_written(job.run().unwrap()).unwrap();
+                snapshots += 1;
+            }
+        }
+        for name in ["one", "two"] {
+            let error = start(name).err().unwrap().to_string();
+            assert!(error.contains("another process uses this directory"), "{error}");
+        }
+    }
+    assert!(snapshots > 0);
+    std::fs::remove_dir_all(&scratch).unwrap();
+}
