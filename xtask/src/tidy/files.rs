@@ -2,12 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use serde_json::Value;
 
+use super::Finding;
 use super::dependencies::{list, members, text};
-use super::{Finding, output};
 use crate::source::{Source, words};
 
 /// Roots that cargo's metadata does not list, because they are another workspace.
@@ -22,18 +21,12 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// Reads what git tracks, and what it would track.
+    /// Reads every Rust file below `root`.
     pub fn read(root: &Path, metadata: &Value) -> Result<Self, String> {
-        let names = output(
-            Command::new("git")
-                .args(["ls-files", "--cached", "--others", "--exclude-standard", "*.rs"])
-                .current_dir(root),
-        )?;
         let mut files = BTreeMap::new();
-        // A file that is deleted but not yet committed is still listed.
-        for name in names.lines().filter(|name| root.join(name).is_file()) {
-            let text = std::fs::read_to_string(root.join(name)).map_err(|error| format!("{name}: {error}"))?;
-            files.insert(PathBuf::from(name), Source::new(&text));
+        for path in named(root, "rs")? {
+            let text = std::fs::read_to_string(root.join(&path)).map_err(|e| format!("{}: {e}", path.display()))?;
+            files.insert(path, Source::new(&text));
         }
         Ok(Self::new(files, roots(root, metadata)))
     }
@@ -72,6 +65,31 @@ impl Tree {
         self.reached.get(path).copied().unwrap_or(false)
             || self.files.get(path).is_some_and(|source| source.test_ranges().iter().any(|range| range.contains(&at)))
     }
+}
+
+/// Files below `root` whose names have this extension, by their path from there. Hidden directories and what is built are
+/// left out. Git is not asked: the rules hold in an unpacked archive, too.
+pub fn named(root: &Path, extension: &str) -> Result<Vec<PathBuf>, String> {
+    let mut found = Vec::new();
+    let mut open = vec![PathBuf::new()];
+    while let Some(directory) = open.pop() {
+        let place = root.join(&directory);
+        let unreadable = |error: std::io::Error| format!("{}: {error}", place.display());
+        for entry in std::fs::read_dir(&place).map_err(unreadable)? {
+            let entry = entry.map_err(unreadable)?;
+            let path = directory.join(entry.file_name());
+            if entry.file_type().map_err(unreadable)?.is_dir() {
+                let name = entry.file_name();
+                if name != "target" && !name.as_encoded_bytes().starts_with(b".") {
+                    open.push(path);
+                }
+            } else if path.extension().is_some_and(|found| found == extension) {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 /// The modules that a file declares without a body, and whether for tests only.

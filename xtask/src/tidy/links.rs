@@ -1,10 +1,9 @@
 //! What documents point at: links, and paths in backticks, with `file.rs::function` for the test that proves a claim.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use super::files::Tree;
-use super::{Finding, output};
+use super::Finding;
+use super::files::{Tree, named};
 
 /// A word in backticks that begins like this is a path from the root.
 const ROOMS: [&str; 6] = ["crates/", "docs/", "tests/", "xtask/", "fuzz/", ".ci/"];
@@ -14,14 +13,12 @@ const THIS: &str = "xtask/src/tidy/links.rs";
 
 /// Checks every Markdown file, and where Rust files point at documents.
 pub fn check(root: &Path, tree: &Tree) -> Result<Vec<Finding>, String> {
-    let names = output(
-        Command::new("git").args(["ls-files", "--cached", "--others", "--exclude-standard", "*.md"]).current_dir(root),
-    )?;
     let mut findings = Vec::new();
-    for name in names.lines().filter(|name| root.join(name).is_file()) {
-        let text = std::fs::read_to_string(root.join(name)).map_err(|error| format!("{name}: {error}"))?;
-        let broken = references(Path::new(name), &text).into_iter().filter(|reference| !reference.exists(root));
-        findings.extend(broken.map(|reference| Finding::new(name, format!("there is no {}", reference.shown()))));
+    for path in named(root, "md")? {
+        let text = std::fs::read_to_string(root.join(&path)).map_err(|e| format!("{}: {e}", path.display()))?;
+        let broken = references(&path, &text).into_iter().filter(|reference| !reference.exists(root));
+        findings
+            .extend(broken.map(|reference| Finding::new(path.display(), format!("there is no {}", reference.shown()))));
     }
     for (path, source) in tree.files.iter().filter(|(path, _)| *path != Path::new(THIS)) {
         for document in documents(&source.text).filter(|document| !root.join(document).is_file()) {
