@@ -30,8 +30,8 @@ pub(super) struct KvHasher {
     compact_revision: i64,
     /// The revision that is hashed.
     revision: i64,
-    /// Whether any key is alive there.
-    any_kept: bool,
+    /// Versions up to the compacted revision count only if they are the newest of a live key at this one.
+    kept_at: i64,
 }
 
 /// The hashes that compactions left behind, the oldest first.
@@ -53,8 +53,8 @@ impl CompactionHashes {
 
 impl KvHasher {
     pub(super) fn new(view: &View, compact_revision: i64, revision: i64) -> Result<Self, EngineError> {
-        let any_kept = view.any_live(revision)?;
-        Ok(Self { hash: crc32c::crc32c(b"key"), compact_revision, revision, any_kept })
+        let kept_at = if view.any_live(revision)? { revision } else { compact_revision };
+        Ok(Self { hash: crc32c::crc32c(b"key"), compact_revision, revision, kept_at })
     }
 
     /// Hashes one bounded step of history; returns where the next one begins.
@@ -70,7 +70,9 @@ impl KvHasher {
     }
 
     /// Of the versions up to the compacted revision only those count that are the newest of a key that is alive at the
-    /// hashed revision, unless there is no such key at all; a tombstone at the compacted revision never counts.
+    /// hashed revision. If no key is alive there, etcd counts what is stored; so here those count that a finished compaction
+    /// leaves, or the hash would tell how far the dropping of versions is, in which members differ. A tombstone at the
+    /// compacted revision never counts.
     fn counts(&self, view: &View, version: &Version) -> Result<bool, EngineError> {
         let main = version.revision.main;
         if main > self.compact_revision {
@@ -79,10 +81,7 @@ impl KvHasher {
         if main == self.compact_revision && version.tombstone {
             return Ok(false);
         }
-        if !self.any_kept {
-            return Ok(true);
-        }
-        let newest = view.engine().newest(key_of(&version.row), self.revision)?;
+        let newest = view.engine().newest(key_of(&version.row), self.kept_at)?;
         Ok(newest.is_some_and(|newest| !newest.tombstone && newest.revision == version.revision))
     }
 

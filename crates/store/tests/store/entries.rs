@@ -1,0 +1,270 @@
+//! Log entries made from arbitrary bytes, and what must hold whatever they are. The fuzz target `apply` includes this file,
+//! so that a fuzzer and the plain tests look for the same.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use metastore_engine::{Applied, Engine, Memory};
+use metastore_proto::etcdserverpb::compare::TargetUnion;
+use metastore_proto::etcdserverpb::request_op::Request;
+use metastore_proto::etcdserverpb::{
+    CompactionRequest, Compare, DeleteRangeRequest, LeaseGrantRequest, LeaseRevokeRequest, PutRequest, RangeRequest,
+    RequestOp, TxnRequest,
+};
+use metastore_proto::membershippb::{Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest};
+use metastore_store::command::{Command, Kind};
+use metastore_store::mvcc::RangeQuery;
+use metastore_store::snapshot::{self, SnapshotError};
+use metastore_store::{Halt, Store};
+
+/// Entries that are made of one input.
+const MOST_ENTRIES: usize = 64;
+/// Operations and comparisons in one list.
+const MOST_OPS: u8 = 4;
+/// Transactions inside each other.
+const MOST_DEPTH: u8 = 6;
+
+/// Applies entries in order, up to the first that stops the member.
+///
+/// # Panics
+/// If the store breaks a promise: a revision that goes back, events that do not fit, a halt that does not say where, a state that
+/// cannot be read, hashed, or moved by a snapshot.
+pub fn apply_all(entries: &[Bytes]) -> Result<Store, Halt> {
+    let mut store = Store::open(Arc::new(Memory::new())).expect("an empty engine");
+    for (index, entry) in (1..).zip(entries) {
+        let before = store.revision();
+        match store.apply(index, 1, entry.clone()) {
+            Ok(None) => assert!(entry.is_empty(), "an entry without an outcome"),
+            Ok(Some(outcome)) => {
+                assert_eq!(outcome.revision, store.revision());
+                let events = store.publish().expect("memory does not fail");
+                assert_eq!(events.len() as i64, outcome.revision - before, "a revision is what makes events");
+                assert!(outcome.reply.is_ok() || events.is_empty(), "a refusal changes nothing");
+            }
+            Err(halt) => {
+                assert_eq!(halt.index, index);
+                assert!(halt.to_string().contains(&format!("entry {index} ")), "{halt}");
+                return Err(halt);
+            }
+        }
+        if entry.len() % 3 == 0 {
+            store.compact_step().expect("memory does not fail");
+        }
+    }
+    check_state(&store);
+    Ok(store)
+}
+
+fn check_state(store: &Store) {
+    let view = store.view();
+    for revision in 0..=store.revision() {
+        let everything = RangeQuery { key: b"", range_end: b"\0", revision, ..RangeQuery::default() };
+        let read = view.range(&everything).is_ok();
+        assert_eq!(read, revision == 0 || revision >= view.compact_revision(), "revision {revision}");
+        assert_eq!(view.hash_kv(revision).is_ok(), read);
+    }
+    let (engine, applied) = load(&snapshot_of(store)).expect("what was written");
+    assert_eq!(applied, store.view().published().applied);
+    let loaded = Store::open(engine).expect("a loaded state");
+    assert_eq!(loaded.view().hash().expect("hash"), view.hash().expect("hash"));
+    assert!(loaded.leases().restart_ttls().eq(store.leases().restart_ttls()));
+}
+
+/// The store's state as a stream of bytes.
+pub fn snapshot_of(store: &Store) -> Vec<u8> {
+    let mut written = Vec::new();
+    let write = |bytes: &[u8]| {
+        written.extend_from_slice(bytes);
+        Ok(())
+    };
+    store.snapshot().expect("memory does not fail").write(write).expect("a vector takes everything");
+    written
+}
+
+/// An engine into which a snapshot was loaded, and the log position that it holds.
+///
+/// # Errors
+/// The snapshot is damaged.
+pub fn load(snapshot: &[u8]) -> Result<(Arc<dyn Engine>, Applied), SnapshotError> {
+    let engine: Arc<dyn Engine> = Arc::new(Memory::new());
+    let mut rest = snapshot;
+    let applied = snapshot::load(&engine, |buffer| std::io::Read::read_exact(&mut rest, buffer))?;
+    assert!(rest.is_empty(), "the whole stream is read");
+    Ok((engine, applied))
+}
+
+/// Makes entries of arbitrary bytes: well-formed commands with odd values, damaged ones, and bytes that are none.
+pub fn from_bytes(bytes: &[u8]) -> Vec<Bytes> {
+    let mut input = Input(bytes);
+    let mut entries = Vec::new();
+    while !input.0.is_empty() && entries.len() < MOST_ENTRIES {
+        entries.push(input.entry());
+    }
+    entries
+}
+
+/// Bytes that decide; zeros when they are used up.
+struct Input<'a>(&'a [u8]);
+
+impl Input<'_> {
+    fn byte(&mut self) -> u8 {
+        let (&first, rest) = self.0.split_first().unwrap_or((&0, &[]));
+        self.0 = rest;
+        first
+    }
+
+    fn bit(&mut self) -> bool {
+        self.byte() % 2 == 1
+    }
+
+    fn bytes(&mut self) -> Bytes {
+        let len = usize::from(self.byte()).min(self.0.len());
+        let (taken, rest) = self.0.split_at(len);
+        self.0 = rest;
+        Bytes::copy_from_slice(taken)
+    }
+
+    fn number(&mut self) -> i64 {
+        match self.byte() {
+            255 => i64::MAX,
+            254 => i64::MIN,
+            253 => i64::from(i32::MAX) + 1,
+            small => i64::from(small) - 4,
+        }
+    }
+
+    fn id(&mut self) -> i64 {
+        i64::from(self.byte() % 4)
+    }
+
+    fn key(&mut self) -> Bytes {
+        const KEYS: [&[u8]; 7] = [b"", b"a", b"a\0", b"ab", b"b", b"\0", b"\xff\xff"];
+        match self.byte() {
+            0 => self.bytes(),
+            choice => Bytes::from_static(KEYS[usize::from(choice) % KEYS.len()]),
+        }
+    }
+
+    fn entry(&mut self) -> Bytes {
+        match self.byte() % 16 {
+            0 => self.bytes(),
+            1 => {
+                let kind = Kind::ALL[usize::from(self.byte()) % Kind::ALL.len()];
+                let body = self.bytes();
+                wrapped(kind, &body)
+            }
+            2 => {
+                let mut entry = self.command().to_vec();
+                let at = usize::from(self.byte()) % entry.len();
+                entry[at] = self.byte();
+                entry.into()
+            }
+            3 => {
+                let entry = self.command();
+                entry.slice(..usize::from(self.byte()) % entry.len())
+            }
+            _ => self.command(),
+        }
+    }
+
+    fn command(&mut self) -> Bytes {
+        let id = u64::from(self.byte());
+        match self.byte() % 12 {
+            0..3 => Command::encode(id, Kind::Put, &self.put()),
+            3..5 => Command::encode(id, Kind::DeleteRange, &self.delete()),
+            5..8 => Command::encode(id, Kind::Txn, &self.txn(0)),
+            8 => {
+                let request = CompactionRequest { revision: self.number(), physical: self.bit() };
+                Command::encode(id, Kind::Compaction, &request)
+            }
+            9 => Command::encode(id, Kind::LeaseGrant, &LeaseGrantRequest { ttl: self.number(), id: self.id() }),
+            10 => Command::encode(id, Kind::LeaseRevoke, &LeaseRevokeRequest { id: self.id() }),
+            _ => self.cluster(id),
+        }
+    }
+
+    fn cluster(&mut self, id: u64) -> Bytes {
+        if self.bit() {
+            let ver = String::from_utf8_lossy(&self.bytes()).into_owned();
+            return Command::encode(id, Kind::ClusterVersionSet, &ClusterVersionSetRequest { ver });
+        }
+        let name = String::from_utf8_lossy(&self.bytes()).into_owned();
+        let member_attributes = self.bit().then_some(Attributes { name, client_urls: Vec::new() });
+        let request = ClusterMemberAttrSetRequest { member_id: u64::from(self.byte()), member_attributes };
+        Command::encode(id, Kind::ClusterMemberAttrSet, &request)
+    }
+
+    fn put(&mut self) -> PutRequest {
+        PutRequest {
+            key: self.key(),
+            value: self.bytes(),
+            lease: self.id(),
+            prev_kv: self.bit(),
+            ignore_value: self.byte() > 200,
+            ignore_lease: self.byte() > 200,
+        }
+    }
+
+    fn delete(&mut self) -> DeleteRangeRequest {
+        DeleteRangeRequest { key: self.key(), range_end: self.key(), prev_kv: self.bit() }
+    }
+
+    fn range(&mut self) -> RangeRequest {
+        RangeRequest {
+            key: self.key(),
+            range_end: self.key(),
+            limit: self.number(),
+            revision: self.number(),
+            sort_order: i32::from(self.byte()) - 1,
+            sort_target: i32::from(self.byte()) - 1,
+            keys_only: self.bit(),
+            count_only: self.bit(),
+            min_mod_revision: self.number(),
+            max_create_revision: self.number(),
+            ..RangeRequest::default()
+        }
+    }
+
+    fn compare(&mut self) -> Compare {
+        Compare {
+            result: i32::from(self.byte()) - 1,
+            target: i32::from(self.byte() % 8) - 1,
+            key: self.key(),
+            range_end: self.key(),
+            target_union: match self.byte() % 6 {
+                0 => None,
+                1 => Some(TargetUnion::Version(self.number())),
+                2 => Some(TargetUnion::CreateRevision(self.number())),
+                3 => Some(TargetUnion::ModRevision(self.number())),
+                4 => Some(TargetUnion::Value(self.bytes())),
+                _ => Some(TargetUnion::Lease(self.number())),
+            },
+        }
+    }
+
+    fn txn(&mut self, depth: u8) -> TxnRequest {
+        TxnRequest {
+            compare: (0..self.byte() % MOST_OPS).map(|_| self.compare()).collect(),
+            success: (0..self.byte() % MOST_OPS).map(|_| self.operation(depth)).collect(),
+            failure: (0..self.byte() % MOST_OPS).map(|_| self.operation(depth)).collect(),
+        }
+    }
+
+    fn operation(&mut self, depth: u8) -> RequestOp {
+        let request = match self.byte() {
+            255 => None,
+            choice if choice % 4 == 0 => Some(Request::RequestRange(self.range())),
+            choice if choice % 4 == 1 => Some(Request::RequestPut(self.put())),
+            choice if choice % 4 == 2 || depth == MOST_DEPTH => Some(Request::RequestDeleteRange(self.delete())),
+            _ => Some(Request::RequestTxn(self.txn(depth + 1))),
+        };
+        RequestOp { request }
+    }
+}
+
+/// An entry of this kind whose message is whatever these bytes are.
+pub fn wrapped(kind: Kind, body: &[u8]) -> Bytes {
+    let mut entry = Vec::new();
+    metastore_proto::prost::encoding::bytes::encode(kind as u32, &body.to_vec(), &mut entry);
+    entry.into()
+}

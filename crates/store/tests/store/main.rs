@@ -1,0 +1,15 @@
+//! The state machine through its public door: commands in, answers out.
+//!
+//! ```text
+//!   testscripts/**/*.txt ──▶ script/   what a reader reviews: commands, and beside them what came out
+//!   random commands      ──▶ model/    the store beside a plain list of versions; they must agree
+//!   arbitrary bytes      ──▶ hostile   nothing in a log makes a member panic or skip
+//! ```
+//!
+//! `UPDATE=1 cargo test -p metastore-store` records the scripts anew; the diff is what is reviewed. [`coverage`] lists what
+//! the scripts must show. `PROPTEST_CASES=100000` in the environment runs the random tests for long.
+
+mod coverage;
+mod entries;
+mod golden;
+mod script;

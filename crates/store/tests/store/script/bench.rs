@@ -1,0 +1,259 @@
+//! A store with what stands around it in a member, and the commands that drive it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use metastore_engine::{Engine, Memory, Revision};
+use metastore_proto::Message;
+use metastore_proto::etcdserverpb::CompactionRequest;
+use metastore_proto::membershippb::{Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest};
+use metastore_store::apply::range_query;
+use metastore_store::command::{Command, Kind};
+use metastore_store::lease::Expiry;
+use metastore_store::mvcc::Pin;
+use metastore_store::watch::{Hub, Limits, StreamId};
+use metastore_store::{Outcome, Reply, Store};
+
+use crate::entries::{load, snapshot_of};
+
+use super::words::{Options, Result, bytes, number, word};
+use super::{request, trace};
+
+/// The term in which all entries are written.
+const TERM: u64 = 1;
+
+pub struct Bench {
+    pub engine: Arc<dyn Engine>,
+    pub store: Store,
+    pub hub: Hub,
+    pub limits: Limits,
+    pub streams: BTreeMap<String, StreamId>,
+    pub expiry: Expiry,
+    pub now_ms: u64,
+    /// Applied entries stay unpublished until `publish`.
+    holding: bool,
+    /// The hub does not hear of what is published.
+    pub deaf: bool,
+    pins: Vec<Pin>,
+}
+
+impl Bench {
+    pub fn new() -> Self {
+        let limits = Limits::default();
+        let (engine, store, hub) = open(Arc::new(Memory::new()), limits);
+        let (streams, expiry, pins) = (BTreeMap::new(), Expiry::default(), Vec::new());
+        Self { engine, store, hub, limits, streams, expiry, now_ms: 0, holding: false, deaf: false, pins }
+    }
+
+    /// Runs one command; returns the trace.
+    pub fn run(&mut self, words: &[&str]) -> Result<Vec<String>> {
+        let (&command, rest) = words.split_first().ok_or("an empty command")?;
+        match command {
+            "put" => self.apply(Kind::Put, &request::put(rest)?),
+            "del" => self.apply(Kind::DeleteRange, &request::delete(rest)?),
+            "txn" => self.apply(Kind::Txn, &request::txn(rest)?),
+            "compact" => {
+                let options = Options::new(rest.get(1..).unwrap_or_default(), &["physical"])?;
+                let (revision, physical) = (number(word(rest, 0)?)?, options.has("physical"));
+                self.apply(Kind::Compaction, &CompactionRequest { revision, physical })
+            }
+            "get" | "read_txn" | "hash_kv" | "history" | "compact_revision" => self.read(command, rest),
+            "compact_step" | "compact_all" | "pin" | "unpin" => self.drop_versions(command, rest),
+            "cluster_version" | "member_added" | "member_attributes" | "members" => self.cluster(command, rest),
+            "entry" | "skip" => self.raw(command, rest),
+            "hold" | "publish" | "restart" | "snapshot" | "snapshot_damaged" => self.lifecycle(command),
+            _ => match self.run_lease(command, rest)? {
+                Some(trace) => Ok(trace),
+                None => self.run_watch(command, rest),
+            },
+        }
+    }
+
+    /// Applies a command as the next entry of the log.
+    pub fn apply(&mut self, kind: Kind, message: &impl Message) -> Result<Vec<String>> {
+        let index = self.store.applied().index + 1;
+        Ok(self.apply_bytes(index, Command::encode(index, kind, message)))
+    }
+
+    fn apply_bytes(&mut self, index: u64, entry: Bytes) -> Vec<String> {
+        let outcome = match self.store.apply(index, TERM, entry) {
+            Ok(Some(outcome)) => outcome,
+            Ok(None) => return vec!["nothing".into()],
+            Err(halt) => return vec![format!("halt: {halt}")],
+        };
+        assert_eq!(outcome.id, index, "the outcome names the request that waits");
+        self.note_lease(&outcome);
+        if !self.holding {
+            self.publish();
+        }
+        trace::outcome(&outcome)
+    }
+
+    fn note_lease(&mut self, outcome: &Outcome) {
+        match outcome.reply {
+            Ok(Reply::LeaseGrant { id, ttl_s }) => self.expiry.granted(id, ttl_s, self.now_ms),
+            Ok(Reply::LeaseRevoke { id }) => self.expiry.revoked(id),
+            _ => {}
+        }
+    }
+
+    fn publish(&mut self) {
+        for events in self.store.publish().expect("memory does not fail") {
+            if !self.deaf {
+                self.hub.publish(&events);
+            }
+        }
+    }
+
+    fn read(&self, command: &str, words: &[&str]) -> Result<Vec<String>> {
+        let view = self.store.view();
+        Ok(match command {
+            "get" => match view.range(&range_query(&request::range(words)?)) {
+                Ok(reply) => trace::range(&reply),
+                Err(error) => trace::unread(&error),
+            },
+            "read_txn" => match view.read_txn(&request::txn(words)?) {
+                Ok((revision, reply)) => trace::txn_read(revision, &reply),
+                Err(error) => trace::unread(&error),
+            },
+            "hash_kv" => match view.hash_kv(words.first().map_or(Ok(0), |word| number(word))?) {
+                Ok(hash) => vec![format!(
+                    "hash={:08x} hash_revision={} compact_revision={} rev={}",
+                    hash.hash, hash.hash_revision, hash.compact_revision, hash.revision
+                )],
+                Err(error) => trace::unread(&error),
+            },
+            "compact_revision" => vec![view.compact_revision().to_string()],
+            _ => self.history(number(word(words, 0)?)?, number(word(words, 1)?)?),
+        })
+    }
+
+    /// Everything that is stored between two revisions, row by row.
+    fn history(&self, from: i64, to: i64) -> Vec<String> {
+        let (mut next, mut out) = (Some(Revision::new(from, 0)), Vec::new());
+        while let Some(from) = next {
+            let mut versions = Vec::new();
+            next = self.store.view().history(from, to, &mut versions).expect("memory does not fail");
+            out.extend(versions.iter().map(|version| {
+                let Revision { main, sub } = version.revision;
+                let tombstone = if version.tombstone { " tombstone" } else { "" };
+                format!("{main}.{sub}{tombstone} {}", trace::row(&version.row))
+            }));
+        }
+        or_nothing(out)
+    }
+
+    fn drop_versions(&mut self, command: &str, words: &[&str]) -> Result<Vec<String>> {
+        match command {
+            "pin" => {
+                let pinned = self.store.view().pin(number(word(words, 0)?)?);
+                return Ok(match pinned {
+                    Ok(pin) => {
+                        self.pins.push(pin);
+                        vec!["pinned".into()]
+                    }
+                    Err(error) => vec![format!("error: {error}")],
+                });
+            }
+            "unpin" => self.pins.clear(),
+            _ => {
+                let mut step = || self.store.compact_step().expect("memory does not fail");
+                while step() && command == "compact_all" {}
+            }
+        }
+        Ok(vec![if self.store.compacting() { "old versions wait to be dropped" } else { "all dropped" }.into()])
+    }
+
+    fn cluster(&mut self, command: &str, words: &[&str]) -> Result<Vec<String>> {
+        match command {
+            "cluster_version" => {
+                let ver = word(words, 0)?.to_string();
+                self.apply(Kind::ClusterVersionSet, &ClusterVersionSetRequest { ver })
+            }
+            "member_attributes" => {
+                let options = Options::new(words.get(1..).unwrap_or_default(), &["name", "url"])?;
+                let name = options.get("name").unwrap_or_default().to_string();
+                let client_urls = options.get("url").map(str::to_string).into_iter().collect();
+                let member_attributes = Some(Attributes { name, client_urls });
+                let member_id = number(word(words, 0)?)?;
+                self.apply(Kind::ClusterMemberAttrSet, &ClusterMemberAttrSetRequest { member_id, member_attributes })
+            }
+            "member_added" => {
+                let index = self.store.applied().index + 1;
+                Ok(match self.store.apply_member_added(index, TERM, word(words, 0)?.as_bytes()) {
+                    Ok(()) => vec!["recorded".into()],
+                    Err(halt) => vec![format!("halt: {halt}")],
+                })
+            }
+            _ => {
+                let members = self.store.members();
+                let mut out = vec![format!("cluster version {}", members.cluster_version().unwrap_or("not decided"))];
+                out.extend(members.iter().map(|member| format!("  {member:?}")));
+                Ok(out)
+            }
+        }
+    }
+
+    fn raw(&mut self, command: &str, words: &[&str]) -> Result<Vec<String>> {
+        let next = self.store.applied().index + 1;
+        let index = if command == "skip" { next + 1 } else { next };
+        Ok(self.apply_bytes(index, bytes(word(words, 0)?)?.into()))
+    }
+
+    fn lifecycle(&mut self, command: &str) -> Result<Vec<String>> {
+        match command {
+            "hold" => self.holding = true,
+            "publish" => {
+                self.holding = false;
+                self.publish();
+            }
+            "restart" => self.reopen(self.engine.clone()),
+            _ => return self.snapshot(command == "snapshot_damaged"),
+        }
+        Ok(self.position())
+    }
+
+    /// Writes the state, reads it into an empty engine, and goes on there.
+    fn snapshot(&mut self, damaged: bool) -> Result<Vec<String>> {
+        let mut written = snapshot_of(&self.store);
+        if damaged {
+            let middle = written.len() / 2;
+            written[middle] ^= 1;
+        }
+        match load(&written) {
+            Ok((engine, applied)) => {
+                assert_eq!(applied, self.store.view().published().applied);
+                let before = self.store.view().hash().unwrap();
+                self.reopen(engine);
+                assert_eq!(self.store.view().hash().unwrap(), before, "the loaded state is the written one");
+                Ok(self.position())
+            }
+            Err(error) => Ok(vec![format!("error: {error}")]),
+        }
+    }
+
+    /// Opens a store as a member does when it starts: it leads nobody, and nobody watches.
+    fn reopen(&mut self, engine: Arc<dyn Engine>) {
+        self.pins.clear();
+        self.streams.clear();
+        self.expiry = Expiry::default();
+        (self.engine, self.store, self.hub) = open(engine, self.limits);
+    }
+
+    fn position(&self) -> Vec<String> {
+        let published = self.store.view().published();
+        vec![format!("index={} rev={}", published.applied.index, published.revision)]
+    }
+}
+
+fn open(engine: Arc<dyn Engine>, limits: Limits) -> (Arc<dyn Engine>, Store, Hub) {
+    let store = Store::open(engine.clone()).expect("the state can be read");
+    let hub = Hub::new(Arc::new(store.view().clone()), limits);
+    (engine, store, hub)
+}
+
+/// A trace that shows that nothing came.
+pub fn or_nothing(trace: Vec<String>) -> Vec<String> {
+    if trace.is_empty() { vec!["nothing".into()] } else { trace }
+}
