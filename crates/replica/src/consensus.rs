@@ -174,3 +174,60 @@ impl Consensus {
         Ok((state.map_err(|error| EntryError { index, why: error.to_string() })?, change))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn consensus(voters: &[u64]) -> Consensus {
+        let hard_state = HardState { term: 1, commit: 1, ..HardState::default() };
+        let conf_state = ConfState { voters: voters.to_vec(), ..ConfState::default() };
+        let log = EntryLog::new(hard_state, conf_state, (1, 1));
+        Consensus::new(1, Timing { election_ticks: 10 }, log, 1).unwrap()
+    }
+
+    #[test]
+    fn a_leader_is_sole_leader_only_when_it_has_committed_in_its_term() {
+        let mut consensus = consensus(&[1]);
+        assert_eq!(consensus.propose("early".into()), Err(Dropped));
+        assert_eq!(consensus.standing(), Standing { term: 1, commit: 1, ..Standing::default() });
+        assert!(consensus.campaign_if_alone());
+        let elected = Standing { leader: 1, term: 2, commit: 1, is_leader: true, sole_leader: false };
+        assert_eq!(consensus.standing(), elected);
+        let mut work = consensus.take().unwrap();
+        let append = std::mem::take(&mut work.append);
+        assert!(append.sync && append.entries.len() == 1 && work.committed.is_empty());
+        assert_eq!((append.hard_state.term, append.hard_state.vote, append.hard_state.commit), (2, 1, 1));
+        assert!(!consensus.standing().sole_leader, "not before it is durable");
+        let committed = consensus.persisted(work);
+        assert_eq!(committed.iter().map(|entry| (entry.index, entry.term)).collect::<Vec<_>>(), [(2, 2)]);
+        assert_eq!(consensus.standing(), Standing { commit: 2, sole_leader: true, ..elected });
+        assert!(!consensus.campaign_if_alone(), "it leads");
+        assert!(consensus.take().is_none());
+    }
+
+    #[test]
+    fn one_of_several_or_none_does_not_elect_itself() {
+        for voters in [&[][..], &[1, 2, 3], &[2]] {
+            let mut consensus = consensus(voters);
+            assert!(!consensus.campaign_if_alone(), "{voters:?}");
+            for _ in 0..100 {
+                consensus.tick();
+                while let Some(work) = consensus.take() {
+                    consensus.persisted(work);
+                }
+            }
+            let standing = consensus.standing();
+            assert!(!standing.is_leader && !standing.sole_leader && standing.term == 1, "{voters:?}: {standing:?}");
+        }
+    }
+
+    #[test]
+    fn what_waits_for_commitment_is_bounded() {
+        let mut consensus = consensus(&[1]);
+        consensus.campaign_if_alone();
+        let large = Bytes::from(vec![0; MAX_UNCOMMITTED_BYTES as usize / 4]);
+        let taken = (0..8).take_while(|_| consensus.propose(large.clone()).is_ok()).count();
+        assert_eq!(taken, 4);
+    }
+}

@@ -176,6 +176,8 @@ impl DataDir {
         let path = self.identity_path();
         let json = serde_json::to_vec_pretty(identity)
             .map_err(|error| OpenError::refused(&path, format!("cannot be encoded: {error}")))?;
+        // An earlier start may have been killed between making the member's directory and making its name durable.
+        self.disk.sync_dir(&self.paths.data_dir)?;
         write_durably(self.disk.as_ref(), &path, &json)?;
         Ok(())
     }

@@ -78,3 +78,48 @@ pub fn library_change(index: u64, change: &raftpb::ConfChange) -> Result<eraftpb
     }
     Ok(out)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(number: i32) -> Bytes {
+        let change =
+            raftpb::ConfChange { r#type: Some(number), node_id: Some(7), id: Some(9), context: Some("json".into()) };
+        change.encode_to_vec().into()
+    }
+
+    fn entry(kind: i32, data: Bytes) -> wal::Entry {
+        wal::Entry { kind, term: 3, index: 5, data }
+    }
+
+    #[test]
+    fn entries_come_back_from_consensus_as_they_stand_on_disk() {
+        for entry in [entry(NORMAL, "data".into()), entry(NORMAL, Bytes::new()), entry(CONF_CHANGE, change(0))] {
+            let there = to_consensus(entry.clone()).unwrap();
+            assert_eq!((there.term, there.index), (3, 5));
+            assert_eq!(to_disk(&there), entry);
+        }
+    }
+
+    #[test]
+    fn a_change_reaches_the_library_in_its_own_numbers() {
+        let there = to_consensus(entry(CONF_CHANGE, change(0))).unwrap();
+        let library = eraftpb::ConfChange::parse_from_bytes(&there.data).unwrap();
+        assert_eq!((library.get_change_type(), library.node_id), (eraftpb::ConfChangeType::AddNode, 7));
+    }
+
+    #[test]
+    fn what_cannot_be_applied_is_named() {
+        let cases = [
+            (entry(2, "x".into()), "entry 5: kind 2, which this version does not know"),
+            (entry(CONF_CHANGE, change(1)), "ConfChangeRemoveNode, which this version does not apply"),
+            (entry(CONF_CHANGE, change(4)), "membership change 4, which this version does not know"),
+            (entry(CONF_CHANGE, vec![0xff].into()), "a membership change that cannot be read"),
+        ];
+        for (entry, why) in cases {
+            let error = to_consensus(entry).unwrap_err().to_string();
+            assert!(error.starts_with("entry 5: ") && error.contains(why), "{error}");
+        }
+    }
+}
