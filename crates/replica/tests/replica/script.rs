@@ -65,8 +65,9 @@ pub fn command(choice: u64, revision: i64) -> impl FnOnce(u64) -> Bytes {
         }
         16 => Command::encode(id, Kind::LeaseRevoke, &LeaseRevokeRequest { id: (what % LEASES) as i64 + 1 }),
         _ => {
-            let compaction =
-                CompactionRequest { revision: revision - (what % 3) as i64, physical: what.is_multiple_of(2) };
+            // Not at 0: as in etcd, HashKV of revision 0 is then what that compaction left, and not the newest state's.
+            let at = (revision - (what % 3) as i64).max(1);
+            let compaction = CompactionRequest { revision: at, physical: what.is_multiple_of(2) };
             Command::encode(id, Kind::Compaction, &compaction)
         }
     }
