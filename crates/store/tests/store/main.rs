@@ -12,4 +12,5 @@
 mod coverage;
 mod entries;
 mod golden;
+mod model;
 mod script;
