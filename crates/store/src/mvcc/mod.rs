@@ -99,19 +99,22 @@ impl Mvcc {
     /// Writes one key; returns the row it had, if it was alive. The caller checked that the key exists where the put
     /// keeps its value or lease.
     pub fn put(&mut self, put: &Put<'_>) -> metastore_engine::Result<Option<Row>> {
-        let replaced = self.view.engine().newest(put.key, i64::MAX)?;
-        let previous = row_if_alive(replaced.clone());
+        let replaced = self.live(put.key)?;
+        let previous = replaced.as_ref().map(|version| version.row.clone());
         let before = previous.as_deref().map(KeyValue::of).unwrap_or_default();
         let revision = self.next_revision();
+        let create_revision = if previous.is_some() { before.create_revision } else { revision.main };
         let row = KeyValue {
             key: put.key,
-            create_revision: if previous.is_some() { before.create_revision } else { revision.main },
+            create_revision,
             mod_revision: revision.main,
             version: before.version + 1,
             value: put.value.unwrap_or(before.value),
             lease: put.lease.unwrap_or(before.lease),
         }
         .to_row();
+        // Watchers are told nothing of before a key that begins in this transaction, even if the transaction deleted it first.
+        let replaced = replaced.filter(|_| create_revision < revision.main);
         self.append(put.key, Version { revision, tombstone: false, row }, replaced)?;
         Ok(previous)
     }
@@ -153,11 +156,9 @@ impl Mvcc {
     }
 
     /// Appends a version; `replaced` is the one that it replaces. Watchers are told the row from before the transaction: etcd
-    /// lets a transaction write a key twice where the writes stand in different nested ones. A key that begins anew has
-    /// none, even if the transaction deleted it before.
+    /// lets a transaction write a key twice where the writes stand in different nested ones.
     fn append(&mut self, key: &[u8], version: Version, replaced: Option<Version>) -> metastore_engine::Result<()> {
         let before = match replaced {
-            Some(replaced) if !version.tombstone && replaced.tombstone => None,
             Some(replaced) if replaced.revision.main > self.current => self.view.engine().newest(key, self.current)?,
             replaced => replaced,
         };

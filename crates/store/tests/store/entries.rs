@@ -61,7 +61,7 @@ fn check_state(store: &Store) {
         let everything = RangeQuery { key: b"", range_end: b"\0", revision, ..RangeQuery::default() };
         let read = view.range(&everything).is_ok();
         assert_eq!(read, revision == 0 || revision >= view.compact_revision(), "revision {revision}");
-        assert_eq!(view.hash_kv(revision).is_ok(), read);
+        assert!(view.hash_kv(revision).is_ok() || !read, "what can be read can be hashed");
     }
     let (engine, applied) = load(&snapshot_of(store)).expect("what was written");
     assert_eq!(applied, store.view().published().applied);

@@ -12,4 +12,6 @@
 mod coverage;
 mod entries;
 mod golden;
+mod hostile;
+mod model;
 mod script;

@@ -1,0 +1,160 @@
+//! Nothing that stands in a log makes a member panic, or skip an entry: it is applied, refused, or the member halts.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use metastore_proto::Message;
+use metastore_proto::etcdserverpb::request_op::Request;
+use metastore_proto::etcdserverpb::{InternalRaftRequest, PutRequest, RequestOp, TxnRequest};
+use metastore_store::apply::HaltCause;
+use metastore_store::command::{Command, Kind};
+use metastore_store::{Halt, Store};
+use proptest::prelude::*;
+
+use crate::entries::{apply_all, from_bytes, wrapped};
+
+/// Messages inside messages that the protobuf library reads; etcd's library has no such limit.
+const MOST_MESSAGES: usize = 100;
+
+fn only(entry: Bytes) -> Result<Store, Halt> {
+    apply_all(&[entry])
+}
+
+#[test]
+fn the_corpus_is_applied_or_halts() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/apply");
+    let mut files: Vec<_> = std::fs::read_dir(corpus).unwrap().map(|file| file.unwrap().path()).collect();
+    files.sort();
+    assert!(files.len() >= 5, "the corpus is there: {files:?}");
+    for file in files {
+        let bytes = std::fs::read(&file).unwrap();
+        let name = file.file_name().unwrap().to_string_lossy();
+        let ended = apply_all(&from_bytes(&bytes));
+        assert_eq!(ended.is_err(), name.starts_with("halts-"), "{name}: {:?}", ended.err());
+    }
+}
+
+/// Every field of etcd's `InternalRaftRequest` is either applied or stops the member, which names it.
+#[test]
+fn every_kind_that_is_not_applied_halts_by_name() {
+    let applied = Kind::ALL.map(|kind| kind as u32);
+    let beside = [1, 100];
+    for kind in (1..2000).chain([9900]).filter(|kind| !applied.contains(kind) && !beside.contains(kind)) {
+        let mut entry = Vec::new();
+        metastore_proto::prost::encoding::bytes::encode(kind, &b"x".to_vec(), &mut entry);
+        let halt = only(entry.into()).err().expect("an unknown kind halts");
+        assert!(matches!(halt.cause, HaltCause::UnknownKind(_)), "{halt}");
+        assert!(halt.to_string().starts_with(&format!("cannot apply entry 1 (kind {kind})")), "{halt}");
+    }
+}
+
+/// A kind that is not known beside one that is: nothing of the entry is applied.
+#[test]
+fn a_known_kind_does_not_hide_an_unknown_one() {
+    let put = Command::encode(1, Kind::Put, &PutRequest { key: "k".into(), ..Default::default() });
+    for entry in [[b"\x52\0", &put[..]].concat(), [&put[..], b"\x52\0"].concat()] {
+        let halt = only(entry.into()).err().expect("an unknown kind halts");
+        assert!(matches!(halt.cause, HaltCause::UnknownKind(_)), "{halt}");
+    }
+}
+
+fn nested(levels: usize) -> TxnRequest {
+    let put = PutRequest { key: "k".into(), value: levels.to_string().into(), ..Default::default() };
+    let mut op = RequestOp { request: Some(Request::RequestPut(put)) };
+    for _ in 1..levels {
+        let txn = TxnRequest { success: vec![op], ..Default::default() };
+        op = RequestOp { request: Some(Request::RequestTxn(txn)) };
+    }
+    TxnRequest { success: vec![op], ..Default::default() }
+}
+
+/// A transaction that the API can decode, it can propose; then every member must be able to apply it. In the log it stands one
+/// message deeper, but its body is decoded by itself, so that both limits are one.
+#[test]
+fn transactions_nest_as_deep_as_they_can_be_decoded() {
+    // Each level is a transaction and an operation; the put inside is one more message.
+    let deepest = MOST_MESSAGES / 2;
+    for levels in 1..=deepest + 2 {
+        let bytes = nested(levels).encode_to_vec();
+        let decodes = TxnRequest::decode(&bytes[..]).is_ok();
+        assert_eq!(decodes, levels <= deepest, "{levels} levels");
+        let ended = only(wrapped(Kind::Txn, &bytes));
+        match ended {
+            Ok(store) => assert_eq!((decodes, store.revision()), (true, 2)),
+            Err(halt) => assert!(!decodes && halt.to_string().contains("recursion limit"), "{halt}"),
+        }
+    }
+}
+
+/// Far deeper than any stack would bear.
+#[test]
+fn a_bottomless_transaction_halts() {
+    let mut body = Vec::new();
+    for _ in 0..20_000 {
+        let mut op = Vec::new();
+        metastore_proto::prost::encoding::bytes::encode(4, &body, &mut op);
+        body.clear();
+        metastore_proto::prost::encoding::bytes::encode(2, &op, &mut body);
+        if body.len() > 100_000 {
+            break;
+        }
+    }
+    let halt = only(wrapped(Kind::Txn, &body)).err().expect("it cannot be decoded");
+    assert!(halt.to_string().contains("recursion limit"), "{halt}");
+}
+
+#[test]
+fn a_halt_leaves_nothing_behind_that_readers_could_see() {
+    let put = |key: &'static str| Command::encode(1, Kind::Put, &PutRequest { key: key.into(), ..Default::default() });
+    let engine: std::sync::Arc<dyn metastore_engine::Engine> = std::sync::Arc::new(metastore_engine::Memory::new());
+    let mut store = Store::open(engine.clone()).unwrap();
+    store.apply(1, 1, put("a")).unwrap();
+    store.publish().unwrap();
+    let txn = TxnRequest { success: vec![RequestOp { request: None }], ..Default::default() };
+    let halt = store.apply(2, 1, Command::encode(2, Kind::Txn, &txn)).expect_err("an operation is missing");
+    assert!(halt.to_string().starts_with("cannot apply entry 2 (Txn)"), "{halt}");
+    drop(store);
+    let store = Store::open(engine).unwrap();
+    assert_eq!((store.applied().index, store.revision()), (1, 2), "the entry is still to be applied");
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes(entry in prop::collection::vec(any::<u8>(), 0..120)) {
+        let _ = only(entry.into());
+    }
+
+    #[test]
+    fn arbitrary_bodies(kind in 0..Kind::ALL.len(), body in prop::collection::vec(any::<u8>(), 0..120)) {
+        let _ = only(wrapped(Kind::ALL[kind], &body));
+    }
+
+    #[test]
+    fn odd_and_damaged_commands(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+        let _ = apply_all(&from_bytes(&bytes));
+    }
+
+    /// What etcd's own message would make of the bytes, where it is one command that is known here.
+    #[test]
+    fn commands_are_those_of_the_protobuf_library(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        for entry in from_bytes(&bytes) {
+            let Ok(command) = Command::decode(entry.clone()) else { continue };
+            let Ok(library) = InternalRaftRequest::decode(entry) else { continue };
+            let present = [
+                (Kind::Put, library.put.map(|m| m.encode_to_vec())),
+                (Kind::DeleteRange, library.delete_range.map(|m| m.encode_to_vec())),
+                (Kind::Txn, library.txn.map(|m| m.encode_to_vec())),
+                (Kind::Compaction, library.compaction.map(|m| m.encode_to_vec())),
+                (Kind::LeaseGrant, library.lease_grant.map(|m| m.encode_to_vec())),
+                (Kind::LeaseRevoke, library.lease_revoke.map(|m| m.encode_to_vec())),
+            ];
+            let present: Vec<_> = present.into_iter().filter(|(_, message)| message.is_some()).collect();
+            if command.kind as u32 >= Kind::ClusterVersionSet as u32 {
+                prop_assert!(present.is_empty());
+            } else {
+                prop_assert_eq!(present.len(), 1);
+                prop_assert_eq!(present[0].0, command.kind);
+            }
+        }
+    }
+}
