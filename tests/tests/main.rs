@@ -1,5 +1,6 @@
 //! End-to-end tests against real processes: one binary, one module per kind of proof.
 
+mod bad_days;
 mod differential;
 mod etcdctl;
 mod restart;

@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod config;
+pub mod descriptors;
 pub mod driver;
 pub mod grpc;
 pub mod http;

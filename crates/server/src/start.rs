@@ -16,6 +16,7 @@ use tokio::sync::watch as signal;
 use crate::api::{self, Limits, Member, Watchers};
 use crate::config::Config;
 use crate::config::bootstrap::initial_members;
+use crate::descriptors;
 use crate::driver::{Advertised, Answer, Driver, Event, Heartbeat, Mail, WorkerLink};
 use crate::grpc::{Ledger, Router, health};
 use crate::http::Site;
@@ -80,6 +81,7 @@ struct Worker {
 /// # Errors
 /// [`StartError`]; nothing was changed on disk that a later start would trip over.
 pub fn start(config: &Config) -> Result<Running, StartError> {
+    let connections = descriptors::for_connections().map_err(StartError::Settings)?;
     // The doors first: a port in use is the commonest mistake, and must not leave a data directory behind.
     let listeners = listen(config)?;
     tracing::info!(
@@ -116,7 +118,7 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
     })?;
     wait_until_ready(&mut leads, &ended)?;
     let serving = signal::Sender::new(true);
-    let workers = serve(config, listeners, shared, &inbox, workers, metrics, serving.clone())?;
+    let workers = serve(config, (listeners, connections), shared, &inbox, workers, metrics, serving.clone())?;
     tracing::info!("ready to serve client requests");
     for url in &config.listen_client_urls {
         tracing::info!(address = %url.text, "serving client traffic insecurely; this is strongly discouraged!");
@@ -212,7 +214,7 @@ fn wait_until_ready(ready: &mut signal::Receiver<bool>, ended: &Ended) -> Result
 
 fn serve(
     config: &Config,
-    listeners: Vec<(Listener, Door)>,
+    (listeners, connections): (Vec<(Listener, Door)>, usize),
     shared: Arc<Shared>,
     inbox: &Inbox<Event>,
     workers: Vec<Worker>,
@@ -256,7 +258,7 @@ fn serve(
         let site = Site { view: Rc::new(member), metrics: metrics.clone(), version: version.clone() };
         site.services(router)
     };
-    Ok(Workers::start(count, listeners, protocol, STOP_PATIENCE, build)?)
+    Ok(Workers::start(count, listeners, connections, protocol, STOP_PATIENCE, build)?)
 }
 
 fn limits(config: &Config) -> Limits {

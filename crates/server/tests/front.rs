@@ -55,6 +55,7 @@ impl Server {
         let workers = Workers::start(
             2,
             vec![(listener, Door::Client)],
+            usize::MAX,
             Protocol::default(),
             Duration::from_millis(500),
             move |context| {

@@ -10,16 +10,23 @@ use bytes::Bytes;
 use http_body::Body as _;
 use hyper::body::Incoming;
 use metastore_proto::Message;
+use tokio::time::Instant;
 
 use super::counts::MethodCounts;
 use super::frame::Cutter;
 use super::status::{Code, Status};
 
-/// Reads the only message of a unary call, to the end of the stream.
-///
+/// Reads the only message of a unary call, to the end of the stream. A client that has not sent it all by its own
+/// `deadline` gets DeadlineExceeded: it must not hold the call open for ever.
+pub(super) async fn read_one(body: Incoming, max_bytes: usize, deadline: Option<Instant>) -> Result<Bytes, Status> {
+    let Some(deadline) = deadline else { return read_whole(body, max_bytes).await };
+    let read = tokio::time::timeout_at(deadline, read_whole(body, max_bytes)).await;
+    read.unwrap_or_else(|_elapsed| Err(Status::deadline_exceeded()))
+}
+
 /// The usual case is one DATA frame that holds the prefix and the whole message and ends the stream: it is handed on
 /// as a slice, without a copy and without a second poll.
-pub(super) async fn read_one(mut body: Incoming, max_bytes: usize) -> Result<Bytes, Status> {
+async fn read_whole(mut body: Incoming, max_bytes: usize) -> Result<Bytes, Status> {
     let mut cutter = Cutter::new(max_bytes);
     let mut message = None;
     loop {

@@ -55,7 +55,7 @@ impl Router {
                 let result = async {
                     let (parts, body) = request.into_parts();
                     let mut call = Call::new(parts.headers)?;
-                    call.raw = read_one(body, max_bytes).await?;
+                    call.raw = read_one(body, max_bytes, call.deadline).await?;
                     counts.message_received(call.raw.len());
                     let message = decode_request(call.raw.clone())?;
                     handler(call, message).await
@@ -91,7 +91,7 @@ impl Router {
                 let (parts, body) = request.into_parts();
                 let read = async {
                     let mut call = Call::new(parts.headers)?;
-                    call.raw = read_one(body, max_bytes).await?;
+                    call.raw = read_one(body, max_bytes, call.deadline).await?;
                     counts.message_received(call.raw.len());
                     let message = decode_request(call.raw.clone())?;
                     Ok::<_, Status>((call, message))

@@ -1,9 +1,11 @@
 //! Taking connections and dealing them to the workers in turn.
 
+use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
 use super::listen::Registered;
@@ -28,17 +30,26 @@ pub(super) enum Stream {
     Unix(std::os::unix::net::UnixStream),
 }
 
+/// A connection, where it came in, and its place among those that may be open.
+pub(super) type Dealt = (Stream, Door, OwnedSemaphorePermit);
+
 /// Accepts until `stopping`, dealing to `workers` in turn. A worker that is behind holds up the dealing, and the kernel's
-/// backlog fills: the bound on connections that nobody serves yet.
+/// backlog fills: the bound on connections that nobody serves yet. So does the lack of a place: `places` is shared by
+/// all listeners, and a place is given back when its connection ends.
 pub(super) async fn accept(
     listener: Registered,
     door: Door,
-    workers: Vec<mpsc::Sender<(Stream, Door)>>,
+    workers: Vec<mpsc::Sender<Dealt>>,
+    places: Arc<Semaphore>,
     mut stopping: watch::Receiver<bool>,
 ) {
     let deal = async {
         let mut complaint = Complaint::default();
         for worker in workers.iter().cycle() {
+            if places.available_permits() == 0 {
+                complaint.make(&"all connections that the file descriptor limit allows are open");
+            }
+            let Ok(place) = places.clone().acquire_owned().await else { return };
             let stream = loop {
                 match take(&listener).await {
                     Ok(stream) => break stream,
@@ -48,7 +59,7 @@ pub(super) async fn accept(
                     }
                 }
             };
-            if worker.send((stream, door)).await.is_err() {
+            if worker.send((stream, door, place)).await.is_err() {
                 return;
             }
         }
@@ -73,7 +84,7 @@ struct Complaint {
 }
 
 impl Complaint {
-    fn make(&mut self, error: &io::Error) {
+    fn make(&mut self, error: &dyn fmt::Display) {
         let now = Instant::now();
         if self.last.is_some_and(|last| now < last + LOG_INTERVAL) {
             self.unsaid += 1;

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::accept::{Door, Stream, accept};
+use super::accept::{Dealt, Door, Stream, accept};
 use super::listen::Listener;
 use super::serve::{self, Protocol, Service, serve};
 use super::socket::Socket;
@@ -57,10 +57,12 @@ pub struct Workers {
 
 impl Workers {
     /// Starts `count` threads and serves `listeners`. `build` runs once on each thread, inside its runtime: it may spawn
-    /// local tasks (a mailbox reader, the sweep of its slots). On stop, open requests get `patience` to finish.
+    /// local tasks (a mailbox reader, the sweep of its slots). At most `connections` are open at a time; more wait in
+    /// the kernel. On stop, open requests get `patience` to finish.
     pub fn start(
         count: usize,
         listeners: Vec<(Listener, Door)>,
+        connections: usize,
         protocol: Protocol,
         patience: Duration,
         build: impl Fn(WorkerContext) -> Services + Send + Sync + 'static,
@@ -70,6 +72,7 @@ impl Workers {
         let build = Arc::new(build);
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(DEALT)).unzip();
         let mut listeners = Some(listeners);
+        let places = Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS)));
         let mut threads = Vec::new();
         for (index, dealt) in receivers.into_iter().enumerate() {
             let context = WorkerContext { index, stopping: stopping.subscribe() };
@@ -78,6 +81,7 @@ impl Workers {
                 dealt,
                 listeners: listeners.take().unwrap_or_default(),
                 senders: senders.clone(),
+                places: places.clone(),
                 protocol,
                 patience,
             };
@@ -119,9 +123,10 @@ fn spawn(index: usize, run: impl FnOnce(LocalRuntime) + Send + 'static) -> io::R
 
 struct Worker {
     context: WorkerContext,
-    dealt: mpsc::Receiver<(Stream, Door)>,
+    dealt: mpsc::Receiver<Dealt>,
     listeners: Vec<(Listener, Door)>,
-    senders: Vec<mpsc::Sender<(Stream, Door)>>,
+    senders: Vec<mpsc::Sender<Dealt>>,
+    places: Arc<Semaphore>,
     protocol: Protocol,
     patience: Duration,
 }
@@ -134,7 +139,7 @@ impl Worker {
         for (listener, door) in self.listeners {
             match listener.register() {
                 Ok(listener) => {
-                    let task = accept(listener, door, self.senders.clone(), stopping.clone());
+                    let task = accept(listener, door, self.senders.clone(), self.places.clone(), stopping.clone());
                     tokio::task::spawn_local(task);
                 }
                 Err(error) => tracing::error!(error = %error, "cannot watch a listening socket"),
@@ -146,10 +151,14 @@ impl Worker {
         loop {
             tokio::select! {
                 dealt = self.dealt.recv() => {
-                    let Some((stream, door)) = dealt else { break };
+                    let Some((stream, door, place)) = dealt else { break };
                     let Ok(socket) = take_over(stream) else { continue };
                     let service = services.behind(door);
-                    connections.spawn_local(serve(socket, builder.clone(), service, stopping.clone()));
+                    let serving = serve(socket, builder.clone(), service, stopping.clone());
+                    connections.spawn_local(async move {
+                        serving.await;
+                        drop(place);
+                    });
                 }
                 Some(_) = connections.join_next() => {}
                 _ = stopped.wait_for(|stopping| *stopping) => break,

@@ -1,0 +1,84 @@
+//! Bad input and bad days: what the server does when its surroundings, or its clients, are not as they should be.
+//!
+//! ```text
+//!   before it serves   refusals (directories, ports), flags
+//!   while it serves    sizes, descriptors, gone (clients that leave), mass (a million keys at once), slow (watchers),
+//!                      clock (a jump of an hour), lease
+//!   when it ends       stop
+//! ```
+//!
+//! All of it is seen from outside: answers, the log, exit codes, /metrics, and what /proc tells of the process.
+
+mod clock;
+mod descriptors;
+mod flags;
+mod gone;
+mod lease;
+mod mass;
+mod observe;
+mod raw;
+mod refusals;
+mod sizes;
+mod slow;
+mod stop;
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use metastore_proto::etcdserverpb::request_op::Request;
+use metastore_proto::etcdserverpb::{PutRequest, RequestOp, TxnRequest, TxnResponse, WatchCreateRequest};
+use metastore_tests::grpc::Client;
+use metastore_tests::{paths, programs};
+use tonic::Status;
+
+/// Operations of one transaction, at the server's default limit.
+const OPS_PER_TXN: usize = 128;
+/// Transactions that a loader has in flight.
+const TXNS_IN_FLIGHT: usize = 16;
+
+/// The server under test; None where the test `name` is to be skipped.
+fn subject(name: &str) -> Option<PathBuf> {
+    programs::or_skip(name, programs::subject())
+}
+
+/// Runs `work` on this thread.
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
+    runtime.block_on(work)
+}
+
+fn put_request(key: &str, value: &str) -> PutRequest {
+    PutRequest { key: key.to_string().into(), value: value.to_string().into(), ..PutRequest::default() }
+}
+
+/// A watcher of all keys that begin with `prefix`.
+fn watch_prefix(prefix: &str) -> WatchCreateRequest {
+    let key = Bytes::copy_from_slice(prefix.as_bytes());
+    WatchCreateRequest { key, range_end: end_of(prefix), ..WatchCreateRequest::default() }
+}
+
+/// The first key behind all that begin with `prefix`, which ends in an ASCII character.
+fn end_of(prefix: &str) -> Bytes {
+    let mut end = prefix.as_bytes().to_vec();
+    *end.last_mut().expect("a prefix is not empty") += 1;
+    end.into()
+}
+
+/// Makes puts 0 to `count`, many at a time.
+async fn load(client: &Client, count: usize, put: impl Fn(usize) -> PutRequest) -> Result<(), Status> {
+    let mut flying = tokio::task::JoinSet::new();
+    for first in (0..count).step_by(OPS_PER_TXN) {
+        let puts = (first..count.min(first + OPS_PER_TXN))
+            .map(|number| RequestOp { request: Some(Request::RequestPut(put(number))) });
+        let txn = TxnRequest { success: puts.collect(), ..TxnRequest::default() };
+        let client = client.clone();
+        flying.spawn(async move { client.unary::<_, TxnResponse>(paths::TXN, txn).await });
+        if flying.len() == TXNS_IN_FLIGHT {
+            flying.join_next().await.expect("some fly").expect("a load does not panic")?;
+        }
+    }
+    while let Some(done) = flying.join_next().await {
+        done.expect("a load does not panic")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,79 @@
+//! SIGTERM: the end by that signal, at once, whatever clients have open.
+
+use std::os::unix::process::ExitStatusExt;
+use std::time::{Duration, Instant};
+
+use metastore_proto::etcdserverpb::PutResponse;
+use metastore_tests::grpc::Client;
+use metastore_tests::member::{Member, signal};
+use metastore_tests::paths;
+use metastore_tests::watch::WatchStream;
+
+use super::observe::eventually;
+use super::{block_on, put_request, subject, watch_prefix};
+
+/// SIGTERM's number.
+const SIGTERM: i32 = 15;
+/// Within this time the process must be gone.
+const STOP_LIMIT: Duration = Duration::from_millis(1500);
+const WATCH_STREAMS: usize = 20;
+const WRITERS: usize = 32;
+
+#[test]
+fn a_polite_stop_is_quick_and_its_log_is_clean() {
+    let Some(subject) = subject("stop") else { return };
+    let mut member = Member::start(&subject, &[]);
+    let address = member.client_address().to_string();
+    let (status, took) = block_on(async {
+        let mut streams = Vec::new();
+        for _ in 0..WATCH_STREAMS {
+            let client = Client::new(&address);
+            streams.push(WatchStream::open(&client, watch_prefix("w")).await.expect("a watch opens"));
+        }
+        let client = Client::new(&address);
+        let writers: Vec<_> =
+            (0..WRITERS).map(|number| tokio::spawn(write_until_refused(client.clone(), number))).collect();
+        // Every stream has seen a write: all are open, and the writers write.
+        for stream in &mut streams {
+            stream.next(STOP_LIMIT).await.expect("the stream lives").expect("created");
+            stream.next(STOP_LIMIT).await.expect("the stream lives").expect("an event");
+        }
+        let began = Instant::now();
+        signal(member.pid(), "TERM");
+        let waiting = tokio::task::spawn_blocking(move || (member.wait_exit(10 * STOP_LIMIT), member));
+        let (status, stopped) = waiting.await.expect("waiting does not panic");
+        let took = began.elapsed();
+        for writer in writers {
+            writer.await.expect("a writer does not panic");
+        }
+        check_log(&stopped);
+        (status.expect("the process ends"), took)
+    });
+    assert_eq!(status.signal(), Some(SIGTERM), "{status:?}");
+    assert!(took < STOP_LIMIT, "it took {took:?}");
+    println!("stop: {took:?} with {WATCH_STREAMS} watch streams and {WRITERS} writers");
+}
+
+async fn write_until_refused(client: Client, number: usize) {
+    let mut count = 0;
+    loop {
+        let put = put_request(&format!("w{number}"), &count.to_string());
+        if client.unary::<_, PutResponse>(paths::PUT, put).await.is_err() {
+            return;
+        }
+        count += 1;
+    }
+}
+
+/// Every line is JSON, none is an error, and the lines that operators wait for are there.
+fn check_log(member: &Member) {
+    eventually("the last line of the log", || member.log().iter().any(|line| line.contains("received signal")));
+    for line in member.log() {
+        let json: serde_json::Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        let level = json["level"].as_str().expect("a line has a level");
+        assert!(matches!(level, "debug" | "info" | "warn"), "{line}");
+        assert!(json["ts"].is_string() && json["msg"].is_string(), "{line}");
+    }
+    let gate = "\"msg\":\"ready to serve client requests\"";
+    assert!(member.log().iter().any(|line| line.contains(gate)), "{:#?}", member.log());
+}
