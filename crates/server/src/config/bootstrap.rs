@@ -1,6 +1,6 @@
 //! `--initial-cluster`: who founds the cluster. Looked at only while the data directory holds no log.
 
-use super::Config;
+use super::{ClusterState, Config};
 
 /// A member as `--initial-cluster` names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +13,11 @@ pub struct InitialMember {
 /// The founding members in the order of their names, after etcd's checks: this member is among them, with the peer URLs
 /// that it advertises. More than one is refused for now.
 pub fn initial_members(config: &Config) -> Result<Vec<InitialMember>, String> {
+    if config.initial_cluster_state == ClusterState::Existing {
+        return Err("--initial-cluster-state=existing: there is no log here, and joining a running cluster is not available \
+                    yet; use --initial-cluster-state=new to found one"
+            .into());
+    }
     let members = parse(&config.initial_cluster)?;
     let name = &config.name;
     let own = members
@@ -73,6 +78,12 @@ mod tests {
     fn the_default_is_one_member() {
         let expected = InitialMember { name: "default".into(), peer_urls: vec!["http://localhost:2380".into()] };
         assert_eq!(members(""), Ok(vec![expected]));
+    }
+
+    #[test]
+    fn a_cluster_that_cannot_be_joined_is_not_founded_instead() {
+        let error = members("--initial-cluster-state=existing").unwrap_err();
+        assert!(error.starts_with("--initial-cluster-state=existing"), "{error}");
     }
 
     #[test]
