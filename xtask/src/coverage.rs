@@ -40,10 +40,10 @@ pub fn run(root: &Path, least: f64) -> Result<String, String> {
     let tree = Tree::read(root, &metadata)?;
     let counters = target.join("counters");
     let _ = std::fs::remove_dir_all(&counters);
-    let programs = run_tests(root, &target, &counters)?;
+    let (programs, passed) = run_tests(root, &target, &counters)?;
     let report = tools.report(&target, &counters, &programs)?;
-    let files = by_file(&report, root, &tree);
-    table(&files, least)
+    let table = table(&by_file(&report, root, &tree), least);
+    if passed { table } else { Err(format!("{}\ncoverage: tests failed", table.unwrap_or_else(|below| below))) }
 }
 
 /// LLVM's tools of one version.
@@ -85,8 +85,8 @@ impl Tools {
     }
 }
 
-/// Builds the tests with counters and runs them. Returns the test programs.
-fn run_tests(root: &Path, target: &Path, counters: &Path) -> Result<Vec<PathBuf>, String> {
+/// Builds the tests with counters and runs them. Returns the test programs, and whether all tests passed.
+fn run_tests(root: &Path, target: &Path, counters: &Path) -> Result<(Vec<PathBuf>, bool), String> {
     let cargo = std::env::var_os("CARGO").unwrap_or("cargo".into());
     let test = |more: &[&str]| {
         let mut command = Command::new(&cargo);
@@ -100,12 +100,10 @@ fn run_tests(root: &Path, target: &Path, counters: &Path) -> Result<Vec<PathBuf>
     };
     let built = output(test(&["--no-run", "--message-format=json-render-diagnostics"]).stderr(Stdio::inherit()))?;
     let _ = std::fs::remove_dir_all(counters);
-    let status = test(&[]).status().map_err(|error| format!("cannot run the tests: {error}"))?;
-    if !status.success() {
-        return Err("the tests failed".to_owned());
-    }
+    let status = test(&["--no-fail-fast"]).status().map_err(|error| format!("cannot run the tests: {error}"))?;
     let messages = built.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    Ok(messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).collect())
+    let programs = messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).collect();
+    Ok((programs, status.success()))
 }
 
 /// Reads lcov's format: `SF:` names a file, `DA:<line>,<count>` counts a line. Keeps the measured files without tests.
