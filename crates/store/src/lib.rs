@@ -30,6 +30,7 @@ mod refusal;
 pub mod schema;
 pub mod snapshot;
 pub mod watch;
+mod wire;
 
 pub use apply::command;
 pub use apply::{Halt, OpReply, Outcome, Reply, TxnReply};

@@ -4,6 +4,8 @@
 
 use metastore_engine::Row;
 
+use crate::wire;
+
 const KEY: u8 = 0x0a;
 const CREATE_REVISION: u8 = 0x10;
 const MOD_REVISION: u8 = 0x18;
@@ -63,11 +65,11 @@ impl<'a> KeyValue<'a> {
     pub fn to_row(&self) -> Row {
         let mut bytes = Vec::with_capacity(self.encoded_len());
         put_bytes(&mut bytes, KEY, self.key);
-        put_number(&mut bytes, CREATE_REVISION, self.create_revision);
-        put_number(&mut bytes, MOD_REVISION, self.mod_revision);
-        put_number(&mut bytes, VERSION, self.version);
+        wire::put_int(&mut bytes, CREATE_REVISION, self.create_revision as u64);
+        wire::put_int(&mut bytes, MOD_REVISION, self.mod_revision as u64);
+        wire::put_int(&mut bytes, VERSION, self.version as u64);
         put_bytes(&mut bytes, VALUE, self.value);
-        put_number(&mut bytes, LEASE, self.lease);
+        wire::put_int(&mut bytes, LEASE, self.lease as u64);
         bytes.into()
     }
 
@@ -87,36 +89,13 @@ pub fn key_of(row: &[u8]) -> &[u8] {
 
 fn put_bytes(out: &mut Vec<u8>, tag: u8, bytes: &[u8]) {
     if !bytes.is_empty() {
-        out.push(tag);
-        put_varint(out, bytes.len() as u64);
+        wire::put_len(out, tag, bytes.len());
         out.extend_from_slice(bytes);
     }
 }
 
-fn put_number(out: &mut Vec<u8>, tag: u8, number: i64) {
-    if number != 0 {
-        out.push(tag);
-        put_varint(out, number as u64);
-    }
-}
-
-fn put_varint(out: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        out.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push(number as u8);
-}
-
 fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
-    let mut number = 0u64;
-    for (at, &byte) in bytes.iter().enumerate().take(10) {
-        number |= u64::from(byte & 0x7f).checked_shl(7 * at as u32)?;
-        if byte < 0x80 {
-            return Some((number, &bytes[at + 1..]));
-        }
-    }
-    None
+    wire::read_varint(bytes).map(|(number, len)| (number, &bytes[len..]))
 }
 
 fn take(bytes: &[u8], len: u64) -> Option<(&[u8], &[u8])> {

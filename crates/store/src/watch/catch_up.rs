@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use metastore_engine::{Result, Revision, STEP, Version};
 
-use super::{Change, Events, Hub, Response, wire};
-use crate::mvcc::row::KeyValue;
+use super::{Change, Events, Hub, Response};
+use crate::mvcc::row::{KeyValue, key_of};
 
 /// The fewest rows that one read of history asks for, however large rows were so far.
 const MIN_READ_ROWS: usize = 16;
@@ -168,7 +168,7 @@ impl Hub {
                 through = main - 1;
                 break;
             }
-            let key = wire::key_of(&version.row);
+            let key = key_of(&version.row);
             found.clear();
             if groups.len() <= FEW_GROUPS {
                 self.matcher.matching_among(groups, key, &mut found);

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use metastore_engine::Version;
 
-use super::{Change, ENCODE_ONCE_BYTES, wire};
+use super::{Change, ENCODE_ONCE_BYTES};
+use crate::wire;
 
 /// Tag of `WatchResponse.events` (field 11, length-delimited).
 const EVENT: u8 = 0x5a;

@@ -53,7 +53,6 @@ mod progress;
 mod queue;
 mod response;
 mod source;
-mod wire;
 
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Events, PIECE_BYTES, wire};
+use super::{Events, PIECE_BYTES};
+use crate::wire;
 
 /// The id in answers that concern no single watcher: a refused creation, progress of a whole stream.
 pub const INVALID_WATCH_ID: i64 = -1;

@@ -2,7 +2,7 @@
 
 use metastore_engine::{Result, Revision, Row, Version};
 
-use super::wire;
+use crate::mvcc::row::key_of;
 
 /// Everything that one revision changed, in the order of the operations. Handed out after the store has published the
 /// revision.
@@ -24,7 +24,7 @@ pub struct Change {
 impl Change {
     /// The key that was changed, read from the row.
     pub fn key(&self) -> &[u8] {
-        wire::key_of(&self.version.row)
+        key_of(&self.version.row)
     }
 }
 

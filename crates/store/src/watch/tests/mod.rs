@@ -108,12 +108,12 @@ impl State {
         let mut newest = BTreeMap::new();
         for (i, version) in state.versions.iter().enumerate() {
             if version.revision.main <= at {
-                newest.insert(super::wire::key_of(&version.row).to_vec(), i);
+                newest.insert(crate::mvcc::row::key_of(&version.row).to_vec(), i);
             }
         }
         let keep = |i: usize, version: &Version| {
             let main = version.revision.main;
-            let is_newest = newest.get(super::wire::key_of(&version.row)) == Some(&i);
+            let is_newest = newest.get(crate::mvcc::row::key_of(&version.row)) == Some(&i);
             main > at || (is_newest && (!version.tombstone || main == at))
         };
         let kept = state.versions.iter().enumerate().filter(|(i, version)| keep(*i, version));
@@ -158,7 +158,8 @@ impl HistorySource for NaiveStore {
         if main < state.compacted {
             return Ok(None);
         }
-        let of_key = |version: &&Version| super::wire::key_of(&version.row) == key && version.revision.main <= main;
+        let of_key =
+            |version: &&Version| crate::mvcc::row::key_of(&version.row) == key && version.revision.main <= main;
         let newest = state.versions.iter().rev().find(of_key);
         Ok(newest.filter(|version| !version.tombstone).map(|version| version.row.clone()))
     }
