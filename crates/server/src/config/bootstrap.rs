@@ -14,9 +14,11 @@ pub struct InitialMember {
 /// that it advertises. More than one is refused for now.
 pub fn initial_members(config: &Config) -> Result<Vec<InitialMember>, String> {
     if config.initial_cluster_state == ClusterState::Existing {
-        return Err("--initial-cluster-state=existing: there is no log here, and joining a running cluster is not available \
+        return Err(
+            "--initial-cluster-state=existing: there is no log here, and joining a running cluster is not available \
                     yet; use --initial-cluster-state=new to found one"
-            .into());
+                .into(),
+        );
     }
     let members = parse(&config.initial_cluster)?;
     let name = &config.name;
