@@ -26,7 +26,7 @@ const WRITERS: usize = 8;
 const P99_LIMIT: Duration = Duration::from_secs(1);
 /// What one deleted key may cost in memory: its tombstone and index entry, which stay, and its share of the command's
 /// result, the events and the message to the watcher.
-const KEY_BYTES: u64 = 1500;
+const KEY_BYTES: u64 = 600;
 /// What may come on top: the writers' own keys, and the log.
 const BASE_KIB: u64 = 64 * 1024;
 /// How long the large command and its events may take.

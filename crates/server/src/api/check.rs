@@ -169,10 +169,9 @@ mod tests {
         assert_eq!(checked(vec![txn_op(vec![put_op("a")], vec![put_op("a")])]), Ok(()));
         assert_eq!(checked(vec![put_op("a"), txn_op(vec![], vec![put_op("a")])]), duplicate());
         assert_eq!(checked(vec![delete_op("a", "b"), txn_op(vec![put_op("a")], vec![])]), duplicate());
-        assert_eq!(
-            checked(vec![txn_op(vec![put_op("a")], vec![]), txn_op(vec![delete_op("a", "")], vec![])]),
-            duplicate()
-        );
+        let (put, delete) = (txn_op(vec![put_op("a")], vec![]), txn_op(vec![delete_op("a", "")], vec![]));
+        assert_eq!(checked(vec![delete.clone(), put.clone()]), duplicate());
+        assert_eq!(checked(vec![put, delete]), Ok(()), "etcd does not look ahead");
     }
 
     #[test]
