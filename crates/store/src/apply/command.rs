@@ -17,19 +17,21 @@ pub enum Kind {
     Compaction = 7,
     LeaseGrant = 8,
     LeaseRevoke = 9,
+    LeaseCheckpoint = 11,
     ClusterVersionSet = 1300,
     ClusterMemberAttrSet = 1301,
 }
 
 impl Kind {
     /// Every kind that this version applies.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Put,
         Self::DeleteRange,
         Self::Txn,
         Self::Compaction,
         Self::LeaseGrant,
         Self::LeaseRevoke,
+        Self::LeaseCheckpoint,
         Self::ClusterVersionSet,
         Self::ClusterMemberAttrSet,
     ];

@@ -1,7 +1,7 @@
-//! LeaseGrant and LeaseRevoke (etcd: `server/lease/lessor.go`).
+//! LeaseGrant, LeaseRevoke and checkpoints (etcd: `server/lease/lessor.go`).
 
 use metastore_engine::{Engine, EngineError, KeyRange, Table};
-use metastore_proto::etcdserverpb::{LeaseGrantRequest, LeaseRevokeRequest};
+use metastore_proto::etcdserverpb::{LeaseCheckpointRequest, LeaseGrantRequest, LeaseRevokeRequest};
 
 use super::{Applying, HaltCause, Reply};
 use crate::lease::{LeaseError, Leases};
@@ -44,6 +44,19 @@ impl Store {
         }
         self.engine.delete(Table::Lease, &Leases::row_key(id))?;
         Ok(Ok(Reply::LeaseRevoke { id }))
+    }
+
+    /// Notes what leases had left. etcd's leaders propose this where checkpoints are switched on; ours do not. A lease that is
+    /// gone by now is passed over, as in etcd.
+    pub(super) fn lease_checkpoint(&mut self, request: &LeaseCheckpointRequest) -> Applying<Reply> {
+        for checkpoint in &request.checkpoints {
+            if self.leases.checkpoint(checkpoint.id, checkpoint.remaining_ttl).is_ok()
+                && let Some((key, row)) = self.leases.row(checkpoint.id)
+            {
+                self.engine.put(Table::Lease, &key, &row)?;
+            }
+        }
+        Ok(Ok(Reply::LeaseCheckpoint))
     }
 
     /// Moves a key from one lease to another; 0 stands for none.

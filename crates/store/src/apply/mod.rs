@@ -56,6 +56,8 @@ pub enum Reply {
     LeaseRevoke {
         id: i64,
     },
+    /// Remaining times of leases were noted.
+    LeaseCheckpoint,
     /// A fact about the cluster was recorded.
     Recorded,
 }
@@ -149,6 +151,7 @@ impl Store {
             Kind::Compaction => self.compact(&Message::decode(body)?),
             Kind::LeaseGrant => self.lease_grant(&Message::decode(body)?),
             Kind::LeaseRevoke => self.lease_revoke(&Message::decode(body)?),
+            Kind::LeaseCheckpoint => self.lease_checkpoint(&Message::decode(body)?),
             Kind::ClusterVersionSet => self.set_cluster_version(&Message::decode(body)?),
             Kind::ClusterMemberAttrSet => self.set_member_attributes(&Message::decode(body)?),
         }

@@ -147,6 +147,7 @@ proptest! {
                 (Kind::Compaction, library.compaction.map(|m| m.encode_to_vec())),
                 (Kind::LeaseGrant, library.lease_grant.map(|m| m.encode_to_vec())),
                 (Kind::LeaseRevoke, library.lease_revoke.map(|m| m.encode_to_vec())),
+                (Kind::LeaseCheckpoint, library.lease_checkpoint.map(|m| m.encode_to_vec())),
             ];
             let present: Vec<_> = present.into_iter().filter(|(_, message)| message.is_some()).collect();
             if command.kind as u32 >= Kind::ClusterVersionSet as u32 {

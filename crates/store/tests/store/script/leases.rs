@@ -1,6 +1,6 @@
 //! Commands about leases, and the leader's clock.
 
-use metastore_proto::etcdserverpb::{LeaseGrantRequest, LeaseRevokeRequest};
+use metastore_proto::etcdserverpb::{LeaseCheckpoint, LeaseCheckpointRequest, LeaseGrantRequest, LeaseRevokeRequest};
 use metastore_store::command::Kind;
 
 use super::bench::{Bench, or_nothing};
@@ -15,6 +15,10 @@ impl Bench {
         Ok(Some(match command {
             "grant" => self.apply(Kind::LeaseGrant, &LeaseGrantRequest { id: id()?, ttl: number(word(words, 1)?)? })?,
             "revoke" => self.apply(Kind::LeaseRevoke, &LeaseRevokeRequest { id: id()? })?,
+            "checkpoint" => {
+                let checkpoint = LeaseCheckpoint { id: id()?, remaining_ttl: number(word(words, 1)?)? };
+                self.apply(Kind::LeaseCheckpoint, &LeaseCheckpointRequest { checkpoints: vec![checkpoint] })?
+            }
             "leases" => self.leases(),
             "lead" => {
                 let extend_ms = words.first().map_or(Ok(0), |word| number(word))?;
