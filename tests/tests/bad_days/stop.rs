@@ -10,6 +10,7 @@ use metastore_tests::paths;
 use metastore_tests::watch::WatchStream;
 
 use super::observe::eventually;
+use super::raw::{Raw, framed};
 use super::{block_on, put_request, subject, watch_prefix};
 
 /// SIGTERM's number.
@@ -38,6 +39,10 @@ fn a_polite_stop_is_quick_and_its_log_is_clean() {
             stream.next(STOP_LIMIT).await.expect("the stream lives").expect("created");
             stream.next(STOP_LIMIT).await.expect("the stream lives").expect("an event");
         }
+        // One more client is in the middle of a request, and stays there.
+        let mut raw = Raw::connect(&address).await;
+        let mut half = raw.open(paths::PUT, &[]).await;
+        half.body.send_data(framed(100, &[0; 10]), false).expect("the connection lives");
         let began = Instant::now();
         signal(member.pid(), "TERM");
         let waiting = tokio::task::spawn_blocking(move || (member.wait_exit(10 * STOP_LIMIT), member));
