@@ -1,13 +1,13 @@
 //! The real disk.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::fs::{Advice, FallocateFlags, FlockOperation};
 use rustix::io::Errno;
 
 use super::{DirLock, Disk, DiskError, DiskFile, LOCK_FILE, Result};
@@ -118,7 +118,16 @@ impl Disk for OsDisk {
     }
 
     fn read(&self, path: &Path) -> Result<Vec<u8>> {
-        named("read", path, fs::read(path))
+        let read = || {
+            let mut file = File::open(path)?;
+            let mut bytes = Vec::with_capacity(file.metadata()?.len() as usize);
+            file.read_to_end(&mut bytes)?;
+            // A log is read once and then written to. Pages that the kernel read ahead are large, and a small write into one
+            // dirties all of it.
+            rustix::fs::fadvise(&file, 0, None, Advice::DontNeed)?;
+            Ok(bytes)
+        };
+        named("read", path, read())
     }
 
     fn exists(&self, path: &Path) -> Result<bool> {
