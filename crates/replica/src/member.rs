@@ -26,6 +26,9 @@ const SNAPSHOT_LOG_BYTES: u64 = 256 << 20;
 /// Bytes of entries kept in memory for followers that lag.
 const KEEP_BYTES: usize = 256 << 20;
 
+/// What an entry takes in the log beside its data: frame, record and the entry's own fields.
+const ENTRY_OVERHEAD_BYTES: u64 = 32;
+
 /// What a member is told at its start and keeps.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -174,7 +177,7 @@ impl Replica {
         if changed.is_none() && entries.is_empty() {
             return Ok(());
         }
-        self.snapshot.log_bytes += entries.iter().map(|entry| entry.data.len() as u64).sum::<u64>();
+        self.snapshot.log_bytes += entries.iter().map(|entry| log_bytes(entry.data.len())).sum::<u64>();
         Ok(self.wal.append(changed, entries.iter().map(to_disk), sync)?)
     }
 
@@ -268,6 +271,12 @@ impl Replica {
         self.snapshot.running = false;
         Ok(())
     }
+}
+
+/// Bytes that an entry takes in the log, about. Its overhead counts: a state of many small rows is no larger than the log
+/// that made it, and would otherwise seem so for ever.
+fn log_bytes(data_bytes: usize) -> u64 {
+    ENTRY_OVERHEAD_BYTES + data_bytes as u64
 }
 
 fn hard_state_to_disk(state: &HardState) -> raftpb::HardState {

@@ -90,7 +90,7 @@ impl Replica {
         }
         let store = Store::open(engine).map_err(|error| OpenError::Replay(error.to_string()))?;
         let cut = replay.cut.clone();
-        let log_bytes = replay.entries.iter().map(|entry| entry.data.len() as u64).sum();
+        let log_bytes = replay.entries.iter().map(|entry| super::log_bytes(entry.data.len())).sum();
         let consensus = open_consensus(&settings, id, &conf_state, start, replay)
             .map_err(|why| OpenError::refused(&wal_dir, format!("the log cannot be replayed: {why}")))?;
         // Nothing is refused from here on, so the disk may be changed.

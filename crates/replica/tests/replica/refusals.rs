@@ -229,7 +229,7 @@ fn state_without_its_log_is_refused() {
 fn a_log_that_ends_before_the_snapshot_is_refused() {
     let disk = member();
     let mut early = World::default();
-    run(&mut early, 3, 3).unwrap();
+    run(&mut early, 3, 2).unwrap();
     for name in disk.list(&paths().wal()).unwrap() {
         disk.remove_file(&paths().wal().join(name)).unwrap();
     }
