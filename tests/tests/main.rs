@@ -3,4 +3,5 @@
 mod bad_days;
 mod differential;
 mod etcdctl;
+mod hash;
 mod restart;

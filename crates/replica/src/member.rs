@@ -207,7 +207,8 @@ impl Replica {
     fn apply_member_change(&mut self, entry: &Entry) -> Result<(), Fatal> {
         let (conf_state, change) = self.consensus.change_members(entry)?;
         self.conf_state = conf_state;
-        Ok(self.store.apply_member_added(entry.index, entry.term, change.context())?)
+        let voters = &self.conf_state.voters;
+        Ok(self.store.apply_member_added(entry.index, entry.term, change.context(), voters)?)
     }
 
     /// Keeps back the outcomes of compactions that ask to be told when they are done.

@@ -39,10 +39,11 @@ pub use refusal::Refusal;
 
 use std::sync::Arc;
 
-use metastore_engine::{Applied, Engine, EngineError, Published};
+use metastore_engine::{Applied, Engine, EngineError, Published, Table};
 
 use lease::Leases;
 use mvcc::{Mvcc, View};
+use schema::{AUTH_REVISION, FIRST_AUTH_REVISION};
 use watch::RevisionEvents;
 
 /// The whole replicated state of one member, and the only writer of its engine.
@@ -64,6 +65,10 @@ impl Store {
         let mvcc = Mvcc::open(engine.clone())?;
         let leases = apply::load_leases(engine.as_ref(), mvcc.view())?;
         let members = Members::load(engine.as_ref())?;
+        // What etcd writes when it opens an empty store, so that Hash agrees.
+        if engine.get(Table::Auth, AUTH_REVISION)?.is_none() {
+            engine.put(Table::Auth, AUTH_REVISION, &FIRST_AUTH_REVISION.to_be_bytes())?;
+        }
         let applied = engine.published().applied;
         engine.publish(Published { revision: mvcc.current(), applied })?;
         Ok(Self { engine, mvcc, leases, members, applied, events: Vec::new() })

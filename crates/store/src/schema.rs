@@ -8,6 +8,12 @@ pub const SCHEDULED_COMPACTION: &[u8] = b"scheduledCompactRev";
 pub const FINISHED_COMPACTION: &[u8] = b"finishedCompactRev";
 /// Row of [`Table::Cluster`]: the version that all members understand, as text.
 pub const CLUSTER_VERSION: &[u8] = b"clusterVersion";
+/// Row of [`Table::Meta`]: who votes, as etcd's JSON.
+pub const CONF_STATE: &[u8] = b"confState";
+/// Row of [`Table::Auth`]: how often users, roles or permissions changed; 8 bytes, big endian.
+pub const AUTH_REVISION: &[u8] = b"authRevision";
+/// The auth revision of a cluster that has no users.
+pub const FIRST_AUTH_REVISION: u64 = 1;
 /// Rows of [`Table::Meta`] that differ between members or move with every entry; a hash over the state leaves them out.
 pub const NOT_HASHED: [&[u8]; 3] = [b"consistent_index", b"term", b"storageVersion"];
 

@@ -103,7 +103,7 @@ impl Reference {
         let Bootstrap { name, peer_urls, cluster_token } = bootstrap();
         let id = identity::member_id(&peer_urls, &cluster_token);
         let json = serde_json::to_vec(&Member { id, name, peer_urls, ..Member::default() }).unwrap();
-        store.apply_member_added(1, 1, &json).unwrap();
+        store.apply_member_added(1, 1, &json, &[id]).unwrap();
         store.publish().unwrap();
         let mut reference = Reference { states: vec![State::of(&store)], outcomes: Vec::new() };
         for (index, command) in (2..).zip(commands) {

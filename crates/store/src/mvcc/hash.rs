@@ -174,3 +174,30 @@ impl View {
         Ok(hash)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use metastore_engine::Memory;
+    use metastore_proto::membershippb::{Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest};
+
+    use crate::Store;
+    use crate::command::{Command, Kind};
+
+    #[test]
+    fn a_new_member_hashes_as_a_new_etcd() {
+        let mut store = Store::open(Arc::new(Memory::new())).unwrap();
+        let id = 14_763_897_295_316_517_456;
+        let member = format!(r#"{{"id":{id},"peerURLs":["http://127.0.0.1:18380"],"name":"default"}}"#);
+        store.apply_member_added(1, 1, member.as_bytes(), &[id]).unwrap();
+        let attributes = Attributes { name: "default".into(), client_urls: vec!["http://127.0.0.1:18379".into()] };
+        let attributes = ClusterMemberAttrSetRequest { member_id: id, member_attributes: Some(attributes) };
+        store.apply(2, 2, Command::encode(1, Kind::ClusterMemberAttrSet, &attributes)).unwrap();
+        let version = ClusterVersionSetRequest { ver: "3.7.0".into() };
+        store.apply(3, 2, Command::encode(2, Kind::ClusterVersionSet, &version)).unwrap();
+        store.publish().unwrap();
+        // The answer of a real etcd 3.7.3 that was just started with these settings.
+        assert_eq!(store.view().hash().unwrap(), 3_767_733_623);
+    }
+}

@@ -181,7 +181,7 @@ impl Bench {
             }
             "member_added" => {
                 let index = self.store.applied().index + 1;
-                Ok(match self.store.apply_member_added(index, TERM, word(words, 0)?.as_bytes()) {
+                Ok(match self.store.apply_member_added(index, TERM, word(words, 0)?.as_bytes(), &[1]) {
                     Ok(()) => vec!["recorded".into()],
                     Err(halt) => vec![format!("halt: {halt}")],
                 })
