@@ -121,6 +121,8 @@ pub struct Driver {
     inbox: Inbox<Event>,
     links: Vec<Link>,
     waiting: HashMap<u64, (Waiter, Instant), BuildHasherDefault<IdHasher>>,
+    /// Who wanted to renew a lease whose time was over, until it is revoked. A client waits for one at a time.
+    too_late: HashMap<i64, Vec<Waiter>>,
     heartbeat: Duration,
     election_ticks: usize,
     started: Instant,
@@ -185,6 +187,7 @@ impl Driver {
             inbox,
             links,
             waiting: HashMap::default(),
+            too_late: HashMap::default(),
             heartbeat: heartbeat.interval,
             election_ticks: heartbeat.election_ticks,
             started: Instant::now(),
@@ -246,8 +249,11 @@ impl Driver {
                 }
             }
             Event::KeepAlive { waiter, lease } => {
-                let renewal = self.expiry.renew(lease, self.now_ms());
-                self.answer(waiter, Answer::Renewed(renewal));
+                match self.expiry.renew(lease, self.now_ms()) {
+                    // Told only when the lease is gone with its keys, as in etcd.
+                    Renewal::Expired => self.too_late.entry(lease).or_default().push(waiter),
+                    renewal => self.answer(waiter, Answer::Renewed(renewal)),
+                }
             }
             Event::TimeToLive { waiter, lease, keys } => {
                 let answer = self.time_to_live(lease, keys);
@@ -293,6 +299,8 @@ impl Driver {
             self.advertise();
         } else {
             self.expiry.demote();
+            // Their own time runs out; the next leader gives the leases their time again.
+            self.too_late.clear();
         }
     }
 
@@ -352,7 +360,12 @@ impl Driver {
         for outcome in output.outcomes.drain(..) {
             match &outcome.reply {
                 Ok(Reply::LeaseGrant { id, ttl_s }) => self.expiry.granted(*id, *ttl_s, now_ms),
-                Ok(Reply::LeaseRevoke { id }) => self.expiry.revoked(*id),
+                Ok(Reply::LeaseRevoke { id }) => {
+                    self.expiry.revoked(*id);
+                    for waiter in self.too_late.remove(id).unwrap_or_default() {
+                        self.answer(waiter, Answer::Renewed(Renewal::Unknown));
+                    }
+                }
                 Ok(Reply::Recorded) => self.shared.set_members(self.replica.store().members()),
                 _ => {}
             }

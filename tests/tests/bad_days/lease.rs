@@ -97,6 +97,26 @@ fn a_lease_lives_its_time_and_keepalives_prolong_it() {
 }
 
 #[test]
+fn a_renewal_that_comes_too_late_is_answered_when_the_lease_is_gone() {
+    let Some(subject) = subject("late renewal") else { return };
+    let member = Member::start(&subject, &[]);
+    block_on(async {
+        let client = Client::new(member.client_address());
+        let mut watch = watch_leases(&client).await;
+        grant(&client, 9, MIN_TTL_S).await;
+        // The key's own event, then nothing until the time is over.
+        let granted = Instant::now();
+        let over = Duration::from_secs(MIN_TTL_S as u64) + CLOCK_SLACK;
+        while granted.elapsed() < over {
+            let _ = watch.next(over.saturating_sub(granted.elapsed())).await.expect("the stream lives");
+        }
+        let (_stream, answer) = KeepAliveStream::open(&client, 9).await.expect("it is answered");
+        assert_eq!(answer.ttl, 0);
+        assert_eq!(time_to_live(&client, 9).await.ttl, -1, "answered before the lease was revoked");
+    });
+}
+
+#[test]
 fn after_kill_9_a_lease_has_its_full_time_again() {
     const TTL_S: i64 = 3;
     let Some(subject) = subject("lease after a crash") else { return };
