@@ -93,7 +93,7 @@ pub struct Replica {
     /// Index of the last snapshot, and log bytes written since.
     snapshot: SnapshotProgress,
     /// Compactions whose requests want to be told when the old versions are gone.
-    physical: Vec<(i64, Outcome)>,
+    physical: Vec<Outcome>,
     /// What stopped the member.
     failed: Option<String>,
 }
@@ -216,10 +216,7 @@ impl Replica {
         let held = output
             .outcomes
             .extract_if(from.., |outcome| matches!(outcome.reply, Ok(Reply::Compact { physical: true, .. })));
-        self.physical.extend(held.map(|outcome| match outcome.reply {
-            Ok(Reply::Compact { revision, .. }) => (revision, outcome),
-            _ => (0, outcome),
-        }));
+        self.physical.extend(held);
     }
 
     /// Drops one bounded step of versions that nobody can read any more. Returns whether it did something; call it again
@@ -230,7 +227,7 @@ impl Replica {
     pub fn compact_step(&mut self, output: &mut Output) -> Result<bool, Fatal> {
         let worked = self.unless_failed(|member| Ok(member.store.compact_step()?))?;
         if !self.store.compacting() {
-            output.outcomes.extend(self.physical.drain(..).map(|(_, outcome)| outcome));
+            output.outcomes.append(&mut self.physical);
         }
         Ok(worked)
     }

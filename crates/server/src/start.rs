@@ -159,7 +159,7 @@ fn listen(config: &Config) -> Result<Vec<(Listener, Door)>, StartError> {
 }
 
 fn open(config: &Config, metrics: &Arc<Metrics>) -> Result<Replica, StartError> {
-    let timing = Timing { election_ticks: (config.election_ms / config.heartbeat_ms) as usize };
+    let timing = Timing { election_ticks: heartbeat(config).election_ticks };
     let settings = Settings::new("memory", timing, config.snapshot_count as usize);
     let disk: Arc<dyn Disk> =
         if config.unsafe_no_fsync { Arc::new(OsDisk::without_fsync()) } else { Arc::new(watched_disk(metrics)) };
@@ -268,7 +268,7 @@ fn limits(config: &Config) -> Limits {
         max_txn_ops: config.max_txn_ops,
         request_timeout: REQUEST_TIMEOUT + 2 * election_timeout,
         election_timeout,
-        min_lease_ttl_s: minimum_ttl_s(config.election_ms / config.heartbeat_ms, config.heartbeat_ms),
+        min_lease_ttl_s: minimum_ttl_s(heartbeat(config).election_ticks as u64, config.heartbeat_ms),
         version: config.reported_version.clone(),
     }
 }

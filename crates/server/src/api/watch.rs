@@ -64,13 +64,7 @@ impl Watchers {
 
     /// Wakes the streams that have something to send, and whoever reads history.
     pub fn wake(&self) {
-        let streams = self.streams.borrow();
-        let mut hub = self.hub.borrow_mut();
-        while let Some(stream) = hub.next_woken() {
-            if let Some(notify) = streams.get(&stream) {
-                notify.notify_one();
-            }
-        }
+        self.wake_streams();
         self.behind.notify_one();
     }
 
@@ -100,8 +94,10 @@ impl Watchers {
     fn wake_streams(&self) {
         let streams = self.streams.borrow();
         let mut hub = self.hub.borrow_mut();
-        while let Some(notify) = hub.next_woken().and_then(|stream| streams.get(&stream)) {
-            notify.notify_one();
+        while let Some(stream) = hub.next_woken() {
+            if let Some(notify) = streams.get(&stream) {
+                notify.notify_one();
+            }
         }
     }
 
