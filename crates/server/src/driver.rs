@@ -231,8 +231,11 @@ impl Driver {
     fn advance(&mut self) -> Result<Duration, Fatal> {
         self.replica.process(&mut self.output)?;
         let worked = self.replica.compact_step(&mut self.output)?;
-        self.follow_leadership();
+        self.shared.set_standing(&self.replica.standing());
         self.publish();
+        // After the answers: a log that was replayed holds grants, and a new leader's extension must not be lost to them. Nor
+        // may a member be called ready before everyone can read what makes it so.
+        self.follow_leadership();
         Ok(match (worked, self.replica.store().compacting()) {
             (true, _) => Duration::ZERO,
             (false, true) => COMPACTION_RETRY,
@@ -284,7 +287,6 @@ impl Driver {
     /// A new leader gives every lease its full time again, and the time that the election took.
     fn follow_leadership(&mut self) {
         let standing = self.replica.standing();
-        self.shared.set_standing(&standing);
         if standing.sole_leader && !*self.ready.borrow() && self.is_advertised() {
             self.ready.send_replace(true);
         }
