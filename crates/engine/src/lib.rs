@@ -24,10 +24,17 @@
 pub mod contract;
 mod memory;
 mod range;
+#[cfg(feature = "rocksdb")]
+mod rocks;
+mod statistic;
+mod stock;
 mod table;
 
 pub use memory::Memory;
 pub use range::KeyRange;
+#[cfg(feature = "rocksdb")]
+pub use rocks::{RocksDb, RocksDbSettings};
+pub use statistic::Statistic;
 pub use table::Table;
 
 use std::sync::Arc;
@@ -74,7 +81,8 @@ pub struct Published {
     pub applied: Applied,
 }
 
-/// Rows and bytes that are stored, tables included; a row counts its key and its value.
+/// Rows and bytes that are stored, tables included; a row counts its key and its value. The same on every engine: how a
+/// medium stores them does not matter, nor do rows that can be worked out from others ([`Table::LeaseKeys`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     pub rows: u64,
@@ -106,15 +114,33 @@ pub trait Engine: Send + Sync + 'static {
     /// outlives the process stores both in one atomic batch.
     fn publish(&self, published: Published) -> Result<()>;
 
-    /// Drops versions that no read at revision `at` or later can see, in one bounded step over history from `from` on.
-    /// Returns where the next step begins, or `None` when every version up to `at` was looked at.
+    /// Drops versions that no read at revision `at` or later can see, in one bounded step. An empty `from` begins; after that
+    /// it is what the step before returned, whose meaning is the engine's own. Returns `None` when all of them are gone.
     ///
     /// A version with `main <= at` goes if a newer version of its key has `main <= at`, or if it is a tombstone with
     /// `main < at`. A tombstone at exactly `at` stays until the next compaction: a watcher from `at` must still see it.
     ///
-    /// A compaction begins at `Revision::default()`, also when it resumes one that a restart interrupted. A step that begins
-    /// behind older versions keeps a tombstone above them, or they would come back.
-    fn compact_step(&self, at: i64, from: Revision) -> Result<Option<Revision>>;
+    /// A compaction that a restart interrupted begins anew. No version may be appended and unpublished while a step runs.
+    fn compact_step(&self, at: i64, from: &[u8]) -> Result<Option<Vec<u8>>>;
+
+    // ---- the medium, from any thread ----
+
+    /// Whether what was published and flushed is still there after a restart. If not, the caller writes snapshots.
+    fn outlives_process(&self) -> bool;
+
+    /// Makes all that is published now durable, and returns its log position. Waits for the medium; the writer goes on
+    /// meanwhile. An engine that does not outlive the process has nothing to do.
+    fn flush(&self) -> Result<Applied>;
+
+    /// The published state as it is now, frozen: an engine that only reads, and goes on while this one is written, compacted
+    /// and closed. `None` if the engine cannot; then a reader holds back compaction instead. Waits for the medium.
+    fn checkpoint(&self) -> Result<Option<Arc<dyn Engine>>>;
+
+    /// Gives the space of dropped versions back to the medium. Readers and the writer go on meanwhile.
+    fn defragment(&self) -> Result<()>;
+
+    /// How the medium is doing, for operators.
+    fn statistics(&self) -> Vec<Statistic>;
 
     // ---- readers ----
 
@@ -135,15 +161,16 @@ pub trait Engine: Send + Sync + 'static {
     fn count(&self, range: KeyRange<'_>, at: i64, count: &mut u64) -> Result<Option<Vec<u8>>>;
 
     /// Appends to `rows`, in order of revision, stored versions with `from <= revision` and `main <= to`, until a step is
-    /// over. Returns the revision to continue from, or `None` at the end.
+    /// over. Returns the revision to continue from, or `None` at the end. Whether versions that are not published are among
+    /// them is open.
     fn history(&self, from: Revision, to: i64, rows: &mut Vec<Version>) -> Result<Option<Revision>>;
 
     /// The value of a row of a small table.
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>>;
 
-    /// All rows of a small table, in key order. Not bounded: for starting up and for snapshots. Rows have no revision: a
-    /// reader sees what the writer put, published or not.
-    fn rows(&self, table: Table) -> Result<Vec<(Vec<u8>, Vec<u8>)>>;
+    /// The rows of a small table whose keys begin with `prefix`, in key order. Not bounded: for starting up, for snapshots,
+    /// for the keys of one lease. Rows have no revision: a reader sees what the writer put, published or not.
+    fn rows(&self, table: Table, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>>;
 
     /// What is stored now.
     fn usage(&self) -> Usage;

@@ -1,6 +1,6 @@
 //! The small tables beside the versioned keys.
 
-/// A small table; the names are those of etcd's buckets.
+/// A small table; the names are those of etcd's buckets, but for the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Table {
@@ -13,10 +13,16 @@ pub enum Table {
     Members,
     MembersRemoved,
     Meta,
+    /// Which keys hang on which lease. Not a bucket of etcd's: it can be worked out from the newest versions, so it is neither
+    /// hashed, nor in the state stream, nor counted ([`crate::Usage`]).
+    LeaseKeys,
 }
 
 impl Table {
-    /// Every table, in the order of the names.
+    /// How many tables there are.
+    pub(crate) const COUNT: usize = Self::LeaseKeys as usize + 1;
+
+    /// Every table of the state, in the order of the names; all but [`Table::LeaseKeys`].
     pub const ALL: [Self; 9] = [
         Self::Alarm,
         Self::Auth,
@@ -42,6 +48,12 @@ impl Table {
             Self::Members => "members",
             Self::MembersRemoved => "members_removed",
             Self::Meta => "meta",
+            Self::LeaseKeys => "leaseKeys",
         }
+    }
+
+    /// Whether its rows count as stored ([`crate::Usage`]).
+    pub(crate) const fn counts(self) -> bool {
+        !matches!(self, Self::LeaseKeys)
     }
 }

@@ -39,7 +39,7 @@ impl Members {
     /// Reads the members that `engine` holds.
     pub(crate) fn load(engine: &dyn Engine) -> Result<Self, EngineError> {
         let mut members = Self::default();
-        for (key, value) in engine.rows(Table::Members)? {
+        for (key, value) in engine.rows(Table::Members, b"")? {
             let member: Member = serde_json::from_slice(&value).map_err(|error| {
                 EngineError(format!("row {} of table members is damaged: {error}", String::from_utf8_lossy(&key)))
             })?;

@@ -61,7 +61,7 @@ impl Store {
         let published = view.published();
         let tables = Table::ALL
             .into_iter()
-            .map(|table| Ok((table_code(table), self.engine.rows(table)?)))
+            .map(|table| Ok((table_code(table), self.engine.rows(table, b"")?)))
             .collect::<Result<_, EngineError>>()?;
         Ok(Source { view, _pin: pin, published, tables })
     }

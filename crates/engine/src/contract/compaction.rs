@@ -54,8 +54,7 @@ pub fn compaction_is_bounded_and_continues(engine: &dyn Engine) {
     }
     let live = scan(engine, ALL, MANY, STEP);
     assert_eq!(live.len(), 300);
-    let next = engine.compact_step(MANY, Revision::default()).unwrap().expect("more than one step");
-    assert!(next.main <= STEP as i64 + 1, "one step went to {next:?}");
+    assert!(engine.compact_step(MANY, b"").unwrap().is_some(), "more than one step");
     assert_eq!(scan(engine, ALL, MANY, STEP), live, "half a compaction changes no read");
     assert!(compact(engine, MANY) > 1);
     assert_eq!(scan(engine, ALL, MANY, STEP), live);
@@ -119,12 +118,12 @@ pub fn compaction_of_everything_leaves_an_engine_that_works(engine: &dyn Engine)
     assert_eq!(count(engine, ALL, main) as i64, MANY);
 }
 
-/// A step whose start lies behind older versions must not take a tombstone from above them.
-pub fn compaction_from_the_middle_brings_nothing_back(engine: &dyn Engine) {
+/// What a compaction left when a restart interrupted it must not come back.
+pub fn compaction_begun_anew_brings_nothing_back(engine: &dyn Engine) {
     put(engine, b"a", 2);
     delete(engine, b"a", 3);
     put(engine, b"b", 4);
-    engine.compact_step(5, Revision::new(3, 0)).unwrap();
+    engine.compact_step(5, b"").unwrap();
     assert_eq!(count(engine, ALL, 5), 1);
     compact(engine, 5);
     assert_eq!(all_history(engine).len(), 1);

@@ -116,7 +116,7 @@ struct Run<'a> {
     /// The revision of the last compaction, running or not: nothing is read before it.
     compacted: i64,
     /// Where the running compaction goes on. While it runs, what it will drop may be there or not.
-    compaction: Option<Revision>,
+    compaction: Option<Vec<u8>>,
     pinned: Option<PinnedScan>,
 }
 
@@ -193,12 +193,12 @@ impl<'a> Run<'a> {
         }
         let pinned = self.pinned.as_ref().map_or(i64::MAX, |scan| scan.at);
         self.compacted = self.revision(at).min(pinned).max(self.compacted);
-        self.compaction = Some(Revision::default());
+        self.compaction = Some(Vec::new());
     }
 
     fn step_compaction(&mut self) {
-        let Some(from) = self.compaction else { return };
-        self.compaction = self.engine.compact_step(self.compacted, from).expect("compact_step");
+        let Some(from) = self.compaction.take() else { return };
+        self.compaction = self.engine.compact_step(self.compacted, &from).expect("compact_step");
         if self.compaction.is_none() {
             self.model.compact(self.compacted);
             assert_eq!(all_history(self.engine), self.model.history(Revision::default(), i64::MAX));
@@ -249,7 +249,7 @@ impl<'a> Run<'a> {
     fn compare_tables(&self) {
         for (&table, rows) in &self.model.tables {
             let expected: Vec<_> = rows.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
-            assert_eq!(self.engine.rows(table).expect("rows"), expected, "{table:?}");
+            assert_eq!(self.engine.rows(table, b"").expect("rows"), expected, "{table:?}");
             for (key, value) in rows {
                 assert_eq!(self.engine.get(table, key).expect("get").as_ref(), Some(value), "{table:?} {key:?}");
             }

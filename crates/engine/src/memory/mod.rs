@@ -22,13 +22,15 @@ mod index;
 mod leaf;
 mod versions;
 
-use crate::{Engine, KeyRange, Published, Result, Revision, STEP, Table, Usage, Version};
+use crate::stock::Stock;
+use crate::{Applied, Engine, KeyRange, Published, Result, Revision, STEP, Statistic, Table, Usage, Version};
 use history::{Entry, History};
 use index::Index;
 use leaf::Key;
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::ops::Bound::{Included, Unbounded};
+use std::sync::Arc;
 use versions::Stored;
 
 /// Keys that a count visits at most while it holds the lock. It copies nothing, so this is about 100 us, as a [`STEP`] of
@@ -39,7 +41,7 @@ const COUNT_STEP: usize = 8192;
 #[derive(Debug, Default)]
 pub struct Memory {
     versions: RwLock<Versioned>,
-    tables: RwLock<[TableRows; Table::ALL.len()]>,
+    tables: RwLock<[TableRows; Table::COUNT]>,
     /// Every read request asks for it: a lock of its own, which the writer holds for three words.
     published: RwLock<Published>,
     stored: Stock,
@@ -86,8 +88,9 @@ impl Versioned {
         let next = history.compact_step(at, from, |Entry { key, stored }| {
             let goes = index.compact(key, stored.stamp, at);
             if goes {
-                gone.rows += 1;
-                gone.bytes += stored.size_bytes();
+                let Usage { rows, bytes } = stored.usage();
+                gone.rows += rows;
+                gone.bytes += bytes;
             }
             goes
         });
@@ -95,44 +98,20 @@ impl Versioned {
     }
 }
 
-/// Rows and bytes stored. Atomics, because every write request checks the quota.
-#[derive(Debug, Default)]
-struct Stock {
-    rows: AtomicU64,
-    bytes: AtomicU64,
-}
-
-impl Stock {
-    fn add(&self, more: Usage) {
-        self.rows.fetch_add(more.rows, Ordering::Relaxed);
-        self.bytes.fetch_add(more.bytes, Ordering::Relaxed);
-    }
-
-    fn remove(&self, less: Usage) {
-        self.rows.fetch_sub(less.rows, Ordering::Relaxed);
-        self.bytes.fetch_sub(less.bytes, Ordering::Relaxed);
-    }
-}
-
-/// What a row of a table counts for.
-fn table_row_usage(key: &[u8], value: &[u8]) -> Usage {
-    Usage { rows: 1, bytes: (key.len() + value.len()) as u64 }
-}
-
 impl Engine for Memory {
     fn append(&self, key: &[u8], version: Version) -> Result<()> {
         let stored = Stored::from(version);
-        let bytes = stored.size_bytes();
+        let usage = stored.usage();
         self.versions.write().append(key, stored);
-        self.stored.add(Usage { rows: 1, bytes });
+        self.stored.add(usage);
         Ok(())
     }
 
     fn put(&self, table: Table, key: &[u8], value: &[u8]) -> Result<()> {
         let old = self.tables.write()[table as usize].insert(key.to_vec(), value.to_vec());
-        self.stored.add(table_row_usage(key, value));
+        self.stored.add(Usage::of_table_row(table, key, value));
         if let Some(old) = old {
-            self.stored.remove(table_row_usage(key, &old));
+            self.stored.remove(Usage::of_table_row(table, key, &old));
         }
         Ok(())
     }
@@ -140,7 +119,7 @@ impl Engine for Memory {
     fn delete(&self, table: Table, key: &[u8]) -> Result<()> {
         let old = self.tables.write()[table as usize].remove(key);
         if let Some(old) = old {
-            self.stored.remove(table_row_usage(key, &old));
+            self.stored.remove(Usage::of_table_row(table, key, &old));
         }
         Ok(())
     }
@@ -150,10 +129,32 @@ impl Engine for Memory {
         Ok(())
     }
 
-    fn compact_step(&self, at: i64, from: Revision) -> Result<Option<Revision>> {
-        let (next, gone) = self.versions.write().compact_step(at, from);
+    fn compact_step(&self, at: i64, from: &[u8]) -> Result<Option<Vec<u8>>> {
+        let (next, gone) = self.versions.write().compact_step(at, decode_cursor(from));
         self.stored.remove(gone);
-        Ok(next)
+        Ok(next.map(encode_cursor))
+    }
+
+    fn outlives_process(&self) -> bool {
+        false
+    }
+
+    fn flush(&self) -> Result<Applied> {
+        Ok(self.published().applied)
+    }
+
+    fn checkpoint(&self) -> Result<Option<Arc<dyn Engine>>> {
+        Ok(None)
+    }
+
+    /// Nothing to do: a compaction frees what it drops.
+    fn defragment(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Nothing that the process's own figures do not say.
+    fn statistics(&self) -> Vec<Statistic> {
+        Vec::new()
     }
 
     fn published(&self) -> Published {
@@ -180,12 +181,24 @@ impl Engine for Memory {
         Ok(self.tables.read()[table as usize].get(key).cloned())
     }
 
-    fn rows(&self, table: Table) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    fn rows(&self, table: Table, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
         let tables = self.tables.read();
-        Ok(tables[table as usize].iter().map(|(key, value)| (key.clone(), value.clone())).collect())
+        let rows = tables[table as usize].range::<[u8], _>((Included(prefix), Unbounded));
+        let rows = rows.take_while(|(key, _)| key.starts_with(prefix));
+        Ok(rows.map(|(key, value)| (key.clone(), value.clone())).collect())
     }
 
     fn usage(&self) -> Usage {
-        Usage { rows: self.stored.rows.load(Ordering::Relaxed), bytes: self.stored.bytes.load(Ordering::Relaxed) }
+        self.stored.usage()
     }
+}
+
+/// Where a compaction goes on: a revision.
+fn encode_cursor(Revision { main, sub }: Revision) -> Vec<u8> {
+    [main.to_be_bytes(), sub.to_be_bytes()].concat()
+}
+
+fn decode_cursor(bytes: &[u8]) -> Revision {
+    let number = |bytes: &[u8]| bytes.try_into().map_or(0, i64::from_be_bytes);
+    bytes.split_at_checked(8).map_or(Revision::default(), |(main, sub)| Revision::new(number(main), number(sub)))
 }

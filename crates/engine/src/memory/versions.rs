@@ -1,10 +1,7 @@
 //! The versions of one key.
 
-use crate::{Revision, Row, Version};
+use crate::{Revision, Row, Usage, Version};
 use std::collections::VecDeque;
-
-/// Bytes of a revision key as etcd stores it: main and sub, eight bytes each, and an underscore between them.
-const REVISION_KEY_BYTES: u64 = 17;
 
 /// The largest `sub`: one bit of its word says that the version is a tombstone.
 const MAX_SUB: i64 = i64::MAX >> 1;
@@ -44,10 +41,9 @@ impl Stored {
         Version { revision: self.stamp.revision(), tombstone: self.stamp.is_tombstone(), row: Row::clone(&self.row) }
     }
 
-    /// What the version counts for in [`crate::Usage::bytes`]: etcd's revision key, one byte longer for a tombstone, and
-    /// the row.
-    pub(super) fn size_bytes(&self) -> u64 {
-        REVISION_KEY_BYTES + u64::from(self.stamp.is_tombstone()) + self.row.len() as u64
+    /// What the version counts for.
+    pub(super) fn usage(&self) -> Usage {
+        Usage::of_version(self.row.len(), self.stamp.is_tombstone())
     }
 }
 

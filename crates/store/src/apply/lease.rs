@@ -75,7 +75,7 @@ impl Store {
 
 /// Reads the leases, and from the live keys which lease each is attached to.
 pub fn load_leases(engine: &dyn Engine, view: &View) -> Result<Leases, EngineError> {
-    let rows = engine.rows(Table::Lease)?;
+    let rows = engine.rows(Table::Lease, b"")?;
     let rows = rows.iter().map(|(key, value)| (&key[..], &value[..]));
     let mut leases = Leases::load(rows).map_err(|error| EngineError(error.to_string()))?;
     let mut from = Some(Vec::new());

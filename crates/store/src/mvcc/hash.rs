@@ -154,7 +154,7 @@ impl View {
                 hash = self.hash_versions(hash, revision)?;
             }
             hash = crc32c::crc32c_append(hash, table.name().as_bytes());
-            for (key, value) in self.engine().rows(table)? {
+            for (key, value) in self.engine().rows(table, b"")? {
                 if table != Table::Meta || !NOT_HASHED.contains(&&key[..]) {
                     hash = crc32c::crc32c_append(crc32c::crc32c_append(hash, &key), &value);
                 }

@@ -52,7 +52,9 @@ struct Compaction {
     hasher: Option<KvHasher>,
     /// What the hasher found; remembered once the compaction is through.
     hash: Option<HashKv>,
-    next: Revision,
+    next_hashed: Revision,
+    /// Where the engine goes on with dropping.
+    next: Vec<u8>,
 }
 
 /// What a put writes.
@@ -73,7 +75,13 @@ impl Mvcc {
         let finished = schema::compact_revision(engine.as_ref(), schema::FINISHED_COMPACTION)?;
         let at = scheduled.or(finished).unwrap_or(NEVER_COMPACTED);
         let unfinished = scheduled.filter(|_| scheduled != finished);
-        let compaction = unfinished.map(|at| Compaction { at, hasher: None, hash: None, next: Revision::default() });
+        let compaction = unfinished.map(|at| Compaction {
+            at,
+            hasher: None,
+            hash: None,
+            next_hashed: Revision::default(),
+            next: Vec::new(),
+        });
         Ok(Self { view: View::new(engine, at), current, changes: Vec::new(), compaction })
     }
 
@@ -202,7 +210,8 @@ impl Mvcc {
         };
         self.view.set_compact_revision(revision);
         // Starts from the first version: a compaction that this one overtakes is finished by it.
-        self.compaction = Some(Compaction { at: revision, hasher, hash: None, next: Revision::default() });
+        self.compaction =
+            Some(Compaction { at: revision, hasher, hash: None, next_hashed: Revision::default(), next: Vec::new() });
         Ok(Ok(()))
     }
 
@@ -216,12 +225,11 @@ impl Mvcc {
     pub fn compact_step(&mut self) -> metastore_engine::Result<bool> {
         let Some(compaction) = &mut self.compaction else { return Ok(false) };
         if let Some(hasher) = &mut compaction.hasher {
-            match hasher.step(&self.view, compaction.next)? {
-                Some(next) => compaction.next = next,
+            match hasher.step(&self.view, compaction.next_hashed)? {
+                Some(next) => compaction.next_hashed = next,
                 None => {
                     let hash = compaction.hasher.take().map(|hasher| hasher.finish(self.current));
                     compaction.hash = hash;
-                    compaction.next = Revision::default();
                 }
             }
             return Ok(true);
@@ -230,7 +238,7 @@ impl Mvcc {
             return Ok(false);
         }
         let engine = self.view.engine();
-        match engine.compact_step(compaction.at, compaction.next)? {
+        match engine.compact_step(compaction.at, &compaction.next)? {
             Some(next) => compaction.next = next,
             None => {
                 let revision = schema::revision_key(Revision::new(compaction.at, 0), false);

@@ -1,0 +1,158 @@
+//! The state on disk, in RocksDB: for data far beyond memory.
+//!
+//! ```text
+//!   append ─┬▶ current      key ──▶ newest version          newest, scan and count of what is now: one lookup, one sequence
+//!           ├▶ revisions    revision ──▶ version            history: one sequence
+//!           └▶ superseded   key, revision ──▶ when it dies  reads of the past, and what a compaction has to look at
+//! ```
+//!
+//! A row stands in two places, in the order of keys and in the order of revisions, because both are read in sequence: by
+//! lists, and by watchers, hashes and snapshots. The second copy is cheap: revisions come in order, so their files are
+//! written once and never merged with others. Byte tables: `layout.rs`.
+//!
+//! What was not published is in [`pending`] only, and the writer alone looks there. [`Engine::publish`] writes all of it, with
+//! the applied index, in one batch. RocksDB's own log is off, because the raft log is the log: after a crash the state is
+//! that of the last flush, which is atomic over all column families, and the raft log is replayed from the applied index found
+//! there.
+//!
+//! Readers take no lock: an iterator sees one moment. A reader at a revision finds in `current` the newest version; if that
+//! is newer than the revision, the one it wants is in `superseded` by then, because both were written in one batch.
+//!
+//! A compaction walks `superseded` and deletes what is dead, so its cost is that of what it drops, not of what is stored.
+//! RocksDB gives the space back in its own compactions, which files full of deleted rows bring about.
+
+mod checkpoint;
+mod compaction;
+mod layout;
+mod open;
+mod options;
+mod pending;
+mod reading;
+mod statistics;
+mod writing;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock};
+use rocksdb::{Cache, ColumnFamily, DB, Options};
+
+use crate::stock::Stock;
+use crate::{Applied, Engine, EngineError, KeyRange, Published, Result, Revision, Statistic, Table, Usage, Version};
+use pending::Pending;
+
+/// What an operator may choose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RocksDbSettings {
+    /// Bytes of blocks, indexes and filters that are kept in memory.
+    pub block_cache_bytes: usize,
+    /// Files that are kept open at most.
+    pub max_open_files: u32,
+}
+
+impl Default for RocksDbSettings {
+    fn default() -> Self {
+        Self { block_cache_bytes: 256 << 20, max_open_files: 512 }
+    }
+}
+
+/// State on disk.
+pub struct RocksDb {
+    db: DB,
+    path: PathBuf,
+    settings: RocksDbSettings,
+    /// For its statistics.
+    options: Options,
+    cache: Cache,
+    pending: Mutex<Pending>,
+    published: RwLock<Published>,
+    stored: Stock,
+    /// The directory is a checkpoint's, and goes with it.
+    frozen: bool,
+}
+
+impl RocksDb {
+    fn family(&self, name: &str) -> &ColumnFamily {
+        self.db.cf_handle(name).unwrap_or_else(|| panic!("column family {name} was opened with the others"))
+    }
+
+    fn failed(&self, error: &rocksdb::Error) -> EngineError {
+        EngineError(format!("{}: {error}", self.path.display()))
+    }
+}
+
+impl Engine for RocksDb {
+    fn append(&self, key: &[u8], version: Version) -> Result<()> {
+        self.append_version(key, version)
+    }
+
+    fn put(&self, table: Table, key: &[u8], value: &[u8]) -> Result<()> {
+        self.set_row(table, key, Some(value))
+    }
+
+    fn delete(&self, table: Table, key: &[u8]) -> Result<()> {
+        self.set_row(table, key, None)
+    }
+
+    fn publish(&self, published: Published) -> Result<()> {
+        self.write_pending(published)
+    }
+
+    fn compact_step(&self, at: i64, from: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.drop_superseded(at, from)
+    }
+
+    fn outlives_process(&self) -> bool {
+        true
+    }
+
+    fn flush(&self) -> Result<Applied> {
+        let applied = self.published().applied;
+        self.flush_all()?;
+        Ok(applied)
+    }
+
+    fn checkpoint(&self) -> Result<Option<Arc<dyn Engine>>> {
+        Ok(Some(Arc::new(self.freeze()?)))
+    }
+
+    fn defragment(&self) -> Result<()> {
+        self.compact_files()
+    }
+
+    fn statistics(&self) -> Vec<Statistic> {
+        self.figures()
+    }
+
+    fn published(&self) -> Published {
+        *self.published.read()
+    }
+
+    fn newest(&self, key: &[u8], at: i64) -> Result<Option<Version>> {
+        if at > self.published().revision { self.newest_of_all(key, at) } else { self.newest_stored(key, at) }
+    }
+
+    fn scan(&self, range: KeyRange<'_>, at: i64, limit: usize, rows: &mut Vec<Version>) -> Result<Option<Vec<u8>>> {
+        self.scan_step(range, at, limit, rows)
+    }
+
+    fn count(&self, range: KeyRange<'_>, at: i64, count: &mut u64) -> Result<Option<Vec<u8>>> {
+        self.count_step(range, at, count)
+    }
+
+    fn history(&self, from: Revision, to: i64, rows: &mut Vec<Version>) -> Result<Option<Revision>> {
+        self.history_step(from, to, rows)
+    }
+
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.row(table, key)
+    }
+
+    fn rows(&self, table: Table, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        self.rows_with_prefix(table, prefix)
+    }
+
+    fn usage(&self) -> Usage {
+        self.stored.usage()
+    }
+}

@@ -1,0 +1,90 @@
+//! How RocksDB is set up.
+
+use rocksdb::{
+    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType,
+    DEFAULT_COLUMN_FAMILY_NAME, LogLevel, Options, SliceTransform,
+};
+
+use super::RocksDbSettings;
+use super::layout::{CURRENT, REVISIONS, SUPERSEDED, TABLES, superseded_prefix};
+
+/// Bytes that a column family collects in memory before they are flushed. Atomic flush flushes all of them together.
+const MEMTABLE_BYTES: usize = 64 << 20;
+/// Memtables of a column family at most: one that is written, and those that are being flushed. Then writes wait.
+const MEMTABLES: i32 = 4;
+/// What is not compressed or cached by less.
+const BLOCK_BYTES: usize = 16 << 10;
+const FILE_BYTES: u64 = 64 << 20;
+const LEVEL_BASE_BYTES: u64 = 256 << 20;
+/// One key in a hundred is looked for in vain.
+const BLOOM_BITS_PER_KEY: f64 = 10.0;
+/// RocksDB's own notes, in files `LOG*` of its directory.
+const NOTES_BYTES: usize = 4 << 20;
+const NOTES_FILES: usize = 4;
+/// A file is rewritten if half of so many rows in sequence are deleted ones.
+const DELETED_WINDOW: usize = 1024;
+
+/// Options of the whole database.
+pub(super) fn database(settings: RocksDbSettings) -> Options {
+    let mut options = Options::default();
+    options.set_atomic_flush(true);
+    options.set_max_open_files(i32::try_from(settings.max_open_files).unwrap_or(i32::MAX));
+    // Reading the properties of every file would make opening as slow as there are files.
+    options.set_skip_stats_update_on_db_open(true);
+    options.set_max_background_jobs(4);
+    // There is one writer.
+    options.set_allow_concurrent_memtable_write(false);
+    options.set_enable_write_thread_adaptive_yield(false);
+    // The log's syncs share the disk: what is written back comes in small portions.
+    options.set_bytes_per_sync(1 << 20);
+    options.set_log_level(LogLevel::Warn);
+    options.set_max_log_file_size(NOTES_BYTES);
+    options.set_keep_log_file_num(NOTES_FILES);
+    options.set_stats_dump_period_sec(0);
+    options.set_stats_persist_period_sec(0);
+    options.enable_statistics();
+    options.set_statistics_level(rocksdb::statistics::StatsLevel::ExceptHistogramOrTimers);
+    options
+}
+
+/// Options of each column family.
+pub(super) fn families(cache: &Cache) -> Vec<ColumnFamilyDescriptor> {
+    let mut superseded = family(cache);
+    superseded.set_prefix_extractor(SliceTransform::create("user key", superseded_prefix, None));
+    let mut families = vec![
+        ColumnFamilyDescriptor::new(DEFAULT_COLUMN_FAMILY_NAME, family(cache)),
+        ColumnFamilyDescriptor::new(CURRENT, family(cache)),
+        ColumnFamilyDescriptor::new(TABLES, family(cache)),
+    ];
+    for (name, mut options) in [(REVISIONS, family(cache)), (SUPERSEDED, superseded)] {
+        options.add_compact_on_deletion_collector_factory(DELETED_WINDOW, DELETED_WINDOW / 2, 0.5);
+        families.push(ColumnFamilyDescriptor::new(name, options));
+    }
+    families
+}
+
+fn family(cache: &Cache) -> Options {
+    let mut blocks = BlockBasedOptions::default();
+    blocks.set_block_cache(cache);
+    blocks.set_block_size(BLOCK_BYTES);
+    blocks.set_bloom_filter(BLOOM_BITS_PER_KEY, false);
+    blocks.set_format_version(6);
+    // Indexes and filters of all files together may be larger than memory: they are cut into blocks and cached as such.
+    blocks.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    blocks.set_partition_filters(true);
+    blocks.set_cache_index_and_filter_blocks(true);
+    blocks.set_cache_index_and_filter_blocks_with_high_priority(true);
+    blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    blocks.set_pin_top_level_index_and_filter(true);
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&blocks);
+    options.set_write_buffer_size(MEMTABLE_BYTES);
+    options.set_max_write_buffer_number(MEMTABLES);
+    options.set_max_bytes_for_level_base(LEVEL_BASE_BYTES);
+    options.set_target_file_size_base(FILE_BYTES);
+    options.set_level_compaction_dynamic_level_bytes(true);
+    // The newest files are small and soon rewritten; the oldest hold most of the data and are rewritten rarely.
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_bottommost_compression_type(DBCompressionType::Zstd);
+    options
+}

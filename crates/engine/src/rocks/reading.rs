@@ -1,0 +1,275 @@
+//! Reading: at a revision, while the writer goes on.
+
+use std::collections::BTreeMap;
+use std::iter::Peekable;
+use std::ops::Bound::{Excluded, Included, Unbounded};
+
+use rocksdb::{DBRawIterator, ReadOptions};
+
+use super::RocksDb;
+use super::layout::{
+    CURRENT, REVISIONS, SUPERSEDED, Stamp, TABLES, parse_current, parse_revision, parse_revision_key, parse_superseded,
+    revision_key, superseded_from, superseded_prefix, table_key,
+};
+use super::pending::{Pending, Touched};
+use crate::{EngineError, KeyRange, Result, Revision, Row, STEP, Table, Version};
+
+/// Keys that a count visits at most: about 300 us, if they are in memory.
+const COUNT_STEP: usize = 1024;
+
+impl RocksDb {
+    /// The newest version with `main <= at`, unpublished ones included; for the writer.
+    pub(super) fn newest_of_all(&self, key: &[u8], at: i64) -> Result<Option<Version>> {
+        let mut pending = self.pending.lock();
+        if let Some(touched) = pending.keys.get(key) {
+            if let Some(version) = touched.newest_at(at) {
+                return Ok(Some(version.clone()));
+            }
+            return self.newest_stored(key, at);
+        }
+        let found = self.newest_stored(key, at)?;
+        // What is written next is likely this key.
+        let touched = Touched { base: found.as_ref().map(Stamp::of), versions: Vec::new() };
+        pending.keys.insert(key.into(), touched);
+        Ok(found)
+    }
+
+    /// The newest published version with `main <= at`.
+    pub(super) fn newest_stored(&self, key: &[u8], at: i64) -> Result<Option<Version>> {
+        let value = self.db.get_pinned_cf(self.family(CURRENT), key).map_err(|error| self.failed(&error))?;
+        let Some(value) = value else { return Ok(None) };
+        let (Stamp { revision, tombstone, .. }, row) = parse_current(&value)?;
+        if revision.main <= at {
+            return Ok(Some(Version { revision, tombstone, row: Row::from(row) }));
+        }
+        self.newest_superseded(key, at, true)
+    }
+
+    /// The newest version with `main <= at` of a key whose current version is newer; tombstones if they are wanted.
+    fn newest_superseded(&self, key: &[u8], at: i64, tombstones: bool) -> Result<Option<Version>> {
+        loop {
+            let Some(stamp) = self.find_superseded(key, at)? else { return Ok(None) };
+            if stamp.tombstone && !tombstones {
+                return Ok(None);
+            }
+            let revision = stamp.revision;
+            let value = self.db.get_pinned_cf(self.family(REVISIONS), revision_key(revision));
+            if let Some(value) = value.map_err(|error| self.failed(&error))? {
+                return parse_revision(revision, &value).map(Some);
+            }
+            // A compaction dropped it between the two looks, for a reader that holds no pin; else it is damage.
+            if self.find_superseded(key, at)? == Some(stamp) {
+                let Revision { main, sub } = revision;
+                let why = format!("damaged: revision {main}.{sub} of key {} is missing", key.escape_ascii());
+                return Err(EngineError(format!("{}: {why}", self.path.display())));
+            }
+        }
+    }
+
+    fn find_superseded(&self, key: &[u8], at: i64) -> Result<Option<Stamp>> {
+        let from = superseded_from(key, at);
+        let mut options = ReadOptions::default();
+        options.set_prefix_same_as_start(true);
+        let mut found = self.db.raw_iterator_cf_opt(self.family(SUPERSEDED), options);
+        found.seek(&from);
+        let Some((found_key, value)) = item(self, &found)? else { return Ok(None) };
+        if superseded_prefix(found_key) != superseded_prefix(&from) {
+            return Ok(None);
+        }
+        Ok(Some(parse_superseded(found_key, value)?.1.stamp))
+    }
+
+    pub(super) fn scan_step(
+        &self,
+        range: KeyRange<'_>,
+        at: i64,
+        limit: usize,
+        rows: &mut Vec<Version>,
+    ) -> Result<Option<Vec<u8>>> {
+        let full = rows.len().saturating_add(limit);
+        self.visit(range, at, STEP, |found| {
+            if rows.len() == full {
+                return Ok(false);
+            }
+            rows.extend(found.alive()?);
+            Ok(true)
+        })
+    }
+
+    pub(super) fn count_step(&self, range: KeyRange<'_>, at: i64, count: &mut u64) -> Result<Option<Vec<u8>>> {
+        self.visit(range, at, COUNT_STEP, |found| {
+            *count += u64::from(found.is_alive()?);
+            Ok(true)
+        })
+    }
+
+    /// Shows `look` the keys of a range in order, until it returns false or has seen `step` of them. Returns the key that
+    /// comes next.
+    fn visit(
+        &self,
+        range: KeyRange<'_>,
+        at: i64,
+        step: usize,
+        mut look: impl FnMut(Found<'_>) -> Result<bool>,
+    ) -> Result<Option<Vec<u8>>> {
+        if range.is_empty() {
+            return Ok(None);
+        }
+        // Readers look at published revisions, and have no business with what is not.
+        let pending = (at > self.published.read().revision).then(|| self.pending.lock());
+        let nothing = BTreeMap::new();
+        let written = pending.as_ref().map_or(&nothing, |pending| &pending.keys);
+        let mut written = in_range(written, range).peekable();
+        let mut options = ReadOptions::default();
+        if let Some(end) = range.end {
+            options.set_iterate_upper_bound(end);
+        }
+        let mut stored = self.db.raw_iterator_cf_opt(self.family(CURRENT), options);
+        stored.seek(range.start);
+        for visited in 0.. {
+            let Some((key, unpublished)) = next_key(self, &stored, &mut written)? else { break };
+            let value = item(self, &stored)?.filter(|(stored_key, _)| *stored_key == key).map(|(_, value)| value);
+            let found = Found { db: self, key, at, unpublished, stored: value };
+            if visited == step || !look(found)? {
+                return Ok(Some(key.to_vec()));
+            }
+            let (is_unpublished, is_stored) = (unpublished.is_some(), value.is_some());
+            if is_unpublished {
+                written.next();
+            }
+            if is_stored {
+                stored.next();
+            }
+        }
+        Ok(None)
+    }
+
+    pub(super) fn history_step(&self, from: Revision, to: i64, rows: &mut Vec<Version>) -> Result<Option<Revision>> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_upper_bound(revision_key(Revision::new(to.saturating_add(1), 0)));
+        let mut stored = self.db.raw_iterator_cf_opt(self.family(REVISIONS), options);
+        stored.seek(revision_key(from));
+        for visited in 0.. {
+            let Some((key, value)) = item(self, &stored)? else { break };
+            let revision = parse_revision_key(key)?;
+            if visited == STEP {
+                return Ok(Some(revision));
+            }
+            rows.push(parse_revision(revision, value)?);
+            stored.next();
+        }
+        Ok(None)
+    }
+
+    pub(super) fn row(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.row_of(&self.pending.lock(), table, key)
+    }
+
+    pub(super) fn row_of(&self, pending: &Pending, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        if !pending.rows.is_empty()
+            && let Some(row) = pending.rows.get(&(table, key.to_vec()))
+        {
+            return Ok(row.clone());
+        }
+        self.db.get_cf(self.family(TABLES), table_key(table, key)).map_err(|error| self.failed(&error))
+    }
+
+    pub(super) fn rows_with_prefix(&self, table: Table, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        // One moment: what is stored as it is while nothing moves from pending to there. Then the lock is let go.
+        let (changed, snapshot) = {
+            let pending = self.pending.lock();
+            let changed = pending.rows.range((Included((table, prefix.to_vec())), Unbounded));
+            let changed = changed.take_while(|((of, key), _)| *of == table && key.starts_with(prefix));
+            let changed: BTreeMap<_, _> = changed.map(|((_, key), value)| (key.clone(), value.clone())).collect();
+            (changed, self.db.snapshot())
+        };
+        let mut options = ReadOptions::default();
+        let begin = table_key(table, prefix);
+        options.set_iterate_range(rocksdb::PrefixRange(&begin[..]));
+        let mut stored = snapshot.raw_iterator_cf_opt(self.family(TABLES), options);
+        stored.seek(&begin);
+        let mut rows = BTreeMap::new();
+        while let Some((key, value)) = item(self, &stored)? {
+            rows.insert(key[1..].to_vec(), value.to_vec());
+            stored.next();
+        }
+        for (key, value) in changed {
+            match value {
+                Some(value) => _ = rows.insert(key, value),
+                None => _ = rows.remove(&key),
+            }
+        }
+        Ok(rows.into_iter().collect())
+    }
+}
+
+/// A key that a visit came to.
+struct Found<'a> {
+    db: &'a RocksDb,
+    key: &'a [u8],
+    at: i64,
+    unpublished: Option<&'a Touched>,
+    /// The value of its current version, if it has one that is published.
+    stored: Option<&'a [u8]>,
+}
+
+impl Found<'_> {
+    /// Its newest version with `main <= at`, if that is no tombstone.
+    fn alive(&self) -> Result<Option<Version>> {
+        if let Some(version) = self.unpublished.and_then(|touched| touched.newest_at(self.at)) {
+            return Ok((!version.tombstone).then(|| version.clone()));
+        }
+        let Some(value) = self.stored else { return Ok(None) };
+        let (Stamp { revision, tombstone, .. }, row) = parse_current(value)?;
+        if revision.main > self.at {
+            return self.db.newest_superseded(self.key, self.at, false);
+        }
+        Ok((!tombstone).then(|| Version { revision, tombstone, row: Row::from(row) }))
+    }
+
+    /// Whether there is such a version. Copies nothing.
+    fn is_alive(&self) -> Result<bool> {
+        if let Some(version) = self.unpublished.and_then(|touched| touched.newest_at(self.at)) {
+            return Ok(!version.tombstone);
+        }
+        let Some(value) = self.stored else { return Ok(false) };
+        let stamp = parse_current(value)?.0;
+        if stamp.revision.main > self.at {
+            return Ok(self.db.find_superseded(self.key, self.at)?.is_some_and(|stamp| !stamp.tombstone));
+        }
+        Ok(!stamp.tombstone)
+    }
+}
+
+/// Keys with unpublished versions.
+fn in_range<'a>(
+    keys: &'a BTreeMap<Box<[u8]>, Touched>,
+    range: KeyRange<'a>,
+) -> impl Iterator<Item = (&'a [u8], &'a Touched)> {
+    let end = range.end.map_or(Unbounded, Excluded);
+    let keys = keys.range::<[u8], _>((Included(range.start), end));
+    keys.filter(|(_, touched)| !touched.versions.is_empty()).map(|(key, touched)| (&**key, touched))
+}
+
+/// The least key at which either iterator stands, and what is unpublished of it.
+fn next_key<'a, 'p: 'a>(
+    db: &RocksDb,
+    stored: &'a DBRawIterator<'_>,
+    written: &mut Peekable<impl Iterator<Item = (&'p [u8], &'p Touched)>>,
+) -> Result<Option<(&'a [u8], Option<&'a Touched>)>> {
+    let stored = item(db, stored)?.map(|(key, _)| key);
+    Ok(match (stored, written.peek()) {
+        (None, None) => None,
+        (Some(stored), Some((key, _))) if stored < *key => Some((stored, None)),
+        (_, Some((key, touched))) => Some((key, Some(touched))),
+        (Some(stored), None) => Some((stored, None)),
+    })
+}
+
+/// Where an iterator stands; an iterator that failed stands nowhere, and must not be taken for one at its end.
+pub(super) fn item<'a>(db: &RocksDb, iterator: &'a DBRawIterator<'_>) -> Result<Option<(&'a [u8], &'a [u8])>> {
+    match iterator.item() {
+        Some(item) => Ok(Some(item)),
+        None => iterator.status().map(|()| None).map_err(|error| db.failed(&error)),
+    }
+}

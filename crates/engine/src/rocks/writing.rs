@@ -1,0 +1,112 @@
+//! Appending, and publishing in one batch.
+
+use rocksdb::{FlushOptions, WriteOptions};
+
+use super::RocksDb;
+use super::layout::{
+    CURRENT, REVISIONS, STATE_KEY, SUPERSEDED, Stamp, Superseded, TABLES, parse_current, revision_key, revision_value,
+    state_value, superseded_key, superseded_value, table_key, write_current,
+};
+use super::pending::{Pending, Touched};
+use crate::{Published, Result, Table, Usage, Version};
+
+impl RocksDb {
+    pub(super) fn append_version(&self, key: &[u8], version: Version) -> Result<()> {
+        let mut pending = self.pending.lock();
+        let pending = &mut *pending;
+        let Pending { batch, keys, written, last, buffer, .. } = pending;
+        let revision = version.revision;
+        assert!(
+            revision > *last,
+            "append of revision {}.{} after {}.{}: revisions must ascend",
+            revision.main,
+            revision.sub,
+            last.main,
+            last.sub
+        );
+        if !keys.contains_key(key) {
+            let base = self.current_stamp(key)?;
+            keys.insert(key.into(), Touched { base, versions: Vec::new() });
+        }
+        let Some(touched) = keys.get_mut(key) else { return Ok(()) };
+        // A tombstone is superseded from the start, and a later version changes that only in its own revision.
+        let replaced = touched.newest().filter(|old| !old.tombstone || old.revision.main == revision.main);
+        if let Some(stamp) = replaced {
+            let superseded = Superseded { stamp, dead: revision.main };
+            batch.put_cf(self.family(SUPERSEDED), superseded_key(key, stamp.revision), superseded_value(superseded));
+        }
+        let stamp = Stamp::of(&version);
+        if version.tombstone {
+            let superseded = Superseded { stamp, dead: revision.main + 1 };
+            batch.put_cf(self.family(SUPERSEDED), superseded_key(key, revision), superseded_value(superseded));
+        }
+        write_current(&version, buffer);
+        batch.put_cf(self.family(CURRENT), key, &buffer);
+        batch.put_cf(self.family(REVISIONS), revision_key(revision), revision_value(buffer));
+        *written += usize::from(touched.versions.is_empty());
+        touched.versions.push(version);
+        *last = revision;
+        self.stored.add(stamp.usage());
+        Ok(())
+    }
+
+    /// The newest published version of a key.
+    pub(super) fn current_stamp(&self, key: &[u8]) -> Result<Option<Stamp>> {
+        let value = self.db.get_pinned_cf(self.family(CURRENT), key).map_err(|error| self.failed(&error))?;
+        value.map(|value| Ok(parse_current(&value)?.0)).transpose()
+    }
+
+    /// Sets or removes a row of a table.
+    pub(super) fn set_row(&self, table: Table, key: &[u8], value: Option<&[u8]>) -> Result<()> {
+        let mut pending = self.pending.lock();
+        if table.counts()
+            && let Some(old) = self.row_of(&pending, table, key)?
+        {
+            self.stored.remove(Usage::of_table_row(table, key, &old));
+        }
+        let stored = table_key(table, key);
+        match value {
+            Some(value) => {
+                self.stored.add(Usage::of_table_row(table, key, value));
+                pending.batch.put_cf(self.family(TABLES), stored, value);
+            }
+            None => pending.batch.delete_cf(self.family(TABLES), stored),
+        }
+        pending.rows.insert((table, key.to_vec()), value.map(<[u8]>::to_vec));
+        Ok(())
+    }
+
+    /// Writes everything that is pending, and that it is published.
+    pub(super) fn write_pending(&self, published: Published) -> Result<()> {
+        let mut pending = self.pending.lock();
+        self.write(&mut pending, published)?;
+        *self.published.write() = published;
+        pending.clear();
+        Ok(())
+    }
+
+    /// Writes the batch with the state as it is after it.
+    pub(super) fn write(&self, pending: &mut Pending, published: Published) -> Result<()> {
+        pending.batch.put(STATE_KEY, state_value(published, self.stored.usage()));
+        let batch = std::mem::take(&mut pending.batch);
+        self.db.write_opt(batch, &unlogged()).map_err(|error| self.failed(&error))
+    }
+
+    /// Makes durable what is published. Atomic over the column families.
+    pub(super) fn flush_all(&self) -> Result<()> {
+        let mut options = FlushOptions::default();
+        options.set_wait(true);
+        let default = rocksdb::DEFAULT_COLUMN_FAMILY_NAME;
+        let families = [default, CURRENT, REVISIONS, SUPERSEDED, TABLES].map(|name| self.family(name));
+        self.db.flush_cfs_opt(&families, &options).map_err(|error| self.failed(&error))
+    }
+}
+
+/// The raft log is the log.
+fn unlogged() -> WriteOptions {
+    let mut options = WriteOptions::default();
+    options.disable_wal(true);
+    // Revisions come in order.
+    options.set_memtable_insert_hint_per_batch(true);
+    options
+}
