@@ -9,6 +9,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use metastore_engine::EngineError;
 use serde::{Deserialize, Serialize};
 
 use crate::disk::{DirLock, Disk, DiskError};
@@ -35,6 +36,11 @@ impl Paths {
         self.wal_dir.clone().unwrap_or_else(|| self.member().join("wal"))
     }
 
+    /// Where an engine that outlives the process keeps the state.
+    pub fn engine(&self) -> PathBuf {
+        self.member().join("rocksdb")
+    }
+
     pub fn snap(&self) -> PathBuf {
         self.member().join("snap")
     }
@@ -47,6 +53,8 @@ pub enum OpenError {
     Disk(#[from] DiskError),
     #[error(transparent)]
     Wal(#[from] WalError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
     #[error("{path}: {why}", path = .path.display())]
     Refused { path: PathBuf, why: String },
     /// The settings do not describe a new member.

@@ -171,7 +171,7 @@ fn open(config: &Config, metrics: &Arc<Metrics>) -> Result<Replica, StartError> 
         let (name, cluster_token) = (config.name.clone(), config.initial_cluster_token.clone());
         Ok(Bootstrap { name, peer_urls, cluster_token })
     };
-    let (replica, cut) = Replica::open(settings, disk, paths, bootstrap, Arc::new(Memory::new()))?;
+    let (replica, cut) = Replica::open(settings, disk, paths, bootstrap, |_| Ok(Arc::new(Memory::new())))?;
     if let Some(cut) = cut {
         tracing::warn!(
             file = %cut.file.display(), offset = cut.offset, "dropped-bytes" = cut.dropped_bytes,

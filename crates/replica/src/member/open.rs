@@ -1,8 +1,9 @@
 //! Starting: a new member, or one that comes back with snapshot and log.
 
+use std::path::Path;
 use std::sync::Arc;
 
-use metastore_engine::{Applied, Engine};
+use metastore_engine::{Applied, Engine, EngineError};
 use metastore_proto::{Message, raftpb};
 use metastore_store::{Member, Store};
 use raft::eraftpb::{ConfState, HardState};
@@ -34,8 +35,8 @@ impl Bootstrap {
 }
 
 impl Replica {
-    /// Opens the member in `paths`, or makes a new one, for which `bootstrap` is asked. `engine` must be empty. Also
-    /// returns what a crash had left at the end of the log, if it was cut off.
+    /// Opens the member in `paths`, or makes a new one, for which `bootstrap` is asked. `engine` opens the storage engine in
+    /// the directory that it is given, which only an engine that outlives the process needs. Also returns what a crash had left at the end of the log, if it was cut off.
     ///
     /// # Errors
     /// [`OpenError`]; every file of the member is as it was.
@@ -44,7 +45,7 @@ impl Replica {
         disk: Arc<dyn Disk>,
         paths: Paths,
         bootstrap: impl FnOnce() -> Result<Bootstrap, String>,
-        engine: Arc<dyn Engine>,
+        engine: impl FnOnce(&Path) -> Result<Arc<dyn Engine>, EngineError>,
     ) -> Result<(Self, Option<TornTail>), OpenError> {
         let mut data = DataDir::open(disk, paths)?;
         let found = data.inspect(settings.engine)?;
@@ -73,11 +74,12 @@ impl Replica {
         settings: Settings,
         data: DataDir,
         (identity, recorded): (Identity, bool),
-        engine: Arc<dyn Engine>,
+        engine: impl FnOnce(&Path) -> Result<Arc<dyn Engine>, EngineError>,
     ) -> Result<(Self, Option<TornTail>), OpenError> {
         let (disk, wal_dir, snap_dir) = (data.disk.clone(), data.paths.wal(), data.paths.snap());
         let (Metadata { node_id: id, cluster_id }, named) = wal::owner_and_snapshots(disk.as_ref(), &wal_dir)?;
         data.check_owner(&identity, recorded, id, cluster_id)?;
+        let engine = engine(&data.paths.engine())?;
         let snapshot = snapshot_files::newest(disk.as_ref(), &snap_dir, &named)?;
         let start = snapshot.as_ref().map(|found| found.applied).unwrap_or_default();
         let (log, replay) = Wal::read(settings.log, disk.clone(), &wal_dir, (start.index, start.term))?;

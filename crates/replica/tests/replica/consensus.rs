@@ -133,7 +133,7 @@ fn a_member_on_a_real_disk_comes_back() {
     let start = |name: &str| {
         let paths = Paths { data_dir: scratch.join(name), wal_dir: Some(scratch.join("log")) };
         let disk: Arc<dyn Disk> = Arc::new(OsDisk::new());
-        Replica::open(settings(), disk, paths, || Ok(bootstrap()), Arc::new(metastore_engine::Memory::new()))
+        Replica::open(settings(), disk, paths, || Ok(bootstrap()), |_| Ok(Arc::new(metastore_engine::Memory::new())))
     };
     let (mut snapshots, value) = (0, "v".repeat(300));
     for round in 0..3 {

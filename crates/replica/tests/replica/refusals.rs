@@ -186,7 +186,7 @@ fn other_bootstrap() -> Bootstrap {
 
 fn open_other(disk: &SimulatedDisk, paths: Paths) -> Result<Replica, OpenError> {
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
-    Replica::open(settings(), disk, paths, || Ok(other_bootstrap()), Arc::new(Memory::new()))
+    Replica::open(settings(), disk, paths, || Ok(other_bootstrap()), |_| Ok(Arc::new(Memory::new())))
         .map(|(replica, _)| replica)
 }
 
@@ -263,7 +263,7 @@ fn settings_that_describe_no_member_make_none() {
     let disk = SimulatedDisk::new();
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
     let none = || Err("no URL for member one".to_owned());
-    let error = Replica::open(settings(), shared, paths(), none, Arc::new(Memory::new())).err().unwrap();
+    let error = Replica::open(settings(), shared, paths(), none, |_| Ok(Arc::new(Memory::new()))).err().unwrap();
     assert_eq!(error.to_string(), "no URL for member one");
     assert_eq!(files(&disk), BTreeMap::new());
 }

@@ -47,7 +47,7 @@ pub fn open_with(
     paths: Paths,
 ) -> Result<(Replica, Option<TornTail>), OpenError> {
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
-    Replica::open(settings, disk, paths, || Ok(bootstrap()), Arc::new(Memory::new()))
+    Replica::open(settings, disk, paths, || Ok(bootstrap()), |_| Ok(Arc::new(Memory::new())))
 }
 
 pub fn put(id: u64, key: &str, value: &str) -> Bytes {
