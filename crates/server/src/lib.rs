@@ -7,6 +7,7 @@ pub mod api;
 pub mod config;
 pub mod descriptors;
 pub mod driver;
+pub mod engine;
 pub mod grpc;
 pub mod http;
 pub mod io;
