@@ -7,8 +7,7 @@ use crate::config::Engine;
 /// Descriptors that connections never get: for the log's next segment, snapshots, listeners and runtimes. Without them a
 /// crowd of clients would stop the member at its next segment. etcd reserves as many.
 const RESERVED: u64 = 150;
-/// Table files that RocksDB keeps open at most. One is 64 MiB, and an index that is not in use is in the block cache: more
-/// would save nothing but the opening of files that are read rarely.
+/// Table files that RocksDB keeps open at most: 32 GiB of them. Files beyond are opened when they are read.
 const MOST_TABLES: u64 = 512;
 /// RocksDB takes a smaller limit for this one.
 const LEAST_TABLES: u64 = 20;
@@ -45,7 +44,8 @@ fn fit(limit: Option<u64>, engine: Engine) -> Result<Descriptors, String> {
         Engine::Memory => (0, 0),
         Engine::RocksDb { .. } => {
             // Under a low limit connections keep half of it.
-            let tables = (limit.saturating_sub(RESERVED) / (2 * DATABASES)).clamp(LEAST_TABLES, MOST_TABLES);
+            let free = limit.saturating_sub(RESERVED + DATABASES * DATABASE_FILES);
+            let tables = (free / (2 * DATABASES)).clamp(LEAST_TABLES, MOST_TABLES);
             (tables, DATABASES * (tables + DATABASE_FILES))
         }
     };
@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn the_files_of_an_engine_on_disk_are_kept_back_too() {
         assert_eq!(shares(1_048_576, ROCKSDB), (1_048_576 - 150 - 2 * (512 + 24), 512));
-        assert_eq!(shares(1024, ROCKSDB), (390, 218));
+        assert_eq!(shares(1024, ROCKSDB), (414, 206));
         assert_eq!(shares(239, ROCKSDB), (1, 20));
         let error = fit(Some(238), ROCKSDB).unwrap_err();
         assert_eq!(error, "the file descriptor limit of 238 is too low; set it above 238 (ulimit -n)");

@@ -11,6 +11,7 @@ pub mod engine;
 pub mod grpc;
 pub mod http;
 pub mod io;
+pub mod keys;
 pub mod logging;
 pub mod metrics;
 pub mod shared;

@@ -250,6 +250,7 @@ fn serve(
             shared: shared.clone(),
             limits: limits.clone(),
             watchers,
+            metrics: metrics.clone(),
             inbox: inbox.clone(),
             slots,
             worker: context.index,
