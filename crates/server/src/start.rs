@@ -202,15 +202,13 @@ fn wait_until_ready(ready: &mut signal::Receiver<bool>, ended: &Ended) -> Result
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let mut ended = ended.clone();
     runtime.block_on(async {
-        tokio::select! {
-            result = ready.wait_for(|ready| *ready) => match result {
-                Ok(_) => Ok(()),
-                Err(_) => Err(StartError::Settings("the engine thread ended before the member was ready".into())),
-            },
-            result = ended.wait_for(Option::is_some) => match result.as_deref() {
-                Ok(Some(Err(fatal))) => Err(StartError::Fatal(fatal.clone())),
-                _ => Err(StartError::Settings("the engine thread ended before the member was ready".into())),
-            },
+        // The engine thread drops `ready` before it says how it ended.
+        if ready.wait_for(|ready| *ready).await.is_ok() {
+            return Ok(());
+        }
+        match ended.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(Err(fatal))) => Err(StartError::Fatal(fatal.clone())),
+            _ => Err(StartError::Settings("the engine thread ended before the member was ready".into())),
         }
     })
 }
