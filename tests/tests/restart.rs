@@ -1,10 +1,13 @@
 //! What a member promised before it died is there when it comes back.
 //!
 //! kill -9 proves that nothing is kept in the process alone; the page cache survives it. That an answer waits for the
-//! disk is proven from outside: `strace` shows the order of the system calls, and makes a sync fail.
+//! disk is proven from outside: `strace` shows the order of the system calls, and makes a sync fail; and a power cut, on a
+//! disk that forgets what was not synced.
 
+mod disk_full;
 mod kill_loop;
 mod ledger;
+mod power_cut;
 mod sync;
 mod traced;
 mod writers;
