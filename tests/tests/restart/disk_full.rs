@@ -10,12 +10,14 @@ use super::block_on;
 use super::ledger::Ledger;
 use super::writers::HANGS;
 
-/// Writes between two looks at the store; about 65 MiB.
-const WRITES: usize = 2000;
-/// Looks within which a disk must be full: several times of what it holds.
-const LOOKS: usize = 20;
+/// Writes that fill any of the disks: more than 300 MiB. The Memory engine stores its state once the log has 256 MiB.
+const WRITES: usize = 16_000;
+/// Writes that are made when there is room again.
+const MORE_WRITES: usize = 1000;
 /// What the log needs at the least is one segment of 64 MiB and the next one.
 const SMALL_MIB: u32 = 192;
+/// A state that is no larger than this would not have been written out yet.
+const SMALL_STATE_MIB: u32 = 64;
 const LARGE_MIB: u32 = 2048;
 /// How long a member that stops may take to do so.
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
@@ -25,37 +27,31 @@ const FULL: &str = "No space left on device";
 each_engine!(a_full_disk, a_full_disk_of_the_log, a_full_disk_of_the_state);
 
 fn a_full_disk(engine: Engine) {
-    fill(engine, "a full disk", |mount| vec![format!("--data-dir={mount}/data")]);
+    fill(engine, "a full disk", SMALL_MIB, |mount| vec![format!("--data-dir={mount}/data")]);
 }
 
 fn a_full_disk_of_the_log(engine: Engine) {
-    fill(engine, "a full disk of the log", |mount| vec![format!("--wal-dir={mount}/wal")]);
+    fill(engine, "a full disk of the log", SMALL_MIB, |mount| vec![format!("--wal-dir={mount}/wal")]);
 }
 
 fn a_full_disk_of_the_state(engine: Engine) {
     let log = metastore_tests::member::Directory::new("log");
     let log = log.path().display();
-    fill(engine, "a full disk of the state", |mount| {
+    fill(engine, "a full disk of the state", SMALL_STATE_MIB, |mount| {
         vec![format!("--data-dir={mount}/data"), format!("--wal-dir={log}/wal")]
     });
 }
 
 /// Fills the file system that the flags name; then makes it larger.
-fn fill(engine: Engine, test: &str, flags: impl FnOnce(String) -> Vec<String>) {
-    let found = programs::subject(engine).and_then(|subject| Ok((subject, Mount::in_memory(SMALL_MIB)?)));
+fn fill(engine: Engine, test: &str, mib: u32, flags: impl FnOnce(String) -> Vec<String>) {
+    let found = programs::subject(engine).and_then(|subject| Ok((subject, Mount::in_memory(mib)?)));
     let Some((subject, mount)) = programs::or_skip(test, found) else { return };
     let flags = flags(mount.path().display().to_string());
     let mut member = Member::start(&subject, &flags.iter().map(String::as_str).collect::<Vec<_>>());
     let address = member.client_address().to_string();
     let mut ledger = Ledger::new(3);
-    let refused = (0..LOOKS).find_map(|_| {
-        let refused = block_on(ledger.write_some(&address, WRITES));
-        if refused.is_empty() {
-            block_on(ledger.check(&address)).expect("nothing is lost before the disk is full");
-        }
-        refused.first().cloned().map(|first| (first, refused))
-    });
-    let (first, refused) = refused.unwrap_or_else(|| panic!("the disk is not full after {LOOKS} x {WRITES} writes"));
+    let refused = block_on(ledger.write_some(&address, WRITES));
+    let first = refused.first().unwrap_or_else(|| panic!("the disk is not full after {WRITES} writes"));
     println!("{test}: {} clients were refused: {first:?}", refused.len());
     assert!(refused.iter().all(|status| !status.message().contains(HANGS)), "{refused:#?}");
     let status = member.wait_exit(STOP_PATIENCE).expect("a member that cannot write stops");
@@ -73,7 +69,7 @@ fn fill(engine: Engine, test: &str, flags: impl FnOnce(String) -> Vec<String>) {
     mount.grow(LARGE_MIB);
     member.restart();
     block_on(ledger.check(&address)).unwrap_or_else(|reason| panic!("{test}, with room again: {reason}"));
-    let refused = block_on(ledger.write_some(&address, WRITES));
+    let refused = block_on(ledger.write_some(&address, MORE_WRITES));
     assert!(refused.is_empty(), "{test}, with room again: {refused:#?}");
     member.kill();
     member.restart();
