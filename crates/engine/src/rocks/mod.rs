@@ -29,6 +29,7 @@ mod options;
 mod pending;
 mod reading;
 mod statistics;
+mod temporary;
 mod writing;
 
 use std::path::PathBuf;
@@ -40,6 +41,7 @@ use rocksdb::{Cache, ColumnFamily, DB, Options};
 use crate::stock::Stock;
 use crate::{Applied, Engine, EngineError, KeyRange, Published, Result, Revision, Statistic, Table, Usage, Version};
 use pending::Pending;
+use temporary::Temporary;
 
 /// What an operator may choose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,8 +69,10 @@ pub struct RocksDb {
     pending: Mutex<Pending>,
     published: RwLock<Published>,
     stored: Stock,
-    /// The directory is a checkpoint's, and goes with it.
+    /// It is a checkpoint.
     frozen: bool,
+    /// The directory, if it goes with this. The last field: the files are closed before.
+    temporary: Option<Temporary>,
 }
 
 impl RocksDb {
@@ -108,7 +112,9 @@ impl Engine for RocksDb {
 
     fn flush(&self) -> Result<Applied> {
         let applied = self.published().applied;
-        self.flush_all()?;
+        if !self.frozen {
+            self.flush_all()?;
+        }
         Ok(applied)
     }
 
