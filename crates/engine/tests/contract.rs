@@ -1,11 +1,13 @@
 //! The contract, on each engine and on two of them in lockstep.
 
+#[cfg(feature = "rocksdb")]
 use metastore_engine::contract::{Mirror, scratch_rocksdb};
 use metastore_engine::{KeyRange, Memory};
 use std::sync::Arc;
 
 /// Random cases. On RocksDB each makes a database, which takes its time.
 const CASES: u32 = 96;
+#[cfg(feature = "rocksdb")]
 const CASES_ON_DISK: u32 = 32;
 
 mod memory {
@@ -13,11 +15,13 @@ mod memory {
     metastore_engine::contract_suite!(Arc::new(Memory::new()), CASES);
 }
 
+#[cfg(feature = "rocksdb")]
 mod rocksdb {
     use super::*;
     metastore_engine::contract_suite!(scratch_rocksdb(), CASES_ON_DISK);
 }
 
+#[cfg(feature = "rocksdb")]
 mod mirror {
     use super::*;
     metastore_engine::contract_suite!(Arc::new(Mirror::new(Arc::new(Memory::new()), scratch_rocksdb())), CASES_ON_DISK);
@@ -35,6 +39,7 @@ fn ranges_are_read_from_requests_as_etcd_does() {
 
 /// Memory has no checkpoints, so the mirror above makes none.
 #[test]
+#[cfg(feature = "rocksdb")]
 fn checkpoints_are_compared() {
     let engine = Mirror::new(scratch_rocksdb(), scratch_rocksdb());
     metastore_engine::contract::checkpoint_is_frozen(&engine);

@@ -34,6 +34,7 @@ pub use compaction::*;
 pub use concurrent::readers_see_whole_revisions;
 pub use medium::*;
 pub use mirror::Mirror;
+pub use model::Model;
 pub use random::agrees_with_the_model;
 pub use reading::*;
 pub use scratch::Scratch;

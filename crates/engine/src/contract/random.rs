@@ -47,7 +47,7 @@ fn bulk_key(number: u16) -> Vec<u8> {
 }
 
 fn tables() -> impl Strategy<Value = Table> {
-    prop::sample::select(vec![Table::Alarm, Table::Lease, Table::Meta])
+    prop::sample::select(vec![Table::Alarm, Table::Lease, Table::LeaseKeys])
 }
 
 fn operations() -> impl Strategy<Value = Operation> {
