@@ -23,6 +23,7 @@
 
 mod checkpoint;
 mod compaction;
+mod flushed;
 mod layout;
 mod open;
 mod options;
@@ -68,6 +69,8 @@ pub struct RocksDb {
     cache: Cache,
     pending: Mutex<Pending>,
     published: RwLock<Published>,
+    /// The log index that is noted as flushed.
+    flushed: Mutex<u64>,
     stored: Stock,
     /// It is a checkpoint.
     frozen: bool,
@@ -80,7 +83,7 @@ impl RocksDb {
         self.db.cf_handle(name).unwrap_or_else(|| panic!("column family {name} was opened with the others"))
     }
 
-    fn failed(&self, error: &rocksdb::Error) -> EngineError {
+    fn failed(&self, error: &impl std::fmt::Display) -> EngineError {
         EngineError(format!("{}: {error}", self.path.display()))
     }
 }
@@ -111,9 +114,16 @@ impl Engine for RocksDb {
     }
 
     fn flush(&self) -> Result<Applied> {
+        if self.frozen {
+            return Ok(self.published().applied);
+        }
+        // One at a time, so that what is noted does not go back.
+        let mut flushed = self.flushed.lock();
         let applied = self.published().applied;
-        if !self.frozen {
-            self.flush_all()?;
+        self.flush_all()?;
+        if applied.index > *flushed {
+            flushed::note(&self.path, applied.index).map_err(|error| self.failed(&error))?;
+            *flushed = applied.index;
         }
         Ok(applied)
     }

@@ -10,7 +10,7 @@ use rocksdb::{Cache, DB};
 use super::layout::{STATE_KEY, parse_state};
 use super::pending::Pending;
 use super::temporary::Temporary;
-use super::{RocksDb, RocksDbSettings, options};
+use super::{RocksDb, RocksDbSettings, flushed, options};
 use crate::stock::Stock;
 use crate::{EngineError, Published, Result, Revision, Usage};
 
@@ -90,6 +90,8 @@ impl RocksDb {
             cache,
             pending: Mutex::new(Pending { last, published_usage: usage, ..Pending::default() }),
             published: RwLock::new(published),
+            // Noted again at the first flush.
+            flushed: Mutex::new(0),
             stored: Stock::new(usage),
             frozen: false,
             temporary: None,
@@ -101,7 +103,16 @@ impl RocksDb {
 fn check(path: &Path, settings: RocksDbSettings) -> Result<()> {
     let db = DB::open_for_read_only(&options::database(settings), path, false);
     let db = db.map_err(|error| unreadable(path, &error))?;
-    read_state(&db, path).map(|_| ())
+    let found = read_state(&db, path)?.0.applied.index;
+    let flushed = flushed::noted(path).map_err(|error| refused(path, &format!("{error}. {REMEDY}")))?;
+    if found < flushed {
+        let why = format!(
+            "the state is that of log index {found}, but all up to {flushed} was flushed: the database is damaged, its \
+             manifest most likely cut short. {REMEDY}"
+        );
+        return Err(refused(path, &why));
+    }
+    Ok(())
 }
 
 fn read_state(db: &DB, path: &Path) -> Result<(Published, Usage)> {

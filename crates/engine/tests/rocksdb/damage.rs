@@ -5,10 +5,10 @@ use metastore_engine::{Engine, KeyRange, Result, Revision, RocksDb, Table, Versi
 use std::collections::BTreeSet;
 use std::fs;
 
-const KEYS: i64 = 300;
+const KEYS: i64 = 120;
 const REVISIONS: i64 = 4;
 /// Places at which each table file is damaged.
-const PLACES: usize = 16;
+const PLACES: usize = 8;
 
 const ALL: KeyRange<'static> = KeyRange { start: b"", end: None };
 

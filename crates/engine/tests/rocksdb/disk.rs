@@ -36,12 +36,15 @@ impl Disk {
         let begun = Instant::now();
         loop {
             let copy = Self::new();
+            // Noted after the flush, so it must be older than the manifest.
+            let flushed = fs::read(self.path().join("FLUSHED"));
             // While the manifest stays, no file that it names goes.
             let before = naming_files(&self.path());
             let linked = before.is_ok() && link_tables(&self.path(), &copy.path()).is_ok();
             match before {
                 Ok(files) if linked && naming_files(&self.path()).is_ok_and(|after| after == files) => {
-                    for (name, bytes) in files {
+                    let flushed = flushed.map(|bytes| ("FLUSHED".to_owned(), bytes));
+                    for (name, bytes) in files.into_iter().chain(flushed) {
                         fs::write(copy.path().join(name), bytes).expect("write");
                     }
                     return copy;
