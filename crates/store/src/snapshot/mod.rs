@@ -1,0 +1,49 @@
+//! The whole state as a stream of bytes: what a restart and a member that fell behind begin with.
+//!
+//! ```text
+//!   header   "MSTATE\r\n" | version u32 | index u64 | term u64 | revision u64      (little endian)
+//!   block*   length u32 (> 0) | CRC-32C u32 | rows
+//!   row      table u8 | key length u32 | value length u32 | key | value
+//!   end      length 0 u32 | CRC-32C u32 of the header and the number of rows | number of rows u64
+//! ```
+//!
+//! Rows are sorted by table, then key, as in etcd's backend file; versioned keys are the table `key`, between `cluster` and
+//! `lease`, under their revision keys. What can be worked out from the rest ([`Table::LeaseKeys`]) is left out. The stream is the same for every engine. It is
+//! written from a [`Source`] that was taken at one log position, while the writer goes on; both ends hold a few blocks and one small
+//! table in memory, however large the state is.
+
+mod load;
+mod source;
+
+pub use load::load;
+pub use source::Source;
+
+use metastore_engine::{EngineError, Table};
+
+const MAGIC: &[u8; 8] = b"MSTATE\r\n";
+/// Version of the format; another one is refused.
+const FORMAT: u32 = 1;
+const HEADER_BYTES: usize = 8 + 4 + 8 + 8 + 8;
+/// A block is closed when it holds this much.
+const BLOCK_BYTES: usize = 256 << 10;
+/// A block larger than this is damage, not data: it holds one row of any size a request can have, and a little more.
+const MAX_BLOCK_BYTES: usize = 1 << 30;
+/// Position of the versioned keys among the tables, by name.
+const KEY_TABLE: u8 = 5;
+
+/// Why a stream cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    #[error("{0}")]
+    Damaged(String),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+/// Tables by position in the order of their names, with the versioned keys at [`KEY_TABLE`].
+fn table_code(table: Table) -> u8 {
+    let position = table as u8;
+    if position < KEY_TABLE { position } else { position + 1 }
+}
