@@ -12,10 +12,13 @@
 //! `UPDATE=1 cargo test -p metastore-store` records the scripts anew; the diff is what is reviewed. [`coverage`] lists what
 //! the scripts must show. `PROPTEST_CASES=100000` in the environment runs the random tests for long.
 
+mod compaction_hash;
 mod coverage;
 mod engines;
 mod entries;
 mod golden;
 mod hostile;
 mod model;
+mod opening;
 mod script;
+mod streams;
