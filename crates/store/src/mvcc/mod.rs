@@ -9,6 +9,7 @@
 //! transaction becomes visible as a whole. The rules for revisions, versions and create revisions are etcd's
 //! (`server/storage/mvcc`); the log of revisions starts at 1, so that the first write is revision 2.
 
+mod changed;
 mod compaction;
 mod hash;
 mod range;
