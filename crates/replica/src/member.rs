@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use metastore_engine::{Applied, EngineError};
 use metastore_proto::raftpb;
+use metastore_store::mvcc::CompactionHashJob;
 use metastore_store::watch::RevisionEvents;
 use metastore_store::{Halt, Outcome, Reply, Store};
 use raft::eraftpb::{ConfState, Entry, EntryType, HardState};
@@ -78,6 +79,8 @@ pub struct Output {
     pub events: Vec<Arc<RevisionEvents>>,
     /// A snapshot to be written on another thread; its result comes back through [`Replica::snapshot_written`].
     pub snapshot: Option<SnapshotJob>,
+    /// A hash to be computed on another thread; a failure must stop the member. Old versions are dropped after that.
+    pub compaction_hash: Option<CompactionHashJob>,
 }
 
 /// One member of a group.
@@ -201,6 +204,9 @@ impl Replica {
             }
         }
         output.events.extend(self.store.publish()?);
+        if let Some(job) = self.store.take_compaction_hash() {
+            output.compaction_hash = Some(job);
+        }
         Ok(())
     }
 

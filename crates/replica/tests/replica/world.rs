@@ -58,6 +58,9 @@ pub fn put(id: u64, key: &str, value: &str) -> Bytes {
 /// Lets a member do all that is due.
 pub fn advance(replica: &mut Replica, output: &mut Output) -> Result<(), Fatal> {
     replica.process(output)?;
+    if let Some(job) = output.compaction_hash.take() {
+        job.run()?;
+    }
     while replica.compact_step(output)? {}
     Ok(())
 }
@@ -79,7 +82,7 @@ impl State {
         let leases = store.leases();
         let lease = |id| {
             let lease = leases.get(id).expect("it is listed");
-            (id, lease.ttl_s, lease.keys().map(<[u8]>::to_vec).collect())
+            (id, lease.ttl_s, store.lease_keys(id).expect("the keys of a lease can be read"))
         };
         State {
             revision: store.revision(),
