@@ -8,7 +8,7 @@ tools := $(or $(METASTORE_CACHE),$(HOME)/.cache/metastore)/tools/bin
 .PHONY: help run test lint fmt coverage bench soak
 
 help:
-	@echo 'make run        build and start a durable single member with no flags, as etcd starts'
+	@echo 'make run        build and start a durable single member, as etcd starts with no flags; ENGINE=rocksdb keeps its state on disk'
 	@echo 'make test       all tests'
 	@echo 'make lint       format, clippy, rules of the repository, licences and sources of what is built in'
 	@echo 'make fmt        format the code'
@@ -20,7 +20,7 @@ run:
 	@xtask/install.sh run
 	@cargo build --locked --release --package metastore-server --bin metastore
 	@echo 'clients connect to http://127.0.0.1:2379 (etcdctl does without a flag); data is in ./default.etcd; stop with Ctrl-C'
-	@exec "$(CARGO_TARGET_DIR)/release/metastore"
+	@exec "$(CARGO_TARGET_DIR)/release/metastore" $(if $(ENGINE),--engine $(ENGINE))
 
 test:
 	@xtask/install.sh test
@@ -42,8 +42,8 @@ coverage:
 
 bench:
 	@xtask/install.sh bench
-	@cargo build --locked --profile dist --package metastore-server --bin metastore
-	@METASTORE_BIN="$(CARGO_TARGET_DIR)/dist/metastore" ETCD_BIN="$${ETCD_BIN:-$$(tests/etcd/install.sh)/etcd}" tests/bench/bench.sh
+	@cargo build --locked --release --package metastore-server --bin metastore
+	@METASTORE_BIN="$(CARGO_TARGET_DIR)/release/metastore" ETCD_BIN="$${ETCD_BIN:-$$(tests/etcd/install.sh)/etcd}" tests/bench/bench.sh
 
 # The tests that draw lots, for longer: kills under load, calls compared with etcd, cases of each property; and a delete
 # of a million keys (SOAK).

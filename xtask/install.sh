@@ -46,6 +46,20 @@ toolchain() {
     command -v cargo >/dev/null || fail "there is no cargo: install a Rust toolchain first (https://rustup.rs)"
     # The linker, and a compiler for the allocator, which is written in C.
     need cc gcc libc6-dev
+    rocksdb
+}
+
+# RocksDB is C++, and the names in its header are read by libclang, which needs clang's own headers.
+rocksdb() {
+    need c++ g++
+    local lib
+    [[ -z ${LIBCLANG_PATH:-} ]] || return 0
+    for lib in /usr/lib/llvm-*/lib; do
+        compgen -G "$lib/libclang[.-]*" >/dev/null && compgen -G "$lib/clang/*/include/stddef.h" >/dev/null && return
+    done
+    # Elsewhere than in Debian it may lie anywhere.
+    command -v apt-get >/dev/null || { ldconfig -p | grep -q 'libclang[.-]' && return; }
+    packages+=(libclang-dev)
 }
 
 component() { # cargo command, rustup component

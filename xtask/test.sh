@@ -4,10 +4,14 @@
 #   xtask/test.sh        (through `make test`, which installs what is missing first)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-target=${CARGO_TARGET_DIR:-target}
+target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 
 started=$SECONDS
 cargo test --locked --workspace --no-run
+# A server without RocksDB, for the test of what it says then.
+cargo build --locked --profile test -p metastore-server --bin metastore --no-default-features
+cp -f "$target/debug/metastore" "$target/debug/metastore-without-rocksdb"
+export METASTORE_WITHOUT_ROCKSDB=${METASTORE_WITHOUT_ROCKSDB:-$target/debug/metastore-without-rocksdb}
 # The server as users run it, without the features that tests switch on in its libraries; under a name of its own,
 # because cargo links its other build to the first name.
 cargo build --locked --profile test -p metastore-server --bin metastore

@@ -4,7 +4,7 @@
 #
 #   tests/bench/bench.sh
 #
-#   METASTORE_BIN  the subject        (default: target/dist/metastore, built if it is not there)
+#   METASTORE_BIN  the subject        (default: target/release/metastore, built if it is not there)
 #   ETCD_BIN       the reference      (default: the newest etcd, by tests/etcd/install.sh)
 #   ROUNDS         rounds             (default 5)
 #   REQUESTS       requests per round with 1024 in flight (default 40000); a tenth of it with one at a time
@@ -31,8 +31,8 @@ fail() {
 command -v h2load >/dev/null || fail "there is no h2load (Debian: apt-get install nghttp2-client)"
 subject=${METASTORE_BIN:-}
 if [[ -z $subject ]]; then
-    (cd "$root" && cargo build --quiet --profile dist -p metastore-server --bin metastore)
-    subject=$target/dist/metastore
+    (cd "$root" && cargo build --quiet --release -p metastore-server --bin metastore)
+    subject=$target/release/metastore
 fi
 reference=${ETCD_BIN:-$("$root/tests/etcd/install.sh" newest | tail -n 1)/etcd}
 (cd "$root" && cargo build --quiet --release -p metastore-tests --bin loadgen)

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::programs::Server;
+
 /// How long a member may take to serve clients. An etcd needs up to 2 s to elect itself; a loaded machine, more.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a member may take to stop after SIGTERM.
@@ -59,9 +61,9 @@ struct SharedLog {
     changed: Condvar,
 }
 
-/// One member: a binary with etcd's flags, and the directory that outlives its process.
+/// One member: a server, and the directory that outlives its process.
 pub struct Member {
-    binary: PathBuf,
+    server: Server,
     wrapper: Vec<String>,
     extra_flags: Vec<String>,
     client_address: String,
@@ -73,18 +75,18 @@ pub struct Member {
 
 impl Member {
     /// Starts a single member and waits until it serves clients. Panics with the end of its log if it does not.
-    pub fn start(binary: &Path, extra_flags: &[&str]) -> Member {
-        let mut member = Member::new(binary, extra_flags);
+    pub fn start(server: &Server, extra_flags: &[&str]) -> Member {
+        let mut member = Member::new(server, extra_flags);
         member.restart();
         member
     }
 
     /// A member that was not started yet.
-    pub fn new(binary: &Path, extra_flags: &[&str]) -> Member {
-        let name = binary.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    pub fn new(server: &Server, extra_flags: &[&str]) -> Member {
+        let name = server.binary.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let (client_address, peer_address) = free_addresses();
         Member {
-            binary: binary.to_owned(),
+            server: server.clone(),
             wrapper: Vec::new(),
             extra_flags: extra_flags.iter().map(|flag| flag.to_string()).collect(),
             client_address,
@@ -103,7 +105,7 @@ impl Member {
     /// Starts the process, again on the same directory and ports, and waits until it serves clients.
     pub fn restart(&mut self) {
         if let Err(reason) = self.try_restart() {
-            panic!("{} does not serve clients: {reason}", self.binary.display());
+            panic!("{} does not serve clients: {reason}", self.server.binary.display());
         }
     }
 
@@ -122,10 +124,10 @@ impl Member {
     fn command(&self) -> Command {
         let (client, peer) = (format!("http://{}", self.client_address), format!("http://{}", self.peer_address));
         let mut command = match self.wrapper.split_first() {
-            None => Command::new(&self.binary),
+            None => Command::new(&self.server.binary),
             Some((program, arguments)) => {
                 let mut command = Command::new(program);
-                command.args(arguments).arg(&self.binary);
+                command.args(arguments).arg(&self.server.binary);
                 command
             }
         };
@@ -139,6 +141,7 @@ impl Member {
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &format!("m={peer}")])
+            .args(&self.server.flags)
             .args(&self.extra_flags)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -4,8 +4,60 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-/// The server under test: `METASTORE_BIN`, else the `metastore` that cargo built beside this test.
-pub fn subject() -> Result<PathBuf, String> {
+/// A storage engine of the server under test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    Memory,
+    RocksDb,
+}
+
+impl Engine {
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Engine::Memory => "memory",
+            Engine::RocksDb => "rocksdb",
+        }
+    }
+
+    pub fn other(self) -> Engine {
+        match self {
+            Engine::Memory => Engine::RocksDb,
+            Engine::RocksDb => Engine::Memory,
+        }
+    }
+}
+
+/// A binary that takes etcd's flags, and the flags that every start of it takes.
+#[derive(Clone, Debug)]
+pub struct Server {
+    pub binary: PathBuf,
+    pub flags: Vec<String>,
+}
+
+impl Server {
+    /// The etcd in a directory that [`etcd`] found.
+    pub fn etcd(directory: &Path) -> Server {
+        Server { binary: directory.join("etcd"), flags: Vec::new() }
+    }
+
+    /// Whether this is a real etcd: the subject may be one, to test the tests.
+    pub fn is_etcd(&self) -> bool {
+        self.binary.ends_with("etcd")
+    }
+}
+
+/// The server under test, with `engine`.
+pub fn subject(engine: Engine) -> Result<Server, String> {
+    let mut server = Server { binary: subject_binary()?, flags: Vec::new() };
+    if !server.is_etcd() {
+        server.flags = vec![format!("--engine={}", engine.name())];
+    }
+    Ok(server)
+}
+
+/// `METASTORE_BIN`, else the `metastore` that cargo built beside this test.
+pub fn subject_binary() -> Result<PathBuf, String> {
     if let Some(path) = std::env::var_os("METASTORE_BIN") {
         let path = PathBuf::from(path);
         return path.is_file().then_some(path.clone()).ok_or(format!("METASTORE_BIN={} is no file", path.display()));

@@ -22,12 +22,11 @@ mod sizes;
 mod slow;
 mod stop;
 
-use std::path::PathBuf;
-
 use bytes::Bytes;
 use metastore_proto::etcdserverpb::request_op::Request;
 use metastore_proto::etcdserverpb::{PutRequest, RequestOp, TxnRequest, TxnResponse, WatchCreateRequest};
 use metastore_tests::grpc::Client;
+use metastore_tests::programs::{Engine, Server};
 use metastore_tests::{paths, programs};
 use tonic::Status;
 
@@ -37,8 +36,8 @@ const OPS_PER_TXN: usize = 128;
 const TXNS_IN_FLIGHT: usize = 16;
 
 /// The server under test; None where the test `name` is to be skipped.
-fn subject(name: &str) -> Option<PathBuf> {
-    programs::or_skip(name, programs::subject())
+fn subject(name: &str, engine: Engine) -> Option<Server> {
+    programs::or_skip(name, programs::subject(engine))
 }
 
 /// Runs `work` on this thread.

@@ -27,11 +27,9 @@ mod txns;
 mod watching;
 mod world;
 
-use std::path::Path;
-
 use coverage::Coverage;
 use known::KNOWN;
-use metastore_tests::programs;
+use metastore_tests::programs::{self, Engine, Server};
 use world::Plan;
 
 const DEFAULT_CALLS: usize = 40_000;
@@ -40,10 +38,12 @@ const WORLDS: usize = 4;
 /// Where the seeds begin: a fixed budget of fixed seeds.
 const FIRST_SEED: u64 = 1;
 
-#[test]
-fn the_subject_answers_like_etcd() {
+each_engine!(the_subject_answers_like_etcd);
+
+fn the_subject_answers_like_etcd(engine: Engine) {
     let flavor = programs::reference_flavor();
-    let found = programs::subject().and_then(|subject| Ok((subject, programs::etcd(&flavor)?.join("etcd"))));
+    let found = programs::subject(engine);
+    let found = found.and_then(|subject| Ok((subject, Server::etcd(&programs::etcd(&flavor)?))));
     let Some((subject, reference)) = programs::or_skip("differential", found) else { return };
     let calls = number("CALLS").unwrap_or(DEFAULT_CALLS as u64) as usize;
     let old_reference = flavor == "3.5.1";
@@ -58,7 +58,7 @@ fn the_subject_answers_like_etcd() {
     }
 }
 
-fn compare(subject: &Path, reference: &Path, calls: usize, old_reference: bool) {
+fn compare(subject: &Server, reference: &Server, calls: usize, old_reference: bool) {
     let plans = (0..WORLDS as u64).map(|n| Plan { seed: FIRST_SEED + n, calls: calls.div_ceil(WORLDS), old_reference });
     let results: Vec<_> = std::thread::scope(|scope| {
         let worlds: Vec<_> = plans.map(|plan| scope.spawn(|| world::run(subject, reference, plan))).collect();

@@ -9,22 +9,23 @@ mod script;
 mod text;
 
 use metastore_tests::member::Member;
-use metastore_tests::programs;
+use metastore_tests::programs::{self, Engine, Server};
 use run::Shell;
 
-#[test]
-fn etcdctl_prints_what_it_prints_against_etcd() {
+each_engine!(etcdctl_prints_what_it_prints_against_etcd);
+
+fn etcdctl_prints_what_it_prints_against_etcd(engine: Engine) {
     let newest = programs::etcd("newest");
-    let found = programs::subject().and_then(|subject| Ok((subject, newest?)));
+    let found = programs::subject(engine).and_then(|subject| Ok((subject, newest?)));
     let Some((subject, etcd)) = programs::or_skip("etcdctl", found) else { return };
-    let transcript = |server: &std::path::Path| {
+    let transcript = |server: &Server| {
         // A server that tells progress often, so that nobody waits long for it.
         let member = Member::start(server, &["--watch-progress-notify-interval", "200ms"]);
         let mut shell = Shell::new(etcd.join("etcdctl"), member.client_address());
         script::STEPS.iter().map(|step| shell.run(step)).collect::<Vec<_>>()
     };
     let (subject, reference) = std::thread::scope(|scope| {
-        let reference = scope.spawn(|| transcript(&etcd.join("etcd")));
+        let reference = scope.spawn(|| transcript(&Server::etcd(&etcd)));
         (transcript(&subject), reference.join().expect("the script runs against etcd"))
     });
     let steps = || script::STEPS.iter().zip(subject.iter().zip(&reference));

@@ -3,6 +3,7 @@
 use metastore_proto::etcdserverpb::*;
 use metastore_tests::grpc::Client;
 use metastore_tests::member::Member;
+use metastore_tests::programs::{Engine, Server};
 use metastore_tests::{paths, programs};
 use tonic::Status;
 
@@ -14,16 +15,17 @@ const SAME_IDENTITY: [&str; 4] = [
     "--advertise-client-urls=http://127.0.0.1:2",
 ];
 
-#[test]
-fn everything_stored_hashes_as_in_etcd() {
+each_engine!(everything_stored_hashes_as_in_etcd);
+
+fn everything_stored_hashes_as_in_etcd(engine: Engine) {
     if programs::reference_flavor() != "newest" {
         println!("hash: skipped, because etcd 3.5 keeps members and cluster version elsewhere");
         return;
     }
-    let found = programs::subject().and_then(|subject| Ok((subject, programs::etcd("newest")?)));
+    let found = programs::subject(engine).and_then(|subject| Ok((subject, programs::etcd("newest")?)));
     let Some((subject, etcd)) = programs::or_skip("hash", found) else { return };
-    let [subject, reference] = [subject, etcd.join("etcd")].map(|binary| {
-        let member = Member::start(&binary, &SAME_IDENTITY);
+    let [subject, reference] = [subject, Server::etcd(&etcd)].map(|server| {
+        let member = Member::start(&server, &SAME_IDENTITY);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
         runtime.block_on(async { hashes(Client::new(member.client_address())).await }).expect("the server answers")
     });

@@ -1,5 +1,17 @@
 //! End-to-end tests against real processes: one binary, one module per kind of proof.
 
+/// Makes a test for each storage engine out of one body, `fn(Engine)`.
+macro_rules! each_engine {
+    ($($body:ident),+ $(,)?) => {
+        mod memory {
+            $(#[test] fn $body() { super::$body(metastore_tests::programs::Engine::Memory); })+
+        }
+        mod rocksdb {
+            $(#[test] fn $body() { super::$body(metastore_tests::programs::Engine::RocksDb); })+
+        }
+    };
+}
+
 mod bad_days;
 mod differential;
 mod etcdctl;

@@ -14,6 +14,7 @@ use metastore_proto::etcdserverpb::*;
 use metastore_proto::mvccpb::KeyValue;
 use metastore_tests::grpc::Client;
 use metastore_tests::member::Member;
+use metastore_tests::programs::{Engine, Server};
 use metastore_tests::{paths, programs};
 use tonic::Status;
 
@@ -32,24 +33,26 @@ struct State {
     lease_keys: Vec<Bytes>,
 }
 
-#[test]
-fn a_restart_brings_everything_back_as_etcd_does() {
-    let found = programs::subject().and_then(|subject| Ok((subject, programs::etcd(&programs::reference_flavor())?)));
+each_engine!(a_restart_brings_everything_back_as_etcd_does);
+
+fn a_restart_brings_everything_back_as_etcd_does(engine: Engine) {
+    let etcd = programs::etcd(&programs::reference_flavor());
+    let found = programs::subject(engine).and_then(|subject| Ok((subject, etcd?)));
     let Some((subject, etcd)) = programs::or_skip("restart", found) else { return };
-    let [subject, reference] = [subject, etcd.join("etcd")].map(|binary| {
-        let mut member = Member::start(&binary, &[]);
+    let [subject, reference] = [subject, Server::etcd(&etcd)].map(|server| {
+        let mut member = Member::start(&server, &[]);
         run(async |client| fill(&client, "first").await, &member);
         let before = run(async |client| state(&client).await, &member);
         member.kill();
         member.restart();
-        assert_eq!(run(async |client| state(&client).await, &member), before, "after kill -9 of {}", binary.display());
+        assert_eq!(run(async |client| state(&client).await, &member), before, "after kill -9 of {server:?}");
 
         // Writes go on where they stopped, and a polite stop keeps them as well.
         run(async |client| fill(&client, "second").await, &member);
         let before = run(async |client| state(&client).await, &member);
         member.terminate();
         member.restart();
-        assert_eq!(run(async |client| state(&client).await, &member), before, "after SIGTERM to {}", binary.display());
+        assert_eq!(run(async |client| state(&client).await, &member), before, "after SIGTERM to {server:?}");
         before
     });
     assert_eq!(subject, reference, "left is the subject, right is etcd");

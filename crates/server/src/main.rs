@@ -17,7 +17,7 @@ fn main() -> ExitCode {
             print!("{text}");
             ExitCode::SUCCESS
         }
-        Ok(Invocation::Start(config, notes)) => run(&config, &notes),
+        Ok(Invocation::Start(config, notes)) => signals::end_process(run(&config, &notes)),
         Err(ConfigError::Parse(error)) => {
             eprintln!("{error}\n{}", config::help::help());
             ExitCode::from(USAGE_ERROR)
@@ -31,10 +31,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(config: &Config, notes: &Notes) -> ExitCode {
+fn run(config: &Config, notes: &Notes) -> u8 {
     if let Err(error) = logging::start(config.log_level, &config.log_outputs) {
         eprintln!("{error}");
-        return ExitCode::FAILURE;
+        return signals::FAILURE;
     }
     for flag in &notes.without_effect {
         tracing::warn!(flag = %flag, "this flag has no effect here");
@@ -46,7 +46,7 @@ fn run(config: &Config, notes: &Notes) -> ExitCode {
         Ok(running) => running,
         Err(error) => {
             tracing::error!(error = %error, "cannot start");
-            return ExitCode::FAILURE;
+            return signals::FAILURE;
         }
     };
     signals::serve_until_told(running)

@@ -10,6 +10,7 @@ use metastore_store::{Member, Members, Store};
 use parking_lot::RwLock;
 
 use crate::grpc::counts::Tally;
+use crate::keys::KeyCount;
 
 /// Page size that file sizes are rounded to, as in etcd's backend.
 const PAGE_BYTES: u64 = 4096;
@@ -25,6 +26,9 @@ pub struct Shared {
     pub view: View,
     /// Leases that the leader found expired; written by the engine thread.
     pub lease_expired: Tally,
+    pub keys: KeyCount,
+    /// Held while the medium gives space back: one at a time.
+    pub defragmenting: Arc<tokio::sync::Mutex<()>>,
     term: AtomicU64,
     leader: AtomicU64,
     commit: AtomicU64,
@@ -77,6 +81,8 @@ impl Shared {
             member_id,
             view: store.view().clone(),
             lease_expired: Tally::default(),
+            keys: KeyCount::default(),
+            defragmenting: Arc::default(),
             term: AtomicU64::default(),
             leader: AtomicU64::default(),
             commit: AtomicU64::default(),
@@ -171,10 +177,18 @@ impl Shared {
         self.members.read().1.clone()
     }
 
-    /// The size of the state as a file of pages would have it: what its rows take now, and the most they ever took.
+    /// The size of the state as a file of pages would have it, on every engine: what its rows take now, and the most they
+    /// took since the start or the last [`Shared::shrink`]. Bytes on the medium are among the engine's own figures.
     pub fn sizes(&self) -> Sizes {
         let in_use = self.in_use();
         Sizes { allocated: self.size.fetch_max(in_use, Ordering::Relaxed).max(in_use), in_use }
+    }
+
+    /// Lets the size fall to what is in use.
+    pub fn shrink(&self) -> Sizes {
+        let in_use = self.in_use();
+        self.size.store(in_use, Ordering::Relaxed);
+        Sizes { allocated: in_use, in_use }
     }
 
     fn in_use(&self) -> u64 {

@@ -1,10 +1,11 @@
 //! How a running member ends: told to, or because it cannot go on.
 
-use std::process::ExitCode;
-
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::start::Running;
+
+/// Exit code of whatever could not be done.
+pub const FAILURE: u8 = 1;
 
 enum End {
     Signal(SignalKind),
@@ -12,9 +13,9 @@ enum End {
     Failed(String),
 }
 
-/// Serves until SIGTERM or SIGINT, or until the member cannot go on. After a signal the process ends by that signal, as its
-/// parent expects.
-pub fn serve_until_told(running: Running) -> ExitCode {
+/// Serves until SIGTERM or SIGINT, or until the member cannot go on, and returns the exit code. After a signal the process
+/// ends by that signal, as its parent expects.
+pub fn serve_until_told(running: Running) -> u8 {
     match wait(&running) {
         Ok(End::Signal(kind)) => {
             tracing::info!(signal = kind.as_raw_value(), "received signal; shutting down");
@@ -23,11 +24,11 @@ pub fn serve_until_told(running: Running) -> ExitCode {
         }
         Ok(End::Failed(error)) => {
             tracing::error!(error = %error, "the member cannot go on; nothing was acknowledged after this");
-            ExitCode::FAILURE
+            FAILURE
         }
         Err(error) => {
             tracing::error!(error = %error, "cannot wait for signals");
-            ExitCode::FAILURE
+            FAILURE
         }
     }
 }
@@ -50,8 +51,16 @@ fn wait(running: &Running) -> std::io::Result<End> {
     })
 }
 
+/// Ends the process now. Returning from `main` would run the destructors of RocksDB's global objects, which its threads, and
+/// reads that go on beside the I/O threads, still use. The log is not buffered.
+#[allow(unsafe_code, reason = "no safe binding ends a process without running destructors")]
+pub fn end_process(code: u8) -> ! {
+    // SAFETY: ends the process, whatever state it is in.
+    unsafe { libc::_exit(i32::from(code)) }
+}
+
 /// Ends the process by the signal that it was told to end by. The first process of a container cannot be ended so.
-fn raise(kind: SignalKind) -> ExitCode {
+fn raise(kind: SignalKind) -> u8 {
     let number = kind.as_raw_value();
     if std::process::id() != 1 {
         let raised = rustix::process::Signal::from_named_raw(number).map(|signal| {
@@ -62,7 +71,7 @@ fn raise(kind: SignalKind) -> ExitCode {
             tracing::warn!(error = %error, "cannot end by the signal");
         }
     }
-    ExitCode::SUCCESS
+    0
 }
 
 /// The runtime's handler swallows the signal; the default action ends the process.

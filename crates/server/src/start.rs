@@ -1,12 +1,12 @@
 //! Putting a member together: disk, engine, replica, engine thread, I/O threads; and taking it apart again.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use metastore_engine::Memory;
 use metastore_replica::disk::{Disk, OsDisk};
 use metastore_replica::{Bootstrap, Fatal, OpenError, Paths, Replica, Settings, Timing};
 use metastore_store::lease::minimum_ttl_s;
@@ -16,8 +16,9 @@ use tokio::sync::watch as signal;
 use crate::api::{self, Limits, Member, Watchers};
 use crate::config::Config;
 use crate::config::bootstrap::initial_members;
-use crate::descriptors;
+use crate::descriptors::Descriptors;
 use crate::driver::{Advertised, Answer, Driver, Event, Heartbeat, Mail, WorkerLink};
+use crate::engine;
 use crate::grpc::{Ledger, Router, health};
 use crate::http::Site;
 use crate::io::accept::Door;
@@ -81,12 +82,12 @@ struct Worker {
 /// # Errors
 /// [`StartError`]; nothing was changed on disk that a later start would trip over.
 pub fn start(config: &Config) -> Result<Running, StartError> {
-    let connections = descriptors::for_connections().map_err(StartError::Settings)?;
+    let descriptors = Descriptors::share(config.engine).map_err(StartError::Settings)?;
     // The doors first: a port in use is the commonest mistake, and must not leave a data directory behind.
     let listeners = listen(config)?;
     tracing::info!(
         "etcd-version" = %config.reported_version, name = %config.name, "data-dir" = %config.data_dir.display(),
-        engine = "memory", "snapshot-count" = config.snapshot_count, "heartbeat-interval" = %format!("{}ms", config.heartbeat_ms),
+        engine = config.engine.name(), "snapshot-count" = config.snapshot_count, "heartbeat-interval" = %format!("{}ms", config.heartbeat_ms),
         "election-timeout" = %format!("{}ms", config.election_ms), "listen-client-urls" = %texts(&config.listen_client_urls),
         "listen-peer-urls" = %texts(&config.listen_peer_urls), "initial-cluster" = %config.initial_cluster,
         "starting an etcd server"
@@ -100,7 +101,7 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
         .filter_map(|(listener, _)| listener.local_addr())
         .collect();
     let metrics = Metrics::new(config.reported_version.clone(), Ledger::default());
-    let replica = open(config, &metrics)?;
+    let replica = open(config, descriptors, &metrics)?;
     let shared = Shared::new(replica.cluster_id(), replica.id(), replica.store());
     let inbox = Inbox::new(Bounds { count: INBOX_COUNT, bytes: INBOX_BYTES });
     let (links, workers): (Vec<_>, Vec<_>) = (0..config.io_threads).map(|_| worker()).unzip();
@@ -118,7 +119,8 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
     })?;
     wait_until_ready(&mut leads, &ended)?;
     let serving = signal::Sender::new(true);
-    let workers = serve(config, (listeners, connections), shared, &inbox, workers, metrics, serving.clone())?;
+    let workers =
+        serve(config, (listeners, descriptors.connections), shared, &inbox, workers, metrics, serving.clone())?;
     tracing::info!("ready to serve client requests");
     for url in &config.listen_client_urls {
         tracing::info!(address = %url.text, "serving client traffic insecurely; this is strongly discouraged!");
@@ -158,9 +160,9 @@ fn listen(config: &Config) -> Result<Vec<(Listener, Door)>, StartError> {
     clients.chain(peers).map(bind).collect()
 }
 
-fn open(config: &Config, metrics: &Arc<Metrics>) -> Result<Replica, StartError> {
+fn open(config: &Config, descriptors: Descriptors, metrics: &Arc<Metrics>) -> Result<Replica, StartError> {
     let timing = Timing { election_ticks: heartbeat(config).election_ticks };
-    let settings = Settings::new("memory", timing, config.snapshot_count as usize);
+    let settings = Settings::new(config.engine.name(), timing, config.snapshot_count as usize);
     let disk: Arc<dyn Disk> =
         if config.unsafe_no_fsync { Arc::new(OsDisk::without_fsync()) } else { Arc::new(watched_disk(metrics)) };
     let paths = Paths { data_dir: config.data_dir.clone(), wal_dir: config.wal_dir.clone() };
@@ -171,7 +173,8 @@ fn open(config: &Config, metrics: &Arc<Metrics>) -> Result<Replica, StartError> 
         let (name, cluster_token) = (config.name.clone(), config.initial_cluster_token.clone());
         Ok(Bootstrap { name, peer_urls, cluster_token })
     };
-    let (replica, cut) = Replica::open(settings, disk, paths, bootstrap, |_| Ok(Arc::new(Memory::new())))?;
+    let engine = |path: &Path| engine::open(config.engine, path, descriptors);
+    let (replica, cut) = Replica::open(settings, disk, paths, bootstrap, engine)?;
     if let Some(cut) = cut {
         tracing::warn!(
             file = %cut.file.display(), offset = cut.offset, "dropped-bytes" = cut.dropped_bytes,
@@ -199,15 +202,13 @@ fn wait_until_ready(ready: &mut signal::Receiver<bool>, ended: &Ended) -> Result
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let mut ended = ended.clone();
     runtime.block_on(async {
-        tokio::select! {
-            result = ready.wait_for(|ready| *ready) => match result {
-                Ok(_) => Ok(()),
-                Err(_) => Err(StartError::Settings("the engine thread ended before the member was ready".into())),
-            },
-            result = ended.wait_for(Option::is_some) => match result.as_deref() {
-                Ok(Some(Err(fatal))) => Err(StartError::Fatal(fatal.clone())),
-                _ => Err(StartError::Settings("the engine thread ended before the member was ready".into())),
-            },
+        // The engine thread drops `ready` before it says how it ended.
+        if ready.wait_for(|ready| *ready).await.is_ok() {
+            return Ok(());
+        }
+        match ended.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(Err(fatal))) => Err(StartError::Fatal(fatal.clone())),
+            _ => Err(StartError::Settings("the engine thread ended before the member was ready".into())),
         }
     })
 }
@@ -247,6 +248,7 @@ fn serve(
             shared: shared.clone(),
             limits: limits.clone(),
             watchers,
+            metrics: metrics.clone(),
             inbox: inbox.clone(),
             slots,
             worker: context.index,

@@ -3,6 +3,7 @@
 use std::process::{Command, Output};
 
 use metastore_tests::member::Member;
+use metastore_tests::programs::Engine;
 
 use super::subject;
 
@@ -19,8 +20,8 @@ const REFUSED: [(&str, &str); 8] = [
 ];
 
 fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Option<Output> {
-    let subject = subject("flags")?;
-    let mut command = Command::new(subject);
+    let subject = subject("flags", Engine::Memory)?;
+    let mut command = Command::new(subject.binary);
     command.env_clear().envs(environment.iter().copied()).args(arguments);
     Some(command.output().expect("the binary runs"))
 }
@@ -61,7 +62,7 @@ fn the_version_is_printed() {
 
 #[test]
 fn a_flag_without_effect_is_warned_about_and_the_environment_counts() {
-    let Some(subject) = subject("environment") else { return };
+    let Some(subject) = subject("environment", Engine::Memory) else { return };
     // The harness sets a name by flag; a variable for another setting shows that the environment is read.
     let mut member = Member::new(&subject, &["--logger=zap", "--max-wals=7"]);
     member.wrap_in(&["env", "ETCD_ELECTION_TIMEOUT=1500", "ETCD_NO_SUCH_SETTING=1"].map(String::from));

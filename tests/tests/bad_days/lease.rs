@@ -8,6 +8,7 @@ use metastore_tests::grpc::Client;
 use metastore_tests::lease::KeepAliveStream;
 use metastore_tests::member::Member;
 use metastore_tests::paths;
+use metastore_tests::programs::Engine;
 use metastore_tests::watch::WatchStream;
 
 use super::{block_on, put_request, subject, watch_prefix};
@@ -59,9 +60,14 @@ pub async fn expect_expiry(watch: &mut WatchStream, id: i64, since: Instant, lea
     assert!(lived + CLOCK_SLACK >= least && lived <= most, "lease {id} lived {lived:?}, not {least:?} to {most:?}");
 }
 
-#[test]
-fn a_lease_lives_its_time_and_keepalives_prolong_it() {
-    let Some(subject) = subject("lease") else { return };
+each_engine!(
+    a_lease_lives_its_time_and_keepalives_prolong_it,
+    a_renewal_that_comes_too_late_is_answered_when_the_lease_is_gone,
+    after_kill_9_a_lease_has_its_full_time_again
+);
+
+fn a_lease_lives_its_time_and_keepalives_prolong_it(engine: Engine) {
+    let Some(subject) = subject("lease", engine) else { return };
     let member = Member::start(&subject, &[]);
     block_on(async {
         let client = Client::new(member.client_address());
@@ -96,9 +102,8 @@ fn a_lease_lives_its_time_and_keepalives_prolong_it() {
     });
 }
 
-#[test]
-fn a_renewal_that_comes_too_late_is_answered_when_the_lease_is_gone() {
-    let Some(subject) = subject("late renewal") else { return };
+fn a_renewal_that_comes_too_late_is_answered_when_the_lease_is_gone(engine: Engine) {
+    let Some(subject) = subject("late renewal", engine) else { return };
     let member = Member::start(&subject, &[]);
     block_on(async {
         // Expired leases are looked for twice a second. One of these ends well before such a look.
@@ -131,10 +136,9 @@ async fn renew_too_late(client: Client, id: i64) {
     assert_eq!(time_to_live(&client, id).await.ttl, -1, "lease {id}: answered before it was revoked");
 }
 
-#[test]
-fn after_kill_9_a_lease_has_its_full_time_again() {
+fn after_kill_9_a_lease_has_its_full_time_again(engine: Engine) {
     const TTL_S: i64 = 3;
-    let Some(subject) = subject("lease after a crash") else { return };
+    let Some(subject) = subject("lease after a crash", engine) else { return };
     let mut member = Member::start(&subject, &[]);
     block_on(async {
         let client = Client::new(member.client_address());

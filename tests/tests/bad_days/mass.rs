@@ -11,6 +11,7 @@ use metastore_proto::mvccpb::event::EventType;
 use metastore_tests::grpc::Client;
 use metastore_tests::member::Member;
 use metastore_tests::paths;
+use metastore_tests::programs::Engine;
 use metastore_tests::watch::WatchStream;
 
 use super::observe::{eventually, forget_peak, memory_kib};
@@ -159,9 +160,10 @@ fn amid_writers<F: Future<Output = i64>>(
     assert!(peak < allowed, "{name}: {peak} KiB, {before} before");
 }
 
-#[test]
-fn a_lease_with_100_000_keys_is_revoked_amid_writers() {
-    let Some(subject) = subject("large lease") else { return };
+each_engine!(a_lease_with_100_000_keys_is_revoked_amid_writers, a_million_keys_are_deleted_amid_writers);
+
+fn a_lease_with_100_000_keys_is_revoked_amid_writers(engine: Engine) {
+    let Some(subject) = subject("large lease", engine) else { return };
     let member = Member::start(&subject, &[]);
     block_on(async {
         let client = Client::new(member.client_address());
@@ -177,9 +179,8 @@ fn a_lease_with_100_000_keys_is_revoked_amid_writers() {
     });
 }
 
-#[test]
-fn a_million_keys_are_deleted_amid_writers() {
-    let Some(subject) = subject("large DeleteRange") else { return };
+fn a_million_keys_are_deleted_amid_writers(engine: Engine) {
+    let Some(subject) = subject("large DeleteRange", engine) else { return };
     let keys = if std::env::var_os("SOAK").is_some() { SOAK_KEYS } else { DELETED_KEYS };
     let member = Member::start(&subject, &[]);
     let began = Instant::now();

@@ -8,6 +8,7 @@ use std::time::Duration;
 use metastore_proto::etcdserverpb::PutResponse;
 use metastore_tests::grpc::Client;
 use metastore_tests::member::{Directory, Member};
+use metastore_tests::programs::{Engine, Server};
 use metastore_tests::{paths, programs};
 
 use super::observe::tree;
@@ -29,8 +30,8 @@ fn expect_refusal(member: &mut Member, texts: &[&str]) {
 }
 
 /// A second member on the first one's directory.
-fn on_directory_of(binary: &Path, data_dir: &Path) -> Member {
-    Member::new(binary, &["--data-dir", &data_dir.to_string_lossy()])
+fn on_directory_of(server: &Server, data_dir: &Path) -> Member {
+    Member::new(server, &["--data-dir", &data_dir.to_string_lossy()])
 }
 
 fn put_some(member: &Member) {
@@ -45,7 +46,7 @@ fn put_some(member: &Member) {
 
 #[test]
 fn a_port_in_use_is_named_and_no_directory_is_made() {
-    let Some(subject) = subject("port in use") else { return };
+    let Some(subject) = subject("port in use", Engine::Memory) else { return };
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let address = taken.local_addr().expect("it is bound").to_string();
     for flag in ["--listen-client-urls", "--listen-peer-urls"] {
@@ -57,7 +58,7 @@ fn a_port_in_use_is_named_and_no_directory_is_made() {
 
 #[test]
 fn an_unwritable_directory_is_named() {
-    let Some(subject) = subject("unwritable directory") else { return };
+    let Some(subject) = subject("unwritable directory", Engine::Memory) else { return };
     let directory = Directory::new("unwritable");
     let file = directory.path().join("file");
     std::fs::write(&file, "a file").expect("writable");
@@ -77,10 +78,10 @@ fn an_unwritable_directory_is_named() {
     let mut member = on_directory_of(&subject, &wanted);
     // The binary may lie where only its owner may look.
     let copy = directory.path().join("metastore");
-    std::fs::copy(&subject, &copy).expect("the binary can be copied");
+    std::fs::copy(&subject.binary, &copy).expect("the binary can be copied");
     if is_root() {
         let flags = [&*setpriv.to_string_lossy(), "--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"];
-        member = on_directory_of(&copy, &wanted);
+        member = on_directory_of(&Server { binary: copy, ..subject }, &wanted);
         member.wrap_in(&flags.map(String::from));
     }
     expect_refusal(&mut member, &[&wanted.to_string_lossy(), "Permission denied"]);
@@ -93,9 +94,10 @@ fn is_root() -> bool {
     status.lines().any(|line| line.starts_with("Uid:\t0\t0\t"))
 }
 
-#[test]
-fn a_second_process_is_kept_out() {
-    let Some(subject) = subject("second process") else { return };
+each_engine!(a_second_process_is_kept_out, a_damaged_log_is_named_and_kept, state_without_its_log_is_refused);
+
+fn a_second_process_is_kept_out(engine: Engine) {
+    let Some(subject) = subject("second process", engine) else { return };
     let first = Member::start(&subject, &[]);
     put_some(&first);
     let data = first.data_directory();
@@ -108,9 +110,10 @@ fn a_second_process_is_kept_out() {
 
 #[test]
 fn the_directory_of_an_etcd_is_left_alone() {
-    let found = programs::subject().and_then(|subject| Ok((subject, programs::etcd(&programs::reference_flavor())?)));
+    let found = programs::subject(Engine::Memory)
+        .and_then(|subject| Ok((subject, programs::etcd(&programs::reference_flavor())?)));
     let Some((subject, etcd)) = programs::or_skip("directory of an etcd", found) else { return };
-    let mut reference = Member::start(&etcd.join("etcd"), &[]);
+    let mut reference = Member::start(&Server::etcd(&etcd), &[]);
     put_some(&reference);
     reference.terminate();
     let data = reference.data_directory();
@@ -122,9 +125,8 @@ fn the_directory_of_an_etcd_is_left_alone() {
     reference.restart();
 }
 
-#[test]
-fn a_damaged_log_is_named_and_kept() {
-    let Some(subject) = subject("damaged log") else { return };
+fn a_damaged_log_is_named_and_kept(engine: Engine) {
+    let Some(subject) = subject("damaged log", engine) else { return };
     let mut member = Member::start(&subject, &[]);
     put_some(&member);
     member.kill();
@@ -147,9 +149,8 @@ fn only_segment(data: &Path) -> (PathBuf, Vec<u8>) {
     (segments[0].clone(), bytes)
 }
 
-#[test]
-fn state_without_its_log_is_refused() {
-    let Some(subject) = subject("log directory emptied") else { return };
+fn state_without_its_log_is_refused(engine: Engine) {
+    let Some(subject) = subject("log directory emptied", engine) else { return };
     let directory = Directory::new("wal");
     let wal = directory.path().join("wal");
     let mut member = Member::new(&subject, &["--wal-dir", &wal.to_string_lossy()]);

@@ -7,6 +7,7 @@ use metastore_proto::etcdserverpb::{WatchRequest, WatchResponse};
 use metastore_tests::grpc::Client;
 use metastore_tests::member::Member;
 use metastore_tests::paths;
+use metastore_tests::programs::Engine;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::time::timeout;
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -68,10 +69,11 @@ impl Lazy {
     }
 }
 
+each_engine!(a_watcher_that_never_reads_costs_little_and_misses_nothing);
+
 /// Memory that the server takes for the events alone, and with watchers that read none of them meanwhile.
-#[test]
-fn a_watcher_that_never_reads_costs_little_and_misses_nothing() {
-    let Some(subject) = subject("slow watcher") else { return };
+fn a_watcher_that_never_reads_costs_little_and_misses_nothing(engine: Engine) {
+    let Some(subject) = subject("slow watcher", engine) else { return };
     let peak = [0, WATCHERS].map(|watchers| {
         let member = Member::start(&subject, &[]);
         block_on(async {

@@ -7,6 +7,7 @@ use metastore_proto::etcdserverpb::PutResponse;
 use metastore_tests::grpc::Client;
 use metastore_tests::member::{Member, signal};
 use metastore_tests::paths;
+use metastore_tests::programs::Engine;
 use metastore_tests::watch::WatchStream;
 
 use super::observe::eventually;
@@ -22,7 +23,7 @@ const WRITERS: usize = 32;
 
 #[test]
 fn a_polite_stop_is_quick_and_its_log_is_clean() {
-    let Some(subject) = subject("stop") else { return };
+    let Some(subject) = subject("stop", Engine::Memory) else { return };
     let mut member = Member::start(&subject, &[]);
     let address = member.client_address().to_string();
     let (status, took) = block_on(async {

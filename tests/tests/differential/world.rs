@@ -1,13 +1,13 @@
 //! One pair of servers, one seed, one sequence of calls.
 
 use std::collections::VecDeque;
-use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
 use metastore_proto::etcdserverpb::*;
 use metastore_proto::mvccpb::KeyValue;
 use metastore_tests::member::Member;
+use metastore_tests::programs::Server;
 
 use super::call::{Answer, Call, FIRST_CHOSEN, Side, WatchCall};
 use super::coverage::Coverage;
@@ -45,7 +45,7 @@ pub struct World {
 }
 
 /// Runs a plan on two fresh servers. The error says what differed, and how to see it again.
-pub fn run(subject: &Path, reference: &Path, plan: Plan) -> Result<(Coverage, Vec<u64>), String> {
+pub fn run(subject: &Server, reference: &Server, plan: Plan) -> Result<(Coverage, Vec<u64>), String> {
     let [max_ops, max_bytes] = [MAX_TXN_OPS, MAX_REQUEST_BYTES].map(|limit| limit.to_string());
     // Durability is not what is compared here.
     let flags = ["--unsafe-no-fsync", "--max-txn-ops", &max_ops, "--max-request-bytes", &max_bytes];

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use metastore_proto::etcdserverpb::*;
 use metastore_tests::grpc::Client;
 use metastore_tests::member::Member;
+use metastore_tests::programs::Engine;
 use metastore_tests::{paths, programs};
 use tokio::sync::Notify;
 use tonic::Status;
@@ -28,9 +29,10 @@ struct Log {
     attempted: AtomicI64,
 }
 
-#[test]
-fn nothing_acknowledged_is_lost_by_kill_9() {
-    let Some(subject) = programs::or_skip("kill loop", programs::subject()) else { return };
+each_engine!(nothing_acknowledged_is_lost_by_kill_9);
+
+fn nothing_acknowledged_is_lost_by_kill_9(engine: Engine) {
+    let Some(subject) = programs::or_skip("kill loop", programs::subject(engine)) else { return };
     let kills = std::env::var("KILLS").map_or(DEFAULT_KILLS, |text| text.parse().expect("KILLS is a number"));
     let logs: Arc<[Log; WRITERS]> = Arc::new(std::array::from_fn(|_| Log::default()));
     let mut member = Member::start(&subject, &[]);

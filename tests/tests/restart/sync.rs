@@ -8,6 +8,7 @@ use std::time::Duration;
 use metastore_proto::etcdserverpb::*;
 use metastore_tests::grpc::Client;
 use metastore_tests::member::{Member, signal};
+use metastore_tests::programs::{Engine, Server};
 use metastore_tests::{paths, programs};
 use tonic::Status;
 
@@ -18,20 +19,21 @@ const STOP_PATIENCE: Duration = Duration::from_secs(20);
 /// Writes that are tried while the disk fails. The member should be gone after the first.
 const TRIES: usize = 50;
 
-#[test]
-fn a_failed_sync_stops_the_member() {
-    let found = programs::subject().and_then(|subject| Ok((subject, programs::tool("strace")?)));
+each_engine!(a_failed_sync_stops_the_member);
+
+fn a_failed_sync_stops_the_member(engine: Engine) {
+    let found = programs::subject(engine).and_then(|subject| Ok((subject, programs::tool("strace")?)));
     let Some((subject, strace)) = programs::or_skip("failed sync", found) else { return };
     fail_syncs(&subject, &strace, "1+");
     // A member that tries once more after a failed sync would get away with one failure. etcd's store syncs beside its
     // log, and there the one failure may hit the store, with the log still in order: not a question to ask etcd.
-    if !subject.ends_with("etcd") {
+    if !subject.is_etcd() {
         fail_syncs(&subject, &strace, "1");
     }
 }
 
 /// `when` says which syncs fail, counted from now on, in strace's words.
-fn fail_syncs(subject: &Path, strace: &Path, when: &str) {
+fn fail_syncs(subject: &Server, strace: &Path, when: &str) {
     let mut member = Member::start(subject, &[]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
     let address = member.client_address().to_string();

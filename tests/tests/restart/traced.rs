@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use metastore_proto::etcdserverpb::PutResponse;
 use metastore_tests::grpc::Client;
 use metastore_tests::member::{Directory, Member};
+use metastore_tests::programs::Engine;
 use metastore_tests::{paths, programs};
 
 use super::put_request;
@@ -20,9 +21,10 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// may go out at any time.
 const ANSWER_FRAMES: [u8; 2] = [0, 1];
 
-#[test]
-fn a_put_is_synced_before_it_is_answered() {
-    let found = programs::subject().and_then(|subject| Ok((subject, programs::tool("strace")?)));
+each_engine!(a_put_is_synced_before_it_is_answered);
+
+fn a_put_is_synced_before_it_is_answered(engine: Engine) {
+    let found = programs::subject(engine).and_then(|subject| Ok((subject, programs::tool("strace")?)));
     let Some((subject, strace)) = programs::or_skip("traced put", found) else { return };
     let directory = Directory::new("strace");
     let trace = directory.path().join("trace");

@@ -5,7 +5,7 @@ use crate::grpc::{Frame, Router, Status};
 
 const METHODS: [(&str, &[&str]); 5] = [
     ("Cluster", &["MemberAdd", "MemberRemove", "MemberUpdate", "MemberPromote"]),
-    ("Maintenance", &["Defragment", "Snapshot", "MoveLeader", "Downgrade"]),
+    ("Maintenance", &["Snapshot", "MoveLeader", "Downgrade"]),
     ("Auth", &["AuthEnable", "AuthDisable", "AuthStatus", "Authenticate"]),
     (
         "Auth",

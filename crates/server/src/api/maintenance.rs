@@ -1,4 +1,4 @@
-//! The Maintenance service, as far as members are compared with it: Status, Hash, HashKV, and the list of alarms.
+//! The Maintenance service: Status, Hash and HashKV, by which members are compared, the list of alarms, and Defragment.
 
 use std::rc::Rc;
 
@@ -8,7 +8,7 @@ use metastore_proto::etcdserverpb::{
     StatusRequest, StatusResponse,
 };
 
-use super::{Member, absent, errors, unary};
+use super::{Member, absent, defragment, errors, unary};
 use crate::grpc::{Call, Frame, Router, Status};
 
 const SERVICE: &str = "etcdserverpb.Maintenance";
@@ -20,6 +20,7 @@ pub fn register(router: &mut Router, member: &Rc<Member>) {
     unary!(router, member, SERVICE, "Hash", hash);
     unary!(router, member, SERVICE, "HashKV", hash_kv);
     unary!(router, member, SERVICE, "Alarm", alarm);
+    unary!(router, member, SERVICE, "Defragment", defragment::defragment);
 }
 
 async fn status(member: &Member, _call: Call, _request: StatusRequest) -> Result<Frame, Status> {

@@ -6,6 +6,7 @@
 mod absent;
 mod check;
 mod cluster;
+mod defragment;
 mod encode;
 mod errors;
 mod kv;
@@ -31,6 +32,7 @@ use crate::driver::{Answer, Event, Waiter};
 use crate::grpc::{Call, Router, Status};
 use crate::io::inbox::{Inbox, Refused};
 use crate::io::slots::{Expired, Slots};
+use crate::metrics::Metrics;
 use crate::shared::{Counts, Shared, WorkerFlags};
 
 /// Settings of the API; the same on all workers.
@@ -52,6 +54,7 @@ pub struct Member {
     pub shared: Arc<Shared>,
     pub limits: Limits,
     pub watchers: Rc<Watchers>,
+    pub metrics: Arc<Metrics>,
     pub inbox: Inbox<Event>,
     pub slots: Slots<Answer>,
     /// Index of this worker.

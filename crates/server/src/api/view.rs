@@ -3,7 +3,6 @@
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
-use metastore_engine::KeyRange;
 use metastore_store::mvcc::RangeQuery;
 
 use super::Member;
@@ -15,43 +14,16 @@ use crate::metrics::Readings;
 use crate::shared::{Counts, WatchCounts};
 
 impl MemberView for Rc<Member> {
-    fn readings(&self) -> Readings {
-        let shared = &self.shared;
-        let sizes = shared.sizes();
-        let sum = |of: fn(&Counts) -> &Tally| self.all.iter().map(|worker| of(&worker.counts).get()).sum::<u64>();
-        let watches = |of: fn(&WatchCounts) -> &std::sync::atomic::AtomicU64| {
-            self.all.iter().map(|worker| of(&worker.watches).load(Ordering::Relaxed)).sum::<u64>()
-        };
-        Readings {
-            member_id: shared.member_id,
-            has_leader: shared.leader() != 0,
-            is_leader: shared.is_leader(),
-            is_learner: false,
-            leader_changes: shared.leader_changes(),
-            proposals_committed: shared.commit(),
-            proposals_applied: shared.applied(),
-            proposals_pending: shared.pending(),
-            proposals_failed: sum(|counts| &counts.proposals_failed),
-            cluster_version: shared.cluster_version(),
-            puts: sum(|counts| &counts.puts),
-            deletes: sum(|counts| &counts.deletes),
-            ranges: sum(|counts| &counts.ranges),
-            txns: sum(|counts| &counts.txns),
-            db_total_bytes: sizes.allocated,
-            db_in_use_bytes: sizes.in_use,
-            quota_bytes: DEFAULT_QUOTA_BYTES as u64,
-            keys: count_keys(self),
-            current_revision: self.view().revision() as u64,
-            compact_revision: self.view().compact_revision().max(0) as u64,
-            watch_streams: watches(|counts| &counts.streams),
-            watchers: watches(|counts| &counts.watchers),
-            slow_watchers: watches(|counts| &counts.slow),
-            watch_events: watches(|counts| &counts.events),
-            leases_granted: sum(|counts| &counts.lease_granted),
-            leases_revoked: sum(|counts| &counts.lease_revoked),
-            leases_renewed: sum(|counts| &counts.lease_renewed),
-            leases_expired: shared.lease_expired.get(),
-        }
+    fn readings(&self) -> LocalFuture<Readings> {
+        let (readings, shared) = (numbers(self), self.shared.clone());
+        Box::pin(async move {
+            let engine = tokio::task::spawn_blocking(move || {
+                // A failed medium is reported elsewhere.
+                (shared.keys.get(&shared.view).unwrap_or_default(), shared.view.engine().statistics())
+            });
+            let (keys, engine) = engine.await.unwrap_or_default();
+            Readings { keys, engine, ..readings }
+        })
     }
 
     /// Nothing raises alarms yet.
@@ -86,13 +58,44 @@ impl MemberView for Rc<Member> {
     }
 }
 
-/// Keys that are alive now; a failed medium is reported elsewhere.
-fn count_keys(member: &Member) -> u64 {
-    let (engine, mut count) = (member.view().engine(), 0);
-    let at = member.view().revision();
-    let mut from = Some(Vec::new());
-    while let Some(start) = from {
-        from = engine.count(KeyRange { start: &start, end: None }, at, &mut count).unwrap_or_default();
+/// What can be read at once: all but what the engine says.
+fn numbers(member: &Member) -> Readings {
+    let shared = &member.shared;
+    let sizes = shared.sizes();
+    let sum = |of: fn(&Counts) -> &Tally| member.all.iter().map(|worker| of(&worker.counts).get()).sum::<u64>();
+    let watches = |of: fn(&WatchCounts) -> &std::sync::atomic::AtomicU64| {
+        member.all.iter().map(|worker| of(&worker.watches).load(Ordering::Relaxed)).sum::<u64>()
+    };
+    Readings {
+        member_id: shared.member_id,
+        has_leader: shared.leader() != 0,
+        is_leader: shared.is_leader(),
+        is_learner: false,
+        leader_changes: shared.leader_changes(),
+        proposals_committed: shared.commit(),
+        proposals_applied: shared.applied(),
+        proposals_pending: shared.pending(),
+        proposals_failed: sum(|counts| &counts.proposals_failed),
+        cluster_version: shared.cluster_version(),
+        puts: sum(|counts| &counts.puts),
+        deletes: sum(|counts| &counts.deletes),
+        ranges: sum(|counts| &counts.ranges),
+        txns: sum(|counts| &counts.txns),
+        db_total_bytes: sizes.allocated,
+        db_in_use_bytes: sizes.in_use,
+        quota_bytes: DEFAULT_QUOTA_BYTES as u64,
+        keys: 0,
+        current_revision: member.view().revision() as u64,
+        compact_revision: member.view().compact_revision().max(0) as u64,
+        watch_streams: watches(|counts| &counts.streams),
+        watchers: watches(|counts| &counts.watchers),
+        slow_watchers: watches(|counts| &counts.slow),
+        watch_events: watches(|counts| &counts.events),
+        leases_granted: sum(|counts| &counts.lease_granted),
+        leases_revoked: sum(|counts| &counts.lease_revoked),
+        leases_renewed: sum(|counts| &counts.lease_renewed),
+        leases_expired: shared.lease_expired.get(),
+        defragmenting: shared.defragmenting.try_lock().is_err(),
+        engine: Vec::new(),
     }
-    count
 }

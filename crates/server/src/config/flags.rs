@@ -56,7 +56,7 @@ pub const ETCD_PREFIX: &str = "ETCD_";
 pub const OWN_PREFIX: &str = "METASTORE_";
 
 /// Flags that etcd does not have.
-const OWN: [&str; 3] = ["engine", "io-threads", "reported-version"];
+const OWN: [&str; 4] = ["engine", "io-threads", "reported-version", "rocksdb-block-cache-bytes"];
 
 /// The flag of that name.
 pub fn find(name: &str) -> Option<&'static Flag> {
@@ -92,7 +92,8 @@ pub const FLAGS: &[Flag] = &[
     acts("name", Text, "default", Member, "Human-readable name for this member."),
     acts("data-dir", Text, "", Member, "Path to the data directory. Empty: ${name}.etcd"),
     acts("wal-dir", Text, "", Member, "Path to a directory of its own for the write-ahead log. Empty: inside the data directory."),
-    acts("engine", Text, "memory", Member, "Storage engine: memory."),
+    acts("engine", Text, "memory", Member, "Storage engine: memory (all keys in memory) or rocksdb (on disk, for data beyond memory). Kept by the data directory."),
+    acts("rocksdb-block-cache-bytes", Number, "268435456", Member, "Memory for blocks that the rocksdb engine has read. What is written and not flushed yet comes on top: up to 1 GiB under load."),
     acts("snapshot-count", Number, "10000", Member, "Committed entries kept in memory for followers before the log is compacted."),
     acts("heartbeat-interval", Number, "100", Member, "Time (in milliseconds) of a heartbeat interval."),
     acts("election-timeout", Number, "1000", Member, "Time (in milliseconds) for an election to timeout."),

@@ -31,6 +31,9 @@ use parse::{EnvironmentError, ParseError, Values, same};
 /// The etcd version that we are measured by, and report unless told otherwise. Clients choose features by it.
 pub const VERSION: &str = "3.7.0";
 
+/// What the names of flags begin with that only the RocksDB engine reads.
+const ROCKSDB_FLAGS: &str = "rocksdb-";
+
 /// Everything that can be set, checked.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -81,6 +84,20 @@ impl Config {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
     Memory,
+    RocksDb {
+        /// Memory for blocks that were read; memtables come on top.
+        block_cache_bytes: usize,
+    },
+}
+
+impl Engine {
+    /// As `--engine` and the data directory call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Engine::Memory => "memory",
+            Engine::RocksDb { .. } => "rocksdb",
+        }
+    }
 }
 
 /// Whether the cluster is to be founded or joined.
@@ -144,14 +161,19 @@ pub fn load(
 /// Refuses what must not be ignored; lists what is.
 fn judge(values: &Values) -> Result<Vec<String>, String> {
     let mut without_effect = Vec::new();
+    let rocksdb = value(values, "engine") == "rocksdb";
     for (name, value) in values {
         let flag = find(name).expect("only known flags are parsed");
         let unchanged = same(flag.kind, value, flag.default);
+        let idle = !rocksdb && name.starts_with(ROCKSDB_FLAGS);
         match flag.effect {
             Effect::Refused(reason) if !unchanged => {
                 return Err(format!("--{name}={value} is not supported: {reason}"));
             }
+            // Not refused: the members of a cluster may share their settings and not their engine.
             Effect::Harmless if !unchanged => without_effect.push(format!("--{name}={value}")),
+            // Not refused: members may share their settings and not their engine.
+            Effect::Acts(..) if !unchanged && idle => without_effect.push(format!("--{name}={value}")),
             _ => {}
         }
     }
@@ -200,7 +222,7 @@ mod tests {
             "--quota-backend-bytes=8589934592",
             "--auto-compaction-retention=1",
             "--listen-metrics-urls=http://127.0.0.1:2381",
-            "--engine=rocksdb",
+            "--engine=bbolt",
         ] {
             let error = start(line).unwrap_err();
             let flag = line.split('=').next().unwrap();
@@ -222,6 +244,32 @@ mod tests {
             notes.without_effect,
             ["--enable-v2=true", "--experimental-max-learners=2", "--max-wals=9", "--vv=true"]
         );
+    }
+
+    #[test]
+    fn the_settings_of_an_engine_that_is_not_used_are_noted() {
+        let (config, notes) = start("--rocksdb-block-cache-bytes=16777216").unwrap();
+        assert_eq!(config.engine, Engine::Memory);
+        assert_eq!(notes.without_effect, ["--rocksdb-block-cache-bytes=16777216"]);
+    }
+
+    #[test]
+    #[cfg(feature = "rocksdb")]
+    fn rocksdb_has_a_block_cache() {
+        let (config, notes) = start("--engine=rocksdb --rocksdb-block-cache-bytes=16777216").unwrap();
+        assert_eq!(config.engine, Engine::RocksDb { block_cache_bytes: 16 << 20 });
+        assert_eq!(notes, Notes::default());
+        let default = metastore_engine::RocksDbSettings::default().block_cache_bytes;
+        assert_eq!(start("--engine=rocksdb").unwrap().0.engine, Engine::RocksDb { block_cache_bytes: default });
+        let error = start("--engine=rocksdb --rocksdb-block-cache-bytes=1000").unwrap_err();
+        assert!(error.starts_with("--rocksdb-block-cache-bytes=1000 must be between 8388608 and "), "{error}");
+    }
+
+    #[test]
+    #[cfg(not(feature = "rocksdb"))]
+    fn an_engine_that_was_not_built_in_is_refused_with_how_to_build_it_in() {
+        let error = start("--engine=rocksdb").unwrap_err();
+        assert!(error.contains("--engine=rocksdb") && error.contains("--no-default-features"), "{error}");
     }
 
     #[test]

@@ -20,6 +20,11 @@ const MIN_PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 /// More threads than this gain nothing on any machine we know.
 const MAX_IO_THREADS: u64 = 256;
 
+/// Less than this holds not even what one list reads at a time, with its index and filters.
+const MIN_BLOCK_CACHE_BYTES: u64 = 8 << 20;
+/// More than any machine has: a number beyond is a mistake.
+const MAX_BLOCK_CACHE_BYTES: u64 = 1 << 44;
+
 pub(super) fn validate(values: &Values) -> Result<Config, String> {
     let (heartbeat_ms, election_ms) = ticks(values)?;
     let name = value(values, "name").to_owned();
@@ -42,7 +47,7 @@ pub(super) fn validate(values: &Values) -> Result<Config, String> {
         name,
         data_dir: PathBuf::from(data_dir),
         wal_dir: Some(value(values, "wal-dir")).filter(|path| !path.is_empty()).map(PathBuf::from),
-        engine: engine(value(values, "engine"))?,
+        engine: engine(values)?,
         listen_client_urls: bindable(values, "listen-client-urls")?,
         listen_peer_urls: bindable(values, "listen-peer-urls")?,
         advertise_client_urls: urls(values, "advertise-client-urls")?,
@@ -140,13 +145,18 @@ fn progress_interval(values: &Values) -> Result<Duration, String> {
     Ok(time(values, if former { FORMER } else { NOW })?.max(MIN_PROGRESS_INTERVAL))
 }
 
-fn engine(text: &str) -> Result<Engine, String> {
-    match text {
+pub(super) fn engine(values: &Values) -> Result<Engine, String> {
+    let block_cache_bytes =
+        at_least(values, "rocksdb-block-cache-bytes", MIN_BLOCK_CACHE_BYTES, MAX_BLOCK_CACHE_BYTES)? as usize;
+    match value(values, "engine") {
         "memory" => Ok(Engine::Memory),
+        "rocksdb" if cfg!(feature = "rocksdb") => Ok(Engine::RocksDb { block_cache_bytes }),
         "rocksdb" => {
-            Err("--engine=rocksdb is not supported: the RocksDB engine is not available yet; use memory".into())
+            Err("--engine=rocksdb: this metastore was built without RocksDB. Build one with it, which is the \
+                          default: `cargo build --release -p metastore-server`, without --no-default-features"
+                .into())
         }
-        _ => Err(format!("--engine={text} is unknown; use memory")),
+        text => Err(format!("--engine={text} is unknown; use memory or rocksdb")),
     }
 }
 

@@ -24,7 +24,8 @@ use crate::metrics::{Metrics, Readings};
 
 /// What the HTTP paths ask of the member.
 pub trait MemberView {
-    fn readings(&self) -> Readings;
+    /// Takes as long as the medium takes to say how it is doing.
+    fn readings(&self) -> LocalFuture<Readings>;
 
     /// Alarms that are raised anywhere in the cluster, by name: `NOSPACE`, `CORRUPT`.
     fn alarms(&self) -> Vec<&'static str>;
@@ -76,13 +77,17 @@ impl Site {
         match request.uri().path() {
             "/health" => health::health(self, request),
             "/version" => now(self.show_version(request)),
-            "/metrics" => now(text(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.render())),
+            "/metrics" => self.show_metrics(),
             _ => now(not_found()),
         }
     }
 
-    fn render(&self) -> String {
-        self.metrics.render(&self.view.readings())
+    fn show_metrics(&self) -> LocalFuture<Response<Body>> {
+        let (readings, metrics) = (self.view.readings(), self.metrics.clone());
+        Box::pin(async move {
+            let page = metrics.render(&readings.await);
+            text(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", page)
+        })
     }
 
     /// The storage version follows the cluster's: there is one schema.

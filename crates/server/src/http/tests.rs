@@ -16,8 +16,8 @@ impl Default for Fake {
 }
 
 impl MemberView for Fake {
-    fn readings(&self) -> Readings {
-        Readings { puts: 5, ..Readings::default() }
+    fn readings(&self) -> LocalFuture<Readings> {
+        Box::pin(std::future::ready(Readings { puts: 5, ..Readings::default() }))
     }
 
     fn alarms(&self) -> Vec<&'static str> {

@@ -86,7 +86,11 @@ impl Workers {
                 patience,
             };
             let build = build.clone();
-            threads.push(spawn(index, move |runtime| runtime.block_on(worker.run(&*build)))?);
+            threads.push(spawn(index, move |runtime| {
+                runtime.block_on(worker.run(&*build));
+                // What runs beside it may take minutes (Defragment), and nobody waits for it any more.
+                runtime.shutdown_background();
+            })?);
         }
         Ok(Workers { threads, stopping })
     }
@@ -164,7 +168,7 @@ impl Worker {
                 _ = stopped.wait_for(|stopping| *stopping) => break,
             }
         }
-        // What is still open after this is cut off when the runtime is dropped.
+        // What is still open after this is cut off when the runtime is shut down.
         let _ = tokio::time::timeout(self.patience, async { while connections.join_next().await.is_some() {} }).await;
     }
 }

@@ -1,7 +1,7 @@
 //! `/metrics`, under etcd's names.
 //!
 //! Numbers are kept where they arise and read when somebody scrapes: [`Readings`] from the member, [`Ledger`] from the
-//! gRPC methods, `/proc` from the kernel. Counting costs the hot path a load and a store, or nothing. Only distributions
+//! gRPC methods, `/proc` from the kernel, the storage engine's own figures. Counting costs the hot path a load and a store, or nothing. Only distributions
 //! are kept here, because they cannot be read afterwards.
 //!
 //! Deliberately absent: names of etcd's that nothing here can update.
@@ -11,6 +11,7 @@ mod text;
 
 use std::sync::Arc;
 
+use metastore_engine::Statistic;
 use prometheus::{Histogram, HistogramOpts, Registry, TextEncoder, exponential_buckets};
 
 use crate::grpc::counts::MethodCounts;
@@ -48,6 +49,9 @@ pub struct Readings {
     pub leases_revoked: u64,
     pub leases_renewed: u64,
     pub leases_expired: u64,
+    pub defragmenting: bool,
+    /// What the storage engine says of itself.
+    pub engine: Vec<Statistic>,
 }
 
 /// What `/metrics` shows beside the readings. One for the whole process.
@@ -55,6 +59,8 @@ pub struct Readings {
 pub struct Metrics {
     /// Seconds per sync of the write-ahead log; to be observed by whoever syncs.
     pub wal_fsync_seconds: Histogram,
+    /// Seconds per Defragment.
+    pub defragment_seconds: Histogram,
     registry: Registry,
     ledger: Ledger,
     version: String,
@@ -68,8 +74,15 @@ impl Metrics {
             &registry,
             "etcd_disk_wal_fsync_duration_seconds",
             "The latency distributions of fsync called by WAL.",
+            (0.001, 14),
         );
-        Arc::new(Metrics { wal_fsync_seconds, registry, ledger, version })
+        let defragment_seconds = histogram(
+            &registry,
+            "etcd_disk_backend_defrag_duration_seconds",
+            "The latency distribution of backend defragmentation.",
+            (0.1, 13),
+        );
+        Arc::new(Metrics { wal_fsync_seconds, defragment_seconds, registry, ledger, version })
     }
 
     /// Where routers count.
@@ -82,6 +95,7 @@ impl Metrics {
         let mut page = Page::default();
         write_server(&mut page, readings, &self.version);
         write_store(&mut page, readings);
+        write_engine(&mut page, readings);
         write_methods(&mut page, &self.ledger);
         process::write(&mut page);
         page.raw(&TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default());
@@ -89,9 +103,9 @@ impl Metrics {
     }
 }
 
-/// etcd's buckets: 1 ms to 8 s, doubling.
-fn histogram(registry: &Registry, name: &str, help: &str) -> Histogram {
-    let buckets = exponential_buckets(0.001, 2.0, 14).expect("a positive start and a factor above 1");
+/// etcd's buckets: from so many seconds on, so many of them, doubling.
+fn histogram(registry: &Registry, name: &str, help: &str, (least, count): (f64, usize)) -> Histogram {
+    let buckets = exponential_buckets(least, 2.0, count).expect("a positive start and a factor above 1");
     let histogram = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets)).expect("a valid name");
     registry.register(Box::new(histogram.clone())).expect("a name of its own");
     histogram
@@ -134,6 +148,19 @@ fn write_store(page: &mut Page, readings: &Readings) {
     page.counter("etcd_debugging_lease_revoked_total", "Leases revoked.", r.leases_revoked);
     page.counter("etcd_debugging_lease_renewed_total", "Lease renewals, seen by the leader.", r.leases_renewed);
     page.counter("etcd_debugging_server_lease_expired_total", "Leases expired.", r.leases_expired);
+}
+
+/// The medium's own figures have no name in etcd.
+fn write_engine(page: &mut Page, readings: &Readings) {
+    page.gauge("etcd_disk_defrag_inflight", "Whether or not defrag is active.", u8::from(readings.defragmenting));
+    for statistic in &readings.engine {
+        let name = format!("metastore_engine_{}", statistic.name);
+        if statistic.is_counter() {
+            page.counter(&name, statistic.help, statistic.value);
+        } else {
+            page.gauge(&name, statistic.help, statistic.value);
+        }
+    }
 }
 
 type Read = fn(&MethodCounts) -> u64;
@@ -197,7 +224,11 @@ mod tests {
         }
         let metrics = Metrics::new("3.7.0".into(), ledger);
         metrics.wal_fsync_seconds.observe(0.003);
-        metrics.render(&Readings { member_id: 0xabc, has_leader: true, puts: 7, ..Readings::default() })
+        let engine = vec![
+            Statistic { name: "disk_bytes", help: "Bytes on disk.", value: 9 },
+            Statistic { name: "flushed_bytes_total", help: "Bytes flushed.", value: 8 },
+        ];
+        metrics.render(&Readings { member_id: 0xabc, has_leader: true, puts: 7, engine, ..Readings::default() })
     }
 
     #[test]
@@ -212,6 +243,10 @@ mod tests {
             r#"etcd_server_id{server_id="abc"} 1"#,
             "etcd_server_has_leader 1",
             "etcd_mvcc_put_total 7",
+            "# TYPE metastore_engine_disk_bytes gauge",
+            "metastore_engine_disk_bytes 9",
+            "# TYPE metastore_engine_flushed_bytes_total counter",
+            "metastore_engine_flushed_bytes_total 8",
             r#"etcd_disk_wal_fsync_duration_seconds_bucket{le="0.004"} 1"#,
         ] {
             assert!(page.lines().any(|found| found == line), "{line}\nnot in\n{page}");
