@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Measures MetaStore against a real etcd: the same machine, the same flags, every acknowledged write on disk, the two
-# in turn (A-B-A-B), medians of all rounds. Read the ratios: absolute numbers depend on who else uses the machine.
+# Measures MetaStore, with each storage engine, against a real etcd: the same machine, the same flags, every acknowledged
+# write on disk, the three in turn (A-B-C-A-B-C), medians of all rounds. Read the ratios: absolute numbers depend on who else uses the machine.
 #
 #   tests/bench/bench.sh
 #
@@ -9,59 +9,18 @@
 #   ROUNDS         rounds             (default 5)
 #   REQUESTS       requests per round with 1024 in flight (default 40000); a tenth of it with one at a time
 #   KEYS           distinct keys      (default 1000000)
-#   BENCH_DIR      where both keep their data (default: the temporary directory); must be a disk, not a tmpfs
+#   BENCH_DIR      where all keep their data (default: the temporary directory); must be a disk, not a tmpfs
 #
 # Columns: requests per second, p50 and p99 in ms, requests per second of the server's processor time, bytes written to
-# disk per request, resident memory in MB. `ratio` is subject / reference.
+# disk per request, resident memory in MB. The lines with an x are ratios to etcd.
 set -euo pipefail
-export LC_ALL=C
-
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-root=$(cd "$here/../.." && pwd)
 rounds=${ROUNDS:-5}
 requests=${REQUESTS:-40000}
 keys=${KEYS:-1000000}
-target=${CARGO_TARGET_DIR:-$root/target}
-
-fail() {
-    echo "bench: $*" >&2
-    exit 1
-}
-
+sides=(memory rocksdb etcd)
+source "$here/servers.sh"
 command -v h2load >/dev/null || fail "there is no h2load (Debian: apt-get install nghttp2-client)"
-subject=${METASTORE_BIN:-}
-if [[ -z $subject ]]; then
-    (cd "$root" && cargo build --quiet --release -p metastore-server --bin metastore)
-    subject=$target/release/metastore
-fi
-reference=${ETCD_BIN:-$("$root/tests/etcd/install.sh" newest | tail -n 1)/etcd}
-(cd "$root" && cargo build --quiet --release -p metastore-tests --bin loadgen)
-loadgen=$target/release/loadgen
-
-work=$(mktemp -d "${BENCH_DIR:-${TMPDIR:-/tmp}}/metastore-bench.XXXXXX")
-[[ $(stat -f -c %T "$work") != tmpfs ]] || fail "$work is in memory: set BENCH_DIR to a directory on a disk"
-declare -A pid address
-trap 'kill ${pid[@]} 2>/dev/null || true; rm -rf "$work"' EXIT
-
-start() { # side, binary, client port
-    address[$1]=127.0.0.1:$3
-    "$2" --name bench --data-dir "$work/$1" \
-        --listen-client-urls "http://127.0.0.1:$3" --advertise-client-urls "http://127.0.0.1:$3" \
-        --listen-peer-urls "http://127.0.0.1:$(($3 + 1))" --initial-advertise-peer-urls "http://127.0.0.1:$(($3 + 1))" \
-        --initial-cluster "bench=http://127.0.0.1:$(($3 + 1))" --log-level warn \
-        >"$work/$1.log" 2>&1 &
-    pid[$1]=$!
-    local deadline=$((SECONDS + 60))
-    until curl -sf "http://127.0.0.1:$3/health" >/dev/null; do
-        kill -0 "${pid[$1]}" 2>/dev/null || fail "$2 ended: $(tail -n 3 "$work/$1.log")"
-        ((SECONDS < deadline)) || fail "$2 does not answer /health"
-        read -rt 0.1 <> <(:) || true
-    done
-}
-
-cpu_ticks() { awk '{ sub(/.*\) /, ""); print $12 + $13 }' "/proc/$1/stat"; }
-disk_bytes() { awk '/^write_bytes/ { print $2 }' "/proc/$1/io"; }
-rss_kb() { awk '/^VmRSS/ { print $2 }' "/proc/$1/status"; }
 
 # Each prints: requests per second, p50 in us, p99 in us.
 run_h2load() { # address, operation, connections, streams, requests
@@ -85,50 +44,53 @@ run_loadgen() { # address, operation, connections, streams, requests, zipf, roun
     "$loadgen" "$1" "$2" connections="$3" streams="$4" requests="$5" keys="$keys" zipf="$6" seed="$7"
 }
 
-median() { sort -g | awk '{ v[NR] = $1 } END { print (v[int((NR + 1) / 2)] + v[int((NR + 2) / 2)]) / 2 }'; }
-
 measure() { # title, tool, operation, connections, streams, requests [zipf]
     local round side before_cpu before_disk ticks bytes rate p50 p99
     ticks_per_second=$(getconf CLK_TCK)
-    for side in subject reference; do : >"$work/$side.rounds"; done
+    for side in "${sides[@]}"; do : >"$work/$side.rounds"; done
     for ((round = 0; round < rounds; round++)); do
-        for side in subject reference; do
+        for side in "${sides[@]}"; do
             before_cpu=$(cpu_ticks "${pid[$side]}")
             before_disk=$(disk_bytes "${pid[$side]}")
-            read -r rate p50 p99 < <("run_$2" "${address[$side]}" "$3" "$4" "$5" "$6" "${7:-0}" "$round") ||
+            read -r rate p50 p99 _ < <("run_$2" "${address[$side]}" "$3" "$4" "$5" "$6" "${7:-0}" "$round") ||
                 fail "$1: no result from $2 against the $side"
             ticks=$(($(cpu_ticks "${pid[$side]}") - before_cpu))
             bytes=$(($(disk_bytes "${pid[$side]}") - before_disk))
             awk -v rate="$rate" -v p50="$p50" -v p99="$p99" -v n="$6" -v ticks="$ticks" -v hz="$ticks_per_second" \
-                -v bytes="$bytes" -v rss="$(rss_kb "${pid[$side]}")" \
+                -v bytes="$bytes" -v rss="$(memory_kb "${pid[$side]}" VmRSS)" \
                 'BEGIN { cpu = ticks > 0 ? n / (ticks / hz) : 0
                          printf "%d %.3f %.3f %d %d %d\n", rate, p50 / 1000, p99 / 1000, cpu, bytes / n, rss / 1024 }' \
                 >>"$work/$side.rounds"
         done
     done
     local column
-    for side in subject reference; do
+    for side in "${sides[@]}"; do
         for column in 1 2 3 4 5 6; do cut -d ' ' -f $column "$work/$side.rounds" | median; done | paste -sd ' ' >"$work/$side.median"
     done
     printf '%s\n' "$1"
-    printf '  %-10s %10s req/s   p50 %8s ms   p99 %8s ms   %9s req/cpu-s   %7s B/req   %5s MB\n' \
-        subject $(<"$work/subject.median") reference $(<"$work/reference.median")
-    paste -d ' ' "$work/subject.median" "$work/reference.median" | awk '
-        function ratio(a, b) { return b > 0 ? sprintf("%.2f", a / b) : "-" }
-        { printf "  %-10s %10s         p50 %8s      p99 %8s      %9s             %7s         %5s\n", "ratio",
-          ratio($1, $7), ratio($2, $8), ratio($3, $9), ratio($4, $10), ratio($5, $11), ratio($6, $12) }'
+    for side in "${sides[@]}"; do
+        printf '  %-10s %10s req/s   p50 %8s ms   p99 %8s ms   %9s req/cpu-s   %7s B/req   %5s MB\n' \
+            "$side" $(<"$work/$side.median")
+    done
+    for side in memory rocksdb; do
+        paste -d ' ' "$work/$side.median" "$work/etcd.median" | awk -v side="$side" '
+            function ratio(a, b) { return b > 0 ? sprintf("%.2f", a / b) : "-" }
+            { printf "  %-10s %10s x           %8s          %8s      %9s             %7s         %5s\n", side,
+              ratio($1, $7), ratio($2, $8), ratio($3, $9), ratio($4, $10), ratio($5, $11), ratio($6, $12) }'
+    done
 }
 
 for operation in put txn range; do "$loadgen" body $operation >"$work/$operation.body"; done
-port=$((31000 + RANDOM % 800 * 2))
-start subject "$subject" $port
-start reference "$reference" $((port + 2000))
-echo "subject:   $subject"
-echo "reference: $reference ($("$reference" --version | head -n 1))"
+port=$((25000 + RANDOM % 800 * 2))
+start memory $port "$subject" --engine memory
+start rocksdb $((port + 2000)) "$subject" --engine rocksdb
+start etcd $((port + 4000)) "$reference"
+echo "MetaStore: $subject"
+echo "etcd:      $reference ($("$reference" --version | head -n 1))"
 echo "$(nproc) processors, $rounds rounds, medians, fsync on, key 51 B, value 256 B"
 
 few=$((requests / 20))
-for side in subject reference; do run_h2load "${address[$side]}" put 8 8 2000 >/dev/null; done # warm up, and the key to read
+for side in "${sides[@]}"; do run_h2load "${address[$side]}" put 8 8 2000 >/dev/null; done # warm up, and the key to read
 measure "Put, one hot key, 64 connections x 16 in flight" h2load put 64 16 "$requests"
 measure "Txn (mod compare, put), one hot key, 64 x 16" h2load txn 64 16 "$requests"
 measure "Range of one key, linearizable, 64 x 16" h2load range 64 16 "$requests"

@@ -7,6 +7,8 @@
 //!     |             |
 //!     |             +--> watch::WatchStream, lease::KeepAliveStream      the two bidirectional streams
 //!     |
+//!     +--------> mount::Mount     a file system of its own, for the member's files
+//!     |
 //!     +--------> random::Random   the only source of chance: one seed, one run
 //! ```
 //!
@@ -22,6 +24,7 @@
 pub mod grpc;
 pub mod lease;
 pub mod member;
+pub mod mount;
 pub mod paths;
 pub mod programs;
 pub mod random;

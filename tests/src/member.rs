@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -127,7 +128,8 @@ impl Member {
             None => Command::new(&self.server.binary),
             Some((program, arguments)) => {
                 let mut command = Command::new(program);
-                command.args(arguments).arg(&self.server.binary);
+                // A wrapper that is killed leaves the server behind: they are killed as a group.
+                command.args(arguments).arg(&self.server.binary).process_group(0);
                 command
             }
         };
@@ -166,6 +168,9 @@ impl Member {
     /// kill -9, and waits for the end.
     pub fn kill(&mut self) {
         let mut child = self.child.take().expect("the member is running");
+        if !self.wrapper.is_empty() {
+            signal_group(child.id(), "KILL");
+        }
         child.kill().expect("a child can be killed");
         child.wait().expect("a child can be waited for");
     }
@@ -261,8 +266,17 @@ fn is_healthy(address: &str) -> bool {
 
 /// Sends a signal by name ("TERM", "STOP") to a process that the test started.
 pub fn signal(pid: u32, name: &str) {
-    let status = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status();
-    assert!(status.is_ok_and(|status| status.success()), "kill -{name} {pid} failed");
+    send_signal(&pid.to_string(), name);
+}
+
+/// The same to a group of processes, whose number is that of the first one.
+fn signal_group(pid: u32, name: &str) {
+    send_signal(&format!("-{pid}"), name);
+}
+
+fn send_signal(target: &str, name: &str) {
+    let status = Command::new("kill").args([&format!("-{name}"), "--", target]).status();
+    assert!(status.is_ok_and(|status| status.success()), "kill -{name} {target} failed");
 }
 
 /// Two addresses on which nothing listens, unlike any given out before. They are chosen below the ports that systems

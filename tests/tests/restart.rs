@@ -1,11 +1,16 @@
 //! What a member promised before it died is there when it comes back.
 //!
 //! kill -9 proves that nothing is kept in the process alone; the page cache survives it. That an answer waits for the
-//! disk is proven from outside: `strace` shows the order of the system calls, and makes a sync fail.
+//! disk is proven from outside: `strace` shows the order of the system calls, and makes a sync fail; and a power cut, on a
+//! disk that forgets what was not synced.
 
+mod disk_full;
 mod kill_loop;
+mod ledger;
+mod power_cut;
 mod sync;
 mod traced;
+mod writers;
 
 use bytes::Bytes;
 use metastore_proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
@@ -58,10 +63,20 @@ fn a_restart_brings_everything_back_as_etcd_does(engine: Engine) {
     assert_eq!(subject, reference, "left is the subject, right is etcd");
 }
 
+/// Runs `work` on this thread.
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
+    runtime.block_on(work)
+}
+
+/// The number in an environment variable, else `default`.
+fn number(variable: &str, default: usize) -> usize {
+    std::env::var(variable).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{variable}={text}")))
+}
+
 /// Runs a client's work against the member. Panics if the server answers with an error.
 fn run<T>(work: impl AsyncFnOnce(Client) -> Result<T, Status>, member: &Member) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
-    runtime.block_on(async { work(Client::new(member.client_address())).await }).expect("the server answers")
+    block_on(async { work(Client::new(member.client_address())).await }).expect("the server answers")
 }
 
 /// Puts, a lease with keys, deletes, transactions and a compaction. `round` makes keys differ between calls.

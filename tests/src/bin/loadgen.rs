@@ -1,14 +1,21 @@
 //! Puts load on a server with little work of its own: for `bench/bench.sh`, which cannot make h2load use many keys.
 //!
 //! ```text
-//! loadgen body put|txn|range                       writes one gRPC request body to stdout, for h2load
-//! loadgen ADDRESS put|txn|range [name=number]...    connections=64 streams=16 requests=100000 keys=1000000 zipf=0 seed=1
+//! loadgen body put|txn|range             writes one gRPC request body to stdout, for h2load
+//! loadgen ADDRESS OPERATION [name=number]...
+//!
+//! put, txn, range     of one key of `keys`: each as likely as any other or, with zipf=1, by Zipf's law with exponent 0.99,
+//!                     as YCSB does
+//! fill                puts keys number `first`, `first` + 1, ..., each once: 64 bytes in no order, with values of 256 bytes that
+//!                     do not compress
+//! list                a range of `keys` keys in one answer, from anywhere in the first half of what fill put
+//! hash                HashKV
 //! ```
 //!
-//! Prints `requests-per-second p50-us p99-us`, or ends with 1 if any request failed. One thread, raw HTTP/2: on a
-//! small machine the generator takes the processor from the server that it measures.
+//! Names and defaults: connections=64 streams=16 requests=100000 keys=1000000 zipf=0 seed=1 first=0.
 //!
-//! `zipf=1` chooses keys by Zipf's law with exponent 0.99, as YCSB does; otherwise each is as likely as any other.
+//! Prints `requests-per-second p50-us p99-us bytes-per-answer`, or ends with 1 if any request failed. One thread, raw
+//! HTTP/2: on a small machine the generator takes the processor from the server that it measures.
 
 use std::cell::RefCell;
 use std::io::Write;
@@ -20,7 +27,9 @@ use h2::client::SendRequest;
 use http::Request;
 use metastore_proto::Message;
 use metastore_proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
-use metastore_proto::etcdserverpb::{Compare, PutRequest, RangeRequest, RequestOp, TxnRequest, request_op};
+use metastore_proto::etcdserverpb::{
+    Compare, HashKvRequest, PutRequest, RangeRequest, RequestOp, TxnRequest, request_op,
+};
 use metastore_tests::paths;
 use metastore_tests::random::Random;
 
@@ -36,10 +45,10 @@ type Failure = Box<dyn std::error::Error>;
 fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [target, operation, options @ ..] = &arguments[..] else {
-        return Err("usage: loadgen body|ADDRESS put|txn|range [name=number]...".into());
+        return Err("usage: loadgen body|ADDRESS put|txn|range|fill|list|hash [name=number]...".into());
     };
     if target == "body" {
-        std::io::stdout().write_all(&body(operation, 0)?)?;
+        std::io::stdout().write_all(&body(operation, 0, 0)?)?;
         return Ok(());
     }
     let load = Load::parse(operation, options)?;
@@ -55,6 +64,7 @@ struct Load {
     keys: usize,
     zipf: bool,
     seed: u64,
+    first: usize,
 }
 
 impl Load {
@@ -67,6 +77,7 @@ impl Load {
             keys: 1_000_000,
             zipf: false,
             seed: 1,
+            first: 0,
         };
         for option in options {
             let (name, value) = option.split_once('=').ok_or(format!("{option}: want name=number"))?;
@@ -78,6 +89,7 @@ impl Load {
                 "keys" => load.keys = number,
                 "zipf" => load.zipf = number != 0,
                 "seed" => load.seed = number as u64,
+                "first" => load.first = number,
                 _ => return Err(format!("{option}: no such option").into()),
             }
         }
@@ -89,6 +101,8 @@ impl Load {
 struct Keys {
     random: Random,
     count: usize,
+    /// The next one, if they are taken in turn.
+    in_turn: Option<usize>,
     /// Sums of the weights of ranks 0..=n, if keys are not equally likely.
     sums: Vec<f64>,
 }
@@ -100,10 +114,15 @@ impl Keys {
             *sum += (rank as f64).powf(-ZIPF_EXPONENT);
             Some(*sum)
         });
-        Keys { random: Random::new(load.seed), count: load.keys, sums: sums.collect() }
+        let in_turn = (load.operation == "fill").then_some(load.first);
+        Keys { random: Random::new(load.seed), count: load.keys, in_turn, sums: sums.collect() }
     }
 
     fn next(&mut self) -> usize {
+        if let Some(next) = &mut self.in_turn {
+            *next += 1;
+            return *next - 1;
+        }
         let Some(total) = self.sums.last() else { return self.random.below(self.count) };
         let point = (self.random.next_u64() >> 11) as f64 / (1u64 << 53) as f64 * total;
         let rank = self.sums.partition_point(|sum| *sum < point);
@@ -117,11 +136,12 @@ struct Shared {
     keys: Keys,
     left: usize,
     latencies_us: Vec<u32>,
+    answer_bytes: usize,
 }
 
 async fn run(address: &str, load: Load) -> Result<(), Failure> {
     let keys = Keys::new(&load);
-    let shared = Rc::new(RefCell::new(Shared { keys, left: load.requests, latencies_us: Vec::new() }));
+    let shared = Rc::new(RefCell::new(Shared { keys, left: load.requests, latencies_us: Vec::new(), answer_bytes: 0 }));
     let mut clients = Vec::new();
     for _ in 0..load.connections {
         clients.push(connect(address).await?);
@@ -133,7 +153,7 @@ async fn run(address: &str, load: Load) -> Result<(), Failure> {
         .map(|client| {
             let (operation, authority, shared) = (load.operation.clone(), address.to_string(), shared.clone());
             tokio::task::spawn_local(async move {
-                work(client, &operation, &authority, &shared).await.map_err(|error| error.to_string())
+                work(client, &operation, load.keys, &authority, &shared).await.map_err(|error| error.to_string())
             })
         })
         .collect();
@@ -141,10 +161,11 @@ async fn run(address: &str, load: Load) -> Result<(), Failure> {
         worker.await??;
     }
     let seconds = begun.elapsed().as_secs_f64();
-    let latencies = &mut shared.borrow_mut().latencies_us;
+    let Shared { latencies_us: latencies, answer_bytes, .. } = &mut *shared.borrow_mut();
     latencies.sort_unstable();
     let percentile = |percent: usize| latencies[(latencies.len() * percent / 100).min(latencies.len() - 1)];
-    println!("{:.0} {} {}", latencies.len() as f64 / seconds, percentile(50), percentile(99));
+    let rate = latencies.len() as f64 / seconds;
+    println!("{rate:.0} {} {} {}", percentile(50), percentile(99), *answer_bytes / latencies.len());
     Ok(())
 }
 
@@ -165,6 +186,7 @@ async fn connect(address: &str) -> Result<SendRequest<Bytes>, Failure> {
 async fn work(
     client: SendRequest<Bytes>,
     operation: &str,
+    keys: usize,
     authority: &str,
     shared: &RefCell<Shared>,
 ) -> Result<(), Failure> {
@@ -183,12 +205,14 @@ async fn work(
         client = client.ready().await?;
         let request = Request::post(&uri).header("content-type", "application/grpc").header("te", "trailers");
         let (answer, mut sending) = client.send_request(request.body(())?, false)?;
-        sending.send_data(body(operation, key)?, true)?;
+        sending.send_data(body(operation, key, keys)?, true)?;
         let mut answer = answer.await?;
         let mut status = answer.headers().get("grpc-status").cloned();
         let incoming = answer.body_mut();
         while let Some(data) = incoming.data().await {
-            incoming.flow_control().release_capacity(data?.len())?;
+            let data = data?;
+            shared.borrow_mut().answer_bytes += data.len();
+            incoming.flow_control().release_capacity(data.len())?;
         }
         if let Some(trailers) = incoming.trailers().await? {
             status = trailers.get("grpc-status").cloned();
@@ -202,28 +226,47 @@ async fn work(
 
 fn path(operation: &str) -> Result<&'static str, String> {
     match operation {
-        "put" => Ok(paths::PUT),
+        "put" | "fill" => Ok(paths::PUT),
         "txn" => Ok(paths::TXN),
-        "range" => Ok(paths::RANGE),
-        _ => Err(format!("{operation}: want put, txn or range")),
+        "range" | "list" => Ok(paths::RANGE),
+        "hash" => Ok(paths::HASH_KV),
+        _ => Err(format!("{operation}: want put, txn, range, fill, list or hash")),
     }
 }
 
 /// One gRPC message: no compression, its length, a request for the key with this number.
-fn body(operation: &str, number: usize) -> Result<Bytes, String> {
+fn body(operation: &str, number: usize, limit: usize) -> Result<Bytes, String> {
     let key = Bytes::from(format!("bench/{number:045}"));
     let put = PutRequest { key: key.clone(), value: Bytes::from_static(&[b'v'; VALUE_BYTES]), ..PutRequest::default() };
     let message = match operation {
         "put" => put.encode_to_vec(),
         "range" => RangeRequest { key, ..RangeRequest::default() }.encode_to_vec(),
         "txn" => transaction(key, put).encode_to_vec(),
-        _ => return Err(format!("{operation}: want put, txn or range")),
+        "fill" => scattered(number).encode_to_vec(),
+        "list" => list(number, limit).encode_to_vec(),
+        "hash" => HashKvRequest::default().encode_to_vec(),
+        _ => return Err(format!("{operation}: want put, txn, range, fill, list or hash")),
     };
     let mut body = BytesMut::with_capacity(5 + message.len());
     body.put_u8(0);
     body.put_u32(message.len() as u32);
     body.put_slice(&message);
     Ok(body.freeze())
+}
+
+/// The put of one of many keys that come in no order.
+fn scattered(number: usize) -> PutRequest {
+    let mut random = Random::new(number as u64);
+    let key = Bytes::from(format!("load/{:016x}/{number:042}", random.next_u64()));
+    let value: Bytes = (0..VALUE_BYTES / 8).flat_map(|_| random.next_u64().to_le_bytes()).collect();
+    PutRequest { key, value, ..PutRequest::default() }
+}
+
+/// The `limit` keys from some key in the first half of the scattered ones on.
+fn list(number: usize, limit: usize) -> RangeRequest {
+    let half = Random::new(number as u64).next_u64() / 2;
+    let (key, range_end) = (Bytes::from(format!("load/{half:016x}")), Bytes::from_static(b"load0"));
+    RangeRequest { key, range_end, limit: limit as i64, ..RangeRequest::default() }
 }
 
 /// If the key's mod_revision is above -1, which always holds, put.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use metastore_proto::etcdserverpb::PutResponse;
 use metastore_tests::grpc::Client;
 use metastore_tests::member::{Directory, Member};
+use metastore_tests::mount::is_root;
 use metastore_tests::programs::{Engine, Server};
 use metastore_tests::{paths, programs};
 
@@ -87,11 +88,6 @@ fn an_unwritable_directory_is_named() {
     expect_refusal(&mut member, &[&wanted.to_string_lossy(), "Permission denied"]);
     assert!(!wanted.exists());
     std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).expect("it is ours");
-}
-
-fn is_root() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").expect("readable");
-    status.lines().any(|line| line.starts_with("Uid:\t0\t0\t"))
 }
 
 each_engine!(a_second_process_is_kept_out, a_damaged_log_is_named_and_kept, state_without_its_log_is_refused);

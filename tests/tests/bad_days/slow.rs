@@ -75,7 +75,9 @@ each_engine!(a_watcher_that_never_reads_costs_little_and_misses_nothing);
 fn a_watcher_that_never_reads_costs_little_and_misses_nothing(engine: Engine) {
     let Some(subject) = subject("slow watcher", engine) else { return };
     let peak = [0, WATCHERS].map(|watchers| {
-        let member = Member::start(&subject, &[]);
+        // What a cache of blocks may take is another matter.
+        let cache = (engine == Engine::RocksDb).then_some("--rocksdb-block-cache-bytes=8388608");
+        let member = Member::start(&subject, cache.as_slice());
         block_on(async {
             let mut lazy = Vec::new();
             for _ in 0..watchers {

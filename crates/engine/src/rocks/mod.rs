@@ -145,18 +145,31 @@ impl Engine for RocksDb {
     }
 
     fn newest(&self, key: &[u8], at: i64) -> Result<Option<Version>> {
+        // Nothing is as old as a negative revision, whose bytes would sort behind those of all others. The same below.
+        if at < 0 {
+            return Ok(None);
+        }
         if at > self.published().revision { self.newest_of_all(key, at) } else { self.newest_stored(key, at) }
     }
 
     fn scan(&self, range: KeyRange<'_>, at: i64, limit: usize, rows: &mut Vec<Version>) -> Result<Option<Vec<u8>>> {
+        if at < 0 {
+            return Ok(None);
+        }
         self.scan_step(range, at, limit, rows)
     }
 
     fn count(&self, range: KeyRange<'_>, at: i64, count: &mut u64) -> Result<Option<Vec<u8>>> {
+        if at < 0 {
+            return Ok(None);
+        }
         self.count_step(range, at, count)
     }
 
     fn history(&self, from: Revision, to: i64, rows: &mut Vec<Version>) -> Result<Option<Revision>> {
+        if to < 0 {
+            return Ok(None);
+        }
         self.history_step(from, to, rows)
     }
 

@@ -1,0 +1,52 @@
+# What the measuring scripts share: the binaries, a directory to work in, and servers that are started and stopped.
+# Sourced, after `here`, `subject` and `reference` are set.
+export LC_ALL=C
+root=$(cd "$here/../.." && pwd)
+target=${CARGO_TARGET_DIR:-$root/target}
+
+fail() {
+    echo "${0##*/}: $*" >&2
+    exit 1
+}
+
+subject=${METASTORE_BIN:-}
+if [[ -z $subject ]]; then
+    (cd "$root" && cargo build --quiet --release -p metastore-server --bin metastore)
+    subject=$target/release/metastore
+fi
+reference=${ETCD_BIN:-$("$root/tests/etcd/install.sh" newest | tail -n 1)/etcd}
+(cd "$root" && cargo build --quiet --release -p metastore-tests --bin loadgen)
+loadgen=$target/release/loadgen
+
+work=$(mktemp -d "${BENCH_DIR:-${TMPDIR:-/tmp}}/metastore-bench.XXXXXX")
+[[ $(stat -f -c %T "$work") != tmpfs ]] || fail "$work is in memory: set BENCH_DIR to a directory on a disk"
+declare -A pid address
+trap 'kill ${pid[@]} 2>/dev/null || true; rm -rf "$work"' EXIT
+
+start() { # name, client port, binary, flags...
+    local name=$1 port=$2 binary=$3
+    shift 3
+    address[$name]=127.0.0.1:$port
+    "$binary" --name bench --data-dir "$work/$name" \
+        --listen-client-urls "http://127.0.0.1:$port" --advertise-client-urls "http://127.0.0.1:$port" \
+        --listen-peer-urls "http://127.0.0.1:$((port + 1))" --initial-advertise-peer-urls "http://127.0.0.1:$((port + 1))" \
+        --initial-cluster "bench=http://127.0.0.1:$((port + 1))" --log-level warn "$@" \
+        >"$work/$name.log" 2>&1 &
+    pid[$name]=$!
+    local deadline=$((SECONDS + 600))
+    until curl -sf "http://127.0.0.1:$port/health" >/dev/null; do
+        kill -0 "${pid[$name]}" 2>/dev/null || fail "$binary ended: $(tail -n 3 "$work/$name.log")"
+        ((SECONDS < deadline)) || fail "$binary does not answer /health"
+        read -rt 0.02 <> <(:) || true
+    done
+}
+
+stop() { # name, signal
+    kill "-$2" "${pid[$1]}"
+    wait "${pid[$1]}" 2>/dev/null || true
+}
+
+cpu_ticks() { awk '{ sub(/.*\) /, ""); print $12 + $13 }' "/proc/$1/stat"; }
+disk_bytes() { awk '/^write_bytes/ { print $2 }' "/proc/$1/io"; }
+memory_kb() { awk -v field="^$2:" '$0 ~ field { print $2 }' "/proc/$1/status"; } # process, VmRSS or VmHWM
+median() { sort -g | awk '{ v[NR] = $1 } END { print (v[int((NR + 1) / 2)] + v[int((NR + 2) / 2)]) / 2 }'; }

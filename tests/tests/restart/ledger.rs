@@ -1,0 +1,221 @@
+//! What the store must hold, worked out from the clients' logs, and compared with what it does hold.
+//!
+//! After each return of the member the ledger reads all events since it last looked. Each must be the next write of the
+//! client that owns the key: one that was acknowledged, at the revision that the client was told, or the one whose fate was
+//! open. So nothing acknowledged may be missing, nothing may be there twice, and there is no revision that nobody wrote.
+//! Everything that a client can see is then computed: versions, revisions, and HashKV as etcd defines it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use metastore_proto::Message;
+use metastore_proto::etcdserverpb::*;
+use metastore_proto::mvccpb::{Event, KeyValue, event::EventType};
+use metastore_tests::grpc::Client;
+use metastore_tests::paths;
+use metastore_tests::watch::WatchStream;
+use tonic::Status;
+
+use super::writers::{Change, Value, Writer, write_some, write_until};
+
+/// How long the member may take to send the next events.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// One version of a key.
+#[derive(Clone, Debug)]
+struct Version {
+    key: Bytes,
+    /// `None` is a tombstone.
+    value: Option<Value>,
+    created: i64,
+    number: i64,
+}
+
+/// The writers, and what they and the store agreed on when it was last looked at.
+pub struct Ledger {
+    writers: Vec<Writer>,
+    revision: i64,
+    /// Compacted revisions that the store may have: what it had, and what was asked for since.
+    compacted: (i64, i64),
+    versions: BTreeMap<(i64, i64), Version>,
+    newest: BTreeMap<Bytes, (i64, i64)>,
+}
+
+impl Ledger {
+    pub fn new(seed: u64) -> Ledger {
+        let (versions, newest) = Default::default();
+        Ledger { writers: Writer::all(seed), revision: 1, compacted: (-1, -1), versions, newest }
+    }
+
+    /// Lets the clients write until `enough` writes are acknowledged, and calls `end` then.
+    pub async fn write_until(&mut self, address: &str, enough: usize, end: impl FnOnce()) {
+        let writers = std::mem::take(&mut self.writers);
+        let load = write_until(address, writers, enough, end);
+        self.writers = tokio::join!(load, self.compact(address)).0;
+    }
+
+    /// Lets the clients write `enough` times, or until the member refuses to. How the clients ended that were refused.
+    pub async fn write_some(&mut self, address: &str, enough: usize) -> Vec<Status> {
+        let writers = std::mem::take(&mut self.writers);
+        let load = write_some(address, writers, enough);
+        self.writers = tokio::join!(load, self.compact(address)).0;
+        self.writers.iter_mut().filter_map(|writer| writer.ended.take()).collect()
+    }
+
+    /// Compacts up to what was last looked at, amid the writes. Whether it is done before the end is open.
+    async fn compact(&mut self, address: &str) {
+        if self.revision > self.compacted.0.max(1) {
+            let request = CompactionRequest { revision: self.revision, physical: false };
+            let done = Client::new(address).unary::<_, CompactionResponse>(paths::COMPACT, request).await;
+            self.compacted.1 = self.revision;
+            if done.is_ok() {
+                self.compacted.0 = self.revision;
+            }
+        }
+    }
+
+    /// Compares the store with the logs, and takes the fate of the last writes from it. The error says what differs.
+    pub async fn check(&mut self, address: &str) -> Result<(), String> {
+        let client = Client::new(address);
+        let everything = Bytes::from_static(b"\0");
+        let range = RangeRequest { key: everything.clone(), range_end: everything, ..RangeRequest::default() };
+        let range: RangeResponse = client.unary(paths::RANGE, range).await.map_err(|status| status.to_string())?;
+        let revision = range.header.unwrap_or_default().revision;
+        let hash = HashKvRequest { revision };
+        let hash: HashKvResponse = client.unary(paths::HASH_KV, hash).await.map_err(|status| status.to_string())?;
+        if ![self.compacted.0, self.compacted.1].contains(&hash.compact_revision) {
+            return Err(format!("compacted at {}, not at one of {:?}", hash.compact_revision, self.compacted));
+        }
+        self.compacted = (hash.compact_revision, hash.compact_revision);
+        if revision < self.revision {
+            return Err(format!("the store is at revision {revision}; it was at {}", self.revision));
+        }
+        self.read_events(&client, revision).await?;
+        self.settle()?;
+        self.forget_compacted();
+        let expected: Vec<KeyValue> = self.newest.values().filter_map(|at| self.row(*at).1).collect();
+        if range.kvs != expected {
+            return Err(format!("a list of all keys differs:\n  {:.2000?}\n  {:.2000?}", range.kvs, expected));
+        }
+        let expected = self.hash();
+        (hash.hash == expected).then_some(()).ok_or(format!("HashKV is {}, not {expected}", hash.hash))
+    }
+
+    /// Takes all events up to `revision` to the writers that made them.
+    async fn read_events(&mut self, client: &Client, revision: i64) -> Result<(), String> {
+        let (first, all) = (self.revision + 1, Bytes::from_static(b"\0"));
+        if first > revision {
+            return Ok(());
+        }
+        let create =
+            WatchCreateRequest { key: all.clone(), range_end: all, start_revision: first, ..Default::default() };
+        let mut watch = WatchStream::open(client, create).await.map_err(|status| status.to_string())?;
+        while self.revision < revision {
+            let answer = watch.next(PATIENCE).await.map_err(|status| status.to_string())?;
+            let answer = answer.ok_or(format!("no events after {} within {PATIENCE:?}", self.revision))?;
+            if answer.canceled {
+                return Err(format!("the watch from {first} on was canceled: {answer:?}"));
+            }
+            for events in answer.events.chunk_by(|a, b| revision_of(a) == revision_of(b)) {
+                self.take(events)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One revision: the next write of some client.
+    fn take(&mut self, events: &[Event]) -> Result<(), String> {
+        let revision = revision_of(&events[0]);
+        if revision != self.revision + 1 {
+            return Err(format!("revision {} is followed by {revision}", self.revision));
+        }
+        let owner = events[0].kv.as_ref().and_then(|kv| Writer::owner(&kv.key));
+        let writer = owner.and_then(|number| self.writers.get_mut(number));
+        let writer = writer.ok_or_else(|| format!("nobody wrote {:?}", events[0]))?;
+        let changes = match writer.acknowledged.pop_front() {
+            Some((told, _)) if told != revision => {
+                return Err(format!("a write that was acknowledged at revision {told} is at {revision}"));
+            }
+            Some((_, changes)) => changes,
+            None => {
+                let changes = writer.open.take().ok_or(format!("nobody made the write at revision {revision}"))?;
+                writer.applied(&changes);
+                changes
+            }
+        };
+        self.revision = revision;
+        for (sub, change) in changes.iter().enumerate() {
+            self.apply((revision, sub as i64), change);
+            let expected = self.row((revision, sub as i64)).1;
+            let shown = events.get(sub).map(|event| (event.r#type, event.kv.as_ref()));
+            let same = match (shown, &expected) {
+                (Some((kind, kv)), Some(expected)) => kind == EventType::Put as i32 && kv == Some(expected),
+                (Some((kind, Some(kv))), None) => kind == EventType::Delete as i32 && kv.key == change.0,
+                _ => false,
+            };
+            if !same || events.len() != changes.len() {
+                return Err(format!(
+                    "revision {revision} is\n  {shown:.2000?}, not\n  {expected:.2000?} of {changes:?}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, at: (i64, i64), (key, value): &Change) {
+        let before = self.newest.get(key).map(|at| &self.versions[at]).filter(|version| version.value.is_some());
+        let (created, number) = before.map_or((at.0, 0), |version| (version.created, version.number));
+        let version = Version { key: key.clone(), value: *value, created, number: number + 1 };
+        self.versions.insert(at, version);
+        self.newest.insert(key.clone(), at);
+    }
+
+    /// No acknowledged write may be left over; of the others it is now known that they were not applied.
+    fn settle(&mut self) -> Result<(), String> {
+        for writer in &mut self.writers {
+            if let Some((told, changes)) = writer.acknowledged.front() {
+                let lost = writer.acknowledged.len();
+                return Err(format!("{lost} acknowledged writes of one client are lost, from {told} on: {changes:?}"));
+            }
+            writer.open = None;
+        }
+        Ok(())
+    }
+
+    /// Forgets what no longer counts in any answer.
+    fn forget_compacted(&mut self) {
+        let (compacted, newest) = (self.compacted.0, &self.newest);
+        self.versions.retain(|at, version| at.0 > compacted || newest[&version.key] == *at);
+    }
+
+    /// The row of a version as etcd stores it; `None` in place of a deleted one.
+    fn row(&self, at: (i64, i64)) -> (Vec<u8>, Option<KeyValue>) {
+        let Version { key, value, created, number } = self.versions[&at].clone();
+        let Some(value) = value else {
+            return (KeyValue { key, ..KeyValue::default() }.encode_to_vec(), None);
+        };
+        let (create_revision, mod_revision, version) = (created, at.0, number);
+        let row = KeyValue { key, create_revision, mod_revision, version, value: value.bytes(), lease: 0 };
+        (row.encode_to_vec(), Some(row))
+    }
+
+    /// HashKV at the current revision, as etcd's `mvcc/hash.go` computes it: of what is as old as the compacted revision only
+    /// live newest versions count.
+    fn hash(&self) -> u32 {
+        let mut hash = crc32c::crc32c(b"key");
+        for (at, version) in &self.versions {
+            if at.0 <= self.compacted.0 && version.value.is_none() {
+                continue;
+            }
+            let mut key = [&at.0.to_be_bytes()[..], b"_", &at.1.to_be_bytes()].concat();
+            key.extend(version.value.is_none().then_some(b't'));
+            hash = crc32c::crc32c_append(crc32c::crc32c_append(hash, &key), &self.row(*at).0);
+        }
+        hash
+    }
+}
+
+fn revision_of(event: &Event) -> i64 {
+    event.kv.as_ref().map_or(0, |kv| kv.mod_revision)
+}
