@@ -1,8 +1,31 @@
-//! The contract on the engine in memory.
+//! The contract, on each engine and on two of them in lockstep.
 
+#[cfg(feature = "rocksdb")]
+use metastore_engine::contract::{Mirror, scratch_rocksdb};
 use metastore_engine::{KeyRange, Memory};
+use std::sync::Arc;
 
-metastore_engine::contract_suite!(Box::new(Memory::new()));
+/// Random cases. On RocksDB each makes a database, which takes its time.
+const CASES: u32 = 96;
+#[cfg(feature = "rocksdb")]
+const CASES_ON_DISK: u32 = 32;
+
+mod memory {
+    use super::*;
+    metastore_engine::contract_suite!(Arc::new(Memory::new()), CASES);
+}
+
+#[cfg(feature = "rocksdb")]
+mod rocksdb {
+    use super::*;
+    metastore_engine::contract_suite!(scratch_rocksdb(), CASES_ON_DISK);
+}
+
+#[cfg(feature = "rocksdb")]
+mod mirror {
+    use super::*;
+    metastore_engine::contract_suite!(Arc::new(Mirror::new(Arc::new(Memory::new()), scratch_rocksdb())), CASES_ON_DISK);
+}
 
 #[test]
 fn ranges_are_read_from_requests_as_etcd_does() {
@@ -12,4 +35,12 @@ fn ranges_are_read_from_requests_as_etcd_does() {
     let range = KeyRange::from_request(b"a", b"b");
     assert!(range.contains(b"a") && range.contains(b"az") && !range.contains(b"b"));
     assert!(KeyRange::from_request(b"b", b"a").is_empty() && KeyRange::from_request(b"b", b"b").is_empty());
+}
+
+/// Memory has no checkpoints, so the mirror above makes none.
+#[test]
+#[cfg(feature = "rocksdb")]
+fn checkpoints_are_compared() {
+    let engine = Mirror::new(scratch_rocksdb(), scratch_rocksdb());
+    metastore_engine::contract::checkpoint_is_frozen(&engine);
 }

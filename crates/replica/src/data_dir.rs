@@ -3,7 +3,8 @@
 //! ```text
 //!   <data-dir>/member/identity.json    format, engine, member and cluster id; written last at the first start
 //!   <data-dir>/member/wal/             the log (or at --wal-dir)
-//!   <data-dir>/member/snap/            <term>-<index>.state and .snap, as many hex digits as etcd uses
+//!   <data-dir>/member/snap/            Memory: <term>-<index>.state and .snap, as many hex digits as etcd uses
+//!   <data-dir>/member/rocksdb/         RocksDB: the state
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -36,9 +37,20 @@ impl Paths {
         self.wal_dir.clone().unwrap_or_else(|| self.member().join("wal"))
     }
 
+    /// The command that converts the member here to another engine.
+    fn conversion_command(&self, engine: &str) -> String {
+        let log = self.wal_dir.as_ref().map(|dir| format!(" --wal-dir {}", dir.display())).unwrap_or_default();
+        format!("metastore convert --data-dir {}{log} --engine {engine}", self.data_dir.display())
+    }
+
     /// Where an engine that outlives the process keeps the state.
     pub fn engine(&self) -> PathBuf {
         self.member().join("rocksdb")
+    }
+
+    /// Where a conversion builds the state of such an engine.
+    pub fn converting(&self) -> PathBuf {
+        self.member().join("rocksdb.converting")
     }
 
     pub fn snap(&self) -> PathBuf {
@@ -137,14 +149,21 @@ impl DataDir {
             let why = "this is the data directory of an etcd; give MetaStore a directory of its own (--data-dir)";
             return Err(OpenError::refused(&self.paths.snap().join("db"), why));
         }
-        if !has_log && (identity.is_some() || !states.is_empty()) {
+        let has_state = !states.is_empty() || self.disk.exists(&self.paths.engine())?;
+        if !has_log && (identity.is_some() || has_state) {
             let why = "the directory of the log is empty, but this member has state: acknowledged writes would be lost. \
                        Mount or name the right directory (--wal-dir), or remove the data directory to start afresh";
             return Err(OpenError::refused(&wal, why));
         }
         match identity {
             Some(found) if found.engine != engine => {
-                let why = format!("written by engine {:?}, but --engine is {engine:?}", found.engine);
+                let why = format!(
+                    "written by engine {:?}, but --engine is {engine:?}; start with --engine {}, or convert the stopped \
+                     member: {}",
+                    found.engine,
+                    found.engine,
+                    self.paths.conversion_command(engine)
+                );
                 Err(OpenError::refused(&self.identity_path(), why))
             }
             None if !states.is_empty() => {
@@ -157,15 +176,15 @@ impl DataDir {
         }
     }
 
-    fn identity_path(&self) -> PathBuf {
+    pub fn identity_path(&self) -> PathBuf {
         self.paths.member().join(IDENTITY_FILE)
     }
 
-    fn names(&self, path: &Path) -> Result<Vec<String>, OpenError> {
+    pub fn names(&self, path: &Path) -> Result<Vec<String>, DiskError> {
         Ok(if self.disk.exists(path)? { self.disk.list(path)? } else { Vec::new() })
     }
 
-    fn identity(&self) -> Result<Option<Identity>, OpenError> {
+    pub fn identity(&self) -> Result<Option<Identity>, OpenError> {
         let path = self.identity_path();
         if !self.disk.exists(&path)? {
             return Ok(None);

@@ -3,7 +3,7 @@
 //! ```text
 //!   propose / tick ─▶ consensus ─▶ wal (one write, one sync for all that waits) ─▶ consensus
 //!                                                                                     │ committed
-//!                                       Output { outcomes, events, snapshot } ◀── store
+//!                                       Output { outcomes, events, snapshot } ◀── store ─▶ engine
 //! ```
 //!
 //! [`Replica`] is driven by one caller: hand in what happened, then call [`Replica::process`] until it says that nothing is
@@ -23,10 +23,10 @@ mod entry;
 mod entry_log;
 pub mod identity;
 mod member;
-mod snapshot_files;
+mod state;
 pub mod wal;
 
 pub use consensus::{Dropped, Standing, Timing};
 pub use data_dir::{OpenError, Paths};
 pub use member::{Bootstrap, Fatal, Output, Replica, Settings};
-pub use snapshot_files::{SnapshotJob, SnapshotWritten};
+pub use state::{SnapshotJob, SnapshotWritten};

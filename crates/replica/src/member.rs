@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use metastore_engine::{Applied, EngineError};
+use metastore_engine::{Applied, Engine, EngineError};
 use metastore_proto::raftpb;
+use metastore_store::mvcc::CompactionHashJob;
 use metastore_store::watch::RevisionEvents;
 use metastore_store::{Halt, Outcome, Reply, Store};
 use raft::eraftpb::{ConfState, Entry, EntryType, HardState};
@@ -13,8 +14,8 @@ use crate::consensus::{Append, Consensus, Dropped, Standing, Timing};
 use crate::data_dir::{DataDir, OpenError};
 use crate::disk::DiskError;
 use crate::entry::{EntryError, to_disk};
-use crate::snapshot_files::{SnapshotJob, SnapshotWritten, purge};
-use crate::wal::{Options, Wal, WalError};
+use crate::state::{Medium, SnapshotJob, SnapshotWritten};
+use crate::wal::{Options, Wal, WalError, log_bytes};
 
 mod open;
 
@@ -23,11 +24,11 @@ pub use open::Bootstrap;
 /// The log may grow this much, or as much as the state is large, before a snapshot makes the older part superfluous.
 /// Smaller would rewrite the state more often than the log itself; larger would make restarts slow.
 const SNAPSHOT_LOG_BYTES: u64 = 256 << 20;
+/// The log may grow this much before an engine on disk is flushed, which makes the older part superfluous. A flush costs
+/// what was written since the last one; larger would make restarts after a crash slow.
+const FLUSH_LOG_BYTES: u64 = 512 << 20;
 /// Bytes of entries kept in memory for followers that lag.
 const KEEP_BYTES: usize = 256 << 20;
-
-/// What an entry takes in the log beside its data: frame, record and the entry's own fields.
-const ENTRY_OVERHEAD_BYTES: u64 = 32;
 
 /// What a member is told at its start and keeps.
 #[derive(Clone, Debug)]
@@ -37,15 +38,18 @@ pub struct Settings {
     pub timing: Timing,
     /// Applied entries kept in memory for followers that lag (`--snapshot-count`).
     pub keep_entries: usize,
-    /// Log bytes that call for a snapshot; the default suits everyone but a test.
+    /// Log bytes that call for a snapshot of an engine in memory; the default suits everyone but a test.
     pub snapshot_log_bytes: u64,
+    /// Log bytes that call for a flush of an engine on disk; the default suits everyone but a test.
+    pub flush_log_bytes: u64,
     /// Segments of the log; the default suits everyone but a test.
     pub log: Options,
 }
 
 impl Settings {
     pub fn new(engine: &'static str, timing: Timing, keep_entries: usize) -> Self {
-        Self { engine, timing, keep_entries, snapshot_log_bytes: SNAPSHOT_LOG_BYTES, log: Options::default() }
+        let (snapshot_log_bytes, flush_log_bytes) = (SNAPSHOT_LOG_BYTES, FLUSH_LOG_BYTES);
+        Self { engine, timing, keep_entries, snapshot_log_bytes, flush_log_bytes, log: Options::default() }
     }
 }
 
@@ -76,21 +80,25 @@ pub struct Output {
     pub outcomes: Vec<Outcome>,
     /// What changed, for watchers.
     pub events: Vec<Arc<RevisionEvents>>,
-    /// A snapshot to be written on another thread; its result comes back through [`Replica::snapshot_written`].
+    /// The state, to be made durable on another thread; the result comes back through [`Replica::snapshot_written`].
     pub snapshot: Option<SnapshotJob>,
+    /// A hash to be computed on another thread; a failure must stop the member. Old versions are dropped after that.
+    pub compaction_hash: Option<CompactionHashJob>,
 }
 
 /// One member of a group.
 pub struct Replica {
     settings: Settings,
     data: DataDir,
+    medium: Medium,
     id: u64,
     cluster_id: u64,
     consensus: Consensus,
     wal: Wal,
+    engine: Arc<dyn Engine>,
     store: Store,
     conf_state: ConfState,
-    /// Index of the last snapshot, and log bytes written since.
+    /// Whether a job runs, and log bytes written since the last one was planned.
     snapshot: SnapshotProgress,
     /// Compactions whose requests want to be told when the old versions are gone.
     physical: Vec<Outcome>,
@@ -201,6 +209,9 @@ impl Replica {
             }
         }
         output.events.extend(self.store.publish()?);
+        if let Some(job) = self.store.take_compaction_hash() {
+            output.compaction_hash = Some(job);
+        }
         Ok(())
     }
 
@@ -234,21 +245,17 @@ impl Replica {
 
     fn plan_snapshot(&mut self, output: &mut Output) -> Result<(), Fatal> {
         let state_bytes = self.store.view().engine().usage().bytes;
-        let due = self.settings.snapshot_log_bytes.max(state_bytes);
+        let due = self.medium.due_bytes(&self.settings, state_bytes);
         if self.snapshot.running || self.snapshot.log_bytes < due {
             return Ok(());
         }
         self.snapshot = SnapshotProgress { running: true, log_bytes: 0 };
-        output.snapshot = Some(SnapshotJob {
-            disk: self.data.disk.clone(),
-            dir: self.data.paths.snap(),
-            source: self.store.snapshot()?,
-            conf_state: conf_state_to_disk(&self.conf_state),
-        });
+        let conf_state = conf_state_to_disk(&self.conf_state);
+        output.snapshot = Some(self.medium.job(&self.data, (&self.store, &self.engine), conf_state)?);
         Ok(())
     }
 
-    /// Takes note of a snapshot that was written: the log and the snapshots before it may go.
+    /// Takes note of a state that was made durable: the log and the snapshots before it may go.
     ///
     /// # Errors
     /// [`Fatal`] if the log cannot be written.
@@ -257,24 +264,23 @@ impl Replica {
     }
 
     fn release(&mut self, written: &SnapshotWritten) -> Result<(), Fatal> {
-        let Applied { index, term } = written.applied;
-        let hard_state = self.wal.hard_state();
-        if hard_state.commit() < index {
-            // The log counts only snapshots that it knows to be committed, and of the last commit it need not know yet.
-            self.wal.append(Some(&raftpb::HardState { commit: Some(index), ..hard_state }), [], false)?;
-        }
-        self.wal.save_snapshot(index, term, Some(written.conf_state.clone()))?;
-        self.wal.release(index)?;
-        purge(self.data.disk.as_ref(), &self.data.paths.snap(), Some(written.applied))?;
+        record_snapshot(&mut self.wal, written)?;
+        self.wal.release(written.applied.index)?;
+        self.medium.clear(&self.data, written.applied)?;
         self.snapshot.running = false;
         Ok(())
     }
 }
 
-/// Bytes that an entry takes in the log, about. Its overhead counts: a state of many small rows is no larger than the log
-/// that made it, and would otherwise seem so for ever.
-fn log_bytes(data_bytes: usize) -> u64 {
-    ENTRY_OVERHEAD_BYTES + data_bytes as u64
+/// Writes into the log that the state up to there is durable.
+fn record_snapshot(wal: &mut Wal, written: &SnapshotWritten) -> Result<(), WalError> {
+    let Applied { index, term } = written.applied;
+    let hard_state = wal.hard_state();
+    if hard_state.commit() < index {
+        // The log counts only snapshots that it knows to be committed, and of the last commit it need not know yet.
+        wal.append(Some(&raftpb::HardState { commit: Some(index), ..hard_state }), [], false)?;
+    }
+    wal.save_snapshot(index, term, Some(written.conf_state.clone()))
 }
 
 fn hard_state_to_disk(state: &HardState) -> raftpb::HardState {
@@ -291,7 +297,7 @@ fn conf_state_to_disk(state: &ConfState) -> raftpb::ConfState {
     }
 }
 
-fn conf_state_from_disk(state: &raftpb::ConfState) -> ConfState {
+pub(crate) fn conf_state_from_disk(state: &raftpb::ConfState) -> ConfState {
     let mut out = ConfState { auto_leave: state.auto_leave(), ..ConfState::default() };
     out.voters.clone_from(&state.voters);
     out.learners.clone_from(&state.learners);

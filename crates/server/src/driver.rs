@@ -72,6 +72,8 @@ pub enum Event {
         waiter: Waiter,
     },
     SnapshotWritten(Result<SnapshotWritten, Fatal>),
+    /// The hash that a compaction leaves behind was computed: its old versions may go.
+    CompactionHashed(Result<(), Fatal>),
     Stop,
 }
 
@@ -259,7 +261,7 @@ impl Driver {
                 }
             }
             Event::TimeToLive { waiter, lease, keys } => {
-                let answer = self.time_to_live(lease, keys);
+                let answer = self.time_to_live(lease, keys)?;
                 self.answer(waiter, Answer::TimeToLive(answer));
             }
             Event::Leases { waiter } => {
@@ -268,6 +270,7 @@ impl Driver {
                 self.answer(waiter, Answer::Leases(leases));
             }
             Event::SnapshotWritten(written) => self.replica.snapshot_written(written?)?,
+            Event::CompactionHashed(computed) => computed?,
             Event::Stop => {}
         }
         Ok(())
@@ -277,11 +280,13 @@ impl Driver {
         self.started.elapsed().as_millis() as u64
     }
 
-    fn time_to_live(&self, id: i64, keys: bool) -> Option<TimeToLive> {
-        let lease = self.replica.store().leases().get(id)?;
+    fn time_to_live(&self, id: i64, keys: bool) -> Result<Option<TimeToLive>, Fatal> {
+        let store = self.replica.store();
+        let Some(lease) = store.leases().get(id) else { return Ok(None) };
         let remaining_ms = self.expiry.remaining_ms(id, self.now_ms()).unwrap_or_default();
-        let keys = if keys { lease.keys().map(Bytes::copy_from_slice).collect() } else { Vec::new() };
-        Some(TimeToLive { granted_s: lease.ttl_s, remaining_s: (remaining_ms / 1000) as i64, keys })
+        let keys = if keys { store.lease_keys(id)? } else { Vec::new() };
+        let keys = keys.into_iter().map(Bytes::from).collect();
+        Ok(Some(TimeToLive { granted_s: lease.ttl_s, remaining_s: (remaining_ms / 1000) as i64, keys }))
     }
 
     /// A new leader gives every lease its full time again, and the time that the election took.
@@ -382,6 +387,11 @@ impl Driver {
             let inbox = self.inbox.clone();
             // Beside the running member: writes go on meanwhile.
             std::thread::spawn(move || inbox.push_control(Event::SnapshotWritten(job.run().map_err(Fatal::from))));
+        }
+        if let Some(job) = output.compaction_hash.take() {
+            let inbox = self.inbox.clone();
+            // Reads every version, so it must not hold up the writer.
+            std::thread::spawn(move || inbox.push_control(Event::CompactionHashed(job.run().map_err(Fatal::from))));
         }
         self.output = output;
         self.shared.set_applied(self.replica.store());

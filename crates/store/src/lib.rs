@@ -42,8 +42,8 @@ use std::sync::Arc;
 use metastore_engine::{Applied, Engine, EngineError, Published, Table};
 
 use lease::Leases;
-use mvcc::{Mvcc, View};
-use schema::{AUTH_REVISION, FIRST_AUTH_REVISION};
+use mvcc::{CompactionHashJob, Mvcc, View};
+use schema::{AUTH_REVISION, FIRST_AUTH_REVISION, LOADING};
 use watch::RevisionEvents;
 
 /// The whole replicated state of one member, and the only writer of its engine.
@@ -57,13 +57,19 @@ pub struct Store {
 }
 
 impl Store {
-    /// Takes up the state that `engine` holds.
+    /// Takes up the state that `engine` holds. Reads leases and members, but no key: there may be more than memory holds.
     ///
     /// # Errors
-    /// If the medium fails or holds rows that cannot be read.
+    /// If the medium fails, holds rows that cannot be read, or a state that was not loaded to its end.
     pub fn open(engine: Arc<dyn Engine>) -> Result<Self, EngineError> {
+        if engine.get(Table::Meta, LOADING)?.is_some() {
+            let why = "the state was not loaded to its end; remove it and load it again";
+            return Err(EngineError(why.into()));
+        }
         let mvcc = Mvcc::open(engine.clone())?;
-        let leases = apply::load_leases(engine.as_ref(), mvcc.view())?;
+        let leases = engine.rows(Table::Lease, b"")?;
+        let leases = Leases::load(leases.iter().map(|(key, value)| (&key[..], &value[..])))
+            .map_err(|error| EngineError(error.to_string()))?;
         let members = Members::load(engine.as_ref())?;
         // What etcd writes when it opens an empty store, so that Hash agrees.
         if engine.get(Table::Auth, AUTH_REVISION)?.is_none() {
@@ -103,12 +109,19 @@ impl Store {
         Ok(std::mem::take(&mut self.events))
     }
 
+    /// The job that computes the hash of a compaction that was published just now; `None` if there is none. Whoever takes it
+    /// runs it on another thread; old versions are dropped after that. It is to be taken before the next
+    /// [`Store::compact_step`]: a compaction goes on without its hash if nobody takes it, or drops it.
+    pub fn take_compaction_hash(&mut self) -> Option<CompactionHashJob> {
+        self.mvcc.take_compaction_hash()
+    }
+
     /// Whether versions that nobody can read any more wait to be dropped.
     pub fn compacting(&self) -> bool {
         self.mvcc.compacting()
     }
 
-    /// Drops one bounded step of such versions; false if there is nothing to do now.
+    /// Drops one bounded step of such versions, when everything is published; false if there is nothing to do now.
     pub fn compact_step(&mut self) -> Result<bool, EngineError> {
         self.mvcc.compact_step()
     }

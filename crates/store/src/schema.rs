@@ -6,6 +6,8 @@ use metastore_engine::{Engine, EngineError, Revision, Table};
 pub const SCHEDULED_COMPACTION: &[u8] = b"scheduledCompactRev";
 /// Row of [`Table::Meta`]: the revision of the last compaction whose old versions are all dropped.
 pub const FINISHED_COMPACTION: &[u8] = b"finishedCompactRev";
+/// Row of [`Table::Meta`]: a state stream is being read into this engine, and is not at its end.
+pub const LOADING: &[u8] = b"loading";
 /// Row of [`Table::Cluster`]: the version that all members understand, as text.
 pub const CLUSTER_VERSION: &[u8] = b"clusterVersion";
 /// Row of [`Table::Meta`]: who votes, as etcd's JSON.

@@ -7,28 +7,39 @@
 //!   random.rs       random operations, compared call by call with ...
 //!   model.rs        ... a list of everything that was ever written
 //!   concurrent.rs   one writer, several readers, no torn revision
+//!   mirror.rs       an engine that makes every call on two engines and compares them
+//!   scratch.rs      directories, and engines in them, that are removed after use
 //! ```
 //!
-//! An engine's test file holds one line, [`crate::contract_suite!`], with an expression that makes an empty engine behind a
-//! smart pointer (`Box<Memory>`, or a guard that removes a directory when it is dropped):
+//! An engine's test file holds one line, [`crate::contract_suite!`], with an expression that makes an empty engine, and how
+//! many random cases to try:
 //!
 //! ```text
-//! metastore_engine::contract_suite!(Box::new(metastore_engine::Memory::new()));
+//! metastore_engine::contract_suite!(Arc::new(metastore_engine::Memory::new()), 96);
 //! ```
 //!
 //! Deliberately absent: restarts and crashes. Only some engines outlive the process; they test that themselves.
 
 mod compaction;
 mod concurrent;
+mod medium;
+mod mirror;
 mod model;
 mod random;
 mod reading;
+mod scratch;
 mod writing;
 
 pub use compaction::*;
 pub use concurrent::readers_see_whole_revisions;
+pub use medium::*;
+pub use mirror::Mirror;
+pub use model::Model;
 pub use random::agrees_with_the_model;
 pub use reading::*;
+pub use scratch::Scratch;
+#[cfg(feature = "rocksdb")]
+pub use scratch::scratch_rocksdb;
 pub use writing::*;
 
 use crate::{Applied, Engine, KeyRange, Published, Revision, Row, Version};
@@ -36,7 +47,7 @@ use crate::{Applied, Engine, KeyRange, Published, Revision, Row, Version};
 /// Makes one test per rule. See [`crate::contract`].
 #[macro_export]
 macro_rules! contract_suite {
-    ($make:expr) => {
+    ($make:expr, $cases:expr) => {
         $crate::contract_suite!(@rules $make;
             nothing_is_stored_at_first,
             publish_is_read_back,
@@ -66,25 +77,33 @@ macro_rules! contract_suite {
             compaction_begun_anew_brings_nothing_back,
             tables_are_apart,
             table_rows_are_in_key_order,
+            table_rows_are_read_by_prefix,
+            keys_of_leases_are_apart_and_not_counted,
             usage_counts_versions_and_table_rows,
             revisions_must_ascend,
+            flush_returns_what_is_published,
+            checkpoint_is_frozen,
+            checkpoint_is_not_written,
+            defragment_changes_no_answer,
         );
 
         #[test]
         fn random_operations_agree_with_the_model() {
-            $crate::contract::agrees_with_the_model(&mut || $make);
+            $crate::contract::agrees_with_the_model($cases, &|| $make);
         }
 
         #[test]
         fn readers_see_whole_revisions() {
-            $crate::contract::readers_see_whole_revisions(&*$make);
+            let engine: std::sync::Arc<dyn $crate::Engine> = $make;
+            $crate::contract::readers_see_whole_revisions(&*engine);
         }
     };
     (@rules $make:expr; $($rule:ident,)+) => {
         $(
             #[test]
             fn $rule() {
-                $crate::contract::$rule(&*$make);
+                let engine: std::sync::Arc<dyn $crate::Engine> = $make;
+                $crate::contract::$rule(&*engine);
             }
         )+
     };

@@ -4,14 +4,14 @@ use crate::{KeyRange, Revision, Table, Usage, Version};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What an engine should hold. Every answer is worked out from the list, without any structure that could be wrong.
-#[derive(Debug, Default)]
-pub(super) struct Model {
-    pub(super) versions: Vec<(Vec<u8>, Version)>,
-    pub(super) tables: BTreeMap<Table, BTreeMap<Vec<u8>, Vec<u8>>>,
+#[derive(Clone, Debug, Default)]
+pub struct Model {
+    pub versions: Vec<(Vec<u8>, Version)>,
+    pub tables: BTreeMap<Table, BTreeMap<Vec<u8>, Vec<u8>>>,
 }
 
 impl Model {
-    pub(super) fn newest(&self, key: &[u8], at: i64) -> Option<&Version> {
+    pub fn newest(&self, key: &[u8], at: i64) -> Option<&Version> {
         let newest = self.versions.iter().rfind(|(k, version)| k == key && version.revision.main <= at);
         newest.map(|(_, version)| version)
     }
@@ -22,27 +22,28 @@ impl Model {
         seen.map(|(key, version)| (&key[..], version)).collect()
     }
 
-    pub(super) fn live(&self, range: KeyRange<'_>, at: i64) -> Vec<Version> {
+    pub fn live(&self, range: KeyRange<'_>, at: i64) -> Vec<Version> {
         let newest = self.newest_of_all(at).into_iter().filter(|(key, _)| range.contains(key));
         newest.map(|(_, version)| version).filter(|version| !version.tombstone).cloned().collect()
     }
 
-    pub(super) fn history(&self, from: Revision, to: i64) -> Vec<Version> {
+    pub fn history(&self, from: Revision, to: i64) -> Vec<Version> {
         let all = self.versions.iter().map(|(_, version)| version);
         all.filter(|version| from <= version.revision && version.revision.main <= to).cloned().collect()
     }
 
     /// The rule of [`crate::Engine::compact_step`], in its own words: up to `at`, each key keeps its newest version, and
     /// not even that if it is a tombstone older than `at`.
-    pub(super) fn compact(&mut self, at: i64) {
+    pub fn compact(&mut self, at: i64) {
         let newest = self.newest_of_all(at).into_values();
         let kept: BTreeSet<_> = newest.filter(|v| !v.tombstone || v.revision.main == at).map(|v| v.revision).collect();
         self.versions.retain(|(_, version)| version.revision.main > at || kept.contains(&version.revision));
     }
 
-    pub(super) fn usage(&self) -> Usage {
+    pub fn usage(&self) -> Usage {
         let versions = self.versions.iter().map(|(_, version)| 17 + usize::from(version.tombstone) + version.row.len());
-        let rows = self.tables.values().flatten().map(|(key, value)| key.len() + value.len());
+        let counted = self.tables.iter().filter(|(table, _)| table.counts());
+        let rows = counted.flat_map(|(_, rows)| rows).map(|(key, value)| key.len() + value.len());
         let sizes: Vec<_> = versions.chain(rows).collect();
         Usage { rows: sizes.len() as u64, bytes: sizes.iter().sum::<usize>() as u64 }
     }

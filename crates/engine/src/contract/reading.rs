@@ -1,6 +1,6 @@
 //! What is read: newest, scan, count, history.
 
-use super::{ALL, all_history, count, delete, history, put, scan, write};
+use super::{ALL, all_history, count, delete, history, publish, put, scan, write};
 use crate::{Engine, KeyRange, Revision, STEP, Version};
 use std::slice::from_ref;
 
@@ -38,6 +38,18 @@ pub fn newest_is_read_at_a_revision(engine: &dyn Engine) {
         [(1, None), (2, Some(0)), (3, Some(0)), (5, Some(1)), (6, Some(2)), (7, Some(2)), (i64::MAX, Some(3))];
     for (at, version) in expected {
         assert_eq!(engine.newest(b"a", at).unwrap().as_ref(), version.map(|i: usize| &versions[i]), "at {at}");
+    }
+    publish(engine, 9);
+    for (at, version) in expected {
+        assert_eq!(
+            engine.newest(b"a", at).unwrap().as_ref(),
+            version.map(|i: usize| &versions[i]),
+            "published, at {at}"
+        );
+    }
+    for at in [i64::MIN, -1, 0] {
+        assert_eq!(engine.newest(b"a", at).unwrap(), None, "at {at}");
+        assert_eq!((scan(engine, ALL, at, 10), count(engine, ALL, at)), (vec![], 0), "at {at}");
     }
     for absent in [&b""[..], b"A", b"a\0", b"b"] {
         assert_eq!(engine.newest(absent, i64::MAX).unwrap(), None, "{absent:?}");
@@ -109,6 +121,7 @@ pub fn scan_appends_to_the_rows_it_is_given(engine: &dyn Engine) {
     let mut rows = vec![b.clone()];
     while engine.scan(ALL, i64::MAX, 1, &mut rows).unwrap().is_some() && rows.len() < 2 {}
     assert_eq!(rows, [b, a]);
+    publish(engine, 2);
     engine.history(Revision::default(), 1, &mut rows).unwrap();
     assert_eq!(rows.len(), 3);
     let mut total = 5;
@@ -118,13 +131,15 @@ pub fn scan_appends_to_the_rows_it_is_given(engine: &dyn Engine) {
 
 pub fn scan_is_bounded_on_live_keys(engine: &dyn Engine) {
     let rows = put_scattered(engine, MANY, 1, false);
-    let mut first = Vec::new();
-    assert!(
-        engine.scan(ALL, i64::MAX, usize::MAX, &mut first).unwrap().is_some(),
-        "{MANY} keys are more than one step"
-    );
-    assert!(first.len() <= STEP, "{} rows in one step", first.len());
-    assert_eq!(scan(engine, ALL, i64::MAX, usize::MAX), rows);
+    // Unpublished, and published.
+    for _ in 0..2 {
+        let mut first = Vec::new();
+        let next = engine.scan(ALL, i64::MAX, usize::MAX, &mut first).unwrap();
+        assert!(next.is_some(), "{MANY} keys are more than one step");
+        assert!(first.len() <= STEP, "{} rows in one step", first.len());
+        assert_eq!(scan(engine, ALL, i64::MAX, usize::MAX), rows);
+        publish(engine, MANY as i64);
+    }
 }
 
 /// Keys that are dead, or not yet born at the revision, use up a step as live ones do.
@@ -132,6 +147,7 @@ pub fn scan_is_bounded_on_dead_keys(engine: &dyn Engine) {
     put_scattered(engine, MANY, 1, false);
     put_scattered(engine, MANY, 10_000, true);
     let last = put(engine, b"zzz", 20_000);
+    publish(engine, 20_000);
     for at in [0, i64::MAX] {
         let mut rows = Vec::new();
         assert!(engine.scan(ALL, at, usize::MAX, &mut rows).unwrap().is_some(), "{MANY} keys in one step at {at}");
@@ -152,6 +168,7 @@ pub fn scan_continues_at_its_revision_while_keys_come_and_go(engine: &dyn Engine
             main += 1;
             write(engine, &change, Revision::new(main, 0), main % 2 == 0);
         }
+        publish(engine, main);
         super::compact(engine, at);
         start = next;
     }
@@ -166,25 +183,39 @@ pub fn count_equals_scan(engine: &dyn Engine) {
     for number in (0..MANY).step_by(9) {
         put(engine, &key(number), 20_000 + number as i64);
     }
-    for at in [0, 1, 400, 9_000, 10_000, 10_500, 20_000, 20_400, i64::MAX] {
-        for range in [ALL, range(&key(10), &key(600)), range(&key(127), &key(129)), range(&key(400), b"z")] {
-            assert_eq!(count(engine, range, at), scan(engine, range, at, STEP).len() as u64, "{range:?} at {at}");
+    // Unpublished, and published.
+    let counts = [0, 1].map(|_| {
+        let mut counts = Vec::new();
+        for at in [0, 1, 400, 9_000, 10_000, 10_500, 20_000, 20_400, i64::MAX] {
+            for range in [ALL, range(&key(10), &key(600)), range(&key(127), &key(129)), range(&key(400), b"z")] {
+                let found = count(engine, range, at);
+                assert_eq!(found, scan(engine, range, at, STEP).len() as u64, "{range:?} at {at}");
+                counts.push(found);
+            }
         }
-    }
+        publish(engine, 30_000);
+        counts
+    });
+    assert_eq!(counts[0], counts[1]);
 }
 
 pub fn count_continues_over_many_keys(engine: &dyn Engine) {
     put_scattered(engine, VERY_MANY, 1, false);
     let half = VERY_MANY as i64 / 2;
-    assert_eq!(count(engine, ALL, i64::MAX), VERY_MANY as u64);
-    assert_eq!(count(engine, ALL, half), half as u64);
-    let mut total = 0;
-    assert!(engine.count(ALL, half, &mut total).unwrap().is_some(), "{VERY_MANY} keys under one lock");
+    // Unpublished, and published.
+    for _ in 0..2 {
+        assert_eq!(count(engine, ALL, i64::MAX), VERY_MANY as u64);
+        assert_eq!(count(engine, ALL, half), half as u64);
+        let mut total = 0;
+        assert!(engine.count(ALL, half, &mut total).unwrap().is_some(), "{VERY_MANY} keys under one lock");
+        publish(engine, VERY_MANY as i64);
+    }
 }
 
 pub fn history_is_ordered_and_bounded(engine: &dyn Engine) {
     let mut written = put_scattered(engine, MANY, 1, false);
     written.sort_by_key(|version| version.revision);
+    publish(engine, MANY as i64);
     let mut first = Vec::new();
     let next = engine.history(Revision::default(), i64::MAX, &mut first).unwrap().expect("more than one step");
     assert!(first.len() <= STEP, "{} rows in one step", first.len());
@@ -197,6 +228,7 @@ pub fn history_ends_at_its_last_revision(engine: &dyn Engine) {
         write(engine, b"a", Revision::new(main, 0), false);
         write(engine, b"b", Revision::new(main, 1), true);
     }
+    publish(engine, MANY as i64);
     let all = all_history(engine);
     let middle = MANY / 2;
     assert_eq!(history(engine, Revision::default(), middle as i64), all[..2 * middle]);

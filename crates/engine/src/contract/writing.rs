@@ -39,6 +39,7 @@ pub fn revisions_inside_a_transaction_are_ordered(engine: &dyn Engine) {
     let third = write(engine, b"a", Revision::new(2, 2), false);
     assert_eq!(engine.newest(b"a", 2).unwrap().as_ref(), Some(&third));
     assert_eq!(scan(engine, ALL, 2, 10), from_ref(&third));
+    publish(engine, 2);
     assert_eq!(all_history(engine), [first, second, third]);
 }
 
@@ -84,6 +85,53 @@ pub fn table_rows_are_in_key_order(engine: &dyn Engine) {
     assert_eq!(engine.rows(Table::Meta, b"").unwrap(), expected);
 }
 
+pub fn table_rows_are_read_by_prefix(engine: &dyn Engine) {
+    let keys: [&[u8]; 6] = [b"", b"a", b"aa", b"ab", &[0xff], &[0xff, 0xff]];
+    let check = |prefix: &[u8], expected: &[&[u8]]| {
+        let rows = engine.rows(Table::Lease, prefix).unwrap();
+        let found: Vec<_> = rows.iter().map(|(key, _)| &key[..]).collect();
+        assert_eq!(found, expected, "with prefix {}", prefix.escape_ascii());
+    };
+    for key in keys {
+        engine.put(Table::Lease, key, b"").unwrap();
+        engine.put(Table::Cluster, key, b"the table before").unwrap();
+        engine.put(Table::Members, key, b"the table behind").unwrap();
+    }
+    // Pending, published, and half of it changed again.
+    for _ in 0..2 {
+        check(b"", &keys);
+        check(b"a", &keys[1..4]);
+        check(b"aa", &keys[2..3]);
+        check(b"aaa", &[]);
+        check(b"b", &[]);
+        check(&[0xff], &keys[4..]);
+        publish(engine, 1);
+    }
+    engine.delete(Table::Lease, b"aa").unwrap();
+    engine.put(Table::Lease, b"ac", b"new").unwrap();
+    engine.put(Table::Lease, b"a", b"changed").unwrap();
+    check(b"a", &[b"a", b"ab", b"ac"]);
+    publish(engine, 1);
+    check(b"a", &[b"a", b"ab", b"ac"]);
+    assert_eq!(engine.get(Table::Lease, b"a").unwrap(), Some(b"changed".to_vec()));
+}
+
+pub fn keys_of_leases_are_apart_and_not_counted(engine: &dyn Engine) {
+    engine.put(Table::Lease, b"k", b"12").unwrap();
+    let counted = engine.usage();
+    engine.put(Table::LeaseKeys, b"k", b"123").unwrap();
+    engine.put(Table::LeaseKeys, b"l", b"").unwrap();
+    assert_eq!(engine.usage(), counted);
+    publish(engine, 1);
+    engine.delete(Table::LeaseKeys, b"l").unwrap();
+    engine.put(Table::LeaseKeys, b"k", b"4").unwrap();
+    publish(engine, 1);
+    assert_eq!(engine.usage(), counted);
+    assert_eq!(engine.rows(Table::LeaseKeys, b"").unwrap(), [(b"k".to_vec(), b"4".to_vec())]);
+    assert_eq!(engine.rows(Table::Lease, b"").unwrap(), [(b"k".to_vec(), b"12".to_vec())]);
+    assert_eq!(engine.rows(Table::Meta, b"").unwrap(), []);
+}
+
 /// A version counts 17 bytes of revision key, 18 for a tombstone, and its row; a row of a table its key and value.
 pub fn usage_counts_versions_and_table_rows(engine: &dyn Engine) {
     let usage = |rows, bytes| assert_eq!(engine.usage(), Usage { rows, bytes });
@@ -102,6 +150,7 @@ pub fn usage_counts_versions_and_table_rows(engine: &dyn Engine) {
     usage(3, 43 + 3);
     engine.delete(Table::Lease, b"ab").unwrap();
     usage(2, 43);
+    publish(engine, 2);
     super::compact(engine, 2);
     usage(1, 21);
     super::compact(engine, 3);
@@ -115,8 +164,10 @@ pub fn revisions_must_ascend(engine: &dyn Engine) {
         let append = || engine.append(b"b", version(b"b", revision, false));
         assert!(catch_unwind(AssertUnwindSafe(append)).is_err(), "{revision:?} was taken after 5.1");
     }
+    publish(engine, 5);
     assert_eq!(all_history(engine), [stored]);
     write(engine, b"b", Revision::new(5, 2), true);
+    publish(engine, 5);
     super::compact(engine, 6);
     let append = || engine.append(b"b", version(b"b", Revision::new(5, 2), false));
     assert!(catch_unwind(AssertUnwindSafe(append)).is_err(), "compaction does not make a revision free again");

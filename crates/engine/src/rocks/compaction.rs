@@ -1,16 +1,16 @@
 //! Dropping versions, and giving their space back.
 
-use rocksdb::{BottommostLevelCompaction, CompactOptions, ReadOptions};
+use rocksdb::{BottommostLevelCompaction, CompactOptions, ReadOptions, WriteBatch};
 
 use super::RocksDb;
 use super::layout::{CURRENT, REVISIONS, SUPERSEDED, TABLES, parse_superseded, revision_key};
 use super::reading::item;
-use crate::{Result, STEP};
+use crate::{Engine, Result, STEP, Usage};
 
 impl RocksDb {
     /// Looks at a step of superseded versions and deletes those that are dead at `at`.
     pub(super) fn drop_superseded(&self, at: i64, from: &[u8]) -> Result<Option<Vec<u8>>> {
-        let mut pending = self.pending.lock();
+        let mut pending = self.writer()?;
         assert!(
             pending.written == 0,
             "{} keys are written and not published while versions are dropped",
@@ -18,6 +18,8 @@ impl RocksDb {
         );
         // What the writer asked for may be what goes.
         pending.keys.clear();
+        // Rows of tables may be pending: they wait for their own applied index.
+        let (mut batch, mut gone) = (WriteBatch::default(), Usage::default());
         let mut options = ReadOptions::default();
         options.set_total_order_seek(true);
         let mut superseded = self.db.raw_iterator_cf_opt(self.family(SUPERSEDED), options);
@@ -32,20 +34,23 @@ impl RocksDb {
             let (key, version) = parse_superseded(stored_key, value)?;
             if version.dead <= at {
                 let revision = version.stamp.revision;
-                pending.batch.delete_cf(self.family(SUPERSEDED), stored_key);
-                pending.batch.delete_cf(self.family(REVISIONS), revision_key(revision));
+                batch.delete_cf(self.family(SUPERSEDED), stored_key);
+                batch.delete_cf(self.family(REVISIONS), revision_key(revision));
                 // A tombstone goes while it is its key's newest version.
                 if version.stamp.tombstone && self.current_stamp(key)?.is_some_and(|now| now.revision == revision) {
-                    pending.batch.delete_cf(self.family(CURRENT), key);
+                    batch.delete_cf(self.family(CURRENT), key);
                 }
-                self.stored.remove(version.stamp.usage());
+                let Usage { rows, bytes } = version.stamp.usage();
+                gone.rows += rows;
+                gone.bytes += bytes;
             }
             superseded.next();
         }
-        if !pending.batch.is_empty() {
-            let published = self.published.read();
-            self.write(&mut pending, *published)?;
-            pending.clear();
+        if !batch.is_empty() {
+            let Usage { rows, bytes } = pending.published_usage;
+            let left = Usage { rows: rows - gone.rows, bytes: bytes - gone.bytes };
+            self.write(&mut pending, batch, self.published(), left)?;
+            self.stored.remove(gone);
         }
         Ok(next)
     }

@@ -23,12 +23,14 @@
 
 mod checkpoint;
 mod compaction;
+mod flushed;
 mod layout;
 mod open;
 mod options;
 mod pending;
 mod reading;
 mod statistics;
+mod temporary;
 mod writing;
 
 use std::path::PathBuf;
@@ -40,6 +42,7 @@ use rocksdb::{Cache, ColumnFamily, DB, Options};
 use crate::stock::Stock;
 use crate::{Applied, Engine, EngineError, KeyRange, Published, Result, Revision, Statistic, Table, Usage, Version};
 use pending::Pending;
+use temporary::Temporary;
 
 /// What an operator may choose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,9 +69,13 @@ pub struct RocksDb {
     cache: Cache,
     pending: Mutex<Pending>,
     published: RwLock<Published>,
+    /// The log index that is noted as flushed.
+    flushed: Mutex<u64>,
     stored: Stock,
-    /// The directory is a checkpoint's, and goes with it.
+    /// It is a checkpoint.
     frozen: bool,
+    /// The directory, if it goes with this. The last field: the files are closed before.
+    temporary: Option<Temporary>,
 }
 
 impl RocksDb {
@@ -76,7 +83,7 @@ impl RocksDb {
         self.db.cf_handle(name).unwrap_or_else(|| panic!("column family {name} was opened with the others"))
     }
 
-    fn failed(&self, error: &rocksdb::Error) -> EngineError {
+    fn failed(&self, error: &impl std::fmt::Display) -> EngineError {
         EngineError(format!("{}: {error}", self.path.display()))
     }
 }
@@ -107,8 +114,17 @@ impl Engine for RocksDb {
     }
 
     fn flush(&self) -> Result<Applied> {
+        if self.frozen {
+            return Ok(self.published().applied);
+        }
+        // One at a time, so that what is noted does not go back.
+        let mut flushed = self.flushed.lock();
         let applied = self.published().applied;
         self.flush_all()?;
+        if applied.index > *flushed {
+            flushed::note(&self.path, applied.index).map_err(|error| self.failed(&error))?;
+            *flushed = applied.index;
+        }
         Ok(applied)
     }
 

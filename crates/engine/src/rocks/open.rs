@@ -1,6 +1,7 @@
 //! Opening a database, or making one.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use parking_lot::{Mutex, RwLock};
@@ -8,47 +9,77 @@ use rocksdb::{Cache, DB};
 
 use super::layout::{STATE_KEY, parse_state};
 use super::pending::Pending;
-use super::{RocksDb, RocksDbSettings, options};
+use super::temporary::Temporary;
+use super::{RocksDb, RocksDbSettings, flushed, options};
 use crate::stock::Stock;
-use crate::{EngineError, Result, Revision};
+use crate::{EngineError, Published, Result, Revision, Usage};
 
 /// The file of a database that names the others; without it RocksDB would begin anew over what is there.
 const NAMING_FILE: &str = "CURRENT";
+
+/// What is appended to the name of a database for one that is not finished, and, with a number, for a checkpoint.
+const UNFINISHED: &str = "new";
+pub(super) const CHECKPOINT: &str = "checkpoint-";
+
+/// What to do about a database that cannot be read.
+const REMEDY: &str = "Restore the directory from a copy, or replace this member";
 
 impl RocksDb {
     /// Opens the database in the directory `path`, or makes an empty one if there is no such directory.
     ///
     /// # Errors
-    /// If a file is missing or damaged as far as opening reads it, or is of another version. Nothing is changed then.
+    /// If a file is missing or damaged as far as opening reads it, or is of another version. No file of the database is
+    /// changed then; RocksDB may write its notes.
     pub fn open(path: &Path, settings: RocksDbSettings) -> Result<Self> {
-        remove_leftovers(path).map_err(|error| refused(path, &error.to_string()))?;
-        if path.exists() {
-            if !path.join(NAMING_FILE).exists() {
-                let why = "the file CURRENT is missing: the database is damaged. Restore the directory from a copy, or \
-                           replace this member";
-                return Err(refused(path, why));
+        match fs::metadata(path) {
+            Ok(found) if !found.is_dir() => {
+                return Err(refused(path, "the state is kept in a directory of this name, but this is no directory"));
             }
-        } else {
-            create(path, settings)?;
+            Ok(_) if !path.join(NAMING_FILE).exists() => {
+                let why = format!("the file {NAMING_FILE} is missing: the database is damaged. {REMEDY}");
+                return Err(refused(path, &why));
+            }
+            Ok(_) => {
+                check(path, settings)?;
+                remove_leftovers(path)?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                remove_leftovers(path)?;
+                create(path, settings)?;
+            }
+            Err(error) => return Err(refused(path, &error.to_string())),
         }
-        Self::open_existing(path, settings, false)
+        let cache = Cache::new_lru_cache(settings.block_cache_bytes);
+        let options = options::database(settings);
+        let db = DB::open_cf_descriptors(&options, path, options::families(&cache));
+        let db = db.map_err(|error| unreadable(path, &error))?;
+        Self::opened(db, options, cache, path, settings)
     }
 
-    pub(super) fn open_existing(path: &Path, settings: RocksDbSettings, frozen: bool) -> Result<Self> {
+    /// Makes a database that is removed when it is dropped.
+    #[cfg(any(test, feature = "contract"))]
+    pub fn temporary(path: &Path, settings: RocksDbSettings) -> Result<Self> {
+        let directory = Temporary(path.to_owned());
+        let mut engine = Self::open(path, settings)?;
+        engine.temporary = Some(directory);
+        Ok(engine)
+    }
+
+    /// Opens a checkpoint, which is removed when it is dropped.
+    pub(super) fn open_frozen(directory: Temporary, settings: RocksDbSettings, cache: Cache) -> Result<Self> {
+        let path = &directory.0;
         let options = options::database(settings);
-        let cache = Cache::new_lru_cache(settings.block_cache_bytes);
-        let families = options::families(&cache);
-        let db = if frozen {
-            DB::open_cf_descriptors_read_only(&options, path, families, false)
-        } else {
-            DB::open_cf_descriptors(&options, path, families)
-        };
-        let db = db.map_err(|error| {
-            refused(path, &format!("{error}. Restore the directory from a copy, or replace this member"))
-        })?;
-        let state = db.get(STATE_KEY).map_err(|error| refused(path, error.as_ref()))?;
-        let state = state.map(|state| parse_state(&state).map_err(|error| refused(path, &error.0)));
-        let (published, usage) = state.transpose()?.unwrap_or_default();
+        let db = DB::open_cf_descriptors_read_only(&options, path, options::families(&cache), false);
+        let db = db.map_err(|error| unreadable(path, &error))?;
+        let mut engine = Self::opened(db, options, cache, path, settings)?;
+        engine.frozen = true;
+        engine.pending.get_mut().refusal = Some("a checkpoint is not written".to_owned());
+        engine.temporary = Some(directory);
+        Ok(engine)
+    }
+
+    fn opened(db: DB, options: rocksdb::Options, cache: Cache, path: &Path, settings: RocksDbSettings) -> Result<Self> {
+        let (published, usage) = read_state(&db, path)?;
         // What is appended is newer than all that is published, and nothing else is here.
         let last = Revision::new(published.revision, i64::MAX);
         Ok(Self {
@@ -57,17 +88,42 @@ impl RocksDb {
             settings,
             options,
             cache,
-            pending: Mutex::new(Pending { last, ..Pending::default() }),
+            pending: Mutex::new(Pending { last, published_usage: usage, ..Pending::default() }),
             published: RwLock::new(published),
+            // Noted again at the first flush.
+            flushed: Mutex::new(0),
             stored: Stock::new(usage),
-            frozen,
+            frozen: false,
+            temporary: None,
         })
     }
 }
 
+/// Opens a database for reading only, to learn whether this version may open it for writing.
+fn check(path: &Path, settings: RocksDbSettings) -> Result<()> {
+    let db = DB::open_for_read_only(&options::database(settings), path, false);
+    let db = db.map_err(|error| unreadable(path, &error))?;
+    let found = read_state(&db, path)?.0.applied.index;
+    let flushed = flushed::noted(path).map_err(|error| refused(path, &format!("{error}. {REMEDY}")))?;
+    if found < flushed {
+        let why = format!(
+            "the state is that of log index {found}, but all up to {flushed} was flushed: the database is damaged, its \
+             manifest most likely cut short. {REMEDY}"
+        );
+        return Err(refused(path, &why));
+    }
+    Ok(())
+}
+
+fn read_state(db: &DB, path: &Path) -> Result<(Published, Usage)> {
+    let state = db.get(STATE_KEY).map_err(|error| unreadable(path, &error))?;
+    let state = state.map(|state| parse_state(&state).map_err(|error| refused(path, &error.0)));
+    Ok(state.transpose()?.unwrap_or_default())
+}
+
 /// Makes an empty database. It appears whole, so that a directory with something missing is damage and nothing else.
 fn create(path: &Path, settings: RocksDbSettings) -> Result<()> {
-    let unfinished = sibling(path, "new");
+    let unfinished = sibling(path, UNFINISHED);
     let made = (|| {
         let mut options = options::database(settings);
         options.create_if_missing(true);
@@ -76,13 +132,17 @@ fn create(path: &Path, settings: RocksDbSettings) -> Result<()> {
         DB::open_cf_descriptors(&options, &unfinished, options::families(&cache)).map_err(|error| error.to_string())?;
         sync_dir(&unfinished)?;
         fs::rename(&unfinished, path).map_err(|error| error.to_string())?;
-        sync_dir(path.parent().unwrap_or(Path::new("/")))
+        sync_dir(parent(path))
     })();
     made.map_err(|error| refused(path, &format!("cannot be made: {error}")))
 }
 
 fn sync_dir(path: &Path) -> std::result::Result<(), String> {
     fs::File::open(path).and_then(|dir| dir.sync_all()).map_err(|error| error.to_string())
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Directories beside the database that belong to it: `<name>.<what>`.
@@ -93,18 +153,28 @@ pub(super) fn sibling(path: &Path, what: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// Removes what a crash left: a database that was not finished, and checkpoints.
-fn remove_leftovers(path: &Path) -> std::io::Result<()> {
-    let Some(parent) = path.parent().filter(|parent| parent.exists()) else { return Ok(()) };
-    let own = sibling(path, "");
-    let own = own.file_name().unwrap_or_default().as_encoded_bytes();
-    for entry in fs::read_dir(parent)? {
-        let entry = entry?;
-        if entry.file_name().as_encoded_bytes().starts_with(own) {
-            fs::remove_dir_all(entry.path())?;
+/// Removes what a crash left: a database that was not finished, and checkpoints. Other neighbours are not ours.
+fn remove_leftovers(path: &Path) -> Result<()> {
+    let (unfinished, checkpoint) = (sibling(path, UNFINISHED), sibling(path, CHECKPOINT));
+    let [unfinished, checkpoint] =
+        [&unfinished, &checkpoint].map(|path| path.file_name().unwrap_or_default().as_encoded_bytes());
+    let removed = (|| {
+        for entry in fs::read_dir(parent(path))? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let name = name.as_encoded_bytes();
+            if (name == unfinished || name.starts_with(checkpoint)) && entry.file_type()?.is_dir() {
+                fs::remove_dir_all(entry.path())?;
+            }
         }
-    }
-    Ok(())
+        Ok(())
+    })();
+    removed
+        .map_err(|error: io::Error| refused(path, &format!("what a crash left beside it cannot be removed: {error}")))
+}
+
+fn unreadable(path: &Path, error: &rocksdb::Error) -> EngineError {
+    refused(path, &format!("{error}. {REMEDY}"))
 }
 
 fn refused(path: &Path, why: &str) -> EngineError {

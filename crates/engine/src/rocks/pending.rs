@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rocksdb::WriteBatch;
 
 use super::layout::Stamp;
-use crate::{Revision, Table, Version};
+use crate::{Revision, Table, Usage, Version};
 
 /// Everything since the last [`crate::Engine::publish`].
 #[derive(Default)]
@@ -18,6 +18,10 @@ pub(super) struct Pending {
     pub(super) written: usize,
     /// Rows of tables; `None` where one was removed.
     pub(super) rows: BTreeMap<(Table, Vec<u8>), Option<Vec<u8>>>,
+    /// What was stored when the last batch was written.
+    pub(super) published_usage: Usage,
+    /// Why nothing more is written: after a write that failed, what is here is no longer what follows what is stored.
+    pub(super) refusal: Option<String>,
     /// The greatest revision ever appended.
     pub(super) last: Revision,
     /// For encoding values.
@@ -46,6 +50,12 @@ impl Touched {
 }
 
 impl Pending {
+    /// A row of a table, if it was set or removed.
+    pub(super) fn row(&self, table: Table, key: &[u8]) -> Option<&Option<Vec<u8>>> {
+        // The common case, in which no key need be made.
+        if self.rows.is_empty() { None } else { self.rows.get(&(table, key.to_vec())) }
+    }
+
     /// Everything was written: the batch was taken.
     pub(super) fn clear(&mut self) {
         self.keys.clear();

@@ -11,7 +11,7 @@ use super::layout::{
     CURRENT, REVISIONS, SUPERSEDED, Stamp, TABLES, parse_current, parse_revision, parse_revision_key, parse_superseded,
     revision_key, superseded_from, superseded_prefix, table_key,
 };
-use super::pending::{Pending, Touched};
+use super::pending::Touched;
 use crate::{EngineError, KeyRange, Result, Revision, Row, STEP, Table, Version};
 
 /// Keys that a count visits at most: about 300 us, if they are in memory.
@@ -21,6 +21,11 @@ impl RocksDb {
     /// The newest version with `main <= at`, unpublished ones included; for the writer.
     pub(super) fn newest_of_all(&self, key: &[u8], at: i64) -> Result<Option<Version>> {
         let mut pending = self.pending.lock();
+        if at <= self.published.read().revision {
+            // Published a moment ago, so a newer version may be, too: not one to remember.
+            drop(pending);
+            return self.newest_stored(key, at);
+        }
         if let Some(touched) = pending.keys.get(key) {
             if let Some(version) = touched.newest_at(at) {
                 return Ok(Some(version.clone()));
@@ -66,7 +71,12 @@ impl RocksDb {
         }
     }
 
+    /// The newest version with `main <= at` among those that some compaction will drop.
     fn find_superseded(&self, key: &[u8], at: i64) -> Result<Option<Stamp>> {
+        if at < 0 {
+            // Bytes sort as numbers do only if these are not negative.
+            return Ok(None);
+        }
         let from = superseded_from(key, at);
         let mut options = ReadOptions::default();
         options.set_prefix_same_as_start(true);
@@ -146,7 +156,9 @@ impl RocksDb {
 
     pub(super) fn history_step(&self, from: Revision, to: i64, rows: &mut Vec<Version>) -> Result<Option<Revision>> {
         let mut options = ReadOptions::default();
-        options.set_iterate_upper_bound(revision_key(Revision::new(to.saturating_add(1), 0)));
+        options.set_iterate_upper_bound(revision_key(Revision::new(to.max(0).saturating_add(1), 0)));
+        // A checkpoint is read once from end to end: the cache is for others.
+        options.fill_cache(!self.frozen);
         let mut stored = self.db.raw_iterator_cf_opt(self.family(REVISIONS), options);
         stored.seek(revision_key(from));
         for visited in 0.. {
@@ -162,15 +174,11 @@ impl RocksDb {
     }
 
     pub(super) fn row(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        self.row_of(&self.pending.lock(), table, key)
+        let written = self.pending.lock().row(table, key).cloned();
+        written.map_or_else(|| self.stored_row(table, key), Ok)
     }
 
-    pub(super) fn row_of(&self, pending: &Pending, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        if !pending.rows.is_empty()
-            && let Some(row) = pending.rows.get(&(table, key.to_vec()))
-        {
-            return Ok(row.clone());
-        }
+    pub(super) fn stored_row(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {
         self.db.get_cf(self.family(TABLES), table_key(table, key)).map_err(|error| self.failed(&error))
     }
 

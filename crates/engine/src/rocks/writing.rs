@@ -1,6 +1,7 @@
 //! Appending, and publishing in one batch.
 
-use rocksdb::{FlushOptions, WriteOptions};
+use parking_lot::MutexGuard;
+use rocksdb::{FlushOptions, WriteBatch, WriteOptions};
 
 use super::RocksDb;
 use super::layout::{
@@ -8,11 +9,23 @@ use super::layout::{
     state_value, superseded_key, superseded_value, table_key, write_current,
 };
 use super::pending::{Pending, Touched};
-use crate::{Published, Result, Table, Usage, Version};
+use crate::{EngineError, Published, Result, Table, Usage, Version};
 
 impl RocksDb {
+    /// What only the writer may change.
+    ///
+    /// # Errors
+    /// If nothing may be written any more.
+    pub(super) fn writer(&self) -> Result<MutexGuard<'_, Pending>> {
+        let pending = self.pending.lock();
+        match &pending.refusal {
+            Some(why) => Err(EngineError(format!("{}: nothing more is written: {why}", self.path.display()))),
+            None => Ok(pending),
+        }
+    }
+
     pub(super) fn append_version(&self, key: &[u8], version: Version) -> Result<()> {
-        let mut pending = self.pending.lock();
+        let mut pending = self.writer()?;
         let pending = &mut *pending;
         let Pending { batch, keys, written, last, buffer, .. } = pending;
         let revision = version.revision;
@@ -58,9 +71,9 @@ impl RocksDb {
 
     /// Sets or removes a row of a table.
     pub(super) fn set_row(&self, table: Table, key: &[u8], value: Option<&[u8]>) -> Result<()> {
-        let mut pending = self.pending.lock();
+        let mut pending = self.writer()?;
         if table.counts()
-            && let Some(old) = self.row_of(&pending, table, key)?
+            && let Some(old) = pending.row(table, key).cloned().map_or_else(|| self.stored_row(table, key), Ok)?
         {
             self.stored.remove(Usage::of_table_row(table, key, &old));
         }
@@ -78,18 +91,29 @@ impl RocksDb {
 
     /// Writes everything that is pending, and that it is published.
     pub(super) fn write_pending(&self, published: Published) -> Result<()> {
-        let mut pending = self.pending.lock();
-        self.write(&mut pending, published)?;
+        let mut pending = self.writer()?;
+        let batch = std::mem::take(&mut pending.batch);
+        self.write(&mut pending, batch, published, self.stored.usage())?;
         *self.published.write() = published;
         pending.clear();
         Ok(())
     }
 
-    /// Writes the batch with the state as it is after it.
-    pub(super) fn write(&self, pending: &mut Pending, published: Published) -> Result<()> {
-        pending.batch.put(STATE_KEY, state_value(published, self.stored.usage()));
-        let batch = std::mem::take(&mut pending.batch);
-        self.db.write_opt(batch, &unlogged()).map_err(|error| self.failed(&error))
+    /// Writes a batch with the state as it is after it. A failure is for good.
+    pub(super) fn write(
+        &self,
+        pending: &mut Pending,
+        mut batch: WriteBatch,
+        published: Published,
+        usage: Usage,
+    ) -> Result<()> {
+        batch.put(STATE_KEY, state_value(published, usage));
+        if let Err(error) = self.db.write_opt(batch, &unlogged()) {
+            pending.refusal = Some(format!("an earlier write failed: {error}"));
+            return Err(self.failed(&error));
+        }
+        pending.published_usage = usage;
+        Ok(())
     }
 
     /// Makes durable what is published. Atomic over the column families.
@@ -106,7 +130,5 @@ impl RocksDb {
 fn unlogged() -> WriteOptions {
     let mut options = WriteOptions::default();
     options.disable_wal(true);
-    // Revisions come in order.
-    options.set_memtable_insert_hint_per_batch(true);
     options
 }

@@ -3,20 +3,20 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use metastore_engine::{Applied, Engine, EngineError};
+use metastore_engine::{Engine, EngineError};
 use metastore_proto::{Message, raftpb};
 use metastore_store::{Member, Store};
-use raft::eraftpb::{ConfState, HardState};
+use raft::eraftpb::HardState;
 
-use super::{Replica, Settings, SnapshotProgress, conf_state_from_disk};
+use super::{KEEP_BYTES, Replica, Settings, SnapshotProgress};
 use crate::consensus::Consensus;
 use crate::data_dir::{DataDir, Found, Identity, OpenError, Paths};
 use crate::disk::Disk;
 use crate::entry::{CONF_CHANGE, to_consensus};
 use crate::entry_log::EntryLog;
 use crate::identity::{cluster_id, member_id};
-use crate::snapshot_files;
-use crate::wal::{self, Metadata, Options, Replay, TornTail, Wal};
+use crate::state::{self, Medium, Start};
+use crate::wal::{self, Keep, Metadata, Options, Replay, TornTail, Wal};
 
 /// What a new member begins with. A member that has a log ignores it, as in etcd.
 #[derive(Clone, Debug, Default)]
@@ -36,7 +36,8 @@ impl Bootstrap {
 
 impl Replica {
     /// Opens the member in `paths`, or makes a new one, for which `bootstrap` is asked. `engine` opens the storage engine in
-    /// the directory that it is given, which only an engine that outlives the process needs. Also returns what a crash had left at the end of the log, if it was cut off.
+    /// the directory that it is given, which only an engine that outlives the process needs; that one makes an empty state if
+    /// there is no such directory. Also returns what a crash had left at the end of the log, if it was cut off.
     ///
     /// # Errors
     /// [`OpenError`]; every file of the member is as it was.
@@ -79,21 +80,21 @@ impl Replica {
         let (disk, wal_dir, snap_dir) = (data.disk.clone(), data.paths.wal(), data.paths.snap());
         let (Metadata { node_id: id, cluster_id }, named) = wal::owner_and_snapshots(disk.as_ref(), &wal_dir)?;
         data.check_owner(&identity, recorded, id, cluster_id)?;
-        let engine = engine(&data.paths.engine())?;
-        let snapshot = snapshot_files::newest(disk.as_ref(), &snap_dir, &named)?;
-        let start = snapshot.as_ref().map(|found| found.applied).unwrap_or_default();
-        let (log, replay) = Wal::read(settings.log, disk.clone(), &wal_dir, (start.index, start.term))?;
-        let last = start.index + replay.entries.len() as u64;
-        snapshot_files::check_not_beyond(disk.as_ref(), &snap_dir, last)?;
-        let mut conf_state = ConfState::default();
-        if let Some(found) = &snapshot {
-            snapshot_files::load(disk.as_ref(), &snap_dir, found.applied, &engine)?;
-            conf_state = conf_state_from_disk(&found.conf_state);
+        let medium = Medium::of(settings.engine);
+        let named = state::newest_named(&named);
+        let engine = medium.open_engine(&data, named, engine)?;
+        let start = medium.find(&data, named, engine.as_ref())?;
+        if !recorded && start.applied.index > 0 {
+            let why = "the file is missing, but there is state; restore it from a copy, or remove the data directory to start afresh";
+            return Err(OpenError::refused(&data.identity_path(), why));
         }
-        let store = Store::open(engine).map_err(|error| OpenError::Replay(error.to_string()))?;
-        let cut = replay.cut.clone();
-        let log_bytes = replay.entries.iter().map(|entry| super::log_bytes(entry.data.len())).sum();
-        let consensus = open_consensus(&settings, id, &conf_state, start, replay)
+        let keep = Keep { applied: start.applied.index, entries: settings.keep_entries, bytes: KEEP_BYTES };
+        let from = (start.log.index, start.log.term);
+        let (log, replay) = Wal::read(settings.log, disk.clone(), &wal_dir, from, keep)?;
+        medium.take_up(&data, &start, &replay, &engine)?;
+        let store = Store::open(engine.clone()).map_err(|error| OpenError::Replay(error.to_string()))?;
+        let (cut, log_bytes) = (replay.cut.clone(), replay.log_bytes);
+        let consensus = open_consensus(&settings, id, &start, replay)
             .map_err(|why| OpenError::refused(&wal_dir, format!("the log cannot be replayed: {why}")))?;
         // Nothing is refused from here on, so the disk may be changed.
         let wal = log.open()?;
@@ -101,33 +102,40 @@ impl Replica {
         if !recorded {
             data.write_identity(&identity)?;
         }
-        snapshot_files::purge(disk.as_ref(), &snap_dir, snapshot.map(|found| found.applied))?;
+        medium.clear(&data, start.log)?;
         let snapshot = SnapshotProgress { running: false, log_bytes };
-        let (physical, failed) = (Vec::new(), None);
-        let replica =
-            Self { settings, data, id, cluster_id, consensus, wal, store, conf_state, snapshot, physical, failed };
+        let (physical, failed, conf_state) = (Vec::new(), None, start.conf_state);
+        let replica = Self {
+            settings,
+            data,
+            medium,
+            id,
+            cluster_id,
+            consensus,
+            wal,
+            engine,
+            store,
+            conf_state,
+            snapshot,
+            physical,
+            failed,
+        };
         Ok((replica, cut))
     }
 }
 
-fn open_consensus(
-    settings: &Settings,
-    id: u64,
-    conf_state: &ConfState,
-    start: Applied,
-    replay: Replay,
-) -> Result<Consensus, String> {
-    let disk_state = &replay.hard_state;
+fn open_consensus(settings: &Settings, id: u64, start: &Start, replay: Replay) -> Result<Consensus, String> {
+    let (disk_state, applied) = (&replay.hard_state, start.applied);
     let hard_state = HardState {
-        term: disk_state.term().max(start.term),
+        term: disk_state.term().max(applied.term),
         vote: disk_state.vote(),
-        commit: disk_state.commit().max(start.index),
+        commit: disk_state.commit().max(applied.index),
         ..HardState::default()
     };
-    let mut log = EntryLog::new(hard_state, conf_state.clone(), (start.index, start.term));
+    let mut log = EntryLog::new(hard_state, start.conf_state.clone(), replay.before);
     let entries = replay.entries.into_iter().map(to_consensus).collect::<Result<Vec<_>, _>>();
     log.append(&entries.map_err(|error| error.to_string())?);
-    Consensus::new(id, settings.timing, log, start.index).map_err(|error| error.to_string())
+    Consensus::new(id, settings.timing, log, applied.index).map_err(|error| error.to_string())
 }
 
 /// Makes the log of a new cluster of one. Its first entry adds the member, committed at term 1, as etcd writes it.

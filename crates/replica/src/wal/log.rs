@@ -8,7 +8,7 @@ use metastore_proto::raftpb::{ConfState, HardState};
 use super::frame::{Encoder, MAX_RECORD_BYTES};
 use super::read::{self, Tail};
 use super::segment::{self, Segment, TEMPORARY_SUFFIX};
-use super::{Entry, Metadata, Replay, Result, WalError};
+use super::{Entry, Keep, Metadata, Replay, Result, WalError};
 use crate::disk::{Disk, DiskFile, LOCK_FILE};
 
 /// The size at which a segment is full. etcd's number, so that both fill the disk alike.
@@ -148,19 +148,25 @@ impl Wal {
 
     /// [`Wal::open`] with other than the default options.
     pub fn open_with(options: Options, disk: Arc<dyn Disk>, dir: &Path, snapshot: (u64, u64)) -> Result<(Wal, Replay)> {
-        let (found, replay) = Wal::read(options, disk, dir, snapshot)?;
+        let (found, replay) = Wal::read(options, disk, dir, snapshot, Keep::ALL)?;
         Ok((found.open()?, replay))
     }
 
     /// The first half of [`Wal::open`]: reads and judges, and changes nothing, so that the caller can still refuse.
-    pub fn read(options: Options, disk: Arc<dyn Disk>, dir: &Path, snapshot: (u64, u64)) -> Result<(FoundWal, Replay)> {
+    pub fn read(
+        options: Options,
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        snapshot: (u64, u64),
+        keep: Keep,
+    ) -> Result<(FoundWal, Replay)> {
         let segments = segment::list(&*disk, dir)?;
         let Some(first) = segment::holding(&segments, snapshot.0) else {
             let (first, index) = (segments[0].first_index, snapshot.0);
             return Err(WalError::Released { dir: dir.to_owned(), first, index });
         };
         segment::check_sequence(dir, &segments[first..])?;
-        let (replay, tail) = read::read(&*disk, dir, &segments[first..], Some(snapshot))?;
+        let (replay, tail) = read::read(&*disk, dir, &segments[first..], Some(snapshot), keep)?;
         let last = *segments.last().expect("a list of segments is not empty");
         let file = disk.open(&segment::path(dir, last))?;
         let wal = Wal {
@@ -169,7 +175,7 @@ impl Wal {
             options,
             metadata: replay.metadata,
             hard_state: replay.hard_state,
-            last_index: snapshot.0 + replay.entries.len() as u64,
+            last_index: replay.last_index(),
             segments,
             file,
             offset: tail.end,

@@ -57,5 +57,5 @@ mod tests;
 pub use error::{Result, WalError};
 pub use frame::MAX_RECORD_BYTES;
 pub use log::{FoundWal, Options, SEGMENT_BYTES, Wal};
-pub use read::{Replay, TornTail, owner_and_snapshots, snapshots};
-pub use record::{Entry, Metadata};
+pub use read::{Keep, Replay, TornTail, owner_and_snapshots, snapshots};
+pub use record::{Entry, Metadata, log_bytes};

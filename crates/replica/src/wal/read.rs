@@ -1,5 +1,6 @@
 //! Reading a log from its segments.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
 use crc32c::crc32c_append;
@@ -7,7 +8,7 @@ use metastore_proto::raftpb::HardState;
 use metastore_proto::{Message as _, walpb};
 
 use super::frame::{CRC, ENTRY, HARD_STATE, METADATA, Record, SNAPSHOT, Word, record_at, word_at};
-use super::record::decode_hard_state;
+use super::record::{decode_hard_state, log_bytes};
 use super::segment::{self, Segment};
 use super::{Entry, Metadata, Result, WalError, tear};
 use crate::disk::Disk;
@@ -22,12 +23,46 @@ pub struct Replay {
     pub metadata: Metadata,
     /// The last hard state.
     pub hard_state: HardState,
-    /// The entries behind the snapshot, without gaps; replaced ones are left out.
+    /// Index and term of what comes before the first of the entries: the snapshot, or the last entry that was not kept.
+    pub before: (u64, u64),
+    /// The entries behind the snapshot, without gaps; replaced ones and those that [`Keep`] leaves out are left out.
     pub entries: Vec<Entry>,
+    /// What the entries behind the snapshot take in the log, those that were left out included.
+    pub log_bytes: u64,
     /// All snapshots that the segments read mention, in the order of the log.
     pub snapshots: Vec<walpb::Snapshot>,
     /// What was cut off the end, for the caller to log.
     pub cut: Option<TornTail>,
+}
+
+impl Replay {
+    /// The index of the last entry, or of the snapshot.
+    pub fn last_index(&self) -> u64 {
+        self.before.0 + self.entries.len() as u64
+    }
+
+    /// The term of the entry at `index`, if that is known here.
+    pub fn term(&self, index: u64) -> Option<u64> {
+        match index.checked_sub(self.before.0)? {
+            0 => Some(self.before.1),
+            place => self.entries.get(usize::try_from(place - 1).ok()?).map(|entry| entry.term),
+        }
+    }
+}
+
+/// Which entries are kept when a log is read whose state is further on than its last snapshot: those behind `applied`,
+/// and before them the newest, as long as all together are no more than this.
+#[derive(Clone, Copy, Debug)]
+pub struct Keep {
+    /// The state holds the entries up to here.
+    pub applied: u64,
+    pub entries: usize,
+    pub bytes: usize,
+}
+
+impl Keep {
+    /// All entries behind the snapshot.
+    pub const ALL: Self = Self { applied: 0, entries: usize::MAX, bytes: usize::MAX };
 }
 
 /// The rest of a write that the power cut short; nobody was told that it was done.
@@ -50,7 +85,7 @@ pub fn snapshots(disk: &dyn Disk, dir: &Path) -> Result<Vec<walpb::Snapshot>> {
 /// Whose log it is, and its [`snapshots`].
 pub fn owner_and_snapshots(disk: &dyn Disk, dir: &Path) -> Result<(Metadata, Vec<walpb::Snapshot>)> {
     let segments = segment::list(disk, dir)?;
-    let (mut replay, _) = read(disk, dir, segment::newest_run(&segments), None)?;
+    let (mut replay, _) = read(disk, dir, segment::newest_run(&segments), None, Keep::ALL)?;
     let commit = replay.hard_state.commit();
     replay.snapshots.retain(|snapshot| snapshot.index() <= commit);
     Ok((replay.metadata, replay.snapshots))
@@ -75,10 +110,21 @@ pub(super) fn read(
     dir: &Path,
     segments: &[Segment],
     snapshot: Option<(u64, u64)>,
+    keep: Keep,
 ) -> Result<(Replay, Tail)> {
     // Nothing comes before the very first segment; what was before another one, it says itself.
     let sum = segments.first().and_then(|first| (first.sequence == 0).then_some(0));
-    let mut log = Log { snapshot, sum, ..Log::default() };
+    let replay = Replay { before: snapshot.unwrap_or_default(), ..Replay::default() };
+    let mut log = Log {
+        replay,
+        keep,
+        entries: VecDeque::new(),
+        kept_bytes: 0,
+        snapshot,
+        snapshot_found: false,
+        metadata: None,
+        sum,
+    };
     let mut tail = None;
     for (i, segment) in segments.iter().enumerate() {
         let file = segment::path(dir, *segment);
@@ -105,6 +151,7 @@ pub(super) fn read(
         });
     }
     let tail = tail.ok_or_else(|| WalError::NotFound { dir: dir.to_owned() })?;
+    log.replay.entries = log.entries.drain(..).collect();
     log.check_end(dir)?;
     Ok((log.replay, tail))
 }
@@ -170,9 +217,12 @@ impl<'a> Scanner<'a> {
 }
 
 /// What was read so far.
-#[derive(Default)]
 struct Log {
     replay: Replay,
+    keep: Keep,
+    /// The entries that are kept, and their bytes.
+    entries: VecDeque<Entry>,
+    kept_bytes: usize,
     /// The index and term to begin behind; without, entries are not kept.
     snapshot: Option<(u64, u64)>,
     snapshot_found: bool,
@@ -251,20 +301,43 @@ impl Log {
         if index <= commit {
             return Err(format!("entry {index} replaces one that was committed (commit index {commit})"));
         }
-        let Some((snapshot, snapshot_term)) = self.snapshot else { return Ok(()) };
-        let entries = &mut self.replay.entries;
-        let Some(place) = index.checked_sub(snapshot + 1) else { return Ok(()) };
+        if self.snapshot.is_none_or(|(snapshot, _)| index <= snapshot) {
+            return Ok(());
+        }
+        self.replay.log_bytes += log_bytes(entry.data.len());
+        let (before, entries) = (&mut self.replay.before, &mut self.entries);
+        let Some(place) = index.checked_sub(before.0 + 1) else {
+            // It replaces one that was not kept; so it is applied, too.
+            entries.clear();
+            (*before, self.kept_bytes) = ((index, entry.term), 0);
+            return Ok(());
+        };
         let place = usize::try_from(place).ok().filter(|place| *place <= entries.len());
         let Some(place) = place else {
-            return Err(format!("entry {index} follows entry {}", snapshot + entries.len() as u64));
+            return Err(format!("entry {index} follows entry {}", before.0 + entries.len() as u64));
         };
-        let term_before = if place == 0 { snapshot_term } else { entries[place - 1].term };
+        let term_before = if place == 0 { before.1 } else { entries[place - 1].term };
         if entry.term < term_before {
             return Err(format!("entry {index} of term {} follows one of term {term_before}", entry.term));
         }
-        entries.truncate(place);
-        entries.push(entry);
+        self.kept_bytes -= entries.drain(place..).map(|entry| entry.data.len()).sum::<usize>();
+        self.kept_bytes += entry.data.len();
+        entries.push_back(entry);
+        self.leave_out();
         Ok(())
+    }
+
+    /// Forgets the oldest entries that are applied and too many.
+    fn leave_out(&mut self) {
+        let (before, entries) = (&mut self.replay.before, &mut self.entries);
+        while let Some(first) = entries.front()
+            && first.index <= self.keep.applied
+            && (entries.len() > self.keep.entries || self.kept_bytes > self.keep.bytes)
+        {
+            self.kept_bytes -= first.data.len();
+            *before = (first.index, first.term);
+            entries.pop_front();
+        }
     }
 
     fn take_snapshot(&mut self, snapshot: walpb::Snapshot) {
@@ -278,7 +351,7 @@ impl Log {
         if !self.snapshot_found {
             return Err(WalError::SnapshotNotFound { dir: dir.to_owned(), index, term });
         }
-        let (last, commit) = (index + self.replay.entries.len() as u64, self.replay.hard_state.commit());
+        let (last, commit) = (self.replay.last_index(), self.replay.hard_state.commit());
         if commit > last {
             return Err(WalError::CommittedLost { dir: dir.to_owned(), last, commit });
         }

@@ -29,6 +29,15 @@ pub struct Entry {
     pub data: Bytes,
 }
 
+/// What an entry takes in the log beside its data: frame, record and the entry's own fields.
+const ENTRY_OVERHEAD_BYTES: u64 = 32;
+
+/// Bytes that an entry takes in the log, about. Its overhead counts: a state of many small rows is no larger than the log
+/// that made it, and would otherwise seem so for ever.
+pub fn log_bytes(data_bytes: usize) -> u64 {
+    ENTRY_OVERHEAD_BYTES + data_bytes as u64
+}
+
 impl Entry {
     pub(super) fn decode(message: &[u8]) -> Result<Entry, Malformed> {
         let mut entry = Entry::default();

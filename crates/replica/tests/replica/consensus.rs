@@ -2,26 +2,29 @@
 
 use std::sync::Arc;
 
+use metastore_engine::{Memory, RocksDb, RocksDbSettings};
 use metastore_proto::etcdserverpb::CompactionRequest;
 use metastore_proto::{Message, raftpb};
-use metastore_replica::disk::{Disk, OsDisk, SimulatedDisk};
-use metastore_replica::wal::{Entry, Replay, Wal};
+use metastore_replica::disk::{Disk, OsDisk};
+use metastore_replica::wal::{Entry, Keep, Replay, Wal};
 use metastore_replica::{Output, Paths, Replica, identity};
 use metastore_store::Member;
 use metastore_store::command::{Command, Kind};
 
+use crate::machine::{Engine, Machine};
 use crate::script::run;
 use crate::world::{PEER_URL, World, advance, bootstrap, open, paths, put, settings};
 
 /// What the log on this disk says, from its beginning.
-fn replay(disk: &SimulatedDisk) -> Replay {
+fn replay(disk: &Machine) -> Replay {
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-    Wal::read(settings().log, shared, &paths().wal(), (0, 0)).unwrap().1
+    Wal::read(settings(disk.engine).log, shared, &paths().wal(), (0, 0), Keep::ALL).unwrap().1
 }
 
-#[test]
-fn a_sole_member_leads_without_waiting() {
-    let disk = SimulatedDisk::new();
+each_engine!(a_sole_member_leads_without_waiting);
+
+fn a_sole_member_leads_without_waiting(engine: Engine) {
+    let disk = Machine::new(engine);
     for start in 0..3 {
         let (mut replica, _) = open(&disk).unwrap();
         assert!(!replica.standing().sole_leader, "it has committed nothing of its term");
@@ -33,18 +36,20 @@ fn a_sole_member_leads_without_waiting() {
     }
 }
 
-#[test]
-fn a_member_with_a_snapshot_leads_without_waiting() {
-    let mut world = World::default();
+each_engine!(a_member_with_a_snapshot_leads_without_waiting);
+
+fn a_member_with_a_snapshot_leads_without_waiting(engine: Engine) {
+    let mut world = World::new(engine);
     run(&mut world, 3, 50).unwrap();
     assert!(world.snapshots > 0);
     world.start().unwrap();
     assert!(world.replica().standing().sole_leader);
 }
 
-#[test]
-fn a_proposal_before_leadership_is_dropped() {
-    let disk = SimulatedDisk::new();
+each_engine!(a_proposal_before_leadership_is_dropped);
+
+fn a_proposal_before_leadership_is_dropped(engine: Engine) {
+    let disk = Machine::new(engine);
     let (mut replica, _) = open(&disk).unwrap();
     assert!(replica.propose(put(1, "k", "early")).is_err());
     let mut output = Output::default();
@@ -56,9 +61,10 @@ fn a_proposal_before_leadership_is_dropped() {
     assert_eq!(output.events.len(), 1);
 }
 
-#[test]
-fn ticks_change_nothing_for_a_sole_leader() {
-    let disk = SimulatedDisk::new();
+each_engine!(ticks_change_nothing_for_a_sole_leader);
+
+fn ticks_change_nothing_for_a_sole_leader(engine: Engine) {
+    let disk = Machine::new(engine);
     let (mut replica, _) = open(&disk).unwrap();
     advance(&mut replica, &mut Output::default()).unwrap();
     let (standing, operations) = (replica.standing(), disk.operations());
@@ -69,11 +75,12 @@ fn ticks_change_nothing_for_a_sole_leader() {
     assert_eq!((replica.standing(), disk.operations()), (standing, operations));
 }
 
+each_engine!(the_first_entry_is_the_one_that_etcd_writes);
+
 /// What etcd writes at its first start, and what it reads: the change in its own numbers, the member as its JSON.
-#[test]
-fn the_first_entry_is_the_one_that_etcd_writes() {
-    let disk = SimulatedDisk::new();
-    let first = |disk: &SimulatedDisk| replay(disk).entries.remove(0);
+fn the_first_entry_is_the_one_that_etcd_writes(engine: Engine) {
+    let disk = Machine::new(engine);
+    let first = |disk: &Machine| replay(disk).entries.remove(0);
     let (mut replica, _) = open(&disk).unwrap();
     let entry = first(&disk);
     advance(&mut replica, &mut Output::default()).unwrap();
@@ -92,9 +99,10 @@ fn the_first_entry_is_the_one_that_etcd_writes() {
     assert_eq!(replica.store().members().iter().collect::<Vec<_>>(), [&member]);
 }
 
-#[test]
-fn the_log_knows_what_is_committed_but_for_the_last_batch() {
-    let disk = SimulatedDisk::new();
+each_engine!(the_log_knows_what_is_committed_but_for_the_last_batch);
+
+fn the_log_knows_what_is_committed_but_for_the_last_batch(engine: Engine) {
+    let disk = Machine::new(engine);
     let (mut replica, _) = open(&disk).unwrap();
     advance(&mut replica, &mut Output::default()).unwrap();
     for id in 1..20 {
@@ -108,12 +116,14 @@ fn the_log_knows_what_is_committed_but_for_the_last_batch() {
     assert_eq!((replay.hard_state.term(), replay.hard_state.vote()), (replica.standing().term, replica.id()));
 }
 
+each_engine!(proposals_that_wait_together_share_a_write_and_a_sync);
+
 /// One batch of proposals is one write and one sync.
-#[test]
-fn proposals_that_wait_together_share_a_write_and_a_sync() {
-    let mut settings = settings();
-    (settings.snapshot_log_bytes, settings.log) = (u64::MAX, Default::default());
-    let disk = SimulatedDisk::new();
+fn proposals_that_wait_together_share_a_write_and_a_sync(engine: Engine) {
+    let mut settings = settings(engine);
+    (settings.snapshot_log_bytes, settings.flush_log_bytes) = (u64::MAX, u64::MAX);
+    settings.log = Default::default();
+    let disk = Machine::new(engine);
     let (mut replica, _) = crate::world::open_with(settings, &disk, paths()).unwrap();
     advance(&mut replica, &mut Output::default()).unwrap();
     let operations = disk.operations();
@@ -125,15 +135,25 @@ fn proposals_that_wait_together_share_a_write_and_a_sync() {
     assert_eq!((output.outcomes.len(), disk.operations() - operations), (50, 2));
 }
 
+each_engine!(a_member_on_a_real_disk_comes_back);
+
 /// The same on a real file system: first start, writes, snapshots, restart, and one member at a time.
-#[test]
-fn a_member_on_a_real_disk_comes_back() {
-    let scratch = std::env::temp_dir().join(format!("metastore-replica-{}", std::process::id()));
+fn a_member_on_a_real_disk_comes_back(engine: Engine) {
+    let scratch = std::env::temp_dir().join(format!("metastore-replica-{}-{}", engine.name(), std::process::id()));
     let _ = std::fs::remove_dir_all(&scratch);
     let start = |name: &str| {
         let paths = Paths { data_dir: scratch.join(name), wal_dir: Some(scratch.join("log")) };
         let disk: Arc<dyn Disk> = Arc::new(OsDisk::new());
-        Replica::open(settings(), disk, paths, || Ok(bootstrap()), |_| Ok(Arc::new(metastore_engine::Memory::new())))
+        Replica::open(
+            settings(engine),
+            disk,
+            paths,
+            || Ok(bootstrap()),
+            |path| match engine {
+                Engine::Memory => Ok(Arc::new(Memory::new())),
+                Engine::RocksDb => Ok(Arc::new(RocksDb::open(path, RocksDbSettings::default())?)),
+            },
+        )
     };
     let (mut snapshots, value) = (0, "v".repeat(300));
     for round in 0..3 {

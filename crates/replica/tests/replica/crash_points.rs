@@ -1,7 +1,8 @@
 //! The power goes after every single disk operation of a fixed script.
 
-use metastore_replica::disk::{CrashPolicy, Disk, SimulatedDisk};
+use metastore_replica::disk::{CrashPolicy, Disk};
 
+use crate::machine::{Engine, Machine};
 use crate::script::{mix, run};
 use crate::world::{Reference, Told, World, open, paths};
 
@@ -16,8 +17,8 @@ fn policies() -> impl Iterator<Item = CrashPolicy> {
 }
 
 /// The script without a crash: what was proposed, what that gives, and how many operations it takes.
-fn whole_script() -> (World, Reference) {
-    let mut world = World::default();
+fn whole_script(engine: Engine) -> (World, Reference) {
+    let mut world = World::new(engine);
     run(&mut world, SEED, ROUNDS).unwrap();
     let reference = Reference::of(&world.told.proposed);
     world.told.check_outcomes(&reference, "no crash");
@@ -26,8 +27,8 @@ fn whole_script() -> (World, Reference) {
 }
 
 /// The world when the power goes after `n` operations of the script.
-fn crashed(n: u64, reference: &Reference) -> World {
-    let disk = SimulatedDisk::new();
+fn crashed(engine: Engine, n: u64, reference: &Reference) -> World {
+    let disk = Machine::new(engine);
     disk.crash_after(n);
     let mut world = World::on(disk, Told::default());
     run(&mut world, SEED, ROUNDS).unwrap_err();
@@ -35,24 +36,27 @@ fn crashed(n: u64, reference: &Reference) -> World {
     world
 }
 
-#[test]
-fn the_script_does_what_it_is_for() {
-    let (world, _) = whole_script();
+each_engine!(the_script_does_what_it_is_for);
+
+fn the_script_does_what_it_is_for(engine: Engine) {
+    let (world, _) = whole_script(engine);
     assert!(world.snapshots >= 4, "snapshots: {}", world.snapshots);
     let segments = world.disk.list(&paths().wal()).unwrap();
     let first = segments.iter().find(|name| name.ends_with(".wal")).unwrap();
     assert!(!first.starts_with("0000000000000000-"), "segments were released: {segments:?}");
     let states = world.disk.list(&paths().snap()).unwrap();
-    assert!(states.len() <= 4, "snapshots were purged: {states:?}");
+    let most = if engine == Engine::Memory { 4 } else { 0 };
+    assert!(states.len() <= most, "snapshots were purged: {states:?}");
     assert!(world.disk.operations() > 200, "operations: {}", world.disk.operations());
 }
 
-#[test]
-fn nothing_acknowledged_is_lost_wherever_the_power_goes() {
-    let (whole, reference) = whole_script();
+each_engine!(nothing_acknowledged_is_lost_wherever_the_power_goes);
+
+fn nothing_acknowledged_is_lost_wherever_the_power_goes(engine: Engine) {
+    let (whole, reference) = whole_script(engine);
     let (mut cuts, mut beyond) = (0, 0);
     for n in 0..whole.disk.operations() {
-        let world = crashed(n, &reference);
+        let world = crashed(engine, n, &reference);
         for policy in policies() {
             let context = format!("crash after {n} operations, {policy:?}");
             let (held, cut) = world.told.check(&world.disk.crash(policy), &reference, &context);
@@ -64,12 +68,13 @@ fn nothing_acknowledged_is_lost_wherever_the_power_goes() {
     assert!(beyond > 20, "some of what was under way is found: {beyond}");
 }
 
+each_engine!(a_crash_during_the_restart_is_recovered_from);
+
 /// The power goes again at each operation of the restart.
-#[test]
-fn a_crash_during_the_restart_is_recovered_from() {
-    let (whole, reference) = whole_script();
+fn a_crash_during_the_restart_is_recovered_from(engine: Engine) {
+    let (whole, reference) = whole_script(engine);
     for n in (0..whole.disk.operations()).filter(|n| *n < 12 || mix(7, *n).is_multiple_of(9)) {
-        let world = crashed(n, &reference);
+        let world = crashed(engine, n, &reference);
         let after = world.disk.crash(CrashPolicy::Random(n));
         for m in 0.. {
             let again = after.fork();
@@ -85,13 +90,14 @@ fn a_crash_during_the_restart_is_recovered_from() {
     }
 }
 
+each_engine!(what_a_restarted_member_has_shown_survives_the_power);
+
 /// The process is killed, and the page cache survives. The member that starts on it shows what it finds to readers. Then the
 /// power goes: what was shown must be there.
-#[test]
-fn what_a_restarted_member_has_shown_survives_the_power() {
-    let (whole, reference) = whole_script();
+fn what_a_restarted_member_has_shown_survives_the_power(engine: Engine) {
+    let (whole, reference) = whole_script(engine);
     for n in 0..whole.disk.operations() {
-        let world = crashed(n, &reference);
+        let world = crashed(engine, n, &reference);
         let disk = world.disk.fork();
         let context = format!("killed after {n} operations");
         let (mut replica, _) = open(&disk).unwrap_or_else(|error| panic!("{context}: {error}"));

@@ -1,8 +1,9 @@
 //! The disk fails: a write, a sync, no space. The member stops, and what it has said stays true.
 
 use metastore_replica::Output;
-use metastore_replica::disk::{CrashPolicy, SimulatedDisk};
+use metastore_replica::disk::CrashPolicy;
 
+use crate::machine::{Engine, Machine};
 use crate::script::{mix, run};
 use crate::world::{Reference, Told, World, put};
 
@@ -10,19 +11,20 @@ const SEED: u64 = 5;
 const ROUNDS: u64 = 24;
 
 fn reference() -> Reference {
-    let mut world = World::default();
+    let mut world = World::new(Engine::Memory);
     run(&mut world, SEED, ROUNDS).unwrap();
     Reference::of(&world.told.proposed)
 }
 
 /// Runs the script on a disk with a fault. Returns false if the fault did not come to bear.
 fn runs_into(
-    fault: impl FnOnce(&SimulatedDisk),
-    heal: impl FnOnce(&SimulatedDisk),
+    engine: Engine,
+    fault: impl FnOnce(&Machine),
+    heal: impl FnOnce(&Machine),
     reference: &Reference,
     context: &str,
 ) -> bool {
-    let disk = SimulatedDisk::new();
+    let disk = Machine::new(engine);
     fault(&disk);
     let mut world = World::on(disk, Told::default());
     let Err(stopped) = run(&mut world, SEED, ROUNDS) else { return false };
@@ -56,31 +58,35 @@ fn stays_stopped(world: &mut World, context: &str) {
 }
 
 /// Runs the script once for each fault until one no longer comes to bear; returns how many did.
-fn each(fault: impl Fn(&SimulatedDisk, u64), name: &str) -> u64 {
+fn each(engine: Engine, fault: impl Fn(&Machine, u64), name: &str) -> u64 {
     let reference = reference();
-    let runs = (1..).take_while(|k| runs_into(|disk| fault(disk, *k), |_| {}, &reference, &format!("{name} {k}")));
+    let runs =
+        (1..).take_while(|k| runs_into(engine, |disk| fault(disk, *k), |_| {}, &reference, &format!("{name} {k}")));
     runs.count() as u64
 }
 
-#[test]
-fn a_failed_sync_stops_the_member_and_nothing_acknowledged_is_lost() {
-    let failures = each(SimulatedDisk::fail_sync, "sync");
+each_engine!(a_failed_sync_stops_the_member_and_nothing_acknowledged_is_lost);
+
+fn a_failed_sync_stops_the_member_and_nothing_acknowledged_is_lost(engine: Engine) {
+    let failures = each(engine, |disk, k| disk.fail_sync(k), "sync");
     assert!(failures > 30, "{failures}");
 }
 
-#[test]
-fn a_failed_write_stops_the_member_and_nothing_acknowledged_is_lost() {
-    let failures = each(SimulatedDisk::fail_write, "write");
+each_engine!(a_failed_write_stops_the_member_and_nothing_acknowledged_is_lost);
+
+fn a_failed_write_stops_the_member_and_nothing_acknowledged_is_lost(engine: Engine) {
+    let failures = each(engine, |disk, k| disk.fail_write(k), "write");
     assert!(failures > 30, "{failures}");
 }
 
-#[test]
-fn a_full_disk_stops_the_member_which_starts_again_when_there_is_space() {
+each_engine!(a_full_disk_stops_the_member_which_starts_again_when_there_is_space);
+
+fn a_full_disk_stops_the_member_which_starts_again_when_there_is_space(engine: Engine) {
     let reference = reference();
     let sizes = (0..20_000).step_by(61);
     let full = sizes.filter(|bytes| {
-        let heal = |disk: &SimulatedDisk| disk.limit_bytes(u64::MAX);
-        runs_into(|disk| disk.limit_bytes(*bytes), heal, &reference, &format!("room for {bytes} bytes"))
+        let heal = |disk: &Machine| disk.limit_bytes(u64::MAX);
+        runs_into(engine, |disk| disk.limit_bytes(*bytes), heal, &reference, &format!("room for {bytes} bytes"))
     });
     let full = full.count();
     assert!(full > 50, "{full}");

@@ -1,7 +1,8 @@
 //! Random commands, the power goes at a random operation, the member comes back, and so on, on the same disk.
 
-use metastore_replica::disk::{CrashPolicy, SimulatedDisk};
+use metastore_replica::disk::CrashPolicy;
 
+use crate::machine::{Engine, Machine};
 use crate::script::{mix, random_group};
 use crate::world::{Reference, Told, World};
 
@@ -32,11 +33,12 @@ fn work(world: &mut World, seed: u64) {
     }
 }
 
-#[test]
-fn nothing_acknowledged_is_lost_however_often_the_power_goes() {
+each_engine!(nothing_acknowledged_is_lost_however_often_the_power_goes);
+
+fn nothing_acknowledged_is_lost_however_often_the_power_goes(engine: Engine) {
     let (mut acknowledged, mut snapshots) = (0, 0);
     for life in 0..LIVES {
-        let (mut disk, mut told) = (SimulatedDisk::new(), Told::default());
+        let (mut disk, mut told) = (Machine::new(engine), Told::default());
         for loss in 0..LOSSES {
             let seed = mix(life, loss);
             let context = format!("life {life}, loss {loss}");

@@ -4,26 +4,26 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use metastore_engine::Memory;
 use metastore_proto::{Message, raftpb};
-use metastore_replica::disk::{CrashPolicy, Disk, SimulatedDisk};
+use metastore_replica::disk::{CrashPolicy, Disk};
 use metastore_replica::wal::{Entry, Options, Wal};
 use metastore_replica::{Bootstrap, OpenError, Output, Paths, Replica, Settings};
 
+use crate::machine::{Engine, Machine};
 use crate::script::run;
 use crate::world::{Told, World, bootstrap, open, open_with, paths, put, settings};
 
 /// A member with several log segments and a snapshot.
-fn member() -> SimulatedDisk {
-    let mut world = World::default();
+fn member(engine: Engine) -> Machine {
+    let mut world = World::new(engine);
     run(&mut world, 3, 50).unwrap();
     assert!(world.snapshots > 2);
     world.disk.fork()
 }
 
 /// The content of all files.
-fn files(disk: &SimulatedDisk) -> BTreeMap<PathBuf, Vec<u8>> {
-    fn walk(disk: &SimulatedDisk, path: &Path, found: &mut BTreeMap<PathBuf, Vec<u8>>) {
+fn files(disk: &Machine) -> BTreeMap<PathBuf, Vec<u8>> {
+    fn walk(disk: &Machine, path: &Path, found: &mut BTreeMap<PathBuf, Vec<u8>>) {
         match disk.list(path) {
             Ok(names) => names.iter().for_each(|name| walk(disk, &path.join(name), found)),
             Err(_) => drop(found.insert(path.to_owned(), disk.read(path).unwrap())),
@@ -34,12 +34,12 @@ fn files(disk: &SimulatedDisk) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
-fn file(disk: &SimulatedDisk, directory: &Path, end: &str) -> PathBuf {
+fn file(disk: &Machine, directory: &Path, end: &str) -> PathBuf {
     let names = disk.list(directory).unwrap();
     directory.join(names.iter().find(|name| name.ends_with(end)).unwrap())
 }
 
-fn write(disk: &SimulatedDisk, path: &Path, bytes: &[u8]) {
+fn write(disk: &Machine, path: &Path, bytes: &[u8]) {
     disk.create_dir_all(path.parent().unwrap()).unwrap();
     let file = disk.create(path).unwrap();
     file.write_at(0, bytes).unwrap();
@@ -52,7 +52,7 @@ fn identity() -> PathBuf {
 }
 
 /// Expects a refusal that names what `names` says and changes no file.
-fn refused_with(settings: Settings, disk: &SimulatedDisk, paths: Paths, names: &[&str]) {
+fn refused_with(settings: Settings, disk: &Machine, paths: Paths, names: &[&str]) {
     let before = files(disk);
     let error = open_with(settings, disk, paths).err().expect("it is refused").to_string();
     for name in names {
@@ -62,8 +62,8 @@ fn refused_with(settings: Settings, disk: &SimulatedDisk, paths: Paths, names: &
     assert!(before == after, "changed by a refusal ({error}): {:?} and {:?}", before.keys(), after.keys());
 }
 
-fn refused(disk: &SimulatedDisk, names: &[&str]) {
-    refused_with(settings(), disk, paths(), names);
+fn refused(disk: &Machine, names: &[&str]) {
+    refused_with(settings(disk.engine), disk, paths(), names);
 }
 
 fn text(path: &Path) -> &str {
@@ -71,7 +71,7 @@ fn text(path: &Path) -> &str {
 }
 
 /// Flips a bit of each of the first `len` bytes of a file; it must be refused by name.
-fn every_flip_is_refused(disk: &SimulatedDisk, path: &Path, len: usize) {
+fn every_flip_is_refused(disk: &Machine, path: &Path, len: usize) {
     for offset in 0..len {
         // All bits have their turn, though not of every byte.
         let bit = (offset % 5 + offset / 8) % 8;
@@ -82,9 +82,10 @@ fn every_flip_is_refused(disk: &SimulatedDisk, path: &Path, len: usize) {
     }
 }
 
-#[test]
-fn a_damaged_log_is_refused() {
-    let disk = member();
+each_engine!(a_damaged_log_is_refused);
+
+fn a_damaged_log_is_refused(engine: Engine) {
+    let disk = member(engine);
     let segments = disk.list(&paths().wal()).unwrap();
     assert!(segments.len() > 1, "{segments:?}");
     for name in segments {
@@ -96,7 +97,8 @@ fn a_damaged_log_is_refused() {
 
 #[test]
 fn a_damaged_snapshot_is_refused() {
-    let disk = member();
+    let engine = Engine::Memory;
+    let disk = member(engine);
     for end in [".snap", ".state"] {
         let path = file(&disk, &paths().snap(), end);
         let len = disk.read(&path).unwrap().len();
@@ -112,7 +114,8 @@ fn a_damaged_snapshot_is_refused() {
 
 #[test]
 fn another_ones_snapshot_is_refused() {
-    let disk = member();
+    let engine = Engine::Memory;
+    let disk = member(engine);
     let snap = file(&disk, &paths().snap(), ".snap");
     let state = file(&disk, &paths().snap(), ".state");
     let record = |index| {
@@ -125,7 +128,7 @@ fn another_ones_snapshot_is_refused() {
     let foreign = disk.fork();
     write(&foreign, &snap, &record(9999));
     refused(&foreign, &[text(&snap), "describes entry 9999"]);
-    let mut world = World::default();
+    let mut world = World::new(engine);
     run(&mut world, 3, 20).unwrap();
     let older = file(&world.disk, &paths().snap(), ".state");
     assert_ne!(older, state);
@@ -133,12 +136,16 @@ fn another_ones_snapshot_is_refused() {
     refused(&disk, &[text(&state), "holds the state at entry"]);
 }
 
-#[test]
-fn an_identity_that_does_not_fit_is_refused() {
-    let disk = member();
+each_engine!(an_identity_that_does_not_fit_is_refused);
+
+fn an_identity_that_does_not_fit_is_refused(engine: Engine) {
+    let disk = member(engine);
     let json = String::from_utf8(disk.read(&identity()).unwrap()).unwrap();
+    let other = format!("written by engine {:?}, but --engine is {:?}", engine.other().name(), engine.name());
+    let command = format!("metastore convert --data-dir /data --engine {}", engine.name());
     let cases = [
-        (json.replace("\"memory\"", "\"rocksdb\""), "written by engine \"rocksdb\", but --engine is \"memory\""),
+        (json.replace(engine.name(), engine.other().name()), other.as_str()),
+        (json.replace(engine.name(), engine.other().name()), command.as_str()),
         (json.replace("\"format\": 1", "\"format\": 2"), "format 2, but this version reads format 1"),
         (json.replace('{', "["), "damaged"),
         (json.replace("\"format\": 1,", ""), "damaged"),
@@ -149,13 +156,13 @@ fn an_identity_that_does_not_fit_is_refused() {
         refused(&disk, &[text(&identity()), why]);
     }
     disk.remove_file(&identity()).unwrap();
-    refused(&disk, &[text(&identity()), "missing, but there are snapshots"]);
+    refused(&disk, &[text(&identity()), "missing, but there "]);
 }
 
 /// The disk of a member that a crash left with a torn tail, so that a start would change the log.
-fn torn() -> SimulatedDisk {
+fn torn(engine: Engine) -> Machine {
     for n in 40.. {
-        let disk = SimulatedDisk::new();
+        let disk = Machine::new(engine);
         disk.crash_after(n);
         let mut world = World::on(disk, Told::default());
         run(&mut world, 3, 50).unwrap_err();
@@ -167,9 +174,10 @@ fn torn() -> SimulatedDisk {
     unreachable!("some crash tears a write")
 }
 
-#[test]
-fn a_torn_tail_is_cut_and_reported_unless_the_member_is_refused() {
-    let disk = torn();
+each_engine!(a_torn_tail_is_cut_and_reported_unless_the_member_is_refused);
+
+fn a_torn_tail_is_cut_and_reported_unless_the_member_is_refused(engine: Engine) {
+    let disk = torn(engine);
     let before = files(&disk);
     let cut = open(&disk.fork()).unwrap().1.unwrap();
     assert!(cut.file.starts_with(paths().wal()) && cut.offset > 0 && cut.dropped_bytes > 0, "{cut:?}");
@@ -184,15 +192,17 @@ fn other_bootstrap() -> Bootstrap {
     Bootstrap { cluster_token: "another".into(), ..bootstrap() }
 }
 
-fn open_other(disk: &SimulatedDisk, paths: Paths) -> Result<Replica, OpenError> {
-    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
-    Replica::open(settings(), disk, paths, || Ok(other_bootstrap()), |_| Ok(Arc::new(Memory::new())))
+fn open_other(disk: &Machine, paths: Paths) -> Result<Replica, OpenError> {
+    let engine = disk.engine;
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    Replica::open(settings(engine), shared, paths, || Ok(other_bootstrap()), |path| disk.open_engine(engine, path))
         .map(|(replica, _)| replica)
 }
 
-#[test]
-fn the_log_of_another_member_is_refused() {
-    let (disk, other) = (member(), SimulatedDisk::new());
+each_engine!(the_log_of_another_member_is_refused);
+
+fn the_log_of_another_member_is_refused(engine: Engine) {
+    let (disk, other) = (member(engine), Machine::new(engine));
     open_other(&other, paths()).unwrap();
     for name in disk.list(&paths().wal()).unwrap() {
         disk.remove_file(&paths().wal().join(name)).unwrap();
@@ -201,7 +211,7 @@ fn the_log_of_another_member_is_refused() {
     write(&disk, &first, &other.read(&first).unwrap());
     refused(&disk, &[text(&paths().wal()), "the log is that of member", "--wal-dir"]);
     // The same, on a directory that has no state yet.
-    let fresh = SimulatedDisk::new();
+    let fresh = Machine::new(engine);
     write(&fresh, &first, &other.read(&first).unwrap());
     refused(&fresh, &[text(&paths().wal()), "there is no state, and the settings are those of member"]);
 }
@@ -210,12 +220,13 @@ fn separate() -> Paths {
     Paths { wal_dir: Some("/log/one".into()), ..paths() }
 }
 
-#[test]
-fn state_without_its_log_is_refused() {
-    let disk = member();
-    refused_with(settings(), &disk, separate(), &["/log/one", "--wal-dir"]);
+each_engine!(state_without_its_log_is_refused);
+
+fn state_without_its_log_is_refused(engine: Engine) {
+    let disk = member(engine);
+    refused_with(settings(disk.engine), &disk, separate(), &["/log/one", "--wal-dir"]);
     disk.create_dir_all(Path::new("/log/one")).unwrap();
-    refused_with(settings(), &disk, separate(), &["/log/one", "--wal-dir"]);
+    refused_with(settings(disk.engine), &disk, separate(), &["/log/one", "--wal-dir"]);
     for name in disk.list(&paths().wal()).unwrap() {
         disk.remove_file(&paths().wal().join(name)).unwrap();
     }
@@ -227,8 +238,9 @@ fn state_without_its_log_is_refused() {
 
 #[test]
 fn a_log_that_ends_before_the_snapshot_is_refused() {
-    let disk = member();
-    let mut early = World::default();
+    let engine = Engine::Memory;
+    let disk = member(engine);
+    let mut early = World::new(engine);
     run(&mut early, 3, 2).unwrap();
     for name in disk.list(&paths().wal()).unwrap() {
         disk.remove_file(&paths().wal().join(name)).unwrap();
@@ -241,9 +253,10 @@ fn a_log_that_ends_before_the_snapshot_is_refused() {
     refused(&disk, &[text(&snap), "acknowledged entries are missing"]);
 }
 
-#[test]
-fn the_directory_of_an_etcd_is_refused() {
-    let disk = SimulatedDisk::new();
+each_engine!(the_directory_of_an_etcd_is_refused);
+
+fn the_directory_of_an_etcd_is_refused(engine: Engine) {
+    let disk = Machine::new(engine);
     let db = paths().snap().join("db");
     write(&disk, &db, b"bolt");
     refused(&disk, &[text(&db), "the data directory of an etcd"]);
@@ -251,40 +264,45 @@ fn the_directory_of_an_etcd_is_refused() {
     refused(&disk, &[text(&db), "the data directory of an etcd"]);
 }
 
-#[test]
-fn a_log_directory_that_holds_something_else_is_refused() {
-    let disk = SimulatedDisk::new();
+each_engine!(a_log_directory_that_holds_something_else_is_refused);
+
+fn a_log_directory_that_holds_something_else_is_refused(engine: Engine) {
+    let disk = Machine::new(engine);
     write(&disk, &paths().wal().join("notes"), b"mine");
     refused(&disk, &[text(&paths().wal()), "it holds notes"]);
 }
 
-#[test]
-fn settings_that_describe_no_member_make_none() {
-    let disk = SimulatedDisk::new();
+each_engine!(settings_that_describe_no_member_make_none);
+
+fn settings_that_describe_no_member_make_none(engine: Engine) {
+    let disk = Machine::new(engine);
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
     let none = || Err("no URL for member one".to_owned());
-    let error = Replica::open(settings(), shared, paths(), none, |_| Ok(Arc::new(Memory::new()))).err().unwrap();
+    let error = Replica::open(settings(disk.engine), shared, paths(), none, |path| disk.open_engine(disk.engine, path))
+        .err()
+        .unwrap();
     assert_eq!(error.to_string(), "no URL for member one");
     assert_eq!(files(&disk), BTreeMap::new());
 }
 
-#[test]
-fn a_directory_has_one_member_at_a_time() {
-    let disk = SimulatedDisk::new();
-    let first = open_with(settings(), &disk, separate()).unwrap();
-    refused_with(settings(), &disk, separate(), &["/data/member", "another process uses this directory"]);
+each_engine!(a_directory_has_one_member_at_a_time);
+
+fn a_directory_has_one_member_at_a_time(engine: Engine) {
+    let disk = Machine::new(engine);
+    let first = open_with(settings(disk.engine), &disk, separate()).unwrap();
+    refused_with(settings(disk.engine), &disk, separate(), &["/data/member", "another process uses this directory"]);
     let beside = Paths { data_dir: "/data2".into(), ..separate() };
-    refused_with(settings(), &disk, beside.clone(), &["/log/one", "another process uses this directory"]);
+    refused_with(settings(disk.engine), &disk, beside.clone(), &["/log/one", "another process uses this directory"]);
     drop(first);
     let error = open_other(&disk, beside).err().unwrap().to_string();
     assert!(error.contains("/log/one") && error.contains("there is no state"), "{error}");
-    open_with(settings(), &disk, separate()).unwrap();
+    open_with(settings(disk.engine), &disk, separate()).unwrap();
 }
 
 /// Appends an entry to the log of a closed member, committed, and returns its index.
-fn append(disk: &SimulatedDisk, kind: i32, data: Vec<u8>) -> u64 {
+fn append(disk: &Machine, kind: i32, data: Vec<u8>) -> u64 {
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-    let options: Options = settings().log;
+    let options: Options = settings(disk.engine).log;
     let (mut wal, replay) = Wal::open_with(options, shared, &paths().wal(), (0, 0)).unwrap();
     let last = replay.entries.last().unwrap();
     let (index, term) = (last.index + 1, last.term);
@@ -293,14 +311,15 @@ fn append(disk: &SimulatedDisk, kind: i32, data: Vec<u8>) -> u64 {
     index
 }
 
-fn young_member() -> SimulatedDisk {
-    let mut world = World::default();
+fn young_member(engine: Engine) -> Machine {
+    let mut world = World::new(engine);
     run(&mut world, 3, 2).unwrap();
     world.disk.fork()
 }
 
-#[test]
-fn an_entry_that_this_version_does_not_know_is_refused() {
+each_engine!(an_entry_that_this_version_does_not_know_is_refused);
+
+fn an_entry_that_this_version_does_not_know_is_refused(engine: Engine) {
     let change = |kind| {
         let change = raftpb::ConfChange { r#type: Some(kind), node_id: Some(7), ..raftpb::ConfChange::default() };
         change.encode_to_vec()
@@ -313,15 +332,16 @@ fn an_entry_that_this_version_does_not_know_is_refused() {
         (1, vec![0xff], "a membership change that cannot be read"),
     ];
     for (kind, data, why) in cases {
-        let disk = young_member();
+        let disk = young_member(engine);
         let index = append(&disk, kind, data);
         refused(&disk, &[text(&paths().wal()), &format!("entry {index}: "), why]);
     }
 }
 
-#[test]
-fn a_command_that_this_version_does_not_know_stops_the_member_each_time() {
-    let disk = young_member();
+each_engine!(a_command_that_this_version_does_not_know_stops_the_member_each_time);
+
+fn a_command_that_this_version_does_not_know_stops_the_member_each_time(engine: Engine) {
+    let disk = young_member(engine);
     // Field 1100 of etcd's InternalRaftRequest: authentication.
     let index = append(&disk, 0, vec![0xe2, 0x44, 0]);
     for _ in 0..2 {
@@ -337,9 +357,10 @@ fn a_command_that_this_version_does_not_know_stops_the_member_each_time() {
     }
 }
 
-#[test]
-fn a_member_that_was_added_without_a_description_stops_the_member() {
-    let disk = young_member();
+each_engine!(a_member_that_was_added_without_a_description_stops_the_member);
+
+fn a_member_that_was_added_without_a_description_stops_the_member(engine: Engine) {
+    let disk = young_member(engine);
     let change = raftpb::ConfChange { r#type: Some(0), node_id: Some(7), ..raftpb::ConfChange::default() };
     let index = append(&disk, 1, change.encode_to_vec());
     let (mut replica, _) = open(&disk).unwrap();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use metastore_engine::Memory;
 use metastore_proto::etcdserverpb::PutRequest;
-use metastore_replica::disk::{CrashPolicy, Disk, SimulatedDisk};
+use metastore_replica::disk::{CrashPolicy, Disk};
 use metastore_replica::wal::{Options, TornTail};
 use metastore_replica::{
     Bootstrap, Fatal, OpenError, Output, Paths, Replica, Settings, SnapshotJob, SnapshotWritten, Timing, identity,
@@ -15,15 +15,17 @@ use metastore_store::command::{Command, Kind};
 use metastore_store::mvcc::HashKv;
 use metastore_store::{Member, Outcome, Store};
 
+use crate::machine::{Engine, Machine};
+
 /// Whatever stopped a member.
 pub type Stopped = Box<dyn std::error::Error>;
 
 pub const PEER_URL: &str = "http://127.0.0.1:2380";
 
-/// Small segments and early snapshots, so that a short script sees many of both.
-pub fn settings() -> Settings {
-    let mut settings = Settings::new("memory", Timing { election_ticks: 10 }, 8);
-    settings.snapshot_log_bytes = 1500;
+/// Small segments and early snapshots or flushes, so that a short script sees many of both.
+pub fn settings(engine: Engine) -> Settings {
+    let mut settings = Settings::new(engine.name(), Timing { election_ticks: 10 }, 8);
+    (settings.snapshot_log_bytes, settings.flush_log_bytes) = (1500, 3000);
     settings.log = Options { segment_bytes: 2048 };
     settings
 }
@@ -37,17 +39,13 @@ pub fn bootstrap() -> Bootstrap {
 }
 
 /// Opens the member of [`paths`] on this disk.
-pub fn open(disk: &SimulatedDisk) -> Result<(Replica, Option<TornTail>), OpenError> {
-    open_with(settings(), disk, paths())
+pub fn open(disk: &Machine) -> Result<(Replica, Option<TornTail>), OpenError> {
+    open_with(settings(disk.engine), disk, paths())
 }
 
-pub fn open_with(
-    settings: Settings,
-    disk: &SimulatedDisk,
-    paths: Paths,
-) -> Result<(Replica, Option<TornTail>), OpenError> {
-    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
-    Replica::open(settings, disk, paths, || Ok(bootstrap()), |_| Ok(Arc::new(Memory::new())))
+pub fn open_with(settings: Settings, disk: &Machine, paths: Paths) -> Result<(Replica, Option<TornTail>), OpenError> {
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    Replica::open(settings, shared, paths, || Ok(bootstrap()), |path| disk.open_engine(disk.engine, path))
 }
 
 pub fn put(id: u64, key: &str, value: &str) -> Bytes {
@@ -58,6 +56,9 @@ pub fn put(id: u64, key: &str, value: &str) -> Bytes {
 /// Lets a member do all that is due.
 pub fn advance(replica: &mut Replica, output: &mut Output) -> Result<(), Fatal> {
     replica.process(output)?;
+    if let Some(job) = output.compaction_hash.take() {
+        job.run()?;
+    }
     while replica.compact_step(output)? {}
     Ok(())
 }
@@ -79,7 +80,7 @@ impl State {
         let leases = store.leases();
         let lease = |id| {
             let lease = leases.get(id).expect("it is listed");
-            (id, lease.ttl_s, lease.keys().map(<[u8]>::to_vec).collect())
+            (id, lease.ttl_s, store.lease_keys(id).expect("the keys of a lease can be read"))
         };
         State {
             revision: store.revision(),
@@ -141,7 +142,7 @@ impl Told {
 
     /// Starts a member on what the crash left and compares it with what was told. Returns how many commands it holds, and
     /// whether a torn tail was cut.
-    pub fn check(&self, disk: &SimulatedDisk, reference: &Reference, context: &str) -> (usize, bool) {
+    pub fn check(&self, disk: &Machine, reference: &Reference, context: &str) -> (usize, bool) {
         let (mut replica, cut) = open(disk).unwrap_or_else(|error| panic!("{context}: {error}"));
         let held = self.held(&mut replica, reference, context);
         assert!(replica.standing().sole_leader, "{context}: it leads");
@@ -167,7 +168,7 @@ impl Told {
 }
 
 /// The member that came back takes writes, with dense revisions, and they survive the next power loss.
-fn go_on(mut replica: Replica, disk: &SimulatedDisk, state: &State, context: &str) {
+fn go_on(mut replica: Replica, disk: &Machine, state: &State, context: &str) {
     let mut output = Output::default();
     for id in [900_001, 900_002] {
         replica.propose(put(id, "after", &"x".repeat(700))).unwrap();
@@ -190,9 +191,8 @@ enum Background {
 }
 
 /// A member under a script.
-#[derive(Default)]
 pub struct World {
-    pub disk: SimulatedDisk,
+    pub disk: Machine,
     pub told: Told,
     replica: Option<Replica>,
     background: Option<Background>,
@@ -204,17 +204,23 @@ pub struct World {
 }
 
 impl World {
+    /// A machine without a member.
+    pub fn new(engine: Engine) -> World {
+        World::on(Machine::new(engine), Told::default())
+    }
+
     /// A member that was told something before, on what is left of its disk.
-    pub fn on(disk: SimulatedDisk, told: Told) -> World {
-        World { disk, told, ..World::default() }
+    pub fn on(disk: Machine, told: Told) -> World {
+        World { disk, told, replica: None, background: None, snapshots: 0, planned: 0, failed_itself: false }
     }
 
     pub fn replica(&mut self) -> &mut Replica {
         self.replica.as_mut().expect("the member is open")
     }
 
-    /// Stops the member, if it runs, and starts it on the same disk.
+    /// Kills the member, if it runs, and starts it on the same disk.
     pub fn start(&mut self) -> Result<(), Stopped> {
+        self.disk.kill();
         (self.replica, self.background) = (None, None);
         self.replica = Some(open(&self.disk)?.0);
         self.process()

@@ -5,7 +5,8 @@ use metastore_proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use metastore_proto::etcdserverpb::{CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest};
 
 use super::{Applying, HaltCause, Reply};
-use crate::mvcc::row::{KeyValue, key_of};
+use crate::lease::keys;
+use crate::mvcc::row::KeyValue;
 use crate::mvcc::{Order, Put, RangeQuery, RevisionBounds, Target};
 use crate::{Refusal, Store};
 
@@ -53,16 +54,17 @@ impl Store {
         request: &DeleteRangeRequest,
     ) -> Result<(i64, Vec<metastore_engine::Row>), HaltCause> {
         let mut previous = Vec::new();
-        let leases = &mut self.leases;
+        let engine = self.engine.as_ref();
         let mut deleted = |row: &metastore_engine::Row| {
-            leases.detach(key_of(row), KeyValue::of(row).lease);
+            let KeyValue { key, lease, .. } = KeyValue::of(row);
             if request.prev_kv {
                 previous.push(row.clone());
             }
+            if lease == 0 { Ok(()) } else { keys::detach(engine, lease, key) }
         };
         let count = if request.range_end.is_empty() {
             let row = self.mvcc.delete(&request.key)?;
-            row.iter().for_each(&mut deleted);
+            row.iter().try_for_each(&mut deleted)?;
             i64::from(row.is_some())
         } else {
             let range = KeyRange::from_request(&request.key, &request.range_end);

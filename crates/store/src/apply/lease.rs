@@ -1,12 +1,10 @@
 //! LeaseGrant, LeaseRevoke and checkpoints (etcd: `server/lease/lessor.go`).
 
-use metastore_engine::{Engine, EngineError, KeyRange, Table};
+use metastore_engine::{EngineError, Table};
 use metastore_proto::etcdserverpb::{LeaseCheckpointRequest, LeaseGrantRequest, LeaseRevokeRequest};
 
 use super::{Applying, HaltCause, Reply};
-use crate::lease::{LeaseError, Leases};
-use crate::mvcc::View;
-use crate::mvcc::row::KeyValue;
+use crate::lease::{LeaseError, Leases, keys};
 use crate::{Refusal, Store};
 
 impl From<LeaseError> for Refusal {
@@ -35,12 +33,12 @@ impl Store {
     /// Deletes every key of the lease, in key order, in one revision.
     pub(super) fn lease_revoke(&mut self, request: &LeaseRevokeRequest) -> Applying<Reply> {
         let id = request.id;
-        let keys = match self.leases.revoke(id) {
-            Ok(keys) => keys,
-            Err(error) => return Ok(Err(error.into())),
-        };
-        for key in keys {
+        if let Err(error) = self.leases.revoke(id) {
+            return Ok(Err(error.into()));
+        }
+        for key in keys::keys_of(self.engine.as_ref(), id)? {
             self.mvcc.delete(&key)?;
+            keys::detach(self.engine.as_ref(), id, &key)?;
         }
         self.engine.delete(Table::Lease, &Leases::row_key(id))?;
         Ok(Ok(Reply::LeaseRevoke { id }))
@@ -64,32 +62,25 @@ impl Store {
         if from == to {
             return Ok(());
         }
-        self.leases.detach(key, from);
+        if from != 0 {
+            keys::detach(self.engine.as_ref(), from, key)?;
+        }
         if to == 0 {
             return Ok(());
         }
-        // A put was checked before it ran, and a lease takes its keys with it, so this cannot fail on a sound state.
-        self.leases.attach(key, to).map_err(|error| HaltCause::Malformed(error.to_string()))
-    }
-}
-
-/// Reads the leases, and from the live keys which lease each is attached to.
-pub fn load_leases(engine: &dyn Engine, view: &View) -> Result<Leases, EngineError> {
-    let rows = engine.rows(Table::Lease, b"")?;
-    let rows = rows.iter().map(|(key, value)| (&key[..], &value[..]));
-    let mut leases = Leases::load(rows).map_err(|error| EngineError(error.to_string()))?;
-    let mut from = Some(Vec::new());
-    while let Some(start) = from {
-        let mut found = Vec::new();
-        let range = KeyRange { start: &start, end: None };
-        from = view.engine().scan(range, i64::MAX, usize::MAX, &mut found)?;
-        for version in found {
-            let kv = KeyValue::of(&version.row);
-            if kv.lease != 0 {
-                let damaged = |error: LeaseError| EngineError(format!("key {:?} is attached to it: {error}", kv.key));
-                leases.attach(kv.key, kv.lease).map_err(damaged)?;
-            }
+        if !self.leases.contains(to) {
+            // A put was checked before it ran, and a lease takes its keys with it, so the state is not sound.
+            return Err(HaltCause::Malformed(LeaseError::NotFound(to).to_string()));
         }
+        Ok(keys::attach(self.engine.as_ref(), to, key)?)
     }
-    Ok(leases)
+
+    /// The keys of a lease, in order; none if there is no such lease. Whoever asks between two publications sees what is not
+    /// published yet.
+    ///
+    /// # Errors
+    /// If the medium failed.
+    pub fn lease_keys(&self, id: i64) -> Result<Vec<Vec<u8>>, EngineError> {
+        keys::keys_of(self.engine.as_ref(), id)
+    }
 }

@@ -10,7 +10,6 @@ mod lease;
 mod txn;
 
 pub use kv::range_query;
-pub use lease::load_leases;
 
 use std::sync::Arc;
 

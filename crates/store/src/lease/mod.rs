@@ -4,8 +4,8 @@
 //! one revision. What must be equal on all members and what only the leader knows are two types:
 //!
 //! ```text
-//!   log: grant, revoke, checkpoint ──▶ Leases   which leases there are, with which keys     (every member, replicated)
-//!   put, delete of a key           ──▶
+//!   log: grant, revoke, checkpoint ──▶ Leases   which leases there are                      (every member, replicated)
+//!   put, delete of a key           ──▶ keys     which keys hang on them, in the engine
 //!
 //!   keepalive, time               ──▶ Expiry   when each of them ends ──▶ "revoke these" ──▶ log     (the leader alone)
 //! ```
@@ -19,13 +19,15 @@
 //! - A new leader gives every lease its whole time again, plus an election timeout: it cannot know of the last renewals.
 //! - A lease that was named is named again after [`REVOKE_RETRY_MS`] unless it was revoked: a proposal may be lost.
 //!
-//! Cost: granting, renewing, attaching and detaching take O(log n) at most; nothing scans all leases but a promotion and a listing.
+//! Cost: granting and renewing take O(log n) at most, attaching and detaching one row; nothing scans all leases but a promotion and a listing.
 //!
-//! Deliberately absent: the deletion of the keys (the state machine does that, in the order that [`Leases::revoke`] returns),
-//! a map from keys to leases (a key's lease stands in its `KeyValue`), and periodic checkpoints of remaining time, which
+//! Leases are in memory, their keys are not: a member holds as many leases as it has clients, but more keys than memory.
+//!
+//! Deliberately absent: the deletion of the keys (the state machine does that, in key order), a map from keys to leases (a key's lease stands in its `KeyValue`), and periodic checkpoints of remaining time, which
 //! etcd has switched off by default (a checkpoint in the log is understood).
 
 mod expiry;
+pub(crate) mod keys;
 mod record;
 mod registry;
 

@@ -19,7 +19,7 @@ pub(super) fn key(id: i64) -> [u8; 8] {
 }
 
 /// The value of a lease's row: a `leasepb.Lease`.
-pub(super) fn encode(id: i64, lease: &Lease) -> Vec<u8> {
+pub(super) fn encode(id: i64, lease: Lease) -> Vec<u8> {
     leasepb::Lease { id, ttl: lease.ttl_s, remaining_ttl: lease.remaining_ttl_s }.encode_to_vec()
 }
 
@@ -30,5 +30,5 @@ pub(super) fn decode(key: &[u8], value: &[u8]) -> Result<(i64, Lease), DamagedLe
     if self::key(row.id) != key {
         return Err(damaged(format!("holds lease {:016x}", row.id)));
     }
-    Ok((row.id, Lease { ttl_s: row.ttl, remaining_ttl_s: row.remaining_ttl, ..Lease::default() }))
+    Ok((row.id, Lease { ttl_s: row.ttl, remaining_ttl_s: row.remaining_ttl }))
 }

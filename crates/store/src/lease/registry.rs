@@ -1,7 +1,6 @@
-//! The replicated part: which leases there are, and which keys hang on them.
+//! The replicated part: which leases there are.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
 use super::{DamagedLease, MAX_TTL_S, record};
 
@@ -20,21 +19,15 @@ pub enum LeaseError {
 }
 
 /// A lease.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lease {
     /// The time to live that was granted, in seconds.
     pub ttl_s: i64,
     /// What was left of it at the last checkpoint, in seconds; 0 without one.
     pub remaining_ttl_s: i64,
-    pub(super) keys: BTreeSet<Arc<[u8]>>,
 }
 
 impl Lease {
-    /// The attached keys, in order.
-    pub fn keys(&self) -> impl ExactSizeIterator<Item = &[u8]> {
-        self.keys.iter().map(|key| &**key)
-    }
-
     /// What a new leader lets it live, in seconds.
     fn restart_ttl_s(&self) -> i64 {
         if self.remaining_ttl_s > 0 { self.remaining_ttl_s } else { self.ttl_s }
@@ -48,7 +41,7 @@ pub struct Leases {
 }
 
 impl Leases {
-    /// Reads the rows of the lease table. Keys are attached afterwards, from the `lease` field of every key that is alive.
+    /// Reads the rows of the lease table.
     ///
     /// # Errors
     /// A row is not a lease.
@@ -59,7 +52,7 @@ impl Leases {
 
     /// The row of a lease in the lease table; `None` if there is no such lease.
     pub fn row(&self, id: i64) -> Option<([u8; 8], Vec<u8>)> {
-        self.leases.get(&id).map(|lease| (record::key(id), record::encode(id, lease)))
+        self.leases.get(&id).map(|lease| (record::key(id), record::encode(id, *lease)))
     }
 
     /// The key of a lease's row, whether or not there is such a lease.
@@ -85,12 +78,12 @@ impl Leases {
         Ok(())
     }
 
-    /// Removes a lease; returns the keys to delete, in order, all in one revision.
+    /// Removes a lease; the caller deletes its keys, all in one revision.
     ///
     /// # Errors
     /// There is no such lease.
-    pub fn revoke(&mut self, id: i64) -> Result<BTreeSet<Arc<[u8]>>, LeaseError> {
-        Ok(self.leases.remove(&id).ok_or(LeaseError::NotFound(id))?.keys)
+    pub fn revoke(&mut self, id: i64) -> Result<(), LeaseError> {
+        self.leases.remove(&id).map(|_| ()).ok_or(LeaseError::NotFound(id))
     }
 
     /// Notes how much of its time a lease had left when its leader wrote the checkpoint; 0 takes the note away.
@@ -100,25 +93,6 @@ impl Leases {
     pub fn checkpoint(&mut self, id: i64, remaining_ttl_s: i64) -> Result<(), LeaseError> {
         self.leases.get_mut(&id).ok_or(LeaseError::NotFound(id))?.remaining_ttl_s = remaining_ttl_s;
         Ok(())
-    }
-
-    /// Hangs a key on a lease. A key hangs on one lease at most: the caller detaches it from the one before.
-    ///
-    /// # Errors
-    /// There is no such lease.
-    pub fn attach(&mut self, key: &[u8], id: i64) -> Result<(), LeaseError> {
-        let lease = self.leases.get_mut(&id).ok_or(LeaseError::NotFound(id))?;
-        if !lease.keys.contains(key) {
-            lease.keys.insert(key.into());
-        }
-        Ok(())
-    }
-
-    /// Takes a key off a lease; nothing happens if the lease is gone, as it is while its keys are deleted.
-    pub fn detach(&mut self, key: &[u8], id: i64) {
-        if let Some(lease) = self.leases.get_mut(&id) {
-            lease.keys.remove(key);
-        }
     }
 
     /// The lease with this id.
@@ -167,19 +141,11 @@ mod tests {
     }
 
     #[test]
-    fn revoking_returns_the_keys_in_order() {
+    fn a_lease_is_revoked_once() {
         let mut leases = Leases::default();
         leases.grant(7, 5).unwrap();
-        for key in ["c", "a", "b", "a"] {
-            leases.attach(key.as_bytes(), 7).unwrap();
-        }
-        leases.detach(b"b", 7);
-        leases.detach(b"b", 8);
-        assert_eq!(leases.attach(b"a", 8), Err(LeaseError::NotFound(8)));
-        let keys = leases.revoke(7).unwrap();
-        assert_eq!(keys.iter().map(|key| &**key).collect::<Vec<_>>(), [b"a", b"c"]);
+        assert_eq!(leases.revoke(7), Ok(()));
         assert_eq!(leases.revoke(7), Err(LeaseError::NotFound(7)));
-        leases.detach(b"a", 7);
         assert!(leases.is_empty());
     }
 

@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 
 use metastore_engine::{EngineError, KeyRange, Revision, Table, Version};
 
+use super::changed::ChangedKeys;
 use super::row::key_of;
 use super::view::{ReadError, View};
-use crate::Refusal;
-use crate::schema::{NOT_HASHED, revision_key};
+use crate::schema::{FINISHED_COMPACTION, NOT_HASHED, revision_key};
+use crate::{Refusal, schema};
 
 /// Answer of HashKV.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +33,9 @@ pub(super) struct KvHasher {
     revision: i64,
     /// Versions up to the compacted revision count only if they are the newest of a live key at this one.
     kept_at: i64,
+    /// What changed after the compacted revision, if nothing waits to be dropped below it: then one version of each key is left
+    /// there, and whether it is still the newest need not be looked up for keys that did not change since.
+    changed: Option<ChangedKeys>,
 }
 
 /// The hashes that compactions left behind, the oldest first.
@@ -54,7 +58,9 @@ impl CompactionHashes {
 impl KvHasher {
     pub(super) fn new(view: &View, compact_revision: i64, revision: i64) -> Result<Self, EngineError> {
         let kept_at = if view.any_live(revision)? { revision } else { compact_revision };
-        Ok(Self { hash: crc32c::crc32c(b"key"), compact_revision, revision, kept_at })
+        let dropped = schema::compact_revision(view.engine(), FINISHED_COMPACTION)? == Some(compact_revision);
+        let changed = dropped.then(|| ChangedKeys::between(view, compact_revision, revision)).transpose()?;
+        Ok(Self { hash: crc32c::crc32c(b"key"), compact_revision, revision, kept_at, changed })
     }
 
     /// Hashes one bounded step of history; returns where the next one begins.
@@ -81,7 +87,11 @@ impl KvHasher {
         if main == self.compact_revision && version.tombstone {
             return Ok(false);
         }
-        let newest = view.engine().newest(key_of(&version.row), self.kept_at)?;
+        let key = key_of(&version.row);
+        if self.changed.as_ref().is_some_and(|changed| !changed.may_hold(key)) {
+            return Ok(!version.tombstone);
+        }
+        let newest = view.engine().newest(key, self.kept_at)?;
         Ok(newest.is_some_and(|newest| !newest.tombstone && newest.revision == version.revision))
     }
 

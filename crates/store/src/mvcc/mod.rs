@@ -9,23 +9,24 @@
 //! transaction becomes visible as a whole. The rules for revisions, versions and create revisions are etcd's
 //! (`server/storage/mvcc`); the log of revisions starts at 1, so that the first write is revision 2.
 
+mod changed;
+mod compaction;
 mod hash;
 mod range;
 pub mod row;
 mod view;
 
+pub use compaction::CompactionHashJob;
 pub use hash::HashKv;
 pub use range::{Order, RangeCursor, RangeQuery, RangeReply, RevisionBounds, Target};
 pub use view::{NEVER_COMPACTED, Pin, ReadError, View};
 
 use std::sync::Arc;
 
-use metastore_engine::{Engine, KeyRange, Revision, Row, Table, Version};
+use metastore_engine::{Engine, KeyRange, Revision, Row, Version};
 
-use crate::Refusal;
-use crate::schema;
 use crate::watch::Change;
-use hash::KvHasher;
+use compaction::Compaction;
 use row::KeyValue;
 
 /// Revision of an empty store.
@@ -44,19 +45,6 @@ pub struct Mvcc {
     compaction: Option<Compaction>,
 }
 
-/// Dropping of old versions that is under way: first what is there is hashed, then versions go.
-struct Compaction {
-    at: i64,
-    /// Not there if the compaction before was not through when this one began, as in etcd: the hash would depend on how far
-    /// that one had got.
-    hasher: Option<KvHasher>,
-    /// What the hasher found; remembered once the compaction is through.
-    hash: Option<HashKv>,
-    next_hashed: Revision,
-    /// Where the engine goes on with dropping.
-    next: Vec<u8>,
-}
-
 /// What a put writes.
 #[derive(Clone, Copy, Debug)]
 pub struct Put<'a> {
@@ -71,17 +59,7 @@ impl Mvcc {
     /// Takes up the state that `engine` holds.
     pub fn open(engine: Arc<dyn Engine>) -> metastore_engine::Result<Self> {
         let current = engine.published().revision.max(FIRST_REVISION);
-        let scheduled = schema::compact_revision(engine.as_ref(), schema::SCHEDULED_COMPACTION)?;
-        let finished = schema::compact_revision(engine.as_ref(), schema::FINISHED_COMPACTION)?;
-        let at = scheduled.or(finished).unwrap_or(NEVER_COMPACTED);
-        let unfinished = scheduled.filter(|_| scheduled != finished);
-        let compaction = unfinished.map(|at| Compaction {
-            at,
-            hasher: None,
-            hash: None,
-            next_hashed: Revision::default(),
-            next: Vec::new(),
-        });
+        let (at, compaction) = Compaction::resume(engine.as_ref())?;
         Ok(Self { view: View::new(engine, at), current, changes: Vec::new(), compaction })
     }
 
@@ -131,7 +109,7 @@ impl Mvcc {
     pub fn delete_range(
         &mut self,
         range: KeyRange<'_>,
-        mut deleted: impl FnMut(&Row),
+        mut deleted: impl FnMut(&Row) -> metastore_engine::Result<()>,
     ) -> metastore_engine::Result<i64> {
         let mut count = 0;
         let mut from = Some(range.start.to_vec());
@@ -141,7 +119,7 @@ impl Mvcc {
             from = self.view.engine().scan(range, i64::MAX, DELETE_STEP, &mut rows)?;
             count += rows.len() as i64;
             for version in rows {
-                deleted(&version.row);
+                deleted(&version.row)?;
                 self.delete_live(version)?;
             }
         }
@@ -185,71 +163,6 @@ impl Mvcc {
             self.current += 1;
         }
         std::mem::take(&mut self.changes)
-    }
-
-    /// Refuses reads below `revision` from now on and schedules the dropping of versions that nobody can read any more.
-    ///
-    /// # Errors
-    /// Outside: the medium failed. Inside: [`Refusal::Compacted`] or [`Refusal::FutureRevision`].
-    pub fn compact(&mut self, revision: i64) -> metastore_engine::Result<Result<(), Refusal>> {
-        if revision <= self.view.compact_revision() {
-            return Ok(Err(Refusal::Compacted));
-        }
-        if revision > self.current {
-            return Ok(Err(Refusal::FutureRevision));
-        }
-        self.view.engine().put(
-            Table::Meta,
-            schema::SCHEDULED_COMPACTION,
-            &schema::revision_key(Revision::new(revision, 0), false),
-        )?;
-        let before = self.view.compact_revision();
-        let hasher = match self.compaction {
-            None => Some(KvHasher::new(&self.view, before, revision)?),
-            Some(_) => None,
-        };
-        self.view.set_compact_revision(revision);
-        // Starts from the first version: a compaction that this one overtakes is finished by it.
-        self.compaction =
-            Some(Compaction { at: revision, hasher, hash: None, next_hashed: Revision::default(), next: Vec::new() });
-        Ok(Ok(()))
-    }
-
-    /// Whether old versions wait to be dropped.
-    pub fn compacting(&self) -> bool {
-        self.compaction.is_some()
-    }
-
-    /// Drops one bounded step of old versions. Returns whether it did something; nothing happens while a reader is still
-    /// below the compacted revision.
-    pub fn compact_step(&mut self) -> metastore_engine::Result<bool> {
-        let Some(compaction) = &mut self.compaction else { return Ok(false) };
-        if let Some(hasher) = &mut compaction.hasher {
-            match hasher.step(&self.view, compaction.next_hashed)? {
-                Some(next) => compaction.next_hashed = next,
-                None => {
-                    let hash = compaction.hasher.take().map(|hasher| hasher.finish(self.current));
-                    compaction.hash = hash;
-                }
-            }
-            return Ok(true);
-        }
-        if self.view.pinned_below(compaction.at) {
-            return Ok(false);
-        }
-        let engine = self.view.engine();
-        match engine.compact_step(compaction.at, &compaction.next)? {
-            Some(next) => compaction.next = next,
-            None => {
-                let revision = schema::revision_key(Revision::new(compaction.at, 0), false);
-                engine.put(Table::Meta, schema::FINISHED_COMPACTION, &revision)?;
-                if let Some(hash) = compaction.hash {
-                    self.view.compaction_hashes().remember(hash);
-                }
-                self.compaction = None;
-            }
-        }
-        Ok(true)
     }
 }
 

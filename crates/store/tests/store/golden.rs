@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::engines::Medium;
 use crate::script;
 
 /// Records instead of comparing.
@@ -29,11 +30,21 @@ pub fn scripts() -> Vec<PathBuf> {
 
 #[test]
 fn scripts_give_what_is_recorded() {
+    check(Medium::Memory);
+}
+
+/// The same records: a script shows nothing of the engine.
+#[test]
+fn scripts_give_what_is_recorded_on_disk() {
+    check(Medium::RocksDb);
+}
+
+fn check(medium: Medium) {
     let update = std::env::var_os(UPDATE).is_some();
     let mut wrong = String::new();
     for path in scripts() {
         let recorded = std::fs::read_to_string(&path).unwrap();
-        let actual = script::run(&path.display().to_string(), &recorded);
+        let actual = script::run(&path.display().to_string(), &recorded, medium);
         if actual == recorded {
             continue;
         }
@@ -84,5 +95,5 @@ fn a_diff_shows_what_changed_and_little_else() {
 #[test]
 fn a_script_with_a_wrong_trace_is_noticed() {
     let recorded = "> put a 1\nok rev=3\n";
-    assert_eq!(script::run("a test", recorded), "> put a 1\nok rev=2\n");
+    assert_eq!(script::run("a test", recorded, Medium::Memory), "> put a 1\nok rev=2\n");
 }

@@ -11,7 +11,8 @@ use metastore_store::command::{Command, Kind};
 use metastore_store::{Halt, Store};
 use proptest::prelude::*;
 
-use crate::entries::{apply_all, from_bytes, wrapped};
+use crate::engines::{Home, Medium, cases_on_disk};
+use crate::entries::{apply_all, apply_all_on, from_bytes, wrapped};
 
 /// Messages inside messages that the protobuf library reads; etcd's library has no such limit.
 const MOST_MESSAGES: usize = 100;
@@ -22,6 +23,25 @@ fn only(entry: Bytes) -> Result<Store, Halt> {
 
 #[test]
 fn the_corpus_is_applied_or_halts() {
+    the_corpus_is_applied_or_halts_on(Medium::Memory);
+}
+
+#[test]
+fn the_corpus_is_applied_or_halts_on_disk() {
+    the_corpus_is_applied_or_halts_on(Medium::RocksDb);
+}
+
+/// [`apply_all`] on an engine of this kind.
+fn ended_on(medium: Medium, entries: &[Bytes]) -> Result<(), Halt> {
+    let mut homes = Vec::new();
+    let make = || {
+        homes.push(Home::new(medium));
+        homes[homes.len() - 1].open()
+    };
+    apply_all_on(entries, make).map(drop)
+}
+
+fn the_corpus_is_applied_or_halts_on(medium: Medium) {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/apply");
     let mut files: Vec<_> = std::fs::read_dir(corpus).unwrap().map(|file| file.unwrap().path()).collect();
     files.sort();
@@ -29,7 +49,7 @@ fn the_corpus_is_applied_or_halts() {
     for file in files {
         let bytes = std::fs::read(&file).unwrap();
         let name = file.file_name().unwrap().to_string_lossy();
-        let ended = apply_all(&from_bytes(&bytes));
+        let ended = ended_on(medium, &from_bytes(&bytes));
         assert_eq!(ended.is_err(), name.starts_with("halts-"), "{name}: {:?}", ended.err());
     }
 }
@@ -157,5 +177,14 @@ proptest! {
                 prop_assert_eq!(present[0].0, command.kind);
             }
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(cases_on_disk())]
+
+    #[test]
+    fn odd_and_damaged_commands_on_disk(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+        let _ = ended_on(Medium::RocksDb, &from_bytes(&bytes));
     }
 }

@@ -146,7 +146,8 @@ fn is_torn(disk: &SimulatedDisk) -> bool {
         return false;
     }
     let segments = segment::list(disk, &dir()).unwrap();
-    read::read(disk, &dir(), segment::newest_run(&segments), None).is_ok_and(|(replay, _)| replay.cut.is_some())
+    read::read(disk, &dir(), segment::newest_run(&segments), None, Keep::ALL)
+        .is_ok_and(|(replay, _)| replay.cut.is_some())
 }
 
 /// The process is killed, and the page cache survives. A new process opens the log and relies on what it reads. Then

@@ -6,21 +6,22 @@ mod steps;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use metastore_engine::{Engine, Memory, Revision, Version};
+use metastore_engine::{Memory, Revision, Version};
 use metastore_proto::Message;
 use metastore_proto::etcdserverpb::{
     CompactionRequest, LeaseGrantRequest, LeaseRevokeRequest, RangeRequest, TxnRequest,
 };
 use metastore_store::apply::range_query;
 use metastore_store::command::{Command, Kind};
-use metastore_store::mvcc::{HashKv, Pin, RangeReply, ReadError};
+use metastore_store::mvcc::{CompactionHashJob, HashKv, Pin, RangeReply, ReadError};
 use metastore_store::{Outcome, Refusal, Reply, Store};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
+use crate::engines::{Home, Medium, cases_on_disk};
 use crate::entries::{load, snapshot_of};
 use naive::Naive;
-use steps::{Step, steps};
+pub use steps::{Step, steps};
 
 /// Rows that a cursor reads at a time: fewer than there may be keys.
 const CURSOR_ROWS: usize = 3;
@@ -28,22 +29,26 @@ const CURSOR_ROWS: usize = 3;
 type Checked = Result<(), TestCaseError>;
 
 /// Both of them, and the log that they share.
-struct Pair {
-    engine: Arc<dyn Engine>,
-    store: Store,
+pub struct Pair {
+    pub store: Store,
     model: Naive,
-    log: Vec<Bytes>,
+    pub log: Vec<Bytes>,
     pins: Vec<Pin>,
+    hashing: Option<CompactionHashJob>,
+    medium: Medium,
+    /// Last, so that the engine is closed before its directory goes.
+    home: Home,
 }
 
 impl Pair {
-    fn new() -> Self {
-        let engine: Arc<dyn Engine> = Arc::new(Memory::new());
-        let store = Store::open(engine.clone()).unwrap();
-        Self { engine, store, model: Naive::default(), log: Vec::new(), pins: Vec::new() }
+    pub fn new(medium: Medium) -> Self {
+        let home = Home::new(medium);
+        let store = Store::open(home.open()).unwrap();
+        let (model, log, pins, hashing) = Default::default();
+        Self { store, model, log, pins, hashing, medium, home }
     }
 
-    fn run(&mut self, step: &Step) -> Checked {
+    pub fn run(&mut self, step: &Step) -> Checked {
         match step {
             Step::Put(request) => self.apply(Kind::Put, request, |model| model.put(request)),
             Step::Delete(request) => self.apply(Kind::DeleteRange, request, |model| model.delete_range(request)),
@@ -75,26 +80,59 @@ impl Pair {
                 self.pins.clear();
                 Ok(())
             }
+            Step::Hash => {
+                self.hash();
+                Ok(())
+            }
+            Step::DropHash => {
+                self.drop_hash();
+                Ok(())
+            }
             Step::Restart => {
-                self.reopen(self.engine.clone());
+                self.restart();
                 self.check_all()
             }
             Step::Snapshot => {
-                let (engine, _) = load(&snapshot_of(&self.store)).unwrap();
+                let home = Home::new(self.medium);
+                let written = snapshot_of(&self.store);
+                load(&written, home.open()).unwrap();
                 let before = self.store.view().hash().unwrap();
-                self.reopen(engine);
+                self.restart_at(home);
                 prop_assert_eq!(self.store.view().hash().unwrap(), before);
+                prop_assert!(snapshot_of(&self.store) == written, "a loaded state is written as it was");
                 self.check_all()
             }
         }
     }
 
-    fn reopen(&mut self, engine: Arc<dyn Engine>) {
+    fn hash(&mut self) {
+        if let Some(job) = self.hashing.take() {
+            job.run().unwrap();
+        }
+    }
+
+    fn drop_hash(&mut self) {
+        if self.hashing.take().is_some() {
+            self.model.no_hash();
+        }
+    }
+
+    fn restart(&mut self) {
+        self.store.view().engine().flush().unwrap();
+        let home = std::mem::replace(&mut self.home, Home::new(Medium::Memory));
+        self.restart_at(home);
+    }
+
+    /// Stops, and starts with the state that is there.
+    fn restart_at(&mut self, home: Home) {
         self.pins.clear();
+        self.hashing = None;
         self.model.restart();
         let applied = self.store.applied();
-        self.store = Store::open(engine.clone()).unwrap();
-        self.engine = engine;
+        // A database is opened only after it was closed.
+        self.store = Store::open(Arc::new(Memory::new())).unwrap();
+        self.store = Store::open(home.open()).unwrap();
+        self.home = home;
         assert_eq!(self.store.applied(), applied);
     }
 
@@ -112,6 +150,9 @@ impl Pair {
         let changes = self.model.end();
         prop_assert_eq!(outcome, Some(Outcome { id, revision: self.model.current, reply }));
         let published = self.store.publish().unwrap();
+        if let Some(job) = self.store.take_compaction_hash() {
+            assert!(self.hashing.replace(job).is_none(), "a compaction waits for the hash of the one before");
+        }
         let events: Vec<_> = published.iter().flat_map(|events| &events.changes).collect();
         prop_assert!(published.iter().all(|events| events.revision == self.model.current));
         prop_assert_eq!(events.len(), changes.len());
@@ -160,7 +201,7 @@ impl Pair {
     }
 
     /// Everything that can be asked, at every revision.
-    fn check_all(&self) -> Checked {
+    pub fn check_all(&self) -> Checked {
         for revision in 0..=self.model.current + 1 {
             self.check_hash(revision)?;
             let everything = RangeRequest { key: "\0".into(), range_end: "\0".into(), revision, ..Default::default() };
@@ -172,8 +213,7 @@ impl Pair {
         prop_assert_eq!(&ids, &self.model.leases.keys().copied().collect::<Vec<_>>());
         for (id, ttl_s) in &self.model.leases {
             let lease = leases.get(*id).unwrap();
-            let keys: Vec<Vec<u8>> = lease.keys().map(<[u8]>::to_vec).collect();
-            prop_assert_eq!((lease.ttl_s, keys), (*ttl_s, self.model.keys_of(*id)));
+            prop_assert_eq!((lease.ttl_s, self.store.lease_keys(*id).unwrap()), (*ttl_s, self.model.keys_of(*id)));
         }
         if !self.store.compacting() {
             let stored: Vec<Version> = self.model.stored().into_iter().map(version).collect();
@@ -191,8 +231,9 @@ impl Pair {
     }
 
     /// Drops all that may be dropped.
-    fn finish(&mut self) {
+    pub fn finish(&mut self) {
         self.pins.clear();
+        self.hash();
         while self.drop_versions() {}
         assert!(!self.store.compacting());
     }
@@ -201,7 +242,7 @@ impl Pair {
 fn refusal(error: ReadError) -> Refusal {
     match error {
         ReadError::Refused(refusal) => refusal,
-        ReadError::Engine(error) => panic!("memory does not fail: {error}"),
+        ReadError::Engine(error) => panic!("the engine does not fail: {error}"),
     }
 }
 
@@ -223,42 +264,72 @@ fn history(store: &Store) -> Vec<Version> {
     versions
 }
 
+fn answers_as_its_model(medium: Medium, steps: &[Step]) -> Checked {
+    let mut pair = Pair::new(medium);
+    for step in steps {
+        pair.run(step)?;
+    }
+    pair.check_all()?;
+    pair.finish();
+    pair.check_all()?;
+    // A restart finds all of it, and nothing to do.
+    pair.restart();
+    prop_assert!(!pair.store.compacting());
+    pair.check_all()
+}
+
+/// Members with these two engines have the same state.
+fn have_the_same_state(one: Medium, another: Medium, steps: &[Step]) -> Checked {
+    let mut pair = Pair::new(one);
+    for step in steps {
+        pair.run(step)?;
+    }
+    // The other one publishes, restarts and drops old versions at other times, or not at all.
+    let home = Home::new(another);
+    let mut other = Store::open(home.open()).unwrap();
+    for (at, entry) in pair.log.iter().enumerate() {
+        other.apply(at as u64 + 1, 1, entry.clone()).unwrap();
+    }
+    other.publish().unwrap();
+    for revision in 0..=pair.model.current {
+        let hashes = [&pair.store, &other].map(|store| store.view().hash_kv(revision));
+        if let [Ok(one), Ok(other)] = hashes
+            && one.compact_revision == other.compact_revision
+        {
+            // Members compare only hashes since the same compaction: each remembers some that the other does not.
+            prop_assert_eq!(one, other);
+        }
+    }
+    pair.finish();
+    while other.compact_step().unwrap() {}
+    prop_assert_eq!(pair.store.view().hash().unwrap(), other.view().hash().unwrap());
+    prop_assert_eq!(history(&pair.store), history(&other));
+    Ok(())
+}
+
 proptest! {
     #[test]
     fn the_store_answers_as_its_model(steps in steps()) {
-        let mut pair = Pair::new();
-        for step in &steps {
-            pair.run(step)?;
-        }
-        pair.check_all()?;
-        pair.finish();
-        pair.check_all()?;
+        answers_as_its_model(Medium::Memory, &steps)?;
     }
 
     #[test]
     fn the_same_log_makes_the_same_state(steps in steps()) {
-        let mut pair = Pair::new();
-        for step in &steps {
-            pair.run(step)?;
-        }
-        // The other one publishes, restarts and drops old versions at other times, or not at all.
-        let mut other = Store::open(Arc::new(Memory::new())).unwrap();
-        for (at, entry) in pair.log.iter().enumerate() {
-            other.apply(at as u64 + 1, 1, entry.clone()).unwrap();
-        }
-        other.publish().unwrap();
-        for revision in 0..=pair.model.current {
-            let hashes = [&pair.store, &other].map(|store| store.view().hash_kv(revision));
-            if let [Ok(one), Ok(other)] = hashes
-                && one.compact_revision == other.compact_revision
-            {
-                // Members compare only hashes since the same compaction: each remembers some that the other does not.
-                prop_assert_eq!(one, other);
-            }
-        }
-        pair.finish();
-        while other.compact_step().unwrap() {}
-        prop_assert_eq!(pair.store.view().hash().unwrap(), other.view().hash().unwrap());
-        prop_assert_eq!(history(&pair.store), history(&other));
+        have_the_same_state(Medium::Memory, Medium::Memory, &steps)?;
+    }
+}
+
+proptest! {
+    #![proptest_config(cases_on_disk())]
+
+    #[test]
+    fn the_store_on_disk_answers_as_its_model(steps in steps()) {
+        answers_as_its_model(Medium::RocksDb, &steps)?;
+    }
+
+    #[test]
+    fn the_same_log_makes_the_same_state_on_every_engine(steps in steps()) {
+        have_the_same_state(Medium::RocksDb, Medium::Memory, &steps)?;
+        have_the_same_state(Medium::Memory, Medium::RocksDb, &steps)?;
     }
 }

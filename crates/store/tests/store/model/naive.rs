@@ -259,10 +259,15 @@ impl Naive {
         self.remembered.drain(..excess);
     }
 
+    /// Nobody computes the hash of the compaction that is under way.
+    pub fn no_hash(&mut self) {
+        self.under_way = self.under_way.map(|_| None);
+    }
+
     /// What a restart forgets.
     pub fn restart(&mut self) {
         self.remembered.clear();
-        self.under_way = self.under_way.map(|_| None);
+        self.no_hash();
     }
 
     pub fn grant(&mut self, id: i64, ttl_s: i64) -> Answer<Reply> {

@@ -21,6 +21,10 @@ pub enum Step {
     /// A transaction of ranges alone, which does not go through the log.
     ReadTxn(TxnRequest),
     HashKv(i64),
+    /// Computes the hash of the compaction that is under way.
+    Hash,
+    /// Gives that up.
+    DropHash,
     /// So many steps of dropping old versions.
     DropVersions(usize),
     /// Holds on to a revision, so that nothing that it needs is dropped.
@@ -55,6 +59,8 @@ fn step() -> impl Strategy<Value = Step> {
         8 => range().prop_map(Step::Range),
         3 => read_txn().prop_map(Step::ReadTxn),
         3 => revision().prop_map(Step::HashKv),
+        3 => Just(Step::Hash),
+        1 => Just(Step::DropHash),
         4 => (1..4usize).prop_map(Step::DropVersions),
         1 => revision().prop_map(Step::Pin),
         1 => Just(Step::Unpin),

@@ -11,10 +11,11 @@ use metastore_proto::membershippb::{Attributes, ClusterMemberAttrSetRequest, Clu
 use metastore_store::apply::range_query;
 use metastore_store::command::{Command, Kind};
 use metastore_store::lease::Expiry;
-use metastore_store::mvcc::Pin;
+use metastore_store::mvcc::{CompactionHashJob, Pin};
 use metastore_store::watch::{Hub, Limits, StreamId};
 use metastore_store::{Outcome, Reply, Store};
 
+use crate::engines::{Home, Medium};
 use crate::entries::{load, snapshot_of};
 
 use super::words::{Options, Result, bytes, number, word};
@@ -24,7 +25,7 @@ use super::{request, trace};
 const TERM: u64 = 1;
 
 pub struct Bench {
-    pub engine: Arc<dyn Engine>,
+    medium: Medium,
     pub store: Store,
     pub hub: Hub,
     pub limits: Limits,
@@ -36,14 +37,19 @@ pub struct Bench {
     /// The hub does not hear of what is published.
     pub deaf: bool,
     pins: Vec<Pin>,
+    /// The hash of a compaction is the first step of dropping old versions.
+    hashing: Option<CompactionHashJob>,
+    /// Last, so that the engine is closed before its directory goes.
+    home: Home,
 }
 
 impl Bench {
-    pub fn new() -> Self {
-        let limits = Limits::default();
-        let (engine, store, hub) = open(Arc::new(Memory::new()), limits);
+    pub fn new(medium: Medium) -> Self {
+        let (limits, home) = (Limits::default(), Home::new(medium));
+        let (store, hub) = open(home.open(), limits);
         let (streams, expiry, pins) = (BTreeMap::new(), Expiry::default(), Vec::new());
-        Self { engine, store, hub, limits, streams, expiry, now_ms: 0, holding: false, deaf: false, pins }
+        let (now_ms, holding, deaf, hashing) = (0, false, false, None);
+        Self { medium, store, hub, limits, streams, expiry, now_ms, holding, deaf, pins, hashing, home }
     }
 
     /// Runs one command; returns the trace.
@@ -99,7 +105,11 @@ impl Bench {
     }
 
     fn publish(&mut self) {
-        for events in self.store.publish().expect("memory does not fail") {
+        let events = self.store.publish().expect("the engine does not fail");
+        if let Some(job) = self.store.take_compaction_hash() {
+            self.hashing = Some(job);
+        }
+        for events in events {
             if !self.deaf {
                 self.hub.publish(&events);
             }
@@ -134,7 +144,7 @@ impl Bench {
         let (mut next, mut out) = (Some(Revision::new(from, 0)), Vec::new());
         while let Some(from) = next {
             let mut versions = Vec::new();
-            next = self.store.view().history(from, to, &mut versions).expect("memory does not fail");
+            next = self.store.view().history(from, to, &mut versions).expect("the engine does not fail");
             out.extend(versions.iter().map(|version| {
                 let Revision { main, sub } = version.revision;
                 let tombstone = if version.tombstone { " tombstone" } else { "" };
@@ -157,12 +167,19 @@ impl Bench {
                 });
             }
             "unpin" => self.pins.clear(),
-            _ => {
-                let mut step = || self.store.compact_step().expect("memory does not fail");
-                while step() && command == "compact_all" {}
-            }
+            _ => while self.compact_step() && command == "compact_all" {},
         }
         Ok(vec![if self.store.compacting() { "old versions wait to be dropped" } else { "all dropped" }.into()])
+    }
+
+    fn compact_step(&mut self) -> bool {
+        match self.hashing.take() {
+            Some(job) => {
+                job.run().expect("the engine does not fail");
+                true
+            }
+            None => self.store.compact_step().expect("the engine does not fail"),
+        }
     }
 
     fn cluster(&mut self, command: &str, words: &[&str]) -> Result<Vec<String>> {
@@ -208,7 +225,7 @@ impl Bench {
                 self.holding = false;
                 self.publish();
             }
-            "restart" => self.reopen(self.engine.clone()),
+            "restart" => self.restart(),
             _ => return self.snapshot(command == "snapshot_damaged"),
         }
         Ok(self.position())
@@ -221,11 +238,14 @@ impl Bench {
             let middle = written.len() / 2;
             written[middle] ^= 1;
         }
-        match load(&written) {
-            Ok((engine, applied)) => {
+        let home = Home::new(self.medium);
+        match load(&written, home.open()) {
+            Ok(applied) => {
                 assert_eq!(applied, self.store.view().published().applied);
                 let before = self.store.view().hash().unwrap();
-                self.reopen(engine);
+                self.stop();
+                self.home = home;
+                self.start();
                 assert_eq!(self.store.view().hash().unwrap(), before, "the loaded state is the written one");
                 Ok(self.position())
             }
@@ -233,12 +253,24 @@ impl Bench {
         }
     }
 
-    /// Opens a store as a member does when it starts: it leads nobody, and nobody watches.
-    fn reopen(&mut self, engine: Arc<dyn Engine>) {
+    fn restart(&mut self) {
+        self.store.view().engine().flush().expect("the engine does not fail");
+        self.stop();
+        self.start();
+    }
+
+    /// Lets go of the engine.
+    fn stop(&mut self) {
         self.pins.clear();
+        self.hashing = None;
+        (self.store, self.hub) = open(Arc::new(Memory::new()), self.limits);
+    }
+
+    /// Opens a store as a member does when it starts: it leads nobody, and nobody watches.
+    fn start(&mut self) {
         self.streams.clear();
         self.expiry = Expiry::default();
-        (self.engine, self.store, self.hub) = open(engine, self.limits);
+        (self.store, self.hub) = open(self.home.open(), self.limits);
     }
 
     fn position(&self) -> Vec<String> {
@@ -247,10 +279,10 @@ impl Bench {
     }
 }
 
-fn open(engine: Arc<dyn Engine>, limits: Limits) -> (Arc<dyn Engine>, Store, Hub) {
-    let store = Store::open(engine.clone()).expect("the state can be read");
+fn open(engine: Arc<dyn Engine>, limits: Limits) -> (Store, Hub) {
+    let store = Store::open(engine).expect("the state can be read");
     let hub = Hub::new(Arc::new(store.view().clone()), limits);
-    (engine, store, hub)
+    (store, hub)
 }
 
 /// A trace that shows that nothing came.

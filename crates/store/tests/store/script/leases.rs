@@ -53,7 +53,8 @@ impl Bench {
         let leases = self.store.leases();
         let line = |id: i64| {
             let lease = leases.get(id).expect("ids name leases");
-            let keys: Vec<_> = lease.keys().map(trace::text).collect();
+            let keys = self.store.lease_keys(id).expect("the engine does not fail");
+            let keys: Vec<_> = keys.iter().map(|key| trace::text(key)).collect();
             format!("{id} ttl={} keys [{}]", lease.ttl_s, keys.join(" "))
         };
         or_nothing(leases.ids().map(line).collect())

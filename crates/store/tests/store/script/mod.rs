@@ -16,14 +16,15 @@ mod trace;
 mod watch;
 mod words;
 
+use crate::engines::Medium;
 use bench::Bench;
 
 /// Runs a script; returns it with the trace that came out.
 ///
 /// # Panics
 /// If a line is no command, naming it.
-pub fn run(name: &str, script: &str) -> String {
-    let mut bench = Bench::new();
+pub fn run(name: &str, script: &str, medium: Medium) -> String {
+    let mut bench = Bench::new(medium);
     let mut out = String::new();
     for (at, line) in script.lines().enumerate() {
         if let Some(command) = line.strip_prefix("> ") {

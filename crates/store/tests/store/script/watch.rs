@@ -47,7 +47,7 @@ impl Bench {
             "take" => return self.take(words),
             "catch_up" => {
                 let mut left = words.first().map_or(Ok(usize::MAX), |word| number(word))?;
-                while left > 0 && self.hub.catch_up().expect("memory does not fail") {
+                while left > 0 && self.hub.catch_up().expect("the engine does not fail") {
                     left -= 1;
                 }
                 return Ok(vec![format!("{} unsynced", self.hub.counts().unsynced)]);

@@ -11,7 +11,8 @@ use metastore_engine::{Applied, Engine};
 use metastore_proto::{Message, raftpb, walpb};
 use metastore_store::snapshot::{self, Source};
 
-use crate::data_dir::{OpenError, write_durably};
+use super::SnapshotWritten;
+use crate::data_dir::{DataDir, OpenError, write_durably};
 use crate::disk::{Disk, DiskError, DiskFile};
 
 /// Bytes that are written between two syncs: the kernel then never has more than this to write back at once, which would
@@ -20,34 +21,27 @@ const SYNC_BYTES: u64 = 8 << 20;
 /// Bytes read at once from a state file.
 const READ_BYTES: usize = 1 << 20;
 
-/// A snapshot that is to be written; [`SnapshotJob::run`] does it on whatever thread calls it.
-pub struct SnapshotJob {
-    pub(crate) disk: Arc<dyn Disk>,
-    pub(crate) dir: PathBuf,
-    pub(crate) source: Source,
-    pub(crate) conf_state: raftpb::ConfState,
+/// A state file that is to be written.
+pub struct StateFile {
+    pub disk: Arc<dyn Disk>,
+    pub dir: PathBuf,
+    pub source: Source,
+    pub conf_state: raftpb::ConfState,
 }
 
-/// A snapshot that is on disk.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SnapshotWritten {
-    pub applied: Applied,
-    pub bytes: u64,
-    pub(crate) conf_state: raftpb::ConfState,
-}
-
-impl SnapshotJob {
-    /// Writes the snapshot.
-    ///
-    /// # Errors
-    /// If a write or sync fails; the member must stop.
-    pub fn run(self) -> Result<SnapshotWritten, OpenError> {
+impl StateFile {
+    /// Writes the file and its record; tells `progress` how many bytes are written.
+    pub fn write(self, progress: &mut dyn FnMut(u64)) -> Result<SnapshotWritten, OpenError> {
         let applied = self.source.applied();
         let path = self.dir.join(file_name(applied, "state"));
         let temporary = path.with_extension("state.tmp");
         let mut out = Out { file: self.disk.create(&temporary)?, written: 0, synced: 0 };
         self.source
-            .write(|bytes| out.write(bytes).map_err(std::io::Error::other))
+            .write(|bytes| {
+                out.write(bytes).map_err(std::io::Error::other)?;
+                progress(out.written);
+                Ok(())
+            })
             .map_err(|error| OpenError::refused(&temporary, format!("cannot be written: {error}")))?;
         out.file.sync_all()?;
         self.disk.rename(&temporary, &path)?;
@@ -90,27 +84,16 @@ fn snap_file(applied: Applied, conf_state: &raftpb::ConfState) -> Vec<u8> {
     walpb::SnapshotFile { crc: Some(crc32c::crc32c(&data)), data: Some(data.into()) }.encode_to_vec()
 }
 
-/// A snapshot that was found on disk.
-pub struct FoundSnapshot {
-    pub applied: Applied,
-    pub conf_state: raftpb::ConfState,
-}
-
-/// The newest snapshot that the log names, or `None` if it names none.
+/// Who votes, according to the snapshot that the log names.
 ///
 /// # Errors
-/// If the newest one named is missing or damaged: the log before it may be gone.
-pub fn newest(disk: &dyn Disk, dir: &Path, named: &[walpb::Snapshot]) -> Result<Option<FoundSnapshot>, OpenError> {
-    let Some(record) = named.iter().filter(|record| record.index() > 0).max_by_key(|record| record.index()) else {
-        return Ok(None);
-    };
-    let applied = Applied { index: record.index(), term: record.term() };
-    let path = dir.join(file_name(applied, "snap"));
-    if !disk.exists(&path)? {
+/// If the snapshot is missing or damaged: the log before it may be gone.
+pub fn conf_state(data: &DataDir, applied: Applied) -> Result<raftpb::ConfState, OpenError> {
+    let path = data.paths.snap().join(file_name(applied, "snap"));
+    if !data.disk.exists(&path)? {
         return Err(OpenError::refused(&path, "the log names this snapshot, but the file is missing"));
     }
-    let conf_state = read_snap_file(&disk.read(&path)?, applied).map_err(|why| OpenError::refused(&path, why))?;
-    Ok(Some(FoundSnapshot { applied, conf_state }))
+    read_snap_file(&data.disk.read(&path)?, applied).map_err(|why| OpenError::refused(&path, why))
 }
 
 fn read_snap_file(bytes: &[u8], applied: Applied) -> Result<raftpb::ConfState, String> {
@@ -127,9 +110,9 @@ fn read_snap_file(bytes: &[u8], applied: Applied) -> Result<raftpb::ConfState, S
 }
 
 /// Reads the state of a snapshot into an empty engine.
-pub fn load(disk: &dyn Disk, dir: &Path, applied: Applied, engine: &Arc<dyn Engine>) -> Result<(), OpenError> {
-    let path = dir.join(file_name(applied, "state"));
-    let mut input = In { file: disk.open(&path)?, offset: 0, buffer: Vec::new(), used: 0 };
+pub fn load(data: &DataDir, applied: Applied, engine: &Arc<dyn Engine>) -> Result<(), OpenError> {
+    let path = data.paths.snap().join(file_name(applied, "state"));
+    let mut input = In { file: data.disk.open(&path)?, offset: 0, buffer: Vec::new(), used: 0 };
     let loaded = snapshot::load(engine, |into| input.read(into))
         .map_err(|error| OpenError::refused(&path, format!("damaged: {error}")))?;
     if loaded != applied {
@@ -178,8 +161,9 @@ impl In {
 ///
 /// # Errors
 /// Names the snapshot.
-pub fn check_not_beyond(disk: &dyn Disk, dir: &Path, last: u64) -> Result<(), OpenError> {
-    for name in if disk.exists(dir)? { disk.list(dir)? } else { Vec::new() } {
+pub fn check_not_beyond(data: &DataDir, last: u64) -> Result<(), OpenError> {
+    let dir = data.paths.snap();
+    for name in data.names(&dir)? {
         let index = name.strip_suffix(".snap").and_then(|name| name.split_once('-'));
         let index = index.and_then(|(_, index)| u64::from_str_radix(index, 16).ok());
         if let Some(index) = index.filter(|index| *index > last) {
@@ -199,6 +183,9 @@ pub fn purge(disk: &dyn Disk, dir: &Path, keep: Option<Applied>) -> Result<(), D
         keep.iter().flat_map(|keep| [file_name(*keep, "state"), file_name(*keep, "snap")]).collect();
     let ours = |name: &str| [".state", ".snap", ".tmp"].iter().any(|end| name.ends_with(end));
     // The small record goes before the state it stands for, so that no record is left without one.
+    if !disk.exists(dir)? {
+        return Ok(());
+    }
     let mut names = disk.list(dir)?;
     names.sort_by_key(|name| name.ends_with(".state"));
     for name in names.iter().filter(|name| ours(name) && !kept.contains(name)) {

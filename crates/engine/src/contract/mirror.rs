@@ -1,0 +1,251 @@
+//! Two engines in lockstep.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::{RwLock, RwLockReadGuard};
+
+use crate::{Applied, Engine, KeyRange, Published, Result, Revision, Statistic, Table, Usage, Version};
+
+/// An engine that makes every call on two engines and panics at the first difference.
+///
+/// Steps of two engines end at different keys: what one returned up to where it stopped, the other must return in as many
+/// steps as it needs. They take turns in going first. While a compaction is under way the engines may have dropped
+/// different things, of which no reader may take notice; what cannot be told apart from that is not compared.
+pub struct Mirror {
+    engines: [Arc<dyn Engine>; 2],
+    /// The revision of a compaction that is under way. Writers hold the lock for writing: no reader comes between two engines.
+    compaction: RwLock<Option<i64>>,
+    /// Calls, to take turns.
+    calls: AtomicUsize,
+}
+
+/// What a call is made of while no writer comes between.
+struct Turn<'a> {
+    first: &'a dyn Engine,
+    second: &'a dyn Engine,
+    compaction: RwLockReadGuard<'a, Option<i64>>,
+}
+
+impl Mirror {
+    pub fn new(a: Arc<dyn Engine>, b: Arc<dyn Engine>) -> Self {
+        Self { engines: [a, b], compaction: RwLock::new(None), calls: AtomicUsize::new(0) }
+    }
+
+    /// A call that changes nothing.
+    fn turn(&self) -> Turn<'_> {
+        let compaction = self.compaction.read();
+        let first = self.calls.fetch_add(1, Ordering::Relaxed) % 2;
+        Turn { first: &*self.engines[first], second: &*self.engines[1 - first], compaction }
+    }
+
+    /// Makes a call on both engines; what they return must be equal.
+    fn both<T: PartialEq + std::fmt::Debug>(&self, what: &str, call: impl Fn(&dyn Engine) -> Result<T>) -> Result<T> {
+        let [a, b] = &self.engines;
+        let answers = (call(&**a)?, call(&**b)?);
+        assert!(answers.0 == answers.1, "{what}: the first engine says {:?}, the second {:?}", answers.0, answers.1);
+        Ok(answers.0)
+    }
+
+    fn change<T: PartialEq + std::fmt::Debug>(&self, what: &str, call: impl Fn(&dyn Engine) -> Result<T>) -> Result<T> {
+        let _writer = self.compaction.write();
+        self.both(what, call)
+    }
+
+    fn read<T: PartialEq + std::fmt::Debug>(&self, what: &str, call: impl Fn(&dyn Engine) -> Result<T>) -> Result<T> {
+        let _reader = self.compaction.read();
+        self.both(what, call)
+    }
+}
+
+impl Turn<'_> {
+    /// Whether a read at `at` gives the same on both engines.
+    fn comparable(&self, at: i64) -> bool {
+        self.compaction.is_none_or(|compaction| at >= compaction)
+    }
+}
+
+impl Engine for Mirror {
+    fn append(&self, key: &[u8], version: Version) -> Result<()> {
+        self.change("append", |engine| engine.append(key, version.clone()))
+    }
+
+    fn put(&self, table: Table, key: &[u8], value: &[u8]) -> Result<()> {
+        self.change("put", |engine| engine.put(table, key, value))
+    }
+
+    fn delete(&self, table: Table, key: &[u8]) -> Result<()> {
+        self.change("delete", |engine| engine.delete(table, key))
+    }
+
+    fn publish(&self, published: Published) -> Result<()> {
+        self.change("publish", |engine| engine.publish(published))
+    }
+
+    fn compact_step(&self, at: i64, from: &[u8]) -> Result<Option<Vec<u8>>> {
+        let mut compaction = self.compaction.write();
+        let mut cursors = Cursors::decode(from);
+        for (engine, cursor) in self.engines.iter().zip(&mut cursors.0) {
+            if let Some(from) = cursor {
+                *cursor = engine.compact_step(at, from)?;
+            }
+        }
+        // One that was begun and not finished leaves its traces until one at its revision or later is.
+        let under_way = compaction.unwrap_or(at).max(at);
+        let finished = cursors.0.iter().all(Option::is_none);
+        *compaction = (!finished || under_way > at).then_some(under_way);
+        Ok((!finished).then(|| cursors.encode()))
+    }
+
+    fn outlives_process(&self) -> bool {
+        self.engines.iter().all(|engine| engine.outlives_process())
+    }
+
+    fn flush(&self) -> Result<Applied> {
+        self.read("flush", |engine| engine.flush())
+    }
+
+    fn checkpoint(&self) -> Result<Option<Arc<dyn Engine>>> {
+        let compaction = self.compaction.read();
+        let [a, b] = &self.engines;
+        let (Some(a), Some(b)) = (a.checkpoint()?, b.checkpoint()?) else { return Ok(None) };
+        Ok(Some(Arc::new(Self { compaction: RwLock::new(*compaction), ..Self::new(a, b) })))
+    }
+
+    fn defragment(&self) -> Result<()> {
+        self.read("defragment", |engine| engine.defragment())
+    }
+
+    fn statistics(&self) -> Vec<Statistic> {
+        self.engines.iter().flat_map(|engine| engine.statistics()).collect()
+    }
+
+    fn published(&self) -> Published {
+        let _reader = self.compaction.read();
+        let [a, b] = [0, 1].map(|engine: usize| self.engines[engine].published());
+        assert_eq!(a, b, "published");
+        a
+    }
+
+    fn newest(&self, key: &[u8], at: i64) -> Result<Option<Version>> {
+        let turn = self.turn();
+        let (first, second) = (turn.first.newest(key, at)?, turn.second.newest(key, at)?);
+        if turn.comparable(at) {
+            // A tombstone that the compaction will drop is as good as nothing.
+            let lasts =
+                |v: &&Version| !v.tombstone || turn.compaction.is_none_or(|compaction| v.revision.main > compaction);
+            let (first, second) = (first.as_ref().filter(lasts), second.as_ref().filter(lasts));
+            assert_eq!(first, second, "newest of {} at {at}", key.escape_ascii());
+        }
+        Ok(first)
+    }
+
+    fn scan(&self, range: KeyRange<'_>, at: i64, limit: usize, rows: &mut Vec<Version>) -> Result<Option<Vec<u8>>> {
+        let turn = self.turn();
+        let old = rows.len();
+        let next = turn.first.scan(range, at, limit, rows)?;
+        let mut other = Vec::new();
+        follow(range, next.as_deref(), limit, |range| turn.second.scan(range, at, limit, &mut other))?;
+        if turn.comparable(at) {
+            assert_eq!(rows[old..], other, "scan of {range:?} at {at}, limit {limit}, up to {next:?}");
+        }
+        Ok(next)
+    }
+
+    fn count(&self, range: KeyRange<'_>, at: i64, count: &mut u64) -> Result<Option<Vec<u8>>> {
+        let turn = self.turn();
+        let old = *count;
+        let next = turn.first.count(range, at, count)?;
+        let mut other = 0;
+        follow(range, next.as_deref(), usize::MAX, |range| turn.second.count(range, at, &mut other))?;
+        if turn.comparable(at) {
+            assert_eq!(*count - old, other, "count of {range:?} at {at}, up to {next:?}");
+        }
+        Ok(next)
+    }
+
+    fn history(&self, from: Revision, to: i64, rows: &mut Vec<Version>) -> Result<Option<Revision>> {
+        let turn = self.turn();
+        let old = rows.len();
+        let next = turn.first.history(from, to, rows)?;
+        let (mut other, mut begin) = (Vec::new(), Some(from));
+        while let Some(from) = begin.filter(|&from| next.is_none_or(|next| from < next)) {
+            begin = turn.second.history(from, to, &mut other)?;
+            assert!(begin.is_none_or(|begin| begin > from), "history from {from:?} continues at {begin:?}");
+        }
+        // What is published and was not before the compaction that is under way.
+        let (least, most) = (turn.compaction.unwrap_or(i64::MIN), turn.first.published().revision);
+        let same = |v: &&Version| {
+            least < v.revision.main && v.revision.main <= most && next.is_none_or(|next| v.revision < next)
+        };
+        let same = |rows: &[Version]| rows.iter().filter(same).cloned().collect::<Vec<_>>();
+        assert_eq!(same(&rows[old..]), same(&other), "history from {from:?} to {to}, up to {next:?}");
+        Ok(next)
+    }
+
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.read("get", |engine| engine.get(table, key))
+    }
+
+    fn rows(&self, table: Table, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        self.read("rows", |engine| engine.rows(table, prefix))
+    }
+
+    fn usage(&self) -> Usage {
+        let turn = self.turn();
+        let (first, second) = (turn.first.usage(), turn.second.usage());
+        assert!(turn.compaction.is_some() || first == second, "usage: {first:?} and {second:?}");
+        first
+    }
+}
+
+/// Goes on step by step until `next`, where the first engine stopped.
+fn follow(
+    range: KeyRange<'_>,
+    next: Option<&[u8]>,
+    limit: usize,
+    mut step: impl FnMut(KeyRange<'_>) -> Result<Option<Vec<u8>>>,
+) -> Result<()> {
+    if limit == 0 {
+        step(range)?;
+        return Ok(());
+    }
+    let end = next.or(range.end);
+    let mut start = range.start.to_vec();
+    while let Some(next) = step(KeyRange { start: &start, end })? {
+        assert!(next > start, "a step from {start:?} continues at {next:?}");
+        start = next;
+    }
+    Ok(())
+}
+
+/// Where the compactions of both engines go on; `None` for one that is finished.
+struct Cursors([Option<Vec<u8>>; 2]);
+
+impl Cursors {
+    /// Each: whether it goes on, and if so, the length of its cursor and the cursor.
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        for cursor in &self.0 {
+            out.push(u8::from(cursor.is_some()));
+            if let Some(cursor) = cursor {
+                out.extend_from_slice(&(cursor.len() as u32).to_be_bytes());
+                out.extend_from_slice(cursor);
+            }
+        }
+        out
+    }
+
+    fn decode(mut from: &[u8]) -> Self {
+        if from.is_empty() {
+            return Self([Some(Vec::new()), Some(Vec::new())]);
+        }
+        let mut take = |bytes: usize| from.split_off(..bytes).expect("a cursor of this engine");
+        Self([0, 1].map(|_| {
+            (take(1) == [1]).then(|| {
+                let length = take(4).try_into().map(u32::from_be_bytes).expect("four bytes");
+                take(length as usize).to_vec()
+            })
+        }))
+    }
+}

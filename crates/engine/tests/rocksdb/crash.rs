@@ -1,0 +1,93 @@
+//! A crash while one thread writes and another flushes.
+
+use crate::disk::{Disk, append, publish};
+use metastore_engine::{Engine, KeyRange, Revision, RocksDb, Table};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Copies that are taken while the threads run.
+const CRASHES: usize = 20;
+/// Keys that each revision writes.
+const KEYS: i64 = 20;
+/// Revisions kept by the compaction that runs along.
+const KEPT: i64 = 5;
+
+/// The flush is atomic: whatever is found, keys, history, tables and applied index are of one revision, and not before the
+/// last one that a flush returned.
+#[test]
+fn a_crash_during_flushes_leaves_one_published_moment() {
+    let disk = Disk::new();
+    let engine = disk.open();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            for revision in 1.. {
+                write(&engine, revision);
+                if done.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+        });
+        threads.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                engine.flush().expect("flush");
+            }
+        });
+        // Also if a check fails.
+        let _done = Done(&done);
+        for _ in 0..CRASHES {
+            let flushed = engine.flush().expect("flush").index;
+            let copy = disk.copy();
+            let found = copy.open();
+            assert!(found.published().applied.index >= flushed, "{flushed} was flushed");
+            check(&found);
+        }
+    });
+}
+
+/// Ends the threads.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn write(engine: &RocksDb, revision: i64) {
+    for sub in 0..KEYS {
+        append(engine, &key(sub), Revision::new(revision, sub), false);
+    }
+    engine.put(Table::Meta, b"revision", &revision.to_be_bytes()).expect("put");
+    publish(engine, revision);
+    if revision % KEPT == 0 {
+        assert_eq!(engine.compact_step(revision - KEPT, b"").expect("compact_step"), None, "one step");
+    }
+}
+
+fn key(number: i64) -> Vec<u8> {
+    format!("key{number:02}").into_bytes()
+}
+
+fn check(engine: &RocksDb) {
+    let published = engine.published();
+    let revision = published.revision;
+    assert_eq!(published.applied.index, 10 * revision.unsigned_abs());
+    if revision == 0 {
+        return;
+    }
+    assert_eq!(engine.get(Table::Meta, b"revision").expect("get"), Some(revision.to_be_bytes().to_vec()));
+    let mut rows = Vec::new();
+    engine.scan(KeyRange { start: b"", end: None }, revision, usize::MAX, &mut rows).expect("scan");
+    let expected: Vec<_> = (0..KEYS).map(|sub| Revision::new(revision, sub)).collect();
+    assert_eq!(rows.iter().map(|row| row.revision).collect::<Vec<_>>(), expected);
+    rows.clear();
+    let next = engine.history(Revision::default(), i64::MAX, &mut rows).expect("history");
+    assert_eq!(next, None);
+    let kept = rows.len() as i64 / KEYS;
+    let compacted = rows[0].revision.main;
+    assert_eq!(kept, revision - compacted + 1, "every revision from {compacted} on");
+    assert!(kept <= 2 * KEPT + 1, "{kept} revisions are kept");
+    let rows_bytes: usize = rows.iter().map(|row| 17 + row.row.len()).sum();
+    let usage = engine.usage();
+    assert_eq!((usage.rows, usage.bytes), (rows.len() as u64 + 1, rows_bytes as u64 + 16));
+}

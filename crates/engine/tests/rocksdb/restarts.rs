@@ -1,0 +1,252 @@
+//! Random operations with restarts at random moments.
+
+use crate::disk::{Disk, append, publish, published};
+use metastore_engine::contract::Model;
+use metastore_engine::{Engine, KeyRange, Revision, RocksDb, Table, Version};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use std::collections::BTreeSet;
+
+/// Cases unless PROPTEST_CASES says otherwise, and operations in a case at most.
+const CASES: u32 = 24;
+const OPERATIONS: usize = 120;
+
+const ALL: KeyRange<'static> = KeyRange { start: b"", end: None };
+const TABLES: [Table; 3] = [Table::Lease, Table::LeaseKeys, Table::Meta];
+
+#[derive(Clone, Debug)]
+enum Operation {
+    Append {
+        key: u8,
+        tombstone: bool,
+    },
+    SetRow {
+        table: Table,
+        key: u8,
+        value: Option<u8>,
+    },
+    Publish,
+    Flush,
+    /// Begins a compaction, at a share of what is published.
+    Compact {
+        at: u8,
+    },
+    StepCompaction,
+    Defragment,
+    /// Closes, and opens again.
+    Restart,
+    /// Opens what a crash would leave, and goes on there.
+    Crash {
+        finish: bool,
+    },
+}
+
+fn operations() -> impl Strategy<Value = Operation> {
+    use Operation::*;
+    prop_oneof![
+        20 => (0..12u8, prop::bool::weighted(0.3)).prop_map(|(key, tombstone)| Append { key, tombstone }),
+        5 => (prop::sample::select(TABLES.to_vec()), 0..4u8, prop::option::of(any::<u8>()))
+            .prop_map(|(table, key, value)| SetRow { table, key, value }),
+        10 => Just(Publish),
+        3 => Just(Flush),
+        2 => any::<u8>().prop_map(|at| Compact { at }),
+        2 => Just(StepCompaction),
+        1 => Just(Defragment),
+        1 => Just(Restart),
+        3 => any::<bool>().prop_map(|finish| Crash { finish }),
+    ]
+}
+
+#[test]
+fn a_restart_finds_what_was_published_and_a_crash_what_was_flushed() {
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(CASES);
+    let config = Config { cases, failure_persistence: None, ..Config::default() };
+    TestRunner::new(config)
+        .run(&prop::collection::vec(operations(), 1..OPERATIONS), |operations| {
+            let mut run = Run::new();
+            for operation in operations {
+                run.step(operation);
+            }
+            run.restart();
+            Ok(())
+        })
+        .unwrap_or_else(|failure| panic!("{failure}"));
+}
+
+struct Run {
+    engine: RocksDb,
+    disk: Disk,
+    /// Everything since the beginning, as if nothing was ever compacted.
+    written: Model,
+    /// What was published: the revision is the index.
+    moments: Vec<Model>,
+    /// The revision that was published when the last flush began.
+    flushed: usize,
+    next: Revision,
+    /// The revision of the last compaction, finished or not.
+    compacted: i64,
+    compaction: Option<Vec<u8>>,
+}
+
+impl Run {
+    fn new() -> Self {
+        let disk = Disk::new();
+        Self {
+            engine: disk.open(),
+            disk,
+            written: Model::default(),
+            moments: vec![Model::default()],
+            flushed: 0,
+            next: Revision::new(1, 0),
+            compacted: 0,
+            compaction: None,
+        }
+    }
+
+    fn published(&self) -> i64 {
+        self.moments.len() as i64 - 1
+    }
+
+    fn step(&mut self, operation: Operation) {
+        match operation {
+            Operation::Append { key, tombstone } => {
+                let key = format!("key{key}").into_bytes();
+                let version = append(&self.engine, &key, self.next, tombstone);
+                self.written.versions.push((key, version));
+                self.next.sub += 1;
+            }
+            Operation::SetRow { table, key, value } => self.set_row(table, &[key], value),
+            Operation::Publish => self.publish(),
+            Operation::Flush => {
+                let applied = self.engine.flush().expect("flush");
+                assert_eq!(applied, self.engine.published().applied);
+                self.flushed = self.moments.len() - 1;
+            }
+            Operation::Compact { at } => {
+                self.compacted = (self.published() * i64::from(at) / 255).max(self.compacted);
+                self.compaction = Some(Vec::new());
+                self.step_compaction();
+            }
+            Operation::StepCompaction => self.step_compaction(),
+            Operation::Defragment => {
+                self.engine.defragment().expect("defragment");
+                self.flushed = self.moments.len() - 1;
+            }
+            Operation::Restart => self.restart(),
+            Operation::Crash { finish } => self.crash(finish),
+        }
+    }
+
+    fn set_row(&mut self, table: Table, key: &[u8], value: Option<u8>) {
+        let rows = self.written.tables.entry(table).or_default();
+        match value {
+            Some(value) => {
+                self.engine.put(table, key, &[value]).expect("put");
+                rows.insert(key.to_vec(), vec![value]);
+            }
+            None => {
+                self.engine.delete(table, key).expect("delete");
+                rows.remove(key);
+            }
+        }
+    }
+
+    fn publish(&mut self) {
+        publish(&self.engine, self.next.main);
+        self.moments.push(self.written.clone());
+        self.next = Revision::new(self.next.main + 1, 0);
+    }
+
+    fn step_compaction(&mut self) {
+        let Some(from) = self.compaction.take() else { return };
+        if self.next.sub > 0 {
+            self.publish();
+        }
+        self.compaction = self.engine.compact_step(self.compacted, &from).expect("compact_step");
+    }
+
+    fn restart(&mut self) {
+        let moment = self.published();
+        let elsewhere = Disk::new();
+        drop(std::mem::replace(&mut self.engine, elsewhere.open()));
+        self.engine = self.disk.open();
+        assert_eq!(self.engine.published().revision, moment, "everything published is there, and no more");
+        self.go_on(false);
+    }
+
+    fn crash(&mut self, finish: bool) {
+        let copy = self.disk.copy();
+        // The engine first: the directory goes with what is replaced.
+        self.engine = copy.open();
+        self.disk = copy;
+        let found = self.engine.published().revision as usize;
+        let (flushed, published) = (self.flushed, self.moments.len() - 1);
+        assert!(flushed <= found && found <= published, "{found} was found, flushed {flushed}, published {published}");
+        self.go_on(finish);
+    }
+
+    /// Compares what was found with what was published then, and goes on from there.
+    fn go_on(&mut self, finish: bool) {
+        let found = self.engine.published();
+        let revision = found.revision;
+        assert_eq!(found, if revision == 0 { Default::default() } else { published(revision) });
+        self.moments.truncate(revision as usize + 1);
+        self.written = self.moments[revision as usize].clone();
+        self.flushed = self.flushed.min(revision as usize);
+        self.next = Revision::new(revision + 1, 0);
+        self.compacted = self.compacted.min(revision);
+        self.compaction = None;
+        self.compare();
+        if finish {
+            let mut from = Some(Vec::new());
+            while let Some(at) = from {
+                from = self.engine.compact_step(self.compacted, &at).expect("compact_step");
+            }
+            let mut rest = self.written.clone();
+            rest.compact(self.compacted);
+            assert_eq!(
+                history(&self.engine),
+                rest.history(Revision::default(), i64::MAX),
+                "begun anew, it drops the rest"
+            );
+            assert_eq!(self.engine.usage(), rest.usage());
+            self.compare();
+        }
+    }
+
+    fn compare(&self) {
+        let (engine, written) = (&self.engine, &self.written);
+        for table in TABLES {
+            let expected: Vec<_> = written.tables.get(&table).cloned().unwrap_or_default().into_iter().collect();
+            assert_eq!(engine.rows(table, b"").expect("rows"), expected, "{table:?}");
+        }
+        let (least, most) = (self.compacted, engine.published().revision);
+        for at in [least, (least + most) / 2, most] {
+            let mut rows = Vec::new();
+            assert_eq!(engine.scan(ALL, at, usize::MAX, &mut rows).expect("scan"), None);
+            assert_eq!(rows, written.live(ALL, at), "at {at}");
+        }
+        // Some compaction dropped some of what it may drop.
+        let stored = history(engine);
+        let all: BTreeSet<_> = written.history(Revision::default(), most).iter().map(|v| v.revision).collect();
+        let there: BTreeSet<_> = stored.iter().map(|version| version.revision).collect();
+        let mut kept = written.clone();
+        kept.compact(least);
+        assert!(there.is_subset(&all), "versions that were never published: {there:?} {all:?}");
+        for (_, Version { revision, .. }) in &kept.versions {
+            assert!(there.contains(revision), "{revision:?} is missing");
+        }
+        let versions = stored.into_iter().map(|version| (Vec::new(), version)).collect();
+        let stored = Model { versions, tables: written.tables.clone() };
+        assert_eq!(engine.usage(), stored.usage(), "what is counted is what is stored");
+    }
+}
+
+fn history(engine: &dyn Engine) -> Vec<Version> {
+    let mut rows = Vec::new();
+    let mut from = Some(Revision::default());
+    while let Some(begin) = from {
+        from = engine.history(begin, i64::MAX, &mut rows).expect("history");
+    }
+    rows
+}

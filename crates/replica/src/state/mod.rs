@@ -1,0 +1,191 @@
+//! What of the state outlives the process: how a start takes it up, and what makes the older part of the log superfluous.
+//!
+//! ```text
+//!                            Memory                                       an engine on disk
+//!   the state is in          <term>-<index>.state and .snap               the engine's own files
+//!   it is as of              the newest snapshot that the log names       the engine's last flush, or one of its own since
+//!   the log is read from     there                                        the newest position that the log names
+//!   now and then, beside     a state file is written                      the engine is flushed
+//!   the running member
+//!   after that, on both      a record in the log names the position; then the segments before it go
+//! ```
+//!
+//! On Memory the record names a snapshot, and the log behind it is applied. On disk it says how far the log may have been
+//! released, and the state is there or further on: entries up to where it is are not applied again.
+//!
+//! What is deliberately absent: threads. A [`SnapshotJob`] runs where its owner likes.
+
+mod on_disk;
+mod on_memory;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use metastore_engine::{Applied, Engine, EngineError};
+use metastore_proto::{raftpb, walpb};
+use metastore_store::Store;
+use raft::eraftpb::ConfState;
+
+use crate::data_dir::{DataDir, OpenError};
+use crate::disk::DiskError;
+use crate::member::{Settings, conf_state_from_disk};
+use crate::wal::Replay;
+
+pub(crate) use on_memory::StateFile;
+
+/// Where an engine keeps the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Medium {
+    Memory,
+    Disk,
+}
+
+/// Where a start begins.
+#[derive(Clone, Debug, Default)]
+pub struct Start {
+    /// The log is read from behind this entry; what is before it may be gone.
+    pub log: Applied,
+    /// The state holds the entries up to this one.
+    pub applied: Applied,
+    /// Who votes then.
+    pub conf_state: ConfState,
+}
+
+impl Medium {
+    /// The medium of an engine, by its name.
+    pub fn of(engine: &str) -> Self {
+        if engine == "memory" { Self::Memory } else { Self::Disk }
+    }
+
+    /// Opens the engine, where `log` is what the log is read from.
+    ///
+    /// # Errors
+    /// If its directory is missing although it cannot be made anew from the log, or as `open` says.
+    pub fn open_engine(
+        self,
+        data: &DataDir,
+        log: Applied,
+        open: impl FnOnce(&Path) -> Result<Arc<dyn Engine>, EngineError>,
+    ) -> Result<Arc<dyn Engine>, OpenError> {
+        if self == Self::Disk {
+            on_disk::check_present(data, log)?;
+        }
+        let engine = open(&data.paths.engine())?;
+        assert_eq!(engine.outlives_process(), self == Self::Disk, "the engine does not go by its own name");
+        Ok(engine)
+    }
+
+    /// Finds out where to begin.
+    ///
+    /// # Errors
+    /// If the state is missing, damaged, or older than the log allows.
+    pub fn find(self, data: &DataDir, log: Applied, engine: &dyn Engine) -> Result<Start, OpenError> {
+        match self {
+            Self::Memory if log.index == 0 => Ok(Start::default()),
+            Self::Memory => {
+                let conf_state = conf_state_from_disk(&on_memory::conf_state(data, log)?);
+                Ok(Start { log, applied: log, conf_state })
+            }
+            Self::Disk => on_disk::find(data, log, engine),
+        }
+    }
+
+    /// Checks the state against the log that was read, and puts it into the engine where it is not there yet.
+    ///
+    /// # Errors
+    /// If the log lacks what the state says was there, or the state is damaged.
+    pub fn take_up(
+        self,
+        data: &DataDir,
+        start: &Start,
+        replay: &Replay,
+        engine: &Arc<dyn Engine>,
+    ) -> Result<(), OpenError> {
+        match self {
+            Self::Memory => {
+                on_memory::check_not_beyond(data, replay.last_index())?;
+                if start.applied.index > 0 { on_memory::load(data, start.applied, engine) } else { Ok(()) }
+            }
+            Self::Disk => on_disk::check_log(data, start.applied, replay),
+        }
+    }
+
+    /// Removes files that nothing needs any more: all but those of the snapshot `keep`, and what a conversion to this engine
+    /// left of another one's.
+    pub fn clear(self, data: &DataDir, keep: Applied) -> Result<(), DiskError> {
+        let disk = data.disk.as_ref();
+        match self {
+            Self::Memory => {
+                on_disk::remove(data)?;
+                on_memory::purge(disk, &data.paths.snap(), Some(keep).filter(|keep| keep.index > 0))
+            }
+            Self::Disk => on_memory::purge(disk, &data.paths.snap(), None),
+        }
+    }
+
+    /// How many bytes the log may grow before a job is due.
+    pub fn due_bytes(self, settings: &Settings, state_bytes: u64) -> u64 {
+        match self {
+            Self::Memory => settings.snapshot_log_bytes.max(state_bytes),
+            Self::Disk => settings.flush_log_bytes,
+        }
+    }
+
+    /// What makes the published state durable, beside the running member.
+    pub fn job(
+        self,
+        data: &DataDir,
+        (store, engine): (&Store, &Arc<dyn Engine>),
+        conf_state: raftpb::ConfState,
+    ) -> Result<SnapshotJob, EngineError> {
+        Ok(SnapshotJob(match self {
+            Self::Memory => {
+                let (disk, dir) = (data.disk.clone(), data.paths.snap());
+                Work::Write(StateFile { disk, dir, source: store.snapshot()?, conf_state })
+            }
+            Self::Disk => Work::Flush { engine: engine.clone(), applied: engine.published().applied, conf_state },
+        }))
+    }
+}
+
+/// The newest position that the log names; zero if it names none.
+pub fn newest_named(named: &[walpb::Snapshot]) -> Applied {
+    let newest = named.iter().max_by_key(|record| record.index());
+    newest.map(|record| Applied { index: record.index(), term: record.term() }).unwrap_or_default()
+}
+
+/// The published state, to be made durable; [`SnapshotJob::run`] does it on whatever thread calls it.
+pub struct SnapshotJob(Work);
+
+enum Work {
+    /// Memory: a state file is written.
+    Write(StateFile),
+    /// On disk: the engine is flushed. By then it may have published more than what is noted here.
+    Flush { engine: Arc<dyn Engine>, applied: Applied, conf_state: raftpb::ConfState },
+}
+
+/// The state up to a log position is durable.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SnapshotWritten {
+    pub applied: Applied,
+    /// The length of the state file; 0 where the engine keeps the state itself.
+    pub bytes: u64,
+    pub(crate) conf_state: raftpb::ConfState,
+}
+
+impl SnapshotJob {
+    /// Makes the state durable, and waits for the medium meanwhile.
+    ///
+    /// # Errors
+    /// If a write or sync fails; the member must stop.
+    pub fn run(self) -> Result<SnapshotWritten, OpenError> {
+        match self.0 {
+            Work::Write(file) => file.write(&mut |_| {}),
+            Work::Flush { engine, applied, conf_state } => {
+                let flushed = engine.flush()?;
+                assert!(flushed.index >= applied.index, "flushed entry {} of {}", flushed.index, applied.index);
+                Ok(SnapshotWritten { applied, bytes: 0, conf_state })
+            }
+        }
+    }
+}

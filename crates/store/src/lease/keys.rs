@@ -1,0 +1,54 @@
+//! Which keys hang on which lease.
+//!
+//! They stand in a table of the engine and not in memory, where there may be no room for all of them. The table can be worked out
+//! from the newest versions, whose rows name their lease; so it is no part of the state that is hashed or streamed
+//! ([`Table::LeaseKeys`]). A row's key is the lease's id, big endian, and the key that hangs on it; its value is empty. A
+//! lease's keys thus come in key order.
+
+use metastore_engine::{Engine, Result, Table};
+
+use super::record;
+
+/// Hangs a key on a lease. A key hangs on one lease at most: the caller detaches it from the one before, and has seen to it
+/// that there is such a lease.
+pub(crate) fn attach(engine: &dyn Engine, id: i64, key: &[u8]) -> Result<()> {
+    engine.put(Table::LeaseKeys, &row_key(id, key), b"")
+}
+
+/// Takes a key off a lease.
+pub(crate) fn detach(engine: &dyn Engine, id: i64, key: &[u8]) -> Result<()> {
+    engine.delete(Table::LeaseKeys, &row_key(id, key))
+}
+
+/// The keys of a lease, in order.
+pub(crate) fn keys_of(engine: &dyn Engine, id: i64) -> Result<Vec<Vec<u8>>> {
+    let prefix = record::key(id);
+    let rows = engine.rows(Table::LeaseKeys, &prefix)?;
+    Ok(rows.into_iter().map(|(row_key, _)| row_key[prefix.len()..].to_vec()).collect())
+}
+
+fn row_key(id: i64, key: &[u8]) -> Vec<u8> {
+    [&record::key(id)[..], key].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use metastore_engine::Memory;
+
+    use super::*;
+
+    #[test]
+    fn the_keys_of_a_lease_come_in_order_and_alone() {
+        let engine = Memory::new();
+        // Neighbours in the table: the ids before and after, one that is negative, and the empty key.
+        for (id, key) in [(7, &b"c"[..]), (7, b"a"), (7, b""), (7, b"a"), (6, b"\xff"), (8, b""), (-7, b"b")] {
+            attach(&engine, id, key).unwrap();
+        }
+        detach(&engine, 7, b"c").unwrap();
+        detach(&engine, 7, b"never there").unwrap();
+        attach(&engine, 7, b"b\0").unwrap();
+        assert_eq!(keys_of(&engine, 7).unwrap(), [&b""[..], b"a", b"b\0"]);
+        assert_eq!(keys_of(&engine, -7).unwrap(), [b"b"]);
+        assert!(keys_of(&engine, 9).unwrap().is_empty());
+    }
+}

@@ -1,0 +1,75 @@
+//! Which keys changed after a revision: roughly, in little memory.
+
+use metastore_engine::{EngineError, Revision};
+
+use super::row::key_of;
+use super::view::View;
+
+/// Bits of the set: 8 MiB. A million changes mark one bit in sixty, so that of the keys that did not change as many are looked
+/// up in vain.
+const BITS: usize = 1 << 26;
+
+/// A set of keys that may claim to hold one that it does not.
+pub(super) struct ChangedKeys {
+    words: Vec<u64>,
+}
+
+impl ChangedKeys {
+    /// The keys with a version with `after < main <= to`.
+    pub(super) fn between(view: &View, after: i64, to: i64) -> Result<Self, EngineError> {
+        let mut changed = Self { words: vec![0; BITS / 64] };
+        let mut versions = Vec::new();
+        let mut from = Some(Revision::new(after.saturating_add(1), 0));
+        while let Some(next) = from {
+            from = view.history(next, to, &mut versions)?;
+            for version in versions.drain(..) {
+                changed.insert(key_of(&version.row));
+            }
+        }
+        Ok(changed)
+    }
+
+    fn insert(&mut self, key: &[u8]) {
+        let bit = bit_of(key);
+        self.words[bit / 64] |= 1 << (bit % 64);
+    }
+
+    /// False only if the key is not in the set.
+    pub(super) fn may_hold(&self, key: &[u8]) -> bool {
+        let bit = bit_of(key);
+        self.words[bit / 64] & 1 << (bit % 64) != 0
+    }
+}
+
+fn bit_of(key: &[u8]) -> usize {
+    crc32c::crc32c(key) as usize % BITS
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use metastore_engine::Memory;
+    use metastore_proto::etcdserverpb::PutRequest;
+
+    use super::*;
+    use crate::Store;
+    use crate::command::{Command, Kind};
+
+    #[test]
+    fn it_holds_what_changed_and_hardly_more() {
+        let mut store = Store::open(Arc::new(Memory::new())).unwrap();
+        let key = |number: u64| format!("key{number}");
+        for index in 1..=3000 {
+            let put = PutRequest { key: key(index).into(), ..PutRequest::default() };
+            store.apply(index, 1, Command::encode(0, Kind::Put, &put)).unwrap();
+        }
+        store.publish().unwrap();
+        // Key n has revision n + 1.
+        let changed = ChangedKeys::between(store.view(), 1001, 2001).unwrap();
+        assert!((1001..=2000).all(|number| changed.may_hold(key(number).as_bytes())));
+        let others = (1..=1000).chain(2001..=3000);
+        let wrong = others.filter(|&number| changed.may_hold(key(number).as_bytes())).count();
+        assert!(wrong < 10, "{wrong} of 2000");
+    }
+}

@@ -1,0 +1,150 @@
+//! Compaction: old revisions are refused at once, and the versions that only they need are dropped bit by bit.
+//!
+//! ```text
+//!   compact ─▶ reads below are refused
+//!          └─▶ CompactionHashJob     any thread: hashes what is there, and holds back the dropping meanwhile
+//!                compact_step ...    the writer, between other work: one bounded step each
+//!                finished            the hash is remembered
+//! ```
+//!
+//! etcd's members compare the hashes that compactions leave behind, so each has to be that of everything since the compaction
+//! before. There is none if that one was not through when this one began, as in etcd: it would depend on how far that one had
+//! got. Nor is there one after a restart, or if nobody ran the job; compaction goes on without.
+
+use std::sync::{Arc, OnceLock, Weak};
+
+use metastore_engine::{Engine, EngineError, Result, Revision, Table};
+
+use super::Mvcc;
+use super::hash::{HashKv, KvHasher};
+use super::view::{NEVER_COMPACTED, Pin, View};
+use crate::{Refusal, schema};
+
+/// Dropping of old versions that is under way.
+pub(super) struct Compaction {
+    at: i64,
+    /// The job, until somebody takes it.
+    offer: Option<CompactionHashJob>,
+    /// What the job found; remembered once the compaction is through.
+    hash: Arc<OnceLock<HashKv>>,
+    /// Where the engine goes on with dropping.
+    next: Vec<u8>,
+}
+
+impl Compaction {
+    fn new(at: i64) -> Self {
+        Self { at, offer: None, hash: Arc::default(), next: Vec::new() }
+    }
+
+    /// The revision below which reads are refused, and the compaction that a restart interrupted.
+    pub(super) fn resume(engine: &dyn Engine) -> Result<(i64, Option<Self>)> {
+        let scheduled = schema::compact_revision(engine, schema::SCHEDULED_COMPACTION)?;
+        let finished = schema::compact_revision(engine, schema::FINISHED_COMPACTION)?;
+        let at = scheduled.or(finished).unwrap_or(NEVER_COMPACTED);
+        Ok((at, scheduled.filter(|_| scheduled != finished).map(Self::new)))
+    }
+}
+
+/// Computes the hash that a compaction leaves behind. It reads every version up to the compacted revision, so it is run beside
+/// the writer; as long as it lives, no version is dropped.
+pub struct CompactionHashJob {
+    view: View,
+    _pin: Pin,
+    /// Revision of the compaction before.
+    before: i64,
+    at: i64,
+    /// Gone if a later compaction took the place of this one, or the store is closed.
+    result: Weak<OnceLock<HashKv>>,
+}
+
+impl CompactionHashJob {
+    /// Does it, on whatever thread calls.
+    ///
+    /// # Errors
+    /// If the medium fails; the member must stop.
+    pub fn run(self) -> std::result::Result<(), EngineError> {
+        let mut hasher = KvHasher::new(&self.view, self.before, self.at)?;
+        let mut from = Some(Revision::default());
+        while let Some(next) = from {
+            if self.result.strong_count() == 0 {
+                return Ok(());
+            }
+            from = hasher.step(&self.view, next)?;
+        }
+        if let Some(result) = self.result.upgrade() {
+            // Nobody else sets it. It stands there before the pin goes, and the dropping begins.
+            _ = result.set(hasher.finish(self.view.revision()));
+        }
+        Ok(())
+    }
+}
+
+impl Mvcc {
+    /// Refuses reads below `revision` from now on and schedules the dropping of versions that nobody can read any more.
+    ///
+    /// # Errors
+    /// Outside: the medium failed. Inside: [`Refusal::Compacted`] or [`Refusal::FutureRevision`].
+    pub fn compact(&mut self, revision: i64) -> Result<std::result::Result<(), Refusal>> {
+        let before = self.view.compact_revision();
+        if revision <= before {
+            return Ok(Err(Refusal::Compacted));
+        }
+        if revision > self.current {
+            return Ok(Err(Refusal::FutureRevision));
+        }
+        let row = schema::revision_key(Revision::new(revision, 0), false);
+        self.view.engine().put(Table::Meta, schema::SCHEDULED_COMPACTION, &row)?;
+        // Starts from the first version: a compaction that this one overtakes is finished by it.
+        let mut compaction = Compaction::new(revision);
+        if self.compaction.is_none() {
+            compaction.offer = self.view.pin(before).ok().map(|pin| CompactionHashJob {
+                view: self.view.clone(),
+                _pin: pin,
+                before,
+                at: revision,
+                result: Arc::downgrade(&compaction.hash),
+            });
+        }
+        self.view.set_compact_revision(revision);
+        self.compaction = Some(compaction);
+        Ok(Ok(()))
+    }
+
+    /// The job of a compaction that was scheduled and published, once. It is to be taken before the first
+    /// [`Mvcc::compact_step`]; after that it is no longer to be had.
+    pub fn take_compaction_hash(&mut self) -> Option<CompactionHashJob> {
+        let readable = self.view.revision();
+        self.compaction.as_mut()?.offer.take_if(|job| job.at <= readable)
+    }
+
+    /// Whether old versions wait to be dropped.
+    pub fn compacting(&self) -> bool {
+        self.compaction.is_some()
+    }
+
+    /// Drops one bounded step of old versions; everything must be published. Returns whether it did something; nothing happens
+    /// while a reader is still below the compacted revision.
+    pub fn compact_step(&mut self) -> Result<bool> {
+        let Some(compaction) = &mut self.compaction else { return Ok(false) };
+        // Nobody wanted its hash, and it would hold this up for ever.
+        compaction.offer = None;
+        if self.view.pinned_below(compaction.at) {
+            return Ok(false);
+        }
+        let engine = self.view.engine();
+        match engine.compact_step(compaction.at, &compaction.next)? {
+            Some(next) => compaction.next = next,
+            None => {
+                let revision = schema::revision_key(Revision::new(compaction.at, 0), false);
+                engine.put(Table::Meta, schema::FINISHED_COMPACTION, &revision)?;
+                // With the next write it might come never; then a restart would do it all over again.
+                engine.publish(engine.published())?;
+                if let Some(hash) = compaction.hash.get() {
+                    self.view.compaction_hashes().remember(*hash);
+                }
+                self.compaction = None;
+            }
+        }
+        Ok(true)
+    }
+}

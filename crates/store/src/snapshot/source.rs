@@ -1,0 +1,170 @@
+//! Writing the stream.
+
+use std::sync::Arc;
+
+use metastore_engine::{Applied, Engine, EngineError, Published, Revision, Table, Version};
+
+use super::{BLOCK_BYTES, FORMAT, HEADER_BYTES, KEY_TABLE, MAGIC, SnapshotError, table_code};
+use crate::Store;
+use crate::mvcc::{Pin, View};
+use crate::schema::revision_key;
+
+/// Keys and values of a small table.
+type Rows = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// A consistent state at one log position.
+pub struct Source {
+    published: Published,
+    state: State,
+}
+
+enum State {
+    /// Beside the writer: versions have revisions, but tables have none and were copied. Holds back the dropping of old versions.
+    Live { view: View, tables: Vec<(Table, Rows)>, _pin: Pin },
+    /// The engine's own copy, which nobody writes.
+    Frozen(Arc<dyn Engine>),
+}
+
+impl Store {
+    /// Takes the state as it was last published, at once; everything that was applied must be published. The small tables
+    /// are copied, the versioned keys are not. Old versions are not dropped as long as the source lives.
+    ///
+    /// # Errors
+    /// If the medium failed.
+    pub fn snapshot(&self) -> Result<Source, EngineError> {
+        let view = self.view().clone();
+        let pin = view.pin_all();
+        let published = view.published();
+        let tables = Table::ALL
+            .into_iter()
+            .map(|table| Ok((table, self.engine.rows(table, b"")?)))
+            .collect::<Result<_, EngineError>>()?;
+        Ok(Source { published, state: State::Live { view, tables, _pin: pin } })
+    }
+}
+
+impl View {
+    /// Takes the state as it was last published from an engine that can freeze it; `None` if it cannot, and then
+    /// [`Store::snapshot`] can. Holds nothing back. Waits for the medium, so it is not for the writer's thread.
+    ///
+    /// # Errors
+    /// If the medium failed.
+    pub fn freeze(&self) -> Result<Option<Source>, EngineError> {
+        let frozen = self.engine().checkpoint()?;
+        Ok(frozen.map(|engine| Source { published: engine.published(), state: State::Frozen(engine) }))
+    }
+}
+
+impl Source {
+    /// The log position of the state.
+    pub fn applied(&self) -> Applied {
+        self.published.applied
+    }
+
+    /// Writes the stream in pieces of about 256 KiB.
+    pub fn write(&self, mut write: impl FnMut(&[u8]) -> std::io::Result<()>) -> Result<(), SnapshotError> {
+        let header = self.header();
+        write(&header)?;
+        let mut block = Block::default();
+        for table in Table::ALL.into_iter().filter(|table| table_code(*table) < KEY_TABLE) {
+            self.write_table(table, &mut block, &mut write)?;
+        }
+        self.write_versions(&mut block, &mut write)?;
+        for table in Table::ALL.into_iter().filter(|table| table_code(*table) > KEY_TABLE) {
+            self.write_table(table, &mut block, &mut write)?;
+        }
+        block.end(&header, &mut write)?;
+        Ok(())
+    }
+
+    fn header(&self) -> Vec<u8> {
+        let Published { revision, applied } = self.published;
+        let mut header = Vec::with_capacity(HEADER_BYTES);
+        header.extend_from_slice(MAGIC);
+        header.extend_from_slice(&FORMAT.to_le_bytes());
+        header.extend_from_slice(&applied.index.to_le_bytes());
+        header.extend_from_slice(&applied.term.to_le_bytes());
+        header.extend_from_slice(&revision.to_le_bytes());
+        header
+    }
+
+    fn write_table(
+        &self,
+        table: Table,
+        block: &mut Block,
+        write: &mut impl FnMut(&[u8]) -> std::io::Result<()>,
+    ) -> Result<(), SnapshotError> {
+        let read;
+        let rows = match &self.state {
+            State::Live { tables, .. } => tables.iter().find(|(of, _)| *of == table).map_or(&[][..], |(_, rows)| rows),
+            State::Frozen(engine) => {
+                read = engine.rows(table, b"")?;
+                &read[..]
+            }
+        };
+        Ok(rows.iter().try_for_each(|(key, value)| block.row(table_code(table), key, value, write))?)
+    }
+
+    fn write_versions(
+        &self,
+        block: &mut Block,
+        write: &mut impl FnMut(&[u8]) -> std::io::Result<()>,
+    ) -> Result<(), SnapshotError> {
+        let engine = match &self.state {
+            State::Live { view, .. } => view.engine(),
+            State::Frozen(engine) => engine.as_ref(),
+        };
+        let mut from = Some(Revision::default());
+        let mut versions: Vec<Version> = Vec::new();
+        while let Some(next) = from {
+            from = engine.history(next, self.published.revision, &mut versions)?;
+            for version in versions.drain(..) {
+                block.row(KEY_TABLE, &revision_key(version.revision, version.tombstone), &version.row, write)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Collects rows and writes them with a checksum.
+#[derive(Default)]
+struct Block {
+    bytes: Vec<u8>,
+    rows: u64,
+}
+
+impl Block {
+    fn row(
+        &mut self,
+        code: u8,
+        key: &[u8],
+        value: &[u8],
+        write: &mut impl FnMut(&[u8]) -> std::io::Result<()>,
+    ) -> std::io::Result<()> {
+        self.bytes.push(code);
+        self.bytes.extend_from_slice(&(key.len() as u32).to_le_bytes());
+        self.bytes.extend_from_slice(&(value.len() as u32).to_le_bytes());
+        self.bytes.extend_from_slice(key);
+        self.bytes.extend_from_slice(value);
+        self.rows += 1;
+        if self.bytes.len() >= BLOCK_BYTES { self.flush(write) } else { Ok(()) }
+    }
+
+    fn flush(&mut self, write: &mut impl FnMut(&[u8]) -> std::io::Result<()>) -> std::io::Result<()> {
+        if !self.bytes.is_empty() {
+            write(&(self.bytes.len() as u32).to_le_bytes())?;
+            write(&crc32c::crc32c(&self.bytes).to_le_bytes())?;
+            write(&self.bytes)?;
+            self.bytes.clear();
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, header: &[u8], write: &mut impl FnMut(&[u8]) -> std::io::Result<()>) -> std::io::Result<()> {
+        self.flush(write)?;
+        let rows = self.rows.to_le_bytes();
+        write(&0u32.to_le_bytes())?;
+        write(&crc32c::crc32c_append(crc32c::crc32c(header), &rows).to_le_bytes())?;
+        write(&rows)
+    }
+}
