@@ -79,8 +79,9 @@ fn a_missing_or_damaged_file_of_the_state_is_named() {
     let table = files(&member, "", ".sst").remove(0);
     let manifest = files(&member, "MANIFEST", "").remove(0);
     let current = files(&member, "CURRENT", "").remove(0);
-    let all = [Damage::Removed, Damage::Halved, Damage::Garbled];
-    let cases = [(&current, &all[..]), (&manifest, &all), (&table, &all[..2])];
+    use Damage::{Garbled, Halved, Removed};
+    let cases =
+        [(&current, &[Removed, Halved, Garbled][..]), (&manifest, &[Removed, Garbled]), (&table, &[Removed, Halved])];
     for (path, damage) in cases.iter().flat_map(|(path, all)| all.iter().map(move |damage| (*path, *damage))) {
         let before = std::fs::read(path).expect("readable");
         damage.inflict(path);
@@ -94,16 +95,27 @@ fn a_missing_or_damaged_file_of_the_state_is_named() {
         std::fs::write(path, before).expect("writable");
     }
     member.restart();
-    assert_eq!(block_on(read_all(&member)).map(|(count, _)| count), Ok(VALUES as i64), "with its files back");
+    let expected = block_on(read_all(&member)).expect("with its files back, it answers");
+    assert_eq!(expected.0, VALUES as i64);
+
+    // To RocksDB a manifest that ends early is one that was not written to its end: the state is then an older one, and the
+    // log makes it new again.
+    member.terminate();
+    Halved.inflict(&files(&member, "MANIFEST", "").remove(0));
+    match member.try_restart() {
+        Ok(()) => assert_eq!(block_on(read_all(&member)), Ok(expected), "with half a manifest"),
+        Err(reason) => assert!(reason.contains("member/rocksdb"), "{reason}"),
+    }
 }
 
 /// A table is read when it is needed, and checked then: what is in it is never answered as if it were right.
 #[test]
 fn a_garbled_table_is_never_served() {
     let Some(mut member) = stopped_member("garbled table") else { return };
-    for table in files(&member, "", ".sst") {
-        Damage::Garbled.inflict(&table);
-    }
+    // The middle of a large one is data; of small ones, what is looked at when they are opened.
+    let size = |path: &PathBuf| path.metadata().expect("readable").len();
+    let largest = files(&member, "", ".sst").into_iter().max_by_key(size).expect("there are tables");
+    Damage::Garbled.inflict(&largest);
     if member.try_restart().is_ok() {
         let answer = block_on(async { tokio::time::timeout(PATIENCE, read_all(&member)).await });
         println!("garbled tables: {answer:?}");
