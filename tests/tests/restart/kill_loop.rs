@@ -23,4 +23,13 @@ fn nothing_acknowledged_is_lost_by_kill_9(engine: Engine) {
         member.restart();
         block_on(ledger.check(&address)).unwrap_or_else(|reason| panic!("kill {round}: {reason}"));
     }
+    // Otherwise each restart was one from the log alone.
+    let (directory, end) = match engine {
+        Engine::Memory => ("member/snap", ".snap"),
+        Engine::RocksDb => ("member/rocksdb", ".sst"),
+    };
+    let written = std::fs::read_dir(member.data_directory().join(directory)).expect("readable");
+    let mut names = written.map(|entry| entry.expect("readable").file_name());
+    let stored = names.any(|name| name.to_string_lossy().ends_with(end));
+    assert!(stored || subject.is_etcd(), "the state was never written out: write more");
 }

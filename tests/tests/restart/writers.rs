@@ -36,6 +36,11 @@ pub struct Value {
 }
 
 impl Value {
+    /// A short one.
+    pub fn of(seed: u64) -> Value {
+        Value { seed, length: 20 }
+    }
+
     pub fn bytes(self) -> Bytes {
         let mut random = Random::new(self.seed);
         let mut bytes = Vec::with_capacity(self.length + 8);
