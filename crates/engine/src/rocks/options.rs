@@ -18,6 +18,8 @@ const FILE_BYTES: u64 = 64 << 20;
 const LEVEL_BASE_BYTES: u64 = 256 << 20;
 /// One key in a hundred is looked for in vain.
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
+/// The share of a memtable that a bloom filter over its keys takes.
+const MEMTABLE_BLOOM_RATIO: f64 = 0.02;
 /// RocksDB's own notes, in files `LOG*` of its directory.
 const NOTES_BYTES: usize = 4 << 20;
 const NOTES_FILES: usize = 4;
@@ -51,9 +53,13 @@ pub(super) fn database(settings: RocksDbSettings) -> Options {
 pub(super) fn families(cache: &Cache) -> Vec<ColumnFamilyDescriptor> {
     let mut superseded = family(cache);
     superseded.set_prefix_extractor(SliceTransform::create("user key", superseded_prefix, None));
+    let mut current = family(cache);
+    // Each write looks for its key before, and most are not there.
+    current.set_memtable_whole_key_filtering(true);
+    current.set_memtable_prefix_bloom_ratio(MEMTABLE_BLOOM_RATIO);
     let mut families = vec![
         ColumnFamilyDescriptor::new(DEFAULT_COLUMN_FAMILY_NAME, family(cache)),
-        ColumnFamilyDescriptor::new(CURRENT, family(cache)),
+        ColumnFamilyDescriptor::new(CURRENT, current),
         ColumnFamilyDescriptor::new(TABLES, family(cache)),
     ];
     for (name, mut options) in [(REVISIONS, family(cache)), (SUPERSEDED, superseded)] {
