@@ -8,7 +8,7 @@ use std::fs;
 const KEYS: i64 = 120;
 const REVISIONS: i64 = 4;
 /// Places at which each table file is damaged.
-const PLACES: usize = 8;
+const PLACES: usize = 5;
 
 const ALL: KeyRange<'static> = KeyRange { start: b"", end: None };
 

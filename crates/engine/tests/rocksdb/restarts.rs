@@ -8,8 +8,8 @@ use proptest::test_runner::{Config, TestRunner};
 use std::collections::BTreeSet;
 
 /// Cases unless PROPTEST_CASES says otherwise, and operations in a case at most.
-const CASES: u32 = 24;
-const OPERATIONS: usize = 120;
+const CASES: u32 = 16;
+const OPERATIONS: usize = 100;
 
 const ALL: KeyRange<'static> = KeyRange { start: b"", end: None };
 const TABLES: [Table; 3] = [Table::Lease, Table::LeaseKeys, Table::Meta];
