@@ -9,3 +9,4 @@ mod failure;
 mod leftovers;
 mod refusal;
 mod restarts;
+mod unpinned;
