@@ -86,10 +86,6 @@ impl RocksDb {
         key: &[u8],
         at: i64,
     ) -> Result<Option<Stamp>> {
-        if at < 0 {
-            // Bytes sort as numbers do only if these are not negative.
-            return Ok(None);
-        }
         let past = past.get_or_insert_with(|| {
             let mut options = ReadOptions::default();
             options.set_prefix_same_as_start(true);
@@ -173,7 +169,7 @@ impl RocksDb {
 
     pub(super) fn history_step(&self, from: Revision, to: i64, rows: &mut Vec<Version>) -> Result<Option<Revision>> {
         let mut options = ReadOptions::default();
-        options.set_iterate_upper_bound(revision_key(Revision::new(to.max(0).saturating_add(1), 0)));
+        options.set_iterate_upper_bound(revision_key(Revision::new(to.saturating_add(1), 0)));
         // A checkpoint is read once from end to end: the cache is for others.
         options.fill_cache(!self.frozen);
         let mut stored = self.db.raw_iterator_cf_opt(self.family(REVISIONS), options);
