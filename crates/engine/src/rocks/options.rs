@@ -53,9 +53,13 @@ pub(super) fn database(settings: RocksDbSettings) -> Options {
 pub(super) fn families(cache: &Cache) -> Vec<ColumnFamilyDescriptor> {
     let mut superseded = family(cache);
     superseded.set_prefix_extractor(SliceTransform::create("user key", superseded_prefix, None));
+    let mut current = family(cache);
+    // Each write looks for its key first, and most keys are older than what is in memory.
+    current.set_memtable_whole_key_filtering(true);
+    current.set_memtable_prefix_bloom_ratio(MEMTABLE_BLOOM_SHARE);
     let mut families = vec![
         ColumnFamilyDescriptor::new(DEFAULT_COLUMN_FAMILY_NAME, family(cache)),
-        ColumnFamilyDescriptor::new(CURRENT, family(cache)),
+        ColumnFamilyDescriptor::new(CURRENT, current),
         ColumnFamilyDescriptor::new(TABLES, family(cache)),
     ];
     for (name, mut options) in [(REVISIONS, family(cache)), (SUPERSEDED, superseded)] {
