@@ -3,7 +3,11 @@
 # Outside the clone, so that a second clone is warm.
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/metastore/target
 export CARGO_TERM_PROGRESS_WHEN ?= never
-tools := $(or $(METASTORE_CACHE),$(HOME)/.cache/metastore)/tools/bin
+cache := $(or $(METASTORE_CACHE),$(HOME)/.cache/metastore)
+tools := $(cache)/tools/bin
+# RocksDB, compiled once by xtask/install.sh for all builds; or your own of the same version.
+export ROCKSDB_LIB_DIR ?= $(cache)/rocksdb/$(shell sed -n '/^name = "librocksdb-sys"$$/{n;s/^version = "\(.*\)"$$/\1/p}' Cargo.lock)
+export ROCKSDB_STATIC ?= 1
 
 .PHONY: help run test lint fmt coverage bench soak
 

@@ -120,7 +120,8 @@ pub trait Engine: Send + Sync + 'static {
     /// A version with `main <= at` goes if a newer version of its key has `main <= at`, or if it is a tombstone with
     /// `main < at`. A tombstone at exactly `at` stays until the next compaction: a watcher from `at` must still see it.
     ///
-    /// A compaction that a restart interrupted begins anew. No version may be appended and unpublished while a step runs.
+    /// A compaction that a restart interrupted begins anew. No version may be appended and unpublished while a step runs; rows
+    /// of tables may be.
     fn compact_step(&self, at: i64, from: &[u8]) -> Result<Option<Vec<u8>>>;
 
     // ---- the medium, from any thread ----
@@ -133,7 +134,7 @@ pub trait Engine: Send + Sync + 'static {
     fn flush(&self) -> Result<Applied>;
 
     /// The published state as it is now, frozen: an engine that only reads, and goes on while this one is written, compacted
-    /// and closed. `None` if the engine cannot; then a reader holds back compaction instead. Waits for the medium.
+    /// and closed. The writer's calls on it are errors. `None` if the engine cannot; then a reader holds back compaction instead. Waits for the medium.
     fn checkpoint(&self) -> Result<Option<Arc<dyn Engine>>>;
 
     /// Gives the space of dropped versions back to the medium. Readers and the writer go on meanwhile.

@@ -1,5 +1,6 @@
 //! Dropping versions, and giving their space back.
 
+use rocksdb::properties::BACKGROUND_ERRORS;
 use rocksdb::{BottommostLevelCompaction, CompactOptions, ReadOptions, WriteBatch};
 
 use super::RocksDb;
@@ -62,8 +63,14 @@ impl RocksDb {
         // The files that RocksDB rewrites by itself meanwhile need not wait.
         options.set_exclusive_manual_compaction(false);
         options.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
+        let errors = self.whole(BACKGROUND_ERRORS);
         for name in [CURRENT, REVISIONS, SUPERSEDED, TABLES] {
+            // The crate does not say whether it failed.
             self.db.compact_range_cf_opt(self.family(name), None::<&[u8]>, None::<&[u8]>, &options);
+        }
+        if self.whole(BACKGROUND_ERRORS) > errors {
+            let why = "files could not be rewritten; RocksDB's own notes (LOG in this directory) say why";
+            return Err(self.failed(&why));
         }
         Ok(())
     }

@@ -13,7 +13,8 @@
 //! What was not published is in [`pending`] only, and the writer alone looks there. [`Engine::publish`] writes all of it, with
 //! the applied index, in one batch. RocksDB's own log is off, because the raft log is the log: after a crash the state is
 //! that of the last flush, which is atomic over all column families, and the raft log is replayed from the applied index found
-//! there.
+//! there. How far a flush came is noted ([`flushed`]), and a database that is older is refused. A write that fails is the last
+//! one: what was to be written is lost, and what follows would not fit.
 //!
 //! Readers take no lock: an iterator sees one moment. A reader at a revision finds in `current` the newest version; if that
 //! is newer than the revision, the one it wants is in `superseded` by then, because both were written in one batch.

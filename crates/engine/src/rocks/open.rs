@@ -180,3 +180,33 @@ fn unreadable(path: &Path, error: &rocksdb::Error) -> EngineError {
 fn refused(path: &Path, why: &str) -> EngineError {
     EngineError(format!("{}: {why}", path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::Scratch;
+    use crate::rocks::layout::FORMAT;
+
+    #[test]
+    fn a_newer_layout_is_refused_and_left_alone() {
+        let scratch = Scratch::new();
+        let path = scratch.path().join("state");
+        let open = || RocksDb::open(&path, RocksDbSettings::default());
+        let engine = open().unwrap();
+        let mut state = crate::rocks::layout::state_value(Published::default(), Usage::default()).to_vec();
+        state[..4].copy_from_slice(&(FORMAT + 1).to_be_bytes());
+        engine.db.put(STATE_KEY, [&state[..], b"and more"].concat()).unwrap();
+        engine.flush_all().unwrap();
+        drop(engine);
+        let files = || {
+            let names = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            let mut names: Vec<_> = names.filter(|name| !name.starts_with("LOG")).collect();
+            names.sort();
+            names.into_iter().map(|name| (name.clone(), fs::read(path.join(name)).unwrap())).collect::<Vec<_>>()
+        };
+        let before = files();
+        let error = open().err().expect("refused").0;
+        assert!(error.contains("format 2, but this version reads format 1"), "{error}");
+        assert!(files() == before, "files were changed");
+    }
+}

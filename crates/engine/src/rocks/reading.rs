@@ -12,7 +12,7 @@ use super::layout::{
     revision_key, superseded_from, superseded_prefix, table_key,
 };
 use super::pending::Touched;
-use crate::{EngineError, KeyRange, Result, Revision, Row, STEP, Table, Version};
+use crate::{KeyRange, Result, Revision, Row, STEP, Table, Version};
 
 /// Keys that a count visits at most: about 300 us, if they are in memory.
 const COUNT_STEP: usize = 1024;
@@ -47,42 +47,53 @@ impl RocksDb {
         if revision.main <= at {
             return Ok(Some(Version { revision, tombstone, row: Row::from(row) }));
         }
-        self.newest_superseded(key, at, true)
+        self.newest_superseded(&mut None, key, at, true)
     }
 
-    /// The newest version with `main <= at` of a key whose current version is newer; tombstones if they are wanted.
-    fn newest_superseded(&self, key: &[u8], at: i64, tombstones: bool) -> Result<Option<Version>> {
+    /// The newest version with `main <= at` of a key whose current version is newer; tombstones if they are wanted. `past` is
+    /// made when it is needed, and may be used for other keys, too.
+    fn newest_superseded<'a>(
+        &'a self,
+        past: &mut Option<DBRawIterator<'a>>,
+        key: &[u8],
+        at: i64,
+        tombstones: bool,
+    ) -> Result<Option<Version>> {
+        let mut missing = None;
         loop {
-            let Some(stamp) = self.find_superseded(key, at)? else { return Ok(None) };
-            if stamp.tombstone && !tombstones {
-                return Ok(None);
-            }
+            let stamp = self.find_superseded(past, key, at)?;
+            let Some(stamp) = stamp.filter(|stamp| tombstones || !stamp.tombstone) else { return Ok(None) };
             let revision = stamp.revision;
             let value = self.db.get_pinned_cf(self.family(REVISIONS), revision_key(revision));
             if let Some(value) = value.map_err(|error| self.failed(&error))? {
                 return parse_revision(revision, &value).map(Some);
             }
-            // A compaction dropped it between the two looks, for a reader that holds no pin; else it is damage.
-            if self.find_superseded(key, at)? == Some(stamp) {
+            if missing == Some(stamp) {
                 let Revision { main, sub } = revision;
                 let why = format!("damaged: revision {main}.{sub} of key {} is missing", key.escape_ascii());
-                return Err(EngineError(format!("{}: {why}", self.path.display())));
+                return Err(self.failed(&why));
             }
+            // A compaction dropped it since the iterator was made, for a reader that holds no pin: a new one does not see it.
+            missing = Some(stamp);
+            *past = None;
         }
     }
 
     /// The newest version with `main <= at` among those that some compaction will drop.
-    fn find_superseded(&self, key: &[u8], at: i64) -> Result<Option<Stamp>> {
-        if at < 0 {
-            // Bytes sort as numbers do only if these are not negative.
-            return Ok(None);
-        }
+    fn find_superseded<'a>(
+        &'a self,
+        past: &mut Option<DBRawIterator<'a>>,
+        key: &[u8],
+        at: i64,
+    ) -> Result<Option<Stamp>> {
+        let past = past.get_or_insert_with(|| {
+            let mut options = ReadOptions::default();
+            options.set_prefix_same_as_start(true);
+            self.db.raw_iterator_cf_opt(self.family(SUPERSEDED), options)
+        });
         let from = superseded_from(key, at);
-        let mut options = ReadOptions::default();
-        options.set_prefix_same_as_start(true);
-        let mut found = self.db.raw_iterator_cf_opt(self.family(SUPERSEDED), options);
-        found.seek(&from);
-        let Some((found_key, value)) = item(self, &found)? else { return Ok(None) };
+        past.seek(&from);
+        let Some((found_key, value)) = item(self, past)? else { return Ok(None) };
         if superseded_prefix(found_key) != superseded_prefix(&from) {
             return Ok(None);
         }
@@ -120,7 +131,7 @@ impl RocksDb {
         range: KeyRange<'_>,
         at: i64,
         step: usize,
-        mut look: impl FnMut(Found<'_>) -> Result<bool>,
+        mut look: impl FnMut(Found<'_, '_>) -> Result<bool>,
     ) -> Result<Option<Vec<u8>>> {
         if range.is_empty() {
             return Ok(None);
@@ -136,10 +147,12 @@ impl RocksDb {
         }
         let mut stored = self.db.raw_iterator_cf_opt(self.family(CURRENT), options);
         stored.seek(range.start);
+        // Made later than the other: what was current there is here, if it is not any more.
+        let mut past = None;
         for visited in 0.. {
             let Some((key, unpublished)) = next_key(self, &stored, &mut written)? else { break };
             let value = item(self, &stored)?.filter(|(stored_key, _)| *stored_key == key).map(|(_, value)| value);
-            let found = Found { db: self, key, at, unpublished, stored: value };
+            let found = Found { db: self, past: &mut past, key, at, unpublished, stored: value };
             if visited == step || !look(found)? {
                 return Ok(Some(key.to_vec()));
             }
@@ -156,7 +169,7 @@ impl RocksDb {
 
     pub(super) fn history_step(&self, from: Revision, to: i64, rows: &mut Vec<Version>) -> Result<Option<Revision>> {
         let mut options = ReadOptions::default();
-        options.set_iterate_upper_bound(revision_key(Revision::new(to.max(0).saturating_add(1), 0)));
+        options.set_iterate_upper_bound(revision_key(Revision::new(to.saturating_add(1), 0)));
         // A checkpoint is read once from end to end: the cache is for others.
         options.fill_cache(!self.frozen);
         let mut stored = self.db.raw_iterator_cf_opt(self.family(REVISIONS), options);
@@ -212,8 +225,10 @@ impl RocksDb {
 }
 
 /// A key that a visit came to.
-struct Found<'a> {
-    db: &'a RocksDb,
+struct Found<'a, 'db> {
+    db: &'db RocksDb,
+    /// For versions that are not current.
+    past: &'a mut Option<DBRawIterator<'db>>,
     key: &'a [u8],
     at: i64,
     unpublished: Option<&'a Touched>,
@@ -221,29 +236,29 @@ struct Found<'a> {
     stored: Option<&'a [u8]>,
 }
 
-impl Found<'_> {
+impl Found<'_, '_> {
     /// Its newest version with `main <= at`, if that is no tombstone.
-    fn alive(&self) -> Result<Option<Version>> {
+    fn alive(self) -> Result<Option<Version>> {
         if let Some(version) = self.unpublished.and_then(|touched| touched.newest_at(self.at)) {
             return Ok((!version.tombstone).then(|| version.clone()));
         }
         let Some(value) = self.stored else { return Ok(None) };
         let (Stamp { revision, tombstone, .. }, row) = parse_current(value)?;
         if revision.main > self.at {
-            return self.db.newest_superseded(self.key, self.at, false);
+            return self.db.newest_superseded(self.past, self.key, self.at, false);
         }
         Ok((!tombstone).then(|| Version { revision, tombstone, row: Row::from(row) }))
     }
 
     /// Whether there is such a version. Copies nothing.
-    fn is_alive(&self) -> Result<bool> {
+    fn is_alive(self) -> Result<bool> {
         if let Some(version) = self.unpublished.and_then(|touched| touched.newest_at(self.at)) {
             return Ok(!version.tombstone);
         }
         let Some(value) = self.stored else { return Ok(false) };
         let stamp = parse_current(value)?.0;
         if stamp.revision.main > self.at {
-            return Ok(self.db.find_superseded(self.key, self.at)?.is_some_and(|stamp| !stamp.tombstone));
+            return Ok(self.db.find_superseded(self.past, self.key, self.at)?.is_some_and(|stamp| !stamp.tombstone));
         }
         Ok(!stamp.tombstone)
     }

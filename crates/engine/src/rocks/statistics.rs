@@ -80,7 +80,7 @@ impl RocksDb {
     }
 
     /// A figure of the whole database; 0 if RocksDB does not say.
-    fn whole(&self, property: &properties::PropName) -> u64 {
+    pub(super) fn whole(&self, property: &properties::PropName) -> u64 {
         self.db.property_int_value(property).ok().flatten().unwrap_or_default()
     }
 

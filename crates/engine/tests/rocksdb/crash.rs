@@ -5,7 +5,7 @@ use metastore_engine::{Engine, KeyRange, Revision, RocksDb, Table};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Copies that are taken while the threads run.
-const CRASHES: usize = 20;
+const CRASHES: usize = 12;
 /// Keys that each revision writes.
 const KEYS: i64 = 20;
 /// Revisions kept by the compaction that runs along.

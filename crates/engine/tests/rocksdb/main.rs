@@ -5,6 +5,8 @@ mod crash;
 mod damage;
 mod disk;
 mod effort;
+mod failure;
 mod leftovers;
 mod refusal;
 mod restarts;
+mod unpinned;

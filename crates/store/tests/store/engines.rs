@@ -1,9 +1,8 @@
 //! The engines that the tests run on.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
+use metastore_engine::contract::{Mirror, Scratch};
 use metastore_engine::{Engine, Memory, RocksDb, RocksDbSettings};
 use proptest::prelude::ProptestConfig;
 
@@ -25,12 +24,15 @@ pub fn cases_on_disk() -> ProptestConfig {
 pub enum Medium {
     Memory,
     RocksDb,
+    /// Both, compared call by call.
+    Both,
 }
 
 /// Where the state of a member is, while it runs and while it does not.
 pub enum Home {
     Memory(Arc<Memory>),
     RocksDb(Scratch),
+    Both(Arc<Memory>, Scratch),
 }
 
 impl Home {
@@ -39,6 +41,7 @@ impl Home {
         match medium {
             Medium::Memory => Self::Memory(Arc::default()),
             Medium::RocksDb => Self::RocksDb(Scratch::new()),
+            Medium::Both => Self::Both(Arc::default(), Scratch::new()),
         }
     }
 
@@ -46,33 +49,13 @@ impl Home {
     pub fn open(&self) -> Arc<dyn Engine> {
         match self {
             Self::Memory(memory) => memory.clone(),
-            Self::RocksDb(scratch) => {
-                let settings = RocksDbSettings { block_cache_bytes: CACHE_BYTES, ..RocksDbSettings::default() };
-                Arc::new(RocksDb::open(&scratch.path().join("state"), settings).expect("the database can be opened"))
-            }
+            Self::RocksDb(scratch) => database(scratch),
+            Self::Both(memory, scratch) => Arc::new(Mirror::new(memory.clone(), database(scratch))),
         }
     }
 }
 
-/// A directory of its own, removed when it is dropped.
-pub struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> Self {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("metastore-store-{}-{number}", std::process::id()));
-        std::fs::create_dir_all(&path).expect("a directory for a test");
-        Self(path)
-    }
-
-    fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        _ = std::fs::remove_dir_all(&self.0);
-    }
+fn database(scratch: &Scratch) -> Arc<dyn Engine> {
+    let settings = RocksDbSettings { block_cache_bytes: CACHE_BYTES, ..RocksDbSettings::default() };
+    Arc::new(RocksDb::open(&scratch.path().join("state"), settings).expect("the database can be opened"))
 }

@@ -37,6 +37,7 @@ fn scripts_give_what_is_recorded() {
 #[test]
 fn scripts_give_what_is_recorded_on_disk() {
     check(Medium::RocksDb);
+    check(Medium::Both);
 }
 
 fn check(medium: Medium) {

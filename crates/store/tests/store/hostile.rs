@@ -29,6 +29,7 @@ fn the_corpus_is_applied_or_halts() {
 #[test]
 fn the_corpus_is_applied_or_halts_on_disk() {
     the_corpus_is_applied_or_halts_on(Medium::RocksDb);
+    the_corpus_is_applied_or_halts_on(Medium::Both);
 }
 
 /// [`apply_all`] on an engine of this kind.
@@ -185,6 +186,6 @@ proptest! {
 
     #[test]
     fn odd_and_damaged_commands_on_disk(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
-        let _ = ended_on(Medium::RocksDb, &from_bytes(&bytes));
+        let _ = ended_on(Medium::Both, &from_bytes(&bytes));
     }
 }

@@ -328,6 +328,11 @@ proptest! {
     }
 
     #[test]
+    fn both_engines_answer_every_call_alike(steps in steps()) {
+        answers_as_its_model(Medium::Both, &steps)?;
+    }
+
+    #[test]
     fn the_same_log_makes_the_same_state_on_every_engine(steps in steps()) {
         have_the_same_state(Medium::RocksDb, Medium::Memory, &steps)?;
         have_the_same_state(Medium::Memory, Medium::RocksDb, &steps)?;
