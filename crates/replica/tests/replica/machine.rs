@@ -62,9 +62,11 @@ impl Machine {
         Self { engine: self.engine, disk: self.disk.fork(), files: Arc::new(self.files.copy()) }
     }
 
-    /// Kills the process: what RocksDB has not flushed is gone, and its files are another process's.
-    pub fn kill(&mut self) {
-        self.files = Arc::new(self.files.copy());
+    /// Kills the process: what RocksDB has not flushed is gone. Returns the files that the dead process may still believe to
+    /// be its own; to be dropped after it.
+    pub fn kill(&mut self) -> Arc<Files> {
+        let copy = Arc::new(self.files.copy());
+        std::mem::replace(&mut self.files, copy)
     }
 
     /// Opens a storage engine in the directory `path` of this machine.
@@ -175,7 +177,7 @@ impl Disk for Machine {
 }
 
 /// A real directory that goes with its last handle.
-struct Files {
+pub struct Files {
     root: PathBuf,
 }
 
