@@ -87,13 +87,13 @@ fn a_crash_during_the_restart_is_recovered_from(engine: Engine) {
         for m in 0.. {
             let again = after.fork();
             again.crash_after(m);
-            let mut restart = World::on(again.clone(), world.told.clone());
+            let mut restart = World::on(again, world.told.clone());
             if restart.start().is_ok() {
                 break;
             }
             let context = format!("crash after {n} operations, and after {m} of the restart");
-            restart.told.check(&again.crash(CrashPolicy::DropUnsynced), &reference, &context);
-            restart.told.check(&again.crash(CrashPolicy::Random(n + m)), &reference, &context);
+            restart.told.check(&restart.disk.crash(CrashPolicy::DropUnsynced), &reference, &context);
+            restart.told.check(&restart.disk.crash(CrashPolicy::Random(n + m)), &reference, &context);
         }
     }
 }

@@ -62,6 +62,11 @@ impl Machine {
         Self { engine: self.engine, disk: self.disk.fork(), files: Arc::new(self.files.copy()) }
     }
 
+    /// The same, to be started with another engine.
+    pub fn with(&self, engine: Engine) -> Self {
+        Self { engine, ..self.clone() }
+    }
+
     /// Kills the process: what RocksDB has not flushed is gone. Returns the files that the dead process may still believe to
     /// be its own; to be dropped after it.
     pub fn kill(&mut self) -> Arc<Files> {
@@ -89,6 +94,11 @@ impl Machine {
     pub fn real(&self, path: &Path) -> Option<PathBuf> {
         let inside = path.strip_prefix(paths().member()).ok()?;
         inside.to_str()?.starts_with("rocksdb").then(|| self.files.root.join(inside))
+    }
+
+    /// The directories of RocksDB.
+    pub fn directories(&self) -> Vec<String> {
+        if self.files.root.exists() { names(&self.files.root) } else { Vec::new() }
     }
 
     /// Counts an operation on the real directory, which fails without power like any other.
@@ -123,7 +133,13 @@ impl Disk for Machine {
     }
 
     fn list(&self, path: &Path) -> Result<Vec<String>> {
-        let Some(real) = self.real(path) else { return self.disk.list(path) };
+        let Some(real) = self.real(path) else {
+            let mut names = self.disk.list(path)?;
+            if path == paths().member() {
+                names.extend(self.directories());
+            }
+            return Ok(names);
+        };
         self.look(|| names(&real))
     }
 

@@ -28,6 +28,7 @@ macro_rules! each_engine {
 }
 
 mod consensus;
+mod conversion;
 mod crash_points;
 mod failures;
 mod kill_loop;
