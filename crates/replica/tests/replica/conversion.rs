@@ -1,5 +1,6 @@
 //! A stopped member is converted to the other engine, and the power goes on the way.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use metastore_replica::disk::{CrashPolicy, Disk};
@@ -17,11 +18,26 @@ fn convert_with(
     to: Engine,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Option<Converted>, ConvertError> {
+    convert_holding(machine, to, progress, &mut Vec::new())
+}
+
+/// Puts the member's present engine into `held`: it is not closed, and so flushes nothing, until that is dropped.
+fn convert_holding(
+    machine: &Machine,
+    to: Engine,
+    progress: &mut dyn FnMut(u64, u64),
+    held: &mut Vec<Arc<dyn metastore_engine::Engine>>,
+) -> Result<Option<Converted>, ConvertError> {
+    let held = RefCell::new(held);
     let disk: Arc<dyn Disk> = Arc::new(machine.clone());
     let open = |name: &str, path: &std::path::Path| {
         let engine = if name == to.name() { to } else { to.other() };
         assert_eq!(engine.name(), name);
-        machine.open_engine(engine, path)
+        let opened = machine.open_engine(engine, path)?;
+        if engine != to {
+            held.borrow_mut().push(opened.clone());
+        }
+        Ok(opened)
     };
     convert(settings(to), disk, paths(), open, progress)
 }
@@ -89,7 +105,8 @@ fn a_crash_leaves_a_member_of_one_engine(engine: Engine) {
     for n in 0.. {
         let fork = machine.fork();
         fork.crash_after(n);
-        let result = convert_with(&fork, to, &mut |_, _| ());
+        let mut held = Vec::new();
+        let result = convert_holding(&fork, to, &mut |_, _| (), &mut held);
         for policy in [CrashPolicy::DropUnsynced, CrashPolicy::Random(n)] {
             let context = format!("crash after {n} operations, {policy:?}");
             let after = fork.crash(policy);
@@ -103,6 +120,7 @@ fn a_crash_leaves_a_member_of_one_engine(engine: Engine) {
             convert_with(&after, to, &mut |_, _| ()).unwrap_or_else(|error| panic!("{context}, again: {error}"));
             check(&after, to, &told, &reference, &format!("{context}, again"));
         }
+        drop(held);
         if result.is_ok() {
             break;
         }

@@ -104,7 +104,7 @@ each_engine!(what_a_restarted_member_has_shown_survives_the_power);
 /// power goes: what was shown must be there.
 fn what_a_restarted_member_has_shown_survives_the_power(engine: Engine) {
     let (whole, reference) = whole_script(engine);
-    for n in (0..whole.disk.operations()).step_by(if engine == Engine::Memory { 1 } else { 3 }) {
+    for n in (0..whole.disk.operations()).step_by(if engine == Engine::Memory { 1 } else { 7 }) {
         let world = crashed(engine, n, &reference);
         let disk = world.disk.fork();
         let context = format!("killed after {n} operations");

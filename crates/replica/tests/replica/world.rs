@@ -228,6 +228,13 @@ impl World {
         self.process()
     }
 
+    /// Stops the member properly.
+    pub fn stop(self) -> Machine {
+        let World { replica, disk, .. } = self;
+        drop(replica);
+        disk
+    }
+
     /// Proposes commands and waits for them. Their ids are given here.
     pub fn group(&mut self, commands: impl IntoIterator<Item = impl FnOnce(u64) -> Bytes>) -> Result<(), Stopped> {
         for command in commands {
