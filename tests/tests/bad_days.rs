@@ -1,7 +1,7 @@
 //! Bad input and bad days: what the server does when its surroundings, or its clients, are not as they should be.
 //!
 //! ```text
-//!   before it serves   refusals (directories, ports), flags
+//!   before it serves   refusals (directories, ports), damage (of the state on disk), engines (changed), flags
 //!   while it serves    sizes, descriptors, gone (clients that leave), mass (a million keys at once), slow (watchers),
 //!                      clock (a jump of an hour), lease
 //!   when it ends       stop
@@ -10,7 +10,9 @@
 //! All of it is seen from outside: answers, the log, exit codes, /metrics, and what /proc tells of the process.
 
 mod clock;
+mod damage;
 mod descriptors;
+mod engines;
 mod flags;
 mod gone;
 mod lease;

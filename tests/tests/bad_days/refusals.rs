@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const NOBODY: &str = "65534";
 
 /// Starts `member`, expects it to end with 1, and each of `texts` in one and the same line of its log.
-fn expect_refusal(member: &mut Member, texts: &[&str]) {
+pub fn expect_refusal(member: &mut Member, texts: &[&str]) {
     assert!(member.try_restart().is_err(), "it must not start; wanted: {texts:?}");
     let status = member.wait_exit(PATIENCE).expect("it ends");
     let log = member.log();
@@ -35,7 +35,7 @@ fn on_directory_of(server: &Server, data_dir: &Path) -> Member {
     Member::new(server, &["--data-dir", &data_dir.to_string_lossy()])
 }
 
-fn put_some(member: &Member) {
+pub fn put_some(member: &Member) {
     block_on(async {
         let client = Client::new(member.client_address());
         for number in 0..50 {

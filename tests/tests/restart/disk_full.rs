@@ -11,7 +11,7 @@ use super::ledger::Ledger;
 use super::writers::HANGS;
 
 /// Writes that fill any of the disks: more than 300 MiB. The Memory engine stores its state once the log has 256 MiB.
-const WRITES: usize = 16_000;
+const WRITES: usize = 8_000;
 /// Writes that are made when there is room again.
 const MORE_WRITES: usize = 1000;
 /// What the log needs at the least is one segment of 64 MiB and the next one.

@@ -1,5 +1,7 @@
 //! kill -9 under load, again and again, with the clients' own log of what was acknowledged.
 
+use std::path::Path;
+
 use metastore_tests::member::Member;
 use metastore_tests::programs::{self, Engine};
 
@@ -23,4 +25,23 @@ fn nothing_acknowledged_is_lost_by_kill_9(engine: Engine) {
         member.restart();
         block_on(ledger.check(&address)).unwrap_or_else(|reason| panic!("kill {round}: {reason}"));
     }
+    // Otherwise each restart was one from the log alone, and from all of it.
+    if !subject.is_etcd() {
+        let data = member.data_directory();
+        let state = match engine {
+            Engine::Memory => names(&data.join("member/snap"), ".snap"),
+            Engine::RocksDb => names(&data.join("member/rocksdb"), ".sst"),
+        };
+        assert!(!state.is_empty(), "the state was never written out: write more");
+        let log = names(&data.join("member/wal"), ".wal");
+        let first = format!("{:016x}-{:016x}.wal", 0, 0);
+        assert!(!log.contains(&first), "no segment of the log was ever released: write more; there are {log:?}");
+    }
+}
+
+/// The files in a directory whose names end so.
+fn names(directory: &Path, end: &str) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).expect("readable");
+    let names = entries.map(|entry| entry.expect("readable").file_name().to_string_lossy().into_owned());
+    names.filter(|name| name.ends_with(end)).collect()
 }

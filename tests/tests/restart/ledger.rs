@@ -219,3 +219,63 @@ impl Ledger {
 fn revision_of(event: &Event) -> i64 {
     event.kv.as_ref().map_or(0, |kv| kv.mod_revision)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(key: &str, revision: i64, version: i64, seed: u64) -> Event {
+        let value = Value::of(seed).bytes();
+        let kv = KeyValue {
+            key: key.to_string().into(),
+            create_revision: revision + 1 - version,
+            mod_revision: revision,
+            version,
+            value,
+            lease: 0,
+        };
+        Event { kv: Some(kv), ..Event::default() }
+    }
+
+    /// A ledger whose first client has two acknowledged writes, at revisions 2 and 3, and an open one.
+    fn ledger() -> Ledger {
+        let mut ledger = Ledger::new(1);
+        let change = |seed| vec![("writer/00/0".into(), Some(Value::of(seed)))];
+        ledger.writers[0].acknowledged.extend([(2, change(1)), (3, change(2))]);
+        ledger.writers[0].open = Some(change(3));
+        ledger
+    }
+
+    fn judge(events: &[Event]) -> Result<(), String> {
+        let mut ledger = ledger();
+        events.iter().try_for_each(|event| ledger.take(std::slice::from_ref(event)))?;
+        ledger.settle()
+    }
+
+    #[test]
+    fn good_histories_are_accepted() {
+        let [first, second] = [put("writer/00/0", 2, 1, 1), put("writer/00/0", 3, 2, 2)];
+        assert_eq!(judge(&[first.clone(), second.clone()]), Ok(()));
+        assert_eq!(judge(&[first, second, put("writer/00/0", 4, 3, 3)]), Ok(()));
+    }
+
+    #[test]
+    fn bad_histories_are_rejected() {
+        let [first, second, open] =
+            [put("writer/00/0", 2, 1, 1), put("writer/00/0", 3, 2, 2), put("writer/00/0", 4, 3, 3)];
+        let histories = [
+            ("an acknowledged write is lost", vec![first.clone()]),
+            ("one before another is lost", vec![put("writer/00/0", 2, 1, 2)]),
+            ("a revision is skipped", vec![put("writer/00/0", 3, 1, 1)]),
+            ("a write is applied twice", vec![first.clone(), put("writer/00/0", 3, 2, 1)]),
+            ("the open one is applied twice", vec![first.clone(), second.clone(), open, put("writer/00/0", 5, 4, 3)]),
+            ("a value is another's", vec![first.clone(), put("writer/00/0", 3, 2, 9)]),
+            ("a version is wrong", vec![first.clone(), put("writer/00/0", 3, 3, 2)]),
+            ("a key is another's", vec![first.clone(), put("writer/01/0", 3, 1, 2)]),
+            ("a write is a delete", vec![first, Event { r#type: EventType::Delete as i32, ..second }]),
+        ];
+        for (name, history) in histories {
+            assert!(judge(&history).is_err(), "accepted: {name}");
+        }
+    }
+}

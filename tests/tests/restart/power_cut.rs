@@ -14,7 +14,7 @@ use super::{block_on, number};
 
 /// The power goes after at least so many acknowledged writes, and less than so many more.
 const WRITES: usize = 200;
-const MORE_WRITES: usize = 2500;
+const MORE_WRITES: usize = 1500;
 /// Cuts, each of what the one before left; `CUTS` asks for more.
 const DEFAULT_CUTS: usize = 4;
 /// Cuts within which a member that does not sync must lose something.

@@ -23,8 +23,8 @@ const WRITERS: usize = 32;
 const KEYS: usize = 4;
 /// Bytes of a large value; one in [`LARGE_ONE_IN`] is. So a round of writes fills what an engine collects in memory before it
 /// writes it out, and a few rounds fill a log.
-const LARGE_BYTES: usize = 200 << 10;
-const LARGE_ONE_IN: usize = 3;
+const LARGE_BYTES: usize = 400 << 10;
+const LARGE_ONE_IN: usize = 2;
 /// How long a write may take before it counts as hanging: more than the server gives itself.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -36,6 +36,11 @@ pub struct Value {
 }
 
 impl Value {
+    /// A short one.
+    pub fn of(seed: u64) -> Value {
+        Value { seed, length: 20 }
+    }
+
     pub fn bytes(self) -> Bytes {
         let mut random = Random::new(self.seed);
         let mut bytes = Vec::with_capacity(self.length + 8);
