@@ -17,7 +17,7 @@ mod flags;
 mod gone;
 mod lease;
 mod mass;
-mod observe;
+pub mod observe;
 mod raw;
 mod refusals;
 mod sizes;

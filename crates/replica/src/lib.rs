@@ -1,4 +1,4 @@
-//! One member: consensus, log, state, snapshots. Synchronous; it owns no thread, no clock and no socket.
+//! One member: consensus, log, state, snapshots. Synchronous; it owns no thread (but for a conversion), no clock and no socket.
 //!
 //! ```text
 //!   propose / tick ─▶ consensus ─▶ wal (one write, one sync for all that waits) ─▶ consensus
@@ -28,5 +28,5 @@ pub mod wal;
 
 pub use consensus::{Dropped, Standing, Timing};
 pub use data_dir::{OpenError, Paths};
-pub use member::{Bootstrap, Fatal, Output, Replica, Settings};
+pub use member::{Bootstrap, ConvertError, Converted, Fatal, Output, Replica, Settings, convert};
 pub use state::{SnapshotJob, SnapshotWritten};

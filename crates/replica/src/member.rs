@@ -17,8 +17,10 @@ use crate::entry::{EntryError, to_disk};
 use crate::state::{Medium, SnapshotJob, SnapshotWritten};
 use crate::wal::{Options, Wal, WalError, log_bytes};
 
+mod convert;
 mod open;
 
+pub use convert::{ConvertError, Converted, convert};
 pub use open::Bootstrap;
 
 /// The log may grow this much, or as much as the state is large, before a snapshot makes the older part superfluous.

@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod config;
+pub mod convert;
 pub mod descriptors;
 pub mod driver;
 pub mod engine;
@@ -14,6 +15,7 @@ pub mod io;
 pub mod keys;
 pub mod logging;
 pub mod metrics;
+pub mod progress;
 pub mod shared;
 pub mod signals;
 pub mod start;

@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use metastore_server::config::{self, Config, ConfigError, Invocation, Notes};
-use metastore_server::{logging, signals, start};
+use metastore_server::config::{self, Config, ConfigError, Conversion, Invocation, Notes};
+use metastore_server::{convert, logging, signals, start};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -18,6 +18,11 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(Invocation::Start(config, notes)) => signals::end_process(run(&config, &notes)),
+        Ok(Invocation::Convert(conversion)) => signals::end_process(run_conversion(&conversion)),
+        Err(ConfigError::Convert(error)) => {
+            eprintln!("{error}\n\n{}", config::convert::USAGE);
+            ExitCode::from(USAGE_ERROR)
+        }
         Err(ConfigError::Parse(error)) => {
             eprintln!("{error}\n{}", config::help::help());
             ExitCode::from(USAGE_ERROR)
@@ -27,6 +32,19 @@ fn main() -> ExitCode {
             let _ = logging::start(logging::Level::Info, &[logging::Output::Stderr]);
             tracing::warn!(error = %error, "failed to verify flags");
             ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_conversion(conversion: &Conversion) -> u8 {
+    match convert::run(conversion) {
+        Ok(done) => {
+            println!("{done}");
+            signals::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("metastore convert: {error}");
+            signals::FAILURE
         }
     }
 }

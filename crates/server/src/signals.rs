@@ -4,6 +4,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::start::Running;
 
+pub const SUCCESS: u8 = 0;
 /// Exit code of whatever could not be done.
 pub const FAILURE: u8 = 1;
 
@@ -71,7 +72,7 @@ fn raise(kind: SignalKind) -> u8 {
             tracing::warn!(error = %error, "cannot end by the signal");
         }
     }
-    0
+    SUCCESS
 }
 
 /// The runtime's handler swallows the signal; the default action ends the process.

@@ -21,6 +21,8 @@ const NAMING_FILE: &str = "CURRENT";
 const UNFINISHED: &str = "new";
 pub(super) const CHECKPOINT: &str = "checkpoint-";
 
+/// The system's words for ENOSPC, which RocksDB hands on.
+const DISK_FULL: &str = "No space left on device";
 /// What to do about a database that cannot be read.
 const REMEDY: &str = "Restore the directory from a copy, or replace this member";
 
@@ -174,7 +176,8 @@ fn remove_leftovers(path: &Path) -> Result<()> {
 }
 
 fn unreadable(path: &Path, error: &rocksdb::Error) -> EngineError {
-    refused(path, &format!("{error}. {REMEDY}"))
+    let full = error.as_ref().contains(DISK_FULL);
+    refused(path, &format!("{error}. {}", if full { "Make room, and start again" } else { REMEDY }))
 }
 
 fn refused(path: &Path, why: &str) -> EngineError {

@@ -62,7 +62,10 @@ pub(super) fn families(cache: &Cache) -> Vec<ColumnFamilyDescriptor> {
         ColumnFamilyDescriptor::new(CURRENT, current),
         ColumnFamilyDescriptor::new(TABLES, family(cache)),
     ];
-    for (name, mut options) in [(REVISIONS, family(cache)), (SUPERSEDED, superseded)] {
+    // Old history is read in sequence, and rarely.
+    let mut revisions = family(cache);
+    revisions.set_bottommost_compression_type(DBCompressionType::Zstd);
+    for (name, mut options) in [(REVISIONS, revisions), (SUPERSEDED, superseded)] {
         options.add_compact_on_deletion_collector_factory(DELETED_WINDOW, DELETED_WINDOW / 2, 0.5);
         families.push(ColumnFamilyDescriptor::new(name, options));
     }

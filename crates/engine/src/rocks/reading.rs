@@ -131,7 +131,7 @@ impl RocksDb {
         range: KeyRange<'_>,
         at: i64,
         step: usize,
-        mut look: impl FnMut(Found<'_, '_>) -> Result<bool>,
+        mut look: impl FnMut(&mut Found<'_, '_>) -> Result<bool>,
     ) -> Result<Option<Vec<u8>>> {
         if range.is_empty() {
             return Ok(None);
@@ -152,8 +152,8 @@ impl RocksDb {
         for visited in 0.. {
             let Some((key, unpublished)) = next_key(self, &stored, &mut written)? else { break };
             let value = item(self, &stored)?.filter(|(stored_key, _)| *stored_key == key).map(|(_, value)| value);
-            let found = Found { db: self, past: &mut past, key, at, unpublished, stored: value };
-            if visited == step || !look(found)? {
+            let mut found = Found { db: self, past: &mut past, key, at, unpublished, stored: value };
+            if visited == step || !look(&mut found)? {
                 return Ok(Some(key.to_vec()));
             }
             let (is_unpublished, is_stored) = (unpublished.is_some(), value.is_some());
@@ -238,7 +238,7 @@ struct Found<'a, 'db> {
 
 impl Found<'_, '_> {
     /// Its newest version with `main <= at`, if that is no tombstone.
-    fn alive(self) -> Result<Option<Version>> {
+    fn alive(&mut self) -> Result<Option<Version>> {
         if let Some(version) = self.unpublished.and_then(|touched| touched.newest_at(self.at)) {
             return Ok((!version.tombstone).then(|| version.clone()));
         }
@@ -251,7 +251,7 @@ impl Found<'_, '_> {
     }
 
     /// Whether there is such a version. Copies nothing.
-    fn is_alive(self) -> Result<bool> {
+    fn is_alive(&mut self) -> Result<bool> {
         if let Some(version) = self.unpublished.and_then(|touched| touched.newest_at(self.at)) {
             return Ok(!version.tombstone);
         }

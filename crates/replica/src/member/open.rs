@@ -71,7 +71,7 @@ impl Replica {
     }
 
     /// Starts the member that `identity` names; the flag says whether it is on disk yet.
-    fn restart(
+    pub(crate) fn restart(
         settings: Settings,
         data: DataDir,
         (identity, recorded): (Identity, bool),

@@ -33,6 +33,10 @@ use crate::wal::Replay;
 
 pub(crate) use on_memory::StateFile;
 
+/// The engines, by the names that stand in the identity.
+pub const ENGINES: [&str; 2] = [MEMORY, "rocksdb"];
+const MEMORY: &str = "memory";
+
 /// Where an engine keeps the state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Medium {
@@ -54,7 +58,7 @@ pub struct Start {
 impl Medium {
     /// The medium of an engine, by its name.
     pub fn of(engine: &str) -> Self {
-        if engine == "memory" { Self::Memory } else { Self::Disk }
+        if engine == MEMORY { Self::Memory } else { Self::Disk }
     }
 
     /// Opens the engine, where `log` is what the log is read from.
@@ -110,16 +114,27 @@ impl Medium {
         }
     }
 
-    /// Removes files that nothing needs any more: all but those of the snapshot `keep`, and what a conversion to this engine
-    /// left of another one's.
+    /// Removes files that nothing needs any more: all but those of the snapshot `keep`, and what a conversion left of another
+    /// engine.
     pub fn clear(self, data: &DataDir, keep: Applied) -> Result<(), DiskError> {
-        let disk = data.disk.as_ref();
+        self.clear_others(data)?;
         match self {
             Self::Memory => {
-                on_disk::remove(data)?;
-                on_memory::purge(disk, &data.paths.snap(), Some(keep).filter(|keep| keep.index > 0))
+                let keep = Some(keep).filter(|keep| keep.index > 0);
+                on_memory::purge(data.disk.as_ref(), &data.paths.snap(), keep)
             }
-            Self::Disk => on_memory::purge(disk, &data.paths.snap(), None),
+            Self::Disk => Ok(()),
+        }
+    }
+
+    /// Removes the state that another engine kept here, complete or not.
+    pub fn clear_others(self, data: &DataDir) -> Result<(), DiskError> {
+        match self {
+            Self::Memory => on_disk::remove(data),
+            Self::Disk => {
+                on_disk::remove_unfinished(data)?;
+                on_memory::purge(data.disk.as_ref(), &data.paths.snap(), None)
+            }
         }
     }
 

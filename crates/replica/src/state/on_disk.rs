@@ -85,16 +85,32 @@ pub fn check_log(data: &DataDir, applied: Applied, replay: &Replay) -> Result<()
     Err(OpenError::refused(&data.paths.engine(), why))
 }
 
-/// Removes what an engine on disk left here, if there is something.
+/// Removes everything that an engine on disk may have left here.
 pub fn remove(data: &DataDir) -> Result<(), DiskError> {
-    for path in [data.paths.engine(), data.paths.converting()] {
+    let engine = name_of(&data.paths.engine());
+    let checkpoint = format!("{engine}.checkpoint-");
+    let ours = |name: &str| name == engine || name == format!("{engine}.new") || name.starts_with(&checkpoint);
+    for name in data.names(&data.paths.member())?.iter().filter(|name| ours(name)) {
+        remove_dir(data.disk.as_ref(), &data.paths.member().join(name))?;
+    }
+    remove_unfinished(data)
+}
+
+/// Removes what a conversion left that did not get to its end.
+pub fn remove_unfinished(data: &DataDir) -> Result<(), DiskError> {
+    let unfinished = data.paths.converting();
+    for path in [unfinished.with_file_name(format!("{}.new", name_of(&unfinished))), unfinished] {
         remove_dir(data.disk.as_ref(), &path)?;
     }
     Ok(())
 }
 
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
 /// Removes a directory of files, if it is there.
-pub fn remove_dir(disk: &dyn Disk, path: &Path) -> Result<(), DiskError> {
+fn remove_dir(disk: &dyn Disk, path: &Path) -> Result<(), DiskError> {
     if !disk.exists(path)? {
         return Ok(());
     }

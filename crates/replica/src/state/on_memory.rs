@@ -188,7 +188,11 @@ pub fn purge(disk: &dyn Disk, dir: &Path, keep: Option<Applied>) -> Result<(), D
     }
     let mut names = disk.list(dir)?;
     names.sort_by_key(|name| name.ends_with(".state"));
-    for name in names.iter().filter(|name| ours(name) && !kept.contains(name)) {
+    let mut superfluous = names.iter().filter(|name| ours(name) && !kept.contains(name)).peekable();
+    if superfluous.peek().is_none() {
+        return Ok(());
+    }
+    for name in superfluous {
         disk.remove_file(&dir.join(name))?;
     }
     disk.sync_dir(dir)

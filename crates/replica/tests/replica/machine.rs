@@ -62,9 +62,16 @@ impl Machine {
         Self { engine: self.engine, disk: self.disk.fork(), files: Arc::new(self.files.copy()) }
     }
 
-    /// Kills the process: what RocksDB has not flushed is gone, and its files are another process's.
-    pub fn kill(&mut self) {
-        self.files = Arc::new(self.files.copy());
+    /// The same, to be started with another engine.
+    pub fn with(&self, engine: Engine) -> Self {
+        Self { engine, ..self.clone() }
+    }
+
+    /// Kills the process: what RocksDB has not flushed is gone. Returns the files that the dead process may still believe to
+    /// be its own; to be dropped after it.
+    pub fn kill(&mut self) -> Arc<Files> {
+        let copy = Arc::new(self.files.copy());
+        std::mem::replace(&mut self.files, copy)
     }
 
     /// Opens a storage engine in the directory `path` of this machine.
@@ -87,6 +94,11 @@ impl Machine {
     pub fn real(&self, path: &Path) -> Option<PathBuf> {
         let inside = path.strip_prefix(paths().member()).ok()?;
         inside.to_str()?.starts_with("rocksdb").then(|| self.files.root.join(inside))
+    }
+
+    /// The directories of RocksDB.
+    pub fn directories(&self) -> Vec<String> {
+        if self.files.root.exists() { names(&self.files.root) } else { Vec::new() }
     }
 
     /// Counts an operation on the real directory, which fails without power like any other.
@@ -121,7 +133,13 @@ impl Disk for Machine {
     }
 
     fn list(&self, path: &Path) -> Result<Vec<String>> {
-        let Some(real) = self.real(path) else { return self.disk.list(path) };
+        let Some(real) = self.real(path) else {
+            let mut names = self.disk.list(path)?;
+            if path == paths().member() {
+                names.extend(self.directories());
+            }
+            return Ok(names);
+        };
         self.look(|| names(&real))
     }
 
@@ -136,7 +154,8 @@ impl Disk for Machine {
     fn remove_file(&self, path: &Path) -> Result<()> {
         let Some(real) = self.real(path) else { return self.disk.remove_file(path) };
         self.count()?;
-        fs::remove_file(real).unwrap();
+        // A RocksDB that a test keeps open removes files, too.
+        fs::remove_file(&real).or_else(|error| if real.exists() { Err(error) } else { Ok(()) }).unwrap();
         Ok(())
     }
 
@@ -175,7 +194,7 @@ impl Disk for Machine {
 }
 
 /// A real directory that goes with its last handle.
-struct Files {
+pub struct Files {
     root: PathBuf,
 }
 

@@ -28,10 +28,12 @@ macro_rules! each_engine {
 }
 
 mod consensus;
+mod conversion;
 mod crash_points;
 mod failures;
 mod kill_loop;
 mod machine;
+mod on_disk;
 mod refusals;
 mod script;
 mod world;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use metastore_proto::{Message, raftpb};
-use metastore_replica::disk::{CrashPolicy, Disk};
+use metastore_replica::disk::{CrashPolicy, Disk, SimulatedDisk};
 use metastore_replica::wal::{Entry, Options, Wal};
 use metastore_replica::{Bootstrap, OpenError, Output, Paths, Replica, Settings};
 
@@ -21,9 +21,9 @@ fn member(engine: Engine) -> Machine {
     world.disk.fork()
 }
 
-/// The content of all files.
-fn files(disk: &Machine) -> BTreeMap<PathBuf, Vec<u8>> {
-    fn walk(disk: &Machine, path: &Path, found: &mut BTreeMap<PathBuf, Vec<u8>>) {
+/// The content of all files but RocksDB's, which keeps notes of its own.
+pub fn files(disk: &SimulatedDisk) -> BTreeMap<PathBuf, Vec<u8>> {
+    fn walk(disk: &SimulatedDisk, path: &Path, found: &mut BTreeMap<PathBuf, Vec<u8>>) {
         match disk.list(path) {
             Ok(names) => names.iter().for_each(|name| walk(disk, &path.join(name), found)),
             Err(_) => drop(found.insert(path.to_owned(), disk.read(path).unwrap())),

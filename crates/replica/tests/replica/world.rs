@@ -177,8 +177,8 @@ fn go_on(mut replica: Replica, disk: &Machine, state: &State, context: &str) {
     let revisions: Vec<i64> = output.outcomes.iter().map(|outcome| outcome.revision).collect();
     assert_eq!(revisions, [state.revision + 1, state.revision + 2], "{context}");
     let written = State::of(replica.store());
-    let (mut again, cut) =
-        open(&disk.crash(CrashPolicy::DropUnsynced)).unwrap_or_else(|error| panic!("{context}, second start: {error}"));
+    let disk = disk.crash(CrashPolicy::DropUnsynced);
+    let (mut again, cut) = open(&disk).unwrap_or_else(|error| panic!("{context}, second start: {error}"));
     assert_eq!(cut, None, "{context}: a clean log was cut");
     advance(&mut again, &mut Output::default()).unwrap_or_else(|error| panic!("{context}, second start: {error}"));
     assert_eq!(State::of(again.store()), written, "{context}: what was written after the restart");
@@ -192,10 +192,11 @@ enum Background {
 
 /// A member under a script.
 pub struct World {
-    pub disk: Machine,
-    pub told: Told,
     replica: Option<Replica>,
     background: Option<Background>,
+    /// Behind the member, which is closed first.
+    pub disk: Machine,
+    pub told: Told,
     /// Snapshots that were written and taken note of.
     pub snapshots: usize,
     planned: usize,
@@ -220,10 +221,18 @@ impl World {
 
     /// Kills the member, if it runs, and starts it on the same disk.
     pub fn start(&mut self) -> Result<(), Stopped> {
-        self.disk.kill();
+        let left = self.disk.kill();
         (self.replica, self.background) = (None, None);
+        drop(left);
         self.replica = Some(open(&self.disk)?.0);
         self.process()
+    }
+
+    /// Stops the member properly.
+    pub fn stop(self) -> Machine {
+        let World { replica, disk, .. } = self;
+        drop(replica);
+        disk
     }
 
     /// Proposes commands and waits for them. Their ids are given here.

@@ -72,7 +72,7 @@ mod tests {
     fn members(line: &str) -> Result<Vec<InitialMember>, String> {
         match load(line.split_whitespace().map(str::to_owned), []).unwrap() {
             Invocation::Start(config, _) => initial_members(&config),
-            Invocation::Print(text) => panic!("{text}"),
+            other => panic!("{other:?}"),
         }
     }
 

@@ -20,6 +20,9 @@ Usage:
   metastore [OPTIONS]
     Start a member.
 
+  metastore convert --data-dir DIR [--wal-dir DIR] --engine memory|rocksdb
+    Convert the directory of a stopped member to another storage engine (metastore convert -h).
+
   metastore --version
     Show the version.
 

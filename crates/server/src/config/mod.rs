@@ -13,6 +13,7 @@
 //! Deliberately absent: configuration files, TLS.
 
 pub mod bootstrap;
+pub mod convert;
 pub mod flags;
 pub mod help;
 pub mod parse;
@@ -22,6 +23,7 @@ mod validate;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use convert::Conversion;
 pub use url::Url;
 
 use crate::logging::{Level, Output};
@@ -112,6 +114,8 @@ pub enum ClusterState {
 pub enum Invocation {
     /// Print this on stdout and end with 0.
     Print(String),
+    /// Convert a stopped member's directory.
+    Convert(Conversion),
     /// Start a member.
     Start(Box<Config>, Notes),
 }
@@ -135,6 +139,9 @@ pub enum ConfigError {
     Environment(#[from] EnvironmentError),
     #[error("{0}")]
     Invalid(String),
+    /// What stands behind `convert`: to be printed with its usage; exit code 2.
+    #[error("{0}")]
+    Convert(String),
 }
 
 /// Reads arguments (without the program's name) and environment.
@@ -142,6 +149,10 @@ pub fn load(
     arguments: impl IntoIterator<Item = String>,
     variables: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Invocation, ConfigError> {
+    let mut arguments = arguments.into_iter().peekable();
+    if arguments.next_if(|first| first == convert::COMMAND).is_some() {
+        return convert::read(arguments);
+    }
     let mut values = match parse::arguments(arguments) {
         Err(ParseError::Help) => return Ok(Invocation::Print(help::help())),
         // Not the flag parser's own error: etcd, too, logs it as a wrong setting, without the usage.
@@ -193,7 +204,7 @@ mod tests {
     fn start(line: &str) -> Result<(Config, Notes), String> {
         match load(line.split_whitespace().map(str::to_owned), []) {
             Ok(Invocation::Start(config, notes)) => Ok((*config, notes)),
-            Ok(Invocation::Print(text)) => panic!("{text}"),
+            Ok(other) => panic!("{other:?}"),
             Err(error) => Err(error.to_string()),
         }
     }

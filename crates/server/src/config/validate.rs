@@ -145,9 +145,12 @@ fn progress_interval(values: &Values) -> Result<Duration, String> {
     Ok(time(values, if former { FORMER } else { NOW })?.max(MIN_PROGRESS_INTERVAL))
 }
 
+pub(super) fn block_cache_bytes(values: &Values) -> Result<usize, String> {
+    Ok(at_least(values, "rocksdb-block-cache-bytes", MIN_BLOCK_CACHE_BYTES, MAX_BLOCK_CACHE_BYTES)? as usize)
+}
+
 pub(super) fn engine(values: &Values) -> Result<Engine, String> {
-    let block_cache_bytes =
-        at_least(values, "rocksdb-block-cache-bytes", MIN_BLOCK_CACHE_BYTES, MAX_BLOCK_CACHE_BYTES)? as usize;
+    let block_cache_bytes = block_cache_bytes(values)?;
     match value(values, "engine") {
         "memory" => Ok(Engine::Memory),
         "rocksdb" if cfg!(feature = "rocksdb") => Ok(Engine::RocksDb { block_cache_bytes }),
@@ -168,7 +171,7 @@ fn cluster_state(text: &str) -> Result<ClusterState, String> {
     }
 }
 
-fn level(text: &str) -> Result<Level, String> {
+pub(super) fn level(text: &str) -> Result<Level, String> {
     Level::parse(text).ok_or_else(|| format!("--log-level={text}: use debug, info, warn, error, panic or fatal"))
 }
 

@@ -4,6 +4,7 @@ mod corpus;
 mod crash_points;
 mod damage;
 mod etcd;
+mod keep;
 mod lifecycle;
 mod random;
 

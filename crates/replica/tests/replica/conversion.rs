@@ -1,0 +1,157 @@
+//! A stopped member is converted to the other engine, and the power goes on the way.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use metastore_replica::disk::{CrashPolicy, Disk};
+use metastore_replica::{ConvertError, Converted, convert};
+
+use crate::machine::{Engine, Machine};
+use crate::script::{mix, run};
+use crate::world::{Reference, Told, World, open, paths, settings};
+
+const SEED: u64 = 3;
+const ROUNDS: u64 = 50;
+
+fn convert_with(
+    machine: &Machine,
+    to: Engine,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Option<Converted>, ConvertError> {
+    convert_holding(machine, to, progress, &mut Vec::new())
+}
+
+/// Puts the member's present engine into `held`: it is not closed, and so flushes nothing, until that is dropped.
+fn convert_holding(
+    machine: &Machine,
+    to: Engine,
+    progress: &mut dyn FnMut(u64, u64),
+    held: &mut Vec<Arc<dyn metastore_engine::Engine>>,
+) -> Result<Option<Converted>, ConvertError> {
+    let held = RefCell::new(held);
+    let disk: Arc<dyn Disk> = Arc::new(machine.clone());
+    let open = |name: &str, path: &std::path::Path| {
+        let engine = if name == to.name() { to } else { to.other() };
+        assert_eq!(engine.name(), name);
+        let opened = machine.open_engine(engine, path)?;
+        if engine != to {
+            held.borrow_mut().push(opened.clone());
+        }
+        Ok(opened)
+    };
+    convert(settings(to), disk, paths(), open, progress)
+}
+
+/// A stopped member, what it was told, and what follows from that.
+fn member(engine: Engine) -> (Machine, Told, Reference) {
+    let mut world = World::new(engine);
+    run(&mut world, SEED, ROUNDS).unwrap();
+    assert!(world.snapshots > 1, "{}", world.snapshots);
+    let reference = Reference::of(&world.told.proposed);
+    let machine = world.disk.fork();
+    (machine, world.told, reference)
+}
+
+/// The engine that the identity names.
+fn recorded(machine: &Machine) -> Engine {
+    let json = machine.read(&paths().member().join("identity.json")).unwrap();
+    let json = String::from_utf8(json).unwrap();
+    if json.contains("\"memory\"") { Engine::Memory } else { Engine::RocksDb }
+}
+
+/// The member has the engine, the state that it was told, and nothing of the other engine's.
+fn check(machine: &Machine, engine: Engine, told: &Told, reference: &Reference, context: &str) {
+    assert_eq!(recorded(machine), engine, "{context}");
+    let machine = machine.with(engine).fork();
+    told.check(&machine.fork(), reference, context);
+    drop(open(&machine).unwrap());
+    let states: Vec<_> = machine.list(&paths().snap()).unwrap();
+    match engine {
+        Engine::Memory => assert_eq!(machine.directories(), Vec::<String>::new(), "{context}"),
+        Engine::RocksDb => {
+            assert_eq!(machine.directories(), ["rocksdb"], "{context}");
+            assert_eq!(states, Vec::<String>::new(), "{context}");
+        }
+    }
+}
+
+each_engine!(a_member_is_converted_and_back);
+
+fn a_member_is_converted_and_back(engine: Engine) {
+    let (machine, told, reference) = member(engine);
+    let mut reports = Vec::new();
+    let converted = convert_with(&machine, engine.other(), &mut |done, total| reports.push((done, total)));
+    let converted = converted.unwrap().expect("it had the other engine");
+    assert_eq!(converted.from, engine.name());
+    assert!(converted.applied.index as usize > told.acknowledged);
+    let (done, total) = *reports.last().unwrap();
+    assert!(done <= total && done * 10 > total * 9, "{reports:?}");
+    assert!(reports.is_sorted());
+    check(&machine, engine.other(), &told, &reference, "once");
+    assert_eq!(convert_with(&machine, engine.other(), &mut |_, _| ()).unwrap(), None, "nothing is left to do");
+    convert_with(&machine, engine, &mut |_, _| ()).unwrap().unwrap();
+    check(&machine, engine, &told, &reference, "there and back");
+    let again = convert_with(&machine, engine.other(), &mut |_, _| ()).unwrap().unwrap();
+    assert!(again.applied.index > converted.applied.index, "each start begins a term");
+    check(&machine, engine.other(), &told, &reference, "a third time");
+}
+
+each_engine!(a_crash_leaves_a_member_of_one_engine);
+
+fn a_crash_leaves_a_member_of_one_engine(engine: Engine) {
+    let (machine, told, reference) = member(engine);
+    let to = engine.other();
+    let (mut old, mut new) = (0, 0);
+    for n in 0.. {
+        let fork = machine.fork();
+        fork.crash_after(n);
+        let mut held = Vec::new();
+        let result = convert_holding(&fork, to, &mut |_, _| (), &mut held);
+        for policy in [CrashPolicy::DropUnsynced, CrashPolicy::Random(n)] {
+            let context = format!("crash after {n} operations, {policy:?}");
+            let after = fork.crash(policy);
+            let found = recorded(&after);
+            if found == engine {
+                old += 1
+            } else {
+                new += 1
+            };
+            check(&after, found, &told, &reference, &context);
+            convert_with(&after, to, &mut |_, _| ()).unwrap_or_else(|error| panic!("{context}, again: {error}"));
+            check(&after, to, &told, &reference, &format!("{context}, again"));
+        }
+        drop(held);
+        if result.is_ok() {
+            break;
+        }
+    }
+    assert!(old > 10 && new > 2, "{old} and {new}");
+}
+
+each_engine!(a_kill_while_the_state_is_copied_leaves_the_member_as_it_was);
+
+fn a_kill_while_the_state_is_copied_leaves_the_member_as_it_was(engine: Engine) {
+    let (machine, told, reference) = member(engine);
+    let to = engine.other();
+    let mut killed = Vec::new();
+    convert_with(&machine, to, &mut |_, _| killed.push(machine.fork())).unwrap();
+    assert!(killed.len() > 2, "{}", killed.len());
+    for (k, killed) in killed.into_iter().enumerate().filter(|(k, _)| mix(1, *k as u64).is_multiple_of(2)) {
+        let context = format!("killed at piece {k}");
+        check(&killed, engine, &told, &reference, &context);
+        convert_with(&killed, to, &mut |_, _| ()).unwrap();
+        check(&killed, to, &told, &reference, &format!("{context}, again"));
+    }
+}
+
+#[test]
+fn what_is_no_member_is_not_converted() {
+    let machine = Machine::new(Engine::Memory);
+    let error = convert_with(&machine, Engine::RocksDb, &mut |_, _| ()).unwrap_err().to_string();
+    assert_eq!(error, "/data/member: there is no member here to convert; check --data-dir");
+    assert!(!machine.exists(&paths().data_dir).unwrap(), "nothing was made");
+    let mut world = World::new(Engine::Memory);
+    world.start().unwrap();
+    let error = convert_with(&world.disk, Engine::RocksDb, &mut |_, _| ()).unwrap_err().to_string();
+    assert!(error.contains("another process uses this directory"), "{error}");
+}
