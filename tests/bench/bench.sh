@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Measures MetaStore, with each storage engine, against a real etcd: the same machine, the same flags, every acknowledged
-# write on disk, the three in turn (A-B-C-A-B-C), medians of all rounds. Read the ratios: absolute numbers depend on who else uses the machine.
+# write on disk, the three in turn (A-B-C-A-B-C), medians of all rounds. Read the ratios: absolute numbers depend on who
+# else uses the machine.
 #
 #   tests/bench/bench.sh
 #
