@@ -66,7 +66,8 @@ measure() { # title, tool, operation, connections, streams, requests [zipf]
     done
     local column
     for side in "${sides[@]}"; do
-        for column in 1 2 3 4 5 6; do cut -d ' ' -f $column "$work/$side.rounds" | median; done | paste -sd ' ' >"$work/$side.median"
+        for column in 1 2 3 4 5 6; do cut -d ' ' -f $column "$work/$side.rounds" | median; done |
+            paste -sd ' ' >"$work/$side.median"
     done
     printf '%s\n' "$1"
     for side in "${sides[@]}"; do

@@ -13,8 +13,8 @@
 #   FLAGS           more flags for the subject
 #   BENCH_DIR       where both keep their data        (default: the temporary directory); must be a disk, not a tmpfs
 #
-# Keys have 64 bytes and come in no order, values have 256 bytes and do not compress. 64 connections with 16 puts in flight each;
-# every acknowledged one is on disk.
+# Keys have 64 bytes and come in no order, values have 256 bytes and do not compress. 64 connections with 16 puts in flight
+# each; every acknowledged one is on disk.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 keys=${KEYS:-10000000}
@@ -32,7 +32,7 @@ fill() { # name, keys: prints the rate of each step
         "$loadgen" "${address[$1]}" fill first=$first requests=$count | {
             read -r rate p50 p99 _
             echo "$rate"
-            echo "  $((first + count)) keys: $rate puts/s, p50 $p50 us, p99 $p99 us, $(($(memory_kb "${pid[$1]}" VmRSS) / 1024)) MB" >&2
+            echo "  $((first + count)) keys: $rate puts/s, p50 $p50 us, p99 $p99 us, $(memory_mb "$1" VmRSS) MB" >&2
         }
     done
 }
@@ -57,6 +57,8 @@ timed() { # command...: leaves the seconds it took in `took`
     took=$(awk -v a="$before" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.2f", b - a }')
 }
 
+memory_mb() { echo $(($(memory_kb "${pid[$1]}" "$2") / 1024)); } # name, VmRSS or VmHWM
+
 metric() { # name, metric
     curl -s "http://${address[$1]}/metrics" | awk -v name="$2" '$1 == name { printf "%.0f", $2 / 1048576 }'
 }
@@ -70,12 +72,13 @@ run() { # name, keys, command to start it
     fill "$name" "$count" >"$work/rates"
     echo "$name, $count keys"
     report "  puts/s, first and last $step" "$(head -n 1 "$work/rates") $(tail -n 1 "$work/rates")"
-    report "  memory at the end and at most, MB" \
-        "$(($(memory_kb "${pid[$name]}" VmRSS) / 1024)) $(($(memory_kb "${pid[$name]}" VmHWM) / 1024))"
-    report "  list of $listed keys, ms" "$(list "$name")"
+    report "  memory at the end and at most, MB" "$(memory_mb "$name" VmRSS) $(memory_mb "$name" VmHWM)"
+    ms=$(list "$name")
+    report "  list of $listed keys, ms" "$ms"
     read -r ms _ < <(once "$name" hash 1)
     report "  HashKV, ms" "$ms"
-    report "  db size and in use, MB" "$(metric "$name" etcd_mvcc_db_total_size_in_bytes) $(metric "$name" etcd_mvcc_db_total_size_in_use_in_bytes)"
+    report "  db size and in use, MB" \
+        "$(metric "$name" etcd_mvcc_db_total_size_in_bytes) $(metric "$name" etcd_mvcc_db_total_size_in_use_in_bytes)"
     report "  on disk with the log, MB" "$(du -sm "$work/$name" | cut -f 1)"
     stop "$name" TERM
     timed "$@"
@@ -84,7 +87,7 @@ run() { # name, keys, command to start it
     timed "$@"
     report "  start after kill -9, s" "$took"
     ms=$(list "$name")
-    report "  list again, ms, and memory, MB" "$ms $(($(memory_kb "${pid[$name]}" VmRSS) / 1024))"
+    report "  list again, ms, and memory, MB" "$ms $(memory_mb "$name" VmRSS)"
     stop "$name" TERM
 }
 
