@@ -126,13 +126,11 @@ impl View {
         if revision < self.compact_revision() { Err(Refusal::Compacted) } else { Ok(pin) }
     }
 
-    /// Keeps every version that is stored now.
+    /// Keeps every version that is stored now, and those that a compaction under way was about to drop, too: who reads all of
+    /// history step by step must not see a version that was deleted and miss what deleted it.
     pub fn pin_all(&self) -> Pin {
-        loop {
-            if let Ok(pin) = self.pin(self.compact_revision()) {
-                return pin;
-            }
-        }
+        *self.shared.pins.lock().entry(i64::MIN).or_insert(0) += 1;
+        Pin { shared: self.shared.clone(), revision: i64::MIN }
     }
 
     /// Whether someone still reads below `revision`.

@@ -145,3 +145,18 @@ fn a_job_outlives_its_store() {
         job.unwrap().run().unwrap();
     });
 }
+
+/// Regression: what was read of history before a step and after it was the state of no moment. A key whose deletion was dropped in
+/// between came back with the snapshot.
+#[test]
+fn who_reads_all_of_history_amid_a_compaction_holds_it_up() {
+    on_each(|mut writer| {
+        let (_, job) = writer.compact();
+        drop(job);
+        assert!(writer.store.compact_step().unwrap() && writer.store.compacting(), "more than one step");
+        let source = writer.store.snapshot().unwrap();
+        assert!(!writer.store.compact_step().unwrap(), "dropped amid a snapshot");
+        drop(source);
+        assert!(writer.drop_versions());
+    });
+}
