@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Measures MetaStore, with each storage engine, against a real etcd: the same machine, the same flags, every acknowledged
-# write on disk, the three in turn (A-B-C-A-B-C), medians of all rounds. Read the ratios: absolute numbers depend on who else uses the machine.
+# write on disk, the three in turn (A-B-C-A-B-C), medians of all rounds. Read the ratios: absolute numbers depend on who
+# else uses the machine.
 #
 #   tests/bench/bench.sh
 #
@@ -65,7 +66,8 @@ measure() { # title, tool, operation, connections, streams, requests [zipf]
     done
     local column
     for side in "${sides[@]}"; do
-        for column in 1 2 3 4 5 6; do cut -d ' ' -f $column "$work/$side.rounds" | median; done | paste -sd ' ' >"$work/$side.median"
+        for column in 1 2 3 4 5 6; do cut -d ' ' -f $column "$work/$side.rounds" | median; done |
+            paste -sd ' ' >"$work/$side.median"
     done
     printf '%s\n' "$1"
     for side in "${sides[@]}"; do

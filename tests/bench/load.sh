@@ -10,17 +10,19 @@
 #   REFERENCE_KEYS  keys that the etcd gets           (default 1000000; 0: without etcd)
 #   STEP            puts between two measurements     (default 500000)
 #   LISTED          keys of a list                    (default 100000)
+#   PAGE            keys of a page, which comes with the count of all keys (default 500)
 #   FLAGS           more flags for the subject
 #   BENCH_DIR       where both keep their data        (default: the temporary directory); must be a disk, not a tmpfs
 #
-# Keys have 64 bytes and come in no order, values have 256 bytes and do not compress. 64 connections with 16 puts in flight each;
-# every acknowledged one is on disk.
+# Keys have 64 bytes and come in no order, values have 256 bytes and do not compress. 64 connections with 16 puts in flight
+# each; every acknowledged one is on disk.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 keys=${KEYS:-10000000}
 reference_keys=${REFERENCE_KEYS:-1000000}
 step=${STEP:-500000}
 listed=${LISTED:-100000}
+page=${PAGE:-500}
 read -ra flags <<<"${FLAGS:-}"
 source "$here/servers.sh"
 port=$((25000 + RANDOM % 800 * 2))
@@ -32,21 +34,21 @@ fill() { # name, keys: prints the rate of each step
         "$loadgen" "${address[$1]}" fill first=$first requests=$count | {
             read -r rate p50 p99 _
             echo "$rate"
-            echo "  $((first + count)) keys: $rate puts/s, p50 $p50 us, p99 $p99 us, $(($(memory_kb "${pid[$1]}" VmRSS) / 1024)) MB" >&2
+            echo "  $((first + count)) keys: $rate puts/s, p50 $p50 us, p99 $p99 us, $(memory_mb "$1" VmRSS) MB" >&2
         }
     done
 }
 
-once() { # name, operation, keys: ms that one request takes, and bytes of its answer
-    "$loadgen" "${address[$1]}" "$2" connections=1 streams=1 requests=1 keys="$3" seed="${4:-1}" |
+once() { # name, operation, keys, of keys, seed: ms that one request takes, and bytes of its answer
+    "$loadgen" "${address[$1]}" "$2" connections=1 streams=1 requests=1 keys="$3" of="${4:-$3}" seed="${5:-1}" |
         awk '{ printf "%.1f %d\n", $2 / 1000, $4 }'
 }
 
-list() { # name: median ms of five lists from different keys
+read_five() { # name, operation, keys, of keys: median ms of five
     local seed ms bytes
     for seed in 1 2 3 4 5; do
-        read -r ms bytes < <(once "$1" list "$listed" $seed)
-        ((bytes > listed * 320)) || fail "a list of $listed keys from $1 has only $bytes bytes"
+        read -r ms bytes < <(once "$@" $seed)
+        ((bytes > $3 * 300)) || fail "$2 of $3 keys from $1 has only $bytes bytes"
         echo "$ms"
     done | median
 }
@@ -56,6 +58,8 @@ timed() { # command...: leaves the seconds it took in `took`
     "$@"
     took=$(awk -v a="$before" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.2f", b - a }')
 }
+
+memory_mb() { echo $(($(memory_kb "${pid[$1]}" "$2") / 1024)); } # name, VmRSS or VmHWM
 
 metric() { # name, metric
     curl -s "http://${address[$1]}/metrics" | awk -v name="$2" '$1 == name { printf "%.0f", $2 / 1048576 }'
@@ -70,12 +74,15 @@ run() { # name, keys, command to start it
     fill "$name" "$count" >"$work/rates"
     echo "$name, $count keys"
     report "  puts/s, first and last $step" "$(head -n 1 "$work/rates") $(tail -n 1 "$work/rates")"
-    report "  memory at the end and at most, MB" \
-        "$(($(memory_kb "${pid[$name]}" VmRSS) / 1024)) $(($(memory_kb "${pid[$name]}" VmHWM) / 1024))"
-    report "  list of $listed keys, ms" "$(list "$name")"
+    report "  memory at the end and at most, MB" "$(memory_mb "$name" VmRSS) $(memory_mb "$name" VmHWM)"
+    ms=$(read_five "$name" list "$listed" "$count")
+    report "  list of $listed keys, ms" "$ms"
+    ms=$(read_five "$name" page "$page" "$count")
+    report "  page of $page keys with count of all, ms" "$ms"
     read -r ms _ < <(once "$name" hash 1)
     report "  HashKV, ms" "$ms"
-    report "  db size and in use, MB" "$(metric "$name" etcd_mvcc_db_total_size_in_bytes) $(metric "$name" etcd_mvcc_db_total_size_in_use_in_bytes)"
+    report "  db size and in use, MB" \
+        "$(metric "$name" etcd_mvcc_db_total_size_in_bytes) $(metric "$name" etcd_mvcc_db_total_size_in_use_in_bytes)"
     report "  on disk with the log, MB" "$(du -sm "$work/$name" | cut -f 1)"
     stop "$name" TERM
     timed "$@"
@@ -83,8 +90,8 @@ run() { # name, keys, command to start it
     stop "$name" KILL
     timed "$@"
     report "  start after kill -9, s" "$took"
-    ms=$(list "$name")
-    report "  list again, ms, and memory, MB" "$ms $(($(memory_kb "${pid[$name]}" VmRSS) / 1024))"
+    ms=$(read_five "$name" list "$listed" "$count")
+    report "  list again, ms, and memory, MB" "$ms $(memory_mb "$name" VmRSS)"
     stop "$name" TERM
 }
 

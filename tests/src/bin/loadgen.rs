@@ -8,11 +8,12 @@
 //!                     as YCSB does
 //! fill                puts keys number `first`, `first` + 1, ..., each once: 64 bytes in no order, with values of 256 bytes that
 //!                     do not compress
-//! list                a range of `keys` keys in one answer, from anywhere in the first half of what fill put
+//! list                a range of about `keys` keys, if fill put `of` keys
+//! page                the first `keys` keys of all that fill put, with the count of all
 //! hash                HashKV
 //! ```
 //!
-//! Names and defaults: connections=64 streams=16 requests=100000 keys=1000000 zipf=0 seed=1 first=0.
+//! Names and defaults: connections=64 streams=16 requests=100000 keys=1000000 zipf=0 seed=1 first=0 of=keys.
 //!
 //! Prints `requests-per-second p50-us p99-us bytes-per-answer`, or ends with 1 if any request failed. One thread, raw
 //! HTTP/2: on a small machine the generator takes the processor from the server that it measures.
@@ -45,10 +46,10 @@ type Failure = Box<dyn std::error::Error>;
 fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [target, operation, options @ ..] = &arguments[..] else {
-        return Err("usage: loadgen body|ADDRESS put|txn|range|fill|list|hash [name=number]...".into());
+        return Err("usage: loadgen body|ADDRESS put|txn|range|fill|list|page|hash [name=number]...".into());
     };
     if target == "body" {
-        std::io::stdout().write_all(&body(operation, 0, 0)?)?;
+        std::io::stdout().write_all(&body(operation, 0, (0, 1))?)?;
         return Ok(());
     }
     let load = Load::parse(operation, options)?;
@@ -65,6 +66,7 @@ struct Load {
     zipf: bool,
     seed: u64,
     first: usize,
+    of: Option<usize>,
 }
 
 impl Load {
@@ -78,6 +80,7 @@ impl Load {
             zipf: false,
             seed: 1,
             first: 0,
+            of: None,
         };
         for option in options {
             let (name, value) = option.split_once('=').ok_or(format!("{option}: want name=number"))?;
@@ -90,6 +93,7 @@ impl Load {
                 "zipf" => load.zipf = number != 0,
                 "seed" => load.seed = number as u64,
                 "first" => load.first = number,
+                "of" => load.of = Some(number),
                 _ => return Err(format!("{option}: no such option").into()),
             }
         }
@@ -153,7 +157,9 @@ async fn run(address: &str, load: Load) -> Result<(), Failure> {
         .map(|client| {
             let (operation, authority, shared) = (load.operation.clone(), address.to_string(), shared.clone());
             tokio::task::spawn_local(async move {
-                work(client, &operation, load.keys, &authority, &shared).await.map_err(|error| error.to_string())
+                work(client, &operation, (load.keys, load.of.unwrap_or(load.keys)), &authority, &shared)
+                    .await
+                    .map_err(|error| error.to_string())
             })
         })
         .collect();
@@ -186,7 +192,7 @@ async fn connect(address: &str) -> Result<SendRequest<Bytes>, Failure> {
 async fn work(
     client: SendRequest<Bytes>,
     operation: &str,
-    keys: usize,
+    keys: (usize, usize),
     authority: &str,
     shared: &RefCell<Shared>,
 ) -> Result<(), Failure> {
@@ -228,14 +234,14 @@ fn path(operation: &str) -> Result<&'static str, String> {
     match operation {
         "put" | "fill" => Ok(paths::PUT),
         "txn" => Ok(paths::TXN),
-        "range" | "list" => Ok(paths::RANGE),
+        "range" | "list" | "page" => Ok(paths::RANGE),
         "hash" => Ok(paths::HASH_KV),
-        _ => Err(format!("{operation}: want put, txn, range, fill, list or hash")),
+        _ => Err(format!("{operation}: want put, txn, range, fill, list, page or hash")),
     }
 }
 
 /// One gRPC message: no compression, its length, a request for the key with this number.
-fn body(operation: &str, number: usize, limit: usize) -> Result<Bytes, String> {
+fn body(operation: &str, number: usize, (keys, of): (usize, usize)) -> Result<Bytes, String> {
     let key = Bytes::from(format!("bench/{number:045}"));
     let put = PutRequest { key: key.clone(), value: Bytes::from_static(&[b'v'; VALUE_BYTES]), ..PutRequest::default() };
     let message = match operation {
@@ -243,9 +249,10 @@ fn body(operation: &str, number: usize, limit: usize) -> Result<Bytes, String> {
         "range" => RangeRequest { key, ..RangeRequest::default() }.encode_to_vec(),
         "txn" => transaction(key, put).encode_to_vec(),
         "fill" => scattered(number).encode_to_vec(),
-        "list" => list(number, limit).encode_to_vec(),
+        "list" => list(number, keys, of).encode_to_vec(),
+        "page" => page(keys).encode_to_vec(),
         "hash" => HashKvRequest::default().encode_to_vec(),
-        _ => return Err(format!("{operation}: want put, txn, range, fill, list or hash")),
+        _ => return Err(format!("{operation}: want put, txn, range, fill, list, page or hash")),
     };
     let mut body = BytesMut::with_capacity(5 + message.len());
     body.put_u8(0);
@@ -262,11 +269,18 @@ fn scattered(number: usize) -> PutRequest {
     PutRequest { key, value, ..PutRequest::default() }
 }
 
-/// The `limit` keys from some key in the first half of the scattered ones on.
-fn list(number: usize, limit: usize) -> RangeRequest {
-    let half = Random::new(number as u64).next_u64() / 2;
-    let (key, range_end) = (Bytes::from(format!("load/{half:016x}")), Bytes::from_static(b"load0"));
-    RangeRequest { key, range_end, limit: limit as i64, ..RangeRequest::default() }
+/// Such a part of the scattered keys' space that of all `of` keys about `keys` are in it.
+fn list(number: usize, keys: usize, of: usize) -> RangeRequest {
+    let width = ((keys as u128) << 64) / of.max(keys).max(1) as u128;
+    let begin = (u128::from(Random::new(number as u64).next_u64()) * ((1 << 64) - width)) >> 64;
+    let bound = |at: u128| Bytes::from(if at >> 64 == 0 { format!("load/{at:016x}") } else { "load0".into() });
+    RangeRequest { key: bound(begin), range_end: bound(begin + width), ..RangeRequest::default() }
+}
+
+/// The first of all scattered keys.
+fn page(keys: usize) -> RangeRequest {
+    let (key, range_end) = (Bytes::from_static(b"load/"), Bytes::from_static(b"load0"));
+    RangeRequest { key, range_end, limit: keys as i64, ..RangeRequest::default() }
 }
 
 /// If the key's mod_revision is above -1, which always holds, put.

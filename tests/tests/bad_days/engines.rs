@@ -2,9 +2,7 @@
 
 use std::process::{Command, Output};
 
-use metastore_proto::etcdserverpb::{
-    CompactionRequest, CompactionResponse, HashKvRequest, HashKvResponse, HashRequest, HashResponse,
-};
+use metastore_proto::etcdserverpb::*;
 use metastore_tests::grpc::Client;
 use metastore_tests::member::Member;
 use metastore_tests::paths;
@@ -16,6 +14,7 @@ use super::{block_on, load, put_request, subject};
 
 /// Keys beside those that are written before each conversion.
 const KEYS: usize = 20_000;
+const LEASE: i64 = 4711;
 
 each_engine!(the_other_engine_is_refused, a_conversion_there_and_back_keeps_everything);
 
@@ -43,9 +42,13 @@ fn a_conversion_there_and_back_keeps_everything(engine: Engine) {
         load(&client, KEYS, |number| put_request(&format!("key/{}", number % (KEYS / 2)), &number.to_string()))
             .await
             .expect("keys are put");
+        let grant = LeaseGrantRequest { id: LEASE, ttl: 5000 };
+        let _: LeaseGrantResponse = client.unary(paths::LEASE_GRANT, grant).await.expect("a lease is granted");
+        let leased = PutRequest { lease: LEASE, ..put_request("leased", "v") };
+        let _: PutResponse = client.unary(paths::PUT, leased).await.expect("a Put is answered");
         let compact = CompactionRequest { revision: 100, physical: true };
         let _: CompactionResponse = client.unary(paths::COMPACT, compact).await.expect("it is compacted");
-        hashes(&client).await
+        state(&client).await
     });
     member.terminate();
     for to in [engine.other(), engine] {
@@ -54,7 +57,7 @@ fn a_conversion_there_and_back_keeps_everything(engine: Engine) {
         let server = subject("conversion", to).expect("it was just there");
         let mut converted = member_on(&server, &member);
         converted.restart();
-        let found = block_on(async { hashes(&Client::new(converted.client_address())).await });
+        let found = block_on(async { state(&Client::new(converted.client_address())).await });
         assert_eq!(found, expected, "after the conversion to {}", to.name());
         converted.terminate();
     }
@@ -62,11 +65,18 @@ fn a_conversion_there_and_back_keeps_everything(engine: Engine) {
     put_some(&member);
 }
 
-/// Hash and HashKV.
-async fn hashes(client: &Client) -> (u32, u32, i64) {
-    let hash: HashResponse = client.unary(paths::HASH, HashRequest {}).await.expect("it is answered");
-    let kv: HashKvResponse = client.unary(paths::HASH_KV, HashKvRequest::default()).await.expect("it is answered");
-    (hash.hash, kv.hash, kv.compact_revision)
+/// What a conversion must keep. Not Hash, which counts the index and term of the log, too.
+async fn state(client: &Client) -> (HashKvResponse, LeaseTimeToLiveResponse) {
+    let mut kv: HashKvResponse = client.unary(paths::HASH_KV, HashKvRequest::default()).await.expect("it is answered");
+    let request = LeaseTimeToLiveRequest { id: LEASE, keys: true };
+    let mut lease: LeaseTimeToLiveResponse =
+        client.unary(paths::LEASE_TIME_TO_LIVE, request).await.expect("it is answered");
+    // Each start is a term of its own, in which the lease begins anew.
+    for header in [&mut kv.header, &mut lease.header] {
+        header.as_mut().expect("an answer has a header").raft_term = 0;
+    }
+    lease.ttl = 0;
+    (kv, lease)
 }
 
 /// A member on the directory of another one that is stopped.
