@@ -8,14 +8,14 @@
 //! ```
 //!
 //! Rows are sorted by table, then key, as in etcd's backend file; versioned keys are the table `key`, between `cluster` and
-//! `lease`, under their revision keys. What can be worked out from the rest ([`Table::LeaseKeys`]) is left out. The stream is the same for every engine. It is
-//! written from a [`Source`] that was taken at one log position, while the writer goes on; both ends hold a few blocks and one small
-//! table in memory, however large the state is.
+//! `lease`, under their revision keys. What can be worked out from the rest ([`Table::LeaseKeys`]) is left out. The stream is
+//! the same for every engine. It is written from a [`Source`] that was taken at one log position, while the writer goes on, and
+//! read by an [`Incoming`]; both hold a few blocks and one small table in memory, however large the state is.
 
 mod load;
 mod source;
 
-pub use load::load;
+pub use load::Incoming;
 pub use source::Source;
 
 use metastore_engine::{EngineError, Table};

@@ -14,18 +14,15 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use metastore_engine::{Applied, Engine, EngineError, Usage};
-use metastore_store::snapshot::{self, SnapshotError, Source};
+use metastore_store::snapshot::{Incoming, SnapshotError, Source};
 
 use super::{Fatal, Output, Replica, Settings, conf_state_to_disk, record_snapshot};
 use crate::data_dir::{DataDir, Found, Identity, OpenError, Paths};
 use crate::disk::Disk;
 use crate::state::{ENGINES, Medium, StateFile};
 
-/// Pieces of the state that are read ahead while others are written; each is about 256 KiB, or one row if that is longer.
-const PIECES_AHEAD: usize = 8;
 /// What a row takes in the stream beside its key and value.
 const ROW_HEAD_BYTES: u64 = 9;
 
@@ -177,50 +174,12 @@ fn copy(
     engine: &Arc<dyn Engine>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<(Applied, u64), SnapshotError> {
-    let (send, pieces) = sync_channel(PIECES_AHEAD);
-    let mut stream = Stream { pieces, piece: Vec::new(), used: 0, read: 0, progress };
-    std::thread::scope(|scope| {
-        let writer = scope.spawn(move || source.write(|bytes| hand_over(&send, bytes)));
-        let loaded = snapshot::load(engine, |into| stream.read(into));
-        let read = stream.read;
-        // Nobody listens any more, should the writer still be at it.
-        drop(stream);
-        let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        match (written, loaded) {
-            (Err(SnapshotError::Io(error)), Err(loaded)) if error.kind() == io::ErrorKind::BrokenPipe => Err(loaded),
-            (Err(written), _) => Err(written),
-            (Ok(()), loaded) => Ok((loaded?, read)),
-        }
-    })
-}
-
-fn hand_over(to: &SyncSender<Vec<u8>>, bytes: &[u8]) -> io::Result<()> {
-    to.send(bytes.to_vec()).map_err(|_| io::ErrorKind::BrokenPipe.into())
-}
-
-/// The reading end.
-struct Stream<'a> {
-    pieces: Receiver<Vec<u8>>,
-    piece: Vec<u8>,
-    used: usize,
-    read: u64,
-    progress: &'a mut dyn FnMut(u64),
-}
-
-impl Stream<'_> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<()> {
-        let mut filled = 0;
-        while filled < into.len() {
-            if self.used == self.piece.len() {
-                self.piece = self.pieces.recv().map_err(|_| io::Error::from(io::ErrorKind::UnexpectedEof))?;
-                self.used = 0;
-                self.read += self.piece.len() as u64;
-                (self.progress)(self.read);
-            }
-            let count = (into.len() - filled).min(self.piece.len() - self.used);
-            into[filled..filled + count].copy_from_slice(&self.piece[self.used..self.used + count]);
-            (self.used, filled) = (self.used + count, filled + count);
-        }
-        Ok(())
-    }
+    let mut incoming = Incoming::new(engine.clone());
+    let mut copied = 0;
+    source.write(|piece| {
+        copied += piece.len() as u64;
+        progress(copied);
+        incoming.take(piece).map_err(io::Error::other)
+    })?;
+    Ok((incoming.finish()?, copied))
 }

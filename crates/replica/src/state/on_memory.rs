@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use metastore_engine::{Applied, Engine};
 use metastore_proto::{Message, raftpb, walpb};
-use metastore_store::snapshot::{self, Source};
+use metastore_store::snapshot::{Incoming, SnapshotError, Source};
 
 use super::SnapshotWritten;
 use crate::data_dir::{DataDir, OpenError, write_durably};
@@ -112,9 +112,8 @@ fn read_snap_file(bytes: &[u8], applied: Applied) -> Result<raftpb::ConfState, S
 /// Reads the state of a snapshot into an empty engine.
 pub fn load(data: &DataDir, applied: Applied, engine: &Arc<dyn Engine>) -> Result<(), OpenError> {
     let path = data.paths.snap().join(file_name(applied, "state"));
-    let mut input = In { file: data.disk.open(&path)?, offset: 0, buffer: Vec::new(), used: 0 };
-    let loaded = snapshot::load(engine, |into| input.read(into))
-        .map_err(|error| OpenError::refused(&path, format!("damaged: {error}")))?;
+    let file = data.disk.open(&path)?;
+    let loaded = read(file.as_ref(), engine).map_err(|error| OpenError::refused(&path, format!("damaged: {error}")))?;
     if loaded != applied {
         return Err(OpenError::refused(
             &path,
@@ -124,36 +123,17 @@ pub fn load(data: &DataDir, applied: Applied, engine: &Arc<dyn Engine>) -> Resul
     Ok(())
 }
 
-struct In {
-    file: Box<dyn DiskFile>,
-    offset: u64,
-    buffer: Vec<u8>,
-    used: usize,
-}
-
-impl In {
-    fn read(&mut self, into: &mut [u8]) -> std::io::Result<()> {
-        let mut filled = 0;
-        while filled < into.len() {
-            if self.used == self.buffer.len() {
-                self.refill()?;
+fn read(file: &dyn DiskFile, engine: &Arc<dyn Engine>) -> Result<Applied, SnapshotError> {
+    let mut incoming = Incoming::new(engine.clone());
+    let (mut offset, mut buffer) = (0, vec![0; READ_BYTES]);
+    loop {
+        match file.read_at(offset, &mut buffer).map_err(std::io::Error::other)? {
+            0 => return incoming.finish(),
+            count => {
+                incoming.take(&buffer[..count])?;
+                offset += count as u64;
             }
-            let count = (into.len() - filled).min(self.buffer.len() - self.used);
-            into[filled..filled + count].copy_from_slice(&self.buffer[self.used..self.used + count]);
-            (self.used, filled) = (self.used + count, filled + count);
         }
-        Ok(())
-    }
-
-    fn refill(&mut self) -> std::io::Result<()> {
-        self.buffer.resize(READ_BYTES, 0);
-        let count = self.file.read_at(self.offset, &mut self.buffer).map_err(std::io::Error::other)?;
-        if count == 0 {
-            return Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "the file ends too early"));
-        }
-        self.buffer.truncate(count);
-        (self.offset, self.used) = (self.offset + count as u64, 0);
-        Ok(())
     }
 }
 

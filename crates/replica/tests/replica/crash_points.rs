@@ -61,7 +61,8 @@ each_engine!(nothing_acknowledged_is_lost_wherever_the_power_goes);
 fn nothing_acknowledged_is_lost_wherever_the_power_goes(engine: Engine) {
     let (whole, reference) = whole_script(engine);
     let (mut cuts, mut beyond) = (0, 0);
-    for n in 0..whole.disk.operations() {
+    // Prime to the number of policies, so that all of them have their turn.
+    for n in (0..whole.disk.operations()).step_by(if engine == Engine::Memory { 1 } else { 3 }) {
         let world = crashed(engine, n, &reference);
         for policy in policies(engine, n) {
             let context = format!("crash after {n} operations, {policy:?}");

@@ -9,43 +9,119 @@ use crate::lease::{Leases, keys};
 use crate::mvcc::row::KeyValue;
 use crate::schema::{LOADING, parse_revision_key};
 
-/// Reads a stream into an empty engine and publishes it. `read` fills its buffer or fails. The engine writes as it goes on, so
-/// that it need not hold all of it, and what it holds is no state until the end: [`crate::Store::open`] refuses it. What an
-/// engine that outlives the process was given is durable after its next flush.
+/// A stream that comes in, in pieces of any size, and goes into an empty engine. The engine writes as it goes on, so that it need
+/// not hold all of it, and what it holds is no state until the end: [`crate::Store::open`] refuses it. What an engine that
+/// outlives the process was given is durable after its next flush.
 ///
-/// # Errors
-/// If the stream is damaged, cut short, or of another version; the engine must then be thrown away.
-pub fn load(
-    engine: &Arc<dyn Engine>,
-    mut read: impl FnMut(&mut [u8]) -> std::io::Result<()>,
-) -> Result<Applied, SnapshotError> {
-    let mut header = [0; HEADER_BYTES];
-    read(&mut header)?;
-    let published = parse_header(&header)?;
-    let mut loader = Loader::new(engine.as_ref(), published.revision);
-    engine.put(Table::Meta, LOADING, b"")?;
-    loop {
-        let mut frame = [0; 8];
-        read(&mut frame)?;
-        let length = u32_at(&frame, 0) as usize;
-        let crc = u32_at(&frame, 4);
-        if length > MAX_BLOCK_BYTES {
-            return Err(SnapshotError::Damaged(format!("a block of {length} bytes")));
+/// After an error the engine must be thrown away.
+pub struct Incoming {
+    loader: Loader,
+    /// What has come and is not complete yet.
+    bytes: Vec<u8>,
+    expected: Part,
+    header: [u8; HEADER_BYTES],
+    published: Published,
+}
+
+/// What comes next in a stream.
+#[derive(Clone, Copy)]
+enum Part {
+    Header,
+    /// Length and checksum of a block.
+    Frame,
+    Block {
+        length: usize,
+        crc: u32,
+    },
+    /// The number of rows.
+    End {
+        crc: u32,
+    },
+    Nothing,
+}
+
+impl Part {
+    fn bytes(self) -> usize {
+        match self {
+            Self::Header => HEADER_BYTES,
+            Self::Frame | Self::End { .. } => 8,
+            Self::Block { length, .. } => length,
+            Self::Nothing => 1,
         }
-        let mut block = vec![0; if length == 0 { 8 } else { length }];
-        read(&mut block)?;
-        // The end vouches for the header, too.
-        let before = if length == 0 { crc32c::crc32c(&header) } else { 0 };
-        if crc32c::crc32c_append(before, &block) != crc {
-            return Err(SnapshotError::Damaged(format!("wrong checksum of the block after row {}", loader.rows)));
+    }
+}
+
+impl Incoming {
+    pub fn new(engine: Arc<dyn Engine>) -> Self {
+        let (bytes, header, published) = (Vec::new(), [0; HEADER_BYTES], Published::default());
+        Self { loader: Loader::new(engine), bytes, expected: Part::Header, header, published }
+    }
+
+    /// Takes the next piece.
+    ///
+    /// # Errors
+    /// If the stream is damaged or of another version, or the engine fails.
+    pub fn take(&mut self, piece: &[u8]) -> Result<(), SnapshotError> {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.extend_from_slice(piece);
+        let mut rest = &bytes[..];
+        while let Some((part, after)) = rest.split_at_checked(self.expected.bytes()) {
+            self.expected = self.part(part)?;
+            rest = after;
         }
-        if length == 0 {
-            loader.end(u64::from_le_bytes(block.try_into().unwrap_or_default()))?;
-            engine.delete(Table::Meta, LOADING)?;
-            engine.publish(published)?;
-            return Ok(published.applied);
+        let complete = bytes.len() - rest.len();
+        bytes.drain(..complete);
+        self.bytes = bytes;
+        Ok(())
+    }
+
+    /// Says that the stream is over; returns the log position of the state.
+    ///
+    /// # Errors
+    /// If it was cut short.
+    pub fn finish(self) -> Result<Applied, SnapshotError> {
+        match self.expected {
+            Part::Nothing => Ok(self.published.applied),
+            _ => Err(SnapshotError::Damaged(format!("it ends too early, after row {}", self.loader.rows))),
         }
-        loader.block(&block)?;
+    }
+
+    /// Takes a complete part, and says what comes after it.
+    fn part(&mut self, bytes: &[u8]) -> Result<Part, SnapshotError> {
+        match self.expected {
+            Part::Header => {
+                self.header.copy_from_slice(bytes);
+                self.published = parse_header(&self.header)?;
+                self.loader.begin(self.published.revision)?;
+                Ok(Part::Frame)
+            }
+            Part::Frame => match (u32_at(bytes, 0) as usize, u32_at(bytes, 4)) {
+                (0, crc) => Ok(Part::End { crc }),
+                (length, _) if length > MAX_BLOCK_BYTES => {
+                    Err(SnapshotError::Damaged(format!("a block of {length} bytes")))
+                }
+                (length, crc) => Ok(Part::Block { length, crc }),
+            },
+            Part::Block { crc, .. } => {
+                self.check(crc, crc32c::crc32c(bytes))?;
+                self.loader.block(bytes)?;
+                Ok(Part::Frame)
+            }
+            Part::End { crc } => {
+                // The end vouches for the header, too.
+                self.check(crc, crc32c::crc32c_append(crc32c::crc32c(&self.header), bytes))?;
+                self.loader.end(u64_at(bytes, 0), self.published)?;
+                Ok(Part::Nothing)
+            }
+            Part::Nothing => Err(SnapshotError::Damaged("there is something behind its end".into())),
+        }
+    }
+
+    fn check(&self, expected: u32, crc: u32) -> Result<(), SnapshotError> {
+        if expected == crc {
+            return Ok(());
+        }
+        Err(SnapshotError::Damaged(format!("wrong checksum of the block after row {}", self.loader.rows)))
     }
 }
 
@@ -62,8 +138,8 @@ fn parse_header(header: &[u8; HEADER_BYTES]) -> Result<Published, SnapshotError>
 }
 
 /// What was read so far.
-struct Loader<'a> {
-    engine: &'a dyn Engine,
+struct Loader {
+    engine: Arc<dyn Engine>,
     rows: u64,
     /// The newest revision that the header allows.
     revision: i64,
@@ -73,11 +149,16 @@ struct Loader<'a> {
     leased: bool,
 }
 
-impl<'a> Loader<'a> {
-    fn new(engine: &'a dyn Engine, revision: i64) -> Self {
+impl Loader {
+    fn new(engine: Arc<dyn Engine>) -> Self {
         // The first transaction there can be has a greater one.
         let last = Revision::new(0, i64::MAX);
-        Self { engine, rows: 0, revision, last, leased: false }
+        Self { engine, rows: 0, revision: 0, last, leased: false }
+    }
+
+    fn begin(&mut self, revision: i64) -> Result<(), EngineError> {
+        self.revision = revision;
+        self.engine.put(Table::Meta, LOADING, b"")
     }
 
     fn block(&mut self, block: &[u8]) -> Result<(), SnapshotError> {
@@ -127,12 +208,16 @@ impl<'a> Loader<'a> {
         self.engine.publish(Published { revision: self.last.main, applied: Applied::default() })
     }
 
-    fn end(&mut self, expected: u64) -> Result<(), SnapshotError> {
+    fn end(&mut self, expected: u64, published: Published) -> Result<(), SnapshotError> {
         let rows = self.rows;
         if expected != rows {
             return Err(SnapshotError::Damaged(format!("{rows} rows where {expected} were written")));
         }
-        if self.leased { self.attach_keys() } else { Ok(()) }
+        if self.leased {
+            self.attach_keys()?;
+        }
+        self.engine.delete(Table::Meta, LOADING)?;
+        Ok(self.engine.publish(published)?)
     }
 
     /// Works out which key hangs on which lease: what the key's newest version says.
@@ -155,7 +240,7 @@ impl<'a> Loader<'a> {
                     let what = format!("key {key} is attached to lease {lease:016x}, which is not there");
                     return Err(SnapshotError::Damaged(what));
                 }
-                keys::attach(self.engine, lease, key)?;
+                keys::attach(self.engine.as_ref(), lease, key)?;
             }
             self.publish()?;
         }

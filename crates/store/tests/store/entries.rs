@@ -14,7 +14,7 @@ use metastore_proto::etcdserverpb::{
 use metastore_proto::membershippb::{Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest};
 use metastore_store::command::{Command, Kind};
 use metastore_store::mvcc::RangeQuery;
-use metastore_store::snapshot::{self, SnapshotError};
+use metastore_store::snapshot::{Incoming, SnapshotError};
 use metastore_store::{Halt, Store};
 
 /// Entries that are made of one input.
@@ -95,15 +95,18 @@ pub fn snapshot_of(store: &Store) -> Vec<u8> {
     written
 }
 
+/// Pieces end in the middle of parts: a prime.
+const PIECE_BYTES: usize = 1009;
+
 /// Loads a snapshot into an empty engine; returns the log position that it holds.
 ///
 /// # Errors
 /// The snapshot is damaged.
 pub fn load(snapshot: &[u8], empty: Arc<dyn Engine>) -> Result<Applied, SnapshotError> {
-    let mut rest = snapshot;
-    let applied = snapshot::load(&empty, |buffer| std::io::Read::read_exact(&mut rest, buffer))?;
-    assert!(rest.is_empty(), "the whole stream is read");
-    Ok(applied)
+    let mut incoming = Incoming::new(empty);
+    // Pieces that end anywhere.
+    snapshot.chunks(PIECE_BYTES).try_for_each(|piece| incoming.take(piece))?;
+    incoming.finish()
 }
 
 /// Makes entries of arbitrary bytes: well-formed commands with odd values, damaged ones, and bytes that are none.

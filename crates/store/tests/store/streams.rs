@@ -157,7 +157,7 @@ fn a_state_is_loaded_in_pieces_and_is_none_before_its_end() {
         let (_home, _, stream) = written(medium);
         let empty = Home::new(medium);
         let error = load(&stream[..stream.len() - 1], empty.open()).unwrap_err();
-        assert!(error.to_string().contains("failed to fill"), "{medium:?}: {error}");
+        assert!(error.to_string().contains("ends too early"), "{medium:?}: {error}");
         let engine = empty.open();
         assert!(engine.published().revision > KEYS as i64, "{medium:?}: the engine was handed what was read");
         let refused = Store::open(engine).err().expect("it is no state").to_string();
