@@ -146,8 +146,6 @@ impl Ledger {
         };
         self.revision = revision;
         for (sub, change) in changes.iter().enumerate() {
-            let before =
-                self.newest.get(&change.0).map(|at| (at, &self.versions[at])).map(|before| format!("{before:?}"));
             self.apply((revision, sub as i64), change);
             let expected = self.row((revision, sub as i64)).1;
             let shown = events.get(sub).map(|event| (event.r#type, event.kv.as_ref()));
