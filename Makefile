@@ -9,7 +9,7 @@ tools := $(cache)/tools/bin
 export ROCKSDB_LIB_DIR ?= $(cache)/rocksdb/$(shell sed -n '/^name = "librocksdb-sys"$$/{n;s/^version = "\(.*\)"$$/\1/p}' Cargo.lock)
 export ROCKSDB_STATIC ?= 1
 
-.PHONY: help run test lint fmt coverage bench soak
+.PHONY: help run test lint fmt coverage bench load soak
 
 help:
 	@echo 'make run        build and start a durable single member, as etcd starts with no flags; ENGINE=rocksdb keeps its state on disk'
@@ -17,7 +17,8 @@ help:
 	@echo 'make lint       format, clippy, rules of the repository, licences and sources of what is built in'
 	@echo 'make fmt        format the code'
 	@echo 'make coverage   line coverage of engine, store and replica; fails below 90 %'
-	@echo 'make soak       all tests, those that draw lots for longer (KILLS, CALLS, PROPTEST_CASES), and a delete of a million keys'
+	@echo 'make soak       all tests, those that draw lots for longer (KILLS, CUTS, CALLS, PROPTEST_CASES), and a delete of a million keys'
+	@echo 'make load       ten million keys on disk: rates, memory, restarts, lists; takes a quarter of an hour and 20 GB'
 	@echo 'make bench      side by side with a real etcd: throughput, latency, processor time, bytes'
 
 run:
@@ -49,8 +50,13 @@ bench:
 	@cargo build --locked --release --package metastore-server --bin metastore
 	@METASTORE_BIN="$(CARGO_TARGET_DIR)/release/metastore" ETCD_BIN="$${ETCD_BIN:-$$(tests/etcd/install.sh)/etcd}" tests/bench/bench.sh
 
+load:
+	@xtask/install.sh bench
+	@cargo build --locked --release --package metastore-server --bin metastore
+	@METASTORE_BIN="$(CARGO_TARGET_DIR)/release/metastore" ETCD_BIN="$${ETCD_BIN:-$$(tests/etcd/install.sh)/etcd}" tests/bench/load.sh
+
 # The tests that draw lots, for longer: kills under load, calls compared with etcd, cases of each property; and a delete
 # of a million keys (SOAK).
 soak:
 	@xtask/install.sh test
-	@SOAK=1 KILLS=$${KILLS:-500} CALLS=$${CALLS:-1000000} PROPTEST_CASES=$${PROPTEST_CASES:-10000} xtask/test.sh
+	@SOAK=1 KILLS=$${KILLS:-500} CUTS=$${CUTS:-100} CALLS=$${CALLS:-1000000} PROPTEST_CASES=$${PROPTEST_CASES:-10000} xtask/test.sh

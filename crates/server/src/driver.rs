@@ -84,6 +84,8 @@ pub enum Answer {
     Renewed(Renewal),
     TimeToLive(Option<TimeToLive>),
     Leases(Vec<i64>),
+    /// The member cannot go on. What was asked for may have happened or not.
+    Stopped,
 }
 
 /// The state of one lease.
@@ -205,6 +207,14 @@ impl Driver {
     /// # Errors
     /// [`Fatal`]: the process must end; nothing was or will be acknowledged after the failure.
     pub fn run(mut self) -> Result<(), Fatal> {
+        let ended = self.work();
+        if ended.is_err() {
+            self.turn_away();
+        }
+        ended
+    }
+
+    fn work(&mut self) -> Result<(), Fatal> {
         let mut events = Vec::new();
         let (mut next_tick, mut next_expiry) = (Instant::now(), Instant::now());
         loop {
@@ -226,6 +236,28 @@ impl Driver {
                 self.forget_unanswered(now);
                 next_expiry = now + EXPIRY_INTERVAL;
             }
+        }
+    }
+
+    /// Lets nobody in any more, and tells all who wait.
+    fn turn_away(&mut self) {
+        self.inbox.close();
+        let mut late = Vec::new();
+        self.inbox.drain(&mut late, Duration::ZERO);
+        let asked = late.iter().filter_map(|event| match event {
+            Event::Propose { waiter, .. }
+            | Event::KeepAlive { waiter, .. }
+            | Event::TimeToLive { waiter, .. }
+            | Event::Leases { waiter } => Some(*waiter),
+            _ => None,
+        });
+        let proposed = self.waiting.drain().map(|(_, (waiter, _))| waiter);
+        let renewing = self.too_late.drain().flat_map(|(_, waiters)| waiters);
+        for waiter in asked.chain(proposed).chain(renewing).collect::<Vec<_>>() {
+            self.answer(waiter, Answer::Stopped);
+        }
+        for link in &mut self.links {
+            link.to.mailbox.post(&mut link.batch);
         }
     }
 

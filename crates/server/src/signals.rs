@@ -25,6 +25,8 @@ pub fn serve_until_told(running: Running) -> u8 {
         }
         Ok(End::Failed(error)) => {
             tracing::error!(error = %error, "the member cannot go on; nothing was acknowledged after this");
+            // Who waits is told so.
+            running.stop();
             FAILURE
         }
         Err(error) => {

@@ -70,6 +70,9 @@ pub fn refused(refusal: Refusal) -> Status {
 pub fn unreadable(error: ReadError) -> Status {
     match error {
         ReadError::Refused(refusal) => refused(refusal),
-        ReadError::Engine(error) => Status::unknown(error.to_string()),
+        ReadError::Engine(error) => {
+            tracing::error!(error = %error, "cannot read the state");
+            Status::unknown(error.to_string())
+        }
     }
 }

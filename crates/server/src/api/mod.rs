@@ -109,7 +109,11 @@ impl Member {
             Refused::Full(_) => errors::too_many_requests(),
             Refused::Closed(_) => errors::stopped(),
         })?;
-        wait.await.map_err(|Expired| late())
+        match wait.await {
+            Ok(Answer::Stopped) => Err(errors::stopped()),
+            Ok(answer) => Ok(answer),
+            Err(Expired) => Err(late()),
+        }
     }
 
     /// The header of an answer given now.
