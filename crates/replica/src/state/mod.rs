@@ -114,10 +114,8 @@ impl Medium {
         }
     }
 
-    /// Removes files that nothing needs any more: all but those of the snapshot `keep`, and what a conversion left of another
-    /// engine.
+    /// Removes snapshots that nothing needs any more: all but `keep`.
     pub fn clear(self, data: &DataDir, keep: Applied) -> Result<(), DiskError> {
-        self.clear_others(data)?;
         match self {
             Self::Memory => {
                 let keep = Some(keep).filter(|keep| keep.index > 0);
@@ -127,7 +125,7 @@ impl Medium {
         }
     }
 
-    /// Removes the state that another engine kept here, complete or not.
+    /// Removes what a conversion left: the state that another engine kept here, complete or not.
     pub fn clear_others(self, data: &DataDir) -> Result<(), DiskError> {
         match self {
             Self::Memory => on_disk::remove(data),
