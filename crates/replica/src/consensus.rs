@@ -1,20 +1,31 @@
 //! Consensus: the raft library behind a door of ours.
 //!
 //! ```text
-//!   propose / tick ─▶ Consensus ─▶ take() ─▶ Work { append, committed }
-//!                         ▲                     │ the caller writes and syncs `append`
-//!                         └──── persisted() ◀───┘ ─▶ what is committed now
+//!   propose / tick / step ─▶ Consensus ─▶ take() ─▶ Work { messages, snapshot, append, committed }
+//!                              ▲                      │ the caller sends `messages`, then writes and syncs the rest
+//!                              └──── persisted() ◀────┘ ─▶ Persisted { messages, committed }
 //! ```
 //!
-//! It does no I/O. What must wait for the disk is handed out only by [`Consensus::persisted`].
+//! It does no I/O. What must wait for the disk is handed out only by [`Consensus::persisted`]: a leader's appends may go out
+//! beside its own write, a follower's promises may not.
+//!
+//! Nothing here is random: how long a member waits before it campaigns is worked out from its id and the term.
 
 use bytes::Bytes;
-use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Message, MessageType};
-use raft::{Config, RawNode, Ready, StateRole};
+use metastore_proto::raftpb;
+use raft::eraftpb::{ConfChange, ConfState, Entry, HardState, Message, MessageType, Snapshot};
+use raft::{Config, INVALID_ID, ProgressState, RawNode, Ready, SnapshotStatus, StateRole};
 use slog::{Discard, Logger, o};
 
-use crate::entry::{EntryError, decode_change, library_change};
+use crate::entry::{EntryError, change_entry, library_change};
 use crate::entry_log::EntryLog;
+use crate::message::read_index;
+
+mod inbound;
+mod reads;
+
+pub use inbound::Rejected;
+pub use reads::Reads;
 
 /// Bytes of entries that one append message carries at most, as in etcd.
 const MAX_MESSAGE_BYTES: u64 = 1 << 20;
@@ -28,8 +39,20 @@ const MAX_COMMITTED_BYTES: u64 = 64 << 20;
 /// How a group keeps time. The unit is the tick: one heartbeat interval.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
-    /// Ticks without word from a leader after which a follower campaigns; doubled at random.
+    /// Ticks without word from a leader after which a follower campaigns; up to twice as many, by id and term.
     pub election_ticks: usize,
+    /// Whether a member asks if it would be elected before it disturbs the others with a new term (`--pre-vote`).
+    pub pre_vote: bool,
+}
+
+/// What a member is in its group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    #[default]
+    Follower,
+    PreCandidate,
+    Candidate,
+    Leader,
 }
 
 /// Where a group stands, as this member sees it.
@@ -39,23 +62,52 @@ pub struct Standing {
     pub leader: u64,
     pub term: u64,
     pub commit: u64,
-    pub is_leader: bool,
+    pub role: Role,
     /// This member leads, votes alone, and has committed an entry of its term: what it has published is the newest state
     /// that anyone was told of, so a read needs no round through the group.
     pub sole_leader: bool,
 }
 
-/// Consensus refused a proposal: there is no leader, or too much waits for commitment.
+impl Standing {
+    pub fn is_leader(&self) -> bool {
+        self.role == Role::Leader
+    }
+}
+
+/// How far another member has come, as the leader knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    pub id: u64,
+    /// The last entry that it is known to hold.
+    pub matched: u64,
+    /// It was heard of within the last election timeout.
+    pub active: bool,
+    /// It is being sent a snapshot.
+    pub snapshot: bool,
+}
+
+/// Consensus refused a proposal: there is no leader, leadership is handed over, or too much waits for commitment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the proposal was dropped")]
 pub struct Dropped;
 
-/// What must be done: append (and sync), then call [`Consensus::persisted`].
+/// What must be done: send the messages, take up the snapshot, append (and sync), then call [`Consensus::persisted`].
 pub struct Work {
+    /// To be sent before the append is written.
+    pub messages: Vec<Message>,
+    /// A state that the leader has sent takes the place of this member's, and of its log.
+    pub snapshot: Option<Snapshot>,
     pub append: Append,
     /// Committed before, and durable here.
     pub committed: Vec<Entry>,
     ready: Ready,
+}
+
+/// What follows from a write.
+#[derive(Default)]
+pub struct Persisted {
+    pub messages: Vec<Message>,
+    pub committed: Vec<Entry>,
 }
 
 /// What goes to the log.
@@ -72,6 +124,11 @@ pub struct Append {
 /// One member's view of the group.
 pub struct Consensus {
     node: RawNode<EntryLog>,
+    election_ticks: usize,
+    /// Proposed since the last [`Consensus::take`].
+    proposed: Vec<Entry>,
+    proposed_bytes: u64,
+    reads: Reads,
 }
 
 impl Consensus {
@@ -80,51 +137,191 @@ impl Consensus {
     /// # Errors
     /// If the log contradicts itself.
     pub fn new(id: u64, timing: Timing, log: EntryLog, applied: u64) -> raft::Result<Self> {
+        let Timing { election_ticks, pre_vote } = timing;
         let config = Config {
             id,
             applied,
-            election_tick: timing.election_ticks,
+            election_tick: election_ticks,
             heartbeat_tick: 1,
             max_size_per_msg: MAX_MESSAGE_BYTES,
             max_inflight_msgs: MAX_INFLIGHT_MESSAGES,
             max_uncommitted_size: MAX_UNCOMMITTED_BYTES,
             max_committed_size_per_ready: MAX_COMMITTED_BYTES,
             check_quorum: true,
-            pre_vote: true,
+            pre_vote,
             ..Config::default()
         };
         config.validate()?;
-        Ok(Self { node: RawNode::new(&config, log, &Logger::root(Discard, o!()))? })
+        let node = RawNode::new(&config, log, &Logger::root(Discard, o!()))?;
+        let mut consensus =
+            Self { node, election_ticks, proposed: Vec::new(), proposed_bytes: 0, reads: Reads::default() };
+        consensus.settle_patience();
+        Ok(consensus)
     }
 
     pub fn tick(&mut self) {
         self.node.tick();
+        self.reads.tick();
+        self.settle_patience();
+    }
+
+    /// Takes a message of another member, in the library's form.
+    ///
+    /// # Errors
+    /// [`Rejected`]; nothing has changed.
+    pub fn step(&mut self, message: Message) -> Result<(), Rejected> {
+        inbound::check(&self.node.raft, &message)?;
+        self.step_checked(message);
+        Ok(())
+    }
+
+    /// Takes the message that came with a whole state. [`Work::snapshot`] says whether it is taken up.
+    pub fn step_snapshot(&mut self, message: Message) {
+        self.step_checked(message);
+    }
+
+    fn step_checked(&mut self, message: Message) {
+        // What the library refuses comes from a member that is gone, or proposes to nobody: both are lost on the way.
+        let _ = self.node.step(message);
+        self.settle_patience();
+    }
+
+    /// Sets how long this member waits before it campaigns, which the library draws at random at each change. Members and
+    /// terms differ, so two that campaign together in one term do not in the next.
+    fn settle_patience(&mut self) {
+        let raft = &mut self.node.raft;
+        let more = mix(raft.id ^ mix(raft.term)) % self.election_ticks as u64;
+        raft.set_randomized_election_timeout(self.election_ticks + more as usize);
     }
 
     /// A sole voter need not wait for its timeout: asks for an election at once. Returns whether it did.
     pub fn campaign_if_alone(&mut self) -> bool {
         let waits = self.node.raft.state == StateRole::Follower && self.alone();
         // Refused while a committed membership change is unapplied; then it is asked again after that.
-        waits && self.node.campaign().is_ok() && self.node.raft.state != StateRole::Follower
+        let campaigns = waits && self.node.campaign().is_ok() && self.node.raft.state != StateRole::Follower;
+        self.settle_patience();
+        campaigns
     }
 
-    /// Proposes a command.
+    /// Proposes a command; it is taken up with the next [`Consensus::take`], together with all others.
     ///
     /// # Errors
-    /// [`Dropped`] if it was not taken into the log; nothing will come of it.
+    /// [`Dropped`]: nothing will come of it. A proposal that was taken may be lost, too, on its way to another leader.
     pub fn propose(&mut self, data: Bytes) -> Result<(), Dropped> {
-        let id = self.node.raft.id;
-        let mut message = Message { from: id, ..Message::default() };
+        self.propose_entry(Entry { data, ..Entry::default() })
+    }
+
+    /// Proposes a membership change, in etcd's form.
+    ///
+    /// # Errors
+    /// As [`Consensus::propose`]. The library replaces a change by nothing while another one is under way.
+    pub fn propose_change(&mut self, change: &raftpb::ConfChange) -> Result<(), Dropped> {
+        self.propose_entry(change_entry(change).map_err(|_| Dropped)?)
+    }
+
+    fn propose_entry(&mut self, entry: Entry) -> Result<(), Dropped> {
+        let raft = &self.node.raft;
+        let bytes = entry.data.len() as u64;
+        // A log that was committed takes one entry of any size.
+        let waiting = raft.uncommitted_size() as u64 + self.proposed_bytes;
+        let full = waiting > 0 && waiting + bytes > MAX_UNCOMMITTED_BYTES;
+        if raft.leader_id == INVALID_ID || raft.lead_transferee.is_some() || full {
+            return Err(Dropped);
+        }
+        self.proposed_bytes += bytes;
+        self.proposed.push(entry);
+        Ok(())
+    }
+
+    /// Steps what was proposed: a leader appends all of it at once, a follower sends it on in messages of bounded size.
+    fn step_proposed(&mut self) {
+        let bound = if self.node.raft.state == StateRole::Leader { u64::MAX } else { MAX_MESSAGE_BYTES };
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        self.proposed_bytes = 0;
+        for entry in std::mem::take(&mut self.proposed) {
+            let more = entry.data.len() as u64;
+            if bytes > 0 && bytes + more > bound {
+                self.step_proposal(std::mem::take(&mut batch));
+                bytes = 0;
+            }
+            bytes += more;
+            batch.push(entry);
+        }
+        if !batch.is_empty() {
+            self.step_proposal(batch);
+        }
+    }
+
+    fn step_proposal(&mut self, entries: Vec<Entry>) {
+        let mut message = Message { from: self.node.raft.id, ..Message::default() };
         message.set_msg_type(MessageType::MsgPropose);
-        message.entries = vec![Entry { data, ..Entry::default() }].into();
-        self.node.raft.step(message).map_err(|_| Dropped)
+        message.entries = entries.into();
+        // Leadership may have been lost since; then these wait for their time limit, as in etcd.
+        let _ = self.node.raft.step(message);
+    }
+
+    /// Somebody wants to read what was acknowledged by now; `id` comes out of [`Consensus::readable`].
+    pub fn read(&mut self, id: u64) {
+        self.reads.add(id);
+    }
+
+    fn step_reads(&mut self) {
+        let raft = &self.node.raft;
+        if raft.leader_id == INVALID_ID || !raft.commit_to_current_term() {
+            return;
+        }
+        if let Some(context) = self.reads.ask(raft.leader_id, raft.term) {
+            let _ = self.node.raft.step(read_index(context));
+        }
+    }
+
+    /// Who may read now that everything up to `applied` is part of the state.
+    pub fn readable(&mut self, applied: u64, into: &mut Vec<u64>) {
+        self.reads.release(applied, into);
+    }
+
+    /// Hands leadership to another voter. Proposals are dropped until it has taken over, or an election timeout is over.
+    pub fn transfer_leader(&mut self, to: u64) {
+        self.node.transfer_leader(to);
+    }
+
+    /// A message to a member could not be sent.
+    pub fn unreachable(&mut self, id: u64) {
+        self.node.report_unreachable(id);
+    }
+
+    /// How sending a state to a follower has ended.
+    pub fn snapshot_sent(&mut self, to: u64, arrived: bool) {
+        let status = if arrived { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
+        self.node.report_snapshot(to, status);
     }
 
     pub fn standing(&self) -> Standing {
         let raft = &self.node.raft;
-        let is_leader = raft.state == StateRole::Leader;
-        let sole_leader = is_leader && self.alone() && raft.commit_to_current_term();
-        Standing { leader: raft.leader_id, term: raft.term, commit: raft.raft_log.committed, is_leader, sole_leader }
+        let role = match raft.state {
+            StateRole::Follower => Role::Follower,
+            StateRole::PreCandidate => Role::PreCandidate,
+            StateRole::Candidate => Role::Candidate,
+            StateRole::Leader => Role::Leader,
+        };
+        let sole_leader = role == Role::Leader && self.alone() && raft.commit_to_current_term();
+        Standing { leader: raft.leader_id, term: raft.term, commit: raft.raft_log.committed, role, sole_leader }
+    }
+
+    /// How far the members have come, in the order of their ids; empty unless this one leads.
+    pub fn progress(&self) -> Vec<Progress> {
+        if self.node.raft.state != StateRole::Leader {
+            return Vec::new();
+        }
+        let of = |(&id, progress): (&u64, &raft::Progress)| Progress {
+            id,
+            matched: progress.matched,
+            active: progress.recent_active || id == self.node.raft.id,
+            snapshot: progress.state == ProgressState::Snapshot,
+        };
+        let mut all: Vec<_> = self.node.raft.prs().iter().map(of).collect();
+        all.sort_unstable_by_key(|progress| progress.id);
+        all
     }
 
     fn hard_state(&self) -> HardState {
@@ -138,18 +335,35 @@ impl Consensus {
     /// The next work, if there is any. It must be done and handed back with [`Consensus::persisted`] before anything else
     /// is asked of consensus.
     pub fn take(&mut self) -> Option<Work> {
+        self.step_proposed();
+        self.step_reads();
         if !self.node.has_ready() {
             return None;
         }
         let mut ready = self.node.ready();
+        self.confirm_reads(&mut ready);
         let append = Append { hard_state: self.hard_state(), entries: ready.take_entries(), sync: ready.must_sync() };
+        let snapshot = Some(ready.snapshot().clone()).filter(|snapshot| !snapshot.is_empty());
+        if let Some(snapshot) = &snapshot {
+            self.node.mut_store().restart(snapshot.get_metadata());
+        }
         self.node.mut_store().append(&append.entries);
-        Some(Work { append, committed: ready.take_committed_entries(), ready })
+        let messages = ready.take_messages();
+        Some(Work { messages, snapshot, append, committed: ready.take_committed_entries(), ready })
     }
 
-    /// Says that `work.append` is durable; returns what is committed by that.
-    pub fn persisted(&mut self, work: Work) -> Vec<Entry> {
-        self.node.advance_append(work.ready).take_committed_entries()
+    fn confirm_reads(&mut self, ready: &mut Ready) {
+        for state in ready.take_read_states() {
+            self.reads.confirm(&state.request_ctx, state.index);
+        }
+    }
+
+    /// Says that `work` is durable; returns what follows from that.
+    pub fn persisted(&mut self, mut work: Work) -> Persisted {
+        let mut messages = work.ready.take_persisted_messages();
+        let mut light = self.node.advance_append(work.ready);
+        messages.extend(light.take_messages());
+        Persisted { messages, committed: light.take_committed_entries() }
     }
 
     /// Says that the state holds everything up to `index`; `keep` bounds the entries and bytes kept for followers.
@@ -158,32 +372,43 @@ impl Consensus {
         self.node.mut_store().compact(index, keep.0, keep.1);
     }
 
-    /// Takes a committed membership change into account; returns the members that count from now on, and the change in
-    /// etcd's form.
+    /// Takes a committed membership change into account. A refused one changes nothing: the library skips member 0.
+    /// Returns the members that count from now on.
     ///
     /// # Errors
-    /// If the change is of a kind that this version does not apply.
+    /// If the change is of a kind that this version does not apply, or leaves no voter.
     pub fn change_members(
         &mut self,
-        entry: &Entry,
-    ) -> Result<(ConfState, metastore_proto::raftpb::ConfChange), EntryError> {
-        let index = entry.index;
-        assert_eq!(entry.get_entry_type(), EntryType::EntryConfChange, "entry {index} changes no members");
-        let change = decode_change(index, &entry.context)?;
-        let state = self.node.apply_conf_change(&library_change(index, &change)?);
-        Ok((state.map_err(|error| EntryError { index, why: error.to_string() })?, change))
+        index: u64,
+        change: &raftpb::ConfChange,
+        refused: bool,
+    ) -> Result<ConfState, EntryError> {
+        let change = if refused { ConfChange::default() } else { library_change(index, change)? };
+        let state = self.node.apply_conf_change(&change);
+        let state = state.map_err(|error| EntryError { index, why: error.to_string() })?;
+        self.node.mut_store().set_conf_state(state.clone());
+        Ok(state)
     }
+}
+
+/// Spreads numbers that are close together (SplitMix64's finalizer).
+fn mix(number: u64) -> u64 {
+    let number = (number ^ number >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let number = (number ^ number >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    number ^ number >> 31
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const TIMING: Timing = Timing { election_ticks: 10, pre_vote: true };
+
     fn consensus(voters: &[u64]) -> Consensus {
         let hard_state = HardState { term: 1, commit: 1, ..HardState::default() };
         let conf_state = ConfState { voters: voters.to_vec(), ..ConfState::default() };
         let log = EntryLog::new(hard_state, conf_state, (1, 1));
-        Consensus::new(1, Timing { election_ticks: 10 }, log, 1).unwrap()
+        Consensus::new(1, TIMING, log, 1).unwrap()
     }
 
     #[test]
@@ -192,14 +417,14 @@ mod tests {
         assert_eq!(consensus.propose("early".into()), Err(Dropped));
         assert_eq!(consensus.standing(), Standing { term: 1, commit: 1, ..Standing::default() });
         assert!(consensus.campaign_if_alone());
-        let elected = Standing { leader: 1, term: 2, commit: 1, is_leader: true, sole_leader: false };
+        let elected = Standing { leader: 1, term: 2, commit: 1, role: Role::Leader, sole_leader: false };
         assert_eq!(consensus.standing(), elected);
         let mut work = consensus.take().unwrap();
         let append = std::mem::take(&mut work.append);
         assert!(append.sync && append.entries.len() == 1 && work.committed.is_empty());
         assert_eq!((append.hard_state.term, append.hard_state.vote, append.hard_state.commit), (2, 1, 1));
         assert!(!consensus.standing().sole_leader, "not before it is durable");
-        let committed = consensus.persisted(work);
+        let committed = consensus.persisted(work).committed;
         assert_eq!(committed.iter().map(|entry| (entry.index, entry.term)).collect::<Vec<_>>(), [(2, 2)]);
         assert_eq!(consensus.standing(), Standing { commit: 2, sole_leader: true, ..elected });
         assert!(!consensus.campaign_if_alone(), "it leads");
@@ -218,7 +443,7 @@ mod tests {
                 }
             }
             let standing = consensus.standing();
-            assert!(!standing.is_leader && !standing.sole_leader && standing.term == 1, "{voters:?}: {standing:?}");
+            assert!(!standing.is_leader() && !standing.sole_leader && standing.term == 1, "{voters:?}: {standing:?}");
         }
     }
 

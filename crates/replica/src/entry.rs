@@ -45,6 +45,15 @@ pub fn to_consensus(entry: wal::Entry) -> Result<eraftpb::Entry, EntryError> {
     Ok(out)
 }
 
+/// A membership change as consensus proposes it.
+///
+/// # Errors
+/// If it is of a kind that this version does not know.
+pub fn change_entry(change: &raftpb::ConfChange) -> Result<eraftpb::Entry, EntryError> {
+    let data = change.encode_to_vec().into();
+    to_consensus(wal::Entry { kind: CONF_CHANGE, term: 0, index: 0, data })
+}
+
 /// From consensus to disk.
 pub fn to_disk(entry: &eraftpb::Entry) -> wal::Entry {
     let (kind, data) = match entry.get_entry_type() {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
+use raft::eraftpb::{ConfState, Entry, HardState, Snapshot, SnapshotMetadata};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
 /// Entries behind a compacted prefix. Everything here is also in the log on disk or covered by a snapshot.
@@ -11,6 +11,8 @@ pub struct EntryLog {
     conf_state: ConfState,
     /// Index and term of the last entry that is not here any more.
     compacted: (u64, u64),
+    /// Index and term of the last entry that is part of the state.
+    applied: (u64, u64),
     entries: VecDeque<Entry>,
     bytes: usize,
 }
@@ -18,7 +20,8 @@ pub struct EntryLog {
 impl EntryLog {
     /// A log that continues after `compacted`, an index and its term.
     pub fn new(hard_state: HardState, conf_state: ConfState, compacted: (u64, u64)) -> Self {
-        Self { hard_state, conf_state, compacted, entries: VecDeque::new(), bytes: 0 }
+        let (applied, entries) = (compacted, VecDeque::new());
+        Self { hard_state, conf_state, compacted, applied, entries, bytes: 0 }
     }
 
     /// Adds entries; from the first one on they replace what was there.
@@ -38,9 +41,26 @@ impl EntryLog {
         self.entries.extend(entries.iter().cloned());
     }
 
+    /// Goes on behind a state that took the place of the log.
+    pub fn restart(&mut self, behind: &SnapshotMetadata) {
+        self.compacted = (behind.index, behind.term);
+        self.applied = self.compacted;
+        self.conf_state = behind.get_conf_state().clone();
+        self.entries.clear();
+        self.bytes = 0;
+    }
+
+    /// The members that count from now on.
+    pub fn set_conf_state(&mut self, conf_state: ConfState) {
+        self.conf_state = conf_state;
+    }
+
     /// Forgets entries up to `applied`, except the newest ones that fit into `keep_entries` and `keep_bytes`: a follower
     /// that lacks no more than these needs no snapshot.
     pub fn compact(&mut self, applied: u64, keep_entries: usize, keep_bytes: usize) {
+        if let Some(entry) = applied.checked_sub(self.first()).and_then(|at| self.entries.get(at as usize)) {
+            self.applied = (entry.index, entry.term);
+        }
         while let Some(first) = self.entries.front()
             && first.index <= applied
             && (self.entries.len() > keep_entries || self.bytes > keep_bytes)
@@ -108,8 +128,17 @@ impl Storage for EntryLog {
         Ok(self.last())
     }
 
-    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        Err(StorageError::SnapshotTemporarilyUnavailable.into())
+    /// Where the state stands that a follower shall be sent. The state itself is sent beside, and may be newer.
+    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+        let (index, term) = self.applied;
+        if index == 0 || index < request_index {
+            return Err(StorageError::SnapshotTemporarilyUnavailable.into());
+        }
+        let mut snapshot = Snapshot::default();
+        let metadata = snapshot.mut_metadata();
+        (metadata.index, metadata.term) = (index, term);
+        metadata.set_conf_state(self.conf_state.clone());
+        Ok(snapshot)
     }
 }
 

@@ -1,8 +1,9 @@
 //! One member: consensus, log, state, snapshots. Synchronous; it owns no thread (but for a conversion), no clock and no socket.
 //!
 //! ```text
-//!   propose / tick ─▶ consensus ─▶ wal (one write, one sync for all that waits) ─▶ consensus
-//!                                                                                     │ committed
+//!   propose / tick / step ─▶ consensus ─▶ wal (one write, one sync for all that waits) ─▶ consensus ─▶ Outbox
+//!                                │                                                            │ committed
+//!                                └─▶ Outbox (a leader's appends go out beside its own write)  ▼
 //!                                       Output { outcomes, events, snapshot } ◀── store ─▶ engine
 //! ```
 //!
@@ -14,7 +15,9 @@
 //! - **A failed write or sync is final.** Every later call fails; the caller stops the member.
 //! - The disk is touched only through [`disk::Disk`], so that a test can take the power away after any operation.
 //!
-//! What is deliberately absent: other members' messages (one voter for now), TLS, timers.
+//! - **Nothing here is random.** What a member does follows from its disk, and from what it is told in which order.
+//!
+//! What is deliberately absent: sockets ([`Outbox`] takes what the other members are to be told), TLS, timers.
 
 mod consensus;
 mod data_dir;
@@ -23,10 +26,11 @@ mod entry;
 mod entry_log;
 pub mod identity;
 mod member;
+mod message;
 mod state;
 pub mod wal;
 
-pub use consensus::{Dropped, Standing, Timing};
+pub use consensus::{Dropped, Progress, Rejected, Role, Standing, Timing};
 pub use data_dir::{OpenError, Paths};
-pub use member::{Bootstrap, ConvertError, Converted, Fatal, Output, Replica, Settings, convert};
+pub use member::{Bootstrap, ConvertError, Converted, Fatal, Outbox, Output, Replica, Settings, convert};
 pub use state::{SnapshotJob, SnapshotWritten};

@@ -8,12 +8,13 @@ use metastore_proto::raftpb;
 use metastore_store::mvcc::CompactionHashJob;
 use metastore_store::watch::RevisionEvents;
 use metastore_store::{Halt, Outcome, Reply, Store};
-use raft::eraftpb::{ConfState, Entry, EntryType, HardState};
+use raft::eraftpb::{self, ConfState, Entry, EntryType, HardState};
 
-use crate::consensus::{Append, Consensus, Dropped, Standing, Timing};
+use crate::consensus::{Append, Consensus, Dropped, Progress, Rejected, Standing, Timing};
 use crate::data_dir::{DataDir, OpenError};
 use crate::disk::DiskError;
-use crate::entry::{EntryError, to_disk};
+use crate::entry::{EntryError, decode_change, to_disk};
+use crate::message::{from_wire, to_wire};
 use crate::state::{Medium, SnapshotJob, SnapshotWritten};
 use crate::wal::{Options, Wal, WalError, log_bytes};
 
@@ -70,9 +71,23 @@ pub enum Fatal {
     Entry(#[from] EntryError),
     #[error(transparent)]
     Snapshot(#[from] OpenError),
+    /// The leader has proof that this member lost a part of its log.
+    #[error("{0}")]
+    LogLost(Rejected),
     /// Asked for more after it had failed.
     #[error("the member has stopped: {0}")]
     Stopped(String),
+}
+
+/// The way to the other members. A message may be lost, doubled or late; it must not be held up by another member's.
+pub trait Outbox: Send {
+    /// Takes messages without waiting. Each names whom it is for.
+    fn send(&mut self, messages: Vec<raftpb::Message>);
+}
+
+/// Nobody else is there.
+impl Outbox for () {
+    fn send(&mut self, _: Vec<raftpb::Message>) {}
 }
 
 /// What a call of [`Replica::process`] brought about, in the order in which it happened.
@@ -82,6 +97,10 @@ pub struct Output {
     pub outcomes: Vec<Outcome>,
     /// What changed, for watchers.
     pub events: Vec<Arc<RevisionEvents>>,
+    /// Ids of [`Replica::read`]: what was acknowledged when they were given is visible to readers now.
+    pub readable: Vec<u64>,
+    /// Followers lack entries that this member has no more, and are to be sent its state: the messages that say so.
+    pub states_wanted: Vec<raftpb::Message>,
     /// The state, to be made durable on another thread; the result comes back through [`Replica::snapshot_written`].
     pub snapshot: Option<SnapshotJob>,
     /// A hash to be computed on another thread; a failure must stop the member. Old versions are dropped after that.
@@ -100,6 +119,7 @@ pub struct Replica {
     engine: Arc<dyn Engine>,
     store: Store,
     conf_state: ConfState,
+    outbox: Box<dyn Outbox>,
     /// Whether a job runs, and log bytes written since the last one was planned.
     snapshot: SnapshotProgress,
     /// Compactions whose requests want to be told when the old versions are gone.
@@ -129,6 +149,64 @@ impl Replica {
 
     pub fn standing(&self) -> Standing {
         self.consensus.standing()
+    }
+
+    /// How far the members have come, in the order of their ids; empty unless this one leads.
+    pub fn progress(&self) -> Vec<Progress> {
+        self.consensus.progress()
+    }
+
+    /// Sends through `outbox` from now on. Before that, messages are lost.
+    pub fn connect(&mut self, outbox: Box<dyn Outbox>) {
+        self.outbox = outbox;
+    }
+
+    /// Takes a message of another member.
+    ///
+    /// # Errors
+    /// [`Fatal::LogLost`], and whatever stopped the member before. A message that is impossible is logged by the caller
+    /// ([`Rejected`], inside) and dropped.
+    pub fn step(&mut self, message: raftpb::Message) -> Result<Result<(), Rejected>, Fatal> {
+        self.unless_failed(|member| {
+            let from = message.from();
+            let stepped = match from_wire(message) {
+                Ok(message) => member.consensus.step(message),
+                Err(error) => Err(Rejected::Unreadable { from, why: error.to_string() }),
+            };
+            match stepped {
+                Err(lost @ Rejected::LogLost { .. }) => Err(Fatal::LogLost(lost)),
+                stepped => Ok(stepped),
+            }
+        })
+    }
+
+    /// Somebody wants to read what was acknowledged by now, from this member's state: `id`, unique in the cluster and over
+    /// restarts, comes out of [`Output::readable`] when that can be done. If there is no leader, that may be never.
+    pub fn read(&mut self, id: u64) {
+        self.consensus.read(id);
+    }
+
+    /// Proposes a membership change, in etcd's form. Its outcome carries the change's id.
+    ///
+    /// # Errors
+    /// [`Dropped`]: nothing will come of it. Nor will there be an outcome if another change is under way.
+    pub fn propose_change(&mut self, change: &raftpb::ConfChange) -> Result<(), Dropped> {
+        if self.failed.is_some() { Err(Dropped) } else { self.consensus.propose_change(change) }
+    }
+
+    /// Hands leadership to another voter; proposals are dropped meanwhile.
+    pub fn transfer_leader(&mut self, to: u64) {
+        self.consensus.transfer_leader(to);
+    }
+
+    /// A message to a member was lost.
+    pub fn unreachable(&mut self, id: u64) {
+        self.consensus.unreachable(id);
+    }
+
+    /// How sending a state to a follower has ended.
+    pub fn state_sent(&mut self, to: u64, arrived: bool) {
+        self.consensus.snapshot_sent(to, arrived);
     }
 
     /// One heartbeat interval has passed.
@@ -167,17 +245,32 @@ impl Replica {
     fn work(&mut self, output: &mut Output) -> Result<(), Fatal> {
         loop {
             while let Some(mut work) = self.consensus.take() {
+                // What a leader asks of the others does not wait for its own disk.
+                self.send(std::mem::take(&mut work.messages), output);
                 let append = std::mem::take(&mut work.append);
                 let mut committed = std::mem::take(&mut work.committed);
                 self.append(append)?;
-                committed.extend(self.consensus.persisted(work));
+                let persisted = self.consensus.persisted(work);
+                self.send(persisted.messages, output);
+                committed.extend(persisted.committed);
                 self.apply(committed, output)?;
             }
+            self.consensus.readable(self.store.applied().index, &mut output.readable);
             // Whether this member votes alone is known once the log is applied.
             if !self.consensus.campaign_if_alone() {
                 return self.plan_snapshot(output);
             }
         }
+    }
+
+    fn send(&mut self, messages: Vec<eraftpb::Message>, output: &mut Output) {
+        if messages.is_empty() {
+            return;
+        }
+        let mut messages: Vec<_> = messages.into_iter().map(to_wire).collect();
+        let state = |message: &mut raftpb::Message| message.r#type() == raftpb::MessageType::MsgSnap;
+        output.states_wanted.extend(messages.extract_if(.., state));
+        self.outbox.send(messages);
     }
 
     fn append(&mut self, append: Append) -> Result<(), Fatal> {
@@ -218,8 +311,8 @@ impl Replica {
     }
 
     fn apply_member_change(&mut self, entry: &Entry) -> Result<(), Fatal> {
-        let (conf_state, change) = self.consensus.change_members(entry)?;
-        self.conf_state = conf_state;
+        let change = decode_change(entry.index, &entry.context)?;
+        self.conf_state = self.consensus.change_members(entry.index, &change, false)?;
         let voters = &self.conf_state.voters;
         Ok(self.store.apply_member_added(entry.index, entry.term, change.context(), voters)?)
     }
@@ -289,7 +382,7 @@ fn hard_state_to_disk(state: &HardState) -> raftpb::HardState {
     raftpb::HardState { term: Some(state.term), vote: Some(state.vote), commit: Some(state.commit) }
 }
 
-fn conf_state_to_disk(state: &ConfState) -> raftpb::ConfState {
+pub(crate) fn conf_state_to_disk(state: &ConfState) -> raftpb::ConfState {
     raftpb::ConfState {
         voters: state.voters.clone(),
         learners: state.learners.clone(),

@@ -327,10 +327,10 @@ impl Driver {
         if standing.sole_leader && !*self.ready.borrow() && self.is_advertised() {
             self.ready.send_replace(true);
         }
-        if standing.is_leader == self.led {
+        if standing.is_leader() == self.led {
             return;
         }
-        self.led = standing.is_leader;
+        self.led = standing.is_leader();
         if self.led {
             let extend_ms = (self.heartbeat * self.election_ticks as u32).as_millis() as u64;
             let leases = self.replica.store().leases().restart_ttls();

@@ -111,7 +111,7 @@ impl Shared {
     pub fn set_standing(&self, standing: &Standing) {
         self.term.store(standing.term, Ordering::Relaxed);
         self.commit.store(standing.commit, Ordering::Relaxed);
-        self.is_leader.store(standing.is_leader, Ordering::Relaxed);
+        self.is_leader.store(standing.is_leader(), Ordering::Relaxed);
         let before = self.leader.swap(standing.leader, Ordering::Relaxed);
         if before != standing.leader && standing.leader != 0 {
             self.leader_changes.fetch_add(1, Ordering::Relaxed);

@@ -117,6 +117,7 @@ impl Replica {
             engine,
             store,
             conf_state,
+            outbox: Box::new(()),
             snapshot,
             physical,
             failed,

@@ -30,7 +30,7 @@ fn a_sole_member_leads_without_waiting(engine: Engine) {
         assert!(!replica.standing().sole_leader, "it has committed nothing of its term");
         replica.process(&mut Output::default()).unwrap();
         let standing = replica.standing();
-        assert!(standing.is_leader && standing.sole_leader, "{standing:?}");
+        assert!(standing.is_leader() && standing.sole_leader, "{standing:?}");
         assert_eq!((standing.leader, standing.term), (replica.id(), start + 2), "a term for each start");
         assert_eq!(replica.cluster_id(), identity::cluster_id(&[replica.id()]));
     }

@@ -24,7 +24,7 @@ pub const PEER_URL: &str = "http://127.0.0.1:2380";
 
 /// Small segments and early snapshots or flushes, so that a short script sees many of both.
 pub fn settings(engine: Engine) -> Settings {
-    let mut settings = Settings::new(engine.name(), Timing { election_ticks: 10 }, 8);
+    let mut settings = Settings::new(engine.name(), Timing { election_ticks: 10, pre_vote: true }, 8);
     (settings.snapshot_log_bytes, settings.flush_log_bytes) = (1500, 3000);
     settings.log = Options { segment_bytes: 2048 };
     settings

@@ -1,0 +1,117 @@
+//! Linearizable reads without the log: a leader says how far the log was committed when it was asked, and proves by a round of
+//! heartbeats that it still leads; whoever has applied the log that far may read (Ongaro's thesis, 6.4; etcd's ReadIndex).
+//!
+//! One round serves everybody who asked before it began, and one is under way at a time, so the number of rounds depends on
+//! the network, not on the number of reads. The library forgets a round when it knows no leader, and a leader forgets it
+//! before its first commit: rounds are asked for again.
+
+/// Ticks after which a round that brought no answer is asked for again; with etcd's heartbeat of 100 ms its 500 ms.
+const RETRY_TICKS: u32 = 5;
+
+/// Who waits to read. The ids are the caller's, unique in the cluster and over restarts.
+#[derive(Debug, Default)]
+pub struct Reads {
+    /// Came after the round that is under way had begun.
+    next: Vec<u64>,
+    round: Option<Round>,
+    /// Who may read once so much of the log is applied.
+    confirmed: Vec<(u64, Vec<u64>)>,
+}
+
+#[derive(Debug)]
+struct Round {
+    ids: Vec<u64>,
+    /// Leader and term when it was asked for last.
+    asked: (u64, u64),
+    ticks: u32,
+}
+
+impl Round {
+    /// The name of the round.
+    fn context(&self) -> u64 {
+        self.ids[0]
+    }
+}
+
+impl Reads {
+    /// Somebody wants to read.
+    pub fn add(&mut self, id: u64) {
+        self.next.push(id);
+    }
+
+    pub fn tick(&mut self) {
+        if let Some(round) = &mut self.round {
+            round.ticks += 1;
+        }
+    }
+
+    /// The name of the round to ask for now, if there is one. `leader` and `term` are those of a leader that has committed an
+    /// entry of its term, as far as is known here.
+    pub fn ask(&mut self, leader: u64, term: u64) -> Option<u64> {
+        let asked = (leader, term);
+        match &mut self.round {
+            Some(round) if round.asked == asked && round.ticks < RETRY_TICKS => return None,
+            Some(round) => (round.asked, round.ticks) = (asked, 0),
+            None if self.next.is_empty() => return None,
+            None => self.round = Some(Round { ids: std::mem::take(&mut self.next), asked, ticks: 0 }),
+        }
+        self.round.as_ref().map(Round::context)
+    }
+
+    /// The leader has answered a round: everything up to `index` was committed when it was asked for.
+    pub fn confirm(&mut self, context: &[u8], index: u64) {
+        // An answer that comes twice finds its round gone.
+        if let Some(round) = self.round.take_if(|round| round.context().to_be_bytes() == context) {
+            self.confirmed.push((index, round.ids));
+        }
+    }
+
+    /// Hands out who may read now that everything up to `applied` is.
+    pub fn release(&mut self, applied: u64, into: &mut Vec<u64>) {
+        for (_, ids) in self.confirmed.extract_if(.., |(index, _)| *index <= applied) {
+            into.extend(ids);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn released(reads: &mut Reads, applied: u64) -> Vec<u64> {
+        let mut into = Vec::new();
+        reads.release(applied, &mut into);
+        into
+    }
+
+    #[test]
+    fn a_round_serves_who_asked_before_it_and_no_later_one() {
+        let mut reads = Reads::default();
+        assert_eq!(reads.ask(1, 2), None, "nobody wants to read");
+        reads.add(10);
+        reads.add(11);
+        assert_eq!(reads.ask(1, 2), Some(10));
+        reads.add(12);
+        assert_eq!(reads.ask(1, 2), None, "one at a time");
+        reads.confirm(&10u64.to_be_bytes(), 7);
+        assert_eq!(released(&mut reads, 6), [0; 0]);
+        assert_eq!(released(&mut reads, 7), [10, 11]);
+        assert_eq!(reads.ask(1, 2), Some(12));
+        reads.confirm(&10u64.to_be_bytes(), 8);
+        assert_eq!(released(&mut reads, 9), [0; 0], "an answer to another round");
+    }
+
+    #[test]
+    fn a_round_is_asked_for_again() {
+        let mut reads = Reads::default();
+        reads.add(10);
+        assert_eq!(reads.ask(1, 2), Some(10));
+        (1..RETRY_TICKS).for_each(|_| reads.tick());
+        assert_eq!(reads.ask(1, 2), None);
+        reads.tick();
+        assert_eq!(reads.ask(1, 2), Some(10), "after a while");
+        assert_eq!(reads.ask(1, 2), None);
+        assert_eq!(reads.ask(3, 2), Some(10), "of another leader");
+        assert_eq!(reads.ask(3, 3), Some(10), "in another term");
+    }
+}
