@@ -24,6 +24,7 @@
 
 pub mod apply;
 pub mod lease;
+mod member_change;
 mod members;
 pub mod mvcc;
 mod refusal;
@@ -34,6 +35,7 @@ mod wire;
 
 pub use apply::command;
 pub use apply::{Halt, OpReply, Outcome, Reply, TxnReply};
+pub use member_change::MemberChange;
 pub use members::{Member, Members};
 pub use refusal::Refusal;
 

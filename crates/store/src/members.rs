@@ -3,7 +3,7 @@
 //! Membership changes come through the log twice over: the consensus library counts votes by them, and the state keeps
 //! the members' names and addresses. This is the second part.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use metastore_engine::{Engine, EngineError, Table};
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,12 @@ pub struct Member {
     pub is_learner: bool,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub name: String,
-    #[serde(rename = "clientURLs", default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        rename = "clientURLs",
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "null_is_empty"
+    )]
     pub client_urls: Vec<String>,
 }
 
@@ -28,10 +33,32 @@ fn null_is_empty<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Ve
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// Members by id, and the cluster version.
+impl Member {
+    /// The member in the bytes that etcd writes for it, in membership changes and rows: Go escapes some signs that JSON
+    /// need not escape.
+    ///
+    /// # Errors
+    /// None that a member could cause; the encoder's own.
+    pub fn to_json(&self) -> serde_json::Result<Vec<u8>> {
+        let text = serde_json::to_string(self)?;
+        let escaped = GO_ESCAPES.iter().fold(text, |text, (sign, escape)| text.replace(*sign, escape));
+        Ok(escaped.into_bytes())
+    }
+}
+
+/// Signs that Go's JSON encoder escapes beyond what JSON asks for. They only occur inside strings.
+const GO_ESCAPES: [(char, &str); 5] =
+    [('<', "\\u003c"), ('>', "\\u003e"), ('&', "\\u0026"), ('\u{2028}', "\\u2028"), ('\u{2029}', "\\u2029")];
+
+/// What stands beside the id of a removed member, as in etcd.
+const REMOVED: &[u8] = b"removed";
+
+/// Members by id, the ids of removed ones, and the cluster version.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Members {
     by_id: BTreeMap<u64, Member>,
+    /// Never used again: a removed member that comes back must not be taken for a new one.
+    removed: BTreeSet<u64>,
     cluster_version: Option<String>,
 }
 
@@ -44,6 +71,13 @@ impl Members {
                 EngineError(format!("row {} of table members is damaged: {error}", String::from_utf8_lossy(&key)))
             })?;
             members.by_id.insert(member.id, member);
+        }
+        for (key, _) in engine.rows(Table::MembersRemoved, b"")? {
+            let text = String::from_utf8_lossy(&key);
+            let id = u64::from_str_radix(&text, 16).map_err(|error| {
+                EngineError(format!("row {text} of table members_removed is damaged: no id in hex: {error}"))
+            })?;
+            members.removed.insert(id);
         }
         members.cluster_version =
             engine.get(Table::Cluster, CLUSTER_VERSION)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
@@ -59,15 +93,48 @@ impl Members {
         self.by_id.values()
     }
 
+    /// Members that vote, in the order of their ids.
+    pub fn voters(&self) -> impl Iterator<Item = &Member> {
+        self.iter().filter(|member| !member.is_learner)
+    }
+
+    /// Members that follow without a vote, in the order of their ids.
+    pub fn learners(&self) -> impl Iterator<Item = &Member> {
+        self.iter().filter(|member| member.is_learner)
+    }
+
+    /// All members but `own`: the peers of that member.
+    pub fn others(&self, own: u64) -> impl Iterator<Item = &Member> {
+        self.iter().filter(move |member| member.id != own)
+    }
+
+    /// Whether this id belonged to a member that was removed; such an id is never used again.
+    pub fn is_removed(&self, id: u64) -> bool {
+        self.removed.contains(&id)
+    }
+
+    /// The ids of removed members, in order.
+    pub fn removed(&self) -> impl Iterator<Item = u64> {
+        self.removed.iter().copied()
+    }
+
     /// The version that all members understand; `None` before the first leader has set it.
     pub fn cluster_version(&self) -> Option<&str> {
         self.cluster_version.as_deref()
     }
 
     pub(crate) fn set(&mut self, engine: &dyn Engine, member: Member) -> Result<(), EngineError> {
-        let json = serde_json::to_vec(&member).map_err(|error| EngineError(error.to_string()))?;
-        engine.put(Table::Members, format!("{:x}", member.id).as_bytes(), &json)?;
+        let json = member.to_json().map_err(|error| EngineError(error.to_string()))?;
+        engine.put(Table::Members, &row_key(member.id), &json)?;
         self.by_id.insert(member.id, member);
+        Ok(())
+    }
+
+    pub(crate) fn remove(&mut self, engine: &dyn Engine, id: u64) -> Result<(), EngineError> {
+        engine.delete(Table::Members, &row_key(id))?;
+        engine.put(Table::MembersRemoved, &row_key(id), REMOVED)?;
+        self.by_id.remove(&id);
+        self.removed.insert(id);
         Ok(())
     }
 
@@ -75,5 +142,31 @@ impl Members {
         engine.put(Table::Cluster, CLUSTER_VERSION, version.as_bytes())?;
         self.cluster_version = Some(version);
         Ok(())
+    }
+}
+
+fn row_key(id: u64) -> Vec<u8> {
+    format!("{id:x}").into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_json_is_gos() {
+        let urls = vec!["http://a:1".to_owned()];
+        let member = |name: &str| Member { id: 255, name: name.into(), peer_urls: urls.clone(), ..Member::default() };
+        let json = |member: Member| String::from_utf8(member.to_json().unwrap()).unwrap();
+        assert_eq!(json(member("m1")), r#"{"id":255,"peerURLs":["http://a:1"],"name":"m1"}"#);
+        let strange = json(member("<&>\u{2028}\u{2029}\u{7f}\"\\"));
+        assert_eq!(
+            strange,
+            "{\"id\":255,\"peerURLs\":[\"http://a:1\"],\"name\":\"\\u003c\\u0026\\u003e\\u2028\\u2029\u{7f}\\\"\\\\\"}"
+        );
+        let read: Member = serde_json::from_str(&strange).unwrap();
+        assert_eq!(read, member("<&>\u{2028}\u{2029}\u{7f}\"\\"));
+        let learner = Member { is_learner: true, client_urls: urls.clone(), ..member("") };
+        assert_eq!(json(learner), r#"{"id":255,"peerURLs":["http://a:1"],"isLearner":true,"clientURLs":["http://a:1"]}"#);
     }
 }

@@ -18,4 +18,17 @@ pub enum Refusal {
     LeaseTtlTooLarge,
     #[error("etcdserver: member not found")]
     MemberNotFound,
+    /// The id belonged to a member that was removed; to clients this is the same as an unknown one, as in etcd.
+    #[error("etcdserver: member not found")]
+    MemberRemoved,
+    #[error("etcdserver: member ID already exist")]
+    MemberExists,
+    #[error("etcdserver: Peer URLs already exists")]
+    PeerUrlExists,
+    #[error("etcdserver: can only promote a learner member")]
+    MemberNotLearner,
+    #[error("etcdserver: too many learner members in cluster")]
+    TooManyLearners,
+    #[error("etcdserver: re-configuration failed due to not enough started members")]
+    NotEnoughMembers,
 }

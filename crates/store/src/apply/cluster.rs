@@ -2,17 +2,47 @@
 
 use metastore_engine::Table;
 use metastore_proto::membershippb::{ClusterMemberAttrSetRequest, ClusterVersionSetRequest};
+use metastore_proto::raftpb;
 
-use super::{Applying, Halt, HaltCause, Reply};
+use super::{Applying, Halt, HaltCause, Outcome, Reply};
+use crate::member_change::MemberChange;
 use crate::members::Member;
 use crate::schema::CONF_STATE;
 use crate::{Refusal, Store};
 
+/// What a [`Halt`] calls an entry that changes the members.
+const MEMBERSHIP: &str = "membership change";
+
 /// Who votes, in the JSON that etcd stores.
 #[derive(serde::Serialize)]
 struct ConfState {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     voters: Vec<u64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    learners: Vec<u64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    voters_outgoing: Vec<u64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    learners_next: Vec<u64>,
     auto_leave: bool,
+}
+
+impl From<&raftpb::ConfState> for ConfState {
+    fn from(state: &raftpb::ConfState) -> Self {
+        // Consensus may hand them out in any order; the rows of all members must be alike.
+        let sorted = |ids: &[u64]| {
+            let mut ids = ids.to_vec();
+            ids.sort_unstable();
+            ids
+        };
+        Self {
+            voters: sorted(&state.voters),
+            learners: sorted(&state.learners),
+            voters_outgoing: sorted(&state.voters_outgoing),
+            learners_next: sorted(&state.learners_next),
+            auto_leave: state.auto_leave(),
+        }
+    }
 }
 
 impl Store {
@@ -22,6 +52,11 @@ impl Store {
     }
 
     pub(super) fn set_member_attributes(&mut self, request: &ClusterMemberAttrSetRequest) -> Applying<Reply> {
+        if self.members.is_removed(request.member_id) {
+            // It told of itself before it heard that it is out.
+            return Ok(Ok(Reply::Recorded));
+        }
+        // All members of an etcd cluster crash here.
         let Some(member) = self.members.get(request.member_id) else { return Ok(Err(Refusal::MemberNotFound)) };
         let attributes = request.member_attributes.clone().unwrap_or_default();
         let member = Member { name: attributes.name, client_urls: attributes.client_urls, ..member.clone() };
@@ -29,21 +64,58 @@ impl Store {
         Ok(Ok(Reply::Recorded))
     }
 
-    /// Records a member that joins. `context` is its JSON, as etcd puts it into a membership change; `voters` are the members
-    /// that vote from now on.
+    /// Checks a committed membership change, as etcd does. What comes of it is for consensus, and then for
+    /// [`Store::apply_member_change`]. `max_learners` must be the same on all members.
     ///
     /// # Errors
-    /// [`Halt`] if the JSON cannot be read or the medium failed.
-    pub fn apply_member_added(&mut self, index: u64, term: u64, context: &[u8], voters: &[u64]) -> Result<(), Halt> {
+    /// [`Halt`] if the change cannot be read.
+    pub fn check_member_change(
+        &self,
+        index: u64,
+        change: &raftpb::ConfChange,
+        max_learners: usize,
+    ) -> Result<Result<MemberChange, Refusal>, Halt> {
+        let halt = |why| Halt { index, what: MEMBERSHIP.into(), cause: HaltCause::Malformed(why) };
+        self.members.check(change, max_learners).map_err(halt)
+    }
+
+    /// Applies a membership change that was checked against the same state. `id` is that of the change; `conf_state` says who
+    /// votes from now on. A refused change moves the applied index and nothing else.
+    ///
+    /// # Errors
+    /// [`Halt`] if the medium failed, or the entry is not the next one.
+    pub fn apply_member_change(
+        &mut self,
+        index: u64,
+        term: u64,
+        id: u64,
+        change: Result<MemberChange, Refusal>,
+        conf_state: &raftpb::ConfState,
+    ) -> Result<Outcome, Halt> {
         self.follow(index, term)?;
-        let halt = |cause| Halt { index, what: "membership change".into(), cause };
-        let member: Member =
-            serde_json::from_slice(context).map_err(|error| halt(HaltCause::Malformed(error.to_string())))?;
-        let mut voters = voters.to_vec();
-        voters.sort_unstable();
-        let conf_state = serde_json::to_vec(&ConfState { voters, auto_leave: false })
-            .map_err(|error| halt(HaltCause::Malformed(error.to_string())))?;
-        self.engine.put(Table::Meta, CONF_STATE, &conf_state).map_err(|error| halt(error.into()))?;
-        self.members.set(self.engine.as_ref(), member).map_err(|error| halt(error.into()))
+        let reply = match change {
+            Ok(change) => {
+                let recorded = self.record(change, conf_state);
+                recorded.map_err(|cause| Halt { index, what: MEMBERSHIP.into(), cause })?;
+                Ok(Reply::MembersChanged)
+            }
+            Err(refusal) => Err(refusal),
+        };
+        Ok(Outcome { id, revision: self.mvcc.current(), reply })
+    }
+
+    fn record(&mut self, change: MemberChange, conf_state: &raftpb::ConfState) -> Result<(), HaltCause> {
+        let engine = self.engine.as_ref();
+        let json = serde_json::to_vec(&ConfState::from(conf_state));
+        engine.put(Table::Meta, CONF_STATE, &json.map_err(|error| HaltCause::Malformed(error.to_string()))?)?;
+        let member = match change {
+            MemberChange::Add(member) => Some(member),
+            MemberChange::Promote(id) => self.members.get(id).map(|old| Member { is_learner: false, ..old.clone() }),
+            MemberChange::Update { id, peer_urls } => {
+                self.members.get(id).map(|old| Member { peer_urls, ..old.clone() })
+            }
+            MemberChange::Remove(id) => return Ok(self.members.remove(engine, id)?),
+        };
+        Ok(member.map_or(Ok(()), |member| self.members.set(engine, member))?)
     }
 }

@@ -7,6 +7,8 @@ use bytes::{Buf, Bytes};
 use metastore_proto::Message;
 use metastore_proto::prost::encoding::{self, DecodeContext, WireType};
 
+use super::old_request;
+
 /// Kinds of commands; the numbers are the fields of etcd's `InternalRaftRequest`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -41,6 +43,35 @@ impl Kind {
     }
 }
 
+/// Kinds of etcd's that this version does not apply, for messages.
+const NAMES: [(u32, &str); 20] = [
+    (3, "range"),
+    (10, "alarm"),
+    (1000, "auth_enable"),
+    (1011, "auth_disable"),
+    (1012, "authenticate"),
+    (1013, "auth_status"),
+    (1100, "auth_user_add"),
+    (1101, "auth_user_delete"),
+    (1102, "auth_user_get"),
+    (1103, "auth_user_change_password"),
+    (1104, "auth_user_grant_role"),
+    (1105, "auth_user_revoke_role"),
+    (1106, "auth_user_list"),
+    (1107, "auth_role_list"),
+    (1200, "auth_role_add"),
+    (1201, "auth_role_delete"),
+    (1202, "auth_role_get"),
+    (1203, "auth_role_grant_permission"),
+    (1204, "auth_role_revoke_permission"),
+    (1302, "downgrade_info_set"),
+];
+
+/// The name that etcd gives a kind, in parentheses; nothing if it has none.
+fn name(kind: u32) -> String {
+    NAMES.iter().find(|(number, _)| *number == kind).map_or_else(String::new, |(_, name)| format!(" ({name})"))
+}
+
 const FIELD_ID: u32 = 1;
 const FIELD_HEADER: u32 = 100;
 const FIELD_HEADER_ID: u32 = 1;
@@ -56,10 +87,12 @@ pub struct Command {
 }
 
 /// Why an entry's bytes are no command.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
-    #[error("command kind {0}, which this version does not know")]
+    #[error("command kind {0}{name}, which this version does not know", name = name(*.0))]
     UnknownKind(u32),
+    #[error("a request of etcd's old API, {method} {path:?}, which is neither a member's attributes nor the cluster version")]
+    OldRequest { method: String, path: String },
     #[error("{0}")]
     Malformed(String),
 }
@@ -83,7 +116,14 @@ impl Command {
     ///
     /// # Errors
     /// If the bytes carry a kind that this version does not know, no command, several, or are damaged.
-    pub fn decode(mut bytes: Bytes) -> Result<Self, CommandError> {
+    pub fn decode(bytes: Bytes) -> Result<Self, CommandError> {
+        match old_request::alone(&bytes)? {
+            Some(command) => Ok(command),
+            None => Self::decode_fields(bytes),
+        }
+    }
+
+    fn decode_fields(mut bytes: Bytes) -> Result<Self, CommandError> {
         let malformed = |error: metastore_proto::prost::DecodeError| CommandError::Malformed(error.to_string());
         let (mut id, mut command) = (0, None);
         while bytes.has_remaining() {
@@ -93,19 +133,22 @@ impl Command {
                 continue;
             }
             let kind = Kind::from_field(field);
-            if kind.is_none() && field != FIELD_HEADER {
+            let old_request = field == old_request::FIELD_IN_COMMAND;
+            if kind.is_none() && field != FIELD_HEADER && !old_request {
                 return Err(CommandError::UnknownKind(field));
             }
             let mut body = Bytes::new();
             encoding::bytes::merge(wire, &mut body, &mut bytes, DecodeContext::default()).map_err(malformed)?;
             match kind {
-                None => id = header_id(body).map_err(malformed)?.unwrap_or(id),
-                Some(kind) if command.is_none() => command = Some((kind, body)),
-                Some(kind) => {
-                    return Err(CommandError::Malformed(format!(
-                        "a second command of kind {} in one entry",
-                        kind as u32
-                    )));
+                None if !old_request => id = header_id(body).map_err(malformed)?.unwrap_or(id),
+                _ if command.is_some() => {
+                    return Err(CommandError::Malformed(format!("a second command of kind {field} in one entry")));
+                }
+                Some(kind) => command = Some((kind, body)),
+                None => {
+                    let old = old_request::decode(body)?;
+                    id = if id == 0 { old.id } else { id };
+                    command = Some((old.kind, old.body));
                 }
             }
         }

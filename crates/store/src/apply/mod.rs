@@ -7,6 +7,7 @@ mod cluster;
 pub mod command;
 mod kv;
 mod lease;
+mod old_request;
 mod txn;
 
 pub use kv::range_query;
@@ -59,6 +60,8 @@ pub enum Reply {
     LeaseCheckpoint,
     /// A fact about the cluster was recorded.
     Recorded,
+    /// A member joined, left, was promoted, or is reached elsewhere.
+    MembersChanged,
 }
 
 /// The answer to a transaction: which branch was taken, and the answers of its operations.
@@ -93,6 +96,8 @@ pub struct Halt {
 pub enum HaltCause {
     #[error("{0}; a newer version may have written it, so start a version that knows it")]
     UnknownKind(CommandError),
+    #[error("{0}; etcd 3.6 does not apply it either: let etcd 3.5 take a snapshot, so that it leaves the log")]
+    OldRequest(CommandError),
     #[error("its bytes are damaged: {0}")]
     Malformed(String),
     #[error(transparent)]
@@ -161,6 +166,9 @@ fn halt_on_bytes(index: u64, error: CommandError) -> Halt {
     match error {
         CommandError::UnknownKind(kind) => {
             Halt { index, what: format!("kind {kind}"), cause: HaltCause::UnknownKind(error) }
+        }
+        CommandError::OldRequest { .. } => {
+            Halt { index, what: "kind 2".into(), cause: HaltCause::OldRequest(error) }
         }
         CommandError::Malformed(text) => Halt { index, what: "no command".into(), cause: HaltCause::Malformed(text) },
     }

@@ -191,6 +191,7 @@ mod tests {
 
     use metastore_engine::Memory;
     use metastore_proto::membershippb::{Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest};
+    use metastore_proto::raftpb::{ConfChange, ConfState};
 
     use crate::Store;
     use crate::command::{Command, Kind};
@@ -200,7 +201,10 @@ mod tests {
         let mut store = Store::open(Arc::new(Memory::new())).unwrap();
         let id = 14_763_897_295_316_517_456;
         let member = format!(r#"{{"id":{id},"peerURLs":["http://127.0.0.1:18380"],"name":"default"}}"#);
-        store.apply_member_added(1, 1, member.as_bytes(), &[id]).unwrap();
+        let change = ConfChange { node_id: Some(id), context: Some(member.into()), ..ConfChange::default() };
+        let checked = store.check_member_change(1, &change, 1).unwrap();
+        let voters = ConfState { voters: vec![id], ..ConfState::default() };
+        store.apply_member_change(1, 1, 0, checked, &voters).unwrap();
         let attributes = Attributes { name: "default".into(), client_urls: vec!["http://127.0.0.1:18379".into()] };
         let attributes = ClusterMemberAttrSetRequest { member_id: id, member_attributes: Some(attributes) };
         store.apply(2, 2, Command::encode(1, Kind::ClusterMemberAttrSet, &attributes)).unwrap();

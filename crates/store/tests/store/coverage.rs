@@ -31,8 +31,8 @@ const TRAPS: [(u32, Shown, &str); 13] = [
     (13, Script, "HashKV covers exact bytes of revision keys and rows"),
 ];
 
-/// Texts of errors about keys, leases and watches, which clients compare word for word.
-const ERRORS: [(&str, Shown); 18] = [
+/// Texts of errors about keys, leases, watches and members, which clients compare word for word.
+const ERRORS: [(&str, Shown); 23] = [
     ("etcdserver: mvcc: required revision has been compacted", Script),
     ("etcdserver: mvcc: required revision is a future revision", Script),
     ("etcdserver: key not found", Script),
@@ -40,6 +40,11 @@ const ERRORS: [(&str, Shown); 18] = [
     ("etcdserver: lease already exists", Script),
     ("etcdserver: too large lease TTL", Script),
     ("etcdserver: member not found", Script),
+    ("etcdserver: member ID already exist", Script),
+    ("etcdserver: Peer URLs already exists", Script),
+    ("etcdserver: can only promote a learner member", Script),
+    ("etcdserver: too many learner members in cluster", Script),
+    ("etcdserver: re-configuration failed due to not enough started members", Script),
     ("mvcc: watcher range is empty", Script),
     ("mvcc: duplicate watch ID provided on the WatchStream", Script),
     ("etcdserver: key is not provided", Server),
@@ -88,12 +93,27 @@ fn every_error_is_raised_where_it_belongs() {
 #[test]
 fn every_refusal_is_in_the_list() {
     use metastore_store::Refusal::*;
-    let all = [Compacted, FutureRevision, KeyNotFound, LeaseNotFound, LeaseExists, LeaseTtlTooLarge, MemberNotFound];
+    let all = [
+        Compacted,
+        FutureRevision,
+        KeyNotFound,
+        LeaseNotFound,
+        LeaseExists,
+        LeaseTtlTooLarge,
+        MemberNotFound,
+        MemberRemoved,
+        MemberExists,
+        PeerUrlExists,
+        MemberNotLearner,
+        TooManyLearners,
+        NotEnoughMembers,
+    ];
     for refusal in all {
         // A new refusal stops this match from compiling, so that it is not forgotten here.
         match refusal {
             Compacted | FutureRevision | KeyNotFound | LeaseNotFound | LeaseExists | LeaseTtlTooLarge
-            | MemberNotFound => {}
+            | MemberNotFound | MemberRemoved | MemberExists | PeerUrlExists | MemberNotLearner | TooManyLearners
+            | NotEnoughMembers => {}
         }
         let text = refusal.to_string();
         assert!(ERRORS.contains(&(&text, Script)), "{text}");

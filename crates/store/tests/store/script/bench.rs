@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use metastore_engine::{Engine, Memory, Revision};
+use metastore_engine::{Engine, Memory, Revision, Table};
 use metastore_proto::Message;
 use metastore_proto::etcdserverpb::CompactionRequest;
 use metastore_proto::membershippb::{Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest};
+use metastore_proto::raftpb::{ConfChange, ConfState};
 use metastore_store::apply::range_query;
 use metastore_store::command::{Command, Kind};
 use metastore_store::lease::Expiry;
 use metastore_store::mvcc::{CompactionHashJob, Pin};
+use metastore_store::schema::CONF_STATE;
 use metastore_store::watch::{Hub, Limits, StreamId};
 use metastore_store::{Outcome, Reply, Store};
 
@@ -23,6 +25,8 @@ use super::{request, trace};
 
 /// The term in which all entries are written.
 const TERM: u64 = 1;
+/// Learners that a cluster may have, as by default.
+const MAX_LEARNERS: usize = 1;
 
 pub struct Bench {
     medium: Medium,
@@ -66,7 +70,7 @@ impl Bench {
             }
             "get" | "read_txn" | "hash_kv" | "history" | "compact_revision" => self.read(command, rest),
             "compact_step" | "compact_all" | "pin" | "unpin" => self.drop_versions(command, rest),
-            "cluster_version" | "member_added" | "member_attributes" | "members" => self.cluster(command, rest),
+            "cluster_version" | "member_change" | "member_attributes" | "members" => self.cluster(command, rest),
             "entry" | "skip" => self.raw(command, rest),
             "hold" | "publish" | "restart" | "snapshot" | "snapshot_damaged" => self.lifecycle(command),
             _ => match self.run_lease(command, rest)? {
@@ -196,20 +200,45 @@ impl Bench {
                 let member_id = number(word(words, 0)?)?;
                 self.apply(Kind::ClusterMemberAttrSet, &ClusterMemberAttrSetRequest { member_id, member_attributes })
             }
-            "member_added" => {
-                let index = self.store.applied().index + 1;
-                Ok(match self.store.apply_member_added(index, TERM, word(words, 0)?.as_bytes(), &[1]) {
-                    Ok(()) => vec!["recorded".into()],
-                    Err(halt) => vec![format!("halt: {halt}")],
-                })
-            }
+            "member_change" => self.member_change(words),
             _ => {
                 let members = self.store.members();
                 let mut out = vec![format!("cluster version {}", members.cluster_version().unwrap_or("not decided"))];
                 out.extend(members.iter().map(|member| format!("  {member:?}")));
+                out.extend(members.removed().map(|id| format!("  {id} was removed")));
+                let row = self.store.view().engine().get(Table::Meta, CONF_STATE).expect("the engine does not fail");
+                out.extend(row.map(|row| format!("  {}", String::from_utf8_lossy(&row))));
                 Ok(out)
             }
         }
+    }
+
+    /// `member_change <kind> <id> [json] [voters=1,2] [learners=3]`; what consensus would say stands at the end.
+    fn member_change(&mut self, words: &[&str]) -> Result<Vec<String>> {
+        let number_of = |name: &str| ["add", "remove", "update", "add_learner"].iter().position(|&kind| kind == name);
+        let id = number(word(words, 1)?)?;
+        let json = words.get(2).filter(|word| word.starts_with('{'));
+        let options = Options::new(&words[2 + json.iter().count()..], &["voters", "learners"])?;
+        let ids = |name| options.get(name).map_or(Ok(Vec::new()), |text| text.split(',').map(number).collect());
+        let conf_state = ConfState { voters: ids("voters")?, learners: ids("learners")?, ..ConfState::default() };
+        let change = ConfChange {
+            id: Some(7),
+            r#type: number_of(word(words, 0)?).map(|kind| kind as i32),
+            node_id: Some(id),
+            context: json.map(|json| Bytes::copy_from_slice(json.as_bytes())),
+        };
+        let index = self.store.applied().index + 1;
+        let outcome = match self.store.check_member_change(index, &change, MAX_LEARNERS) {
+            Ok(checked) => self.store.apply_member_change(index, TERM, change.id(), checked, &conf_state),
+            Err(halt) => Err(halt),
+        };
+        if !self.holding {
+            self.publish();
+        }
+        Ok(match outcome {
+            Ok(outcome) => trace::outcome(&outcome),
+            Err(halt) => vec![format!("halt: {halt}")],
+        })
     }
 
     fn raw(&mut self, command: &str, words: &[&str]) -> Result<Vec<String>> {

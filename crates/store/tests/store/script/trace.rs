@@ -71,6 +71,7 @@ pub fn outcome(outcome: &Outcome) -> Vec<String> {
         Ok(Reply::LeaseGrant { id, ttl_s }) => out.push(format!("granted {id} for {ttl_s} s rev={revision}")),
         Ok(Reply::LeaseRevoke { id }) => out.push(format!("revoked {id} rev={revision}")),
         Ok(Reply::LeaseCheckpoint) => out.push(format!("noted rev={revision}")),
+        Ok(Reply::MembersChanged) => out.push(format!("members changed rev={revision}")),
         Ok(Reply::Recorded) => out.push(format!("recorded rev={revision}")),
     }
     out
