@@ -30,6 +30,8 @@ const SNAPSHOT_LOG_BYTES: u64 = 256 << 20;
 /// The log may grow this much before an engine on disk is flushed, which makes the older part superfluous. A flush costs
 /// what was written since the last one; larger would make restarts after a crash slow.
 const FLUSH_LOG_BYTES: u64 = 512 << 20;
+/// Learners that a cluster may have if nobody says otherwise, as in etcd.
+const MAX_LEARNERS: usize = 1;
 /// Bytes of entries kept in memory for followers that lag.
 const KEEP_BYTES: usize = 256 << 20;
 
@@ -41,6 +43,8 @@ pub struct Settings {
     pub timing: Timing,
     /// Applied entries kept in memory for followers that lag (`--snapshot-count`).
     pub keep_entries: usize,
+    /// Learners that the cluster may have (`--max-learners`); it must be the same on all members.
+    pub max_learners: usize,
     /// Log bytes that call for a snapshot of an engine in memory; the default suits everyone but a test.
     pub snapshot_log_bytes: u64,
     /// Log bytes that call for a flush of an engine on disk; the default suits everyone but a test.
@@ -52,7 +56,8 @@ pub struct Settings {
 impl Settings {
     pub fn new(engine: &'static str, timing: Timing, keep_entries: usize) -> Self {
         let (snapshot_log_bytes, flush_log_bytes) = (SNAPSHOT_LOG_BYTES, FLUSH_LOG_BYTES);
-        Self { engine, timing, keep_entries, snapshot_log_bytes, flush_log_bytes, log: Options::default() }
+        let (max_learners, log) = (MAX_LEARNERS, Options::default());
+        Self { engine, timing, keep_entries, max_learners, snapshot_log_bytes, flush_log_bytes, log }
     }
 }
 
@@ -300,7 +305,7 @@ impl Replica {
                 let outcome = self.store.apply(entry.index, entry.term, entry.data)?;
                 output.outcomes.extend(outcome);
             } else {
-                self.apply_member_change(&entry)?;
+                output.outcomes.push(self.apply_member_change(&entry)?);
             }
         }
         output.events.extend(self.store.publish()?);
@@ -310,11 +315,13 @@ impl Replica {
         Ok(())
     }
 
-    fn apply_member_change(&mut self, entry: &Entry) -> Result<(), Fatal> {
-        let change = decode_change(entry.index, &entry.context)?;
-        self.conf_state = self.consensus.change_members(entry.index, &change, false)?;
-        let voters = &self.conf_state.voters;
-        Ok(self.store.apply_member_added(entry.index, entry.term, change.context(), voters)?)
+    fn apply_member_change(&mut self, entry: &Entry) -> Result<Outcome, Fatal> {
+        let Entry { index, term, .. } = *entry;
+        let change = decode_change(index, &entry.context)?;
+        let checked = self.store.check_member_change(index, &change, self.settings.max_learners)?;
+        self.conf_state = self.consensus.change_members(index, &change, checked.is_err())?;
+        let conf_state = conf_state_to_disk(&self.conf_state);
+        Ok(self.store.apply_member_change(index, term, change.id(), checked, &conf_state)?)
     }
 
     /// Keeps back the outcomes of compactions that ask to be told when they are done.

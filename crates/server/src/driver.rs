@@ -405,7 +405,7 @@ impl Driver {
                         self.answer(waiter, Answer::Renewed(Renewal::Unknown));
                     }
                 }
-                Ok(Reply::Recorded) => self.shared.set_members(self.replica.store().members()),
+                Ok(Reply::Recorded | Reply::MembersChanged) => self.shared.set_members(self.replica.store().members()),
                 _ => {}
             }
             if let Some((waiter, _)) = self.waiting.remove(&outcome.id) {

@@ -51,7 +51,8 @@ impl Members {
             ConfChangeType::ConfChangeAddNode | ConfChangeType::ConfChangeAddLearnerNode => {
                 let Context { member, is_promote } = read(change)?;
                 let learner = kind == ConfChangeType::ConfChangeAddLearnerNode;
-                let checked = if is_promote { self.promotes(id) } else { self.adds(member, id, (learner, max_learners)) };
+                let checked =
+                    if is_promote { self.promotes(id) } else { self.adds(member, id, (learner, max_learners)) };
                 Ok(checked)
             }
             ConfChangeType::ConfChangeUpdateNode => Ok(self.updates(id, read(change)?.member.peer_urls)),
@@ -59,12 +60,7 @@ impl Members {
         }
     }
 
-    fn adds(
-        &self,
-        member: Member,
-        id: u64,
-        (learner, max_learners): (bool, usize),
-    ) -> Result<MemberChange, Refusal> {
+    fn adds(&self, member: Member, id: u64, (learner, max_learners): (bool, usize)) -> Result<MemberChange, Refusal> {
         if self.get(id).is_some() {
             return Err(Refusal::MemberExists);
         }

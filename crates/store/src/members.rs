@@ -20,12 +20,7 @@ pub struct Member {
     pub is_learner: bool,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub name: String,
-    #[serde(
-        rename = "clientURLs",
-        default,
-        skip_serializing_if = "Vec::is_empty",
-        deserialize_with = "null_is_empty"
-    )]
+    #[serde(rename = "clientURLs", default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_empty")]
     pub client_urls: Vec<String>,
 }
 
@@ -167,6 +162,9 @@ mod tests {
         let read: Member = serde_json::from_str(&strange).unwrap();
         assert_eq!(read, member("<&>\u{2028}\u{2029}\u{7f}\"\\"));
         let learner = Member { is_learner: true, client_urls: urls.clone(), ..member("") };
-        assert_eq!(json(learner), r#"{"id":255,"peerURLs":["http://a:1"],"isLearner":true,"clientURLs":["http://a:1"]}"#);
+        assert_eq!(
+            json(learner),
+            r#"{"id":255,"peerURLs":["http://a:1"],"isLearner":true,"clientURLs":["http://a:1"]}"#
+        );
     }
 }

@@ -12,7 +12,7 @@ use super::{KEEP_BYTES, Replica, Settings, SnapshotProgress};
 use crate::consensus::Consensus;
 use crate::data_dir::{DataDir, Found, Identity, OpenError, Paths};
 use crate::disk::Disk;
-use crate::entry::{CONF_CHANGE, to_consensus};
+use crate::entry::{CONF_CHANGE, addition, to_consensus};
 use crate::entry_log::EntryLog;
 use crate::identity::{cluster_id, member_id};
 use crate::state::{self, Medium, Start};
@@ -145,13 +145,7 @@ fn create(data: &DataDir, bootstrap: &Bootstrap, metadata: Metadata, options: Op
     let id = metadata.node_id;
     let member =
         Member { id, name: bootstrap.name.clone(), peer_urls: bootstrap.peer_urls.clone(), ..Member::default() };
-    let context = serde_json::to_vec(&member).map_err(|error| OpenError::Replay(error.to_string()))?;
-    let change = raftpb::ConfChange {
-        r#type: Some(raftpb::ConfChangeType::ConfChangeAddNode as i32),
-        node_id: Some(id),
-        context: Some(context.into()),
-        ..raftpb::ConfChange::default()
-    };
+    let change = addition(0, &member).map_err(|error| OpenError::Replay(error.to_string()))?;
     let entry = wal::Entry { kind: CONF_CHANGE, term: 1, index: 1, data: change.encode_to_vec().into() };
     let hard_state = raftpb::HardState { term: Some(1), vote: Some(0), commit: Some(1) };
     Wal::bootstrap(options, data.disk.clone(), &data.paths.wal(), metadata, (hard_state, vec![entry]))?;

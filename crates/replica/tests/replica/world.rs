@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use metastore_engine::Memory;
 use metastore_proto::etcdserverpb::PutRequest;
+use metastore_proto::raftpb::{ConfChange, ConfState};
 use metastore_replica::disk::{CrashPolicy, Disk};
 use metastore_replica::wal::{Options, TornTail};
 use metastore_replica::{
@@ -111,7 +112,10 @@ impl Reference {
         let Bootstrap { name, peer_urls, cluster_token } = bootstrap();
         let id = identity::member_id(&peer_urls, &cluster_token);
         let json = serde_json::to_vec(&Member { id, name, peer_urls, ..Member::default() }).unwrap();
-        store.apply_member_added(1, 1, &json, &[id]).unwrap();
+        let change = ConfChange { node_id: Some(id), context: Some(json.into()), ..ConfChange::default() };
+        let checked = store.check_member_change(1, &change, 1).unwrap();
+        let voters = ConfState { voters: vec![id], ..ConfState::default() };
+        store.apply_member_change(1, 1, 0, checked, &voters).unwrap();
         store.publish().unwrap();
         let mut reference = Reference { states: vec![State::of(&store)], outcomes: Vec::new() };
         for (index, command) in (2..).zip(commands) {

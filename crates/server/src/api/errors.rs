@@ -54,13 +54,48 @@ pub fn timeout() -> Status {
     Status::unavailable("etcdserver: request timed out")
 }
 
+pub fn member_bad_urls() -> Status {
+    Status::invalid_argument("etcdserver: given member URLs are invalid")
+}
+
+pub fn learner_not_ready() -> Status {
+    Status::new(Code::FailedPrecondition, "etcdserver: can only promote a learner member which is in sync with leader")
+}
+
+pub fn unhealthy() -> Status {
+    Status::unavailable("etcdserver: unhealthy cluster")
+}
+
+pub fn not_leader() -> Status {
+    Status::new(Code::FailedPrecondition, "etcdserver: not leader")
+}
+
+pub fn learner_unsupported() -> Status {
+    Status::new(Code::FailedPrecondition, "etcdserver: rpc not supported for learner")
+}
+
+pub fn bad_leader_transferee() -> Status {
+    Status::new(Code::FailedPrecondition, "etcdserver: bad leader transferee")
+}
+
+/// Unlike the other timeouts this one has no code of its own.
+pub fn leader_transfer_timeout() -> Status {
+    Status::unknown("etcdserver: request timed out, leader transfer took too long")
+}
+
 /// What the state machine refuses, with the code that belongs to it.
 pub fn refused(refusal: Refusal) -> Status {
     let code = match refusal {
         Refusal::Compacted | Refusal::FutureRevision | Refusal::LeaseTtlTooLarge => Code::OutOfRange,
         Refusal::KeyNotFound => Code::InvalidArgument,
-        Refusal::LeaseNotFound | Refusal::MemberNotFound => Code::NotFound,
-        Refusal::LeaseExists => Code::FailedPrecondition,
+        Refusal::LeaseNotFound | Refusal::MemberNotFound | Refusal::MemberRemoved => Code::NotFound,
+        Refusal::LeaseExists
+        | Refusal::MemberExists
+        | Refusal::PeerUrlExists
+        | Refusal::MemberNotLearner
+        | Refusal::TooManyLearners => Code::FailedPrecondition,
+        // The documented code is FailedPrecondition; what etcd really sends is Unknown.
+        Refusal::NotEnoughMembers => Code::Unknown,
     };
     Status::new(code, refusal.to_string())
 }

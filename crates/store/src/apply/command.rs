@@ -91,7 +91,9 @@ pub struct Command {
 pub enum CommandError {
     #[error("command kind {0}{name}, which this version does not know", name = name(*.0))]
     UnknownKind(u32),
-    #[error("a request of etcd's old API, {method} {path:?}, which is neither a member's attributes nor the cluster version")]
+    #[error(
+        "a request of etcd's old API, {method} {path:?}, which is neither a member's attributes nor the cluster version"
+    )]
     OldRequest { method: String, path: String },
     #[error("{0}")]
     Malformed(String),

@@ -167,9 +167,7 @@ fn halt_on_bytes(index: u64, error: CommandError) -> Halt {
         CommandError::UnknownKind(kind) => {
             Halt { index, what: format!("kind {kind}"), cause: HaltCause::UnknownKind(error) }
         }
-        CommandError::OldRequest { .. } => {
-            Halt { index, what: "kind 2".into(), cause: HaltCause::OldRequest(error) }
-        }
+        CommandError::OldRequest { .. } => Halt { index, what: "kind 2".into(), cause: HaltCause::OldRequest(error) },
         CommandError::Malformed(text) => Halt { index, what: "no command".into(), cause: HaltCause::Malformed(text) },
     }
 }

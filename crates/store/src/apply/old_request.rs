@@ -121,7 +121,8 @@ mod tests {
     use super::*;
 
     /// Two entries of a real etcd 3.5.1 that was just started.
-    const ATTRIBUTES: &[u8] = b"\x08\x81\xa2\x88\xa3\xad\xbf\xe8\x8a\x53\x12\x03PUT\x1a\x26/0/members/b5179d13d0285315/attributes\
+    const ATTRIBUTES: &[u8] =
+        b"\x08\x81\xa2\x88\xa3\xad\xbf\xe8\x8a\x53\x12\x03PUT\x1a\x26/0/members/b5179d13d0285315/attributes\
         \"5{\"name\":\"s1\",\"clientURLs\":[\"http://127.0.0.1:24379\"]}(\02\08\0H\0P\0X\0`\0h\0p\0x\0\x80\x01\0";
     const VERSION: &[u8] = b"\x08\x84\xa2\x88\xa3\xad\xbf\xe8\x8a\x53\x12\x03PUT\x1a\x0a/0/version\"\x053.5.0\
         (\02\08\0H\0P\0X\0`\0h\0p\0x\0\x80\x01\0";
