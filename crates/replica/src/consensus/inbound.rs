@@ -1,7 +1,7 @@
 //! What another member may say: the library takes the impossible for a bug of its own and panics, so it never hears of it.
 
 use raft::eraftpb::{Message, MessageType};
-use raft::{Raft, Storage};
+use raft::{Raft, StateRole, Storage};
 
 /// Bytes that the name of a read round may have; etcd's and ours have 8.
 const MAX_READ_CONTEXT_BYTES: usize = 64;
@@ -34,11 +34,12 @@ pub fn check<T: Storage>(raft: &Raft<T>, message: &Message) -> Result<(), Reject
     if message.to != raft.id {
         return Err(impossible(format!("it is for member {:x}", message.to)));
     }
-    if message.from == 0 || message.from == raft.id {
-        return Err(impossible("no other member's id".into()));
-    }
     let forwarded =
         matches!(kind, MessageType::MsgPropose | MessageType::MsgReadIndex | MessageType::MsgTransferLeader);
+    // What is sent on keeps its origin, and comes back to it if that leads by now.
+    if message.from == 0 || message.from == raft.id && !forwarded {
+        return Err(impossible("no other member's id".into()));
+    }
     if message.term == 0 && !forwarded {
         return Err(impossible("it names no term".into()));
     }
@@ -48,7 +49,7 @@ pub fn check<T: Storage>(raft: &Raft<T>, message: &Message) -> Result<(), Reject
         MessageType::MsgReadIndex | MessageType::MsgReadIndexResp => check_read(message).map_err(impossible),
         MessageType::MsgHeartbeat if message.term >= raft.term => check_heartbeat(raft, message),
         MessageType::MsgAppend => check_append(message).map_err(impossible),
-        MessageType::MsgAppendResponse if message.term == raft.term && message.index > raft.raft_log.last_index() => {
+        MessageType::MsgAppendResponse if leads(raft, message) && message.index > raft.raft_log.last_index() => {
             Err(impossible(format!("it holds entry {} of a log that ends before", message.index)))
         }
         MessageType::MsgPropose
@@ -64,6 +65,12 @@ pub fn check<T: Storage>(raft: &Raft<T>, message: &Message) -> Result<(), Reject
         MessageType::MsgSnapshot => Err(impossible("it came without its state".into())),
         _ => Err(impossible("members do not tell each other such a thing".into())),
     }
+}
+
+/// Whether this member leads in the message's term. One that has led and lost its power may hear of entries that it had sent
+/// but not written.
+fn leads<T: Storage>(raft: &Raft<T>, message: &Message) -> bool {
+    raft.state == StateRole::Leader && message.term == raft.term
 }
 
 fn check_read(message: &Message) -> Result<(), String> {
@@ -94,4 +101,126 @@ fn check_append(message: &Message) -> Result<(), String> {
         term = entry.term;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use raft::eraftpb::{ConfState, Entry, HardState};
+    use raft::{Config, RawNode};
+    use slog::{Discard, Logger, o};
+
+    use super::*;
+    use crate::entry_log::EntryLog;
+
+    const OWN: u64 = 1;
+    const OTHER: u64 = 2;
+    const TERM: u64 = 3;
+    const LAST: u64 = 4;
+
+    /// A follower of three that has heard of no leader in its term, and holds the log up to [`LAST`].
+    fn node() -> RawNode<EntryLog> {
+        let hard_state = HardState { term: TERM, commit: LAST, ..HardState::default() };
+        let conf_state = ConfState { voters: vec![OWN, OTHER, 3], ..ConfState::default() };
+        let log = EntryLog::new(hard_state, conf_state, (LAST, TERM));
+        let config = Config { applied: LAST, ..Config::new(OWN) };
+        RawNode::new(&config, log, &Logger::root(Discard, o!())).unwrap()
+    }
+
+    fn leader() -> RawNode<EntryLog> {
+        let mut node = node();
+        node.raft.become_candidate();
+        node.raft.become_leader();
+        node
+    }
+
+    fn message(kind: MessageType) -> Message {
+        let mut message = Message { to: OWN, from: OTHER, term: TERM, ..Message::default() };
+        message.set_msg_type(kind);
+        message
+    }
+
+    fn with_entries(mut message: Message, entries: &[(u64, u64)]) -> Message {
+        let entry = |&(index, term)| Entry { index, term, ..Entry::default() };
+        message.entries = entries.iter().map(entry).collect::<Vec<_>>().into();
+        message
+    }
+
+    fn why(node: &RawNode<EntryLog>, message: &Message) -> String {
+        check(&node.raft, message).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_was_sent_on_may_come_back_to_its_origin() {
+        for (kind, entries) in [
+            (MessageType::MsgPropose, &[(0, 0)][..]),
+            (MessageType::MsgReadIndex, &[(0, 0)]),
+            (MessageType::MsgTransferLeader, &[]),
+        ] {
+            let mut message = with_entries(message(kind), entries);
+            (message.from, message.term) = (OWN, 0);
+            assert_eq!(check(&node().raft, &message), Ok(()), "{kind:?}");
+        }
+        let mut message = message(MessageType::MsgHeartbeat);
+        message.from = OWN;
+        assert!(why(&node(), &message).contains("no other member's id"));
+    }
+
+    #[test]
+    fn entries_that_were_sent_but_not_written_may_be_acknowledged_after_a_restart() {
+        let mut message = message(MessageType::MsgAppendResponse);
+        message.index = LAST + 2;
+        assert_eq!(check(&node().raft, &message), Ok(()));
+        message.term = TERM + 1;
+        assert!(why(&leader(), &message).contains("it holds entry 6 of a log that ends before"));
+    }
+
+    #[test]
+    fn a_commit_index_beyond_the_log_is_proof_of_loss() {
+        let mut message = message(MessageType::MsgHeartbeat);
+        message.commit = LAST;
+        assert_eq!(check(&node().raft, &message), Ok(()));
+        message.commit = LAST + 1;
+        let lost = Rejected::LogLost { leader: OTHER, held: LAST + 1, last: LAST };
+        assert_eq!(check(&node().raft, &message), Err(lost));
+        message.term = TERM - 1;
+        assert_eq!(check(&node().raft, &message), Ok(()), "of the past, and ignored");
+    }
+
+    #[test]
+    fn entries_follow_each_other() {
+        let append = |entries: &[(u64, u64)]| {
+            let mut message = with_entries(message(MessageType::MsgAppend), entries);
+            (message.index, message.log_term) = (LAST, 2);
+            message
+        };
+        assert_eq!(check(&node().raft, &append(&[(5, 2), (6, 3)])), Ok(()));
+        for wrong in [&[(6, 2)][..], &[(5, 2), (7, 2)], &[(5, 3), (6, 2)], &[(5, 1)], &[(5, 4)]] {
+            assert!(why(&node(), &append(wrong)).contains("is due"), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn what_members_never_say_is_refused() {
+        let node = node();
+        for kind in [
+            MessageType::MsgHup,
+            MessageType::MsgBeat,
+            MessageType::MsgUnreachable,
+            MessageType::MsgSnapStatus,
+            MessageType::MsgCheckQuorum,
+            MessageType::MsgSnapshot,
+            MessageType::MsgPropose,
+            MessageType::MsgReadIndex,
+            MessageType::MsgReadIndexResp,
+        ] {
+            assert!(matches!(check(&node.raft, &message(kind)), Err(Rejected::Impossible { .. })), "{kind:?}");
+        }
+        let vote = message(MessageType::MsgRequestVote);
+        assert_eq!(check(&node.raft, &vote), Ok(()));
+        for wrong in
+            [Message { to: 9, ..vote.clone() }, Message { from: 0, ..vote.clone() }, Message { term: 0, ..vote }]
+        {
+            assert!(matches!(check(&node.raft, &wrong), Err(Rejected::Impossible { .. })), "{wrong:?}");
+        }
+    }
 }

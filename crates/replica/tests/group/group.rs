@@ -1,0 +1,440 @@
+//! The world of one seed: members, network, clients and faults, one moment after the other.
+//!
+//! A run has three parts. While it storms, everything goes wrong, and what is checked is safety. Then the world heals, and
+//! the group has [`SETTLE_TICKS`] to find a leader. After that every request must be served.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use metastore_proto::raftpb::Message;
+use metastore_replica::disk::CrashPolicy;
+use metastore_replica::{Fatal, Output};
+use metastore_store::mvcc::row::KeyValue;
+use metastore_store::mvcc::{RangeQuery, View};
+use metastore_store::{Outcome, Reply};
+
+use crate::checks::Record;
+use crate::clients::{Action, Clients, Request};
+use crate::counts::Counts;
+use crate::faults::{Fault, Faults};
+use crate::machine::Engine;
+use crate::member::{Clock, Member};
+use crate::network::{Network, Weather};
+use crate::random::Random;
+
+/// The world's time is finer than the members': messages take parts of a tick.
+pub const MOMENTS_PER_TICK: u64 = 5;
+/// Within so many ticks a healed group has a leader that everybody follows: a few election timeouts, on slow clocks.
+const SETTLE_TICKS: u64 = 120;
+/// Ticks of service after that.
+const CALM_TICKS: u64 = 40;
+/// A request in a calm group is served within so many ticks.
+const CALM_PATIENCE_TICKS: u64 = 15;
+
+/// What a run is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    pub engine: Engine,
+    pub members: usize,
+    /// Ticks of storm.
+    pub ticks: u64,
+    pub trace: Tracing,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tracing {
+    Off,
+    /// Lines are kept, to be compared.
+    Keep,
+    Print,
+}
+
+pub struct Group {
+    now: u64,
+    members: Vec<Member>,
+    network: Network,
+    clients: Clients,
+    faults: Faults,
+    record: Record,
+    random: Random,
+    /// How often a member gets to work, in thousandths per moment: what comes meanwhile comes at once.
+    diligence: u64,
+    restarts: BTreeMap<usize, u64>,
+    join_at: u64,
+    /// What a crash will leave of a doomed member's disk, and how long it will be down.
+    dooms: BTreeMap<usize, (CrashPolicy, u64)>,
+    calm: bool,
+    counts: Counts,
+    tracing: Tracing,
+    trace: Vec<String>,
+}
+
+impl Group {
+    fn new(seed: u64, plan: &Plan) -> Self {
+        let mut random = Random::new(seed, 0);
+        let pre_vote = !random.permille(200);
+        let member = |at| {
+            let mut member = Member::new(at, plan.members, plan.engine, pre_vote);
+            member.clock = Clock::new(random.between(850, 1150));
+            member
+        };
+        let members: Vec<Member> = (0..plan.members).map(member).collect();
+        let weather = Weather::draw(&mut random);
+        let patience = random.between(10, 60) * MOMENTS_PER_TICK;
+        let clients = Clients::new(seed, random.between(2, 5), random.between(10, 60), patience);
+        Self {
+            now: 0,
+            network: Network::new(seed, weather),
+            clients,
+            faults: Faults::new(seed, members.len()),
+            record: Record::default(),
+            diligence: *random.pick(&[1000, 1000, 600, 300]).unwrap_or(&1000),
+            restarts: (0..members.len()).map(|at| (at, 1)).collect(),
+            join_at: u64::MAX,
+            dooms: BTreeMap::new(),
+            calm: false,
+            counts: Counts::default(),
+            tracing: plan.trace,
+            trace: Vec::new(),
+            members,
+            random,
+        }
+    }
+
+    fn note(&mut self, line: impl FnOnce() -> String) {
+        match self.tracing {
+            Tracing::Off => {}
+            Tracing::Keep => self.trace.push(format!("{:6} {}", self.now, line())),
+            Tracing::Print => println!("{:6} {}", self.now, line()),
+        }
+    }
+
+    fn moment(&mut self) {
+        self.now += 1;
+        for (at, _) in self.restarts.extract_if(.., |_, moment| *moment <= self.now).collect::<Vec<_>>() {
+            self.start(at);
+        }
+        if self.join_at <= self.now {
+            self.network.join();
+            self.join_at = u64::MAX;
+        }
+        for arrival in self.network.arrive(self.now) {
+            self.deliver(arrival.from, arrival.to, arrival.message);
+        }
+        for at in 0..self.members.len() {
+            self.wake(at);
+        }
+        self.ask();
+        for at in 0..self.members.len() {
+            let member = &self.members[at];
+            if member.due && member.awake(self.now) && self.random.permille(self.diligence) {
+                self.work(at);
+            }
+        }
+        let now = self.now;
+        for request in self.clients.give_up(now, |request| request.deadline <= now) {
+            self.unknown(&request);
+        }
+    }
+
+    fn deliver(&mut self, from: usize, to: usize, message: Message) {
+        self.note(|| format!("{from} -> {to} {}", show(&message)));
+        let member = &mut self.members[to];
+        if member.awake(self.now) {
+            member.step(message);
+        } else if member.replica.is_some() {
+            member.backlog.push(message);
+        }
+    }
+
+    /// Lets a member's clock go on, if the member does.
+    fn wake(&mut self, at: usize) {
+        let member = &mut self.members[at];
+        if member.awake(self.now) {
+            for message in std::mem::take(&mut member.backlog) {
+                member.step(message);
+            }
+            member.advance();
+        }
+    }
+
+    fn start(&mut self, at: usize) {
+        self.note(|| format!("{at} starts"));
+        let doomed = self.members[at].doomed;
+        match self.members[at].start() {
+            Ok(cut) => self.counts.torn_logs += u64::from(cut),
+            Err(error) if doomed => {
+                self.note(|| format!("{at} fails to start: {error}"));
+                self.crashes(at);
+            }
+            Err(error) => panic!("member {at} does not start: {error}"),
+        }
+    }
+
+    fn ask(&mut self) {
+        let awake: Vec<usize> = (0..self.members.len()).filter(|at| self.members[*at].awake(self.now)).collect();
+        for request in self.clients.ask(self.now, &awake, self.record.told) {
+            self.note(|| format!("{request:?}"));
+            self.put(request);
+        }
+    }
+
+    /// Hands a request to its member.
+    fn put(&mut self, request: Request) {
+        let member = &mut self.members[request.member];
+        let Some(replica) = &mut member.replica else { return };
+        member.due = true;
+        match (&request.action, request.command()) {
+            (_, Some(command)) => {
+                self.record.proposes(request.id);
+                if replica.propose(command).is_err() {
+                    self.record.refuses(request.id);
+                    self.counts.refused += 1;
+                    self.clients.end(self.now, request.id);
+                    assert!(!self.calm, "{request:?} was refused by a group that has a leader");
+                }
+            }
+            (Action::Read, None) => {
+                replica.read(request.id);
+                member.reads.insert(request.id);
+            }
+            (_, None) => {
+                let (revision, found) = look(replica.store().view(), &request.key);
+                self.record.reads(&request, revision, found);
+                self.counts.local_reads += 1;
+                self.clients.end(self.now, request.id);
+            }
+        }
+    }
+
+    fn unknown(&mut self, request: &Request) {
+        self.note(|| format!("{request:?} has an unknown outcome"));
+        assert!(!self.calm, "{request:?} was not served by a group that has a leader");
+        self.counts.unknown += 1;
+    }
+
+    fn work(&mut self, at: usize) {
+        let mut output = Output::default();
+        let result = self.members[at].work(&mut output);
+        self.send(at);
+        assert!(output.states_wanted.is_empty(), "all entries are kept");
+        for events in &output.events {
+            self.record.publishes(at, events);
+        }
+        if result.is_ok() {
+            self.look_at(at);
+        }
+        for outcome in output.outcomes {
+            self.record.answers(at, &outcome);
+            self.answer(at, &outcome);
+        }
+        for id in output.readable {
+            self.read(at, id);
+        }
+        if let Err(error) = result {
+            self.stopped(at, &error);
+        }
+    }
+
+    /// Sends what a member has written to the others, even if the power has gone since.
+    fn send(&mut self, at: usize) {
+        for message in self.members[at].letters() {
+            self.record.sends(at, &message);
+            let to = self.members.iter().position(|member| member.id == message.to()).expect("a member");
+            if self.network.send(self.now, (at, to), &message)
+                && let Some(replica) = &mut self.members[at].replica
+            {
+                replica.unreachable(message.to());
+            }
+        }
+    }
+
+    fn look_at(&mut self, at: usize) {
+        let Some(replica) = &self.members[at].replica else { return };
+        let standing = replica.standing();
+        if standing.is_leader() {
+            self.record.leads(at, standing.term);
+        }
+        let applied = replica.store().applied();
+        if applied.index > 0 {
+            let hash = replica.store().view().hash_kv(0).expect("the current revision can be hashed");
+            self.record.applied(at, (applied.index, applied.term), hash);
+        }
+    }
+
+    fn answer(&mut self, at: usize, outcome: &Outcome) {
+        let Some(request) = self.clients.answered(self.now, at, outcome.id) else { return };
+        self.note(|| format!("{at} answers {outcome:?}"));
+        self.record.acknowledges(&request, outcome);
+        self.counts.writes += 1;
+        match &outcome.reply {
+            Ok(Reply::Txn(reply)) if reply.succeeded => self.counts.swaps += 1,
+            Ok(Reply::Txn(_)) => self.counts.failed_swaps += 1,
+            _ => {}
+        }
+        let value = self.record.value_at(&request.key, outcome.revision);
+        self.clients.learn(&request, value);
+    }
+
+    fn read(&mut self, at: usize, id: u64) {
+        assert!(self.members[at].reads.remove(&id), "member {at} was not asked for read {id}, or allows it twice");
+        let Some(request) = self.clients.answered(self.now, at, id) else { return };
+        let replica = self.members[at].replica.as_ref().expect("it has just worked");
+        let (revision, found) = look(replica.store().view(), &request.key);
+        self.note(|| format!("{at} reads {found:?} at {revision} for {id}"));
+        self.record.reads(&request, revision, found.clone());
+        self.counts.reads += 1;
+        self.clients.learn(&request, found);
+    }
+
+    fn stopped(&mut self, at: usize, error: &Fatal) {
+        assert!(self.members[at].doomed, "member {at} has stopped: {error}");
+        self.counts.crashes_at_work += 1;
+        self.crashes(at);
+    }
+}
+
+// What befalls the group.
+impl Group {
+    fn befall(&mut self, fault: Fault) {
+        self.note(|| format!("{fault:?}"));
+        match fault {
+            Fault::Crash { member, operations, policy, down } => {
+                self.dooms.insert(member, (policy, down));
+                match operations {
+                    Some(operations) => self.members[member].doom(operations),
+                    None => self.crashes(member),
+                }
+            }
+            Fault::Pause { member, moments, ticks } => {
+                self.members[member].asleep_until = self.now + moments;
+                self.counts.pauses += 1;
+                for _ in 0..ticks {
+                    self.members[member].jump();
+                }
+            }
+            Fault::Partition { ways, moments } => {
+                self.network.cut(ways);
+                self.join_at = self.now + moments;
+                self.counts.partitions += 1;
+            }
+            Fault::Transfer { to } => self.transfer(to),
+        }
+    }
+
+    fn crashes(&mut self, at: usize) {
+        let (policy, down) = self.dooms.remove(&at).unwrap_or((CrashPolicy::DropUnsynced, 1));
+        self.note(|| format!("{at} crashes: {policy:?}"));
+        self.members[at].crash(policy);
+        self.counts.crashes += 1;
+        self.restarts.insert(at, self.now + down);
+        for request in self.clients.give_up(self.now, |request| request.member == at) {
+            self.unknown(&request);
+        }
+    }
+
+    fn transfer(&mut self, to: usize) {
+        let (now, id) = (self.now, self.members[to].id);
+        for member in self.members.iter_mut().filter(|member| member.awake(now)) {
+            if let Some(replica) = &mut member.replica
+                && replica.standing().is_leader()
+            {
+                replica.transfer_leader(id);
+                member.due = true;
+                self.counts.transfers += 1;
+            }
+        }
+    }
+
+    /// The world is good from now on.
+    fn heal(&mut self) {
+        self.note(|| "heals".into());
+        self.network.join();
+        self.network.weather = Weather::FAIR;
+        (self.join_at, self.diligence) = (u64::MAX, 1000);
+        for at in 0..self.members.len() {
+            self.members[at].asleep_until = 0;
+            if self.members[at].doomed {
+                self.crashes(at);
+            }
+        }
+        self.restarts.values_mut().for_each(|moment| *moment = self.now + 1);
+    }
+
+    fn ticks(&mut self, ticks: u64) {
+        for _ in 0..ticks * MOMENTS_PER_TICK {
+            self.moment();
+        }
+    }
+
+    fn storm(&mut self, ticks: u64) {
+        for _ in 0..ticks {
+            for fault in self.faults.tick() {
+                self.befall(fault);
+            }
+            self.ticks(1);
+        }
+    }
+
+    /// Everything that was promised is there, everywhere, and the group works.
+    fn check_calm(&mut self) {
+        let revision = self.record.revision();
+        let leaders = self.members.iter().filter(|member| member.leads()).count();
+        assert_eq!(leaders, 1, "leaders of a healed group");
+        let applied: Vec<_> = self.members.iter().map(|member| member.applied()).collect();
+        assert!(applied.windows(2).all(|pair| pair[0] == pair[1]), "members stand at {applied:?}");
+        for (at, member) in self.members.iter().enumerate() {
+            assert_eq!(member.revision(), revision, "member {at} lacks revisions");
+            assert!(member.reads.is_empty(), "member {at} never allows reads {:?}", member.reads);
+        }
+    }
+
+    fn run(mut self, plan: &Plan) -> (Counts, Vec<String>) {
+        self.storm(plan.ticks);
+        self.heal();
+        self.ticks(SETTLE_TICKS);
+        self.clients.patience = CALM_PATIENCE_TICKS * MOMENTS_PER_TICK;
+        // Who has asked while it stormed may still be told nothing.
+        for request in self.clients.give_up(self.now, |_| true) {
+            self.unknown(&request);
+        }
+        self.calm = true;
+        let served = self.counts.writes;
+        self.ticks(CALM_TICKS);
+        assert!(self.counts.writes > served, "a healed group takes writes");
+        self.clients.stop();
+        self.ticks(CALM_PATIENCE_TICKS + 5);
+        self.check_calm();
+        self.counts.elections = self.record.terms();
+        self.counts.hear(&self.network.traffic);
+        (self.counts, self.trace)
+    }
+}
+
+/// Runs one seed.
+///
+/// # Panics
+/// If anything is not as it must be.
+pub fn run(seed: u64, plan: &Plan) -> (Counts, Vec<String>) {
+    Group::new(seed, plan).run(plan)
+}
+
+/// What a client reads.
+fn look(view: &View, key: &Bytes) -> (i64, Option<Bytes>) {
+    let reply = view.range(&RangeQuery { key, ..RangeQuery::default() }).expect("the current revision can be read");
+    (reply.revision, reply.rows.first().map(|row| Bytes::copy_from_slice(KeyValue::of(row).value)))
+}
+
+/// A message in a line.
+fn show(message: &Message) -> String {
+    let entries: Vec<_> = message.entries.iter().map(|entry| (entry.index(), entry.term())).collect();
+    format!(
+        "{:?} term {} at ({}, {}) commit {} reject {} {entries:?}",
+        message.r#type(),
+        message.term(),
+        message.index(),
+        message.log_term(),
+        message.commit(),
+        message.reject()
+    )
+}

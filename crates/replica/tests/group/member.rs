@@ -1,0 +1,223 @@
+//! One member of the group: its disk, its clock, and the replica as long as it runs.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use metastore_proto::{Message as _, raftpb};
+use metastore_replica::disk::{CrashPolicy, Disk};
+use metastore_replica::wal::{Entry, Metadata, Options, Wal};
+use metastore_replica::{Bootstrap, Fatal, OpenError, Outbox, Output, Paths, Replica, Settings, Timing, identity};
+use metastore_store::Member as Description;
+
+use crate::group::MOMENTS_PER_TICK;
+use crate::machine::{Engine, Machine};
+
+/// Ticks without word from a leader after which a member campaigns, at the earliest.
+pub const ELECTION_TICKS: usize = 10;
+/// Small, so that a short run writes several.
+const SEGMENT_BYTES: u64 = 16 << 10;
+const TOKEN: &str = "token";
+
+pub fn paths() -> Paths {
+    Paths { data_dir: PathBuf::from("/data"), wal_dir: None }
+}
+
+fn peer_urls(at: usize) -> Vec<String> {
+    vec![format!("http://10.0.0.{}:2380", at + 1)]
+}
+
+fn settings(engine: Engine, pre_vote: bool) -> Settings {
+    let mut settings = Settings::new(engine.name(), Timing { election_ticks: ELECTION_TICKS, pre_vote }, 1 << 20);
+    (settings.snapshot_log_bytes, settings.flush_log_bytes) = (u64::MAX, u64::MAX);
+    settings.log = Options { segment_bytes: SEGMENT_BYTES };
+    settings
+}
+
+/// Takes what a replica sends, until it is fetched.
+#[derive(Clone, Default)]
+struct Letters(Arc<Mutex<Vec<raftpb::Message>>>);
+
+impl Outbox for Letters {
+    fn send(&mut self, messages: Vec<raftpb::Message>) {
+        self.0.lock().unwrap().extend(messages);
+    }
+}
+
+/// The clock of a member, which is not that of the others.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    /// How fast it runs, in thousandths.
+    pub rate: u64,
+    part: u64,
+}
+
+impl Clock {
+    pub fn new(rate: u64) -> Self {
+        Self { rate, part: 0 }
+    }
+
+    /// A moment passes; returns whether that completes a tick.
+    fn advance(&mut self) -> bool {
+        self.part += self.rate;
+        let full = self.part >= 1000 * MOMENTS_PER_TICK;
+        self.part -= if full { 1000 * MOMENTS_PER_TICK } else { 0 };
+        full
+    }
+}
+
+pub struct Member {
+    pub id: u64,
+    at: usize,
+    /// Before the machine: it is closed first.
+    pub replica: Option<Replica>,
+    machine: Machine,
+    pre_vote: bool,
+    letters: Letters,
+    pub clock: Clock,
+    /// The moment at which it goes on after it was stopped.
+    pub asleep_until: u64,
+    /// What came meanwhile.
+    pub backlog: Vec<raftpb::Message>,
+    /// Whether anything has happened since it last worked.
+    pub due: bool,
+    /// Whether the power is about to go.
+    pub doomed: bool,
+    /// Linearizable reads that it has not allowed yet.
+    pub reads: BTreeSet<u64>,
+}
+
+impl Member {
+    /// A new member of a group of `size`, which is not started yet.
+    pub fn new(at: usize, size: usize, engine: Engine, pre_vote: bool) -> Self {
+        let ids: Vec<u64> = (0..size).map(|at| identity::member_id(&peer_urls(at), TOKEN)).collect();
+        let machine = Machine::new(engine);
+        found(&machine, &ids, at);
+        Self {
+            id: ids[at],
+            at,
+            replica: None,
+            machine,
+            pre_vote,
+            letters: Letters::default(),
+            clock: Clock::new(1000),
+            asleep_until: 0,
+            backlog: Vec::new(),
+            due: false,
+            doomed: false,
+            reads: BTreeSet::new(),
+        }
+    }
+
+    pub fn awake(&self, now: u64) -> bool {
+        self.replica.is_some() && self.asleep_until <= now
+    }
+
+    /// Starts it. Returns whether a torn end of the log was cut off.
+    pub fn start(&mut self) -> Result<bool, OpenError> {
+        let (disk, own): (Arc<dyn Disk>, _) = (Arc::new(self.machine.clone()), peer_urls(self.at));
+        let bootstrap = Bootstrap { name: name(self.at), peer_urls: own, cluster_token: TOKEN.into() };
+        let settings = settings(self.machine.engine, self.pre_vote);
+        let engine = |path: &std::path::Path| self.machine.open_engine(self.machine.engine, path);
+        let (mut replica, cut) = Replica::open(settings, disk, paths(), || Ok(bootstrap), engine)?;
+        replica.connect(Box::new(self.letters.clone()));
+        (self.replica, self.due, self.asleep_until) = (Some(replica), true, 0);
+        Ok(cut.is_some())
+    }
+
+    /// The power goes now.
+    pub fn crash(&mut self, policy: CrashPolicy) {
+        let machine = self.machine.crash(policy);
+        self.replica = None;
+        self.machine = machine;
+        self.backlog.clear();
+        self.reads.clear();
+        (self.due, self.doomed) = (false, false);
+    }
+
+    /// The power goes after so many operations of the disk from now on.
+    pub fn doom(&mut self, operations: u64) {
+        self.machine.crash_after(self.machine.operations() + operations);
+        self.doomed = true;
+    }
+
+    /// A moment passes on its clock.
+    pub fn advance(&mut self) {
+        if self.clock.advance() {
+            self.jump();
+        }
+    }
+
+    /// Its clock jumps by a tick.
+    pub fn jump(&mut self) {
+        if let Some(replica) = &mut self.replica {
+            replica.tick();
+            self.due = true;
+        }
+    }
+
+    pub fn leads(&self) -> bool {
+        self.replica.as_ref().is_some_and(|replica| replica.standing().is_leader())
+    }
+
+    /// Index of the last entry that it has applied; 0 if it does not run.
+    pub fn applied(&self) -> u64 {
+        self.replica.as_ref().map_or(0, |replica| replica.store().applied().index)
+    }
+
+    pub fn revision(&self) -> i64 {
+        self.replica.as_ref().map_or(0, |replica| replica.store().revision())
+    }
+
+    pub fn step(&mut self, message: raftpb::Message) {
+        let Some(replica) = &mut self.replica else { return };
+        self.due = true;
+        let stepped = replica.step(message).unwrap_or_else(|error| panic!("member {}: {error}", self.at));
+        stepped.unwrap_or_else(|rejected| panic!("member {}: {rejected}", self.at));
+    }
+
+    /// Does all that is due.
+    pub fn work(&mut self, output: &mut Output) -> Result<(), Fatal> {
+        self.due = false;
+        let Some(replica) = &mut self.replica else { return Ok(()) };
+        replica.process(output)?;
+        if let Some(job) = output.compaction_hash.take() {
+            job.run()?;
+        }
+        while replica.compact_step(output)? {}
+        Ok(())
+    }
+
+    /// What it has sent since the last call.
+    pub fn letters(&mut self) -> Vec<raftpb::Message> {
+        std::mem::take(&mut self.letters.0.lock().unwrap())
+    }
+}
+
+fn name(at: usize) -> String {
+    format!("m{at}")
+}
+
+/// Makes the log that a founding member begins with: everybody joins, committed at term 1, as etcd writes it.
+fn found(machine: &Machine, ids: &[u64], own: usize) {
+    let mut order: Vec<usize> = (0..ids.len()).collect();
+    order.sort_by_key(|at| ids[*at]);
+    let entry = |(index, at): (u64, usize)| {
+        let description =
+            Description { id: ids[at], name: name(at), peer_urls: peer_urls(at), ..Description::default() };
+        let change = raftpb::ConfChange {
+            r#type: Some(raftpb::ConfChangeType::ConfChangeAddNode as i32),
+            node_id: Some(ids[at]),
+            context: Some(serde_json::to_vec(&description).unwrap().into()),
+            ..raftpb::ConfChange::default()
+        };
+        let kind = raftpb::EntryType::EntryConfChange as i32;
+        Entry { kind, term: 1, index, data: change.encode_to_vec().into() }
+    };
+    let entries = (1..).zip(order).map(entry).collect();
+    let state = raftpb::HardState { term: Some(1), vote: Some(0), commit: Some(ids.len() as u64) };
+    let metadata = Metadata { node_id: ids[own], cluster_id: identity::cluster_id(&[ids[own]]) };
+    let disk: Arc<dyn Disk> = Arc::new(machine.clone());
+    disk.create_dir_all(&paths().wal()).unwrap();
+    Wal::bootstrap(Options { segment_bytes: SEGMENT_BYTES }, disk, &paths().wal(), metadata, (state, entries)).unwrap();
+}

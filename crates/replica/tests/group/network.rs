@@ -1,0 +1,146 @@
+//! What is on its way between members: lost, doubled, late and overtaken, or cut off.
+//!
+//! Messages travel as the bytes that go over a real connection, so the encoding is tried, too. A forwarded proposal is never
+//! doubled: it comes over one connection in order, and a transport that sent it again would have it applied twice.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use metastore_proto::Message as _;
+use metastore_proto::raftpb::{Message, MessageType};
+
+use crate::random::Random;
+
+/// How bad the network is; rates are per thousand messages.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Weather {
+    pub loss: u64,
+    pub doubling: u64,
+    /// Messages that take long, so that newer ones overtake them.
+    pub straggling: u64,
+    /// Moments that a message takes at most, and at least one.
+    pub delay: u64,
+    /// Moments that a straggler takes at most.
+    pub long_delay: u64,
+}
+
+impl Weather {
+    /// Of a network in which nothing is lost.
+    pub const FAIR: Self = Self { loss: 0, doubling: 0, straggling: 0, delay: 1, long_delay: 1 };
+
+    /// Some seeds see a good network, some a bad one.
+    pub fn draw(random: &mut Random) -> Self {
+        let worst = *random.pick(&[0, 20, 100, 250]).unwrap_or(&0);
+        let mut up_to = |most: u64| random.below(most + 1);
+        Self {
+            loss: up_to(worst),
+            doubling: up_to(worst),
+            straggling: up_to(worst),
+            delay: 1 + up_to(8),
+            long_delay: 10 + up_to(150),
+        }
+    }
+}
+
+/// What happened to messages.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Traffic {
+    pub sent: u64,
+    pub lost: u64,
+    pub cut_off: u64,
+    pub doubled: u64,
+    pub overtaken: u64,
+}
+
+#[derive(Debug)]
+pub struct Arrival {
+    pub from: usize,
+    pub to: usize,
+    pub message: Message,
+}
+
+struct Letter {
+    from: usize,
+    to: usize,
+    number: u64,
+    bytes: Vec<u8>,
+}
+
+pub struct Network {
+    pub weather: Weather,
+    pub traffic: Traffic,
+    random: Random,
+    posted: u64,
+    /// By the moment of arrival, and the order in which they were sent.
+    under_way: BTreeMap<(u64, u64), Letter>,
+    /// Ways (from, to) on which nothing passes.
+    cut: BTreeSet<(usize, usize)>,
+    /// Number of the newest message that has arrived on each way.
+    newest: BTreeMap<(usize, usize), u64>,
+}
+
+impl Network {
+    pub fn new(seed: u64, weather: Weather) -> Self {
+        let random = Random::new(seed, 1);
+        let (under_way, cut, newest) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+        Self { weather, traffic: Traffic::default(), random, posted: 0, under_way, cut, newest }
+    }
+
+    /// Sends a message at this moment. Returns whether the sender notices that it is lost.
+    pub fn send(&mut self, now: u64, (from, to): (usize, usize), message: &Message) -> bool {
+        self.traffic.sent += 1;
+        if self.cut.contains(&(from, to)) {
+            self.traffic.cut_off += 1;
+            return self.random.permille(300);
+        }
+        if self.random.permille(self.weather.loss) {
+            self.traffic.lost += 1;
+            return self.random.permille(300);
+        }
+        let bytes = message.encode_to_vec();
+        let proposal = message.r#type() == MessageType::MsgProp;
+        if !proposal && self.random.permille(self.weather.doubling) {
+            self.traffic.doubled += 1;
+            self.post(now, (from, to), bytes.clone());
+        }
+        self.post(now, (from, to), bytes);
+        false
+    }
+
+    fn post(&mut self, now: u64, (from, to): (usize, usize), bytes: Vec<u8>) {
+        let late = self.random.permille(self.weather.straggling);
+        let delay = if late { self.weather.long_delay } else { self.weather.delay };
+        let arrival = now + self.random.between(1, delay);
+        self.posted += 1;
+        self.under_way.insert((arrival, self.posted), Letter { from, to, number: self.posted, bytes });
+    }
+
+    /// Takes what arrives at this moment.
+    pub fn arrive(&mut self, now: u64) -> Vec<Arrival> {
+        let later = self.under_way.split_off(&(now + 1, 0));
+        let due = std::mem::replace(&mut self.under_way, later);
+        due.into_values().filter_map(|letter| self.open(letter)).collect()
+    }
+
+    fn open(&mut self, letter: Letter) -> Option<Arrival> {
+        let Letter { from, to, number, bytes } = letter;
+        if self.cut.contains(&(from, to)) {
+            self.traffic.cut_off += 1;
+            return None;
+        }
+        let newest = self.newest.entry((from, to)).or_default();
+        self.traffic.overtaken += u64::from(number < *newest);
+        *newest = number.max(*newest);
+        let message = Message::decode(&bytes[..]).expect("a message is read as it was written");
+        Some(Arrival { from, to, message })
+    }
+
+    /// Cuts ways off, until [`Network::join`].
+    pub fn cut(&mut self, ways: impl IntoIterator<Item = (usize, usize)>) {
+        self.cut.extend(ways);
+    }
+
+    /// All ways are open again.
+    pub fn join(&mut self) {
+        self.cut.clear();
+    }
+}
