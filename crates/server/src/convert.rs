@@ -13,7 +13,7 @@ use crate::engine;
 use crate::progress::Progress;
 
 /// etcd's default; nobody votes here.
-const TIMING: Timing = Timing { election_ticks: 10 };
+const TIMING: Timing = Timing { election_ticks: 10, pre_vote: true };
 
 /// Why nothing was converted.
 #[derive(Debug, thiserror::Error)]
