@@ -79,6 +79,9 @@ pub enum Fatal {
     /// The leader has proof that this member lost a part of its log.
     #[error("{0}")]
     LogLost(Rejected),
+    /// The members have removed this one.
+    #[error("the member has been permanently removed from the cluster")]
+    Removed,
     /// Asked for more after it had failed.
     #[error("the member has stopped: {0}")]
     Stopped(String),
@@ -154,6 +157,11 @@ impl Replica {
 
     pub fn standing(&self) -> Standing {
         self.consensus.standing()
+    }
+
+    /// The members that vote, as far as this one knows.
+    pub fn voters(&self) -> &[u64] {
+        &self.conf_state.voters
     }
 
     /// How far the members have come, in the order of their ids; empty unless this one leads.

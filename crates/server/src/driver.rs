@@ -9,26 +9,30 @@
 //! It takes everything that has arrived, proposes it, lets the replica write and sync once, applies, and answers in one
 //! batch per worker. Answers are found by the request's id, never by position.
 
+mod event;
+mod group;
+mod leases;
+
+pub use event::{Answer, Event, Mail, TimeToLive, Waiter};
+pub use group::Advertised;
+
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use metastore_engine::Version;
-use metastore_proto::etcdserverpb::LeaseRevokeRequest;
-use metastore_proto::membershippb::{Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest};
-use metastore_replica::{Fatal, Output, Replica, SnapshotWritten};
-use metastore_store::command::{Command, Kind};
-use metastore_store::lease::{Expiry, Renewal};
+use metastore_replica::{Fatal, Output, Replica};
+use metastore_store::lease::Expiry;
 use metastore_store::watch::RevisionEvents;
-use metastore_store::{Outcome, Reply};
+use metastore_store::Reply;
 use tokio::sync::watch as signal;
 
 use crate::io::inbox::Inbox;
 use crate::io::mailbox;
-use crate::io::slots::Key;
+use crate::peer::Transport;
 use crate::shared::{Shared, WorkerFlags};
+use group::{Group, Post};
 
 /// How often expired leases are looked for, as in etcd.
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(500);
@@ -40,70 +44,6 @@ const EVENTS_BYTES: usize = 64 << 20;
 const FORGET_AFTER: Duration = Duration::from_secs(60);
 /// How soon dropping old versions is tried again while a reader holds them.
 const COMPACTION_RETRY: Duration = Duration::from_millis(10);
-
-/// Who waits for an answer.
-#[derive(Clone, Copy, Debug)]
-pub struct Waiter {
-    pub worker: usize,
-    pub key: Key,
-}
-
-/// What happens to a member.
-pub enum Event {
-    /// Proposes a command whose header carries `id`.
-    Propose {
-        waiter: Waiter,
-        id: u64,
-        data: Bytes,
-    },
-    /// Renews a lease.
-    KeepAlive {
-        waiter: Waiter,
-        lease: i64,
-    },
-    /// Asks how long a lease has to live, and for its keys.
-    TimeToLive {
-        waiter: Waiter,
-        lease: i64,
-        keys: bool,
-    },
-    /// Asks for all leases, those that expire first in front.
-    Leases {
-        waiter: Waiter,
-    },
-    SnapshotWritten(Result<SnapshotWritten, Fatal>),
-    /// The hash that a compaction leaves behind was computed: its old versions may go.
-    CompactionHashed(Result<(), Fatal>),
-    Stop,
-}
-
-/// What a request is told.
-#[derive(Debug)]
-pub enum Answer {
-    Outcome(Outcome),
-    Renewed(Renewal),
-    TimeToLive(Option<TimeToLive>),
-    Leases(Vec<i64>),
-    /// The member cannot go on. What was asked for may have happened or not.
-    Stopped,
-}
-
-/// The state of one lease.
-#[derive(Debug)]
-pub struct TimeToLive {
-    pub granted_s: i64,
-    pub remaining_s: i64,
-    pub keys: Vec<Bytes>,
-}
-
-/// What a worker finds in its mailbox.
-pub enum Mail {
-    Answer(Key, Answer),
-    /// What one revision changed, and how many bytes it counts for.
-    Events(Arc<RevisionEvents>, usize),
-    /// Events were left out; watchers must read history.
-    EventsLost,
-}
 
 /// The driver's end of one worker.
 pub struct WorkerLink {
@@ -131,18 +71,11 @@ pub struct Driver {
     election_ticks: usize,
     started: Instant,
     output: Output,
-    led: bool,
-    advertised: Advertised,
+    group: Group,
+    transport: Transport,
+    /// Who wants to read what was acknowledged by then.
+    reading: HashMap<u64, (Waiter, Instant), BuildHasherDefault<IdHasher>>,
     ready: signal::Sender<bool>,
-}
-
-/// What a member tells the cluster of itself once there is a leader.
-#[derive(Clone, Debug)]
-pub struct Advertised {
-    pub name: String,
-    pub client_urls: Vec<String>,
-    /// The version that a cluster of one agrees on.
-    pub cluster_version: String,
 }
 
 /// Request ids are distinct in their low bits already.
@@ -175,15 +108,16 @@ pub struct Heartbeat {
 impl Driver {
     /// `ready` turns true once this member is known to the cluster, and the cluster has a version.
     pub fn new(
-        replica: Replica,
+        mut replica: Replica,
         shared: Arc<Shared>,
-        inbox: Inbox<Event>,
+        (inbox, transport): (Inbox<Event>, Transport),
         links: Vec<WorkerLink>,
         heartbeat: Heartbeat,
         advertised: Advertised,
         ready: signal::Sender<bool>,
     ) -> Self {
         let links = links.into_iter().map(|to| Link { to, batch: Vec::new(), losing: false }).collect();
+        replica.connect(Box::new(Post(transport.clone())));
         Self {
             replica,
             expiry: Expiry::default(),
@@ -196,8 +130,9 @@ impl Driver {
             election_ticks: heartbeat.election_ticks,
             started: Instant::now(),
             output: Output::default(),
-            led: false,
-            advertised,
+            group: Group::new(advertised),
+            transport,
+            reading: HashMap::default(),
             ready,
         }
     }
@@ -227,7 +162,9 @@ impl Driver {
                 self.take(event)?;
             }
             let now = Instant::now();
+            self.leave(now)?;
             if now >= next_tick {
+                // One, however late: time that this thread was held up must not make it campaign.
                 self.replica.tick();
                 next_tick = now + self.heartbeat;
             }
@@ -244,14 +181,8 @@ impl Driver {
         self.inbox.close();
         let mut late = Vec::new();
         self.inbox.drain(&mut late, Duration::ZERO);
-        let asked = late.iter().filter_map(|event| match event {
-            Event::Propose { waiter, .. }
-            | Event::KeepAlive { waiter, .. }
-            | Event::TimeToLive { waiter, .. }
-            | Event::Leases { waiter } => Some(*waiter),
-            _ => None,
-        });
-        let proposed = self.waiting.drain().map(|(_, (waiter, _))| waiter);
+        let asked = late.iter().filter_map(Event::waiter);
+        let proposed = self.waiting.drain().chain(self.reading.drain()).map(|(_, (waiter, _))| waiter);
         let renewing = self.too_late.drain().flat_map(|(_, waiters)| waiters);
         for waiter in asked.chain(proposed).chain(renewing).collect::<Vec<_>>() {
             self.answer(waiter, Answer::Stopped);
@@ -285,22 +216,19 @@ impl Driver {
                     self.waiting.insert(id, (waiter, Instant::now()));
                 }
             }
-            Event::KeepAlive { waiter, lease } => {
-                match self.expiry.renew(lease, self.now_ms()) {
-                    // Told only when the lease is gone with its keys, as in etcd.
-                    Renewal::Expired => self.too_late.entry(lease).or_default().push(waiter),
-                    renewal => self.answer(waiter, Answer::Renewed(renewal)),
-                }
-            }
-            Event::TimeToLive { waiter, lease, keys } => {
-                let answer = self.time_to_live(lease, keys)?;
-                self.answer(waiter, Answer::TimeToLive(answer));
-            }
-            Event::Leases { waiter } => {
-                let mut leases: Vec<i64> = self.replica.store().leases().ids().collect();
-                self.expiry.sort_by_remaining(&mut leases);
-                self.answer(waiter, Answer::Leases(leases));
-            }
+            Event::Read { waiter } => self.read(waiter),
+            Event::KeepAlive { waiter, lease } => self.renew(waiter, lease),
+            Event::TimeToLive { waiter, lease, keys } => self.time_to_live(waiter, lease, keys)?,
+            Event::Leases { waiter } => self.list_leases(waiter),
+            Event::ChangeMembers { waiter, change } => self.change_members(waiter, &change),
+            Event::Promote { waiter, change } => self.promote(waiter, &change),
+            Event::MoveLeader { waiter, to } => self.move_leader(waiter, to),
+            Event::HandOver(done) => self.hand_over(done),
+            Event::Message(message) => self.hear(message)?,
+            Event::Unreachable(id) => self.replica.unreachable(id),
+            Event::StateSent { to, arrived } => self.replica.state_sent(to, arrived),
+            Event::ClusterVersion(version) => self.agree_on_version(version),
+            Event::Removed => self.was_removed(),
             Event::SnapshotWritten(written) => self.replica.snapshot_written(written?)?,
             Event::CompactionHashed(computed) => computed?,
             Event::Stop => {}
@@ -308,85 +236,24 @@ impl Driver {
         Ok(())
     }
 
+    fn read(&mut self, waiter: Waiter) {
+        if self.replica.standing().sole_leader {
+            self.answer(waiter, Answer::Readable);
+            return;
+        }
+        let id = self.shared.next_id();
+        self.reading.insert(id, (waiter, Instant::now()));
+        self.replica.read(id);
+    }
+
     fn now_ms(&self) -> u64 {
         self.started.elapsed().as_millis() as u64
     }
 
-    fn time_to_live(&self, id: i64, keys: bool) -> Result<Option<TimeToLive>, Fatal> {
-        let store = self.replica.store();
-        let Some(lease) = store.leases().get(id) else { return Ok(None) };
-        let remaining_ms = self.expiry.remaining_ms(id, self.now_ms()).unwrap_or_default();
-        let keys = if keys { store.lease_keys(id)? } else { Vec::new() };
-        let keys = keys.into_iter().map(Bytes::from).collect();
-        Ok(Some(TimeToLive { granted_s: lease.ttl_s, remaining_s: (remaining_ms / 1000) as i64, keys }))
-    }
-
-    /// A new leader gives every lease its full time again, and the time that the election took.
-    fn follow_leadership(&mut self) {
-        let standing = self.replica.standing();
-        if standing.sole_leader && !*self.ready.borrow() && self.is_advertised() {
-            self.ready.send_replace(true);
-        }
-        if standing.is_leader() == self.led {
-            return;
-        }
-        self.led = standing.is_leader();
-        if self.led {
-            let extend_ms = (self.heartbeat * self.election_ticks as u32).as_millis() as u64;
-            let leases = self.replica.store().leases().restart_ttls();
-            self.expiry.promote(self.started.elapsed().as_millis() as u64, leases, extend_ms);
-            self.advertise();
-        } else {
-            self.expiry.demote();
-            // Their own time runs out; the next leader gives the leases their time again.
-            self.too_late.clear();
-        }
-    }
-
-    fn is_advertised(&self) -> bool {
-        let members = self.replica.store().members();
-        let own = members.get(self.replica.id());
-        members.cluster_version() == Some(&self.advertised.cluster_version)
-            && own.is_some_and(|own| own.name == self.advertised.name && own.client_urls == self.advertised.client_urls)
-    }
-
-    /// Proposes what the cluster does not know yet. A dropped proposal leaves the member not ready, and it says so.
-    fn advertise(&mut self) {
-        if self.is_advertised() {
-            return;
-        }
-        let Advertised { name, client_urls, cluster_version } = self.advertised.clone();
-        let attributes = ClusterMemberAttrSetRequest {
-            member_id: self.replica.id(),
-            member_attributes: Some(Attributes { name, client_urls }),
-        };
-        let version = ClusterVersionSetRequest { ver: cluster_version };
-        let commands = [
-            Command::encode(self.shared.next_id(), Kind::ClusterMemberAttrSet, &attributes),
-            Command::encode(self.shared.next_id(), Kind::ClusterVersionSet, &version),
-        ];
-        for command in commands {
-            if self.replica.propose(command).is_err() {
-                tracing::warn!("could not tell the cluster about this member: no leader");
-            }
-        }
-    }
-
-    /// Expiry goes through the log like every other command.
-    fn revoke_expired(&mut self) {
-        for lease in self.expiry.take_expired(self.now_ms(), EXPIRED_AT_ONCE) {
-            let request = LeaseRevokeRequest { id: lease };
-            let command = Command::encode(self.shared.next_id(), Kind::LeaseRevoke, &request);
-            if self.replica.propose(command).is_err() {
-                // It is handed out again after a while.
-                return;
-            }
-            self.shared.lease_expired.add(1);
-        }
-    }
-
     fn forget_unanswered(&mut self, now: Instant) {
-        self.waiting.retain(|_, (_, since)| now.duration_since(*since) < FORGET_AFTER);
+        for asked in [&mut self.waiting, &mut self.reading] {
+            asked.retain(|_, (_, since)| now.duration_since(*since) < FORGET_AFTER);
+        }
     }
 
     fn answer(&mut self, to: Waiter, answer: Answer) {
@@ -399,17 +266,17 @@ impl Driver {
         for outcome in output.outcomes.drain(..) {
             match &outcome.reply {
                 Ok(Reply::LeaseGrant { id, ttl_s }) => self.expiry.granted(*id, *ttl_s, now_ms),
-                Ok(Reply::LeaseRevoke { id }) => {
-                    self.expiry.revoked(*id);
-                    for waiter in self.too_late.remove(id).unwrap_or_default() {
-                        self.answer(waiter, Answer::Renewed(Renewal::Unknown));
-                    }
-                }
-                Ok(Reply::Recorded | Reply::MembersChanged) => self.shared.set_members(self.replica.store().members()),
+                Ok(Reply::LeaseRevoke { id }) => self.lease_revoked(*id),
+                Ok(Reply::Recorded | Reply::MembersChanged) => self.members_changed(),
                 _ => {}
             }
             if let Some((waiter, _)) = self.waiting.remove(&outcome.id) {
                 self.answer(waiter, Answer::Outcome(outcome));
+            }
+        }
+        for id in output.readable.drain(..) {
+            if let Some((waiter, _)) = self.reading.remove(&id) {
+                self.answer(waiter, Answer::Readable);
             }
         }
         for events in output.events.drain(..) {

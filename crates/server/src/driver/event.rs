@@ -1,0 +1,135 @@
+//! What is said to the engine thread, and what it says.
+
+use std::sync::{Arc, mpsc};
+
+use bytes::Bytes;
+use metastore_proto::raftpb;
+use metastore_replica::{Fatal, SnapshotWritten};
+use metastore_store::Outcome;
+use metastore_store::lease::Renewal;
+use metastore_store::watch::RevisionEvents;
+
+use crate::io::slots::Key;
+
+/// Who waits for an answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Waiter {
+    pub worker: usize,
+    pub key: Key,
+}
+
+/// What happens to a member.
+pub enum Event {
+    /// Proposes a command whose header carries `id`.
+    Propose {
+        waiter: Waiter,
+        id: u64,
+        data: Bytes,
+    },
+    /// Renews a lease.
+    KeepAlive {
+        waiter: Waiter,
+        lease: i64,
+    },
+    /// Asks how long a lease has to live, and for its keys.
+    TimeToLive {
+        waiter: Waiter,
+        lease: i64,
+        keys: bool,
+    },
+    /// Asks for all leases, those that expire first in front.
+    Leases {
+        waiter: Waiter,
+    },
+    /// Wants to read, from this member's state, what was acknowledged by now.
+    Read {
+        waiter: Waiter,
+    },
+    /// Proposes a membership change, whose id is the request's.
+    ChangeMembers {
+        waiter: Waiter,
+        change: raftpb::ConfChange,
+    },
+    /// Asks for a learner to become a voter; the leader alone knows whether it is ready.
+    Promote {
+        waiter: Waiter,
+        change: raftpb::ConfChange,
+    },
+    /// Hands leadership to a voter.
+    MoveLeader {
+        waiter: Waiter,
+        to: u64,
+    },
+    /// The member is about to stop: hands leadership to somebody, if it leads. The sender is dropped when that is done.
+    HandOver(mpsc::SyncSender<()>),
+    /// Another member's message.
+    Message(raftpb::Message),
+    /// A message to a member was lost.
+    Unreachable(u64),
+    /// How sending a state to a follower has ended.
+    StateSent {
+        to: u64,
+        arrived: bool,
+    },
+    /// The version that all members understand, as they say themselves.
+    ClusterVersion(String),
+    /// The others say that this member was removed.
+    Removed,
+    SnapshotWritten(Result<SnapshotWritten, Fatal>),
+    /// The hash that a compaction leaves behind was computed: its old versions may go.
+    CompactionHashed(Result<(), Fatal>),
+    Stop,
+}
+
+impl Event {
+    /// Who asked.
+    pub fn waiter(&self) -> Option<Waiter> {
+        match self {
+            Self::Propose { waiter, .. }
+            | Self::KeepAlive { waiter, .. }
+            | Self::TimeToLive { waiter, .. }
+            | Self::Leases { waiter }
+            | Self::Read { waiter }
+            | Self::ChangeMembers { waiter, .. }
+            | Self::Promote { waiter, .. }
+            | Self::MoveLeader { waiter, .. } => Some(*waiter),
+            _ => None,
+        }
+    }
+}
+
+/// What a request is told.
+#[derive(Debug)]
+pub enum Answer {
+    Outcome(Outcome),
+    Renewed(Renewal),
+    TimeToLive(Option<TimeToLive>),
+    Leases(Vec<i64>),
+    /// What was acknowledged when it was asked for can be read.
+    Readable,
+    /// Leadership is where it was to go.
+    LeaderMoved,
+    /// Only the leader can say.
+    NotLeader,
+    /// The learner is not in sync with the leader.
+    LearnerNotReady,
+    /// The member cannot go on. What was asked for may have happened or not.
+    Stopped,
+}
+
+/// The state of one lease.
+#[derive(Debug)]
+pub struct TimeToLive {
+    pub granted_s: i64,
+    pub remaining_s: i64,
+    pub keys: Vec<Bytes>,
+}
+
+/// What a worker finds in its mailbox.
+pub enum Mail {
+    Answer(Key, Answer),
+    /// What one revision changed, and how many bytes it counts for.
+    Events(Arc<RevisionEvents>, usize),
+    /// Events were left out; watchers must read history.
+    EventsLost,
+}

@@ -1,0 +1,214 @@
+//! This member among the others: who leads, who belongs to the cluster, what they know of each other.
+
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use metastore_proto::membershippb::{Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest};
+use metastore_proto::{Message, raftpb};
+use metastore_replica::{Fatal, Outbox, Standing};
+use metastore_store::command::{Command, Kind};
+
+use super::Driver;
+use super::event::{Answer, Waiter};
+use crate::peer::{Peer, Transport};
+
+/// How long a proposal about this member may be under way before it is made again.
+const ADVERTISE_RETRY: Duration = Duration::from_secs(1);
+/// How long a removed member goes on, so that it can tell the others what it knows; as etcd does.
+const LEAVE_AFTER: Duration = Duration::from_secs(1);
+/// A learner may become a voter once it holds this share of what the leader holds, in percent; as in etcd.
+const IN_SYNC_PERCENT: u64 = 90;
+
+/// What a member tells the cluster of itself once there is a leader.
+#[derive(Clone, Debug)]
+pub struct Advertised {
+    pub name: String,
+    pub client_urls: Vec<String>,
+    /// The version that a cluster of this member alone agrees on.
+    pub cluster_version: String,
+}
+
+/// Where this member stands, and what is under way about that.
+pub(super) struct Group {
+    pub(super) advertised: Advertised,
+    /// The version that all members understand, when they were asked last.
+    agreed_version: Option<String>,
+    advertised_at: Option<Instant>,
+    led: bool,
+    /// Who waits for leadership to arrive where.
+    moving: Vec<(Waiter, u64)>,
+    handing_over: Option<mpsc::SyncSender<()>>,
+    /// This member was removed, and ends then.
+    leaves_at: Option<Instant>,
+}
+
+impl Group {
+    pub(super) fn new(advertised: Advertised) -> Self {
+        let moving = Vec::new();
+        let (agreed_version, advertised_at, handing_over, leaves_at) = Default::default();
+        Self { advertised, agreed_version, advertised_at, led: false, moving, handing_over, leaves_at }
+    }
+}
+
+/// The way of consensus' messages to the others.
+pub(super) struct Post(pub(super) Transport);
+
+impl Outbox for Post {
+    fn send(&mut self, messages: Vec<raftpb::Message>) {
+        messages.into_iter().for_each(|message| self.0.send(message));
+    }
+}
+
+impl Driver {
+    /// Takes another member's message.
+    pub(super) fn hear(&mut self, message: raftpb::Message) -> Result<(), Fatal> {
+        if let Err(rejected) = self.replica.step(message)? {
+            tracing::warn!(error = %rejected, "dropped a message of another member");
+        }
+        Ok(())
+    }
+
+    /// What follows from who leads now.
+    pub(super) fn follow_leadership(&mut self) {
+        let standing = self.replica.standing();
+        if standing.is_leader() != self.group.led {
+            self.group.led = standing.is_leader();
+            if self.group.led { self.keep_lease_time() } else { self.forget_lease_time() }
+        }
+        let (arrived, moving) =
+            std::mem::take(&mut self.group.moving).into_iter().partition(|(_, to)| *to == standing.leader);
+        self.group.moving = moving;
+        for (waiter, _) in arrived {
+            self.answer(waiter, Answer::LeaderMoved);
+        }
+        if !standing.is_leader() {
+            // Whoever waits for it sees the sender gone.
+            self.group.handing_over = None;
+        }
+        self.advertise(&standing);
+        if standing.leader != 0 && !*self.ready.borrow() && self.is_known(&standing) {
+            self.ready.send_replace(true);
+        }
+    }
+
+    /// Whether the cluster knows this member, and this member a version of the cluster.
+    fn is_known(&self, standing: &Standing) -> bool {
+        let members = self.replica.store().members();
+        let version = members.cluster_version();
+        let agreed = if standing.sole_leader { version == self.version() } else { version.is_some() };
+        agreed && self.attributes_known()
+    }
+
+    fn attributes_known(&self) -> bool {
+        let Advertised { name, client_urls, .. } = &self.group.advertised;
+        let own = self.replica.store().members().get(self.replica.id());
+        own.is_some_and(|own| own.name == *name && own.client_urls == *client_urls)
+    }
+
+    /// The version that all members understand; one alone need not ask anybody.
+    fn version(&self) -> Option<&str> {
+        let alone = self.replica.store().members().iter().count() <= 1;
+        if alone { Some(&self.group.advertised.cluster_version) } else { self.group.agreed_version.as_deref() }
+    }
+
+    /// Proposes what the cluster does not know yet, again and again until it does.
+    fn advertise(&mut self, standing: &Standing) {
+        if standing.leader == 0 || self.group.advertised_at.is_some_and(|at| at.elapsed() < ADVERTISE_RETRY) {
+            return;
+        }
+        let mut commands = Vec::new();
+        let members = self.replica.store().members();
+        if !self.attributes_known() && members.get(self.replica.id()).is_some() {
+            let Advertised { name, client_urls, .. } = self.group.advertised.clone();
+            let attributes = ClusterMemberAttrSetRequest {
+                member_id: self.replica.id(),
+                member_attributes: Some(Attributes { name, client_urls }),
+            };
+            commands.push(Command::encode(self.shared.next_id(), Kind::ClusterMemberAttrSet, &attributes));
+        }
+        let version = self.version().filter(|version| standing.is_leader() && members.cluster_version() != Some(*version));
+        if let Some(version) = version {
+            let version = ClusterVersionSetRequest { ver: version.to_owned() };
+            commands.push(Command::encode(self.shared.next_id(), Kind::ClusterVersionSet, &version));
+        }
+        if commands.is_empty() {
+            return;
+        }
+        self.group.advertised_at = Some(Instant::now());
+        for command in commands {
+            if self.replica.propose(command).is_err() {
+                tracing::warn!("could not tell the cluster about this member: no leader");
+            }
+        }
+    }
+
+    /// The members have been asked which versions they understand.
+    pub(super) fn agree_on_version(&mut self, version: String) {
+        self.group.agreed_version = Some(version);
+        self.group.advertised_at = None;
+    }
+
+    pub(super) fn change_members(&mut self, waiter: Waiter, change: &raftpb::ConfChange) {
+        if self.replica.propose_change(change).is_ok() {
+            self.waiting.insert(change.id(), (waiter, Instant::now()));
+        }
+    }
+
+    /// Only the leader knows how far a learner has come.
+    pub(super) fn promote(&mut self, waiter: Waiter, change: &raftpb::ConfChange) {
+        let progress = self.replica.progress();
+        let matched = |id| progress.iter().find(|progress| progress.id == id).map_or(0, |progress| progress.matched);
+        if progress.is_empty() {
+            self.answer(waiter, Answer::NotLeader);
+        } else if matched(change.node_id()) * 100 < matched(self.replica.id()) * IN_SYNC_PERCENT {
+            self.answer(waiter, Answer::LearnerNotReady);
+        } else {
+            self.change_members(waiter, change);
+        }
+    }
+
+    pub(super) fn move_leader(&mut self, waiter: Waiter, to: u64) {
+        if self.replica.standing().is_leader() {
+            self.group.moving.push((waiter, to));
+            self.replica.transfer_leader(to);
+        } else {
+            self.answer(waiter, Answer::NotLeader);
+        }
+    }
+
+    /// Hands leadership to the voter that has been connected longest, as etcd does when it stops.
+    pub(super) fn hand_over(&mut self, done: mpsc::SyncSender<()>) {
+        let own = self.replica.id();
+        let voters = self.replica.voters();
+        let others = self.replica.progress().into_iter().filter(|other| other.id != own && voters.contains(&other.id));
+        let connected = others.filter_map(|other| Some((self.transport.connected_since(other.id)?, other.id)));
+        if let Some((_, to)) = connected.min() {
+            tracing::info!("local-member-id" = %format!("{own:x}"), "transferee-member-id" = %format!("{to:x}"), "leadership transfer starting");
+            self.replica.transfer_leader(to);
+            self.group.handing_over = Some(done);
+        }
+    }
+
+    /// The members, or what is known of them, have changed.
+    pub(super) fn members_changed(&mut self) {
+        let members = self.replica.store().members();
+        self.shared.set_members(members);
+        let own = self.replica.id();
+        let others = members.iter().filter(|member| member.id != own);
+        let peers = others.map(|member| Peer { id: member.id, urls: member.peer_urls.clone() }).collect();
+        self.transport.set_peers(peers, members.removed().collect());
+        if members.is_removed(own) && self.group.leaves_at.is_none() {
+            self.group.leaves_at = Some(Instant::now() + LEAVE_AFTER);
+        }
+    }
+
+    /// The others say that this member was removed; whether it has heard of that in the log does not matter.
+    pub(super) fn was_removed(&mut self) {
+        self.group.leaves_at.get_or_insert_with(Instant::now);
+    }
+
+    /// A member that was removed ends a moment later.
+    pub(super) fn leave(&self, now: Instant) -> Result<(), Fatal> {
+        if self.group.leaves_at.is_some_and(|at| at <= now) { Err(Fatal::Removed) } else { Ok(()) }
+    }
+}
