@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -41,6 +41,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const SLOW_SYNC: Duration = Duration::from_secs(1);
 /// How long open requests may go on once the member stops.
 const STOP_PATIENCE: Duration = Duration::from_millis(500);
+
+/// How long a leader that stops waits for another one.
+const HAND_OVER_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why a member does not start.
 #[derive(Debug, thiserror::Error)]
@@ -134,9 +137,14 @@ impl Running {
         self.ended.clone()
     }
 
-    /// Lets open requests finish for a moment, then ends all threads. What was acknowledged is on disk already.
+    /// Hands leadership over, lets open requests finish for a moment, then ends all threads. What was acknowledged is on disk
+    /// already.
     pub fn stop(self) {
         self.serving.send_replace(false);
+        let (done, handed_over) = mpsc::sync_channel(0);
+        self.inbox.push_control(Event::HandOver(done));
+        // Nothing is ever sent: the other end goes when another member leads, or if there is nothing to hand over.
+        _ = handed_over.recv_timeout(HAND_OVER_PATIENCE);
         self.workers.stop();
         self.inbox.push_control(Event::Stop);
         if self.engine.join().is_err() {

@@ -13,7 +13,7 @@ pub fn register(router: &mut Router, member: &Rc<Member>) {
 
 async fn member_list(member: &Member, call: Call, request: MemberListRequest) -> Result<Frame, Status> {
     if request.linearizable {
-        member.read_barrier(&call)?;
+        member.read_barrier(&call).await?;
     }
     let members = member.shared.members().into_iter().map(|member| MemberMessage {
         id: member.id,

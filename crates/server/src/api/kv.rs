@@ -38,7 +38,7 @@ async fn range(member: &Member, call: Call, request: RangeRequest) -> Result<Fra
     check::range(&request)?;
     member.counts().ranges.add(1);
     if !request.serializable {
-        member.read_barrier(&call)?;
+        member.read_barrier(&call).await?;
     }
     let view = member.view().clone();
     if let Some(reply) = view.range_within(&range_query(&request), INLINE_STEPS).map_err(errors::unreadable)? {
@@ -85,7 +85,7 @@ async fn txn(member: &Member, call: Call, request: TxnRequest) -> Result<Frame, 
     member.counts().txns.add(1);
     if let Some(serializable) = only_reads(&request) {
         if !serializable {
-            member.read_barrier(&call)?;
+            member.read_barrier(&call).await?;
         }
         let (view, shared) = (member.view().clone(), member.shared.clone());
         return on_pool(move || {
@@ -130,7 +130,7 @@ async fn range_stream(
     check::range(&request)?;
     check_streamable(&request)?;
     if !request.serializable {
-        member.read_barrier(&call)?;
+        member.read_barrier(&call).await?;
     }
     let view = member.view().clone();
     let mut cursor = on_pool(move || view.cursor(&range_query(&request)).map_err(errors::unreadable)).await?;

@@ -56,7 +56,7 @@ async fn revoke(member: &Member, call: Call, request: LeaseRevokeRequest) -> Res
 }
 
 async fn time_to_live(member: &Member, call: Call, request: LeaseTimeToLiveRequest) -> Result<Frame, Status> {
-    member.read_barrier(&call)?;
+    member.read_barrier(&call).await?;
     let LeaseTimeToLiveRequest { id: lease, keys } = request;
     let answer = member.ask(&call, 0, |waiter| Event::TimeToLive { waiter, lease, keys }).await?;
     let Answer::TimeToLive(found) = answer else { return Err(another_question()) };

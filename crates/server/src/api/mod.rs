@@ -4,6 +4,7 @@
 //! [`Member::propose`], encode. Everything a handler needs is in [`Member`], one per worker.
 
 mod absent;
+mod barrier;
 mod check;
 mod cluster;
 mod defragment;
@@ -15,6 +16,7 @@ mod maintenance;
 mod view;
 mod watch;
 
+pub use barrier::Barrier;
 pub use watch::Watchers;
 
 use std::rc::Rc;
@@ -57,6 +59,7 @@ pub struct Member {
     pub metrics: Arc<Metrics>,
     pub inbox: Inbox<Event>,
     pub slots: Slots<Answer>,
+    pub barrier: Barrier,
     /// Index of this worker.
     pub worker: usize,
     /// What all workers count.
@@ -129,11 +132,11 @@ impl Member {
 
     /// Returns once a read of this member's state sees everything that was acknowledged before.
     ///
-    /// A member that leads and votes alone needs no round for that: whatever was acknowledged was published here first,
+    /// A member that leads and votes alone need not ask anybody: whatever was acknowledged was published here first,
     /// and nobody else can acknowledge anything.
-    fn read_barrier(&self, call: &Call) -> Result<(), Status> {
+    async fn read_barrier(&self, call: &Call) -> Result<(), Status> {
         self.check_leader(call)?;
-        if self.shared.sole_leader() { Ok(()) } else { Err(errors::no_leader()) }
+        if self.shared.sole_leader() { Ok(()) } else { self.barrier.pass(call.deadline).await }
     }
 }
 

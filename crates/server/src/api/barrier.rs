@@ -1,0 +1,161 @@
+//! What a linearizable read waits for: a word of the leader that it still leads, and how far the log was committed.
+//!
+//! Reads of one worker share the question. One is under way at a time, and it answers everybody who came before it was put; who
+//! comes later waits for the next. So the engine thread is asked once per round and worker, however many read.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+use super::errors;
+use crate::driver::{Answer, Event, Waiter};
+use crate::grpc::Status;
+use crate::io::inbox::{Inbox, Refused};
+use crate::io::slots::{Expired, Slots};
+
+/// Where the reads of one worker wait. Clones are the same.
+#[derive(Clone)]
+pub struct Barrier(Rc<Inner>);
+
+struct Inner {
+    inbox: Inbox<Event>,
+    slots: Slots<Answer>,
+    worker: usize,
+    patience: Duration,
+    /// Number of the last question that was put, and of the last that somebody waits for.
+    asked: Cell<u64>,
+    wanted: Cell<u64>,
+    asking: Cell<bool>,
+    answered: watch::Sender<Round>,
+}
+
+/// A question that was answered, or was not.
+#[derive(Clone, Debug)]
+struct Round {
+    number: u64,
+    outcome: Result<(), Status>,
+}
+
+impl Barrier {
+    /// Puts questions to the engine thread in the name of `worker`, and gives up each after `patience`.
+    pub fn new(inbox: Inbox<Event>, slots: Slots<Answer>, worker: usize, patience: Duration) -> Self {
+        let answered = watch::Sender::new(Round { number: 0, outcome: Ok(()) });
+        let (asked, wanted, asking) = Default::default();
+        Self(Rc::new(Inner { inbox, slots, worker, patience, asked, wanted, asking, answered }))
+    }
+
+    /// Returns once everything that was acknowledged before this call can be read here.
+    ///
+    /// # Errors
+    /// No answer in time: that of the client, if it is the shorter, or ours.
+    pub async fn pass(&self, deadline: Option<Instant>) -> Result<(), Status> {
+        let number = self.0.asked.get() + 1;
+        self.0.wanted.set(number);
+        let mut answered = self.0.answered.subscribe();
+        if !self.0.asking.replace(true) {
+            tokio::task::spawn_local(self.clone().ask());
+        }
+        let answer = async {
+            match answered.wait_for(|round| round.number >= number).await {
+                Ok(round) => round.outcome.clone(),
+                Err(_) => Err(errors::stopped()),
+            }
+        };
+        match deadline {
+            Some(deadline) => timeout_at(deadline, answer).await.unwrap_or_else(|_| Err(Status::deadline_exceeded())),
+            None => answer.await,
+        }
+    }
+
+    /// Asks as long as somebody waits.
+    async fn ask(self) {
+        while self.0.asked.get() < self.0.wanted.get() {
+            let number = self.0.asked.get() + 1;
+            self.0.asked.set(number);
+            let outcome = self.ask_once().await;
+            self.0.answered.send_replace(Round { number, outcome });
+        }
+        self.0.asking.set(false);
+    }
+
+    async fn ask_once(&self) -> Result<(), Status> {
+        let Inner { inbox, slots, worker, patience, .. } = &*self.0;
+        let wait = slots.register(Some(Instant::now() + *patience));
+        let waiter = Waiter { worker: *worker, key: wait.key() };
+        inbox.push(Event::Read { waiter }, 0).map_err(|refused| match refused {
+            Refused::Full(_) => errors::too_many_requests(),
+            Refused::Closed(_) => errors::stopped(),
+        })?;
+        match wait.await {
+            Ok(Answer::Readable) => Ok(()),
+            Ok(Answer::Stopped) => Err(errors::stopped()),
+            Ok(_) => Err(Status::internal("the member answered another question")),
+            Err(Expired) => Err(errors::timeout()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::inbox::Bounds;
+
+    fn barrier() -> (Barrier, Inbox<Event>, Slots<Answer>) {
+        let inbox = Inbox::new(Bounds { count: 10, bytes: 10 });
+        let slots = Slots::default();
+        (Barrier::new(inbox.clone(), slots.clone(), 0, Duration::from_secs(7)), inbox, slots)
+    }
+
+    /// The questions that have arrived.
+    fn asked(inbox: &Inbox<Event>) -> Vec<Waiter> {
+        let mut events = Vec::new();
+        inbox.drain(&mut events, Duration::ZERO);
+        events.iter().filter_map(Event::waiter).collect()
+    }
+
+    /// Lets everything run that can.
+    async fn settle() {
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test(flavor = "local", start_paused = true)]
+    async fn who_comes_after_a_question_was_put_waits_for_the_next() {
+        let (barrier, inbox, slots) = barrier();
+        let read = || {
+            let barrier = barrier.clone();
+            tokio::task::spawn_local(async move { barrier.pass(None).await })
+        };
+        let early = [read(), read()];
+        settle().await;
+        let [question] = asked(&inbox)[..] else { panic!("not one question") };
+        let late = read();
+        settle().await;
+        assert!(asked(&inbox).is_empty(), "one at a time");
+        slots.complete(question.key, Answer::Readable);
+        for read in early {
+            read.await.unwrap().unwrap();
+        }
+        settle().await;
+        assert!(!late.is_finished());
+        let [question] = asked(&inbox)[..] else { panic!("not one question") };
+        slots.complete(question.key, Answer::Readable);
+        late.await.unwrap().unwrap();
+        settle().await;
+        assert!(asked(&inbox).is_empty(), "nobody waits");
+    }
+
+    #[tokio::test(flavor = "local", start_paused = true)]
+    async fn no_answer_in_time() {
+        let (barrier, _inbox, slots) = barrier();
+        tokio::task::spawn_local(slots.sweep());
+        let theirs = barrier.pass(Some(Instant::now() + Duration::from_secs(1))).await.unwrap_err();
+        assert_eq!(theirs.message, "context deadline exceeded");
+        let ours = barrier.pass(None).await.unwrap_err();
+        assert_eq!(ours.message, "etcdserver: request timed out");
+    }
+}
