@@ -169,7 +169,7 @@ fn listen(config: &Config) -> Result<Vec<(Listener, Door)>, StartError> {
 }
 
 fn open(config: &Config, descriptors: Descriptors, metrics: &Arc<Metrics>) -> Result<Replica, StartError> {
-    let timing = Timing { election_ticks: heartbeat(config).election_ticks, pre_vote: true };
+    let timing = Timing { election_ticks: heartbeat(config).election_ticks, pre_vote: config.pre_vote };
     let settings = Settings::new(config.engine.name(), timing, config.snapshot_count as usize);
     let disk: Arc<dyn Disk> =
         if config.unsafe_no_fsync { Arc::new(OsDisk::without_fsync()) } else { Arc::new(watched_disk(metrics)) };

@@ -65,6 +65,7 @@ pub struct Config {
     pub watch_progress_notify_interval: Duration,
     pub log_level: Level,
     pub log_outputs: Vec<Output>,
+    pub pre_vote: bool,
     pub unsafe_no_fsync: bool,
     pub reported_version: String,
 }

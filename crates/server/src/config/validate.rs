@@ -70,6 +70,7 @@ pub(super) fn validate(values: &Values) -> Result<Config, String> {
         watch_progress_notify_interval: progress_interval(values)?,
         log_level: level(value(values, "log-level"))?,
         log_outputs: outputs(value(values, "log-outputs"))?,
+        pre_vote: boolean(value(values, "pre-vote")) == Some(true),
         unsafe_no_fsync: boolean(value(values, "unsafe-no-fsync")) == Some(true),
         reported_version: version(value(values, "reported-version"))?,
     })
