@@ -11,10 +11,12 @@
 
 mod event;
 mod group;
+mod hearing;
 mod leases;
 
 pub use event::{Answer, Event, Mail, TimeToLive, Waiter};
 pub use group::Advertised;
+pub use hearing::Ear;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -224,7 +226,7 @@ impl Driver {
             Event::Promote { waiter, change } => self.promote(waiter, &change),
             Event::MoveLeader { waiter, to } => self.move_leader(waiter, to),
             Event::HandOver(done) => self.hand_over(done),
-            Event::Message(message) => self.hear(message)?,
+            Event::Message(heard) => self.hear(heard.take())?,
             Event::Unreachable(id) => self.replica.unreachable(id),
             Event::StateSent { to, arrived } => self.replica.state_sent(to, arrived),
             Event::ClusterVersion(version) => self.agree_on_version(version),

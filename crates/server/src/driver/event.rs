@@ -9,6 +9,7 @@ use metastore_store::Outcome;
 use metastore_store::lease::Renewal;
 use metastore_store::watch::RevisionEvents;
 
+use super::hearing::Heard;
 use crate::io::slots::Key;
 
 /// Who waits for an answer.
@@ -63,7 +64,7 @@ pub enum Event {
     /// The member is about to stop: hands leadership to somebody, if it leads. The sender is dropped when that is done.
     HandOver(mpsc::SyncSender<()>),
     /// Another member's message.
-    Message(raftpb::Message),
+    Message(Heard),
     /// A message to a member was lost.
     Unreachable(u64),
     /// How sending a state to a follower has ended.

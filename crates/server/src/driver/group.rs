@@ -14,6 +14,8 @@ use crate::peer::{Peer, Transport};
 
 /// How long a proposal about this member may be under way before it is made again.
 const ADVERTISE_RETRY: Duration = Duration::from_secs(1);
+/// How often a member complains of messages that cannot be.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(1);
 /// How long a removed member goes on, so that it can tell the others what it knows; as etcd does.
 const LEAVE_AFTER: Duration = Duration::from_secs(1);
 /// A learner may become a voter once it holds this share of what the leader holds, in percent; as in etcd.
@@ -38,6 +40,8 @@ pub(super) struct Group {
     /// Who waits for leadership to arrive where.
     moving: Vec<(Waiter, u64)>,
     handing_over: Option<mpsc::SyncSender<()>>,
+    /// When a message was last called impossible.
+    complained_at: Option<Instant>,
     /// This member was removed, and ends then.
     leaves_at: Option<Instant>,
 }
@@ -45,8 +49,8 @@ pub(super) struct Group {
 impl Group {
     pub(super) fn new(advertised: Advertised) -> Self {
         let moving = Vec::new();
-        let (agreed_version, advertised_at, handing_over, leaves_at) = Default::default();
-        Self { advertised, agreed_version, advertised_at, led: false, moving, handing_over, leaves_at }
+        let (agreed_version, advertised_at, handing_over, complained_at, leaves_at) = Default::default();
+        Self { advertised, agreed_version, advertised_at, led: false, moving, handing_over, complained_at, leaves_at }
     }
 }
 
@@ -62,7 +66,11 @@ impl Outbox for Post {
 impl Driver {
     /// Takes another member's message.
     pub(super) fn hear(&mut self, message: raftpb::Message) -> Result<(), Fatal> {
-        if let Err(rejected) = self.replica.step(message)? {
+        let Err(rejected) = self.replica.step(message)? else { return Ok(()) };
+        let now = Instant::now();
+        // Whoever sends one sends many.
+        if self.group.complained_at.is_none_or(|at| now - at >= COMPLAIN_EVERY) {
+            self.group.complained_at = Some(now);
             tracing::warn!(error = %rejected, "dropped a message of another member");
         }
         Ok(())

@@ -1,0 +1,112 @@
+//! What the transport tells the engine thread.
+//!
+//! Other members' messages do not share the clients' bounds: a member that is flooded with requests must still hear that it has
+//! a leader. They have their own, and what exceeds it is lost, as messages may be.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use metastore_proto::raftpb;
+
+use super::event::Event;
+use crate::io::inbox::Inbox;
+use crate::peer::Sink;
+
+/// Messages that the engine thread has not taken yet.
+const MESSAGES: usize = 16 << 10;
+/// Bytes of the same. An append has one megabyte, and a leader sends up to 512 of them to a follower before it waits.
+const MESSAGE_BYTES: usize = 128 << 20;
+
+/// The transport's way to the engine thread.
+pub struct Ear {
+    inbox: Inbox<Event>,
+    room: Arc<Room>,
+}
+
+/// What is under way to the engine thread.
+#[derive(Default)]
+struct Room {
+    messages: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+/// A message on its way; its place is free again once it is taken.
+pub struct Heard {
+    message: Option<raftpb::Message>,
+    bytes: usize,
+    room: Arc<Room>,
+}
+
+impl Heard {
+    pub fn take(mut self) -> raftpb::Message {
+        self.message.take().unwrap_or_default()
+    }
+}
+
+impl Drop for Heard {
+    fn drop(&mut self) {
+        self.room.messages.fetch_sub(1, Ordering::Relaxed);
+        self.room.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+impl Ear {
+    pub fn new(inbox: Inbox<Event>) -> Self {
+        Self { inbox, room: Arc::default() }
+    }
+
+    fn place(&self, message: raftpb::Message, bytes: usize) -> Option<Heard> {
+        let room = &self.room;
+        // Another thread may take the last place meanwhile: the bound is exceeded by no more than there are threads.
+        let (messages, under_way) = (room.messages.load(Ordering::Relaxed), room.bytes.load(Ordering::Relaxed));
+        if messages >= MESSAGES || (messages > 0 && under_way + bytes > MESSAGE_BYTES) {
+            return None;
+        }
+        room.messages.fetch_add(1, Ordering::Relaxed);
+        room.bytes.fetch_add(bytes, Ordering::Relaxed);
+        Some(Heard { message: Some(message), bytes, room: room.clone() })
+    }
+}
+
+impl Sink for Ear {
+    fn message(&self, message: raftpb::Message, bytes: usize) -> bool {
+        self.place(message, bytes).is_some_and(|heard| self.inbox.push_control(Event::Message(heard)))
+    }
+
+    fn unreachable(&self, id: u64) {
+        self.inbox.push_control(Event::Unreachable(id));
+    }
+
+    fn snapshot_sent(&self, to: u64, arrived: bool) {
+        self.inbox.push_control(Event::StateSent { to, arrived });
+    }
+
+    fn removed(&self) {
+        self.inbox.push_control(Event::Removed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::io::inbox::Bounds;
+
+    #[test]
+    fn messages_have_bounds_of_their_own_and_taking_them_makes_room() {
+        let inbox = Inbox::new(Bounds { count: 1, bytes: 1 });
+        let ear = Ear::new(inbox.clone());
+        assert!(ear.message(raftpb::Message::default(), MESSAGE_BYTES + 1), "a large one alone");
+        assert!(!ear.message(raftpb::Message::default(), 1));
+        let mut events = Vec::new();
+        inbox.drain(&mut events, Duration::ZERO);
+        events.clear();
+        (0..MESSAGES).for_each(|_| assert!(ear.message(raftpb::Message::default(), 1)));
+        assert!(!ear.message(raftpb::Message::default(), 0));
+        inbox.drain(&mut events, Duration::ZERO);
+        assert_eq!(events.len(), MESSAGES);
+        events.clear();
+        assert!(ear.message(raftpb::Message::default(), 1));
+    }
+}
