@@ -9,23 +9,32 @@ tools := $(cache)/tools/bin
 export ROCKSDB_LIB_DIR ?= $(cache)/rocksdb/$(shell sed -n '/^name = "librocksdb-sys"$$/{n;s/^version = "\(.*\)"$$/\1/p}' Cargo.lock)
 export ROCKSDB_STATIC ?= 1
 
-.PHONY: help run test lint fmt coverage bench load soak
+.PHONY: help run cluster cluster-stop test lint fmt coverage bench bench-cluster load soak
 
 help:
 	@echo 'make run        build and start a durable single member, as etcd starts with no flags; ENGINE=rocksdb keeps its state on disk'
+	@echo 'make cluster    three members on this machine, in ./cluster; make cluster-stop ends them'
 	@echo 'make test       all tests'
 	@echo 'make lint       format, clippy, rules of the repository, licences and sources of what is built in'
 	@echo 'make fmt        format the code'
 	@echo 'make coverage   line coverage of engine, store and replica; fails below 90 %'
 	@echo 'make soak       all tests, those that draw lots for longer (KILLS, CUTS, CALLS, PROPTEST_CASES), and a delete of a million keys'
 	@echo 'make load       ten million keys on disk: rates, memory, restarts, lists; takes a quarter of an hour and 20 GB'
-	@echo 'make bench      side by side with a real etcd: throughput, latency, processor time, bytes'
+	@echo 'make bench      side by side with a real etcd: throughput, latency, processor time, bytes; make bench-cluster with three members of each'
 
 run:
 	@xtask/install.sh run
 	@cargo build --locked --release --package metastore-server --bin metastore
 	@echo 'clients connect to http://127.0.0.1:2379 (etcdctl does without a flag); data is in ./default.etcd; stop with Ctrl-C'
 	@exec "$(CARGO_TARGET_DIR)/release/metastore" $(if $(ENGINE),--engine $(ENGINE))
+
+cluster:
+	@xtask/install.sh run
+	@cargo build --locked --release --package metastore-server --bin metastore
+	@METASTORE_BIN="$(CARGO_TARGET_DIR)/release/metastore" ENGINE="$(ENGINE)" xtask/cluster.sh start
+
+cluster-stop:
+	@xtask/cluster.sh stop
 
 test:
 	@xtask/install.sh test
@@ -49,6 +58,11 @@ bench:
 	@xtask/install.sh bench
 	@cargo build --locked --release --package metastore-server --bin metastore
 	@METASTORE_BIN="$(CARGO_TARGET_DIR)/release/metastore" ETCD_BIN="$${ETCD_BIN:-$$(tests/etcd/install.sh)/etcd}" tests/bench/bench.sh
+
+bench-cluster:
+	@xtask/install.sh bench
+	@cargo build --locked --release --package metastore-server --bin metastore
+	@METASTORE_BIN="$(CARGO_TARGET_DIR)/release/metastore" ETCD_BIN="$${ETCD_BIN:-$$(tests/etcd/install.sh)/etcd}" tests/bench/cluster.sh
 
 load:
 	@xtask/install.sh bench
