@@ -1,0 +1,110 @@
+#!/usr/bin/env bash
+# Measures three members of MetaStore, with each storage engine, against three of a real etcd: the same machine, the same
+# flags, every acknowledged write on disk at a quorum, the three clusters in turn, medians of all rounds. All nine members run
+# at once; those that are not measured are idle but for their heartbeats. Read the ratios.
+#
+#   tests/bench/cluster.sh        with the variables of bench.sh
+#
+# Columns: requests per second, p50 and p99 in ms, requests per second of all three members' processor time, resident memory
+# of the three in MB. The lines with an x are ratios to etcd.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+rounds=${ROUNDS:-5}
+requests=${REQUESTS:-40000}
+sides=(memory rocksdb etcd)
+source "$here/servers.sh"
+command -v h2load >/dev/null || fail "there is no h2load (Debian: apt-get install nghttp2-client)"
+
+declare -A leader follower members
+trap 'kill ${members[@]} 2>/dev/null || true; rm -rf "$work"' EXIT
+
+start_three() { # side, first port, binary, flags...
+    local side=$1 port=$2 binary=$3 all='' at
+    shift 3
+    for at in 0 1 2; do all+="m$at=http://127.0.0.1:$((port + 2 * at + 1)),"; done
+    members[$side]=''
+    for at in 0 1 2; do
+        local client=http://127.0.0.1:$((port + 2 * at)) peer=http://127.0.0.1:$((port + 2 * at + 1))
+        "$binary" --name "m$at" --data-dir "$work/$side.$at" --listen-client-urls "$client" --advertise-client-urls "$client" \
+            --listen-peer-urls "$peer" --initial-advertise-peer-urls "$peer" --initial-cluster "${all%,}" --log-level warn "$@" \
+            >"$work/$side.$at.log" 2>&1 &
+        members[$side]+=" $!"
+    done
+    local deadline=$((SECONDS + 60))
+    for at in 0 1 2; do
+        until curl -sf "http://127.0.0.1:$((port + 2 * at))/health" >/dev/null; do
+            ((SECONDS < deadline)) || fail "$binary does not form a cluster: $(tail -n 3 "$work/$side.$at.log")"
+            read -rt 0.05 <> <(:) || true
+        done
+    done
+    for at in 0 1 2; do
+        if curl -sf "http://127.0.0.1:$((port + 2 * at))/metrics" | grep -q '^etcd_server_is_leader 1'; then
+            leader[$side]=127.0.0.1:$((port + 2 * at))
+        else
+            follower[$side]=127.0.0.1:$((port + 2 * at))
+        fi
+    done
+    [[ -n ${leader[$side]:-} ]] || fail "no member of $side says that it leads"
+}
+
+cluster_ticks() { local ticks=0 one; for one in ${members[$1]}; do ticks=$((ticks + $(cpu_ticks "$one"))); done; echo "$ticks"; }
+cluster_kb() { local kb=0 one; for one in ${members[$1]}; do kb=$((kb + $(memory_kb "$one" VmRSS))); done; echo "$kb"; }
+
+# Prints: requests per second, p50 in us, p99 in us.
+run() { # address, method, body, connections, streams, requests
+    local out rate
+    : >"$work/latencies"
+    out=$(h2load -n "$6" -c "$4" -m "$5" -t 1 -d "$work/$3.body" --log-file "$work/latencies" \
+        -H 'content-type: application/grpc' -H 'te: trailers' "http://$1/etcdserverpb.KV/$2")
+    grep -q " $6 succeeded, 0 failed, 0 errored" <<<"$out" || fail "h2load: $out"
+    rate=$(sed -n 's|^finished in .*, \([0-9.]*\) req/s.*|\1|p' <<<"$out")
+    cut -f 3 "$work/latencies" | sort -n | awk -v rate="$rate" \
+        '{ us[NR] = $1 } END { printf "%.0f %d %d\n", rate, us[int((NR + 1) / 2)], us[int(NR * 0.99 + 0.5)] }'
+}
+
+measure() { # title, leader or follower, method, body, connections, streams, requests
+    local round side before ticks rate p50 p99 column
+    local -n where=$2
+    for side in "${sides[@]}"; do : >"$work/$side.rounds"; done
+    for ((round = 0; round < rounds; round++)); do
+        for side in "${sides[@]}"; do
+            before=$(cluster_ticks "$side")
+            read -r rate p50 p99 < <(run "${where[$side]}" "${@:3:5}") || fail "$1: no result from the $side"
+            ticks=$(($(cluster_ticks "$side") - before))
+            awk -v rate="$rate" -v p50="$p50" -v p99="$p99" -v n="$7" -v ticks="$ticks" -v hz="$(getconf CLK_TCK)" \
+                -v rss="$(cluster_kb "$side")" 'BEGIN { cpu = ticks > 0 ? n / (ticks / hz) : 0
+                    printf "%d %.3f %.3f %d %d\n", rate, p50 / 1000, p99 / 1000, cpu, rss / 1024 }' >>"$work/$side.rounds"
+        done
+    done
+    for side in "${sides[@]}"; do
+        for column in 1 2 3 4 5; do cut -d ' ' -f $column "$work/$side.rounds" | median; done | paste -sd ' ' >"$work/$side.median"
+    done
+    printf '%s\n' "$1"
+    for side in "${sides[@]}"; do
+        printf '  %-10s %10s req/s   p50 %8s ms   p99 %8s ms   %9s req/cpu-s   %5s MB\n' "$side" $(<"$work/$side.median")
+    done
+    for side in memory rocksdb; do
+        paste -d ' ' "$work/$side.median" "$work/etcd.median" | awk -v side="$side" '
+            function ratio(a, b) { return b > 0 ? sprintf("%.2f", a / b) : "-" }
+            { printf "  %-10s %10s x           %8s          %8s      %9s             %5s\n", side,
+              ratio($1, $6), ratio($2, $7), ratio($3, $8), ratio($4, $9), ratio($5, $10) }'
+    done
+}
+
+for operation in put txn range; do "$loadgen" body $operation >"$work/$operation.body"; done
+port=$((26000 + RANDOM % 500 * 6))
+start_three memory $port "$subject" --engine memory
+start_three rocksdb $((port + 10)) "$subject" --engine rocksdb
+start_three etcd $((port + 20)) "$reference"
+echo "MetaStore: $subject"
+echo "etcd:      $reference ($("$reference" --version | head -n 1))"
+echo "$(nproc) processors, three members, $rounds rounds, medians, fsync on, key 51 B, value 256 B"
+
+few=$((requests / 20))
+for side in "${sides[@]}"; do run "${leader[$side]}" Put put 8 8 2000 >/dev/null; done # warm up, and the key to read
+measure "Put through the leader, 64 connections x 16 in flight" leader Put put 64 16 "$requests"
+measure "Put through a follower, 64 x 16" follower Put put 64 16 "$requests"
+measure "Txn (mod compare, put) through the leader, 64 x 16" leader Txn txn 64 16 "$requests"
+measure "Range of one key, linearizable, at the leader, 64 x 16" leader Range range 64 16 "$requests"
+measure "Range of one key, linearizable, at a follower, 64 x 16" follower Range range 64 16 "$requests"
+measure "Put through the leader, one at a time" leader Put put 1 1 "$few"
