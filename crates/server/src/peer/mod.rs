@@ -1,0 +1,4 @@
+//! What members tell each other: etcd's peer protocol.
+
+pub mod client;
+pub mod timed;
