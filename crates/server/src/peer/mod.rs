@@ -1,4 +1,5 @@
 //! What members tell each other: etcd's peer protocol.
 
 pub mod client;
+pub mod codec;
 pub mod timed;
