@@ -14,10 +14,10 @@ use hyper_util::rt::TokioIo;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::timed::Timed;
 use crate::config::Url;
 use crate::config::url::Scheme;
 use crate::io::socket::Socket;
+use crate::io::timed::Timed;
 
 /// The longest body that is read from a reply. The largest honest one names the keys of a lease.
 pub const MAX_REPLY_BYTES: usize = 64 << 20;
