@@ -24,6 +24,14 @@ pub enum Body {
     Trailers,
     /// The replies of a streaming call.
     Stream(Outgoing),
+    /// Plain HTTP that goes on until one side has had enough.
+    Endless(Box<dyn Pieces>),
+}
+
+/// A body whose bytes arise while it is sent. Dropped when the connection ends.
+pub trait Pieces: std::fmt::Debug {
+    /// The next bytes; `None` at the end.
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>>;
 }
 
 impl http_body::Body for Body {
@@ -36,6 +44,10 @@ impl http_body::Body for Body {
             let Poll::Ready(frame) = outgoing.poll_next(cx) else { return Poll::Pending };
             return Poll::Ready(frame.map(Ok));
         }
+        if let Body::Endless(pieces) = body {
+            let Poll::Ready(piece) = pieces.poll_piece(cx) else { return Poll::Pending };
+            return Poll::Ready(piece.and_then(data));
+        }
         Poll::Ready(match std::mem::replace(body, Body::Done) {
             Body::Plain(bytes) => data(bytes),
             Body::Reply(bytes) => {
@@ -43,7 +55,7 @@ impl http_body::Body for Body {
                 data(bytes)
             }
             Body::Trailers => Some(Ok(trailers(ok_trailers()))),
-            Body::Done | Body::Stream(_) => None,
+            Body::Done | Body::Stream(_) | Body::Endless(_) => None,
         })
     }
 
@@ -56,7 +68,7 @@ impl http_body::Body for Body {
             Body::Done => SizeHint::with_exact(0),
             Body::Plain(bytes) => SizeHint::with_exact(bytes.len() as u64),
             // No exact size for gRPC: hyper would send it as content-length.
-            Body::Reply(_) | Body::Trailers | Body::Stream(_) => SizeHint::default(),
+            Body::Reply(_) | Body::Trailers | Body::Stream(_) | Body::Endless(_) => SizeHint::default(),
         }
     }
 }

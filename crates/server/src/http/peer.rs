@@ -1,12 +1,10 @@
 //! What the peer port tells: who is in the cluster, which version, and that somebody is there.
 
-use std::time::SystemTime;
-
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 
 use super::{Site, json, method_not_allowed, not_found};
 use crate::grpc::Body;
-use crate::logging::timestamp;
+use crate::peer::probing;
 
 impl Site {
     pub(super) fn peer<B>(&self, request: &Request<B>) -> Response<Body> {
@@ -14,9 +12,7 @@ impl Site {
             "/version" => self.show_version(request),
             "/members" if request.method() != Method::GET => method_not_allowed(),
             "/members" => self.show_members(),
-            "/raft/probing" => {
-                json(StatusCode::OK, &serde_json::json!({"OK": true, "Now": timestamp(SystemTime::now())}))
-            }
+            "/raft/probing" => probing(),
             _ => not_found(),
         }
     }

@@ -30,4 +30,5 @@ pub mod mailbox;
 pub mod serve;
 pub mod slots;
 pub mod socket;
+pub mod timed;
 pub mod workers;

@@ -10,9 +10,9 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
-use super::socket::Socket;
 use crate::grpc::{Body, LocalFuture};
 
 /// Flow-control window of one stream: a value of 1.5 MiB arrives without waiting for the window to be opened again.
@@ -95,8 +95,8 @@ pub(super) fn builder(protocol: Protocol) -> Builder {
 }
 
 /// Serves until the client leaves. Once `stopping`, no new request is taken (HTTP/2: GOAWAY), open ones are finished.
-pub(super) async fn serve(
-    socket: Socket,
+pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(
+    socket: S,
     builder: Rc<Builder>,
     service: Rc<dyn Service>,
     mut stopping: watch::Receiver<bool>,

@@ -16,12 +16,16 @@ use super::accept::{Dealt, Door, Stream, accept};
 use super::listen::Listener;
 use super::serve::{self, Protocol, Service, serve};
 use super::socket::Socket;
+use super::timed::Timed;
 
 /// Accepted connections that one worker has not taken over yet.
 const DEALT: usize = 256;
 
 /// A TCP connection without traffic is probed this often, as etcd does.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// A peer that takes nothing of an answer for this long is gone, as in etcd.
+const PEER_WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a worker knows when its services are built.
 #[derive(Clone, Debug)]
@@ -67,6 +71,19 @@ impl Workers {
         patience: Duration,
         build: impl Fn(WorkerContext) -> Services + Send + Sync + 'static,
     ) -> io::Result<Workers> {
+        Workers::start_named("io", count, listeners, connections, protocol, patience, build)
+    }
+
+    /// [`Workers::start`] with threads of another name.
+    pub fn start_named(
+        name: &'static str,
+        count: usize,
+        listeners: Vec<(Listener, Door)>,
+        connections: usize,
+        protocol: Protocol,
+        patience: Duration,
+        build: impl Fn(WorkerContext) -> Services + Send + Sync + 'static,
+    ) -> io::Result<Workers> {
         assert!(count > 0, "no I/O thread");
         let stopping = watch::Sender::new(false);
         let build = Arc::new(build);
@@ -86,7 +103,7 @@ impl Workers {
                 patience,
             };
             let build = build.clone();
-            threads.push(spawn(index, move |runtime| {
+            threads.push(spawn(format!("{name}-{index}"), move |runtime| {
                 runtime.block_on(worker.run(&*build));
                 // What runs beside it may take minutes (Defragment), and nobody waits for it any more.
                 runtime.shutdown_background();
@@ -107,9 +124,9 @@ impl Workers {
 }
 
 /// Starts a thread, and waits for its runtime, so that a failure is the caller's.
-fn spawn(index: usize, run: impl FnOnce(LocalRuntime) + Send + 'static) -> io::Result<JoinHandle<()>> {
+fn spawn(name: String, run: impl FnOnce(LocalRuntime) + Send + 'static) -> io::Result<JoinHandle<()>> {
     let (built, result) = ready::channel();
-    let thread = std::thread::Builder::new().name(format!("io-{index}")).spawn(move || {
+    let thread = std::thread::Builder::new().name(name).spawn(move || {
         let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
         match runtime {
             Ok(runtime) => {
@@ -158,9 +175,14 @@ impl Worker {
                     let Some((stream, door, place)) = dealt else { break };
                     let Ok(socket) = take_over(stream) else { continue };
                     let service = services.behind(door);
-                    let serving = serve(socket, builder.clone(), service, stopping.clone());
+                    let (builder, stopping) = (builder.clone(), stopping.clone());
                     connections.spawn_local(async move {
-                        serving.await;
+                        match door {
+                            Door::Client => serve(socket, builder, service, stopping).await,
+                            Door::Peer => {
+                                serve(Timed::new(socket, PEER_WRITE_TIMEOUT), builder, service, stopping).await;
+                            }
+                        }
                         drop(place);
                     });
                 }

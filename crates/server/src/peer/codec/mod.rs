@@ -1,0 +1,45 @@
+//! The bytes on the two streams between members, as etcd lays them out.
+//!
+//! ```text
+//! message stream   u64 length | Message                                        everything but appends
+//! msgapp stream    0                                                           link heartbeat
+//!                  1 | u64 count | (u64 length | Entry)* | u64 commit          entries that continue what came before
+//!                  2 | u64 length | Message                                    any other append
+//! ```
+//!
+//! Numbers are big-endian. A frame of kind 1 says neither term nor index: both sides remember them from the frames before,
+//! so [`msgapp::Encoder`] and [`msgapp::Decoder`] must move in step, and with etcd's.
+//!
+//! Rules:
+//! - A length is a claim until the bytes have come: memory grows with what arrived, never with what was announced.
+//! - The bytes of a message are its own. A slice of a read buffer in the log would hold the whole buffer in memory.
+
+pub mod message;
+pub mod msgapp;
+pub mod source;
+#[cfg(test)]
+mod tests;
+
+use metastore_proto::raftpb::{self, MessageType};
+
+/// The longest frame that is taken, as in etcd.
+pub const MAX_FRAME_BYTES: u64 = 512 << 20;
+
+/// One step of a stream.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Frame {
+    /// The other side is still there. Not for raft, which would forget its leader.
+    Heartbeat,
+    /// A message, and the bytes that it took on the wire.
+    Message(raftpb::Message, usize),
+}
+
+/// What goes over the message stream when there is nothing to say. raft never sends a message from and to nobody.
+pub fn link_heartbeat() -> raftpb::Message {
+    raftpb::Message { r#type: Some(MessageType::MsgHeartbeat as i32), ..Default::default() }
+}
+
+/// Whether this is a [`link_heartbeat`].
+pub fn is_link_heartbeat(message: &raftpb::Message) -> bool {
+    message.r#type() == MessageType::MsgHeartbeat && message.from() == 0 && message.to() == 0
+}

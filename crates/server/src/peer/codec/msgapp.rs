@@ -1,0 +1,143 @@
+//! The append stream ("msgappv2"): what a leader sends to a follower that keeps up says only what is new.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http_body::Body;
+use metastore_proto::Message as _;
+use metastore_proto::raftpb::{self, MessageType};
+
+use super::source::{Broken, Source};
+use super::{Frame, MAX_FRAME_BYTES, is_link_heartbeat, message};
+
+const HEARTBEAT: u8 = 0;
+const ENTRIES: u8 = 1;
+const WHOLE: u8 = 2;
+
+/// Entries of one frame. An append carries a mebibyte in etcd, and an entry takes a few bytes at least: many times fewer.
+/// Without a bound, empty entries would take many times their wire size in memory.
+const MAX_FRAME_ENTRIES: u64 = 1 << 20;
+
+/// Where the stream stands: what a frame of entries leaves unsaid.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Position {
+    term: u64,
+    index: u64,
+}
+
+impl Position {
+    /// After a whole message.
+    fn after(message: &raftpb::Message) -> Position {
+        let index = message.entries.last().map_or(message.index(), raftpb::Entry::index);
+        Position { term: message.term(), index }
+    }
+}
+
+/// The writing side of one connection.
+#[derive(Debug, Default)]
+pub struct Encoder(Position);
+
+impl Encoder {
+    /// Appends a frame. `message` is a MsgApp, or a link heartbeat.
+    pub fn encode(&mut self, message: &raftpb::Message, out: &mut BytesMut) {
+        if is_link_heartbeat(message) {
+            out.put_u8(HEARTBEAT);
+        } else if self.is_continued_by(message) {
+            out.put_u8(ENTRIES);
+            out.put_u64(message.entries.len() as u64);
+            for entry in &message.entries {
+                let length = entry.encoded_len();
+                out.reserve(8 + length);
+                out.put_u64(length as u64);
+                entry.encode_raw(out);
+                self.0.index += 1;
+            }
+            out.put_u64(message.commit());
+        } else {
+            out.put_u8(WHOLE);
+            message::encode(message, out);
+            self.0 = Position::after(message);
+        }
+    }
+
+    /// The reader fills in the term for both terms, and the index: they must be what it will fill in. So must the number
+    /// of entries and the index of the last one, on which reader and writer count on.
+    fn is_continued_by(&self, message: &raftpb::Message) -> bool {
+        let Position { term, index } = self.0;
+        index == message.index() && term == message.log_term() && term == message.term() && says_no_more(message)
+    }
+}
+
+/// Whether a frame of entries would drop nothing of it. raft sets none of these in an append.
+fn says_no_more(message: &raftpb::Message) -> bool {
+    !message.reject() && message.reject_hint() == 0 && message.context().is_empty() && message.snapshot.is_none()
+}
+
+/// The reading side of one connection.
+#[derive(Debug)]
+pub struct Decoder {
+    position: Position,
+    from: u64,
+    to: u64,
+}
+
+impl Decoder {
+    /// `from` and `to` go into messages that do not say it themselves.
+    pub fn new(from: u64, to: u64) -> Decoder {
+        Decoder { position: Position::default(), from, to }
+    }
+
+    /// Reads a frame.
+    ///
+    /// # Errors
+    /// [`Broken`]; the stream cannot be read on.
+    pub async fn decode<B>(&mut self, source: &mut Source<B>) -> Result<Frame, Broken>
+    where
+        B: Body<Data = Bytes, Error: std::fmt::Display> + Unpin,
+    {
+        match source.byte().await? {
+            HEARTBEAT => Ok(Frame::Heartbeat),
+            ENTRIES => self.entries(source).await,
+            WHOLE => {
+                let length = source.number().await?;
+                let message = message::parse(source.bytes(length, MAX_FRAME_BYTES).await?)?;
+                self.position = Position::after(&message);
+                Ok(Frame::Message(message, 9 + length as usize))
+            }
+            kind => Err(Broken::Malformed(format!("failed to parse type {kind} in msgappv2 stream"))),
+        }
+    }
+
+    async fn entries<B>(&mut self, source: &mut Source<B>) -> Result<Frame, Broken>
+    where
+        B: Body<Data = Bytes, Error: std::fmt::Display> + Unpin,
+    {
+        let Position { term, index } = self.position;
+        let count = source.number().await?;
+        if count > MAX_FRAME_ENTRIES {
+            return Err(Broken::Malformed(format!("{count} entries in one frame; at most {MAX_FRAME_ENTRIES}")));
+        }
+        let mut entries = Vec::new();
+        let mut left = MAX_FRAME_BYTES;
+        for _ in 0..count {
+            let length = source.number().await?;
+            let bytes = source.bytes(length, left).await?;
+            left -= length;
+            let entry = raftpb::Entry::decode(bytes).map_err(|error| Broken::Malformed(error.to_string()))?;
+            entries.push(entry);
+        }
+        let commit = source.number().await?;
+        self.position.index = index.saturating_add(count);
+        let taken = 17 + 8 * count + (MAX_FRAME_BYTES - left);
+        let message = raftpb::Message {
+            r#type: Some(MessageType::MsgApp as i32),
+            from: Some(self.from),
+            to: Some(self.to),
+            term: Some(term),
+            log_term: Some(term),
+            index: Some(index),
+            commit: Some(commit),
+            entries,
+            ..Default::default()
+        };
+        Ok(Frame::Message(message, taken as usize))
+    }
+}

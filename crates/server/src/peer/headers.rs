@@ -1,0 +1,181 @@
+//! The headers by which members know each other.
+
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+/// The oldest cluster version that is understood: etcd's, and so ours.
+const MIN_CLUSTER_VERSION: &str = "3.0.0";
+
+/// The version of a member that does not tell one, as etcd has it.
+const UNSAID_VERSION: &str = "2.0.0";
+
+const SERVER_FROM: HeaderName = HeaderName::from_static("x-server-from");
+pub(super) const SERVER_VERSION: HeaderName = HeaderName::from_static("x-server-version");
+const MIN_VERSION: HeaderName = HeaderName::from_static("x-min-cluster-version");
+pub(super) const CLUSTER_ID: HeaderName = HeaderName::from_static("x-etcd-cluster-id");
+const RAFT_TO: HeaderName = HeaderName::from_static("x-raft-to");
+const PEER_URLS: HeaderName = HeaderName::from_static("x-peerurls");
+
+/// What other members compare, word by word.
+pub(super) const CLUSTER_ID_MISMATCH: &str = "cluster ID mismatch";
+pub(super) const INCOMPATIBLE_VERSION: &str = "incompatible version";
+
+/// Who this member is to others.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub id: u64,
+    pub cluster_id: u64,
+    /// The etcd version that is reported.
+    pub version: String,
+    /// Where others reach it.
+    pub peer_urls: Vec<String>,
+}
+
+/// Who asks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sender {
+    /// `None` if it does not say.
+    pub id: Option<u64>,
+    /// Where it says that it can be reached.
+    pub urls: Vec<String>,
+}
+
+/// A request that is not answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub status: StatusCode,
+    pub text: &'static str,
+}
+
+impl Identity {
+    /// The headers of a request to member `to`.
+    pub fn headers(&self, to: u64) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(SERVER_FROM, hex(self.id));
+        headers.insert(SERVER_VERSION, text(&self.version));
+        headers.insert(MIN_VERSION, HeaderValue::from_static(MIN_CLUSTER_VERSION));
+        headers.insert(CLUSTER_ID, hex(self.cluster_id));
+        headers.insert(RAFT_TO, hex(to));
+        if !self.peer_urls.is_empty() {
+            headers.insert(PEER_URLS, text(&self.peer_urls.join(",")));
+        }
+        headers
+    }
+
+    /// Puts into an answer what the asking side looks at.
+    pub fn sign(&self, headers: &mut HeaderMap) {
+        headers.insert(SERVER_VERSION, text(&self.version));
+        headers.insert(CLUSTER_ID, hex(self.cluster_id));
+    }
+
+    /// Whether the sender of these headers may be talked to: its version, then its cluster.
+    ///
+    /// # Errors
+    /// 412 with etcd's text. The reason is in the log.
+    pub fn admit(&self, headers: &HeaderMap) -> Result<Sender, Refusal> {
+        let name = said(headers, &SERVER_FROM).unwrap_or_default();
+        let server = said(headers, &SERVER_VERSION).unwrap_or(UNSAID_VERSION);
+        let minimum = said(headers, &MIN_VERSION).unwrap_or(UNSAID_VERSION);
+        if !compatible(server, minimum, &self.version) {
+            tracing::warn!(
+                "local-member-id" = %format_args!("{:x}", self.id), "local-member-server-version" = %self.version,
+                "local-member-server-minimum-cluster-version" = MIN_CLUSTER_VERSION, "remote-peer-server-name" = name,
+                "remote-peer-server-version" = server, "remote-peer-server-minimum-cluster-version" = minimum,
+                "failed version compatibility check"
+            );
+            return Err(Refusal { status: StatusCode::PRECONDITION_FAILED, text: INCOMPATIBLE_VERSION });
+        }
+        let cluster = said(headers, &CLUSTER_ID).unwrap_or_default();
+        if cluster != format!("{:x}", self.cluster_id) {
+            tracing::warn!(
+                "local-member-id" = %format_args!("{:x}", self.id),
+                "local-member-cluster-id" = %format_args!("{:x}", self.cluster_id),
+                "remote-peer-server-name" = name, "remote-peer-cluster-id" = cluster, "request cluster ID mismatch"
+            );
+            return Err(Refusal { status: StatusCode::PRECONDITION_FAILED, text: CLUSTER_ID_MISMATCH });
+        }
+        let urls = said(headers, &PEER_URLS).unwrap_or_default();
+        let urls = urls.split(',').filter(|url| !url.is_empty()).map(str::to_owned).collect();
+        Ok(Sender { id: u64::from_str_radix(name, 16).ok(), urls })
+    }
+
+    /// Whether a request is meant for this member; one that does not say so is not.
+    pub fn is_meant(&self, headers: &HeaderMap) -> bool {
+        said(headers, &RAFT_TO).is_some_and(|to| to == format!("{:x}", self.id))
+    }
+}
+
+/// Whether a peer that answers with these headers knows the streams: etcd 3 does, whatever its version.
+pub(super) fn knows_streams(headers: &HeaderMap) -> bool {
+    major_minor(said(headers, &SERVER_VERSION).unwrap_or(UNSAID_VERSION)) >= major_minor(MIN_CLUSTER_VERSION)
+}
+
+/// The value of a header, as text.
+pub(super) fn said<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok().filter(|value| !value.is_empty())
+}
+
+/// Neither side is older than what the other needs at least. What is no version fits nobody.
+fn compatible(server: &str, minimum: &str, local: &str) -> bool {
+    let (server, minimum, local) = (major_minor(server), major_minor(minimum), major_minor(local));
+    server.is_some() && minimum.is_some() && server >= major_minor(MIN_CLUSTER_VERSION) && minimum <= local
+}
+
+fn major_minor(version: &str) -> Option<(u64, u64)> {
+    let mut parts = version.split('.');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+pub(super) fn hex(id: u64) -> HeaderValue {
+    text(&format!("{id:x}"))
+}
+
+/// A URL or version with characters that no header can hold is left out rather than sent wrong.
+fn text(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity(id: u64) -> Identity {
+        let peer_urls = vec!["http://a:1".to_owned(), "http://b:2".to_owned()];
+        Identity { id, cluster_id: 0xcdf, version: "3.7.0".into(), peer_urls }
+    }
+
+    #[test]
+    fn the_headers_are_etcds() {
+        let headers = identity(0xab).headers(0x1f);
+        let shown: Vec<String> =
+            headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+        let expected = [
+            "x-server-from: ab",
+            "x-server-version: 3.7.0",
+            "x-min-cluster-version: 3.0.0",
+            "x-etcd-cluster-id: cdf",
+            "x-raft-to: 1f",
+            "x-peerurls: http://a:1,http://b:2",
+        ];
+        assert_eq!(shown, expected);
+        let sender = Sender { id: Some(0xab), urls: identity(0xab).peer_urls };
+        assert_eq!(identity(0x1f).admit(&headers), Ok(sender));
+        assert!(identity(0x1f).is_meant(&headers) && !identity(0x2f).is_meant(&headers));
+    }
+
+    #[test]
+    fn another_cluster_and_another_time_are_refused() {
+        let with = |name: HeaderName, value: &'static str| {
+            let mut headers = identity(1).headers(2);
+            headers.insert(name, HeaderValue::from_static(value));
+            identity(2).admit(&headers).map(|_| ()).map_err(|refusal| (refusal.status.as_u16(), refusal.text))
+        };
+        assert_eq!(with(CLUSTER_ID, "cde"), Err((412, "cluster ID mismatch")));
+        let incompatible = Err((412, "incompatible version"));
+        assert_eq!(with(SERVER_VERSION, "2.3.8"), incompatible);
+        assert_eq!(with(SERVER_VERSION, "new"), incompatible);
+        assert_eq!(with(MIN_VERSION, "3.8.0"), incompatible);
+        assert_eq!(with(SERVER_VERSION, "4.0.0-alpha.1"), Ok(()));
+        assert_eq!(with(MIN_VERSION, "3.7.9"), Ok(()));
+        assert_eq!(identity(2).admit(&HeaderMap::new()).unwrap_err().text, "incompatible version");
+    }
+}

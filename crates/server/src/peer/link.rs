@@ -1,0 +1,230 @@
+//! One other member: what waits for it, where it is, whether it is there.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use metastore_proto::Message as _;
+use metastore_proto::raftpb::{Message, MessageType};
+use parking_lot::Mutex;
+
+use super::meters::PeerMeters;
+use super::queue::{Bounds, Pushed, Queue};
+use super::seam::Sink;
+use super::urls::Urls;
+
+/// What waits for one stream: as many messages as in etcd, and bytes enough for a follower that hiccups for a second.
+const STREAM_BOUNDS: Bounds = Bounds { count: 4096, bytes: 64 << 20 };
+
+/// What waits to be posted while there is no stream: as many messages as in etcd.
+const PIPELINE_BOUNDS: Bounds = Bounds { count: 64, bytes: 64 << 20 };
+
+/// raft is told this often at most that a peer loses messages: it knows after the first time.
+const UNREACHABLE_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Drops are logged this often at most.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The two streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Appends,
+    Messages,
+}
+
+impl Kind {
+    /// As etcd's log lines call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Appends => "stream MsgApp v2",
+            Kind::Messages => "stream Message",
+        }
+    }
+
+    /// The path, up to the id of who asks.
+    pub fn path(self) -> &'static str {
+        match self {
+            Kind::Appends => "/raft/stream/msgapp/",
+            Kind::Messages => "/raft/stream/message/",
+        }
+    }
+}
+
+/// Another member, as the threads share it.
+pub struct Link {
+    pub local: u64,
+    pub id: u64,
+    pub urls: Urls,
+    pub meters: PeerMeters,
+    pub pipeline: Queue,
+    /// Held while a state is being sent: one at a time.
+    sending_state: AtomicBool,
+    appends: Queue,
+    messages: Queue,
+    sink: Arc<dyn Sink>,
+    active: Mutex<Option<Instant>>,
+    losses: Mutex<Losses>,
+}
+
+#[derive(Default)]
+struct Losses {
+    reported: Option<Instant>,
+    logged: Option<Instant>,
+    refused: Option<Instant>,
+    unsaid: u64,
+}
+
+impl Link {
+    pub fn new(local: u64, id: u64, urls: &[String], meters: PeerMeters, sink: Arc<dyn Sink>) -> Link {
+        let link = Link {
+            local,
+            id,
+            urls: Urls::default(),
+            meters,
+            pipeline: Queue::new(PIPELINE_BOUNDS),
+            sending_state: AtomicBool::new(false),
+            appends: Queue::new(STREAM_BOUNDS),
+            messages: Queue::new(STREAM_BOUNDS),
+            sink,
+            active: Mutex::default(),
+            losses: Mutex::default(),
+        };
+        link.urls.set(id, urls);
+        link
+    }
+
+    /// What one of the streams reads from.
+    pub fn queue(&self, kind: Kind) -> &Queue {
+        match kind {
+            Kind::Appends => &self.appends,
+            Kind::Messages => &self.messages,
+        }
+    }
+
+    /// Queues a message on the way that etcd would choose. Appends have a stream of their own, so that heartbeats never
+    /// wait behind them. No room, or no way: it is dropped, and raft is told.
+    pub fn send(&self, message: Message) {
+        let kind = message.r#type();
+        let bytes = message.encoded_len();
+        let (way, queue) = self.pick(kind);
+        let pushed = match queue.push(message.clone(), bytes) {
+            // The stream ended a moment ago.
+            Pushed::Closed if way != PIPELINE => self.pipeline.push(message, bytes),
+            pushed => pushed,
+        };
+        if pushed != Pushed::Taken {
+            self.lost(1);
+            self.complain(way, kind);
+        }
+    }
+
+    fn pick(&self, kind: MessageType) -> (&'static str, &Queue) {
+        if kind == MessageType::MsgApp && self.appends.is_open() {
+            return ("streamMsgAppV2", &self.appends);
+        }
+        if self.messages.is_open() {
+            return ("streamMsg", &self.messages);
+        }
+        (PIPELINE, &self.pipeline)
+    }
+
+    /// Messages for this peer were dropped.
+    pub fn lost(&self, messages: usize) {
+        if messages == 0 {
+            return;
+        }
+        self.meters.sent_failures.inc_by(messages as u64);
+        if due(&mut self.losses.lock().reported, UNREACHABLE_INTERVAL) {
+            self.sink.unreachable(self.id);
+        }
+    }
+
+    fn complain(&self, way: &str, kind: MessageType) {
+        let mut losses = self.losses.lock();
+        if !due(&mut losses.logged, COMPLAINT_INTERVAL) {
+            losses.unsaid += 1;
+            return;
+        }
+        let unsaid = std::mem::take(&mut losses.unsaid);
+        drop(losses);
+        tracing::warn!(
+            "message-type" = kind.as_str_name(), "local-member-id" = %format_args!("{:x}", self.local),
+            "remote-peer-id" = %format_args!("{:x}", self.id), "remote-peer-name" = way,
+            "remote-peer-active" = self.active_since().is_some(), "dropped-since" = unsaid,
+            "dropped internal Raft message since sending buffer is full"
+        );
+    }
+
+    /// The member had no room for a message of this peer.
+    pub fn refused(&self) {
+        self.meters.received_failures.inc();
+        let mut losses = self.losses.lock();
+        if !due(&mut losses.refused, COMPLAINT_INTERVAL) {
+            return;
+        }
+        drop(losses);
+        tracing::warn!(
+            "local-member-id" = %format_args!("{:x}", self.local), "from" = %format_args!("{:x}", self.id),
+            "remote-peer-active" = self.active_since().is_some(),
+            "dropped internal Raft message since receiving buffer is full (overloaded network)"
+        );
+    }
+
+    /// Something went through to the peer, or came from it.
+    pub fn activate(&self) {
+        let mut active = self.active.lock();
+        if active.is_none() {
+            *active = Some(Instant::now());
+            self.meters.active.set(1);
+            tracing::info!("peer-id" = %format_args!("{:x}", self.id), "peer became active");
+        }
+    }
+
+    /// Something failed: "failed to `action` on `source`".
+    pub fn deactivate(&self, action: &str, source: &str, error: &dyn std::fmt::Display) {
+        let mut active = self.active.lock();
+        let text = format!("failed to {action} {:x} on {source} ({error})", self.id);
+        let id = format_args!("{:x}", self.id);
+        if active.take().is_none() {
+            tracing::debug!("peer-id" = %id, error = text, "peer deactivated again");
+            return;
+        }
+        self.meters.active.set(0);
+        self.meters.disconnected.inc();
+        tracing::warn!("peer-id" = %id, error = text, "peer became inactive (message send to peer failed)");
+    }
+
+    /// Since when the peer has been there; `None` if it is not.
+    pub fn active_since(&self) -> Option<Instant> {
+        *self.active.lock()
+    }
+
+    /// Takes no more messages. What is queued is still sent, where there is a stream.
+    pub fn finish(&self) {
+        for queue in [&self.appends, &self.messages, &self.pipeline] {
+            queue.finish();
+        }
+    }
+
+    /// Takes the right to send a state, until [`Link::state_sent`].
+    pub fn begin_state(&self) -> bool {
+        !self.sending_state.swap(true, Ordering::AcqRel)
+    }
+
+    pub fn state_sent(&self, ok: bool) {
+        self.sending_state.store(false, Ordering::Release);
+        self.sink.snapshot_sent(self.id, ok);
+    }
+}
+
+const PIPELINE: &str = "pipeline";
+
+/// Whether it is time again.
+fn due(last: &mut Option<Instant>, interval: Duration) -> bool {
+    let now = Instant::now();
+    let due = last.is_none_or(|last| now >= last + interval);
+    if due {
+        *last = Some(now);
+    }
+    due
+}

@@ -1,0 +1,175 @@
+//! A state that comes in: from the request's body to a blocking thread that takes it, no faster than it does.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::StatusCode;
+use hyper::body::Incoming;
+use metastore_proto::raftpb::Message;
+use tokio::sync::mpsc;
+
+use super::check::{Way, check};
+use super::codec::message::decode_limited;
+use super::codec::source::Source;
+use super::headers::Sender;
+use super::meters::StateMeters;
+use super::seam::StateIntake;
+use super::state_send::index;
+use super::transport::Shared;
+
+/// The longest announcement, as in etcd; the state behind it may have any size.
+const ANNOUNCEMENT_BYTES: u64 = 64 << 20;
+
+/// Pieces between the connection and the thread that takes them.
+const PIECES: usize = 8;
+
+/// A sender from whom nothing comes for this long is given up: it reads from a disk that may be behind.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// States that come in at a time, from whomever. There is one leader; an old one may still be at it.
+const STATES_AT_ONCE: usize = 2;
+
+/// Who is sending now. One state at a time for each.
+#[derive(Clone, Default)]
+pub(super) struct Senders(Rc<RefCell<HashSet<u64>>>);
+
+/// A failed answer: what the sender is told.
+pub(super) type Failure = (StatusCode, String);
+
+enum Piece {
+    Bytes(Bytes),
+    End,
+}
+
+impl Senders {
+    /// Takes a state, to the end.
+    ///
+    /// # Errors
+    /// [`Failure`]; nothing of the state remains.
+    pub async fn receive(&self, shared: &Shared, sender: &Sender, body: Incoming) -> Result<(), Failure> {
+        let bad = |text: String| (StatusCode::BAD_REQUEST, text);
+        let mut source = Source::new(body, SILENCE);
+        let (message, _) = decode_limited(&mut source, ANNOUNCEMENT_BYTES)
+            .await
+            .map_err(|error| bad(format!("failed to decode raft message ({error})")))?;
+        let from = sender.id.unwrap_or(message.from());
+        check(&message, Way::State, from, shared.settings.identity.id).map_err(|unfit| bad(unfit.to_string()))?;
+        let _turn = self.enter(from)?;
+        let link = shared.link(from);
+        let meters = link.as_ref().map(|link| &link.meters.state_received);
+        let start = Instant::now();
+        let (index, id) = (index(&message), format!("{from:x}"));
+        tracing::info!(
+            "remote-snapshot-sender-id" = id,
+            "incoming-snapshot-index" = index,
+            "receiving database snapshot"
+        );
+        let taken = {
+            let _inflight = meters.map(Inflight::new);
+            take(shared.intake.clone(), message, source).await
+        };
+        match taken {
+            Ok(bytes) => {
+                if let Some(link) = &link {
+                    link.meters.received_bytes.inc_by(bytes);
+                    link.meters.state_received.success.inc();
+                    link.meters.state_received.seconds.observe(start.elapsed().as_secs_f64());
+                }
+                tracing::info!(
+                    "remote-snapshot-sender-id" = id, "incoming-snapshot-index" = index,
+                    "incoming-snapshot-size-bytes" = bytes, "download-took" = ?start.elapsed(),
+                    "received and saved database snapshot"
+                );
+                Ok(())
+            }
+            Err(error) => {
+                if let Some(meters) = meters {
+                    meters.failures.inc();
+                }
+                tracing::warn!(
+                    "remote-snapshot-sender-id" = id,
+                    "incoming-snapshot-index" = index,
+                    error,
+                    "failed to save incoming database snapshot"
+                );
+                Err((StatusCode::INTERNAL_SERVER_ERROR, format!("failed to save KV snapshot ({error})")))
+            }
+        }
+    }
+
+    fn enter(&self, from: u64) -> Result<Turn, Failure> {
+        let mut senders = self.0.borrow_mut();
+        if senders.len() >= STATES_AT_ONCE || !senders.insert(from) {
+            let text = "another snapshot is being received; try again when it has ended".to_owned();
+            return Err((StatusCode::SERVICE_UNAVAILABLE, text));
+        }
+        Ok(Turn { senders: self.clone(), from })
+    }
+}
+
+/// The turn of one sender.
+struct Turn {
+    senders: Senders,
+    from: u64,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.senders.0.borrow_mut().remove(&self.from);
+    }
+}
+
+struct Inflight<'a>(&'a StateMeters);
+
+impl<'a> Inflight<'a> {
+    fn new(meters: &'a StateMeters) -> Inflight<'a> {
+        meters.inflight.inc();
+        Inflight(meters)
+    }
+}
+
+impl Drop for Inflight<'_> {
+    fn drop(&mut self) {
+        self.0.inflight.dec();
+    }
+}
+
+/// Hands the body to the intake on a blocking thread, and waits for its word. How many bytes that were.
+async fn take(intake: Arc<dyn StateIntake>, message: Message, mut source: Source<Incoming>) -> Result<u64, String> {
+    let (pieces, inlet) = mpsc::channel(PIECES);
+    let taking = tokio::task::spawn_blocking(move || take_all(&*intake, message, inlet));
+    let bytes = AtomicU64::new(0);
+    let feed = async {
+        loop {
+            let piece = source.piece().await.map_err(|error| error.to_string())?;
+            let end = piece.is_none();
+            let length = piece.as_ref().map_or(0, Bytes::len);
+            let piece = piece.map_or(Piece::End, Piece::Bytes);
+            // Whoever takes has given up: its error tells why.
+            if pieces.send(piece).await.is_err() || end {
+                return Ok(());
+            }
+            bytes.fetch_add(length as u64, Ordering::Relaxed);
+        }
+    };
+    let fed: Result<(), String> = feed.await;
+    drop(pieces);
+    let taken = taking.await.unwrap_or_else(|_panic| Err("taking the snapshot panicked".into()));
+    fed.and(taken).map(|()| bytes.into_inner())
+}
+
+fn take_all(intake: &dyn StateIntake, message: Message, mut inlet: mpsc::Receiver<Piece>) -> Result<(), String> {
+    let mut taker = intake.begin(message)?;
+    while let Some(piece) = inlet.blocking_recv() {
+        match piece {
+            Piece::Bytes(bytes) => taker.take(&bytes)?,
+            Piece::End => return taker.finish(),
+        }
+    }
+    Err("the sender went away in the middle of the snapshot".into())
+}

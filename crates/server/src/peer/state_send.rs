@@ -1,0 +1,187 @@
+//! A state on its way to a follower: read on a blocking thread, posted piece by piece.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Method};
+use http_body::Frame;
+use metastore_proto::raftpb::Message;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use super::client::{self, ClientError};
+use super::codec::message;
+use super::link::Link;
+use super::pipeline::{PostError, judge};
+use super::seam::StateStream;
+use super::transport::Shared;
+
+/// States that are sent at a time. More wait: each reads a whole state from the disk.
+pub(super) const STATES_AT_ONCE: usize = 2;
+
+/// What is handed over at once; smaller pieces are gathered.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// Pieces between the thread that reads and the connection.
+const PIECES: usize = 8;
+
+/// A follower that takes nothing for this long is given up. It holds up the stream while its disk is behind.
+pub(super) const STALL: Duration = Duration::from_secs(60);
+
+/// For how long a follower may take to make a whole state its own.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+
+/// Where states are posted.
+pub(super) const PATH: &str = "/raft/snapshot";
+
+/// The request's body. It ends in order only if the reading did: what is cut short must not look whole.
+struct Pieces(mpsc::Receiver<Result<Bytes, String>>);
+
+impl http_body::Body for Pieces {
+    type Data = Bytes;
+    type Error = String;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, String>>> {
+        self.get_mut().0.poll_recv(cx).map(|piece| piece.map(|piece| piece.map(Frame::data)))
+    }
+}
+
+/// Sends one state, and says how it went.
+pub(super) async fn send(shared: Arc<Shared>, link: Arc<Link>, places: Arc<Semaphore>, state: Box<dyn StateStream>) {
+    let Ok(_place) = places.acquire().await else { return link.state_sent(false) };
+    let (meters, start) = (&link.meters.state_sent, Instant::now());
+    let id = format_args!("{:x}", link.id);
+    meters.inflight.inc();
+    let sent = post(&shared, &link, state).await;
+    meters.inflight.dec();
+    match sent {
+        Ok((index, bytes)) => {
+            meters.success.inc();
+            meters.seconds.observe(start.elapsed().as_secs_f64());
+            link.meters.sent_bytes.inc_by(bytes);
+            link.activate();
+            tracing::info!("snapshot-index" = index, "remote-peer-id" = %id, bytes, "sent database snapshot");
+            link.state_sent(true);
+        }
+        Err(error) => {
+            meters.failures.inc();
+            tracing::warn!("remote-peer-id" = %id, error = %error, "failed to send database snapshot");
+            if matches!(error, PostError::Removed) {
+                shared.sink.removed();
+            }
+            link.deactivate("post", "sendMsgSnap", &error);
+            link.lost(1);
+            link.state_sent(false);
+        }
+    }
+}
+
+/// The index of the state, and its bytes.
+async fn post(shared: &Shared, link: &Link, state: Box<dyn StateStream>) -> Result<(u64, u64), PostError> {
+    let url = link.urls.pick().ok_or(PostError::NoUrl)?;
+    let (pieces, body) = mpsc::channel(PIECES);
+    let (announce, announced) = oneshot::channel();
+    let reading = tokio::task::spawn_blocking(move || read(state, announce, &pieces));
+    let Ok(index) = announced.await else { return Err(PostError::State(outcome(reading.await).unwrap_err())) };
+    tracing::info!("snapshot-index" = index, "remote-peer-id" = %format_args!("{:x}", link.id), "sending database snapshot");
+    let mut headers = shared.settings.identity.headers(link.id);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    let request = client::new_request(&url, Method::POST, PATH, headers, Pieces(body));
+    let exchange = async {
+        let mut sender = client::open(&url, shared.settings.dial_timeout, STALL).await?;
+        let broken = |error| ClientError::Http { url: url.text.clone(), error };
+        // While the body goes out, the connection notices who takes nothing; behind it, nobody would.
+        let mut answer = std::pin::pin!(sender.send_request(request));
+        let (bytes, response) = tokio::select! {
+            response = answer.as_mut() => (None, response),
+            read = reading => {
+                let bytes = outcome(read);
+                let late = |_elapsed| ClientError::Timeout { url: url.text.clone(), after: ANSWER_TIMEOUT };
+                (Some(bytes), tokio::time::timeout(ANSWER_TIMEOUT, answer).await.map_err(late)?)
+            }
+        };
+        if let Some(Err(error)) = bytes {
+            return Err(PostError::State(error));
+        }
+        let reply = tokio::time::timeout(STALL, client::read_reply(&url, response.map_err(broken)?));
+        let late = |_elapsed| ClientError::Timeout { url: url.text.clone(), after: STALL };
+        judge(reply.await.map_err(late)??)?;
+        // An answer that says yes before all was sent is none.
+        match bytes {
+            Some(Ok(bytes)) => Ok((index, bytes)),
+            _ => Err(PostError::State("the peer answered before it had all of it".into())),
+        }
+    };
+    let exchange = exchange.await;
+    if exchange.is_err() {
+        link.urls.failed(&url);
+    }
+    exchange
+}
+
+fn outcome(read: Result<Result<u64, String>, tokio::task::JoinError>) -> Result<u64, String> {
+    read.unwrap_or_else(|_panic| Err("reading the state panicked".into()))
+}
+
+/// On a blocking thread: opens the state, announces it, and pushes it through. How many bytes that were.
+fn read(
+    state: Box<dyn StateStream>,
+    announce: oneshot::Sender<u64>,
+    pieces: &mpsc::Sender<Result<Bytes, String>>,
+) -> Result<u64, String> {
+    let (announcement, body) = state.open()?;
+    let mut out = Gather { pieces, gathered: BytesMut::new(), bytes: 0 };
+    let _ = announce.send(index(&announcement));
+    message::encode(&announcement, &mut out.gathered);
+    let written = body.write(&mut |piece| out.push(piece));
+    match written {
+        Ok(()) => {
+            out.flush().map_err(|error| error.to_string())?;
+            Ok(out.bytes)
+        }
+        Err(error) => {
+            // Whoever reads sees a broken connection instead of an end.
+            let _ = pieces.blocking_send(Err(error.clone()));
+            Err(error)
+        }
+    }
+}
+
+/// The index of the state that a MsgSnap announces.
+pub(super) fn index(message: &Message) -> u64 {
+    message.snapshot.as_ref().and_then(|snapshot| snapshot.metadata.as_ref()).map_or(0, |metadata| metadata.index())
+}
+
+struct Gather<'a> {
+    pieces: &'a mpsc::Sender<Result<Bytes, String>>,
+    gathered: BytesMut,
+    bytes: u64,
+}
+
+impl Gather<'_> {
+    fn push(&mut self, mut piece: &[u8]) -> io::Result<()> {
+        while !piece.is_empty() {
+            let room = PIECE_BYTES.saturating_sub(self.gathered.len());
+            let (now, later) = piece.split_at(room.min(piece.len()));
+            self.gathered.put_slice(now);
+            piece = later;
+            if self.gathered.len() >= PIECE_BYTES {
+                self.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.gathered.is_empty() {
+            return Ok(());
+        }
+        let piece = std::mem::take(&mut self.gathered).freeze();
+        self.bytes += piece.len() as u64;
+        self.pieces.blocking_send(Ok(piece)).map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the peer is gone"))
+    }
+}

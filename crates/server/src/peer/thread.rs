@@ -1,0 +1,101 @@
+//! The thread of the peers: serves their port, and talks to them.
+
+use std::collections::HashMap;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::link::Kind;
+use super::pipeline::keep_posting;
+use super::probe::keep_probing;
+use super::reading::keep_reading;
+use super::serve::{Front, Further};
+use super::state_send;
+use super::transport::{Command, Shared, Transport};
+use crate::grpc::{Body, LocalFuture};
+use crate::io::accept::Door;
+use crate::io::listen::Listener;
+use crate::io::serve::Protocol;
+use crate::io::workers::{Services, WorkerContext, Workers};
+
+/// Connections to the peer port at a time: five for each of a few dozen members, and as many more for tools.
+pub const MAX_CONNECTIONS: usize = 1024;
+
+/// Starts the thread. `further` answers what is not the transport's; it is made on the thread, once. On stop, what is
+/// queued for streams gets `patience` to leave.
+///
+/// # Errors
+/// No thread, or no runtime.
+///
+/// # Panics
+/// If this transport was started before.
+pub fn start(
+    transport: &Transport,
+    listeners: Vec<Listener>,
+    connections: usize,
+    patience: Duration,
+    further: impl Fn(WorkerContext) -> Further + Send + Sync + 'static,
+) -> io::Result<Workers> {
+    let listeners = listeners.into_iter().map(|listener| (listener, Door::Peer)).collect();
+    let shared = transport.shared.clone();
+    let build = move |context: WorkerContext| {
+        let commands = shared.inlet.lock().take().expect("a transport starts once");
+        let further = further(context.clone());
+        let front =
+            Front { shared: shared.clone(), further, senders: Default::default(), stopping: Default::default() };
+        let director = direct(shared.clone(), commands, context.stopping, front.stopping.clone());
+        tokio::task::spawn_local(director);
+        Services { client: Rc::new(nothing), peer: Rc::new(move |request: Request<Incoming>| front.call(request)) }
+    };
+    Workers::start_named("peers", 1, listeners, connections, Protocol::default(), patience, build)
+}
+
+fn nothing(_: Request<Incoming>) -> LocalFuture<Response<Body>> {
+    let mut response = Response::new(Body::Done);
+    *response.status_mut() = StatusCode::NOT_FOUND;
+    Box::pin(std::future::ready(response))
+}
+
+/// Starts and ends what talks to each peer, as it is told. A peer's tasks end when they are dropped here.
+async fn direct(
+    shared: Arc<Shared>,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+    mut stopping: watch::Receiver<bool>,
+    stopped: Rc<std::cell::RefCell<bool>>,
+) {
+    let mut tasks: HashMap<u64, JoinSet<()>> = HashMap::new();
+    let places = Arc::new(Semaphore::new(state_send::STATES_AT_ONCE));
+    loop {
+        let command = tokio::select! {
+            command = commands.recv() => command,
+            _ = stopping.wait_for(|stopping| *stopping) => None,
+        };
+        match command {
+            Some(Command::Start(link, streams)) => {
+                let set = tasks.entry(link.id).or_default();
+                set.spawn_local(keep_posting(shared.clone(), link.clone()));
+                if streams {
+                    set.spawn_local(keep_reading(shared.clone(), link.clone(), Kind::Appends));
+                    set.spawn_local(keep_reading(shared.clone(), link.clone(), Kind::Messages));
+                    set.spawn_local(keep_probing(shared.clone(), link));
+                }
+            }
+            Some(Command::Stop(id)) => _ = tasks.remove(&id),
+            Some(Command::State(link, state)) => match tasks.get_mut(&link.id) {
+                Some(set) => _ = set.spawn_local(state_send::send(shared.clone(), link, places.clone(), state)),
+                None => link.state_sent(false),
+            },
+            None => break,
+        }
+    }
+    *stopped.borrow_mut() = true;
+    for link in shared.links() {
+        link.finish();
+    }
+}

@@ -1,0 +1,240 @@
+//! The handle by which the member talks to others, and what the threads share behind it.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use metastore_proto::raftpb::{Message, MessageType};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::mpsc;
+
+use super::headers::{Identity, Sender};
+use super::link::Link;
+use super::meters::Meters;
+use super::seam::{Sink, StateIntake, StateStream};
+
+/// Members that this one does not know yet, and answers all the same: those that joined while it was away. Beyond this
+/// many, a stranger must wait until the log has told of it.
+const MAX_REMOTES: usize = 32;
+
+/// URLs of one stranger.
+const MAX_REMOTE_URLS: usize = 16;
+
+/// How the transport behaves.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub identity: Identity,
+    /// For how long a connection may take to stand. etcd: one second and the election timeout.
+    pub dial_timeout: Duration,
+    /// For how long a stream may be silent. Both sides say something three times as often.
+    pub read_timeout: Duration,
+}
+
+/// etcd's `raft-read-timeout`.
+pub const READ_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Another member, as the membership has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    pub id: u64,
+    pub urls: Vec<String>,
+}
+
+/// What the thread of the peers is told.
+pub(super) enum Command {
+    /// Talk to this member; `true`: open streams to it. To one that merely turned up, messages are posted.
+    Start(Arc<Link>, bool),
+    Stop(u64),
+    State(Arc<Link>, Box<dyn StateStream>),
+}
+
+#[derive(Default)]
+struct Table {
+    peers: HashMap<u64, Arc<Link>>,
+    remotes: HashMap<u64, Arc<Link>>,
+    urls: HashMap<u64, Vec<String>>,
+    removed: HashSet<u64>,
+}
+
+/// What is shared.
+pub(super) struct Shared {
+    pub settings: Settings,
+    pub sink: Arc<dyn Sink>,
+    pub intake: Arc<dyn StateIntake>,
+    pub meters: Arc<Meters>,
+    table: RwLock<Table>,
+    /// Not bounded by itself: peers start and stop as the membership changes, and each has one state under way at most.
+    commands: mpsc::UnboundedSender<Command>,
+    /// For the thread of the peers, which takes it once.
+    pub inlet: Mutex<Option<mpsc::UnboundedReceiver<Command>>>,
+}
+
+/// The way to the other members. Clones are the same; calls never block.
+#[derive(Clone)]
+pub struct Transport {
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Transport {
+    /// Nothing happens before [`super::thread::start`].
+    pub fn new(settings: Settings, sink: Arc<dyn Sink>, intake: Arc<dyn StateIntake>) -> Transport {
+        let (commands, inlet) = mpsc::unbounded_channel();
+        let meters = Meters::new(settings.identity.id);
+        let inlet = Mutex::new(Some(inlet));
+        let shared = Shared { settings, sink, intake, meters, table: RwLock::default(), commands, inlet };
+        Transport { shared: Arc::new(shared) }
+    }
+
+    /// Queues a message for `message.to`. What finds no room or no connection is dropped, counted, and reported through
+    /// [`Sink::unreachable`]; a message to nobody that is known is dropped silently, as in etcd. A state goes by
+    /// [`Transport::send_state`]: a MsgSnap is dropped here.
+    pub fn send(&self, message: Message) {
+        let (to, kind) = (message.to(), message.r#type());
+        if kind == MessageType::MsgSnap {
+            tracing::error!("remote-peer-id" = %format_args!("{to:x}"), "a state cannot be sent as a message; dropped");
+            debug_assert!(false, "a MsgSnap goes by send_state");
+            return;
+        }
+        let link = self.shared.link(to);
+        match link {
+            Some(link) => link.send(message),
+            None => tracing::debug!(
+                r#type = kind.as_str_name(), "unknown-target-peer-id" = %format_args!("{to:x}"),
+                "ignored message send request; unknown remote peer target"
+            ),
+        }
+    }
+
+    /// Sends a state to a follower, in its own time; the result comes through [`Sink::snapshot_sent`], at once if there is
+    /// no such peer, or if one is on its way to it.
+    pub fn send_state(&self, to: u64, state: Box<dyn StateStream>) {
+        let link = self.shared.table.read().peers.get(&to).cloned();
+        match link {
+            Some(link) if link.begin_state() => self.shared.command(Command::State(link, state)),
+            _ => self.shared.sink.snapshot_sent(to, false),
+        }
+    }
+
+    /// The membership is now this. This member may be among the peers; it is passed over. Who is `removed` is told so
+    /// when it asks.
+    pub fn set_peers(&self, peers: Vec<Peer>, removed: Vec<u64>) {
+        let shared = &self.shared;
+        let wanted: BTreeMap<u64, Peer> = peers.into_iter().map(|peer| (peer.id, peer)).collect();
+        let mut table = shared.table.write();
+        table.removed = removed.into_iter().collect();
+        let gone = |id: &u64| !wanted.contains_key(id);
+        let leaving: Vec<u64> = table.peers.keys().copied().filter(gone).collect();
+        for id in leaving {
+            shared.stop(table.peers.remove(&id));
+            table.urls.remove(&id);
+            tracing::info!(
+                "local-member-id" = %format_args!("{:x}", shared.settings.identity.id),
+                "removed-remote-peer-id" = %format_args!("{id:x}"), "removed remote peer"
+            );
+        }
+        let removed_remotes: Vec<u64> = table.remotes.keys().copied().filter(|id| table.removed.contains(id)).collect();
+        for id in removed_remotes {
+            shared.stop(table.remotes.remove(&id));
+        }
+        for peer in wanted.into_values().filter(|peer| peer.id != shared.settings.identity.id) {
+            shared.set_peer(&mut table, peer);
+        }
+    }
+
+    /// Since when there has been a connection; `None` without one.
+    pub fn connected_since(&self, id: u64) -> Option<Instant> {
+        self.shared.table.read().peers.get(&id)?.active_since()
+    }
+
+    /// The figures about other members.
+    pub fn meters(&self) -> Arc<Meters> {
+        self.shared.meters.clone()
+    }
+}
+
+impl Shared {
+    fn set_peer(&self, table: &mut Table, peer: Peer) {
+        let (local, id) = (format_args!("{:x}", self.settings.identity.id), format_args!("{:x}", peer.id));
+        if let Some(link) = table.peers.get(&peer.id) {
+            if table.urls.get(&peer.id) != Some(&peer.urls) {
+                link.urls.set(peer.id, &peer.urls);
+                tracing::info!(
+                    "local-member-id" = %local, "updated-remote-peer-id" = %id,
+                    "updated-remote-peer-urls" = %peer.urls.join(","), "updated remote peer"
+                );
+                table.urls.insert(peer.id, peer.urls);
+            }
+            return;
+        }
+        // What was a stranger is a member now.
+        self.stop(table.remotes.remove(&peer.id));
+        let link = self.new_link(peer.id, &peer.urls);
+        tracing::info!(
+            "local-member-id" = %local, "remote-peer-id" = %id, "remote-peer-urls" = %peer.urls.join(","),
+            "added remote peer"
+        );
+        table.peers.insert(peer.id, link.clone());
+        table.urls.insert(peer.id, peer.urls);
+        self.command(Command::Start(link, true));
+    }
+
+    fn new_link(&self, id: u64, urls: &[String]) -> Arc<Link> {
+        Arc::new(Link::new(self.settings.identity.id, id, urls, self.meters.peer(id), self.sink.clone()))
+    }
+
+    fn stop(&self, link: Option<Arc<Link>>) {
+        let Some(link) = link else { return };
+        link.finish();
+        self.meters.forget(link.id);
+        self.command(Command::Stop(link.id));
+    }
+
+    fn command(&self, command: Command) {
+        // Once the thread has ended, nobody is talked to any more.
+        let _ = self.commands.send(command);
+    }
+
+    /// The peer, or who turned up without being one.
+    pub fn link(&self, id: u64) -> Option<Arc<Link>> {
+        let table = self.table.read();
+        table.peers.get(&id).or_else(|| table.remotes.get(&id)).cloned()
+    }
+
+    pub fn peer(&self, id: u64) -> Option<Arc<Link>> {
+        self.table.read().peers.get(&id).cloned()
+    }
+
+    pub fn is_removed(&self, id: u64) -> bool {
+        self.table.read().removed.contains(&id)
+    }
+
+    /// Everyone who is talked to.
+    pub fn links(&self) -> Vec<Arc<Link>> {
+        let table = self.table.read();
+        table.peers.values().chain(table.remotes.values()).cloned().collect()
+    }
+
+    /// Remembers where somebody can be answered who is no peer: a member that joined while this one was away, or for
+    /// whom it is new. `id` and the URLs are what the request said.
+    pub fn remember(&self, id: u64, sender: &Sender) {
+        let own = self.settings.identity.id;
+        if id == 0 || id == own || sender.urls.is_empty() || sender.urls.len() > MAX_REMOTE_URLS {
+            return;
+        }
+        let mut table = self.table.write();
+        if table.peers.contains_key(&id) || table.remotes.contains_key(&id) || table.removed.contains(&id) {
+            return;
+        }
+        if table.remotes.len() >= MAX_REMOTES {
+            tracing::debug!("remote-peer-id" = %format_args!("{id:x}"), "too many unknown peers; this one is not answered");
+            return;
+        }
+        let link = self.new_link(id, &sender.urls);
+        tracing::info!(
+            "local-member-id" = %format_args!("{own:x}"), "remote-peer-id" = %format_args!("{id:x}"),
+            "remote-peer-urls" = %sender.urls.join(","), "added new remote peer"
+        );
+        table.remotes.insert(id, link.clone());
+        self.command(Command::Start(link, false));
+    }
+}
