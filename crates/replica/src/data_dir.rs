@@ -4,13 +4,14 @@
 //!   <data-dir>/member/identity.json    format, engine, member and cluster id; written last at the first start
 //!   <data-dir>/member/wal/             the log (or at --wal-dir)
 //!   <data-dir>/member/snap/            Memory: <term>-<index>.state and .snap, as many hex digits as etcd uses
-//!   <data-dir>/member/rocksdb/         RocksDB: the state
+//!   <data-dir>/member/rocksdb/         RocksDB: the state, unless identity.json names another directory:
+//!   <data-dir>/member/rocksdb-<term>-<index>/     one that was received from another member
 //! ```
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use metastore_engine::EngineError;
+use metastore_engine::{Applied, EngineError};
 use serde::{Deserialize, Serialize};
 
 use crate::disk::{DirLock, Disk, DiskError};
@@ -19,6 +20,23 @@ use crate::wal::WalError;
 const IDENTITY_FILE: &str = "identity.json";
 /// Version of the layout; another one is refused.
 const FORMAT: u32 = 1;
+/// The directory of the state, unless the identity names another one.
+const STATE: &str = "rocksdb";
+
+/// The directory of a state that was received.
+pub fn received_name(applied: Applied) -> String {
+    format!("{STATE}-{:016x}-{:016x}", applied.term, applied.index)
+}
+
+/// Whether a state may have a directory of this name.
+pub fn is_state_name(name: &str) -> bool {
+    let hex = |digits: &str| u64::from_str_radix(digits, 16).ok();
+    let received = |name: &str| {
+        let (term, index) = name.strip_prefix(STATE)?.strip_prefix('-')?.split_once('-')?;
+        Some(received_name(Applied { term: hex(term)?, index: hex(index)? }) == name)
+    };
+    name == STATE || received(name).unwrap_or_default()
+}
 
 /// Where a member keeps its files.
 #[derive(Clone, Debug)]
@@ -43,9 +61,9 @@ impl Paths {
         format!("metastore convert --data-dir {}{log} --engine {engine}", self.data_dir.display())
     }
 
-    /// Where an engine that outlives the process keeps the state.
+    /// Where an engine that outlives the process keeps the state that it made itself.
     pub fn engine(&self) -> PathBuf {
-        self.member().join("rocksdb")
+        self.member().join(STATE)
     }
 
     /// Where a conversion builds the state of such an engine.
@@ -90,6 +108,9 @@ pub struct Identity {
     /// Hexadecimal, as etcd prints ids.
     pub member_id: String,
     pub cluster_id: String,
+    /// The directory of the state, where that is not the usual one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
 }
 
 impl Identity {
@@ -99,7 +120,12 @@ impl Identity {
             engine: engine.into(),
             member_id: format!("{member_id:x}"),
             cluster_id: format!("{cluster_id:x}"),
+            state: None,
         }
+    }
+
+    fn state_name(&self) -> &str {
+        self.state.as_deref().unwrap_or(STATE)
     }
 }
 
@@ -115,6 +141,8 @@ pub enum Found {
 pub struct DataDir {
     pub disk: Arc<dyn Disk>,
     pub paths: Paths,
+    /// The name of the directory in which an engine on disk keeps the state of this member.
+    pub engine: String,
     locks: Vec<Box<dyn DirLock>>,
 }
 
@@ -123,7 +151,7 @@ impl DataDir {
     pub fn open(disk: Arc<dyn Disk>, paths: Paths) -> Result<Self, OpenError> {
         disk.create_dir_all(&paths.member())?;
         let lock = disk.lock_dir(&paths.member())?;
-        Ok(Self { disk, paths, locks: vec![lock] })
+        Ok(Self { disk, paths, engine: STATE.into(), locks: vec![lock] })
     }
 
     /// Keeps other processes out of the log, too: two data directories may name the same one.
@@ -176,6 +204,29 @@ impl DataDir {
         }
     }
 
+    /// Where an engine on disk keeps the state of this member.
+    pub fn engine_path(&self) -> PathBuf {
+        self.paths.member().join(&self.engine)
+    }
+
+    /// Takes from the identity in which directory the state is.
+    pub fn find_state(&mut self, identity: &Identity) {
+        self.engine = identity.state_name().to_owned();
+    }
+
+    /// Whether the state is where the identity says.
+    pub fn is_at_home(&self, identity: &Identity) -> bool {
+        self.engine == identity.state_name()
+    }
+
+    /// The state is in another directory from now on, durably.
+    pub fn move_state(&mut self, name: String) -> Result<(), OpenError> {
+        let identity = self.identity()?.ok_or_else(|| OpenError::refused(&self.identity_path(), "the file is missing"))?;
+        self.write_identity(&Identity { state: Some(name.clone()), ..identity })?;
+        self.engine = name;
+        Ok(())
+    }
+
     pub fn identity_path(&self) -> PathBuf {
         self.paths.member().join(IDENTITY_FILE)
     }
@@ -194,6 +245,9 @@ impl DataDir {
         if identity.format != FORMAT {
             let why = format!("format {}, but this version reads format {FORMAT}", identity.format);
             return Err(OpenError::refused(&path, why));
+        }
+        if let Some(name) = identity.state.as_ref().filter(|name| !is_state_name(name)) {
+            return Err(OpenError::refused(&path, format!("damaged: {name:?} is not the directory of a state")));
         }
         Ok(Some(identity))
     }
@@ -218,7 +272,7 @@ impl DataDir {
         member_id: u64,
         cluster_id: u64,
     ) -> Result<(), OpenError> {
-        let log = Identity::new(&own.engine, member_id, cluster_id);
+        let log = Identity { state: own.state.clone(), ..Identity::new(&own.engine, member_id, cluster_id) };
         if log == *own {
             return Ok(());
         }

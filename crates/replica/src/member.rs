@@ -15,10 +15,11 @@ use crate::data_dir::{DataDir, OpenError};
 use crate::disk::DiskError;
 use crate::entry::{EntryError, decode_change, to_disk};
 use crate::message::{from_wire, to_wire};
-use crate::state::{Medium, SnapshotJob, SnapshotWritten};
+use crate::state::{Medium, ReceivedState, Retired, SnapshotJob, SnapshotWritten, StateReceiver};
 use crate::wal::{Options, Wal, WalError, log_bytes};
 
 mod convert;
+mod install;
 mod open;
 
 pub use convert::{ConvertError, Converted, convert};
@@ -111,6 +112,11 @@ pub struct Output {
     pub states_wanted: Vec<raftpb::Message>,
     /// The state, to be made durable on another thread; the result comes back through [`Replica::snapshot_written`].
     pub snapshot: Option<SnapshotJob>,
+    /// A state that another member sent has taken the place of this one's: watchers must read history, and who is asked for
+    /// members or leases looks anew.
+    pub state_replaced: bool,
+    /// States that are to be removed on another thread, once nobody reads them.
+    pub retired: Vec<Retired>,
     /// A hash to be computed on another thread; a failure must stop the member. Old versions are dropped after that.
     pub compaction_hash: Option<CompactionHashJob>,
 }
@@ -128,6 +134,9 @@ pub struct Replica {
     store: Store,
     conf_state: ConfState,
     outbox: Box<dyn Outbox>,
+    /// Where states of other members arrive, and the one that consensus has to decide about.
+    receiver: StateReceiver,
+    received: Option<ReceivedState>,
     /// Whether a job runs, and log bytes written since the last one was planned.
     snapshot: SnapshotProgress,
     /// Compactions whose requests want to be told when the old versions are gone.
@@ -140,6 +149,8 @@ pub struct Replica {
 struct SnapshotProgress {
     running: bool,
     log_bytes: u64,
+    /// The newest position that the log names.
+    named: Applied,
 }
 
 impl Replica {
@@ -262,12 +273,20 @@ impl Replica {
                 self.send(std::mem::take(&mut work.messages), output);
                 let append = std::mem::take(&mut work.append);
                 let mut committed = std::mem::take(&mut work.committed);
+                let snapshot = work.snapshot.take();
+                if let Some(snapshot) = &snapshot {
+                    self.install(snapshot, &append.hard_state, output)?;
+                }
                 self.append(append)?;
                 let persisted = self.consensus.persisted(work);
                 self.send(persisted.messages, output);
+                if let Some(snapshot) = &snapshot {
+                    self.installed(snapshot);
+                }
                 committed.extend(persisted.committed);
                 self.apply(committed, output)?;
             }
+            self.retire_unwanted(output);
             self.consensus.readable(self.store.applied().index, &mut output.readable);
             // Whether this member votes alone is known once the log is applied.
             if !self.consensus.campaign_if_alone() {
@@ -359,7 +378,7 @@ impl Replica {
         if self.snapshot.running || self.snapshot.log_bytes < due {
             return Ok(());
         }
-        self.snapshot = SnapshotProgress { running: true, log_bytes: 0 };
+        (self.snapshot.running, self.snapshot.log_bytes) = (true, 0);
         let conf_state = conf_state_to_disk(&self.conf_state);
         output.snapshot = Some(self.medium.job(&self.data, (&self.store, &self.engine), conf_state)?);
         Ok(())
@@ -374,11 +393,14 @@ impl Replica {
     }
 
     fn release(&mut self, written: &SnapshotWritten) -> Result<(), Fatal> {
-        record_snapshot(&mut self.wal, written)?;
-        self.wal.release(written.applied.index)?;
-        self.medium.clear(&self.data, written.applied)?;
         self.snapshot.running = false;
-        Ok(())
+        // Else another state has taken the place of the one that was written.
+        if written.applied.index >= self.snapshot.named.index {
+            record_snapshot(&mut self.wal, written)?;
+            self.wal.release(written.applied.index)?;
+            self.snapshot.named = written.applied;
+        }
+        Ok(self.medium.clear(&self.data, self.snapshot.named)?)
     }
 }
 

@@ -32,7 +32,8 @@ pub fn run(conversion: &Conversion) -> Result<String, Failure> {
     let Conversion { data_dir, wal_dir, engine: target, quiet, .. } = conversion;
     // One of the two engines is on disk.
     let descriptors = Descriptors::share(conversion.rocksdb()).map_err(Failure::Settings)?;
-    let open = |name: &str, path: &Path| open(conversion, name, path, descriptors);
+    let rocksdb = conversion.rocksdb();
+    let open = move |name: &str, path: &Path| open(rocksdb, name, path, descriptors);
     let paths = Paths { data_dir: data_dir.clone(), wal_dir: wal_dir.clone() };
     // Nothing is kept for followers.
     let settings = Settings::new(target.name(), TIMING, 0);
@@ -51,11 +52,11 @@ pub fn run(conversion: &Conversion) -> Result<String, Failure> {
 }
 
 fn open(
-    conversion: &Conversion,
+    rocksdb: Engine,
     name: &str,
     path: &Path,
     descriptors: Descriptors,
 ) -> Result<Arc<dyn metastore_engine::Engine>, EngineError> {
-    let engine = if name == Engine::Memory.name() { Engine::Memory } else { conversion.rocksdb() };
+    let engine = if name == Engine::Memory.name() { Engine::Memory } else { rocksdb };
     engine::open(engine, path, descriptors)
 }

@@ -4,9 +4,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use metastore_engine::{EngineError, Memory};
+use metastore_replica::OpenEngine;
 
 use crate::config::Engine;
 use crate::descriptors::Descriptors;
+
+/// Opens the engine, wherever it is asked to: a member has a second state open while another member sends it one.
+pub fn opener(engine: Engine, descriptors: Descriptors) -> OpenEngine {
+    Arc::new(move |path: &Path| open(engine, path, descriptors))
+}
 
 /// Opens the engine in the directory `path`, which only an engine on disk uses.
 ///

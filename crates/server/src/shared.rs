@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use metastore_replica::Standing;
-use metastore_store::mvcc::View;
+use metastore_store::mvcc::Views;
 use metastore_store::{Member, Members, Store};
 use parking_lot::RwLock;
 
@@ -23,7 +23,8 @@ const ROW_OVERHEAD_BYTES: u64 = 16;
 pub struct Shared {
     pub cluster_id: u64,
     pub member_id: u64,
-    pub view: View,
+    /// Where the state is; each read asks once, and reads to its end from what it was told.
+    pub views: Views,
     /// Leases that the leader found expired; written by the engine thread.
     pub lease_expired: Tally,
     pub keys: KeyCount,
@@ -79,7 +80,7 @@ impl Shared {
         let shared = Self {
             cluster_id,
             member_id,
-            view: store.view().clone(),
+            views: store.views().clone(),
             lease_expired: Tally::default(),
             keys: KeyCount::default(),
             defragmenting: Arc::default(),
@@ -192,7 +193,7 @@ impl Shared {
     }
 
     fn in_use(&self) -> u64 {
-        let usage = self.view.engine().usage();
+        let usage = self.views.now().engine().usage();
         let bytes = usage.bytes + usage.rows * ROW_OVERHEAD_BYTES;
         (EMPTY_PAGES + bytes.div_ceil(PAGE_BYTES)) * PAGE_BYTES
     }

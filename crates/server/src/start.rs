@@ -1,7 +1,6 @@
 //! Putting a member together: disk, engine, replica, engine thread, I/O threads; and taking it apart again.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -181,7 +180,7 @@ fn open(config: &Config, descriptors: Descriptors, metrics: &Arc<Metrics>) -> Re
         let (name, cluster_token) = (config.name.clone(), config.initial_cluster_token.clone());
         Ok(Bootstrap { name, peer_urls, cluster_token })
     };
-    let engine = |path: &Path| engine::open(config.engine, path, descriptors);
+    let engine = engine::opener(config.engine, descriptors);
     let (replica, cut) = Replica::open(settings, disk, paths, bootstrap, engine)?;
     if let Some(cut) = cut {
         tracing::warn!(
@@ -246,7 +245,7 @@ fn serve(
     let build = move |context: WorkerContext| {
         let taken = waiting.lock()[context.index].take();
         let Worker { mailbox, flags } = taken.unwrap_or_else(|| panic!("I/O thread {} starts twice", context.index));
-        let watchers = Watchers::new(shared.view.clone(), watch_limits, flags);
+        let watchers = Watchers::new(shared.views.clone(), watch_limits, flags);
         let slots = Slots::default();
         tokio::task::spawn_local(slots.clone().sweep());
         tokio::task::spawn_local(read_mail(mailbox, slots.clone(), watchers.clone()));

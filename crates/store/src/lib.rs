@@ -44,7 +44,7 @@ use std::sync::Arc;
 use metastore_engine::{Applied, Engine, EngineError, Published, Table};
 
 use lease::Leases;
-use mvcc::{CompactionHashJob, Mvcc, View};
+use mvcc::{CompactionHashJob, Mvcc, View, Views};
 use schema::{AUTH_REVISION, FIRST_AUTH_REVISION, LOADING};
 use watch::RevisionEvents;
 
@@ -52,6 +52,8 @@ use watch::RevisionEvents;
 pub struct Store {
     engine: Arc<dyn Engine>,
     mvcc: Mvcc,
+    /// Where readers find the newest state.
+    views: Views,
     leases: Leases,
     members: Members,
     applied: Applied,
@@ -79,10 +81,31 @@ impl Store {
         }
         let applied = engine.published().applied;
         engine.publish(Published { revision: mvcc.current(), applied })?;
-        Ok(Self { engine, mvcc, leases, members, applied, events: Vec::new() })
+        let views = Views::new(mvcc.view().clone());
+        Ok(Self { engine, mvcc, views, leases, members, applied, events: Vec::new() })
     }
 
-    /// For reading, from any thread.
+    /// Puts another state in the place of this one; returns the one that was. Readers that began go on with that, and whoever
+    /// asks [`Store::views`] gets the new one from now on, leases and members included. Hubs of watchers are to be told
+    /// ([`watch::Hub::lost`]): what happened between the two states was never published here, and nobody may miss it.
+    ///
+    /// # Panics
+    /// If the other state is older, or what was applied to this one was not published.
+    pub fn replace(&mut self, mut by: Self) -> Self {
+        assert!(self.events.is_empty(), "events of {} revisions would be lost", self.events.len());
+        let (old, new) = (self.applied, by.applied);
+        assert!(old.index <= new.index, "the state at entry {} in the place of one at entry {}", new.index, old.index);
+        by.views = self.views.clone();
+        by.views.set(by.view().clone());
+        std::mem::replace(self, by)
+    }
+
+    /// Where readers on any thread find the newest state.
+    pub fn views(&self) -> &Views {
+        &self.views
+    }
+
+    /// For reading this state, from any thread.
     pub fn view(&self) -> &View {
         self.mvcc.view()
     }

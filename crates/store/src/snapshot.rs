@@ -36,6 +36,8 @@ const KEY_TABLE: u8 = 5;
 pub enum SnapshotError {
     #[error("{0}")]
     Damaged(String),
+    #[error("a snapshot in etcd's format, which this version does not read")]
+    Foreign,
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error(transparent)]

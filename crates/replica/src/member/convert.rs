@@ -69,7 +69,7 @@ pub fn convert(
     settings: Settings,
     disk: Arc<dyn Disk>,
     paths: Paths,
-    open: impl Fn(&str, &Path) -> Result<Arc<dyn Engine>, EngineError>,
+    open: impl Fn(&str, &Path) -> Result<Arc<dyn Engine>, EngineError> + Send + Sync + 'static,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Option<Converted>, ConvertError> {
     let (data, identity) = lock(disk, paths)?;
@@ -80,7 +80,10 @@ pub fn convert(
     }
     let from = present_engine(&data, &identity)?;
     let present = Settings { engine: from, ..settings };
-    let (mut replica, _) = Replica::restart(present, data, (identity, true), |path| open(from, path))?;
+    let open = Arc::new(open);
+    let open_present = open.clone();
+    let open_present = Arc::new(move |path: &Path| open_present(from, path));
+    let (mut replica, _) = Replica::restart(present, data, (identity, true), open_present)?;
     // What is planned for a running member is not done here.
     replica.process(&mut Output::default())?;
     let (applied, bytes) = match to {

@@ -1,9 +1,7 @@
 //! Starting: a new member, or one that comes back with snapshot and log.
 
-use std::path::Path;
 use std::sync::Arc;
 
-use metastore_engine::{Engine, EngineError};
 use metastore_proto::{Message, raftpb};
 use metastore_store::{Member, Store};
 use raft::eraftpb::HardState;
@@ -15,7 +13,7 @@ use crate::disk::Disk;
 use crate::entry::{CONF_CHANGE, addition, to_consensus};
 use crate::entry_log::EntryLog;
 use crate::identity::{cluster_id, member_id};
-use crate::state::{self, Medium, Start};
+use crate::state::{Medium, Named, OpenEngine, Start, StateReceiver};
 use crate::wal::{self, Keep, Metadata, Options, Replay, TornTail, Wal};
 
 /// What a new member begins with. A member that has a log ignores it, as in etcd.
@@ -37,7 +35,8 @@ impl Bootstrap {
 impl Replica {
     /// Opens the member in `paths`, or makes a new one, for which `bootstrap` is asked. `engine` opens the storage engine in
     /// the directory that it is given, which only an engine that outlives the process needs; that one makes an empty state if
-    /// there is no such directory. Also returns what a crash had left at the end of the log, if it was cut off.
+    /// there is no such directory. It is called again for every state that another member sends. Also returns what a crash had
+    /// left at the end of the log, if it was cut off.
     ///
     /// # Errors
     /// [`OpenError`]; every file of the member is as it was.
@@ -46,7 +45,7 @@ impl Replica {
         disk: Arc<dyn Disk>,
         paths: Paths,
         bootstrap: impl FnOnce() -> Result<Bootstrap, String>,
-        engine: impl FnOnce(&Path) -> Result<Arc<dyn Engine>, EngineError>,
+        engine: OpenEngine,
     ) -> Result<(Self, Option<TornTail>), OpenError> {
         let mut data = DataDir::open(disk, paths)?;
         let found = data.inspect(settings.engine)?;
@@ -73,17 +72,19 @@ impl Replica {
     /// Starts the member that `identity` names; the flag says whether it is on disk yet.
     pub(crate) fn restart(
         settings: Settings,
-        data: DataDir,
+        mut data: DataDir,
         (identity, recorded): (Identity, bool),
-        engine: impl FnOnce(&Path) -> Result<Arc<dyn Engine>, EngineError>,
+        open: OpenEngine,
     ) -> Result<(Self, Option<TornTail>), OpenError> {
         let (disk, wal_dir, snap_dir) = (data.disk.clone(), data.paths.wal(), data.paths.snap());
         let (Metadata { node_id: id, cluster_id }, named) = wal::owner_and_snapshots(disk.as_ref(), &wal_dir)?;
         data.check_owner(&identity, recorded, id, cluster_id)?;
         let medium = Medium::of(settings.engine);
-        let named = state::newest_named(&named);
-        let engine = medium.open_engine(&data, named, engine)?;
-        let start = medium.find(&data, named, engine.as_ref())?;
+        let named = Named::newest(&named);
+        data.find_state(&identity);
+        medium.finish_adoption(&data, &named)?;
+        let engine = medium.open_engine(&mut data, named.applied, &open)?;
+        let start = medium.find(&data, named.applied, engine.as_ref())?;
         if !recorded && start.applied.index > 0 {
             let why = "the file is missing, but there is state; restore it from a copy, or remove the data directory to start afresh";
             return Err(OpenError::refused(&data.identity_path(), why));
@@ -101,10 +102,13 @@ impl Replica {
         disk.create_dir_all(&snap_dir)?;
         if !recorded {
             data.write_identity(&identity)?;
+        } else if !data.is_at_home(&identity) {
+            data.move_state(data.engine.clone())?;
         }
         medium.clear_others(&data)?;
         medium.clear(&data, start.log)?;
-        let snapshot = SnapshotProgress { running: false, log_bytes };
+        let snapshot = SnapshotProgress { running: false, log_bytes, named: start.log };
+        let receiver = StateReceiver::new(disk, data.paths.clone(), medium, open, store.views().clone());
         let (physical, failed, conf_state) = (Vec::new(), None, start.conf_state);
         let replica = Self {
             settings,
@@ -118,6 +122,8 @@ impl Replica {
             store,
             conf_state,
             outbox: Box::new(()),
+            receiver,
+            received: None,
             snapshot,
             physical,
             failed,

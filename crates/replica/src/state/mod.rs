@@ -15,8 +15,12 @@
 //!
 //! What is deliberately absent: threads. A [`SnapshotJob`] runs where its owner likes.
 
+mod conf_state;
 mod on_disk;
 mod on_memory;
+mod receiving;
+mod retired;
+mod sending;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -26,12 +30,19 @@ use metastore_proto::{raftpb, walpb};
 use metastore_store::Store;
 use raft::eraftpb::ConfState;
 
-use crate::data_dir::{DataDir, OpenError};
+use crate::data_dir::{DataDir, OpenError, received_name};
 use crate::disk::DiskError;
 use crate::member::{Settings, conf_state_from_disk};
 use crate::wal::Replay;
 
 pub(crate) use on_memory::StateFile;
+pub use receiving::{ReceiveError, ReceivedState, StateIncoming, StateReceiver};
+pub use retired::Retired;
+pub use sending::StateToSend;
+
+/// Opens the storage engine in a directory, which only one that outlives the process needs; that one makes an empty state if there
+/// is no such directory. A member has several states open while it receives one.
+pub type OpenEngine = Arc<dyn Fn(&Path) -> Result<Arc<dyn Engine>, EngineError> + Send + Sync>;
 
 /// The engines, by the names that stand in the identity.
 pub const ENGINES: [&str; 2] = [MEMORY, "rocksdb"];
@@ -61,20 +72,20 @@ impl Medium {
         if engine == MEMORY { Self::Memory } else { Self::Disk }
     }
 
-    /// Opens the engine, where `log` is what the log is read from.
+    /// Opens the engine, where `log` is what the log is read from. In `data` it says which directory it is in.
     ///
     /// # Errors
     /// If its directory is missing although it cannot be made anew from the log, or as `open` says.
     pub fn open_engine(
         self,
-        data: &DataDir,
+        data: &mut DataDir,
         log: Applied,
-        open: impl FnOnce(&Path) -> Result<Arc<dyn Engine>, EngineError>,
+        open: &OpenEngine,
     ) -> Result<Arc<dyn Engine>, OpenError> {
-        if self == Self::Disk {
-            on_disk::check_present(data, log)?;
-        }
-        let engine = open(&data.paths.engine())?;
+        let engine = match self {
+            Self::Memory => open(&data.engine_path())?,
+            Self::Disk => on_disk::open(data, log, open)?,
+        };
         assert_eq!(engine.outlives_process(), self == Self::Disk, "the engine does not go by its own name");
         Ok(engine)
     }
@@ -125,14 +136,42 @@ impl Medium {
         }
     }
 
-    /// Removes what a conversion left: the state that another engine kept here, complete or not.
+    /// Removes what a conversion or an install left: states that another engine kept here, or that this one no longer keeps,
+    /// complete or not.
     pub fn clear_others(self, data: &DataDir) -> Result<(), DiskError> {
         match self {
-            Self::Memory => on_disk::remove(data),
+            Self::Memory => {
+                on_memory::remove_received(data)?;
+                on_disk::remove(data, None)
+            }
             Self::Disk => {
-                on_disk::remove_unfinished(data)?;
+                on_disk::remove(data, Some(&data.engine))?;
+                on_memory::remove_received(data)?;
                 on_memory::purge(data.disk.as_ref(), &data.paths.snap(), None)
             }
+        }
+    }
+
+    /// Makes a state that was received the one with which a start begins, now that the log names it.
+    ///
+    /// # Errors
+    /// If the disk fails; the next start does it again.
+    pub fn adopt(self, data: &mut DataDir, applied: Applied, conf_state: &raftpb::ConfState) -> Result<(), OpenError> {
+        match self {
+            Self::Memory => Ok(on_memory::adopt(data, applied, conf_state)?),
+            Self::Disk => data.move_state(received_name(applied)),
+        }
+    }
+
+    /// What a start does first: finishes what [`Medium::adopt`] had not got to when a crash came.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn finish_adoption(self, data: &DataDir, newest: &Named) -> Result<(), OpenError> {
+        match (self, &newest.conf_state) {
+            (Self::Memory, Some(conf_state)) => Ok(on_memory::adopt(data, newest.applied, conf_state)?),
+            // On disk the identity follows once it is sure which state it is.
+            _ => Ok(()),
         }
     }
 
@@ -161,10 +200,22 @@ impl Medium {
     }
 }
 
-/// The newest position that the log names; zero if it names none.
-pub fn newest_named(named: &[walpb::Snapshot]) -> Applied {
-    let newest = named.iter().max_by_key(|record| record.index());
-    newest.map(|record| Applied { index: record.index(), term: record.term() }).unwrap_or_default()
+/// The newest position that a log names; zero if it names none.
+#[derive(Default)]
+pub struct Named {
+    pub applied: Applied,
+    conf_state: Option<raftpb::ConfState>,
+}
+
+impl Named {
+    pub fn newest(named: &[walpb::Snapshot]) -> Self {
+        let newest = named.iter().max_by_key(|record| record.index());
+        let of = |record: &walpb::Snapshot| Self {
+            applied: Applied { index: record.index(), term: record.term() },
+            conf_state: record.conf_state.clone(),
+        };
+        newest.map(of).unwrap_or_default()
+    }
 }
 
 /// The published state, to be made durable; [`SnapshotJob::run`] does it on whatever thread calls it.

@@ -1,35 +1,22 @@
 //! State that an engine keeps on disk itself.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use metastore_engine::{Applied, Engine, Table};
-use metastore_store::schema::CONF_STATE;
-use raft::eraftpb::ConfState;
-use serde::Deserialize;
+use metastore_engine::{Applied, Engine};
 
-use super::Start;
-use crate::data_dir::{DataDir, OpenError};
+use super::{OpenEngine, Start, conf_state};
+use crate::data_dir::{DataDir, OpenError, is_state_name, received_name};
 use crate::disk::{Disk, DiskError};
+use crate::member::conf_state_from_disk;
 use crate::wal::Replay;
 
 /// What to do about a directory that is not what the log needs.
 const RESTORE: &str = "restore the directory from a newer copy, or replace this member";
 
-/// Who votes, in the JSON that etcd stores.
-#[derive(Deserialize)]
-#[serde(default)]
-#[derive(Default)]
-struct StoredConfState {
-    voters: Vec<u64>,
-    learners: Vec<u64>,
-    voters_outgoing: Vec<u64>,
-    learners_next: Vec<u64>,
-    auto_leave: bool,
-}
-
 /// Refuses to make an empty state where the log that would fill it begins too late.
-pub fn check_present(data: &DataDir, log: Applied) -> Result<(), OpenError> {
-    let path = data.paths.engine();
+fn check_present(data: &DataDir, log: Applied) -> Result<(), OpenError> {
+    let path = data.engine_path();
     if log.index == 0 || data.disk.exists(&path)? {
         return Ok(());
     }
@@ -39,7 +26,7 @@ pub fn check_present(data: &DataDir, log: Applied) -> Result<(), OpenError> {
 
 /// The state must reach what the log may have released.
 pub fn find(data: &DataDir, log: Applied, engine: &dyn Engine) -> Result<Start, OpenError> {
-    let (path, applied) = (data.paths.engine(), engine.published().applied);
+    let (path, applied) = (data.engine_path(), engine.published().applied);
     if applied.index < log.index {
         let why = format!(
             "holds the state at entry {}, but the log may begin only behind entry {}: entries between are missing; {RESTORE}",
@@ -50,19 +37,9 @@ pub fn find(data: &DataDir, log: Applied, engine: &dyn Engine) -> Result<Start, 
     if applied.index == 0 {
         return Ok(Start::default());
     }
-    let stored = engine.get(Table::Meta, CONF_STATE)?.unwrap_or_default();
-    let stored: StoredConfState = serde_json::from_slice(&stored).map_err(|error| {
-        let text = stored.escape_ascii();
-        OpenError::refused(&path, format!("damaged: row confState of table meta, \"{text}\": {error}; {RESTORE}"))
-    })?;
-    Ok(Start { log, applied, conf_state: stored.into() })
-}
-
-impl From<StoredConfState> for ConfState {
-    fn from(stored: StoredConfState) -> Self {
-        let StoredConfState { voters, learners, voters_outgoing, learners_next, auto_leave } = stored;
-        Self { voters, learners, voters_outgoing, learners_next, auto_leave, ..Self::default() }
-    }
+    let stored = conf_state::stored(|table, key| engine.get(table, key))?;
+    let conf_state = stored.map_err(|why| OpenError::refused(&path, format!("damaged: {why}; {RESTORE}")))?;
+    Ok(Start { log, applied, conf_state: conf_state_from_disk(&conf_state) })
 }
 
 /// The log must hold what the state was made from.
@@ -82,16 +59,31 @@ pub fn check_log(data: &DataDir, applied: Applied, replay: &Replay) -> Result<()
             replay.last_index()
         ),
     };
-    Err(OpenError::refused(&data.paths.engine(), why))
+    Err(OpenError::refused(&data.engine_path(), why))
 }
 
-/// Removes everything that an engine on disk may have left here.
-pub fn remove(data: &DataDir) -> Result<(), DiskError> {
-    let engine = name_of(&data.paths.engine());
-    let checkpoint = format!("{engine}.checkpoint-");
-    let ours = |name: &str| name == engine || name == format!("{engine}.new") || name.starts_with(&checkpoint);
-    for name in data.names(&data.paths.member())?.iter().filter(|name| ours(name)) {
-        remove_dir(data.disk.as_ref(), &data.paths.member().join(name))?;
+/// Opens the state of this member. That is the one which the identity names; or, if that one does not reach what the log
+/// names, one that was received, if it is the one that the log names: then a crash came before the identity was changed.
+pub fn open(data: &mut DataDir, log: Applied, open: &OpenEngine) -> Result<Arc<dyn Engine>, OpenError> {
+    check_present(data, log)?;
+    let engine = open(&data.engine_path())?;
+    let received = received_name(log);
+    let is_behind = engine.published().applied.index < log.index;
+    if !is_behind || received == data.engine || !data.disk.exists(&data.paths.member().join(&received))? {
+        return Ok(engine);
+    }
+    drop(engine);
+    data.engine = received;
+    Ok(open(&data.engine_path())?)
+}
+
+/// Removes everything that an engine on disk may have left here: all but the state `keep`.
+pub fn remove(data: &DataDir, keep: Option<&str>) -> Result<(), DiskError> {
+    for name in data.names(&data.paths.member())? {
+        let state = name.split('.').next().unwrap_or_default();
+        if is_state_name(state) && Some(state) != keep {
+            remove_dir(data.disk.as_ref(), &data.paths.member().join(name))?;
+        }
     }
     remove_unfinished(data)
 }
@@ -110,7 +102,7 @@ fn name_of(path: &Path) -> String {
 }
 
 /// Removes a directory of files, if it is there.
-fn remove_dir(disk: &dyn Disk, path: &Path) -> Result<(), DiskError> {
+pub fn remove_dir(disk: &dyn Disk, path: &Path) -> Result<(), DiskError> {
     if !disk.exists(path)? {
         return Ok(());
     }

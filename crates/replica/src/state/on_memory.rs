@@ -3,6 +3,10 @@
 //! A snapshot is two files: `<term>-<index>.state`, the state ([`metastore_store::snapshot`]), and `<term>-<index>.snap`,
 //! etcd's small record of log position and members. The second is written last and makes the first count. Then a record
 //! in the log names it, and only then may older log segments and snapshots go.
+//!
+//! A state that another member sends arrives as `<term>-<index>.receiving` and is `.received` once it is whole. It is no
+//! snapshot of this member, and its log need not reach it, until a record in the log names it; then its record is written and it
+//! gets the usual name ([`adopt`]), by the next start if a crash comes between.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -35,7 +39,7 @@ impl StateFile {
         let applied = self.source.applied();
         let path = self.dir.join(file_name(applied, "state"));
         let temporary = path.with_extension("state.tmp");
-        let mut out = Out { file: self.disk.create(&temporary)?, written: 0, synced: 0 };
+        let mut out = Out::create(self.disk.as_ref(), &temporary)?;
         self.source
             .write(|bytes| {
                 out.write(bytes).map_err(std::io::Error::other)?;
@@ -52,14 +56,28 @@ impl StateFile {
     }
 }
 
-struct Out {
+/// A state file that grows.
+pub struct Out {
     file: Box<dyn DiskFile>,
     written: u64,
     synced: u64,
 }
 
 impl Out {
-    fn write(&mut self, bytes: &[u8]) -> Result<(), DiskError> {
+    pub fn create(disk: &dyn Disk, path: &Path) -> Result<Self, DiskError> {
+        Ok(Self { file: disk.create(path)?, written: 0, synced: 0 })
+    }
+
+    /// Makes the file `.receiving` durable, and calls it `.received`.
+    pub fn finish_as(self, disk: &dyn Disk, path: &Path) -> Result<PathBuf, DiskError> {
+        self.file.sync_all()?;
+        let received = path.with_extension(RECEIVED);
+        disk.rename(path, &received)?;
+        disk.sync_dir(path.parent().unwrap_or(Path::new("/")))?;
+        Ok(received)
+    }
+
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), DiskError> {
         self.file.write_at(self.written, bytes)?;
         self.written += bytes.len() as u64;
         if self.written - self.synced >= SYNC_BYTES {
@@ -68,6 +86,47 @@ impl Out {
         }
         Ok(())
     }
+}
+
+const RECEIVING: &str = "receiving";
+const RECEIVED: &str = "received";
+
+/// Where a state arrives that another member sends, or is once it is whole.
+pub fn received(dir: &Path, applied: Applied, whole: bool) -> PathBuf {
+    dir.join(file_name(applied, if whole { RECEIVED } else { RECEIVING }))
+}
+
+/// Makes a state that was received, if it is there, the snapshot of this member that the log names. A crash may have come
+/// between any two steps of this.
+pub fn adopt(data: &DataDir, applied: Applied, conf_state: &raftpb::ConfState) -> Result<(), DiskError> {
+    let (dir, disk) = (data.paths.snap(), data.disk.as_ref());
+    let received = received(&dir, applied, true);
+    if !disk.exists(&received)? {
+        return Ok(());
+    }
+    write_durably(disk, &dir.join(file_name(applied, "snap")), &snap_file(applied, conf_state))?;
+    disk.rename(&received, &dir.join(file_name(applied, "state")))?;
+    disk.sync_dir(&dir)
+}
+
+/// Removes what was received and not taken up.
+pub fn remove_received(data: &DataDir) -> Result<(), DiskError> {
+    let dir = data.paths.snap();
+    for name in data.names(&dir)? {
+        if name.ends_with(&format!(".{RECEIVING}")) || name.ends_with(&format!(".{RECEIVED}")) {
+            remove_file(data.disk.as_ref(), &dir.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a file, if it is there.
+pub fn remove_file(disk: &dyn Disk, path: &Path) -> Result<(), DiskError> {
+    if !disk.exists(path)? {
+        return Ok(());
+    }
+    disk.remove_file(path)?;
+    disk.sync_dir(path.parent().unwrap_or(Path::new("/")))
 }
 
 fn file_name(applied: Applied, extension: &str) -> String {

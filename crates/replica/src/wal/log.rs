@@ -216,12 +216,35 @@ impl Wal {
         self.keep_first_error(result)
     }
 
-    /// Writes, durably, that a snapshot file covers the log up to `index`. The file must be durable already.
+    /// Writes, durably, that a snapshot file covers the log up to `index`, an entry of this log. The file must be durable
+    /// already.
     pub fn save_snapshot(&mut self, index: u64, term: u64, conf_state: Option<ConfState>) -> Result<()> {
         self.check()?;
         self.encoder.put_snapshot(index, term, conf_state);
-        // A snapshot from the leader may lie beyond the end of the log; entries go on behind it.
         self.last_index = self.last_index.max(index);
+        let result = self.write(true).and_then(|()| self.cut_if_full());
+        self.keep_first_error(result)
+    }
+
+    /// Writes, durably, that a snapshot of another member takes the place of everything before it: of entries up to `index`,
+    /// which this log need not have, and of those behind it, which belong to another history. The log goes on at `index + 1`.
+    /// The snapshot must be durable already, and `hard_state` know that it is committed.
+    ///
+    /// The record of the snapshot comes first, and says all by itself: a crash leaves it whole or leaves it out. (The other way
+    /// round a crash could leave a commit index that the log does not reach.)
+    pub fn replace_by_snapshot(
+        &mut self,
+        index: u64,
+        term: u64,
+        conf_state: ConfState,
+        hard_state: &HardState,
+    ) -> Result<()> {
+        self.check()?;
+        assert!(hard_state.commit() >= index, "snapshot {index} is not committed ({})", hard_state.commit());
+        self.encoder.put_snapshot(index, term, Some(conf_state));
+        self.encoder.put_hard_state(hard_state);
+        self.hard_state = *hard_state;
+        self.last_index = index;
         let result = self.write(true).and_then(|()| self.cut_if_full());
         self.keep_first_error(result)
     }

@@ -76,8 +76,8 @@ pub struct TornTail {
     pub dropped_bytes: u64,
 }
 
-/// The snapshots that may be loaded: those that the log mentions and whose index it says is committed. Reads only;
-/// etcd calls this the valid snapshot entries.
+/// The snapshots that may be loaded: those that the log mentions. Reads only. (etcd leaves out those beyond the commit index of
+/// the last hard state, and so may forget one that was half written; here its record counts as soon as it is whole.)
 pub fn snapshots(disk: &dyn Disk, dir: &Path) -> Result<Vec<walpb::Snapshot>> {
     Ok(owner_and_snapshots(disk, dir)?.1)
 }
@@ -85,9 +85,7 @@ pub fn snapshots(disk: &dyn Disk, dir: &Path) -> Result<Vec<walpb::Snapshot>> {
 /// Whose log it is, and its [`snapshots`].
 pub fn owner_and_snapshots(disk: &dyn Disk, dir: &Path) -> Result<(Metadata, Vec<walpb::Snapshot>)> {
     let segments = segment::list(disk, dir)?;
-    let (mut replay, _) = read(disk, dir, segment::newest_run(&segments), None, Keep::ALL)?;
-    let commit = replay.hard_state.commit();
-    replay.snapshots.retain(|snapshot| snapshot.index() <= commit);
+    let (replay, _) = read(disk, dir, segment::newest_run(&segments), None, Keep::ALL)?;
     Ok((replay.metadata, replay.snapshots))
 }
 
@@ -122,6 +120,8 @@ pub(super) fn read(
         kept_bytes: 0,
         snapshot,
         snapshot_found: false,
+        // The state before the first entry is everyone's.
+        snapshot_made_here: snapshot.is_none_or(|(index, _)| index == 0),
         metadata: None,
         sum,
     };
@@ -226,6 +226,9 @@ struct Log {
     /// The index and term to begin behind; without, entries are not kept.
     snapshot: Option<(u64, u64)>,
     snapshot_found: bool,
+    /// The entry that the snapshot is the state of was read: what follows it belongs to the same history. Else the snapshot
+    /// was made by another member, and the log goes on behind its record only.
+    snapshot_made_here: bool,
     metadata: Option<Metadata>,
     sum: Option<u32>,
 }
@@ -302,6 +305,10 @@ impl Log {
             return Err(format!("entry {index} replaces one that was committed (commit index {commit})"));
         }
         if self.snapshot.is_none_or(|(snapshot, _)| index <= snapshot) {
+            self.snapshot_made_here |= self.snapshot == Some((index, entry.term));
+            return Ok(());
+        }
+        if !self.snapshot_made_here && !self.snapshot_found {
             return Ok(());
         }
         self.replay.log_bytes += log_bytes(entry.data.len());
@@ -342,6 +349,11 @@ impl Log {
 
     fn take_snapshot(&mut self, snapshot: walpb::Snapshot) {
         self.snapshot_found |= self.snapshot == Some((snapshot.index(), snapshot.term()));
+        // What has become a snapshot is committed; the hard state that says so may be behind a tear.
+        let state = &mut self.replay.hard_state;
+        if state.commit() < snapshot.index() {
+            state.commit = snapshot.index;
+        }
         self.replay.snapshots.push(snapshot);
     }
 

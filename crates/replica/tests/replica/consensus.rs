@@ -1,5 +1,6 @@
 //! A sole member's way to leadership, and what consensus leaves on disk.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use metastore_engine::{Memory, RocksDb, RocksDbSettings};
@@ -149,10 +150,10 @@ fn a_member_on_a_real_disk_comes_back(engine: Engine) {
             disk,
             paths,
             || Ok(bootstrap()),
-            |path| match engine {
+            Arc::new(move |path: &Path| match engine {
                 Engine::Memory => Ok(Arc::new(Memory::new())),
                 Engine::RocksDb => Ok(Arc::new(RocksDb::open(path, RocksDbSettings::default())?)),
-            },
+            }),
         )
     };
     let (mut snapshots, value) = (0, "v".repeat(300));

@@ -1,7 +1,7 @@
 //! A stopped member is converted to the other engine, and the power goes on the way.
 
-use std::cell::RefCell;
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use metastore_replica::disk::{CrashPolicy, Disk};
 use metastore_replica::{ConvertError, Converted, convert};
@@ -21,21 +21,24 @@ fn convert_with(
     convert_holding(machine, to, progress, None)
 }
 
+/// Engines that a test keeps open.
+type Held = Arc<Mutex<Vec<Arc<dyn metastore_engine::Engine>>>>;
+
 /// Puts the member's present engine into `held`: it is not closed, and so flushes nothing, until that is dropped.
 fn convert_holding(
     machine: &Machine,
     to: Engine,
     progress: &mut dyn FnMut(u64, u64),
-    held: Option<&mut Vec<Arc<dyn metastore_engine::Engine>>>,
+    held: Option<Held>,
 ) -> Result<Option<Converted>, ConvertError> {
-    let held = RefCell::new(held);
     let disk: Arc<dyn Disk> = Arc::new(machine.clone());
-    let open = |name: &str, path: &std::path::Path| {
+    let machine = machine.clone();
+    let open = move |name: &str, path: &Path| {
         let engine = if name == to.name() { to } else { to.other() };
         assert_eq!(engine.name(), name);
         let opened = machine.open_engine(engine, path)?;
-        if let (true, Some(held)) = (engine != to, held.borrow_mut().as_mut()) {
-            held.push(opened.clone());
+        if let (true, Some(held)) = (engine != to, &held) {
+            held.lock().unwrap().push(opened.clone());
         }
         Ok(opened)
     };
@@ -106,12 +109,12 @@ fn a_crash_leaves_a_member_of_one_engine(engine: Engine) {
         let mut fork = machine.fork();
         fork.crash_after(n);
         let result = convert_with(&fork, to, &mut |_, _| ());
-        let mut held = Vec::new();
+        let held = Held::default();
         if recorded(&fork.crash(CrashPolicy::DropUnsynced)) == engine {
             // Again, without flushing on the way out. (Once it is converted, the engine must be closed, as its files go.)
             fork = machine.fork();
             fork.crash_after(n);
-            convert_holding(&fork, to, &mut |_, _| (), Some(&mut held)).unwrap_err();
+            convert_holding(&fork, to, &mut |_, _| (), Some(held.clone())).unwrap_err();
         }
         for policy in [CrashPolicy::DropUnsynced, CrashPolicy::Random(n)] {
             let context = format!("crash after {n} operations, {policy:?}");

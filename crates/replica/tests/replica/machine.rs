@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use metastore_engine::{EngineError, Memory, RocksDb, RocksDbSettings};
+use metastore_replica::OpenEngine;
 use metastore_replica::disk::{CrashPolicy, DirLock, Disk, DiskFile, Result, SimulatedDisk};
 
 use crate::world::paths;
@@ -88,6 +89,12 @@ impl Machine {
                 Arc::new(RocksDb::open(&path, small())?)
             }
         })
+    }
+
+    /// Opens that storage engine, wherever it is asked to.
+    pub fn opener(&self, engine: Engine) -> OpenEngine {
+        let machine = self.clone();
+        Arc::new(move |path: &Path| machine.open_engine(engine, path))
     }
 
     /// Where a path of RocksDB really is.

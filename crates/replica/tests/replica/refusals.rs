@@ -195,7 +195,7 @@ fn other_bootstrap() -> Bootstrap {
 fn open_other(disk: &Machine, paths: Paths) -> Result<Replica, OpenError> {
     let engine = disk.engine;
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-    Replica::open(settings(engine), shared, paths, || Ok(other_bootstrap()), |path| disk.open_engine(engine, path))
+    Replica::open(settings(engine), shared, paths, || Ok(other_bootstrap()), disk.opener(engine))
         .map(|(replica, _)| replica)
 }
 
@@ -278,7 +278,7 @@ fn settings_that_describe_no_member_make_none(engine: Engine) {
     let disk = Machine::new(engine);
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
     let none = || Err("no URL for member one".to_owned());
-    let error = Replica::open(settings(disk.engine), shared, paths(), none, |path| disk.open_engine(disk.engine, path))
+    let error = Replica::open(settings(disk.engine), shared, paths(), none, disk.opener(disk.engine))
         .err()
         .unwrap();
     assert_eq!(error.to_string(), "no URL for member one");

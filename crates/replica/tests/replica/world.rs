@@ -46,7 +46,7 @@ pub fn open(disk: &Machine) -> Result<(Replica, Option<TornTail>), OpenError> {
 
 pub fn open_with(settings: Settings, disk: &Machine, paths: Paths) -> Result<(Replica, Option<TornTail>), OpenError> {
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-    Replica::open(settings, shared, paths, || Ok(bootstrap()), |path| disk.open_engine(disk.engine, path))
+    Replica::open(settings, shared, paths, || Ok(bootstrap()), disk.opener(disk.engine))
 }
 
 pub fn put(id: u64, key: &str, value: &str) -> Bytes {

@@ -19,7 +19,7 @@ pub(super) async fn defragment(member: &Member, _call: Call, _request: Defragmen
     let before = shared.sizes();
     super::kv::on_pool(move || {
         let _turn = turn;
-        let done = shared.view.engine().defragment();
+        let done = shared.views.now().engine().defragment();
         done.inspect_err(|error| tracing::warn!(error = %error, "failed to defragment"))
             .map_err(|error| Status::unknown(error.to_string()))?;
         let after = shared.shrink();

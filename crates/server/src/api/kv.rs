@@ -40,7 +40,7 @@ async fn range(member: &Member, call: Call, request: RangeRequest) -> Result<Fra
     if !request.serializable {
         member.read_barrier(&call).await?;
     }
-    let view = member.view().clone();
+    let view = member.view();
     if let Some(reply) = view.range_within(&range_query(&request), INLINE_STEPS).map_err(errors::unreadable)? {
         return encode::range(Header::new(&member.shared, reply.revision), &reply);
     }
@@ -87,7 +87,7 @@ async fn txn(member: &Member, call: Call, request: TxnRequest) -> Result<Frame, 
         if !serializable {
             member.read_barrier(&call).await?;
         }
-        let (view, shared) = (member.view().clone(), member.shared.clone());
+        let (view, shared) = (member.view(), member.shared.clone());
         return on_pool(move || {
             let (revision, reply) = view.read_txn(&request).map_err(errors::unreadable)?;
             encode::txn(Header::new(&shared, revision), &reply)
@@ -132,7 +132,7 @@ async fn range_stream(
     if !request.serializable {
         member.read_barrier(&call).await?;
     }
-    let view = member.view().clone();
+    let view = member.view();
     let mut cursor = on_pool(move || view.cursor(&range_query(&request)).map_err(errors::unreadable)).await?;
     let target_bytes = member.limits.max_request_bytes;
     let mut keys = FIRST_CHUNK_KEYS;

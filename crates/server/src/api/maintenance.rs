@@ -46,13 +46,13 @@ async fn status(member: &Member, _call: Call, _request: StatusRequest) -> Result
 }
 
 async fn hash(member: &Member, _call: Call, _request: HashRequest) -> Result<Frame, Status> {
-    let view = member.view().clone();
+    let view = member.view();
     let hash = super::kv::on_pool(move || view.hash().map_err(errors::unreadable)).await?;
     Frame::of(&HashResponse { header: Some(member.header(member.view().revision())), hash })
 }
 
 async fn hash_kv(member: &Member, _call: Call, request: HashKvRequest) -> Result<Frame, Status> {
-    let view = member.view().clone();
+    let view = member.view();
     let answer = super::kv::on_pool(move || view.hash_kv(request.revision).map_err(errors::unreadable)).await?;
     Frame::of(&HashKvResponse {
         header: Some(member.header(answer.revision)),

@@ -67,8 +67,9 @@ pub struct Member {
 }
 
 impl Member {
-    pub fn view(&self) -> &View {
-        &self.shared.view
+    /// The state as it is now. A request asks for it once and reads to its end from that.
+    pub fn view(&self) -> View {
+        self.shared.views.now()
     }
 
     fn counts(&self) -> &Counts {

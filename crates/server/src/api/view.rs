@@ -19,7 +19,8 @@ impl MemberView for Rc<Member> {
         Box::pin(async move {
             let engine = tokio::task::spawn_blocking(move || {
                 // A failed medium is reported elsewhere.
-                (shared.keys.get(&shared.view).unwrap_or_default(), shared.view.engine().statistics())
+                let view = shared.views.now();
+                (shared.keys.get(&view).unwrap_or_default(), view.engine().statistics())
             });
             let (keys, engine) = engine.await.unwrap_or_default();
             Readings { keys, engine, ..readings }

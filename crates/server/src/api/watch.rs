@@ -14,7 +14,7 @@ use bytes::BytesMut;
 use metastore_proto::etcdserverpb::watch_create_request::FilterType;
 use metastore_proto::etcdserverpb::watch_request::RequestUnion;
 use metastore_proto::etcdserverpb::{WatchCreateRequest, WatchRequest};
-use metastore_store::mvcc::View;
+use metastore_store::mvcc::Views;
 use metastore_store::watch::{self, Counts, Hub, Limits, RevisionEvents, StreamId, WatchSpec};
 use tokio::sync::Notify;
 use tokio::time::{Duration, Instant};
@@ -40,9 +40,10 @@ pub struct Watchers {
 }
 
 impl Watchers {
-    pub fn new(view: View, limits: Limits, flags: Arc<WorkerFlags>) -> Rc<Self> {
+    /// The hub reads whatever state there is by then; see [`Watchers::lost`] for when another takes its place.
+    pub fn new(views: Views, limits: Limits, flags: Arc<WorkerFlags>) -> Rc<Self> {
         Rc::new(Self {
-            hub: RefCell::new(Hub::new(Arc::new(view), limits)),
+            hub: RefCell::new(Hub::new(Arc::new(views), limits)),
             streams: RefCell::default(),
             flags,
             behind: Notify::new(),
@@ -57,7 +58,7 @@ impl Watchers {
         self.hub.borrow_mut().publish(events);
     }
 
-    /// Events were left out on the way here.
+    /// Events were left out on the way here, or another state took the place of the one they came from: everyone reads history.
     pub fn lost(&self) {
         self.hub.borrow_mut().lost();
     }

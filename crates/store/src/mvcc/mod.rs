@@ -15,11 +15,13 @@ mod hash;
 mod range;
 pub mod row;
 mod view;
+mod views;
 
 pub use compaction::CompactionHashJob;
 pub use hash::HashKv;
 pub use range::{Order, RangeCursor, RangeQuery, RangeReply, RevisionBounds, Target};
 pub use view::{NEVER_COMPACTED, Pin, ReadError, View};
+pub use views::Views;
 
 use std::sync::Arc;
 

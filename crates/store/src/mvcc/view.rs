@@ -14,7 +14,7 @@ use crate::watch::HistorySource;
 /// Revision that a store reports as compacted before the first compaction, as etcd does.
 pub const NEVER_COMPACTED: i64 = -1;
 
-/// A handle for reading; cheap to clone, usable from any thread.
+/// A handle for reading one state; cheap to clone, usable from any thread. See [`super::Views`].
 #[derive(Clone)]
 pub struct View {
     shared: Arc<Shared>,

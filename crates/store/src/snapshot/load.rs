@@ -9,6 +9,10 @@ use crate::lease::{Leases, keys};
 use crate::mvcc::row::KeyValue;
 use crate::schema::{LOADING, parse_revision_key};
 
+/// Where the file of etcd's backend says what it is: behind the head of its first page.
+const BOLT_MAGIC_AT: usize = 16;
+const BOLT_MAGIC: [u8; 4] = 0xed0c_daed_u32.to_le_bytes();
+
 /// A stream that comes in, in pieces of any size, and goes into an empty engine. The engine writes as it goes on, so that it need
 /// not hold all of it, and what it holds is no state until the end: [`crate::Store::open`] refuses it. What an engine that
 /// outlives the process was given is durable after its next flush.
@@ -126,6 +130,9 @@ impl Incoming {
 }
 
 fn parse_header(header: &[u8; HEADER_BYTES]) -> Result<Published, SnapshotError> {
+    if header[BOLT_MAGIC_AT..].starts_with(&BOLT_MAGIC) {
+        return Err(SnapshotError::Foreign);
+    }
     if &header[..8] != MAGIC {
         return Err(SnapshotError::Damaged("not a MetaStore state file".into()));
     }

@@ -61,6 +61,20 @@ impl Source {
         self.published.applied
     }
 
+    /// A row of a small table, as it is in this state.
+    ///
+    /// # Errors
+    /// If the medium failed.
+    pub fn row(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
+        match &self.state {
+            State::Live { tables, .. } => {
+                let rows = tables.iter().find(|(of, _)| *of == table).map_or(&[][..], |(_, rows)| rows);
+                Ok(rows.iter().find(|(of, _)| of == key).map(|(_, value)| value.clone()))
+            }
+            State::Frozen(engine) => engine.get(table, key),
+        }
+    }
+
     /// Writes the stream in pieces of about 256 KiB.
     pub fn write(&self, mut write: impl FnMut(&[u8]) -> std::io::Result<()>) -> Result<(), SnapshotError> {
         let header = self.header();

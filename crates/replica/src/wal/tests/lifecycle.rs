@@ -89,13 +89,79 @@ fn a_snapshot_from_the_leader_moves_the_log_on() {
     let disk = new_disk();
     let mut wal = create(&disk).unwrap();
     wal.append(Some(&hard_state(1, 1, 1)), [entry(1, 1, "a")], true).unwrap();
-    wal.save_snapshot(100, 3, None).unwrap();
-    assert_eq!(snapshots(&disk, &dir()).unwrap().len(), 1, "not committed yet");
-    wal.append(Some(&hard_state(3, 0, 100)), [entry(101, 3, "b")], true).unwrap();
-    assert_eq!(snapshots(&disk, &dir()).unwrap().len(), 2);
-    let (_, replay) = Wal::open_with(SMALL, Arc::new(disk.clone()), &dir(), (100, 3)).unwrap();
-    assert_eq!(replay.entries, [entry(101, 3, "b")]);
+    wal.replace_by_snapshot(100, 3, Default::default(), &hard_state(3, 0, 100)).unwrap();
+    assert_eq!((wal.last_index(), wal.hard_state()), (100, hard_state(3, 0, 100)));
+    let beyond = wal.append(None, [entry(102, 3, "c")], true);
+    assert!(matches!(beyond, Err(WalError::Gap { index: 102, last: 100 })));
+    wal.append(None, [entry(101, 3, "b")], true).unwrap();
+    let marks = snapshots(&disk, &dir()).unwrap();
+    assert_eq!(marks.iter().map(|mark| mark.index()).collect::<Vec<_>>(), [0, 100]);
+    let (wal, replay) = Wal::open_with(SMALL, Arc::new(disk.clone()), &dir(), (100, 3)).unwrap();
+    assert_eq!((replay.entries, wal.last_index()), (vec![entry(101, 3, "b")], 101));
     assert!(matches!(open(&disk), Err(WalError::Corrupt { .. })), "entries 2 to 100 are nowhere");
+}
+
+/// What a member had of another history, before and behind the snapshot, is left out, in however many segments it is; what it
+/// writes afterwards counts, over cuts and releases, and so do snapshots of its own.
+#[test]
+fn a_snapshot_from_the_leader_replaces_entries_of_another_history() {
+    for old in [3, 10, 11, 60] {
+        let disk = new_disk();
+        let open_from = |from| Wal::open_with(SMALL, Arc::new(disk.clone()), &dir(), from).unwrap();
+        let mut wal = create(&disk).unwrap();
+        wal.append(Some(&hard_state(2, 1, 2)), (1..=old).map(|i| entry(i, 2, data(300, i))), true).unwrap();
+        wal.append(None, [entry(old + 1, 2, "cut")], true).unwrap();
+        wal.replace_by_snapshot(10, 5, Default::default(), &hard_state(5, 0, 10)).unwrap();
+        let (mut wal, replay) = open_from((10, 5));
+        assert_eq!((replay.entries, replay.log_bytes, wal.last_index()), (Vec::new(), 0, 10), "{old}");
+        let new: Vec<_> = (11..=50).map(|i| entry(i, 5, data(300, i + 1))).collect();
+        for entry in new.iter().cloned() {
+            wal.append(Some(&hard_state(5, 0, entry.index)), [entry], true).unwrap();
+        }
+        wal.release(10).unwrap();
+        assert_eq!(open_from((10, 5)).1.entries, new, "{old}");
+        // One at the same place again, as a conversion makes it, and one in the middle of what is kept.
+        wal.save_snapshot(10, 5, None).unwrap();
+        wal.save_snapshot(30, 5, None).unwrap();
+        assert_eq!(open_from((10, 5)).1.entries, new, "{old}");
+        assert_eq!(open_from((30, 5)).1.entries, new[20..], "{old}");
+        wal.release(30).unwrap();
+        assert_eq!(open_from((30, 5)).1.entries, new[20..], "{old}");
+    }
+}
+
+/// The record of the snapshot is written in front of the hard state, so that a crash leaves the log as it was, or one that
+/// begins at the snapshot.
+#[test]
+fn a_snapshot_that_is_half_written_is_there_or_is_not() {
+    let told = |wal: &mut Wal| wal.append(Some(&hard_state(2, 1, 2)), (1..=4).map(|i| entry(i, 2, data(90, i))), true);
+    let disk = new_disk();
+    told(&mut create(&disk).unwrap()).unwrap();
+    let before = disk.operations();
+    let (mut kept, mut taken) = (0, 0);
+    for seed in 0..200 {
+        let disk = new_disk();
+        let mut wal = create(&disk).unwrap();
+        told(&mut wal).unwrap();
+        // Far from the end of a sector, and near it.
+        wal.append(None, [entry(5, 2, data(20 + seed as usize * 2, 7))], true).unwrap();
+        disk.crash_after(before + 2 + 1 + seed % 2);
+        let _ = wal.replace_by_snapshot(10, 5, Default::default(), &hard_state(5, 0, 10));
+        let after = disk.crash(CrashPolicy::Random(seed));
+        match snapshots(&after, &dir()).unwrap().last().map(|mark| mark.index()) {
+            Some(10) => {
+                let (_, replay) = Wal::open_with(SMALL, Arc::new(after), &dir(), (10, 5)).unwrap();
+                assert_eq!((replay.entries.len(), replay.hard_state.commit()), (0, 10));
+                taken += 1;
+            }
+            _ => {
+                let (_, replay) = open(&after).unwrap();
+                assert_eq!((replay.entries.len(), replay.hard_state.commit()), (5, 2));
+                kept += 1;
+            }
+        }
+    }
+    assert!(kept > 10 && taken > 10, "{kept} and {taken}");
 }
 
 #[test]

@@ -1,0 +1,46 @@
+//! Who votes, as the state itself says.
+
+use metastore_engine::{EngineError, Table};
+use metastore_proto::raftpb;
+use metastore_store::schema::CONF_STATE;
+use serde::Deserialize;
+
+/// Who votes, in the JSON that etcd stores.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Stored {
+    voters: Vec<u64>,
+    learners: Vec<u64>,
+    voters_outgoing: Vec<u64>,
+    learners_next: Vec<u64>,
+    auto_leave: bool,
+}
+
+/// Reads the row of a state through `get`. The inner error says what is wrong with the row.
+pub fn stored(
+    get: impl FnOnce(Table, &[u8]) -> Result<Option<Vec<u8>>, EngineError>,
+) -> Result<Result<raftpb::ConfState, String>, EngineError> {
+    let row = get(Table::Meta, CONF_STATE)?.unwrap_or_default();
+    let stored = serde_json::from_slice(&row).map(|stored: Stored| raftpb::ConfState {
+        voters: stored.voters,
+        learners: stored.learners,
+        voters_outgoing: stored.voters_outgoing,
+        learners_next: stored.learners_next,
+        auto_leave: Some(stored.auto_leave),
+    });
+    Ok(stored.map_err(|error| format!("row confState of table meta, \"{}\": {error}", row.escape_ascii())))
+}
+
+/// Whether both name the same members, in whatever order.
+pub fn same(a: &raftpb::ConfState, b: &raftpb::ConfState) -> bool {
+    let sorted = |ids: &[u64]| {
+        let mut ids = ids.to_vec();
+        ids.sort_unstable();
+        ids
+    };
+    let of = |state: &raftpb::ConfState| {
+        let raftpb::ConfState { voters, learners, voters_outgoing, learners_next, auto_leave } = state;
+        ([voters, learners, voters_outgoing, learners_next].map(|ids| sorted(ids)), auto_leave.unwrap_or_default())
+    };
+    of(a) == of(b)
+}
