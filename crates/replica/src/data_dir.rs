@@ -221,7 +221,8 @@ impl DataDir {
 
     /// The state is in another directory from now on, durably.
     pub fn move_state(&mut self, name: String) -> Result<(), OpenError> {
-        let identity = self.identity()?.ok_or_else(|| OpenError::refused(&self.identity_path(), "the file is missing"))?;
+        let identity =
+            self.identity()?.ok_or_else(|| OpenError::refused(&self.identity_path(), "the file is missing"))?;
         self.write_identity(&Identity { state: Some(name.clone()), ..identity })?;
         self.engine = name;
         Ok(())

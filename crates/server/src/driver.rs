@@ -13,10 +13,12 @@ mod event;
 mod group;
 mod hearing;
 mod leases;
+mod states;
 
 pub use event::{Answer, Event, Mail, TimeToLive, Waiter};
 pub use group::Advertised;
 pub use hearing::Ear;
+pub use states::Intake;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -24,10 +26,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use metastore_engine::Version;
-use metastore_replica::{Fatal, Output, Replica};
+use metastore_replica::{Fatal, Output, Replica, Retired};
+use metastore_store::Reply;
 use metastore_store::lease::Expiry;
 use metastore_store::watch::RevisionEvents;
-use metastore_store::Reply;
 use tokio::sync::watch as signal;
 
 use crate::io::inbox::Inbox;
@@ -75,6 +77,8 @@ pub struct Driver {
     output: Output,
     group: Group,
     transport: Transport,
+    /// States whose place another one has taken, and that are still read.
+    retired: Vec<Retired>,
     /// Who wants to read what was acknowledged by then.
     reading: HashMap<u64, (Waiter, Instant), BuildHasherDefault<IdHasher>>,
     ready: signal::Sender<bool>,
@@ -134,6 +138,7 @@ impl Driver {
             output: Output::default(),
             group: Group::new(advertised),
             transport,
+            retired: Vec::new(),
             reading: HashMap::default(),
             ready,
         }
@@ -153,6 +158,9 @@ impl Driver {
 
     fn work(&mut self) -> Result<(), Fatal> {
         let mut events = Vec::new();
+        if self.replica.store().members().get(self.replica.id()).is_some() {
+            self.members_changed();
+        }
         let (mut next_tick, mut next_expiry) = (Instant::now(), Instant::now());
         loop {
             let patience = self.advance()?.min(next_tick.saturating_duration_since(Instant::now()));
@@ -173,6 +181,7 @@ impl Driver {
             if now >= next_expiry {
                 self.revoke_expired();
                 self.forget_unanswered(now);
+                self.remove_retired();
                 next_expiry = now + EXPIRY_INTERVAL;
             }
         }
@@ -199,7 +208,7 @@ impl Driver {
         self.replica.process(&mut self.output)?;
         let worked = self.replica.compact_step(&mut self.output)?;
         self.shared.set_standing(&self.replica.standing());
-        self.publish();
+        self.publish()?;
         // After the answers: a log that was replayed holds grants, and a new leader's extension must not be lost to them. Nor
         // may a member be called ready before everyone can read what makes it so.
         self.follow_leadership();
@@ -228,6 +237,7 @@ impl Driver {
             Event::HandOver(done) => self.hand_over(done),
             Event::Message(heard) => self.hear(heard.take())?,
             Event::Unreachable(id) => self.replica.unreachable(id),
+            Event::StateReceived(received) => self.take_state(*received)?,
             Event::StateSent { to, arrived } => self.replica.state_sent(to, arrived),
             Event::ClusterVersion(version) => self.agree_on_version(version),
             Event::Removed => self.was_removed(),
@@ -262,7 +272,7 @@ impl Driver {
         self.links[to.worker].batch.push(Mail::Answer(to.key, answer));
     }
 
-    fn publish(&mut self) {
+    fn publish(&mut self) -> Result<(), Fatal> {
         let mut output = std::mem::take(&mut self.output);
         let now_ms = self.now_ms();
         for outcome in output.outcomes.drain(..) {
@@ -281,6 +291,11 @@ impl Driver {
                 self.answer(waiter, Answer::Readable);
             }
         }
+        if std::mem::take(&mut output.state_replaced) {
+            self.state_replaced();
+        }
+        self.retired.append(&mut output.retired);
+        self.send_states(std::mem::take(&mut output.states_wanted))?;
         for events in output.events.drain(..) {
             self.links.iter_mut().for_each(|link| link.push_events(&events));
         }
@@ -300,6 +315,7 @@ impl Driver {
         for link in &mut self.links {
             link.to.mailbox.post(&mut link.batch);
         }
+        Ok(())
     }
 }
 

@@ -12,11 +12,11 @@ use metastore_store::lease::minimum_ttl_s;
 use metastore_store::watch;
 use tokio::sync::watch as signal;
 
-use crate::api::{self, Limits, Member, Watchers};
+use crate::api::{self, Barrier, Limits, Member, Watchers};
 use crate::config::Config;
 use crate::config::bootstrap::initial_members;
 use crate::descriptors::Descriptors;
-use crate::driver::{Advertised, Answer, Driver, Event, Heartbeat, Mail, WorkerLink};
+use crate::driver::{Advertised, Answer, Driver, Ear, Event, Heartbeat, Intake, Mail, WorkerLink};
 use crate::engine;
 use crate::grpc::{Ledger, Router, health};
 use crate::http::Site;
@@ -28,6 +28,7 @@ use crate::io::serve::Protocol;
 use crate::io::slots::Slots;
 use crate::io::workers::{WorkerContext, Workers};
 use crate::metrics::Metrics;
+use crate::peer::{self, Further, Transport};
 use crate::shared::{Shared, WorkerFlags};
 
 /// Requests that wait for the engine thread; more are told to come back.
@@ -38,6 +39,8 @@ const INBOX_BYTES: usize = 256 << 20;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// A sync of the log that takes longer is worth a line in the log, as in etcd.
 const SLOW_SYNC: Duration = Duration::from_secs(1);
+/// How long a connection to another member may take beside an election timeout, as in etcd.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long open requests may go on once the member stops.
 const STOP_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -62,6 +65,7 @@ pub enum StartError {
 /// A member that runs.
 pub struct Running {
     workers: Workers,
+    peers: Workers,
     /// What the health service says.
     serving: signal::Sender<bool>,
     engine: JoinHandle<()>,
@@ -106,28 +110,30 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
     let replica = open(config, descriptors, &metrics)?;
     let shared = Shared::new(replica.cluster_id(), replica.id(), replica.store());
     let inbox = Inbox::new(Bounds { count: INBOX_COUNT, bytes: INBOX_BYTES });
-    let (links, workers): (Vec<_>, Vec<_>) = (0..config.io_threads).map(|_| worker()).unzip();
-    let (ready, mut leads) = signal::channel(false);
+    // One for each thread that asks the engine thread: those that serve clients, and behind them that of the peers.
+    let (links, workers): (Vec<_>, Vec<_>) = (0..=config.io_threads).map(|_| worker()).unzip();
+    let (ready, mut known) = signal::channel(false);
     let (end, ended) = signal::channel(None);
-    let advertised = Advertised {
-        name: config.name.clone(),
-        client_urls: config.advertise_client_urls.iter().map(|url| url.text.clone()).collect(),
-        cluster_version: config.cluster_version(),
-    };
-    let driver = Driver::new(replica, shared.clone(), inbox.clone(), links, heartbeat(config), advertised, ready);
+    let intake = Intake::new(replica.receiver(), inbox.clone());
+    let transport =
+        Transport::new(peer_settings(config, &replica), Arc::new(Ear::new(inbox.clone())), Arc::new(intake));
+    let desks = Arc::new(Desks::new(config, &shared, &inbox, workers, &metrics));
+    let ways = (inbox.clone(), transport.clone());
+    let driver = Driver::new(replica, shared, ways, links, heartbeat(config), advertised(config), ready);
     let engine = std::thread::Builder::new().name("engine".into()).spawn(move || {
         let ended = driver.run();
         end.send_replace(Some(ended.map_err(Arc::new)));
     })?;
-    wait_until_ready(&mut leads, &ended)?;
+    let (client_doors, peer_doors) = listeners.into_iter().partition(|(_, door)| matches!(door, Door::Client));
+    let peers = listen_to_peers(config, &transport, peer_doors, descriptors, &desks)?;
+    wait_until_ready(&mut known, &ended)?;
     let serving = signal::Sender::new(true);
-    let workers =
-        serve(config, (listeners, descriptors.connections), shared, &inbox, workers, metrics, serving.clone())?;
+    let workers = serve(config, (client_doors, descriptors.connections), desks, serving.clone())?;
     tracing::info!("ready to serve client requests");
     for url in &config.listen_client_urls {
         tracing::info!(address = %url.text, "serving client traffic insecurely; this is strongly discouraged!");
     }
-    Ok(Running { workers, serving, engine, inbox, ended, client_addresses })
+    Ok(Running { workers, peers, serving, engine, inbox, ended, client_addresses })
 }
 
 impl Running {
@@ -146,6 +152,7 @@ impl Running {
         _ = handed_over.recv_timeout(HAND_OVER_PATIENCE);
         self.workers.stop();
         self.inbox.push_control(Event::Stop);
+        self.peers.stop();
         if self.engine.join().is_err() {
             tracing::error!("the engine thread panicked");
         }
@@ -220,13 +227,74 @@ fn wait_until_ready(ready: &mut signal::Receiver<bool>, ended: &Ended) -> Result
     })
 }
 
+/// What each thread that asks the engine thread is given.
+struct Desks {
+    shared: Arc<Shared>,
+    limits: Limits,
+    watch_limits: watch::Limits,
+    inbox: Inbox<Event>,
+    metrics: Arc<Metrics>,
+    version: String,
+    all: Arc<[Arc<WorkerFlags>]>,
+    waiting: parking_lot::Mutex<Vec<Option<Worker>>>,
+}
+
+impl Desks {
+    fn new(
+        config: &Config,
+        shared: &Arc<Shared>,
+        inbox: &Inbox<Event>,
+        workers: Vec<Worker>,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
+        let progress_ms = config.watch_progress_notify_interval.as_millis() as u64;
+        Self {
+            shared: shared.clone(),
+            limits: limits(config),
+            watch_limits: watch::Limits::new(config.max_request_bytes, progress_ms),
+            inbox: inbox.clone(),
+            metrics: metrics.clone(),
+            version: config.reported_version.clone(),
+            all: workers.iter().map(|worker| worker.flags.clone()).collect(),
+            waiting: parking_lot::Mutex::new(workers.into_iter().map(Some).collect()),
+        }
+    }
+
+    /// The member, for the thread that calls. To be called once for each index, on its thread.
+    fn sit_down(&self, index: usize) -> Rc<Member> {
+        let taken = self.waiting.lock()[index].take();
+        let Worker { mailbox, flags } = taken.unwrap_or_else(|| panic!("thread {index} starts twice"));
+        let watchers = Watchers::new(self.shared.views.clone(), self.watch_limits, flags);
+        let slots = Slots::default();
+        tokio::task::spawn_local(slots.clone().sweep());
+        tokio::task::spawn_local(read_mail(mailbox, slots.clone(), watchers.clone()));
+        tokio::task::spawn_local(watchers.clone().read_history());
+        tokio::task::spawn_local(watchers.clone().report_progress());
+        let barrier = Barrier::new(self.inbox.clone(), slots.clone(), index, self.limits.request_timeout);
+        Rc::new(Member {
+            shared: self.shared.clone(),
+            limits: self.limits.clone(),
+            watchers,
+            metrics: self.metrics.clone(),
+            inbox: self.inbox.clone(),
+            slots,
+            barrier,
+            worker: index,
+            all: self.all.clone(),
+        })
+    }
+
+    fn site(&self, member: Rc<Member>) -> Site {
+        Site { view: Rc::new(member), metrics: self.metrics.clone(), version: self.version.clone() }
+    }
+}
+
+type Doors = Vec<(Listener, Door)>;
+
 fn serve(
     config: &Config,
-    (listeners, connections): (Vec<(Listener, Door)>, usize),
-    shared: Arc<Shared>,
-    inbox: &Inbox<Event>,
-    workers: Vec<Worker>,
-    metrics: Arc<Metrics>,
+    (listeners, connections): (Doors, usize),
+    desks: Arc<Desks>,
     serving: signal::Sender<bool>,
 ) -> Result<Workers, StartError> {
     let protocol = Protocol {
@@ -234,40 +302,52 @@ fn serve(
         ping_interval: config.ping_interval,
         ping_timeout: config.ping_timeout,
     };
-    let limits = limits(config);
-    let version = config.reported_version.clone();
-    let all: Arc<[Arc<WorkerFlags>]> = workers.iter().map(|worker| worker.flags.clone()).collect();
     let max_receive_bytes = config.max_receive_bytes();
-    let progress_ms = config.watch_progress_notify_interval.as_millis() as u64;
-    let watch_limits = watch::Limits::new(config.max_request_bytes, progress_ms);
-    let (inbox, count) = (inbox.clone(), workers.len());
-    let waiting = parking_lot::Mutex::new(workers.into_iter().map(Some).collect::<Vec<_>>());
     let build = move |context: WorkerContext| {
-        let taken = waiting.lock()[context.index].take();
-        let Worker { mailbox, flags } = taken.unwrap_or_else(|| panic!("I/O thread {} starts twice", context.index));
-        let watchers = Watchers::new(shared.views.clone(), watch_limits, flags);
-        let slots = Slots::default();
-        tokio::task::spawn_local(slots.clone().sweep());
-        tokio::task::spawn_local(read_mail(mailbox, slots.clone(), watchers.clone()));
-        tokio::task::spawn_local(watchers.clone().read_history());
-        tokio::task::spawn_local(watchers.clone().report_progress());
-        let member = Rc::new(Member {
-            shared: shared.clone(),
-            limits: limits.clone(),
-            watchers,
-            metrics: metrics.clone(),
-            inbox: inbox.clone(),
-            slots,
-            worker: context.index,
-            all: all.clone(),
-        });
-        let mut router = Router::new(max_receive_bytes, metrics.ledger().clone(), context.stopping.clone());
+        let member = desks.sit_down(context.index);
+        let mut router = Router::new(max_receive_bytes, desks.metrics.ledger().clone(), context.stopping.clone());
         api::register(&mut router, &member);
         health::register(&mut router, serving.subscribe());
-        let site = Site { view: Rc::new(member), metrics: metrics.clone(), version: version.clone() };
-        site.services(router)
+        desks.site(member).services(router)
     };
-    Ok(Workers::start(count, listeners, connections, protocol, STOP_PATIENCE, build)?)
+    Ok(Workers::start(config.io_threads, listeners, connections, protocol, STOP_PATIENCE, build)?)
+}
+
+fn listen_to_peers(
+    config: &Config,
+    transport: &Transport,
+    doors: Doors,
+    descriptors: Descriptors,
+    desks: &Arc<Desks>,
+) -> Result<Workers, StartError> {
+    let listeners = doors.into_iter().map(|(listener, _)| listener).collect();
+    let connections = descriptors.connections.min(peer::thread::MAX_CONNECTIONS);
+    let (desks, index) = (desks.clone(), config.io_threads);
+    let further = move |_: WorkerContext| -> Further {
+        let site = desks.site(desks.sit_down(index));
+        Rc::new(move |request| Some(Box::pin(std::future::ready(site.peer(&request)))))
+    };
+    Ok(peer::thread::start(transport, listeners, connections, STOP_PATIENCE, further)?)
+}
+
+/// How this member talks to the others.
+fn peer_settings(config: &Config, replica: &Replica) -> peer::Settings {
+    let identity = peer::Identity {
+        id: replica.id(),
+        cluster_id: replica.cluster_id(),
+        version: config.reported_version.clone(),
+        peer_urls: config.advertise_peer_urls.iter().map(|url| url.text.clone()).collect(),
+    };
+    let dial_timeout = DIAL_TIMEOUT + Duration::from_millis(config.election_ms);
+    peer::Settings { identity, dial_timeout, read_timeout: peer::READ_TIMEOUT }
+}
+
+fn advertised(config: &Config) -> Advertised {
+    Advertised {
+        name: config.name.clone(),
+        client_urls: config.advertise_client_urls.iter().map(|url| url.text.clone()).collect(),
+        cluster_version: config.cluster_version(),
+    }
 }
 
 fn limits(config: &Config) -> Limits {

@@ -278,9 +278,7 @@ fn settings_that_describe_no_member_make_none(engine: Engine) {
     let disk = Machine::new(engine);
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
     let none = || Err("no URL for member one".to_owned());
-    let error = Replica::open(settings(disk.engine), shared, paths(), none, disk.opener(disk.engine))
-        .err()
-        .unwrap();
+    let error = Replica::open(settings(disk.engine), shared, paths(), none, disk.opener(disk.engine)).err().unwrap();
     assert_eq!(error.to_string(), "no URL for member one");
     assert_eq!(files(&disk), BTreeMap::new());
 }

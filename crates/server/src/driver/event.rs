@@ -4,7 +4,7 @@ use std::sync::{Arc, mpsc};
 
 use bytes::Bytes;
 use metastore_proto::raftpb;
-use metastore_replica::{Fatal, SnapshotWritten};
+use metastore_replica::{Fatal, ReceivedState, SnapshotWritten};
 use metastore_store::Outcome;
 use metastore_store::lease::Renewal;
 use metastore_store::watch::RevisionEvents;
@@ -67,6 +67,8 @@ pub enum Event {
     Message(Heard),
     /// A message to a member was lost.
     Unreachable(u64),
+    /// Another member's whole state, because this one lacked entries.
+    StateReceived(Box<ReceivedState>),
     /// How sending a state to a follower has ended.
     StateSent {
         to: u64,

@@ -4,7 +4,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use metastore_proto::membershippb::{Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest};
-use metastore_proto::{Message, raftpb};
+use metastore_proto::raftpb;
 use metastore_replica::{Fatal, Outbox, Standing};
 use metastore_store::command::{Command, Kind};
 
@@ -134,7 +134,8 @@ impl Driver {
             };
             commands.push(Command::encode(self.shared.next_id(), Kind::ClusterMemberAttrSet, &attributes));
         }
-        let version = self.version().filter(|version| standing.is_leader() && members.cluster_version() != Some(*version));
+        let version =
+            self.version().filter(|version| standing.is_leader() && members.cluster_version() != Some(*version));
         if let Some(version) = version {
             let version = ClusterVersionSetRequest { ver: version.to_owned() };
             commands.push(Command::encode(self.shared.next_id(), Kind::ClusterVersionSet, &version));

@@ -20,11 +20,8 @@ impl Driver {
     }
 
     pub(super) fn time_to_live(&mut self, waiter: Waiter, id: i64, keys: bool) -> Result<(), Fatal> {
-        let answer = if self.expiry.is_leader() {
-            Answer::TimeToLive(self.time_left(id, keys)?)
-        } else {
-            Answer::NotLeader
-        };
+        let answer =
+            if self.expiry.is_leader() { Answer::TimeToLive(self.time_left(id, keys)?) } else { Answer::NotLeader };
         self.answer(waiter, answer);
         Ok(())
     }

@@ -7,7 +7,7 @@ use crate::grpc::Body;
 use crate::peer::probing;
 
 impl Site {
-    pub(super) fn peer<B>(&self, request: &Request<B>) -> Response<Body> {
+    pub fn peer<B>(&self, request: &Request<B>) -> Response<Body> {
         match request.uri().path() {
             "/version" => self.show_version(request),
             "/members" if request.method() != Method::GET => method_not_allowed(),

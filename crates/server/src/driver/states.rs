@@ -1,0 +1,109 @@
+//! Whole states, to and from other members, between the transport and the replica.
+
+use metastore_proto::raftpb;
+use metastore_replica::{Fatal, ReceivedState, Retired, StateIncoming, StateReceiver, StateToSend};
+use metastore_store::snapshot::Source;
+
+use super::event::{Event, Mail};
+use super::{Driver, Inbox};
+use crate::peer::{StateBody, StateIntake, StateStream, StateTaker};
+
+/// A state for a follower, and the message that asks for it.
+struct Wanted(StateToSend, raftpb::Message);
+
+impl StateStream for Wanted {
+    fn open(self: Box<Self>) -> Result<(raftpb::Message, Box<dyn StateBody>), String> {
+        let Self(state, message) = *self;
+        let (message, source) = state.open(message).map_err(|error| error.to_string())?;
+        Ok((message, Box::new(Opened(source))))
+    }
+}
+
+struct Opened(Source);
+
+impl StateBody for Opened {
+    fn write(&self, out: &mut dyn FnMut(&[u8]) -> std::io::Result<()>) -> Result<(), String> {
+        self.0.write(out).map_err(|error| error.to_string())
+    }
+}
+
+/// Takes states for the engine thread.
+pub struct Intake {
+    receiver: StateReceiver,
+    inbox: Inbox<Event>,
+}
+
+impl Intake {
+    pub fn new(receiver: StateReceiver, inbox: Inbox<Event>) -> Self {
+        Self { receiver, inbox }
+    }
+}
+
+impl StateIntake for Intake {
+    fn begin(&self, message: raftpb::Message) -> Result<Box<dyn StateTaker>, String> {
+        let incoming = self.receiver.begin(message).map_err(|error| error.to_string())?;
+        Ok(Box::new(Taker { incoming, inbox: self.inbox.clone() }))
+    }
+}
+
+struct Taker {
+    incoming: StateIncoming,
+    inbox: Inbox<Event>,
+}
+
+impl StateTaker for Taker {
+    fn take(&mut self, piece: &[u8]) -> Result<(), String> {
+        self.incoming.take(piece).map_err(|error| error.to_string())
+    }
+
+    /// Whether consensus wants the state, the leader is told by consensus.
+    fn finish(self: Box<Self>) -> Result<(), String> {
+        let Self { incoming, inbox } = *self;
+        let received = incoming.finish().map_err(|error| error.to_string())?;
+        if inbox.push_control(Event::StateReceived(Box::new(received))) {
+            Ok(())
+        } else {
+            Err("the member stops".into())
+        }
+    }
+}
+
+impl Driver {
+    /// Sends followers the state that they lack the entries for.
+    pub(super) fn send_states(&mut self, wanted: Vec<raftpb::Message>) -> Result<(), Fatal> {
+        for message in wanted {
+            let state = self.replica.state_to_send()?;
+            self.transport.send_state(message.to(), Box::new(Wanted(state, message)));
+        }
+        Ok(())
+    }
+
+    /// Another member's state has come; it is taken up at once, or let go.
+    pub(super) fn take_state(&mut self, received: ReceivedState) -> Result<(), Fatal> {
+        self.replica.state_received(received)?;
+        self.replica.process(&mut self.output)
+    }
+
+    /// Another state is in the place of the one that everybody knew.
+    pub(super) fn state_replaced(&mut self) {
+        tracing::info!("applied-index" = self.replica.store().applied().index, "applied snapshot");
+        self.members_changed();
+        for link in &mut self.links {
+            link.batch.push(Mail::EventsLost);
+        }
+    }
+
+    /// Lets go of states that nobody reads any more.
+    pub(super) fn remove_retired(&mut self) {
+        for retired in self.retired.extract_if(.., |retired| retired.is_unused()) {
+            // It frees much memory, or closes and removes many files.
+            std::thread::spawn(move || remove(retired));
+        }
+    }
+}
+
+fn remove(retired: Retired) {
+    if let Err(error) = retired.remove() {
+        tracing::warn!(error = %error, "could not remove a state that is not used any more; the next start will");
+    }
+}
