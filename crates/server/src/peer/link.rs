@@ -9,7 +9,7 @@ use metastore_proto::raftpb::{Message, MessageType};
 use parking_lot::Mutex;
 
 use super::meters::PeerMeters;
-use super::queue::{Bounds, Pushed, Queue};
+use super::queue::{Bounds, Pushed, Queue, Reader};
 use super::seam::Sink;
 use super::urls::Urls;
 
@@ -57,6 +57,8 @@ pub struct Link {
     pub urls: Urls,
     pub meters: PeerMeters,
     pub pipeline: Queue,
+    /// For whoever posts. The queue is open from the beginning.
+    pub posting: Reader,
     /// Held while a state is being sent: one at a time.
     sending_state: AtomicBool,
     appends: Queue,
@@ -76,12 +78,15 @@ struct Losses {
 
 impl Link {
     pub fn new(local: u64, id: u64, urls: &[String], meters: PeerMeters, sink: Arc<dyn Sink>) -> Link {
+        let pipeline = Queue::new(PIPELINE_BOUNDS);
+        let (posting, _) = pipeline.open();
         let link = Link {
             local,
             id,
             urls: Urls::default(),
             meters,
-            pipeline: Queue::new(PIPELINE_BOUNDS),
+            pipeline,
+            posting,
             sending_state: AtomicBool::new(false),
             appends: Queue::new(STREAM_BOUNDS),
             messages: Queue::new(STREAM_BOUNDS),
@@ -107,9 +112,9 @@ impl Link {
         let kind = message.r#type();
         let bytes = message.encoded_len();
         let (way, queue) = self.pick(kind);
-        let pushed = match queue.push(message.clone(), bytes) {
+        let pushed = match queue.push(message, bytes) {
             // The stream ended a moment ago.
-            Pushed::Closed if way != PIPELINE => self.pipeline.push(message, bytes),
+            Pushed::Closed(message) if way != PIPELINE => self.pipeline.push(*message, bytes),
             pushed => pushed,
         };
         if pushed != Pushed::Taken {

@@ -40,9 +40,8 @@ pub(super) struct Kept {
 /// Posts what is queued, one after the other, until the queue is finished. When one fails, those behind it are dropped
 /// with it: they would come too late.
 pub(super) async fn keep_posting(shared: Arc<Shared>, link: Arc<Link>) {
-    let (reader, _) = link.pipeline.open();
     let (mut batch, mut kept) = (Vec::new(), None);
-    while poll_fn(|cx| link.pipeline.poll_take(reader, &mut batch, 1, cx)).await {
+    while poll_fn(|cx| link.pipeline.poll_take(link.posting, &mut batch, 1, cx)).await {
         for message in batch.drain(..) {
             match post(&shared, &link, &mut kept, &message).await {
                 Ok(bytes) => {

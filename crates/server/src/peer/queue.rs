@@ -16,13 +16,13 @@ pub struct Bounds {
 }
 
 /// What became of a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Pushed {
     Taken,
     /// No room: dropped.
     Full,
-    /// Nobody reads: dropped.
-    Closed,
+    /// Nobody reads. It comes back: there may be another way.
+    Closed(Box<Message>),
 }
 
 /// One reader of a queue.
@@ -58,7 +58,8 @@ impl Queue {
     pub fn push(&self, message: Message, bytes: usize) -> Pushed {
         let mut state = self.state.lock();
         if state.finishing || state.reader.is_none() {
-            return Pushed::Closed;
+            drop(state);
+            return Pushed::Closed(Box::new(message));
         }
         let over = state.messages.len() >= self.bounds.count || state.bytes + bytes > self.bounds.bytes;
         if over && !state.messages.is_empty() {
@@ -176,7 +177,7 @@ mod tests {
     #[test]
     fn both_bounds_hold_and_reading_makes_room() {
         let queue = queue();
-        assert_eq!(queue.push(message(0), 1), Pushed::Closed);
+        assert_eq!(queue.push(message(0), 1), Pushed::Closed(Box::new(message(0))));
         let (reader, _) = queue.open();
         assert_eq!(queue.push(message(1), 500), Pushed::Taken, "a large message alone");
         assert_eq!(queue.push(message(2), 1), Pushed::Full);
@@ -215,7 +216,7 @@ mod tests {
         let (reader, _) = queue.open();
         queue.push(message(1), 1);
         queue.finish();
-        assert_eq!(queue.push(message(2), 1), Pushed::Closed);
+        assert_eq!(queue.push(message(2), 1), Pushed::Closed(Box::new(message(2))));
         assert_eq!(take(&queue, reader, 10), Poll::Ready((true, vec![1])));
         assert_eq!(take(&queue, reader, 10), Poll::Ready((false, vec![])));
     }

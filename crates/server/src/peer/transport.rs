@@ -9,7 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::mpsc;
 
 use super::headers::{Identity, Sender};
-use super::link::Link;
+use super::link::{Kind, Link};
 use super::meters::Meters;
 use super::seam::{Sink, StateIntake, StateStream};
 
@@ -144,6 +144,12 @@ impl Transport {
     /// Since when there has been a connection; `None` without one.
     pub fn connected_since(&self, id: u64) -> Option<Instant> {
         self.shared.table.read().peers.get(&id)?.active_since()
+    }
+
+    /// Whether both streams to the peer stand, so that what is sent arrives in order or not at all.
+    pub fn has_streams(&self, id: u64) -> bool {
+        let kinds = [Kind::Appends, Kind::Messages];
+        self.shared.peer(id).is_some_and(|link| kinds.iter().all(|kind| link.queue(*kind).is_open()))
     }
 
     /// The figures about other members.
