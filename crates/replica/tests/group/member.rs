@@ -118,7 +118,7 @@ impl Member {
         let (disk, own): (Arc<dyn Disk>, _) = (Arc::new(self.machine.clone()), peer_urls(self.at));
         let bootstrap = Bootstrap { name: name(self.at), peer_urls: own, cluster_token: TOKEN.into() };
         let settings = settings(self.machine.engine, self.pre_vote);
-        let engine = |path: &std::path::Path| self.machine.open_engine(self.machine.engine, path);
+        let engine = self.machine.opener(self.machine.engine);
         let (mut replica, cut) = Replica::open(settings, disk, paths(), || Ok(bootstrap), engine)?;
         replica.connect(Box::new(self.letters.clone()));
         (self.replica, self.due, self.asleep_until) = (Some(replica), true, 0);

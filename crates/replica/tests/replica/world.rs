@@ -128,6 +128,9 @@ impl Reference {
     }
 }
 
+/// The id of the entry that founds the cluster, for which nobody waits.
+const FOUNDING: u64 = 0;
+
 /// What a member was asked, and what it answered. Command `i` carries the id `i + 1`.
 #[derive(Clone, Default)]
 pub struct Told {
@@ -138,7 +141,8 @@ pub struct Told {
 }
 
 impl Told {
-    fn hear(&mut self, outcomes: Vec<Outcome>) {
+    fn hear(&mut self, mut outcomes: Vec<Outcome>) {
+        outcomes.retain(|outcome| outcome.id != FOUNDING);
         let newest = outcomes.iter().map(|outcome| outcome.id as usize).max().unwrap_or(0);
         self.acknowledged = self.acknowledged.max(newest);
         self.outcomes.extend(outcomes);
@@ -165,6 +169,7 @@ impl Told {
     pub fn held(&self, replica: &mut Replica, reference: &Reference, context: &str) -> usize {
         let mut output = Output::default();
         take_up(replica, &mut output).unwrap_or_else(|error| panic!("{context}: {error}"));
+        output.outcomes.retain(|outcome| outcome.id != FOUNDING);
         for outcome in &output.outcomes {
             assert_eq!(outcome, &reference.outcomes[outcome.id as usize - 1], "{context}");
         }
