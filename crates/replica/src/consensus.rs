@@ -160,7 +160,11 @@ impl Consensus {
     }
 
     pub fn tick(&mut self) {
-        self.node.tick();
+        // A sole voter is elected as soon as it campaigns, and until then its log must be durable: it is asked to, after that
+        // (see `campaign_if_alone`), and does not by itself.
+        if !self.waits_alone() {
+            self.node.tick();
+        }
         self.reads.tick();
         self.settle_patience();
     }
@@ -196,9 +200,9 @@ impl Consensus {
 
     /// A sole voter need not wait for its timeout: asks for an election at once. Returns whether it did.
     pub fn campaign_if_alone(&mut self) -> bool {
-        let waits = self.node.raft.state == StateRole::Follower && self.alone();
         // Refused while a committed membership change is unapplied; then it is asked again after that.
-        let campaigns = waits && self.node.campaign().is_ok() && self.node.raft.state != StateRole::Follower;
+        let campaigns =
+            self.waits_alone() && self.node.campaign().is_ok() && self.node.raft.state != StateRole::Follower;
         self.settle_patience();
         campaigns
     }
@@ -280,8 +284,10 @@ impl Consensus {
         self.reads.release(applied, into);
     }
 
-    /// Hands leadership to another voter. Proposals are dropped until it has taken over, or an election timeout is over.
+    /// Hands leadership to another voter. Proposals are dropped from now on until it has taken over, or an election timeout is
+    /// over.
     pub fn transfer_leader(&mut self, to: u64) {
+        self.step_proposed();
         self.node.transfer_leader(to);
     }
 
@@ -326,6 +332,10 @@ impl Consensus {
 
     fn hard_state(&self) -> HardState {
         self.node.raft.hard_state()
+    }
+
+    fn waits_alone(&self) -> bool {
+        self.node.raft.state == StateRole::Follower && self.alone()
     }
 
     fn alone(&self) -> bool {
@@ -445,6 +455,40 @@ mod tests {
             let standing = consensus.standing();
             assert!(!standing.is_leader() && !standing.sole_leader && standing.term == 1, "{voters:?}: {standing:?}");
         }
+    }
+
+    fn message(kind: MessageType) -> Message {
+        let mut message = Message { to: 1, from: 2, term: 1, log_term: 1, index: 1, ..Message::default() };
+        message.set_msg_type(kind);
+        message
+    }
+
+    /// Who was removed while it led may still send entries to the one that is left.
+    #[test]
+    fn a_sole_voter_is_not_elected_before_its_log_is_durable() {
+        let mut consensus = consensus(&[1]);
+        let mut append = message(MessageType::MsgAppend);
+        append.entries = vec![Entry { index: 2, term: 1, ..Entry::default() }].into();
+        consensus.step(append).unwrap();
+        (0..100).for_each(|_| consensus.tick());
+        assert!(consensus.step(message(MessageType::MsgTimeoutNow)).is_err(), "nobody else votes");
+        assert_eq!(consensus.standing().role, Role::Follower);
+        while let Some(work) = consensus.take() {
+            consensus.persisted(work);
+        }
+        assert!(consensus.campaign_if_alone());
+    }
+
+    #[test]
+    fn what_was_proposed_is_taken_up_before_leadership_is_handed_over() {
+        let mut consensus = consensus(&[1, 2]);
+        consensus.node.raft.become_candidate();
+        consensus.node.raft.become_leader();
+        consensus.propose("x".into()).unwrap();
+        consensus.transfer_leader(2);
+        assert_eq!(consensus.propose("y".into()), Err(Dropped));
+        let entries = consensus.take().unwrap().append.entries;
+        assert_eq!(entries.iter().map(|entry| &entry.data[..]).collect::<Vec<_>>(), [&b""[..], b"x"]);
     }
 
     #[test]

@@ -5,6 +5,8 @@ use raft::{Raft, StateRole, Storage};
 
 /// Bytes that the name of a read round may have; etcd's and ours have 8.
 const MAX_READ_CONTEXT_BYTES: usize = 64;
+/// More elections than there ever are; beyond, the library would count over the end of its numbers.
+const MAX_TERM: u64 = u64::MAX >> 1;
 
 /// Why a message was not taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,15 +45,26 @@ pub fn check<T: Storage>(raft: &Raft<T>, message: &Message) -> Result<(), Reject
     if message.term == 0 && !forwarded {
         return Err(impossible("it names no term".into()));
     }
+    if message.term > MAX_TERM {
+        return Err(impossible(format!("nobody gets to term {}", message.term)));
+    }
     // What is of the past or of another kind is ignored by the library.
     match kind {
+        MessageType::MsgPropose | MessageType::MsgReadIndex if message.term != 0 => {
+            Err(impossible("what is sent on to a leader names no term".into()))
+        }
         MessageType::MsgPropose if message.entries.is_empty() => Err(impossible("it proposes nothing".into())),
+        // The library would send it on once more, and does not expect a term then.
+        MessageType::MsgTransferLeader if message.term == raft.term && raft.state == StateRole::Follower => {
+            Err(impossible("this member does not lead".into()))
+        }
         MessageType::MsgReadIndex | MessageType::MsgReadIndexResp => check_read(message).map_err(impossible),
         MessageType::MsgHeartbeat if message.term >= raft.term => check_heartbeat(raft, message),
         MessageType::MsgAppend => check_append(message).map_err(impossible),
-        MessageType::MsgAppendResponse if leads(raft, message) && message.index > raft.raft_log.last_index() => {
-            Err(impossible(format!("it holds entry {} of a log that ends before", message.index)))
+        MessageType::MsgTimeoutNow if raft.prs().is_singleton() && raft.promotable() => {
+            Err(impossible("this member alone votes".into()))
         }
+        MessageType::MsgAppendResponse if leads(raft, message) => check_append_response(raft, message),
         MessageType::MsgPropose
         | MessageType::MsgHeartbeat
         | MessageType::MsgAppendResponse
@@ -73,6 +86,16 @@ fn leads<T: Storage>(raft: &Raft<T>, message: &Message) -> bool {
     raft.state == StateRole::Leader && message.term == raft.term
 }
 
+/// A follower holds, or lacks, entries that this member has sent.
+fn check_append_response<T: Storage>(raft: &Raft<T>, message: &Message) -> Result<(), Rejected> {
+    let index = message.index.max(message.reject_hint);
+    if index <= raft.raft_log.last_index() {
+        return Ok(());
+    }
+    let why = format!("it holds entry {index} of a log that ends before");
+    Err(Rejected::Impossible { kind: format!("{:?}", message.get_msg_type()), from: message.from, why })
+}
+
 fn check_read(message: &Message) -> Result<(), String> {
     match message.entries.as_slice() {
         [entry] if entry.data.len() <= MAX_READ_CONTEXT_BYTES => Ok(()),
@@ -90,10 +113,14 @@ fn check_heartbeat<T: Storage>(raft: &Raft<T>, message: &Message) -> Result<(), 
     Err(Rejected::LogLost { leader: message.from, held: message.commit, last })
 }
 
-/// Entries follow each other. (What lies before the commit index the library does not look at.)
+/// Entries follow each other, and an entry that has a term. (What lies before the commit index the library does not look at.)
 fn check_append(message: &Message) -> Result<(), String> {
     let mut term = message.log_term;
-    for (expected, entry) in (message.index + 1..).zip(message.entries.iter()) {
+    if message.index > 0 && term == 0 {
+        return Err(format!("entry {} has no term", message.index));
+    }
+    for (nth, entry) in (1..).zip(message.entries.iter()) {
+        let expected = message.index.wrapping_add(nth);
         if entry.index != expected || entry.term < term || entry.term > message.term {
             let (index, wrong) = (entry.index, entry.term);
             return Err(format!("entry {index} of term {wrong} where {expected} of term {term} or later is due"));
@@ -197,6 +224,23 @@ mod tests {
         for wrong in [&[(6, 2)][..], &[(5, 2), (7, 2)], &[(5, 3), (6, 2)], &[(5, 1)], &[(5, 4)]] {
             assert!(why(&node(), &append(wrong)).contains("is due"), "{wrong:?}");
         }
+    }
+
+    /// Each of these makes the library panic.
+    #[test]
+    fn what_the_library_cannot_stand_is_refused() {
+        let mut follower = node();
+        follower.raft.become_follower(TERM, OTHER);
+        for kind in [MessageType::MsgPropose, MessageType::MsgReadIndex] {
+            assert!(why(&follower, &with_entries(message(kind), &[(0, 0)])).contains("names no term"), "{kind:?}");
+        }
+        assert!(why(&follower, &message(MessageType::MsgTransferLeader)).contains("does not lead"));
+        let beyond = Message { index: LAST + 1, ..message(MessageType::MsgAppend) };
+        assert!(why(&follower, &beyond).contains("entry 5 has no term"));
+        let late = Message { term: u64::MAX, ..message(MessageType::MsgRequestVote) };
+        assert!(why(&follower, &late).contains("nobody gets to term"));
+        let lacking = Message { term: TERM + 1, reject_hint: u64::MAX, ..message(MessageType::MsgAppendResponse) };
+        assert!(why(&leader(), &lacking).contains("of a log that ends before"));
     }
 
     #[test]

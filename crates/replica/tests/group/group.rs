@@ -22,6 +22,8 @@ use crate::member::{Clock, Member};
 use crate::network::{Network, Weather};
 use crate::random::Random;
 
+mod hostile;
+
 /// The world's time is finer than the members': messages take parts of a tick.
 pub const MOMENTS_PER_TICK: u64 = 5;
 /// Within so many ticks a healed group has a leader that everybody follows: a few election timeouts, on slow clocks.

@@ -29,7 +29,7 @@ mod random;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use counts::Counts;
-use group::{Plan, Tracing, run};
+use group::{Group, Plan, Tracing, run};
 use machine::Engine;
 
 /// What the machine shared with the other tests asks for.
@@ -78,6 +78,22 @@ fn a_group_keeps_its_promises_on_memory() {
 #[test]
 fn a_group_keeps_its_promises_on_rocksdb() {
     run_seeds(Engine::RocksDb, 10);
+}
+
+/// Whatever the others say, a member goes on or stops with a reason.
+#[test]
+fn a_liar_brings_nobody_down() {
+    let plan = Plan { ticks: 60, ..plan(Engine::Memory) };
+    let (first, seeds) = (setting("FIRST_SEED", 1), setting("SEEDS", 300));
+    let (mut taken, mut refused) = (0, 0);
+    for seed in first..first + seeds {
+        let lies = catch_unwind(|| Group::lie(seed, &plan)).unwrap_or_else(|panic| {
+            eprintln!("seed {seed} fails; FIRST_SEED={seed} SEEDS=1 cargo test -p metastore-replica --test group liar");
+            resume_unwind(panic)
+        });
+        (taken, refused) = (taken + lies.0, refused + lies.1);
+    }
+    assert!(taken > seeds * 10 && refused > seeds * 10, "{taken} taken, {refused} refused");
 }
 
 /// Nothing but the seed decides what happens.

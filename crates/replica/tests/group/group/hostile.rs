@@ -1,0 +1,125 @@
+//! A member among others that say whatever comes to their minds: it refuses, ignores, or stops with a reason, and no more.
+
+use bytes::Bytes;
+use metastore_proto::etcdserverpb::PutRequest;
+use metastore_proto::raftpb::{Entry, Message};
+use metastore_replica::Replica;
+use metastore_store::command::{Command, Kind};
+
+use super::{Fatal, Group, Output, Plan};
+use crate::random::Random;
+
+/// Messages that one member hears.
+const MESSAGES: u64 = 300;
+
+/// What a liar knows of the member.
+struct Target {
+    id: u64,
+    others: Vec<u64>,
+    term: u64,
+    index: u64,
+}
+
+impl Group {
+    /// Runs a group for a while, and then lies to one of its members. Returns how many lies it took for true, and refused.
+    pub fn lie(seed: u64, plan: &Plan) -> (u64, u64) {
+        let mut group = Self::new(seed, plan);
+        let mut random = Random::new(seed, 3);
+        group.storm(random.between(1, plan.ticks));
+        group.heal();
+        group.ticks(random.between(1, 30));
+        let leads = |at: &usize| group.members[*at].leads();
+        let leader = (0..group.members.len()).find(leads).filter(|_| random.permille(500));
+        let at = leader.unwrap_or_else(|| random.below(group.members.len() as u64) as usize);
+        let others = group.members.iter().map(|member| member.id).collect();
+        let Some(replica) = &mut group.members[at].replica else { return (0, 0) };
+        let (mut taken, mut refused) = (0, 0);
+        for _ in 0..MESSAGES {
+            let standing = replica.standing();
+            let (term, index) = (standing.term, standing.commit);
+            let target = Target { id: replica.id(), others: Vec::clone(&others), term, index };
+            match replica.step(target.message(&mut random)) {
+                Ok(Ok(())) => taken += 1,
+                Ok(Err(_)) => refused += 1,
+                Err(error) => return (taken, refused + stopped(&error)),
+            }
+            if let Err(error) = work(replica, &mut random) {
+                return (taken, refused + stopped(&error));
+            }
+        }
+        (taken, refused)
+    }
+}
+
+fn work(replica: &mut Replica, random: &mut Random) -> Result<(), Fatal> {
+    if random.permille(100) {
+        (0..random.below(25)).for_each(|_| replica.tick());
+    }
+    if random.permille(100) {
+        _ = replica.propose(put(random.next()));
+        replica.read(random.next());
+    }
+    if random.permille(600) { replica.process(&mut Output::default()) } else { Ok(()) }
+}
+
+/// The log itself must never be asked for the impossible.
+fn stopped(error: &Fatal) -> u64 {
+    assert!(matches!(error, Fatal::LogLost(_) | Fatal::Halt(_) | Fatal::Entry(_)), "{error}");
+    1
+}
+
+fn put(choice: u64) -> Bytes {
+    Command::encode(choice, Kind::Put, &PutRequest { key: "k".into(), value: "v".into(), ..PutRequest::default() })
+}
+
+impl Target {
+    fn message(&self, random: &mut Random) -> Message {
+        let from = match random.below(10) {
+            0 => 0,
+            1 => random.next(),
+            _ => *random.pick(&self.others).unwrap_or(&0),
+        };
+        let (term, index) = (near(random, self.term), near(random, self.index));
+        let log_term = if random.permille(700) { self.term } else { near(random, self.term) };
+        let count = if random.permille(500) { 0 } else { random.below(4) };
+        Message {
+            r#type: Some(random.below(20) as i32),
+            to: Some(if random.permille(980) { self.id } else { random.next() }),
+            from: Some(from),
+            term: Some(term),
+            log_term: Some(log_term),
+            index: Some(index),
+            entries: (1..=count).map(|nth| self.entry(random, index.wrapping_add(nth))).collect(),
+            commit: Some(near(random, self.index)),
+            snapshot: None,
+            reject: Some(random.permille(300)),
+            reject_hint: Some(near(random, self.index)),
+            context: random.permille(300).then(|| Bytes::copy_from_slice(&random.next().to_be_bytes())),
+        }
+    }
+
+    fn entry(&self, random: &mut Random, index: u64) -> Entry {
+        let data = match random.below(4) {
+            0 => Bytes::new(),
+            1 => Bytes::copy_from_slice(&random.next().to_be_bytes()),
+            _ => put(random.next()),
+        };
+        let index = if random.permille(900) { index } else { near(random, index) };
+        let term = if random.permille(800) { self.term } else { near(random, self.term) };
+        Entry { term: Some(term), index: Some(index), r#type: Some((random.below(12) / 10) as i32), data: Some(data) }
+    }
+}
+
+/// The number itself, one beside it, or one of those at which arithmetic ends.
+fn near(random: &mut Random, number: u64) -> u64 {
+    match random.below(20) {
+        0 => 0,
+        1 => u64::MAX,
+        2 => u64::MAX - random.below(3),
+        3 => u64::MAX / 2,
+        4 => random.next(),
+        5..=7 => number.wrapping_add(random.between(1, 3)),
+        8..=10 => number.wrapping_sub(random.between(1, 3)),
+        _ => number,
+    }
+}
