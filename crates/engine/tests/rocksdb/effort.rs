@@ -55,7 +55,7 @@ fn effort_follows_what_is_asked_for() {
     assert!(listed < LISTED as u64 / 20, "a list of {LISTED} keys looked at {listed} blocks");
 
     let before = blocks(&engine);
-    assert_eq!(engine.compact_step(3, b"").expect("compact_step"), None, "the dead are less than one step");
+    while engine.compact_step(3).expect("compact_step") {}
     let compacted = blocks(&engine) - before;
     // Each deleted key is looked up, to see that the delete is what is newest.
     assert!(compacted < BLOCKS + 50 * 4, "a compaction of 150 versions looked at {compacted} blocks");
