@@ -144,7 +144,8 @@ impl RocksDb {
         self.flush_all()?;
         let errors = self.whole(BACKGROUND_ERRORS);
         for name in [CURRENT, REVISIONS, SUPERSEDED, TABLES] {
-            self.rewrite(name);
+            // The crate does not say whether it failed.
+            self.db.compact_range_cf_opt(self.family(name), None::<&[u8]>, None::<&[u8]>, &every_file());
         }
         if self.whole(BACKGROUND_ERRORS) > errors {
             let why = "files could not be rewritten; RocksDB's own notes (LOG in this directory) say why";
@@ -153,18 +154,137 @@ impl RocksDb {
         Ok(())
     }
 
-    /// Rewrites the files of a family. The crate does not say whether it failed.
-    fn rewrite(&self, family: &str) {
-        let mut options = CompactOptions::default();
-        // The files that RocksDB rewrites by itself meanwhile need not wait.
-        options.set_exclusive_manual_compaction(false);
-        options.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
-        self.db.compact_range_cf_opt(self.family(family), None::<&[u8]>, None::<&[u8]>, &options);
-    }
-
-    /// Rewrites the files of superseded versions without flushing first, as RocksDB may at any time.
+    /// Rewrites the files of superseded versions, as RocksDB may at any time. Flushes only if there are some that are in no file.
     #[cfg(any(test, feature = "contract"))]
     pub fn rewrite_superseded(&self) {
-        self.rewrite(SUPERSEDED);
+        // A range with two ends, because RocksDB flushes first if one is missing.
+        let range = [&[0; 4][..], &[0xff; 4]].map(Some);
+        self.db.compact_range_cf_opt(self.family(SUPERSEDED), range[0], range[1], &every_file());
+    }
+}
+
+fn every_file() -> CompactOptions {
+    let mut options = CompactOptions::default();
+    // The files that RocksDB rewrites by itself meanwhile need not wait.
+    options.set_exclusive_manual_compaction(false);
+    options.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
+    options
+}
+
+#[cfg(test)]
+mod tests {
+    use rocksdb::IteratorMode;
+    use rocksdb::perf::{PerfContext, PerfMetric, PerfStatsLevel, set_perf_stats};
+
+    use super::super::layout::superseded_key;
+    use super::*;
+    use crate::contract::Scratch;
+    use crate::{Applied, Engine, KeyRange, Published, RocksDbSettings, Row, Version};
+
+    /// Versions that the first compaction drops, and versions written after it.
+    const DROPPED: i64 = 300_000;
+    const MORE: i64 = 3_000;
+
+    fn open(scratch: &Scratch) -> RocksDb {
+        let settings = RocksDbSettings { block_cache_bytes: 8 << 20, ..Default::default() };
+        RocksDb::open(&scratch.path().join("state"), settings).unwrap()
+    }
+
+    fn write(engine: &RocksDb, key: &[u8], main: i64, tombstone: bool) {
+        let version = Version { revision: Revision::new(main, 0), tombstone, row: Row::from(key) };
+        engine.append(key, version).unwrap();
+        engine.publish(Published { revision: main, applied: Applied { index: main as u64, term: 1 } }).unwrap();
+    }
+
+    fn compact(engine: &RocksDb, at: i64) {
+        while engine.compact_step(at).unwrap() {}
+    }
+
+    /// Marks of deleted rows that RocksDB passed in this thread.
+    fn marks_passed(during: impl FnOnce()) -> u64 {
+        set_perf_stats(PerfStatsLevel::EnableCount);
+        let mut context = PerfContext::default();
+        context.reset();
+        during();
+        context.metric(PerfMetric::InternalDeleteSkippedCount)
+    }
+
+    #[test]
+    fn no_step_passes_what_a_former_compaction_deleted() {
+        let scratch = Scratch::new();
+        let engine = open(&scratch);
+        let key = |number: i64| format!("key{:03}", number * 7919 % 1_000).into_bytes();
+        for main in 1..=DROPPED {
+            write(&engine, &key(main), main, main % 5 == 0);
+        }
+        let first = marks_passed(|| compact(&engine, DROPPED));
+        for main in DROPPED + 1..=DROPPED + MORE {
+            write(&engine, &key(main), main, main % 5 == 0);
+        }
+        let second = marks_passed(|| compact(&engine, DROPPED + MORE));
+        assert_eq!((first, second), (0, 0), "marks passed by each compaction");
+        // They are there: who reads from the beginning passes them.
+        let reader = marks_passed(|| _ = engine.history(Revision::default(), i64::MAX, &mut Vec::new()).unwrap());
+        assert!(reader > 100_000, "{reader} marks");
+    }
+
+    fn superseded(engine: &RocksDb) -> usize {
+        engine.db.iterator_cf(engine.family(SUPERSEDED), IteratorMode::Start).count()
+    }
+
+    #[test]
+    fn the_dead_are_forgotten_once_their_death_is_durable() {
+        let scratch = Scratch::new();
+        let engine = open(&scratch);
+        for main in 1..=100 {
+            write(&engine, b"key", main, main % 10 == 0);
+        }
+        engine.flush().unwrap();
+        // All but the last, and the ten tombstones stand there from the start.
+        assert_eq!(superseded(&engine), 100);
+        compact(&engine, 50);
+        engine.rewrite_superseded();
+        assert_eq!(superseded(&engine), 100, "a crash would undo the compaction");
+        engine.flush().unwrap();
+        engine.rewrite_superseded();
+        assert_eq!(superseded(&engine), 51, "50 is a tombstone, and stays until the next compaction");
+        compact(&engine, 60);
+        engine.defragment().unwrap();
+        assert_eq!(superseded(&engine), 41, "defragment flushes first");
+        compact(&engine, 70);
+        drop(engine);
+        let engine = open(&scratch);
+        engine.rewrite_superseded();
+        assert_eq!(superseded(&engine), 31, "what is found at the start is durable");
+    }
+
+    /// Rows in `superseded` go one by one, in any order.
+    #[test]
+    fn a_key_that_died_does_not_come_back_when_its_tombstone_is_forgotten_first() {
+        let scratch = Scratch::new();
+        let mut engine = open(&scratch);
+        for (main, tombstone) in [(1, false), (2, false), (3, true), (6, false)] {
+            write(&engine, b"key", main, tombstone);
+        }
+        compact(&engine, 4);
+        let all = KeyRange { start: b"", end: None };
+        for forgotten in [None, Some(3), Some(1), Some(2)] {
+            if let Some(main) = forgotten {
+                let key = superseded_key(b"key", Revision::new(main, 0));
+                engine.db.delete_cf_opt(engine.family(SUPERSEDED), key, &super::super::writing::unlogged()).unwrap();
+            }
+            // As it is, and after a restart.
+            for _ in 0..2 {
+                for at in [4, 5] {
+                    let (mut rows, mut count) = (Vec::new(), 0);
+                    engine.scan(all, at, usize::MAX, &mut rows).unwrap();
+                    engine.count(all, at, &mut count).unwrap();
+                    let newest = engine.newest(b"key", at).unwrap();
+                    assert_eq!((newest, rows, count), (None, vec![], 0), "at {at}, without {forgotten:?}");
+                }
+                drop(engine);
+                engine = open(&scratch);
+            }
+        }
     }
 }

@@ -254,3 +254,41 @@ fn i64_of(number: &[u8], whole: &[u8]) -> Result<i64> {
 fn damaged(what: &str, bytes: &[u8]) -> EngineError {
     EngineError(format!("damaged: {what} cannot be read from {} bytes: {}", bytes.len(), bytes.escape_ascii()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_as_they_were_written() {
+        let replaced = [false, true].map(|tombstone| Stamp { revision: Revision::new(7, 3), tombstone, row_bytes: 1 << 20 });
+        for replaced in [None, Some(replaced[0]), Some(replaced[1])] {
+            for tombstone in [false, true] {
+                let row = Row::from(&b"the row"[..]);
+                let version = Version { revision: Revision::new(9, 0), tombstone, row };
+                let mut value = b"what was there before".to_vec();
+                write_revision(b"key", &version, replaced, &mut value);
+                let written = parse_revision(&value).unwrap();
+                assert_eq!(written.version(version.revision), version);
+                assert_eq!((written.replaced, written.deleted), (replaced, tombstone.then_some(&b"key"[..])));
+                let head = value.len() - version.row.len();
+                for length in 0..head {
+                    assert!(parse_revision(&value[..length]).is_err(), "{length} of {} bytes", value.len());
+                }
+            }
+        }
+        assert!(parse_revision(&[8, 0]).is_err(), "an unknown mark");
+    }
+
+    #[test]
+    fn the_state_is_read_as_it_was_written() {
+        let state = State {
+            published: Published { revision: 1, applied: Applied { index: 2, term: 3 } },
+            usage: Usage { rows: 4, bytes: 5 },
+            walk: Walk { done: 6, at: 7, next: Revision::new(8, 9) },
+        };
+        let value = state_value(&state);
+        assert_eq!(parse_state(&value).unwrap(), state);
+        assert!(parse_state(&value[..value.len() - 1]).is_err());
+    }
+}

@@ -127,7 +127,7 @@ impl RocksDb {
 }
 
 /// The raft log is the log.
-fn unlogged() -> WriteOptions {
+pub(super) fn unlogged() -> WriteOptions {
     let mut options = WriteOptions::default();
     options.disable_wal(true);
     options
