@@ -207,4 +207,10 @@ pub fn compaction_drops_nothing_twice(engine: &dyn Engine) {
         compact(engine, at);
         assert_eq!(engine.usage(), Usage { rows: 3, bytes: 3 * (17 + row) }, "compacted at {at}");
     }
+    // A tombstone that is replaced in its own revision, of which the compaction is not.
+    write(engine, b"c", Revision::new(7, 0), true);
+    write(engine, b"c", Revision::new(7, 1), false);
+    publish(engine, 8);
+    compact(engine, 8);
+    assert_eq!(engine.usage(), Usage { rows: 3, bytes: 3 * (17 + row) });
 }

@@ -261,7 +261,8 @@ mod tests {
 
     #[test]
     fn versions_are_read_as_they_were_written() {
-        let replaced = [false, true].map(|tombstone| Stamp { revision: Revision::new(7, 3), tombstone, row_bytes: 1 << 20 });
+        let replaced =
+            [false, true].map(|tombstone| Stamp { revision: Revision::new(7, 3), tombstone, row_bytes: 1 << 20 });
         for replaced in [None, Some(replaced[0]), Some(replaced[1])] {
             for tombstone in [false, true] {
                 let row = Row::from(&b"the row"[..]);

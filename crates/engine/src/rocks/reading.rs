@@ -9,8 +9,8 @@ use rocksdb::{DBRawIterator, ReadOptions};
 
 use super::RocksDb;
 use super::layout::{
-    CURRENT, REVISIONS, SUPERSEDED, Stamp, Superseded, TABLES, parse_current, parse_revision, parse_revision_key, parse_superseded,
-    revision_key, superseded_from, superseded_prefix, table_key,
+    CURRENT, REVISIONS, SUPERSEDED, Stamp, Superseded, TABLES, parse_current, parse_revision, parse_revision_key,
+    parse_superseded, revision_key, superseded_from, superseded_prefix, table_key,
 };
 use super::pending::Touched;
 use crate::{KeyRange, Result, Revision, Row, STEP, Table, Version};
@@ -260,7 +260,10 @@ impl Found<'_, '_> {
         let Some(value) = self.stored else { return Ok(false) };
         let stamp = parse_current(value)?.0;
         if stamp.revision.main > self.at {
-            return Ok(self.db.find_superseded(self.past, self.key, self.at)?.is_some_and(|found| !found.stamp.tombstone));
+            return Ok(self
+                .db
+                .find_superseded(self.past, self.key, self.at)?
+                .is_some_and(|found| !found.stamp.tombstone));
         }
         Ok(!stamp.tombstone)
     }
