@@ -13,8 +13,8 @@
 //! Rules
 //! - One thread writes. What it appended is visible to `newest(key, i64::MAX)` at once and to readers only from
 //!   [`Engine::publish`] on, because readers read at a revision that was published.
-//! - An engine call that takes a lock holds it for a bounded step ([`STEP`] rows) and hands back a cursor; the caller goes
-//!   on at the same revision. So a long read never holds up the writer, nor the writer a reader.
+//! - An engine call that takes a lock holds it for a bounded step ([`STEP`] rows) and says where the caller goes on, at the
+//!   same revision. So a long read never holds up the writer, nor the writer a reader.
 //! - Rows are immutable and shared ([`Row`]); reading copies a pointer.
 //!
 //! What is deliberately absent: transactions (a revision that is not published is the transaction), keys decoded from
@@ -114,15 +114,15 @@ pub trait Engine: Send + Sync + 'static {
     /// outlives the process stores both in one atomic batch.
     fn publish(&self, published: Published) -> Result<()>;
 
-    /// Drops versions that no read at revision `at` or later can see, in one bounded step. An empty `from` begins; after that
-    /// it is what the step before returned, whose meaning is the engine's own. Returns `None` when all of them are gone.
+    /// Drops versions that no read at revision `at` or later can see, in one bounded step; returns whether there is more to do.
+    /// The engine knows where it goes on. Nothing is left to do at a revision that a former compaction reached.
     ///
     /// A version with `main <= at` goes if a newer version of its key has `main <= at`, or if it is a tombstone with
     /// `main < at`. A tombstone at exactly `at` stays until the next compaction: a watcher from `at` must still see it.
     ///
-    /// A compaction that a restart interrupted begins anew. No version may be appended and unpublished while a step runs; rows
-    /// of tables may be.
-    fn compact_step(&self, at: i64, from: &[u8]) -> Result<Option<Vec<u8>>>;
+    /// A later revision may overtake one whose compaction is not through. After a restart the caller goes on at the revision at
+    /// which it was. No version may be appended and unpublished while a step runs; rows of tables may be.
+    fn compact_step(&self, at: i64) -> Result<bool>;
 
     // ---- the medium, from any thread ----
 

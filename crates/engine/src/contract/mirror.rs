@@ -14,29 +14,59 @@ use crate::{Applied, Engine, KeyRange, Published, Result, Revision, Statistic, T
 /// different things, of which no reader may take notice; what cannot be told apart from that is not compared.
 pub struct Mirror {
     engines: [Arc<dyn Engine>; 2],
-    /// The revision of a compaction that is under way. Writers hold the lock for writing: no reader comes between two engines.
-    compaction: RwLock<Option<i64>>,
+    /// Writers hold the lock for writing: no reader comes between two engines.
+    compaction: RwLock<Compaction>,
     /// Calls, to take turns.
     calls: AtomicUsize,
+}
+
+/// How far compaction is.
+#[derive(Clone, Copy, Default)]
+struct Compaction {
+    /// The greatest revision whose compaction was begun and is not finished.
+    under_way: Option<i64>,
+    /// The revision of the last step, and which engines have more to do there.
+    at: i64,
+    more: [bool; 2],
+}
+
+impl Compaction {
+    /// Makes a step on each engine that has more to do.
+    fn step(&mut self, engines: &[Arc<dyn Engine>; 2], at: i64) -> Result<bool> {
+        if at != self.at || !self.more.contains(&true) {
+            (self.at, self.more) = (at, [true; 2]);
+        }
+        for (engine, more) in engines.iter().zip(&mut self.more) {
+            *more = *more && engine.compact_step(at)?;
+        }
+        let more = self.more.contains(&true);
+        // One that was begun and not finished leaves its traces until one at its revision or later is.
+        let under_way = self.under_way.unwrap_or(at).max(at);
+        self.under_way = (more || under_way > at).then_some(under_way);
+        Ok(more)
+    }
 }
 
 /// What a call is made of while no writer comes between.
 struct Turn<'a> {
     first: &'a dyn Engine,
     second: &'a dyn Engine,
-    compaction: RwLockReadGuard<'a, Option<i64>>,
+    /// The revision of a compaction that is under way.
+    compaction: Option<i64>,
+    _reader: RwLockReadGuard<'a, Compaction>,
 }
 
 impl Mirror {
     pub fn new(a: Arc<dyn Engine>, b: Arc<dyn Engine>) -> Self {
-        Self { engines: [a, b], compaction: RwLock::new(None), calls: AtomicUsize::new(0) }
+        Self { engines: [a, b], compaction: RwLock::default(), calls: AtomicUsize::new(0) }
     }
 
     /// A call that changes nothing.
     fn turn(&self) -> Turn<'_> {
-        let compaction = self.compaction.read();
+        let reader = self.compaction.read();
         let first = self.calls.fetch_add(1, Ordering::Relaxed) % 2;
-        Turn { first: &*self.engines[first], second: &*self.engines[1 - first], compaction }
+        let (first, second) = (&*self.engines[first], &*self.engines[1 - first]);
+        Turn { first, second, compaction: reader.under_way, _reader: reader }
     }
 
     /// Makes a call on both engines; what they return must be equal.
@@ -82,19 +112,8 @@ impl Engine for Mirror {
         self.change("publish", |engine| engine.publish(published))
     }
 
-    fn compact_step(&self, at: i64, from: &[u8]) -> Result<Option<Vec<u8>>> {
-        let mut compaction = self.compaction.write();
-        let mut cursors = Cursors::decode(from);
-        for (engine, cursor) in self.engines.iter().zip(&mut cursors.0) {
-            if let Some(from) = cursor {
-                *cursor = engine.compact_step(at, from)?;
-            }
-        }
-        // One that was begun and not finished leaves its traces until one at its revision or later is.
-        let under_way = compaction.unwrap_or(at).max(at);
-        let finished = cursors.0.iter().all(Option::is_none);
-        *compaction = (!finished || under_way > at).then_some(under_way);
-        Ok((!finished).then(|| cursors.encode()))
+    fn compact_step(&self, at: i64) -> Result<bool> {
+        self.compaction.write().step(&self.engines, at)
     }
 
     fn outlives_process(&self) -> bool {
@@ -217,35 +236,4 @@ fn follow(
         start = next;
     }
     Ok(())
-}
-
-/// Where the compactions of both engines go on; `None` for one that is finished.
-struct Cursors([Option<Vec<u8>>; 2]);
-
-impl Cursors {
-    /// Each: whether it goes on, and if so, the length of its cursor and the cursor.
-    fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::new();
-        for cursor in &self.0 {
-            out.push(u8::from(cursor.is_some()));
-            if let Some(cursor) = cursor {
-                out.extend_from_slice(&(cursor.len() as u32).to_be_bytes());
-                out.extend_from_slice(cursor);
-            }
-        }
-        out
-    }
-
-    fn decode(mut from: &[u8]) -> Self {
-        if from.is_empty() {
-            return Self([Some(Vec::new()), Some(Vec::new())]);
-        }
-        let mut take = |bytes: usize| from.split_off(..bytes).expect("a cursor of this engine");
-        Self([0, 1].map(|_| {
-            (take(1) == [1]).then(|| {
-                let length = take(4).try_into().map(u32::from_be_bytes).expect("four bytes");
-                take(length as usize).to_vec()
-            })
-        }))
-    }
 }

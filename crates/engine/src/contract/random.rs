@@ -25,7 +25,7 @@ enum Operation {
     Publish,
     Put { table: Table, key: Vec<u8>, value: Vec<u8> },
     Delete { table: Table, key: Vec<u8> },
-    StartCompaction { at: Moment },
+    StartCompaction { at: Moment, overtake: bool },
     StepCompaction,
     Newest { key: Vec<u8>, at: Moment },
     Scan { start: Vec<u8>, end: Option<Vec<u8>>, at: Moment, limit: usize },
@@ -63,7 +63,7 @@ fn operations() -> impl Strategy<Value = Operation> {
         6 => Just(Publish),
         2 => (tables(), keys(), value()).prop_map(|(table, key, value)| Put { table, key, value }),
         1 => (tables(), keys()).prop_map(|(table, key)| Delete { table, key }),
-        2 => moments().prop_map(|at| StartCompaction { at }),
+        2 => (moments(), any::<bool>()).prop_map(|(at, overtake)| StartCompaction { at, overtake }),
         4 => Just(StepCompaction),
         4 => (keys(), moments()).prop_map(|(key, at)| Newest { key, at }),
         4 => (keys(), end(), moments(), limits()).prop_map(|(start, end, at, limit)| Scan { start, end, at, limit }),
@@ -108,8 +108,8 @@ struct Run<'a> {
     published: i64,
     /// The revision of the last compaction, running or not: nothing is read before it.
     compacted: i64,
-    /// Where the running compaction goes on. While it runs, what it will drop may be there or not.
-    compaction: Option<Vec<u8>>,
+    /// Whether it is running. While it runs, what it will drop may be there or not.
+    compacting: bool,
     pinned: Option<PinnedScan>,
 }
 
@@ -121,7 +121,7 @@ impl<'a> Run<'a> {
             next: Revision::new(1, 0),
             published: 0,
             compacted: 0,
-            compaction: None,
+            compacting: false,
             pinned: None,
         }
     }
@@ -144,7 +144,7 @@ impl<'a> Run<'a> {
                 self.engine.delete(table, &key).expect("delete");
                 self.model.tables.entry(table).or_default().remove(&key);
             }
-            Operation::StartCompaction { at } => self.start_compaction(at),
+            Operation::StartCompaction { at, overtake } => self.start_compaction(at, overtake),
             Operation::StepCompaction => self.step_compaction(),
             Operation::Newest { key, at } => self.compare_newest(&key, self.revision(at)),
             Operation::Scan { start, end, at, limit } => {
@@ -187,20 +187,22 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn start_compaction(&mut self, at: Moment) {
-        while self.compaction.is_some() {
+    fn start_compaction(&mut self, at: Moment, overtake: bool) {
+        while self.compacting && !overtake {
             self.step_compaction();
         }
         let pinned = self.pinned.as_ref().map_or(i64::MAX, |scan| scan.at);
         self.compacted = self.revision(at).min(pinned).max(self.compacted);
-        self.compaction = Some(Vec::new());
+        self.compacting = true;
     }
 
     fn step_compaction(&mut self) {
-        let Some(from) = self.compaction.take() else { return };
+        if !self.compacting {
+            return;
+        }
         self.publish_versions();
-        self.compaction = self.engine.compact_step(self.compacted, &from).expect("compact_step");
-        if self.compaction.is_none() {
+        self.compacting = self.engine.compact_step(self.compacted).expect("compact_step");
+        if !self.compacting {
             self.model.compact(self.compacted);
             assert_eq!(all_history(self.engine), self.model.history(Revision::default(), i64::MAX));
         }
@@ -211,7 +213,7 @@ impl<'a> Run<'a> {
         let expected = self.model.newest(key, at);
         // A tombstone that the compaction will drop is as good as nothing.
         let may_be_gone = expected.is_some_and(|version| version.tombstone && version.revision.main < self.compacted);
-        if !(may_be_gone && self.compaction.is_some() && found.is_none()) {
+        if !(may_be_gone && self.compacting && found.is_none()) {
             assert_eq!(found.as_ref(), expected, "newest of {key:?} at {at}");
         }
     }
@@ -224,7 +226,7 @@ impl<'a> Run<'a> {
 
     fn compare_history(&self, from: Revision, to: i64) {
         // Up to the compacted revision a running compaction has dropped an unknown part.
-        let exact = if self.compaction.is_some() { Revision::new(self.compacted + 1, 0) } else { Revision::default() };
+        let exact = if self.compacting { Revision::new(self.compacted + 1, 0) } else { Revision::default() };
         let from = from.max(exact);
         assert_eq!(history(self.engine, from, to), self.model.history(from, to), "history from {from:?} to {to}");
     }
@@ -255,7 +257,7 @@ impl<'a> Run<'a> {
                 assert_eq!(self.engine.get(table, key).expect("get").as_ref(), Some(value), "{table:?} {key:?}");
             }
         }
-        if self.compaction.is_none() {
+        if !self.compacting {
             assert_eq!(self.engine.usage(), self.model.usage());
         }
     }
@@ -264,7 +266,7 @@ impl<'a> Run<'a> {
         while self.pinned.is_some() {
             self.step_pinned_scan(STEP);
         }
-        while self.compaction.is_some() {
+        while self.compacting {
             self.step_compaction();
         }
         self.publish();

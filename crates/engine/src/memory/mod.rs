@@ -55,6 +55,8 @@ struct Versioned {
     history: History,
     /// The greatest revision ever appended; compaction does not lower it.
     last: Option<Revision>,
+    /// The revision of the compaction under way, and where it goes on.
+    compaction: Option<(i64, Revision)>,
 }
 
 impl Memory {
@@ -81,9 +83,11 @@ impl Versioned {
         self.history.push(Entry { key, stored });
     }
 
-    /// Returns where the next step begins, and what went.
-    fn compact_step(&mut self, at: i64, from: Revision) -> (Option<Revision>, Usage) {
-        let Self { index, history, .. } = self;
+    /// Returns whether there is more to do, and what went. A compaction at another revision than before begins at the first
+    /// version: it finishes the one that it overtakes.
+    fn compact_step(&mut self, at: i64) -> (bool, Usage) {
+        let Self { index, history, compaction, .. } = self;
+        let from = compaction.filter(|(under_way, _)| *under_way == at).map(|(_, next)| next).unwrap_or_default();
         let mut gone = Usage::default();
         let next = history.compact_step(at, from, |Entry { key, stored }| {
             let goes = index.compact(key, stored.stamp, at);
@@ -94,7 +98,8 @@ impl Versioned {
             }
             goes
         });
-        (next, gone)
+        *compaction = next.map(|next| (at, next));
+        (next.is_some(), gone)
     }
 }
 
@@ -129,10 +134,10 @@ impl Engine for Memory {
         Ok(())
     }
 
-    fn compact_step(&self, at: i64, from: &[u8]) -> Result<Option<Vec<u8>>> {
-        let (next, gone) = self.versions.write().compact_step(at, decode_cursor(from));
+    fn compact_step(&self, at: i64) -> Result<bool> {
+        let (more, gone) = self.versions.write().compact_step(at);
         self.stored.remove(gone);
-        Ok(next.map(encode_cursor))
+        Ok(more)
     }
 
     fn outlives_process(&self) -> bool {
@@ -191,14 +196,4 @@ impl Engine for Memory {
     fn usage(&self) -> Usage {
         self.stored.usage()
     }
-}
-
-/// Where a compaction goes on: a revision.
-fn encode_cursor(Revision { main, sub }: Revision) -> Vec<u8> {
-    [main.to_be_bytes(), sub.to_be_bytes()].concat()
-}
-
-fn decode_cursor(bytes: &[u8]) -> Revision {
-    let number = |bytes: &[u8]| bytes.try_into().map_or(0, i64::from_be_bytes);
-    bytes.split_at_checked(8).map_or(Revision::default(), |(main, sub)| Revision::new(number(main), number(sub)))
 }

@@ -1,16 +1,68 @@
-//! Dropping versions, and giving their space back.
+//! Dropping versions in the order of their deaths, and giving their space back.
+//!
+//! ```text
+//!   revisions      2 a   3 b   4 a   5 b✝  6 c   7 a   8 c   9 d✝
+//!                  ───── what dies is here ──── ▲            ▲
+//!                  2, by 4; 3, by 5;            next: by 7   at
+//!                  5, by itself                 dies 4
+//! ```
+//!
+//! A version dies by the one that replaced it, so each version names the one it replaced, and a walk over the revisions meets
+//! the deaths in their order. What it drops is older than where it stands. RocksDB marks what is deleted, and passing such marks
+//! takes as long as passing rows; but none lie ahead of the walk, however many it has left behind.
+//!
+//! A tombstone dies by itself, after its own revision: one at the very revision of a compaction stays until the next, which
+//! therefore begins at that revision once more. Other deaths there are past.
+
+use std::sync::atomic::Ordering;
 
 use rocksdb::properties::BACKGROUND_ERRORS;
 use rocksdb::{BottommostLevelCompaction, CompactOptions, ReadOptions, WriteBatch};
 
 use super::RocksDb;
-use super::layout::{CURRENT, REVISIONS, SUPERSEDED, TABLES, parse_superseded, revision_key};
+use super::layout::{
+    CURRENT, REVISIONS, SUPERSEDED, Stamp, State, TABLES, Walk, Written, parse_revision, parse_revision_key,
+    revision_key,
+};
 use super::reading::item;
-use crate::{Engine, Result, STEP, Usage};
+use crate::{Result, Revision, STEP, Usage};
+
+/// Bytes of versions that a step reads at most, and one version more.
+const STEP_BYTES: usize = 1 << 20;
+
+/// What one step drops.
+#[derive(Default)]
+struct Dropped {
+    batch: WriteBatch,
+    usage: Usage,
+}
+
+impl Walk {
+    fn is_under_way(&self) -> bool {
+        self.at > self.done
+    }
+
+    /// Goes on, or begins if none is under way. `None` if a former one came as far.
+    fn towards(self, at: i64) -> Option<Self> {
+        if self.is_under_way() {
+            return Some(self);
+        }
+        (at > self.done).then_some(Self { at, next: Revision::new(self.done, 0), ..self })
+    }
+
+    /// Whether what was replaced at a main revision is still to be dropped; it is not if it is a tombstone that dies by itself.
+    fn drops_replaced(&self, replaced: Stamp, main: i64) -> bool {
+        main > self.done && !(replaced.tombstone && self.drops_tombstone(replaced.revision))
+    }
+
+    fn drops_tombstone(&self, revision: Revision) -> bool {
+        revision.main < self.at
+    }
+}
 
 impl RocksDb {
-    /// Looks at a step of superseded versions and deletes those that are dead at `at`.
-    pub(super) fn drop_superseded(&self, at: i64, from: &[u8]) -> Result<Option<Vec<u8>>> {
+    /// Goes a step of the walk, and says whether there is more to do. A walk that was begun at another revision is finished first.
+    pub(super) fn drop_dead(&self, at: i64) -> Result<bool> {
         let mut pending = self.writer()?;
         assert!(
             pending.written == 0,
@@ -19,59 +71,220 @@ impl RocksDb {
         );
         // What the writer asked for may be what goes.
         pending.keys.clear();
+        let state = pending.state;
+        let Some(mut walk) = state.walk.towards(at) else { return Ok(false) };
+        // Readers who miss a version are to know why.
+        self.dropping.fetch_max(walk.at, Ordering::Release);
+        let mut dropped = Dropped::default();
+        let reached = walk.at;
+        match self.walk(walk, &mut dropped)? {
+            Some(next) => walk.next = next,
+            // There is nothing between what is published and a later revision.
+            None => {
+                walk.done = walk.at.min(state.published.revision);
+                walk.at = walk.done;
+            }
+        }
         // Rows of tables may be pending: they wait for their own applied index.
-        let (mut batch, mut gone) = (WriteBatch::default(), Usage::default());
+        let Usage { rows, bytes } = state.usage;
+        let usage = Usage { rows: rows - dropped.usage.rows, bytes: bytes - dropped.usage.bytes };
+        self.write(&mut pending, dropped.batch, State { usage, walk, ..state })?;
+        self.stored.remove(dropped.usage);
+        Ok(walk.is_under_way() || reached < at)
+    }
+
+    /// Looks at a step of the revisions and collects what dies there. Returns where the next step begins.
+    fn walk(&self, walk: Walk, dropped: &mut Dropped) -> Result<Option<Revision>> {
         let mut options = ReadOptions::default();
-        options.set_total_order_seek(true);
-        let mut superseded = self.db.raw_iterator_cf_opt(self.family(SUPERSEDED), options);
-        superseded.seek(from);
-        let mut next = None;
-        for visited in 0.. {
-            let Some((stored_key, value)) = item(self, &superseded)? else { break };
-            if visited == STEP {
-                next = Some(stored_key.to_vec());
-                break;
+        options.set_iterate_upper_bound(revision_key(Revision::new(walk.at.saturating_add(1), 0)));
+        // It is read once: the cache is for others.
+        options.fill_cache(false);
+        let mut revisions = self.db.raw_iterator_cf_opt(self.family(REVISIONS), options);
+        revisions.seek(revision_key(walk.next));
+        let (mut visited, mut bytes) = (0, 0);
+        while let Some((key, value)) = item(self, &revisions)? {
+            let revision = parse_revision_key(key)?;
+            if visited == STEP || bytes >= STEP_BYTES {
+                return Ok(Some(revision));
             }
-            let (key, version) = parse_superseded(stored_key, value)?;
-            if version.dead <= at {
-                let revision = version.stamp.revision;
-                batch.delete_cf(self.family(SUPERSEDED), stored_key);
-                batch.delete_cf(self.family(REVISIONS), revision_key(revision));
-                // A tombstone goes while it is its key's newest version.
-                if version.stamp.tombstone && self.current_stamp(key)?.is_some_and(|now| now.revision == revision) {
-                    batch.delete_cf(self.family(CURRENT), key);
-                }
-                let Usage { rows, bytes } = version.stamp.usage();
-                gone.rows += rows;
-                gone.bytes += bytes;
+            visited += 1;
+            bytes += value.len();
+            self.drop_at(walk, revision, parse_revision(value)?, dropped)?;
+            revisions.next();
+        }
+        Ok(None)
+    }
+
+    /// Drops what dies at one version.
+    fn drop_at(&self, walk: Walk, revision: Revision, written: Written<'_>, dropped: &mut Dropped) -> Result<()> {
+        if let Some(replaced) = written.replaced.filter(|&replaced| walk.drops_replaced(replaced, revision.main)) {
+            self.drop_version(replaced, dropped);
+        }
+        if let Some(key) = written.deleted.filter(|_| walk.drops_tombstone(revision)) {
+            let stamp = Stamp { revision, tombstone: true, row_bytes: written.row.len() as u32 };
+            self.drop_version(stamp, dropped);
+            // It may be its key's newest version.
+            if self.current_stamp(key)? == Some(stamp) {
+                dropped.batch.delete_cf(self.family(CURRENT), key);
             }
-            superseded.next();
         }
-        if !batch.is_empty() {
-            let Usage { rows, bytes } = pending.published_usage;
-            let left = Usage { rows: rows - gone.rows, bytes: bytes - gone.bytes };
-            self.write(&mut pending, batch, self.published(), left)?;
-            self.stored.remove(gone);
-        }
-        Ok(next)
+        Ok(())
+    }
+
+    fn drop_version(&self, stamp: Stamp, dropped: &mut Dropped) {
+        dropped.batch.delete_cf(self.family(REVISIONS), revision_key(stamp.revision));
+        let Usage { rows, bytes } = stamp.usage();
+        dropped.usage.rows += rows;
+        dropped.usage.bytes += bytes;
     }
 
     /// Rewrites all files, so that nothing deleted takes space.
     pub(super) fn compact_files(&self) -> Result<()> {
+        // What is dead is left out if its death is durable.
         self.flush_all()?;
-        let mut options = CompactOptions::default();
-        // The files that RocksDB rewrites by itself meanwhile need not wait.
-        options.set_exclusive_manual_compaction(false);
-        options.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
         let errors = self.whole(BACKGROUND_ERRORS);
         for name in [CURRENT, REVISIONS, SUPERSEDED, TABLES] {
             // The crate does not say whether it failed.
-            self.db.compact_range_cf_opt(self.family(name), None::<&[u8]>, None::<&[u8]>, &options);
+            self.db.compact_range_cf_opt(self.family(name), None::<&[u8]>, None::<&[u8]>, &every_file());
         }
         if self.whole(BACKGROUND_ERRORS) > errors {
             let why = "files could not be rewritten; RocksDB's own notes (LOG in this directory) say why";
             return Err(self.failed(&why));
         }
         Ok(())
+    }
+
+    /// Rewrites the files of superseded versions, as RocksDB may at any time. Flushes only if there are some that are in no file.
+    #[cfg(any(test, feature = "contract"))]
+    pub fn rewrite_superseded(&self) {
+        // A range with two ends, because RocksDB flushes first if one is missing.
+        let range = [&[0; 4][..], &[0xff; 4]].map(Some);
+        self.db.compact_range_cf_opt(self.family(SUPERSEDED), range[0], range[1], &every_file());
+    }
+}
+
+fn every_file() -> CompactOptions {
+    let mut options = CompactOptions::default();
+    // The files that RocksDB rewrites by itself meanwhile need not wait.
+    options.set_exclusive_manual_compaction(false);
+    options.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
+    options
+}
+
+#[cfg(test)]
+mod tests {
+    use rocksdb::IteratorMode;
+    use rocksdb::perf::{PerfContext, PerfMetric, PerfStatsLevel, set_perf_stats};
+
+    use super::super::layout::superseded_key;
+    use super::*;
+    use crate::contract::Scratch;
+    use crate::{Applied, Engine, KeyRange, Published, RocksDbSettings, Row, Version};
+
+    /// Versions that the first compaction drops, and versions written after it.
+    const DROPPED: i64 = 300_000;
+    const MORE: i64 = 3_000;
+
+    fn open(scratch: &Scratch) -> RocksDb {
+        let settings = RocksDbSettings { block_cache_bytes: 8 << 20, ..Default::default() };
+        RocksDb::open(&scratch.path().join("state"), settings).unwrap()
+    }
+
+    fn write(engine: &RocksDb, key: &[u8], main: i64, tombstone: bool) {
+        let version = Version { revision: Revision::new(main, 0), tombstone, row: Row::from(key) };
+        engine.append(key, version).unwrap();
+        engine.publish(Published { revision: main, applied: Applied { index: main as u64, term: 1 } }).unwrap();
+    }
+
+    fn compact(engine: &RocksDb, at: i64) {
+        while engine.compact_step(at).unwrap() {}
+    }
+
+    /// Marks of deleted rows that RocksDB passed in this thread.
+    fn marks_passed(during: impl FnOnce()) -> u64 {
+        set_perf_stats(PerfStatsLevel::EnableCount);
+        let mut context = PerfContext::default();
+        context.reset();
+        during();
+        context.metric(PerfMetric::InternalDeleteSkippedCount)
+    }
+
+    #[test]
+    fn no_step_passes_what_a_former_compaction_deleted() {
+        let scratch = Scratch::new();
+        let engine = open(&scratch);
+        let key = |number: i64| format!("key{:03}", number * 7919 % 1_000).into_bytes();
+        for main in 1..=DROPPED {
+            write(&engine, &key(main), main, main % 5 == 0);
+        }
+        let first = marks_passed(|| compact(&engine, DROPPED));
+        for main in DROPPED + 1..=DROPPED + MORE {
+            write(&engine, &key(main), main, main % 5 == 0);
+        }
+        let second = marks_passed(|| compact(&engine, DROPPED + MORE));
+        assert_eq!((first, second), (0, 0), "marks passed by each compaction");
+        // They are there: who reads from the beginning passes them.
+        let reader = marks_passed(|| _ = engine.history(Revision::default(), i64::MAX, &mut Vec::new()).unwrap());
+        assert!(reader > 100_000, "{reader} marks");
+    }
+
+    fn superseded(engine: &RocksDb) -> usize {
+        engine.db.iterator_cf(engine.family(SUPERSEDED), IteratorMode::Start).count()
+    }
+
+    #[test]
+    fn the_dead_are_forgotten_once_their_death_is_durable() {
+        let scratch = Scratch::new();
+        let engine = open(&scratch);
+        for main in 1..=100 {
+            write(&engine, b"key", main, main % 10 == 0);
+        }
+        engine.flush().unwrap();
+        // All but the last, and the ten tombstones stand there from the start.
+        assert_eq!(superseded(&engine), 100);
+        compact(&engine, 50);
+        engine.rewrite_superseded();
+        assert_eq!(superseded(&engine), 100, "a crash would undo the compaction");
+        engine.flush().unwrap();
+        engine.rewrite_superseded();
+        assert_eq!(superseded(&engine), 51, "50 is a tombstone, and stays until the next compaction");
+        compact(&engine, 60);
+        engine.defragment().unwrap();
+        assert_eq!(superseded(&engine), 41, "defragment flushes first");
+        compact(&engine, 70);
+        drop(engine);
+        let engine = open(&scratch);
+        engine.rewrite_superseded();
+        assert_eq!(superseded(&engine), 31, "what is found at the start is durable");
+    }
+
+    /// Rows in `superseded` go one by one, in any order.
+    #[test]
+    fn a_key_that_died_does_not_come_back_when_its_tombstone_is_forgotten_first() {
+        let scratch = Scratch::new();
+        let mut engine = open(&scratch);
+        for (main, tombstone) in [(1, false), (2, false), (3, true), (6, false)] {
+            write(&engine, b"key", main, tombstone);
+        }
+        compact(&engine, 4);
+        let all = KeyRange { start: b"", end: None };
+        for forgotten in [None, Some(3), Some(1), Some(2)] {
+            if let Some(main) = forgotten {
+                let key = superseded_key(b"key", Revision::new(main, 0));
+                engine.db.delete_cf_opt(engine.family(SUPERSEDED), key, &super::super::writing::unlogged()).unwrap();
+            }
+            // As it is, and after a restart.
+            for _ in 0..2 {
+                for at in [4, 5] {
+                    let (mut rows, mut count) = (Vec::new(), 0);
+                    engine.scan(all, at, usize::MAX, &mut rows).unwrap();
+                    engine.count(all, at, &mut count).unwrap();
+                    let newest = engine.newest(b"key", at).unwrap();
+                    assert_eq!((newest, rows, count), (None, vec![], 0), "at {at}, without {forgotten:?}");
+                }
+                drop(engine);
+                engine = open(&scratch);
+            }
+        }
     }
 }

@@ -1,13 +1,19 @@
 //! The bytes of each column family. Numbers are big endian, so that bytes sort as numbers do.
 //!
 //! ```text
-//!   default      "state"                        ▶ format u32 | revision i64 | index u64 | term u64 | rows u64 | bytes u64
-//!   current      key                            ▶ main i64 | sub i64 | tombstone u8 | row       the newest version of each key
-//!   revisions    main i64 | sub i64             ▶ tombstone u8 | row                            every version
-//!   superseded   key length u32 | key | !main i64 | !sub i64                                    every version that some
-//!                                               ▶ dead i64 | tombstone u8 | row length u32      compaction will drop
-//!   tables       table u8 | key                 ▶ value                                         the small tables
+//!   default      "state"              ▶ format u32 | revision i64 | index u64 | term u64 | rows u64 | bytes u64
+//!                                     | compacted i64 | compacting i64 | next main i64 | next sub i64
+//!   current      key                  ▶ main i64 | sub i64 | tombstone u8 | row          the newest version of each key
+//!   revisions    main i64 | sub i64   ▶ marks u8 | [replaced main i64 | sub i64 | row length u32]      every version
+//!                                     | [key length u32 | key] | row
+//!   superseded   key length u32 | key | !main i64 | !sub i64                             versions that some compaction
+//!                                     ▶ dead i64 | tombstone u8 | row length u32         will drop, or has dropped
+//!   tables       table u8 | key       ▶ value                                            the small tables
 //! ```
+//!
+//! A version among the revisions names what dies by it: the version that it replaced, and of a tombstone the key. Marks: 1 it
+//! is a tombstone, and its key follows; 2 it replaced a version; 4 that one is a tombstone. A tombstone of an earlier revision
+//! counts as no version, because it dies by itself.
 //!
 //! `dead` is the least revision at which a compaction drops the version: the main revision of the version that replaced it,
 //! or for a tombstone the one after its own, if that is less. Revisions of one key are inverted: the newest comes first.
@@ -15,7 +21,7 @@
 use crate::{Applied, EngineError, Published, Result, Revision, Row, Table, Usage, Version};
 
 /// Version of this layout; another one is refused.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 
 pub(super) const CURRENT: &str = "current";
 pub(super) const REVISIONS: &str = "revisions";
@@ -29,6 +35,13 @@ pub(super) const STATE_KEY: &[u8] = b"state";
 const REVISION_BYTES: usize = 16;
 /// Bytes before the row of a current version.
 const STAMP_BYTES: usize = REVISION_BYTES + 1;
+/// Bytes that name the version that was replaced.
+const REPLACED_BYTES: usize = REVISION_BYTES + 4;
+
+/// Marks of a version among the revisions.
+const TOMBSTONE: u8 = 1;
+const REPLACED: u8 = 2;
+const REPLACED_TOMBSTONE: u8 = 4;
 
 /// Which version, and how large its row is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,12 +62,47 @@ impl Stamp {
     }
 }
 
-/// A version that some compaction will drop.
+/// A version that some compaction will drop, or has dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Superseded {
     pub(super) stamp: Stamp,
     /// The least revision at which a compaction drops it.
     pub(super) dead: i64,
+}
+
+/// A version as it stands among the revisions.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Written<'a> {
+    /// The version that dies by this one.
+    pub(super) replaced: Option<Stamp>,
+    /// The key, if this is a tombstone.
+    pub(super) deleted: Option<&'a [u8]>,
+    pub(super) row: &'a [u8],
+}
+
+impl Written<'_> {
+    pub(super) fn version(&self, revision: Revision) -> Version {
+        Version { revision, tombstone: self.deleted.is_some(), row: Row::from(self.row) }
+    }
+}
+
+/// Where compaction stands: it walks over the revisions once, and drops what dies by each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Walk {
+    /// Everything that a compaction at this revision drops is gone.
+    pub(super) done: i64,
+    /// The revision of the compaction under way; `done` or less if there is none.
+    pub(super) at: i64,
+    /// Where it goes on.
+    pub(super) next: Revision,
+}
+
+/// What is stored in the same batch as all that it speaks of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct State {
+    pub(super) published: Published,
+    pub(super) usage: Usage,
+    pub(super) walk: Walk,
 }
 
 pub(super) fn revision_key(revision: Revision) -> [u8; REVISION_BYTES] {
@@ -77,9 +125,20 @@ pub(super) fn write_current(version: &Version, into: &mut Vec<u8>) {
     into.extend_from_slice(&version.row);
 }
 
-/// The part of a current version's value that is also its value among the revisions.
-pub(super) fn revision_value(current: &[u8]) -> &[u8] {
-    &current[REVISION_BYTES..]
+/// Sets `into` to the value of a version among the revisions; `replaced` is the one that dies by it.
+pub(super) fn write_revision(key: &[u8], version: &Version, replaced: Option<Stamp>, into: &mut Vec<u8>) {
+    into.clear();
+    into.push(if version.tombstone { TOMBSTONE } else { 0 });
+    if let Some(Stamp { revision, tombstone, row_bytes }) = replaced {
+        into[0] |= REPLACED | if tombstone { REPLACED_TOMBSTONE } else { 0 };
+        into.extend_from_slice(&revision_key(revision));
+        into.extend_from_slice(&row_bytes.to_be_bytes());
+    }
+    if version.tombstone {
+        into.extend_from_slice(&(key.len() as u32).to_be_bytes());
+        into.extend_from_slice(key);
+    }
+    into.extend_from_slice(&version.row);
 }
 
 pub(super) fn parse_current(value: &[u8]) -> Result<(Stamp, &[u8])> {
@@ -89,9 +148,25 @@ pub(super) fn parse_current(value: &[u8]) -> Result<(Stamp, &[u8])> {
     Ok((stamp, row))
 }
 
-pub(super) fn parse_revision(revision: Revision, value: &[u8]) -> Result<Version> {
-    let (&tombstone, row) = value.split_first().ok_or_else(|| damaged("a version", value))?;
-    Ok(Version { revision, tombstone: tombstone != 0, row: Row::from(row) })
+pub(super) fn parse_revision(value: &[u8]) -> Result<Written<'_>> {
+    let wrong = || damaged("a version", value);
+    let (&marks, mut rest) = value.split_first().ok_or_else(wrong)?;
+    if marks & !(TOMBSTONE | REPLACED | REPLACED_TOMBSTONE) != 0 {
+        return Err(wrong());
+    }
+    let mut take = |bytes: usize| rest.split_off(..bytes).ok_or_else(wrong);
+    let mut replaced = None;
+    if marks & REPLACED != 0 {
+        let (revision, row_bytes) = take(REPLACED_BYTES)?.split_at(REVISION_BYTES);
+        let (revision, row_bytes) = (parse_revision_key(revision)?, u32_of(row_bytes, value)?);
+        replaced = Some(Stamp { revision, tombstone: marks & REPLACED_TOMBSTONE != 0, row_bytes });
+    }
+    let mut deleted = None;
+    if marks & TOMBSTONE != 0 {
+        let length = u32_of(take(4)?, value)?;
+        deleted = Some(take(length as usize)?);
+    }
+    Ok(Written { replaced, deleted, row: rest })
 }
 
 /// The versions of `key` with `main <= at` come from here on, the newest first.
@@ -129,7 +204,7 @@ pub(super) fn parse_superseded<'a>(key: &'a [u8], value: &[u8]) -> Result<(&'a [
     let Revision { main, sub } = parse_revision_key(inverted)?;
     let (dead, rest) = value.split_at_checked(8).ok_or_else(wrong)?;
     let (&tombstone, row_bytes) = rest.split_first().ok_or_else(wrong)?;
-    let row_bytes = u32::from_be_bytes(row_bytes.try_into().map_err(|_| wrong())?);
+    let row_bytes = u32_of(row_bytes, key)?;
     let stamp = Stamp { revision: Revision::new(!main, !sub), tombstone: tombstone != 0, row_bytes };
     Ok((named.get(4..).ok_or_else(wrong)?, Superseded { stamp, dead: i64_of(dead, key)? }))
 }
@@ -138,30 +213,38 @@ pub(super) fn table_key(table: Table, key: &[u8]) -> Vec<u8> {
     [&[table as u8], key].concat()
 }
 
-/// What was published, and what was stored then.
-pub(super) fn state_value(published: Published, usage: Usage) -> [u8; 44] {
-    let Published { revision, applied } = published;
-    let mut value = [0; 44];
-    value[..4].copy_from_slice(&FORMAT.to_be_bytes());
-    let numbers = [revision as u64, applied.index, applied.term, usage.rows, usage.bytes];
-    for (at, number) in numbers.into_iter().enumerate() {
-        value[4 + 8 * at..12 + 8 * at].copy_from_slice(&number.to_be_bytes());
-    }
-    value
+/// The least revision at which a compaction drops a superseded version, from its value; `None` if it cannot be read.
+pub(super) fn dead_at(superseded_value: &[u8]) -> Option<i64> {
+    superseded_value.first_chunk().map(|dead| i64::from_be_bytes(*dead))
 }
 
-pub(super) fn parse_state(value: &[u8]) -> Result<(Published, Usage)> {
+pub(super) fn state_value(state: &State) -> Vec<u8> {
+    let State { published: Published { revision, applied }, usage, walk } = *state;
+    let [published, done, at, main, sub] =
+        [revision, walk.done, walk.at, walk.next.main, walk.next.sub].map(|number| number as u64);
+    let numbers = [published, applied.index, applied.term, usage.rows, usage.bytes, done, at, main, sub];
+    let numbers = numbers.into_iter().flat_map(u64::to_be_bytes);
+    FORMAT.to_be_bytes().into_iter().chain(numbers).collect()
+}
+
+pub(super) fn parse_state(value: &[u8]) -> Result<State> {
     let wrong = || damaged("the state", value);
     let (format, numbers) = value.split_at_checked(4).ok_or_else(wrong)?;
-    let format = u32::from_be_bytes(format.try_into().map_err(|_| wrong())?);
+    let format = u32_of(format, value)?;
     if format != FORMAT {
         let why = format!("the state is of format {format}, but this version reads format {FORMAT}");
         return Err(EngineError(why));
     }
     let numbers: Vec<i64> = numbers.chunks(8).map(|number| i64_of(number, value)).collect::<Result<_>>()?;
-    let [revision, index, term, rows, bytes] = numbers[..] else { return Err(wrong()) };
+    let [revision, index, term, rows, bytes, done, at, main, sub] = numbers[..] else { return Err(wrong()) };
     let applied = Applied { index: index as u64, term: term as u64 };
-    Ok((Published { revision, applied }, Usage { rows: rows as u64, bytes: bytes as u64 }))
+    let usage = Usage { rows: rows as u64, bytes: bytes as u64 };
+    let walk = Walk { done, at, next: Revision::new(main, sub) };
+    Ok(State { published: Published { revision, applied }, usage, walk })
+}
+
+fn u32_of(number: &[u8], whole: &[u8]) -> Result<u32> {
+    number.try_into().map(u32::from_be_bytes).map_err(|_| damaged("a length", whole))
 }
 
 fn i64_of(number: &[u8], whole: &[u8]) -> Result<i64> {
@@ -170,4 +253,43 @@ fn i64_of(number: &[u8], whole: &[u8]) -> Result<i64> {
 
 fn damaged(what: &str, bytes: &[u8]) -> EngineError {
     EngineError(format!("damaged: {what} cannot be read from {} bytes: {}", bytes.len(), bytes.escape_ascii()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read_as_they_were_written() {
+        let replaced =
+            [false, true].map(|tombstone| Stamp { revision: Revision::new(7, 3), tombstone, row_bytes: 1 << 20 });
+        for replaced in [None, Some(replaced[0]), Some(replaced[1])] {
+            for tombstone in [false, true] {
+                let row = Row::from(&b"the row"[..]);
+                let version = Version { revision: Revision::new(9, 0), tombstone, row };
+                let mut value = b"what was there before".to_vec();
+                write_revision(b"key", &version, replaced, &mut value);
+                let written = parse_revision(&value).unwrap();
+                assert_eq!(written.version(version.revision), version);
+                assert_eq!((written.replaced, written.deleted), (replaced, tombstone.then_some(&b"key"[..])));
+                let head = value.len() - version.row.len();
+                for length in 0..head {
+                    assert!(parse_revision(&value[..length]).is_err(), "{length} of {} bytes", value.len());
+                }
+            }
+        }
+        assert!(parse_revision(&[8, 0]).is_err(), "an unknown mark");
+    }
+
+    #[test]
+    fn the_state_is_read_as_it_was_written() {
+        let state = State {
+            published: Published { revision: 1, applied: Applied { index: 2, term: 3 } },
+            usage: Usage { rows: 4, bytes: 5 },
+            walk: Walk { done: 6, at: 7, next: Revision::new(8, 9) },
+        };
+        let value = state_value(&state);
+        assert_eq!(parse_state(&value).unwrap(), state);
+        assert!(parse_state(&value[..value.len() - 1]).is_err());
+    }
 }

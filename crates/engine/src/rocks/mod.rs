@@ -19,12 +19,15 @@
 //! Readers take no lock: an iterator sees one moment. A reader at a revision finds in `current` the newest version; if that
 //! is newer than the revision, the one it wants is in `superseded` by then, because both were written in one batch.
 //!
-//! A compaction walks `superseded` and deletes what is dead, so its cost is that of what it drops, not of what is stored.
-//! RocksDB gives the space back in its own compactions, which files full of deleted rows bring about.
+//! A compaction walks over `revisions` once, from where the last one ended, and drops what dies by each version that it meets:
+//! its cost is that of what was written since. How far it is belongs to the state, so a crash undoes neither more nor less than
+//! a step ([`compaction`]). What is dead leaves `superseded` when RocksDB rewrites its files ([`forgotten`]). RocksDB gives the
+//! space of deleted rows back in its own compactions, which files full of them bring about.
 
 mod checkpoint;
 mod compaction;
 mod flushed;
+mod forgotten;
 mod layout;
 mod open;
 mod options;
@@ -36,12 +39,14 @@ mod writing;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 
 use parking_lot::{Mutex, RwLock};
 use rocksdb::{Cache, ColumnFamily, DB, Options};
 
 use crate::stock::Stock;
 use crate::{Applied, Engine, EngineError, KeyRange, Published, Result, Revision, Statistic, Table, Usage, Version};
+use forgotten::Forgotten;
 use pending::Pending;
 use temporary::Temporary;
 
@@ -73,6 +78,9 @@ pub struct RocksDb {
     /// The log index that is noted as flushed.
     flushed: Mutex<u64>,
     stored: Stock,
+    /// The greatest revision at which a compaction began to drop versions: what dies later is there, or missing.
+    dropping: AtomicI64,
+    forgotten: Forgotten,
     /// It is a checkpoint.
     frozen: bool,
     /// The directory, if it goes with this. The last field: the files are closed before.
@@ -106,8 +114,8 @@ impl Engine for RocksDb {
         self.write_pending(published)
     }
 
-    fn compact_step(&self, at: i64, from: &[u8]) -> Result<Option<Vec<u8>>> {
-        self.drop_superseded(at, from)
+    fn compact_step(&self, at: i64) -> Result<bool> {
+        self.drop_dead(at)
     }
 
     fn outlives_process(&self) -> bool {

@@ -3,16 +3,18 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicI64;
 
 use parking_lot::{Mutex, RwLock};
 use rocksdb::{Cache, DB};
 
-use super::layout::{STATE_KEY, parse_state};
+use super::forgotten::Forgotten;
+use super::layout::{STATE_KEY, State, parse_state};
 use super::pending::Pending;
 use super::temporary::Temporary;
 use super::{RocksDb, RocksDbSettings, flushed, options};
 use crate::stock::Stock;
-use crate::{EngineError, Published, Result, Revision, Usage};
+use crate::{EngineError, Result, Revision};
 
 /// The file of a database that names the others; without it RocksDB would begin anew over what is there.
 const NAMING_FILE: &str = "CURRENT";
@@ -53,9 +55,10 @@ impl RocksDb {
         }
         let cache = Cache::new_lru_cache(settings.block_cache_bytes);
         let options = options::database(settings);
-        let db = DB::open_cf_descriptors(&options, path, options::families(&cache));
+        let forgotten = Forgotten::default();
+        let db = DB::open_cf_descriptors(&options, path, options::families(&cache, &forgotten));
         let db = db.map_err(|error| unreadable(path, &error))?;
-        Self::opened(db, options, cache, path, settings)
+        Self::opened(db, options, cache, path, settings, forgotten)
     }
 
     /// Makes a database that is removed when it is dropped.
@@ -71,17 +74,27 @@ impl RocksDb {
     pub(super) fn open_frozen(directory: Temporary, settings: RocksDbSettings, cache: Cache) -> Result<Self> {
         let path = &directory.0;
         let options = options::database(settings);
-        let db = DB::open_cf_descriptors_read_only(&options, path, options::families(&cache), false);
+        let forgotten = Forgotten::default();
+        let db = DB::open_cf_descriptors_read_only(&options, path, options::families(&cache, &forgotten), false);
         let db = db.map_err(|error| unreadable(path, &error))?;
-        let mut engine = Self::opened(db, options, cache, path, settings)?;
+        let mut engine = Self::opened(db, options, cache, path, settings, forgotten)?;
         engine.frozen = true;
         engine.pending.get_mut().refusal = Some("a checkpoint is not written".to_owned());
         engine.temporary = Some(directory);
         Ok(engine)
     }
 
-    fn opened(db: DB, options: rocksdb::Options, cache: Cache, path: &Path, settings: RocksDbSettings) -> Result<Self> {
-        let (published, usage) = read_state(&db, path)?;
+    fn opened(
+        db: DB,
+        options: rocksdb::Options,
+        cache: Cache,
+        path: &Path,
+        settings: RocksDbSettings,
+        forgotten: Forgotten,
+    ) -> Result<Self> {
+        let state = read_state(&db, path)?;
+        let State { published, usage, walk } = state;
+        forgotten.advance(walk.done);
         // What is appended is newer than all that is published, and nothing else is here.
         let last = Revision::new(published.revision, i64::MAX);
         Ok(Self {
@@ -90,11 +103,13 @@ impl RocksDb {
             settings,
             options,
             cache,
-            pending: Mutex::new(Pending { last, published_usage: usage, ..Pending::default() }),
+            pending: Mutex::new(Pending { last, state, ..Pending::default() }),
             published: RwLock::new(published),
             // Noted again at the first flush.
             flushed: Mutex::new(0),
             stored: Stock::new(usage),
+            dropping: AtomicI64::new(walk.at.max(walk.done)),
+            forgotten,
             frozen: false,
             temporary: None,
         })
@@ -105,7 +120,7 @@ impl RocksDb {
 fn check(path: &Path, settings: RocksDbSettings) -> Result<()> {
     let db = DB::open_for_read_only(&options::database(settings), path, false);
     let db = db.map_err(|error| unreadable(path, &error))?;
-    let found = read_state(&db, path)?.0.applied.index;
+    let found = read_state(&db, path)?.published.applied.index;
     let flushed = flushed::noted(path).map_err(|error| refused(path, &format!("{error}. {REMEDY}")))?;
     if found < flushed {
         let why = format!(
@@ -117,7 +132,7 @@ fn check(path: &Path, settings: RocksDbSettings) -> Result<()> {
     Ok(())
 }
 
-fn read_state(db: &DB, path: &Path) -> Result<(Published, Usage)> {
+fn read_state(db: &DB, path: &Path) -> Result<State> {
     let state = db.get(STATE_KEY).map_err(|error| unreadable(path, &error))?;
     let state = state.map(|state| parse_state(&state).map_err(|error| refused(path, &error.0)));
     Ok(state.transpose()?.unwrap_or_default())
@@ -131,7 +146,8 @@ fn create(path: &Path, settings: RocksDbSettings) -> Result<()> {
         options.create_if_missing(true);
         options.create_missing_column_families(true);
         let cache = Cache::new_lru_cache(settings.block_cache_bytes);
-        DB::open_cf_descriptors(&options, &unfinished, options::families(&cache)).map_err(|error| error.to_string())?;
+        let families = options::families(&cache, &Forgotten::default());
+        DB::open_cf_descriptors(&options, &unfinished, families).map_err(|error| error.to_string())?;
         sync_dir(&unfinished)?;
         fs::rename(&unfinished, path).map_err(|error| error.to_string())?;
         sync_dir(parent(path))
@@ -196,7 +212,7 @@ mod tests {
         let path = scratch.path().join("state");
         let open = || RocksDb::open(&path, RocksDbSettings::default());
         let engine = open().unwrap();
-        let mut state = crate::rocks::layout::state_value(Published::default(), Usage::default()).to_vec();
+        let mut state = crate::rocks::layout::state_value(&State::default());
         state[..4].copy_from_slice(&(FORMAT + 1).to_be_bytes());
         engine.db.put(STATE_KEY, [&state[..], b"and more"].concat()).unwrap();
         engine.flush_all().unwrap();
@@ -209,7 +225,7 @@ mod tests {
         };
         let before = files();
         let error = open().err().expect("refused").0;
-        assert!(error.contains("format 2, but this version reads format 1"), "{error}");
+        assert!(error.contains("format 3, but this version reads format 2"), "{error}");
         assert!(files() == before, "files were changed");
     }
 }

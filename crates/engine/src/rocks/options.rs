@@ -6,6 +6,7 @@ use rocksdb::{
 };
 
 use super::RocksDbSettings;
+use super::forgotten::Forgotten;
 use super::layout::{CURRENT, REVISIONS, SUPERSEDED, TABLES, superseded_prefix};
 
 /// Bytes that a column family collects in memory before they are flushed. Atomic flush flushes all of them together.
@@ -23,6 +24,8 @@ const MEMTABLE_BLOOM_SHARE: f64 = 0.05;
 /// RocksDB's own notes, in files `LOG*` of its directory.
 const NOTES_BYTES: usize = 4 << 20;
 const NOTES_FILES: usize = 4;
+/// A file of superseded versions that no write causes to be rewritten is rewritten after a day, so that the dead in it go.
+const REWRITE_SUPERSEDED_SECONDS: u64 = 24 * 60 * 60;
 /// A file is rewritten if half of so many rows in sequence are deleted ones.
 const DELETED_WINDOW: usize = 1024;
 
@@ -50,8 +53,10 @@ pub(super) fn database(settings: RocksDbSettings) -> Options {
 }
 
 /// Options of each column family.
-pub(super) fn families(cache: &Cache) -> Vec<ColumnFamilyDescriptor> {
+pub(super) fn families(cache: &Cache, forgotten: &Forgotten) -> Vec<ColumnFamilyDescriptor> {
     let mut superseded = family(cache);
+    superseded.set_compaction_filter("dead versions", forgotten.filter());
+    superseded.set_periodic_compaction_seconds(REWRITE_SUPERSEDED_SECONDS);
     superseded.set_prefix_extractor(SliceTransform::create("user key", superseded_prefix, None));
     let mut current = family(cache);
     // Each write looks for its key first, and most keys are older than what is in memory.

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use rocksdb::WriteBatch;
 
-use super::layout::Stamp;
-use crate::{Revision, Table, Usage, Version};
+use super::layout::{Stamp, State};
+use crate::{Revision, Table, Version};
 
 /// Everything since the last [`crate::Engine::publish`].
 #[derive(Default)]
@@ -18,8 +18,8 @@ pub(super) struct Pending {
     pub(super) written: usize,
     /// Rows of tables; `None` where one was removed.
     pub(super) rows: BTreeMap<(Table, Vec<u8>), Option<Vec<u8>>>,
-    /// What was stored when the last batch was written.
-    pub(super) published_usage: Usage,
+    /// The state as the last batch wrote it.
+    pub(super) state: State,
     /// Why nothing more is written: after a write that failed, what is here is no longer what follows what is stored.
     pub(super) refusal: Option<String>,
     /// The greatest revision ever appended.

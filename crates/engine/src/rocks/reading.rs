@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::iter::Peekable;
 use std::ops::Bound::{Excluded, Included, Unbounded};
+use std::sync::atomic::Ordering;
 
 use rocksdb::{DBRawIterator, ReadOptions};
 
 use super::RocksDb;
 use super::layout::{
-    CURRENT, REVISIONS, SUPERSEDED, Stamp, TABLES, parse_current, parse_revision, parse_revision_key, parse_superseded,
-    revision_key, superseded_from, superseded_prefix, table_key,
+    CURRENT, REVISIONS, SUPERSEDED, Stamp, Superseded, TABLES, parse_current, parse_revision, parse_revision_key,
+    parse_superseded, revision_key, superseded_from, superseded_prefix, table_key,
 };
 use super::pending::Touched;
 use crate::{KeyRange, Result, Revision, Row, STEP, Table, Version};
@@ -59,33 +60,32 @@ impl RocksDb {
         at: i64,
         tombstones: bool,
     ) -> Result<Option<Version>> {
-        let mut missing = None;
-        loop {
-            let stamp = self.find_superseded(past, key, at)?;
-            let Some(stamp) = stamp.filter(|stamp| tombstones || !stamp.tombstone) else { return Ok(None) };
-            let revision = stamp.revision;
-            let value = self.db.get_pinned_cf(self.family(REVISIONS), revision_key(revision));
-            if let Some(value) = value.map_err(|error| self.failed(&error))? {
-                return parse_revision(revision, &value).map(Some);
-            }
-            if missing == Some(stamp) {
-                let Revision { main, sub } = revision;
-                let why = format!("damaged: revision {main}.{sub} of key {} is missing", key.escape_ascii());
-                return Err(self.failed(&why));
-            }
-            // A compaction dropped it since the iterator was made, for a reader that holds no pin: a new one does not see it.
-            missing = Some(stamp);
-            *past = None;
+        let found = self.find_superseded(past, key, at)?;
+        let Some(Superseded { stamp, dead }) = found.filter(|found| tombstones || !found.stamp.tombstone) else {
+            return Ok(None);
+        };
+        let revision = stamp.revision;
+        let value = self.db.get_pinned_cf(self.family(REVISIONS), revision_key(revision));
+        if let Some(value) = value.map_err(|error| self.failed(&error))? {
+            return Ok(Some(parse_revision(&value)?.version(revision)));
         }
+        // Dropped: a tombstone, or for a reader that holds no pin.
+        if dead <= self.dropping.load(Ordering::Acquire) {
+            return Ok(None);
+        }
+        let Revision { main, sub } = revision;
+        let why = format!("damaged: revision {main}.{sub} of key {} is missing", key.escape_ascii());
+        Err(self.failed(&why))
     }
 
-    /// The newest version with `main <= at` among those that some compaction will drop.
+    /// The newest version with `main <= at` among those that some compaction will drop; a tombstone, or nothing, if the key
+    /// is dead at `at`.
     fn find_superseded<'a>(
         &'a self,
         past: &mut Option<DBRawIterator<'a>>,
         key: &[u8],
         at: i64,
-    ) -> Result<Option<Stamp>> {
+    ) -> Result<Option<Superseded>> {
         let past = past.get_or_insert_with(|| {
             let mut options = ReadOptions::default();
             options.set_prefix_same_as_start(true);
@@ -97,7 +97,9 @@ impl RocksDb {
         if superseded_prefix(found_key) != superseded_prefix(&from) {
             return Ok(None);
         }
-        Ok(Some(parse_superseded(found_key, value)?.1.stamp))
+        let found = parse_superseded(found_key, value)?.1;
+        // What replaced it by then is no longer listed: a tombstone in the end, or that version would be found.
+        Ok((found.stamp.tombstone || found.dead > at).then_some(found))
     }
 
     pub(super) fn scan_step(
@@ -180,7 +182,7 @@ impl RocksDb {
             if visited == STEP {
                 return Ok(Some(revision));
             }
-            rows.push(parse_revision(revision, value)?);
+            rows.push(parse_revision(value)?.version(revision));
             stored.next();
         }
         Ok(None)
@@ -258,7 +260,10 @@ impl Found<'_, '_> {
         let Some(value) = self.stored else { return Ok(false) };
         let stamp = parse_current(value)?.0;
         if stamp.revision.main > self.at {
-            return Ok(self.db.find_superseded(self.past, self.key, self.at)?.is_some_and(|stamp| !stamp.tombstone));
+            return Ok(self
+                .db
+                .find_superseded(self.past, self.key, self.at)?
+                .is_some_and(|found| !found.stamp.tombstone));
         }
         Ok(!stamp.tombstone)
     }

@@ -5,8 +5,8 @@ use rocksdb::{FlushOptions, WriteBatch, WriteOptions};
 
 use super::RocksDb;
 use super::layout::{
-    CURRENT, REVISIONS, STATE_KEY, SUPERSEDED, Stamp, Superseded, TABLES, parse_current, revision_key, revision_value,
-    state_value, superseded_key, superseded_value, table_key, write_current,
+    CURRENT, REVISIONS, STATE_KEY, SUPERSEDED, Stamp, State, Superseded, TABLES, parse_current, revision_key,
+    state_value, superseded_key, superseded_value, table_key, write_current, write_revision,
 };
 use super::pending::{Pending, Touched};
 use crate::{EngineError, Published, Result, Table, Usage, Version};
@@ -55,7 +55,8 @@ impl RocksDb {
         }
         write_current(&version, buffer);
         batch.put_cf(self.family(CURRENT), key, &buffer);
-        batch.put_cf(self.family(REVISIONS), revision_key(revision), revision_value(buffer));
+        write_revision(key, &version, replaced, buffer);
+        batch.put_cf(self.family(REVISIONS), revision_key(revision), &buffer);
         *written += usize::from(touched.versions.is_empty());
         touched.versions.push(version);
         *last = revision;
@@ -93,41 +94,40 @@ impl RocksDb {
     pub(super) fn write_pending(&self, published: Published) -> Result<()> {
         let mut pending = self.writer()?;
         let batch = std::mem::take(&mut pending.batch);
-        self.write(&mut pending, batch, published, self.stored.usage())?;
+        let state = State { published, usage: self.stored.usage(), ..pending.state };
+        self.write(&mut pending, batch, state)?;
         *self.published.write() = published;
         pending.clear();
         Ok(())
     }
 
     /// Writes a batch with the state as it is after it. A failure is for good.
-    pub(super) fn write(
-        &self,
-        pending: &mut Pending,
-        mut batch: WriteBatch,
-        published: Published,
-        usage: Usage,
-    ) -> Result<()> {
-        batch.put(STATE_KEY, state_value(published, usage));
+    pub(super) fn write(&self, pending: &mut Pending, mut batch: WriteBatch, state: State) -> Result<()> {
+        batch.put(STATE_KEY, state_value(&state));
         if let Err(error) = self.db.write_opt(batch, &unlogged()) {
             pending.refusal = Some(format!("an earlier write failed: {error}"));
             return Err(self.failed(&error));
         }
-        pending.published_usage = usage;
+        pending.state = state;
         Ok(())
     }
 
     /// Makes durable what is published. Atomic over the column families.
     pub(super) fn flush_all(&self) -> Result<()> {
+        // Before: what comes meanwhile may not be in it.
+        let done = self.pending.lock().state.walk.done;
         let mut options = FlushOptions::default();
         options.set_wait(true);
         let default = rocksdb::DEFAULT_COLUMN_FAMILY_NAME;
         let families = [default, CURRENT, REVISIONS, SUPERSEDED, TABLES].map(|name| self.family(name));
-        self.db.flush_cfs_opt(&families, &options).map_err(|error| self.failed(&error))
+        self.db.flush_cfs_opt(&families, &options).map_err(|error| self.failed(&error))?;
+        self.forgotten.advance(done);
+        Ok(())
     }
 }
 
 /// The raft log is the log.
-fn unlogged() -> WriteOptions {
+pub(super) fn unlogged() -> WriteOptions {
     let mut options = WriteOptions::default();
     options.disable_wal(true);
     options

@@ -78,10 +78,7 @@ fn history(engine: &RocksDb) -> Result<Vec<Version>> {
 
 /// Returns what is left.
 fn compact(engine: &RocksDb) -> Result<u64> {
-    let mut from = Some(Vec::new());
-    while let Some(begin) = from {
-        from = engine.compact_step(REVISIONS + 1, &begin)?;
-    }
+    while engine.compact_step(REVISIONS + 1)? {}
     Ok(engine.usage().rows)
 }
 

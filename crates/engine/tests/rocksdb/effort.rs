@@ -1,13 +1,17 @@
 //! What is looked at: no more than has to be.
 
 use crate::disk::{Disk, append, publish};
-use metastore_engine::{Engine, KeyRange, Revision, RocksDb};
+use metastore_engine::{Engine, KeyRange, Revision, RocksDb, Version};
 
 /// Keys in the database, and those of one list.
 const KEYS: i64 = 120_000;
 const LISTED: usize = 10_000;
 /// Blocks of 16 KiB that may be looked at; the keys fill more than ten times as many.
 const BLOCKS: u64 = 40;
+
+/// Bytes of a large row, and how many of them one step may read.
+const LARGE: usize = 300_000;
+const LARGE_IN_A_STEP: i64 = 5;
 
 /// Blocks that were looked at since the database was opened, in the cache or not.
 fn blocks(engine: &RocksDb) -> u64 {
@@ -25,14 +29,16 @@ fn effort_follows_what_is_asked_for() {
     let disk = Disk::new();
     let engine = disk.open();
     for number in 0..KEYS {
-        append(&engine, &key(number), Revision::new(1, number), false);
+        append(&engine, &key(number), Revision::new(1 + number, 0), false);
     }
-    publish(&engine, 1);
+    publish(&engine, KEYS);
+    while engine.compact_step(KEYS).expect("compact_step") {}
     // A hundred dead versions among the living.
+    let last = KEYS + 1;
     for number in 0..100 {
-        append(&engine, &key(number * 1_001), Revision::new(2, number), number % 2 == 0);
+        append(&engine, &key(number * 1_001), Revision::new(last, number), number % 2 == 0);
     }
-    publish(&engine, 2);
+    publish(&engine, last);
     engine.defragment().expect("defragment");
     drop(engine);
 
@@ -43,7 +49,7 @@ fn effort_follows_what_is_asked_for() {
     let mut rows = Vec::new();
     let mut start = Vec::new();
     while let Some(next) =
-        engine.scan(KeyRange { start: &start, end: None }, 2, LISTED - rows.len(), &mut rows).expect("scan")
+        engine.scan(KeyRange { start: &start, end: None }, last, LISTED - rows.len(), &mut rows).expect("scan")
     {
         start = next;
         if rows.len() == LISTED {
@@ -55,9 +61,27 @@ fn effort_follows_what_is_asked_for() {
     assert!(listed < LISTED as u64 / 20, "a list of {LISTED} keys looked at {listed} blocks");
 
     let before = blocks(&engine);
-    assert_eq!(engine.compact_step(3, b"").expect("compact_step"), None, "the dead are less than one step");
+    assert!(!engine.compact_step(last + 1).expect("compact_step"), "what was written since is less than one step");
     let compacted = blocks(&engine) - before;
-    // Each deleted key is looked up, to see that the delete is what is newest.
+    // What was written since the compaction before; each deleted key is looked up, to see that the delete is what is newest.
     assert!(compacted < BLOCKS + 50 * 4, "a compaction of 150 versions looked at {compacted} blocks");
     assert_eq!(engine.usage().rows, KEYS as u64 - 50);
+}
+
+#[test]
+fn a_step_of_a_compaction_reads_few_large_rows() {
+    let disk = Disk::new();
+    let engine = disk.open();
+    let revisions = 20;
+    for main in 1..=revisions {
+        let row = vec![0; LARGE].into();
+        engine.append(b"key", Version { revision: Revision::new(main, 0), tombstone: false, row }).expect("append");
+        publish(&engine, main);
+    }
+    let mut steps = 1;
+    while engine.compact_step(revisions).expect("compact_step") {
+        steps += 1;
+    }
+    assert!(steps >= revisions / LARGE_IN_A_STEP, "{revisions} rows of {LARGE} bytes in {steps} steps");
+    assert_eq!(engine.usage().rows, 1);
 }

@@ -25,7 +25,7 @@ fn a_write_that_failed_is_the_last_one() {
         engine.put(Table::Meta, b"b", b""),
         engine.delete(Table::Meta, b"b"),
         engine.publish(published(3)),
-        engine.compact_step(1, b"").map(|_| ()),
+        engine.compact_step(1).map(|_| ()),
     ];
     for call in calls {
         let error = call.unwrap_err().to_string();

@@ -10,3 +10,4 @@ mod leftovers;
 mod refusal;
 mod restarts;
 mod unpinned;
+mod walk;

@@ -27,13 +27,11 @@ pub(super) struct Compaction {
     offer: Option<CompactionHashJob>,
     /// What the job found; remembered once the compaction is through.
     hash: Arc<OnceLock<HashKv>>,
-    /// Where the engine goes on with dropping.
-    next: Vec<u8>,
 }
 
 impl Compaction {
     fn new(at: i64) -> Self {
-        Self { at, offer: None, hash: Arc::default(), next: Vec::new() }
+        Self { at, offer: None, hash: Arc::default() }
     }
 
     /// The revision below which reads are refused, and the compaction that a restart interrupted.
@@ -94,7 +92,7 @@ impl Mvcc {
         }
         let row = schema::revision_key(Revision::new(revision, 0), false);
         self.view.engine().put(Table::Meta, schema::SCHEDULED_COMPACTION, &row)?;
-        // Starts from the first version: a compaction that this one overtakes is finished by it.
+        // The engine finishes one that this one overtakes.
         let mut compaction = Compaction::new(revision);
         if self.compaction.is_none() {
             compaction.offer = self.view.pin(before).ok().map(|pin| CompactionHashJob {
@@ -132,19 +130,17 @@ impl Mvcc {
             return Ok(false);
         }
         let engine = self.view.engine();
-        match engine.compact_step(compaction.at, &compaction.next)? {
-            Some(next) => compaction.next = next,
-            None => {
-                let revision = schema::revision_key(Revision::new(compaction.at, 0), false);
-                engine.put(Table::Meta, schema::FINISHED_COMPACTION, &revision)?;
-                // With the next write it might come never; then a restart would do it all over again.
-                engine.publish(engine.published())?;
-                if let Some(hash) = compaction.hash.get() {
-                    self.view.compaction_hashes().remember(*hash);
-                }
-                self.compaction = None;
-            }
+        if engine.compact_step(compaction.at)? {
+            return Ok(true);
         }
+        let revision = schema::revision_key(Revision::new(compaction.at, 0), false);
+        engine.put(Table::Meta, schema::FINISHED_COMPACTION, &revision)?;
+        // With the next write it might come never; then a restart would take it up again.
+        engine.publish(engine.published())?;
+        if let Some(hash) = compaction.hash.get() {
+            self.view.compaction_hashes().remember(*hash);
+        }
+        self.compaction = None;
         Ok(true)
     }
 }

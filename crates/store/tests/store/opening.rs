@@ -25,7 +25,7 @@ impl Engine for Unread {
     fn publish(&self, published: Published) -> Result<()> {
         self.0.publish(published)
     }
-    fn compact_step(&self, _: i64, _: &[u8]) -> Result<Option<Vec<u8>>> {
+    fn compact_step(&self, _: i64) -> Result<bool> {
         panic!("keys are looked at")
     }
     fn outlives_process(&self) -> bool {
