@@ -128,6 +128,11 @@ impl Reference {
     }
 }
 
+/// Leaves the outcomes for which somebody waits: nobody asked for the change by which the first member joins.
+pub fn asked_for(outcomes: &mut Vec<Outcome>) {
+    outcomes.retain(|outcome| outcome.id != 0);
+}
+
 /// What a member was asked, and what it answered. Command `i` carries the id `i + 1`.
 #[derive(Clone, Default)]
 pub struct Told {
@@ -138,7 +143,8 @@ pub struct Told {
 }
 
 impl Told {
-    fn hear(&mut self, outcomes: Vec<Outcome>) {
+    fn hear(&mut self, mut outcomes: Vec<Outcome>) {
+        asked_for(&mut outcomes);
         let newest = outcomes.iter().map(|outcome| outcome.id as usize).max().unwrap_or(0);
         self.acknowledged = self.acknowledged.max(newest);
         self.outcomes.extend(outcomes);
@@ -165,6 +171,7 @@ impl Told {
     pub fn held(&self, replica: &mut Replica, reference: &Reference, context: &str) -> usize {
         let mut output = Output::default();
         take_up(replica, &mut output).unwrap_or_else(|error| panic!("{context}: {error}"));
+        asked_for(&mut output.outcomes);
         for outcome in &output.outcomes {
             assert_eq!(outcome, &reference.outcomes[outcome.id as usize - 1], "{context}");
         }
