@@ -32,5 +32,5 @@ pub mod wal;
 
 pub use consensus::{Dropped, Progress, Rejected, Role, Standing, Timing};
 pub use data_dir::{OpenError, Paths};
-pub use member::{Bootstrap, ConvertError, Converted, Fatal, Outbox, Output, Replica, Settings, convert};
+pub use member::{Bootstrap, ConvertError, Converted, Fatal, Founder, Outbox, Output, Replica, Settings, convert};
 pub use state::{SnapshotJob, SnapshotWritten};
