@@ -14,7 +14,7 @@ use metastore_store::command::{Command, Kind};
 
 use crate::machine::{Engine, Machine};
 use crate::script::run;
-use crate::world::{PEER_URL, World, advance, bootstrap, open, paths, put, settings};
+use crate::world::{PEER_URL, World, advance, asked_for, bootstrap, open, paths, put, settings};
 
 /// What the log on this disk says, from its beginning.
 fn replay(disk: &Machine) -> Replay {
@@ -55,6 +55,7 @@ fn a_proposal_before_leadership_is_dropped(engine: Engine) {
     assert!(replica.propose(put(1, "k", "early")).is_err());
     let mut output = Output::default();
     advance(&mut replica, &mut output).unwrap();
+    asked_for(&mut output.outcomes);
     assert!(output.outcomes.is_empty());
     replica.propose(put(2, "k", "v")).unwrap();
     advance(&mut replica, &mut output).unwrap();

@@ -40,10 +40,6 @@ pub fn initial_members(config: &Config) -> Result<Vec<InitialMember>, String> {
             "--initial-advertise-peer-urls has {missing} but missing from --initial-cluster={cluster}"
         ));
     }
-    if members.len() > 1 {
-        let count = members.len();
-        return Err(format!("--initial-cluster names {count} members; clusters of several are not available yet"));
-    }
     Ok(members)
 }
 
