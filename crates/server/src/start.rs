@@ -178,7 +178,8 @@ fn listen(config: &Config) -> Result<Vec<(Listener, Door)>, StartError> {
 
 fn open(config: &Config, descriptors: Descriptors, metrics: &Arc<Metrics>) -> Result<Replica, StartError> {
     let timing = Timing { election_ticks: heartbeat(config).election_ticks, pre_vote: config.pre_vote };
-    let settings = Settings::new(config.engine.name(), timing, config.snapshot_count as usize);
+    let mut settings = Settings::new(config.engine.name(), timing, config.snapshot_count as usize);
+    settings.max_learners = config.max_learners;
     let disk: Arc<dyn Disk> =
         if config.unsafe_no_fsync { Arc::new(OsDisk::without_fsync()) } else { Arc::new(watched_disk(metrics)) };
     let paths = Paths { data_dir: config.data_dir.clone(), wal_dir: config.wal_dir.clone() };
@@ -268,13 +269,13 @@ impl Desks {
     fn sit_down(&self, index: usize) -> Rc<Member> {
         let taken = self.waiting.lock()[index].take();
         let Worker { mailbox, flags } = taken.unwrap_or_else(|| panic!("thread {index} starts twice"));
-        let watchers = Watchers::new(self.shared.views.clone(), self.watch_limits, flags);
+        let watchers = Watchers::new(self.shared.views.clone(), self.watch_limits, flags.clone());
         let slots = Slots::default();
         tokio::task::spawn_local(slots.clone().sweep());
         tokio::task::spawn_local(read_mail(mailbox, slots.clone(), watchers.clone()));
         tokio::task::spawn_local(watchers.clone().read_history());
         tokio::task::spawn_local(watchers.clone().report_progress());
-        let barrier = Barrier::new(self.inbox.clone(), slots.clone(), index, self.limits.request_timeout);
+        let barrier = Barrier::new(self.inbox.clone(), slots.clone(), (index, flags), self.limits.request_timeout);
         Rc::new(Member {
             shared: self.shared.clone(),
             limits: self.limits.clone(),

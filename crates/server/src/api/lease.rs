@@ -6,11 +6,11 @@
 use std::rc::Rc;
 
 use http::Method;
+use metastore_proto::Message;
 use metastore_proto::etcdserverpb::{
     LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseLeasesRequest,
     LeaseLeasesResponse, LeaseRevokeRequest, LeaseStatus, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
 };
-use metastore_proto::Message;
 use metastore_proto::leasepb::LeaseInternalRequest;
 use metastore_store::command::Kind;
 use metastore_store::lease::{MAX_TTL_S, Renewal};
@@ -179,8 +179,8 @@ async fn renew(member: &Member, call: &Call, lease: i64) -> Result<i64, Status> 
     let here = async || Ok(renew_here(member, call, lease).await?.found());
     let body = LeaseKeepAliveRequest { id: lease }.encode_to_vec().into();
     let question = Question { method: Method::POST, path: peer::PATH, body };
-    let renewed = ask_leader(member, call, question, here, |reply| peer::read_renewal(lease, &reply).map(Ok)).await?;
-    Ok(renewed.unwrap_or(0))
+    let renewed = ask_leader(member, call, question, here, |reply| peer::read_renewal(lease, &reply).map(Ok)).await;
+    renewed.map(|ttl: Option<i64>| ttl.unwrap_or(0))
 }
 
 /// Renews a lease, if this member leads; returns its time to live in seconds.

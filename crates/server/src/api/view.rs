@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use super::Member;
 use super::maintenance::DEFAULT_QUOTA_BYTES;
-use crate::grpc::{Call, LocalFuture};
 use crate::grpc::counts::Tally;
+use crate::grpc::{Call, LocalFuture};
 use crate::http::MemberView;
 use crate::metrics::Readings;
 use crate::shared::{Counts, WatchCounts};
@@ -103,5 +103,6 @@ fn numbers(member: &Member) -> Readings {
         leases_expired: shared.lease_expired.get(),
         defragmenting: shared.defragmenting.try_lock().is_err(),
         engine: Vec::new(),
+        peers: member.transport.meters().render(),
     }
 }

@@ -255,10 +255,7 @@ mod tests {
     #[test]
     fn what_is_harmless_is_noted() {
         let (_, notes) = start("--max-wals=9 --enable-v2 --logger=zap --max-snapshots=2 -vv").unwrap();
-        assert_eq!(
-            notes.without_effect,
-            ["--enable-v2=true", "--max-snapshots=2", "--max-wals=9", "--vv=true"]
-        );
+        assert_eq!(notes.without_effect, ["--enable-v2=true", "--max-snapshots=2", "--max-wals=9", "--vv=true"]);
     }
 
     #[test]

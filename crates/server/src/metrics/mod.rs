@@ -57,6 +57,8 @@ pub struct Readings {
     pub defragmenting: bool,
     /// What the storage engine says of itself.
     pub engine: Vec<Statistic>,
+    /// The figures about other members, as they are to be shown.
+    pub peers: String,
 }
 
 /// What `/metrics` shows beside the readings. One for the whole process.
@@ -136,6 +138,7 @@ impl Metrics {
         write_engine(&mut page, readings);
         write_methods(&mut page, &self.ledger);
         process::write(&mut page);
+        page.raw(&readings.peers);
         page.raw(&TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default());
         page.finish()
     }

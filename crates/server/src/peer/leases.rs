@@ -73,10 +73,9 @@ fn not_found() -> Refused {
 /// No answer in time, or none at all: either way the other member asks again.
 fn late(status: Status) -> Refused {
     match status.code {
-        Code::DeadlineExceeded | Code::Unavailable => Refused::new(
-            StatusCode::REQUEST_TIMEOUT,
-            "waiting for node to catch up its applied index has timed out",
-        ),
+        Code::DeadlineExceeded | Code::Unavailable => {
+            Refused::new(StatusCode::REQUEST_TIMEOUT, "waiting for node to catch up its applied index has timed out")
+        }
         _ => Refused::new(StatusCode::INTERNAL_SERVER_ERROR, status.message),
     }
 }

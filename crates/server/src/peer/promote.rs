@@ -25,7 +25,7 @@ pub fn path(id: u64) -> String {
 }
 
 /// The text of etcd's own error, which its members look for in the answer; the metrics show it as well.
-pub fn etcds_text(why: &Unpromoted) -> &str {
+pub(crate) fn etcds_text(why: &Unpromoted) -> &str {
     match why {
         Unpromoted::NotFound => NOT_FOUND,
         Unpromoted::NotLearner => NOT_LEARNER,
@@ -68,7 +68,7 @@ fn refuse(why: &Unpromoted) -> Result<Response<Bytes>, Refused> {
 }
 
 /// Reads the answer: the members. `None` if asking again may help.
-pub fn read_reply(reply: Reply) -> Option<Result<Vec<ClusterMember>, Unpromoted>> {
+pub(crate) fn read_reply(reply: Reply) -> Option<Result<Vec<ClusterMember>, Unpromoted>> {
     let says = |text: &str| String::from_utf8_lossy(&reply.body).contains(text);
     match reply.status {
         StatusCode::OK => serde_json::from_slice(&reply.body).ok().map(Ok),

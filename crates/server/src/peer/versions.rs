@@ -129,10 +129,9 @@ mod tests {
 
     #[test]
     fn the_least_version_counts_and_never_falls() {
-        let version = |text| Version::parse(text);
         let decided = |now: Option<&str>, members: &[Option<&str>]| {
-            let members: Vec<_> = members.iter().map(|text| text.and_then(version)).collect();
-            decide(now.and_then(version), &members).map(|version| version.to_string())
+            let members: Vec<_> = members.iter().map(|text| text.and_then(Version::parse)).collect();
+            decide(now.and_then(Version::parse), &members).map(|version| version.to_string())
         };
         let all = [Some("3.7.0"), Some("3.5.17"), Some("3.6.1-rc.0")];
         assert_eq!(decided(None, &all).as_deref(), Some("3.5.0"));
