@@ -42,6 +42,11 @@ impl Call {
         Ok(Call { deadline, raw: Bytes::new(), headers })
     }
 
+    /// A question that another member puts on behalf of its client.
+    pub fn of_member(deadline: Instant) -> Call {
+        Call { deadline: Some(deadline), raw: Bytes::new(), headers: HeaderMap::new() }
+    }
+
     /// The client's token: metadata `token`.
     pub fn token(&self) -> Option<&[u8]> {
         self.metadata("token")
