@@ -117,6 +117,7 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
     let intake = Intake::new(replica.receiver(), inbox.clone());
     let transport =
         Transport::new(peer_settings(config, &replica), Arc::new(Ear::new(inbox.clone())), Arc::new(intake));
+    metrics.show_peers(transport.meters());
     let desks = Arc::new(Desks::new(config, &shared, &inbox, workers, &metrics));
     let ways = (inbox.clone(), transport.clone());
     let driver = Driver::new(replica, shared, ways, links, heartbeat(config), advertised(config), ready);

@@ -9,13 +9,14 @@
 mod process;
 mod text;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use metastore_engine::Statistic;
 use prometheus::{Histogram, HistogramOpts, Registry, TextEncoder, exponential_buckets};
 
 use crate::grpc::counts::MethodCounts;
 use crate::grpc::{Code, Ledger};
+use crate::peer::Meters;
 use text::Page;
 
 /// The member's numbers at one moment. Counters count from the start of the process.
@@ -64,6 +65,8 @@ pub struct Metrics {
     registry: Registry,
     ledger: Ledger,
     version: String,
+    /// Absent until there is a transport.
+    peers: OnceLock<Arc<Meters>>,
 }
 
 impl Metrics {
@@ -82,12 +85,18 @@ impl Metrics {
             "The latency distribution of backend defragmentation.",
             (0.1, 13),
         );
-        Arc::new(Metrics { wal_fsync_seconds, defragment_seconds, registry, ledger, version })
+        Arc::new(Metrics { wal_fsync_seconds, defragment_seconds, registry, ledger, version, peers: OnceLock::new() })
     }
 
     /// Where routers count.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    /// Shows the figures about other members, too.
+    pub fn show_peers(&self, peers: Arc<Meters>) {
+        // There is one transport in a process.
+        let _ = self.peers.set(peers);
     }
 
     /// The page.
@@ -98,6 +107,9 @@ impl Metrics {
         write_engine(&mut page, readings);
         write_methods(&mut page, &self.ledger);
         process::write(&mut page);
+        if let Some(peers) = self.peers.get() {
+            page.raw(&peers.render());
+        }
         page.raw(&TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default());
         page.finish()
     }
@@ -228,6 +240,9 @@ mod tests {
             Statistic { name: "disk_bytes", help: "Bytes on disk.", value: 9 },
             Statistic { name: "flushed_bytes_total", help: "Bytes flushed.", value: 8 },
         ];
+        let peers = Meters::new(0xabc);
+        peers.peer(0xdef).sent_bytes.inc_by(6);
+        metrics.show_peers(peers);
         metrics.render(&Readings { member_id: 0xabc, has_leader: true, puts: 7, engine, ..Readings::default() })
     }
 
@@ -243,6 +258,7 @@ mod tests {
             r#"etcd_server_id{server_id="abc"} 1"#,
             "etcd_server_has_leader 1",
             "etcd_mvcc_put_total 7",
+            r#"etcd_network_peer_sent_bytes_total{To="def"} 6"#,
             "# TYPE metastore_engine_disk_bytes gauge",
             "metastore_engine_disk_bytes 9",
             "# TYPE metastore_engine_flushed_bytes_total counter",

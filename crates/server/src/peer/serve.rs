@@ -1,5 +1,6 @@
 //! The peer port: who asks, and for what.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -27,6 +28,10 @@ use crate::logging::timestamp;
 /// Link heartbeats that go out in the time for which the other side waits for one.
 const HEARTBEATS_PER_TIMEOUT: u32 = 3;
 
+/// What all posts that are being read hold together: as much as the largest one may have. A connection costs nothing, and
+/// each could otherwise hold so much.
+const POSTED_BYTES: u64 = MAX_FRAME_BYTES;
+
 /// The paths of the peer port that are not the transport's: `/version`, `/members`, leases, promotion, hashes. `None`: not
 /// found.
 pub type Further = Rc<dyn Fn(Request<Incoming>) -> Option<LocalFuture<Response<Body>>>>;
@@ -37,6 +42,8 @@ pub(super) struct Front {
     pub shared: Arc<Shared>,
     pub further: Further,
     pub senders: Senders,
+    /// Bytes of the posts that are being read.
+    pub posted: Rc<Cell<u64>>,
     /// True once the member stops: then no stream begins.
     pub stopping: watch::Receiver<bool>,
 }
@@ -84,7 +91,8 @@ impl Front {
 
     async fn take_message(&self, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
         let sender = self.admit_post(&request)?;
-        let bytes = read_all(request.into_body(), &self.shared).await;
+        let mut post = Post { held: 0, posted: self.posted.clone() };
+        let bytes = post.read(request.into_body(), &self.shared).await;
         let bad = |what: &'static str, error: &dyn std::fmt::Display| {
             tracing::warn!(error = %error, what, "failed to read Raft message");
             self.failed(&sender);
@@ -162,18 +170,33 @@ impl Front {
     }
 }
 
-/// The whole body of a posted message.
-async fn read_all(body: Incoming, shared: &Shared) -> Result<Bytes, Broken> {
-    let mut source = Source::new(body, shared.settings.read_timeout);
-    let mut bytes = Vec::new();
-    while let Some(piece) = source.piece().await? {
-        let length = (bytes.len() + piece.len()) as u64;
-        if length > MAX_FRAME_BYTES {
-            return Err(Broken::TooLarge { bytes: length, limit: MAX_FRAME_BYTES });
+/// A posted message while it is read.
+struct Post {
+    held: u64,
+    posted: Rc<Cell<u64>>,
+}
+
+impl Post {
+    async fn read(&mut self, body: Incoming, shared: &Shared) -> Result<Bytes, Broken> {
+        let mut source = Source::new(body, shared.settings.read_timeout);
+        let mut bytes = Vec::new();
+        while let Some(piece) = source.piece().await? {
+            let posted = self.posted.get() + piece.len() as u64;
+            if posted > POSTED_BYTES {
+                return Err(Broken::TooLarge { bytes: posted, limit: POSTED_BYTES });
+            }
+            self.posted.set(posted);
+            self.held += piece.len() as u64;
+            bytes.extend_from_slice(&piece);
         }
-        bytes.extend_from_slice(&piece);
+        Ok(bytes.into())
     }
-    Ok(bytes.into())
+}
+
+impl Drop for Post {
+    fn drop(&mut self) {
+        self.posted.set(self.posted.get() - self.held);
+    }
 }
 
 /// What probes compare.

@@ -50,13 +50,14 @@ impl Senders {
     /// [`Refusal`]; nothing of the state remains.
     pub async fn receive(&self, shared: &Shared, sender: &Sender, body: Incoming) -> Result<(), Refusal> {
         let bad = |text: String| Refusal::new(StatusCode::BAD_REQUEST, text);
+        let from = sender.id.ok_or_else(|| bad("the request does not say who sends it".into()))?;
+        // Before anything is read: an announcement may be large.
+        let _turn = self.enter(from)?;
         let mut source = Source::new(body, SILENCE);
         let (message, _) = decode_limited(&mut source, ANNOUNCEMENT_BYTES)
             .await
             .map_err(|error| bad(format!("failed to decode raft message ({error})")))?;
-        let from = sender.id.unwrap_or(message.from());
         check(&message, Way::State, from, shared.settings.identity.id).map_err(|unfit| bad(unfit.to_string()))?;
-        let _turn = self.enter(from)?;
         let link = shared.link(from);
         let meters = link.as_ref().map(|link| &link.meters.state_received);
         let start = Instant::now();

@@ -49,7 +49,8 @@ pub fn start(
         let commands = shared.inlet.lock().take().expect("a transport starts once");
         let further = further(context.clone());
         let stopping = context.stopping.clone();
-        let front = Front { shared: shared.clone(), further, senders: Senders::default(), stopping };
+        let (senders, posted) = (Senders::default(), Rc::default());
+        let front = Front { shared: shared.clone(), further, senders, posted, stopping };
         tokio::task::spawn_local(direct(shared.clone(), commands, context.stopping));
         Services { client: Rc::new(nothing), peer: Rc::new(move |request: Request<Incoming>| front.call(request)) }
     };
