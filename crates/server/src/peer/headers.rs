@@ -1,5 +1,7 @@
 //! The headers by which members know each other.
 
+use std::borrow::Cow;
+
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 /// The oldest cluster version that is understood: etcd's, and so ours.
@@ -39,11 +41,18 @@ pub struct Sender {
     pub urls: Vec<String>,
 }
 
-/// A request that is not answered.
+/// A request that is answered with an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     pub status: StatusCode,
-    pub text: &'static str,
+    /// What the other side, or a person, reads.
+    pub text: Cow<'static, str>,
+}
+
+impl Refusal {
+    pub fn new(status: StatusCode, text: impl Into<Cow<'static, str>>) -> Refusal {
+        Refusal { status, text: text.into() }
+    }
 }
 
 impl Identity {
@@ -82,7 +91,7 @@ impl Identity {
                 "remote-peer-server-version" = server, "remote-peer-server-minimum-cluster-version" = minimum,
                 "failed version compatibility check"
             );
-            return Err(Refusal { status: StatusCode::PRECONDITION_FAILED, text: INCOMPATIBLE_VERSION });
+            return Err(Refusal::new(StatusCode::PRECONDITION_FAILED, INCOMPATIBLE_VERSION));
         }
         let cluster = said(headers, &CLUSTER_ID).unwrap_or_default();
         if cluster != format!("{:x}", self.cluster_id) {
@@ -91,7 +100,7 @@ impl Identity {
                 "local-member-cluster-id" = %format_args!("{:x}", self.cluster_id),
                 "remote-peer-server-name" = name, "remote-peer-cluster-id" = cluster, "request cluster ID mismatch"
             );
-            return Err(Refusal { status: StatusCode::PRECONDITION_FAILED, text: CLUSTER_ID_MISMATCH });
+            return Err(Refusal::new(StatusCode::PRECONDITION_FAILED, CLUSTER_ID_MISMATCH));
         }
         let urls = said(headers, &PEER_URLS).unwrap_or_default();
         let urls = urls.split(',').filter(|url| !url.is_empty()).map(str::to_owned).collect();
@@ -167,10 +176,13 @@ mod tests {
         let with = |name: HeaderName, value: &'static str| {
             let mut headers = identity(1).headers(2);
             headers.insert(name, HeaderValue::from_static(value));
-            identity(2).admit(&headers).map(|_| ()).map_err(|refusal| (refusal.status.as_u16(), refusal.text))
+            identity(2)
+                .admit(&headers)
+                .map(|_| ())
+                .map_err(|refusal| (refusal.status.as_u16(), refusal.text.into_owned()))
         };
-        assert_eq!(with(CLUSTER_ID, "cde"), Err((412, "cluster ID mismatch")));
-        let incompatible = Err((412, "incompatible version"));
+        assert_eq!(with(CLUSTER_ID, "cde"), Err((412, "cluster ID mismatch".into())));
+        let incompatible = Err((412, "incompatible version".to_owned()));
         assert_eq!(with(SERVER_VERSION, "2.3.8"), incompatible);
         assert_eq!(with(SERVER_VERSION, "new"), incompatible);
         assert_eq!(with(MIN_VERSION, "3.8.0"), incompatible);

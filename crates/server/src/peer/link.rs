@@ -8,6 +8,7 @@ use metastore_proto::Message as _;
 use metastore_proto::raftpb::{Message, MessageType};
 use parking_lot::Mutex;
 
+use super::check::Unfit;
 use super::meters::PeerMeters;
 use super::queue::{Bounds, Pushed, Queue, Reader};
 use super::seam::Sink;
@@ -73,6 +74,7 @@ struct Losses {
     reported: Option<Instant>,
     logged: Option<Instant>,
     refused: Option<Instant>,
+    unfit: Option<Instant>,
     unsaid: u64,
 }
 
@@ -173,6 +175,17 @@ impl Link {
             "remote-peer-active" = self.active_since().is_some(),
             "dropped internal Raft message since receiving buffer is full (overloaded network)"
         );
+    }
+
+    /// The peer sent what no member should send. It was dropped.
+    pub fn unfit(&self, unfit: &Unfit) {
+        self.meters.received_failures.inc();
+        if due(&mut self.losses.lock().unfit, COMPLAINT_INTERVAL) {
+            tracing::warn!(
+                "local-member-id" = %format_args!("{:x}", self.local), "from" = %format_args!("{:x}", self.id),
+                error = %unfit, "dropped a message that no member should send"
+            );
+        }
     }
 
     /// Something went through to the peer, or came from it.

@@ -104,17 +104,18 @@ pub(super) async fn ask(
     let settings = &shared.settings;
     let broken = |error| ClientError::Http { url: url.text.clone(), error };
     let exchange = async {
-        if let Some(Kept { mut sender, .. }) = kept.take().filter(|kept| kept.url == *url) {
-            if sender.ready().await.is_ok() {
-                match sender.try_send_request(request).await {
-                    Ok(response) => return Ok((sender, client::read_reply(url, response).await?)),
-                    // The peer closed it meanwhile, and has seen nothing of this. Otherwise it may have, and a proposal
-                    // must not be posted twice.
-                    Err(mut error) => match error.take_message() {
-                        Some(unsent) => request = unsent,
-                        None => return Err(broken(error.into_error())),
-                    },
-                }
+        let used = kept.take().filter(|kept| kept.url == *url);
+        if let Some(Kept { mut sender, .. }) = used
+            && sender.ready().await.is_ok()
+        {
+            match sender.try_send_request(request).await {
+                Ok(response) => return Ok((sender, client::read_reply(url, response).await?)),
+                // The peer closed it meanwhile, and has seen nothing of this. Otherwise it may have, and a proposal
+                // must not be posted twice.
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) => request = unsent,
+                    None => return Err(broken(error.into_error())),
+                },
             }
         }
         let mut sender = client::open(url, settings.dial_timeout, settings.read_timeout).await?;

@@ -66,7 +66,7 @@ pub(super) async fn keep_reading(shared: Arc<Shared>, link: Arc<Link>, kind: Kin
                     "lost TCP streaming connection with remote peer"
                 );
                 // One that was ended in order may be about to be replaced; the next attempt tells.
-                if !matches!(broken, Broken::Ended | Broken::Lost(_)) {
+                if broken != Broken::Ended {
                     link.deactivate("read", kind.name(), &broken);
                 }
             }
@@ -167,14 +167,10 @@ async fn read(shared: &Shared, link: &Link, kind: Kind, body: Incoming) -> Broke
             Ok(Frame::Message(message, bytes)) => {
                 link.meters.received_bytes.inc_by(bytes as u64);
                 if let Err(unfit) = check(&message, way, link.id, own) {
-                    link.meters.received_failures.inc();
-                    tracing::warn!(
-                        "local-member-id" = %format_args!("{own:x}"), "remote-peer-id" = %format_args!("{:x}", link.id),
-                        error = %unfit, "dropped a message that no member should send"
-                    );
-                    return Broken::Malformed(unfit.to_string());
+                    link.unfit(&unfit);
+                    continue;
                 }
-                if !shared.sink.message(message, bytes) {
+                if !shared.sink.message(*message, bytes) {
                     link.refused();
                 }
             }

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use super::check::{Way, check};
 use super::codec::message::decode_limited;
 use super::codec::source::Source;
-use super::headers::Sender;
+use super::headers::{Refusal, Sender};
 use super::meters::StateMeters;
 use super::seam::StateIntake;
 use super::state_send::index;
@@ -38,9 +38,6 @@ const STATES_AT_ONCE: usize = 2;
 #[derive(Clone, Default)]
 pub(super) struct Senders(Rc<RefCell<HashSet<u64>>>);
 
-/// A failed answer: what the sender is told.
-pub(super) type Failure = (StatusCode, String);
-
 enum Piece {
     Bytes(Bytes),
     End,
@@ -50,16 +47,17 @@ impl Senders {
     /// Takes a state, to the end.
     ///
     /// # Errors
-    /// [`Failure`]; nothing of the state remains.
-    pub async fn receive(&self, shared: &Shared, sender: &Sender, body: Incoming) -> Result<(), Failure> {
-        let bad = |text: String| (StatusCode::BAD_REQUEST, text);
+    /// [`Refusal`]; nothing of the state remains.
+    pub async fn receive(&self, shared: &Shared, sender: &Sender, body: Incoming) -> Result<(), Refusal> {
+        let bad = |text: String| Refusal::new(StatusCode::BAD_REQUEST, text);
+        let from = sender.id.ok_or_else(|| bad("the request does not say who sends it".into()))?;
+        // Before anything is read: an announcement may be large.
+        let _turn = self.enter(from)?;
         let mut source = Source::new(body, SILENCE);
         let (message, _) = decode_limited(&mut source, ANNOUNCEMENT_BYTES)
             .await
             .map_err(|error| bad(format!("failed to decode raft message ({error})")))?;
-        let from = sender.id.unwrap_or(message.from());
         check(&message, Way::State, from, shared.settings.identity.id).map_err(|unfit| bad(unfit.to_string()))?;
-        let _turn = self.enter(from)?;
         let link = shared.link(from);
         let meters = link.as_ref().map(|link| &link.meters.state_received);
         let start = Instant::now();
@@ -97,16 +95,16 @@ impl Senders {
                     error,
                     "failed to save incoming database snapshot"
                 );
-                Err((StatusCode::INTERNAL_SERVER_ERROR, format!("failed to save KV snapshot ({error})")))
+                Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, format!("failed to save KV snapshot ({error})")))
             }
         }
     }
 
-    fn enter(&self, from: u64) -> Result<Turn, Failure> {
+    fn enter(&self, from: u64) -> Result<Turn, Refusal> {
         let mut senders = self.0.borrow_mut();
         if senders.len() >= STATES_AT_ONCE || !senders.insert(from) {
-            let text = "another snapshot is being received; try again when it has ended".to_owned();
-            return Err((StatusCode::SERVICE_UNAVAILABLE, text));
+            let text = "another snapshot is being received; try again when it has ended";
+            return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text));
         }
         Ok(Turn { senders: self.clone(), from })
     }

@@ -16,6 +16,7 @@ use super::pipeline::keep_posting;
 use super::probe::keep_probing;
 use super::reading::keep_reading;
 use super::serve::{Front, Further};
+use super::state_receive::Senders;
 use super::state_send;
 use super::transport::{Command, Shared, Transport};
 use crate::grpc::{Body, LocalFuture};
@@ -47,10 +48,10 @@ pub fn start(
     let build = move |context: WorkerContext| {
         let commands = shared.inlet.lock().take().expect("a transport starts once");
         let further = further(context.clone());
-        let front =
-            Front { shared: shared.clone(), further, senders: Default::default(), stopping: Default::default() };
-        let director = direct(shared.clone(), commands, context.stopping, front.stopping.clone());
-        tokio::task::spawn_local(director);
+        let stopping = context.stopping.clone();
+        let (senders, posted) = (Senders::default(), Rc::default());
+        let front = Front { shared: shared.clone(), further, senders, posted, stopping };
+        tokio::task::spawn_local(direct(shared.clone(), commands, context.stopping));
         Services { client: Rc::new(nothing), peer: Rc::new(move |request: Request<Incoming>| front.call(request)) }
     };
     Workers::start_named("peers", 1, listeners, connections, Protocol::default(), patience, build)
@@ -67,7 +68,6 @@ async fn direct(
     shared: Arc<Shared>,
     mut commands: mpsc::UnboundedReceiver<Command>,
     mut stopping: watch::Receiver<bool>,
-    stopped: Rc<std::cell::RefCell<bool>>,
 ) {
     let mut tasks: HashMap<u64, JoinSet<()>> = HashMap::new();
     let places = Arc::new(Semaphore::new(state_send::STATES_AT_ONCE));
@@ -94,7 +94,6 @@ async fn direct(
             None => break,
         }
     }
-    *stopped.borrow_mut() = true;
     for link in shared.links() {
         link.finish();
     }

@@ -1,5 +1,8 @@
 //! Who is not talked to, and what it is told.
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+
 use http::{HeaderMap, HeaderValue, Method};
 use metastore_proto::Message as _;
 use metastore_proto::raftpb::{Message, MessageType};
@@ -127,4 +130,53 @@ fn strangers_are_remembered_up_to_a_bound() {
     }
     let known = one.transport.meters().render();
     assert_eq!(known.lines().filter(|line| line.starts_with("etcd_network_known_peers{")).count(), 32);
+}
+
+/// Answers every request for a stream of messages with `body`, and holds the connection open.
+fn peer_that_says(body: Vec<u8>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let mut open = Vec::new();
+        for socket in listener.incoming() {
+            let (mut socket, mut head, mut byte) = (socket.unwrap(), Vec::new(), [0]);
+            while !head.ends_with(b"\r\n\r\n") && socket.read(&mut byte).is_ok_and(|read| read == 1) {
+                head.push(byte[0]);
+            }
+            if head.starts_with(b"GET /raft/stream/message/") {
+                let _ = socket.write_all(b"HTTP/1.1 200 OK\r\nX-Server-Version: 3.7.0\r\nContent-Length: 9999\r\n\r\n");
+                let _ = socket.write_all(&body);
+                open.push(socket);
+            }
+        }
+    });
+    address
+}
+
+fn frames(messages: &[Message]) -> Vec<u8> {
+    let frame = |message: &Message| {
+        let bytes = message.encode_to_vec();
+        [&(bytes.len() as u64).to_be_bytes(), &bytes[..]].concat()
+    };
+    messages.iter().flat_map(frame).collect()
+}
+
+#[test]
+fn a_peer_that_says_what_no_member_says_is_not_listened_to() {
+    let one = Member::start(1);
+    let hup = Message { r#type: Some(MessageType::MsgHup as i32), ..heartbeat(4, 1, 7) };
+    let said = [hup, heartbeat(2, 1, 7), heartbeat(4, 2, 7), heartbeat(4, 1, 8)];
+    one.transport.set_peers(vec![peer(4, peer_that_says(frames(&said)))], vec![]);
+    let heard = one.double.wait("the honest one", |told| told.messages.get(&4).cloned());
+    assert_eq!(heard[0], (MessageType::MsgHeartbeat, 8));
+    assert!(one.figure(r#"etcd_network_peer_received_failures_total{From="4"}"#) >= Some(3.0));
+    assert_eq!(one.double.counts(2), (0, 0));
+}
+
+#[test]
+fn a_stream_that_cannot_be_read_is_asked_for_again() {
+    let one = Member::start(1);
+    let garbage = [frames(&[heartbeat(4, 1, 8)]), vec![0xff; 20]].concat();
+    one.transport.set_peers(vec![peer(4, peer_that_says(garbage))], vec![]);
+    one.double.wait("the stream, again and again", |told| (told.messages.get(&4)?.len() >= 3).then_some(()));
 }

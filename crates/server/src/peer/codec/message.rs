@@ -28,7 +28,7 @@ where
     B: Body<Data = Bytes, Error: std::fmt::Display> + Unpin,
 {
     let (message, bytes) = decode_limited(source, MAX_FRAME_BYTES).await?;
-    Ok(if is_link_heartbeat(&message) { Frame::Heartbeat } else { Frame::Message(message, bytes) })
+    Ok(if is_link_heartbeat(&message) { Frame::Heartbeat } else { Frame::Message(message.into(), bytes) })
 }
 
 /// Reads a message of at most `limit` bytes, whatever it says, and how many bytes its frame took.

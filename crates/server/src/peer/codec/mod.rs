@@ -31,7 +31,7 @@ pub enum Frame {
     /// The other side is still there. Not for raft, which would forget its leader.
     Heartbeat,
     /// A message, and the bytes that it took on the wire.
-    Message(raftpb::Message, usize),
+    Message(Box<raftpb::Message>, usize),
 }
 
 /// What goes over the message stream when there is nothing to say. raft never sends a message from and to nobody.

@@ -100,7 +100,7 @@ impl Decoder {
                 let length = source.number().await?;
                 let message = message::parse(source.bytes(length, MAX_FRAME_BYTES).await?)?;
                 self.position = Position::after(&message);
-                Ok(Frame::Message(message, 9 + length as usize))
+                Ok(Frame::Message(message.into(), 9 + length as usize))
             }
             kind => Err(Broken::Malformed(format!("failed to parse type {kind} in msgappv2 stream"))),
         }
@@ -138,6 +138,6 @@ impl Decoder {
             entries,
             ..Default::default()
         };
-        Ok(Frame::Message(message, taken as usize))
+        Ok(Frame::Message(message.into(), taken as usize))
     }
 }

@@ -135,7 +135,7 @@ fn a_conversation_arrives_in_pieces_of_any_size() {
         for (frame, message) in frames.iter().zip(&conversation) {
             match frame {
                 Frame::Heartbeat => assert!(is_link_heartbeat(message)),
-                Frame::Message(read, _) => assert_eq!(read, message),
+                Frame::Message(read, _) => assert_eq!(&**read, message),
             }
         }
         let taken: usize = frames.iter().map(|f| if let Frame::Message(_, bytes) = f { *bytes } else { 1 }).sum();
@@ -227,7 +227,7 @@ proptest! {
         let (frames, broken) = decoded(&bytes, size);
         prop_assert_eq!(broken, Broken::Ended);
         let read: Vec<Message> = frames.into_iter().map(|frame| match frame {
-            Frame::Message(message, _) => message,
+            Frame::Message(message, _) => *message,
             Frame::Heartbeat => link_heartbeat(),
         }).collect();
         prop_assert_eq!(read, sent);
