@@ -86,7 +86,7 @@ impl Replica {
         medium.clear_others(&data)?;
         medium.clear(&data, start.log)?;
         let snapshot = SnapshotProgress { running: false, log_bytes, named: start.log };
-        let receiver = StateReceiver::new(disk, data.paths.clone(), medium, open, store.views().clone());
+        let receiver = StateReceiver::new(id, &data, medium, open, store.views().clone());
         let (physical, failed, conf_state) = (Vec::new(), None, start.conf_state);
         let replica = Self {
             settings,

@@ -24,7 +24,7 @@ use metastore_store::snapshot::{Incoming, SnapshotError};
 use super::on_memory::{self, Out};
 use super::retired::Retired;
 use super::{Medium, OpenEngine, conf_state, on_disk};
-use crate::data_dir::{Paths, received_name};
+use crate::data_dir::{DataDir, Paths, received_name};
 use crate::disk::{Disk, DiskError};
 
 /// Why a state was not received. Nothing of it is left.
@@ -51,6 +51,8 @@ pub enum ReceiveError {
 pub struct StateReceiver(Arc<Receiver>);
 
 struct Receiver {
+    /// Who receives.
+    id: u64,
     disk: Arc<dyn Disk>,
     paths: Paths,
     medium: Medium,
@@ -69,8 +71,9 @@ impl Drop for Turn {
 }
 
 impl StateReceiver {
-    pub(crate) fn new(disk: Arc<dyn Disk>, paths: Paths, medium: Medium, open: OpenEngine, views: Views) -> Self {
-        Self(Arc::new(Receiver { disk, paths, medium, open, views, busy: AtomicBool::new(false) }))
+    pub(crate) fn new(id: u64, data: &DataDir, medium: Medium, open: OpenEngine, views: Views) -> Self {
+        let (disk, paths) = (data.disk.clone(), data.paths.clone());
+        Self(Arc::new(Receiver { id, disk, paths, medium, open, views, busy: AtomicBool::new(false) }))
     }
 
     /// Makes room for the state that `message` (a `MsgSnap`) announces. Waits for the disk, as all that follows.
@@ -78,7 +81,7 @@ impl StateReceiver {
     /// # Errors
     /// [`ReceiveError`], among them [`ReceiveError::Busy`] and [`ReceiveError::Stale`]; the sender may try again.
     pub fn begin(&self, message: raftpb::Message) -> Result<StateIncoming, ReceiveError> {
-        let (position, conf_state) = announced(&message)?;
+        let (position, conf_state) = announced(self.0.id, &message)?;
         let applied = self.0.views.now().published().applied.index;
         if position.index <= applied {
             return Err(ReceiveError::Stale { index: position.index, applied });
@@ -108,17 +111,23 @@ impl StateReceiver {
     }
 }
 
-/// Position and members of the state that a message announces.
-fn announced(message: &raftpb::Message) -> Result<(Applied, raftpb::ConfState), ReceiveError> {
+/// Position and members of the state that a message announces to member `id`.
+fn announced(id: u64, message: &raftpb::Message) -> Result<(Applied, raftpb::ConfState), ReceiveError> {
     let kind = message.r#type.unwrap_or_default();
     if kind != raftpb::MessageType::MsgSnap as i32 {
         return Err(ReceiveError::Message(format!("its type is {kind}")));
     }
+    let (to, from) = (message.to(), message.from());
+    if to != id || from == id || from == 0 {
+        return Err(ReceiveError::Message(format!("from member {from:x} for member {to:x}, but this is member {id:x}")));
+    }
     let metadata = message.snapshot.as_ref().and_then(|snapshot| snapshot.metadata.clone()).unwrap_or_default();
     let position = Applied { index: metadata.index(), term: metadata.term() };
     let conf_state = metadata.conf_state.unwrap_or_default();
-    if position.index == 0 || position.term == 0 || conf_state.voters.is_empty() {
-        let what = format!("entry {} of term {}, {} voters", position.index, position.term, conf_state.voters.len());
+    let Applied { index, term } = position;
+    if index == 0 || term == 0 || message.term() < term || conf_state.voters.is_empty() {
+        let (now, voters) = (message.term(), conf_state.voters.len());
+        let what = format!("in term {now} the state at entry {index} of term {term}, with {voters} voters");
         return Err(ReceiveError::Message(what));
     }
     Ok((position, conf_state))

@@ -36,5 +36,7 @@ mod machine;
 mod membership;
 mod on_disk;
 mod refusals;
+mod receiving;
 mod script;
+mod transfer;
 mod world;

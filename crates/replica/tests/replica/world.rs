@@ -6,12 +6,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use metastore_engine::Memory;
 use metastore_proto::etcdserverpb::PutRequest;
-use metastore_proto::raftpb::{ConfChange, ConfState};
+use metastore_proto::raftpb::{self, ConfChange, ConfState};
 use metastore_replica::disk::{CrashPolicy, Disk};
 use metastore_replica::wal::{Options, TornTail};
 use metastore_replica::{
-    Bootstrap, Fatal, Founder, OpenError, Output, Paths, Replica, Settings, SnapshotJob, SnapshotWritten, Timing,
-    identity,
+    Bootstrap, Fatal, Founder, OpenError, Output, Paths, ReceiveError, ReceivedState, Replica, Retired, Settings,
+    SnapshotJob, SnapshotWritten, Timing, identity,
 };
 use metastore_store::command::{Command, Kind};
 use metastore_store::mvcc::HashKv;
@@ -225,6 +225,8 @@ pub struct World {
     /// Snapshots that were written and taken note of.
     pub snapshots: usize,
     planned: usize,
+    /// States whose place another one has taken.
+    retired: Vec<Retired>,
     /// Whether a call of the member failed, as opposed to its start, or a snapshot on its own thread.
     pub failed_itself: bool,
 }
@@ -237,7 +239,8 @@ impl World {
 
     /// A member that was told something before, on what is left of its disk.
     pub fn on(disk: Machine, told: Told) -> World {
-        World { disk, told, replica: None, background: None, snapshots: 0, planned: 0, failed_itself: false }
+        let (replica, background, retired) = (None, None, Vec::new());
+        World { disk, told, replica, background, snapshots: 0, planned: 0, retired, failed_itself: false }
     }
 
     pub fn replica(&mut self) -> &mut Replica {
@@ -248,6 +251,7 @@ impl World {
     pub fn start(&mut self) -> Result<(), Stopped> {
         let left = self.disk.kill();
         (self.replica, self.background) = (None, None);
+        self.retired.clear();
         drop(left);
         self.replica = Some(open(&self.disk)?.0);
         self.process()
@@ -271,6 +275,16 @@ impl World {
         self.go_on_with_snapshot()
     }
 
+    /// Another member sends its state, in pieces of `piece` bytes, which holds the commands `held`.
+    pub fn receive(&mut self, sent: &Sent, piece: usize) -> Result<(), Stopped> {
+        let received = sent.receive(self.replica(), piece)?;
+        self.told.proposed = sent.held.clone();
+        self.replica().state_received(received)?;
+        self.process()?;
+        self.told.acknowledged = sent.held.len();
+        self.go_on_with_snapshot()
+    }
+
     fn process(&mut self) -> Result<(), Stopped> {
         let mut output = Output::default();
         let replica = self.replica.as_mut().expect("the member is open");
@@ -278,6 +292,10 @@ impl World {
         self.told.hear(output.outcomes);
         self.failed_itself = result.is_err();
         result?;
+        self.retired.extend(output.retired);
+        for retired in self.retired.extract_if(.., |retired| retired.is_unused()).collect::<Vec<_>>() {
+            retired.remove()?;
+        }
         if let Some(job) = output.snapshot {
             assert!(self.background.is_none(), "one snapshot at a time");
             self.planned += 1;
@@ -305,3 +323,46 @@ impl World {
         Ok(())
     }
 }
+
+/// A state that one member sends to another.
+#[derive(Clone)]
+pub struct Sent {
+    pub message: raftpb::Message,
+    pub stream: Vec<u8>,
+    /// The commands in it.
+    pub held: Vec<Bytes>,
+}
+
+impl Sent {
+    /// The state of `from`, for a member of the same id: these tests know but one.
+    pub fn by(from: &mut World) -> Sent {
+        let held = from.told.proposed.clone();
+        let replica = from.replica();
+        let message = raftpb::Message {
+            r#type: Some(raftpb::MessageType::MsgSnap as i32),
+            to: Some(replica.id()),
+            from: Some(OTHER_MEMBER),
+            term: Some(replica.standing().term + 1),
+            ..raftpb::Message::default()
+        };
+        let (message, source) = replica.state_to_send().unwrap().open(message).unwrap();
+        assert_eq!(source.applied(), replica.store().applied());
+        let mut stream = Vec::new();
+        let write = |bytes: &[u8]| {
+            stream.extend_from_slice(bytes);
+            Ok(())
+        };
+        source.write(write).unwrap();
+        Sent { message, stream, held }
+    }
+
+    /// Has it received by a member.
+    pub fn receive(&self, by: &Replica, piece: usize) -> Result<ReceivedState, ReceiveError> {
+        let mut incoming = by.receiver().begin(self.message.clone())?;
+        self.stream.chunks(piece).try_for_each(|piece| incoming.take(piece))?;
+        incoming.finish()
+    }
+}
+
+/// Whoever leads when a state is sent.
+const OTHER_MEMBER: u64 = 99;

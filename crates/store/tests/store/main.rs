@@ -20,5 +20,6 @@ mod golden;
 mod hostile;
 mod model;
 mod opening;
+mod replaced;
 mod script;
 mod streams;
