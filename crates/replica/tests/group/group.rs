@@ -252,13 +252,14 @@ impl Group {
     }
 
     fn look_at(&mut self, at: usize) {
-        let Some(replica) = &self.members[at].replica else { return };
+        let Member { replica: Some(replica), compared, .. } = &mut self.members[at] else { return };
         let standing = replica.standing();
         if standing.is_leader() {
             self.record.leads(at, standing.term);
         }
         let applied = replica.store().applied();
-        if applied.index > 0 {
+        if applied.index > *compared {
+            *compared = applied.index;
             let hash = replica.store().view().hash_kv(0).expect("the current revision can be hashed");
             self.record.applied(at, (applied.index, applied.term), hash);
         }

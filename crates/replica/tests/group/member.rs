@@ -85,6 +85,8 @@ pub struct Member {
     pub due: bool,
     /// Whether the power is about to go.
     pub doomed: bool,
+    /// The last entry after which its state was compared with the others'.
+    pub compared: u64,
     /// Linearizable reads that it has not allowed yet.
     pub reads: BTreeSet<u64>,
 }
@@ -107,6 +109,7 @@ impl Member {
             backlog: Vec::new(),
             due: false,
             doomed: false,
+            compared: 0,
             reads: BTreeSet::new(),
         }
     }
@@ -135,6 +138,7 @@ impl Member {
         self.machine = machine;
         self.backlog.clear();
         self.reads.clear();
+        self.compared = 0;
         (self.due, self.doomed) = (false, false);
     }
 
