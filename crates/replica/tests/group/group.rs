@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use metastore_proto::raftpb::Message;
 use metastore_replica::disk::CrashPolicy;
-use metastore_replica::{Fatal, Output};
+use metastore_replica::wal::Options;
+use metastore_replica::{Fatal, Output, Settings, Timing};
 use metastore_store::mvcc::row::KeyValue;
 use metastore_store::mvcc::{RangeQuery, View};
 use metastore_store::{Outcome, Reply};
@@ -18,11 +19,15 @@ use crate::clients::{Action, Clients, Request};
 use crate::counts::Counts;
 use crate::faults::{Fault, Faults};
 use crate::machine::Engine;
-use crate::member::{Clock, Member};
+use crate::member::{Clock, ELECTION_TICKS, Member, SEGMENT_BYTES};
 use crate::network::{Network, Weather};
 use crate::random::Random;
 
 mod hostile;
+mod states;
+
+pub use states::Beside;
+use states::Parcel;
 
 /// The world's time is finer than the members': messages take parts of a tick.
 pub const MOMENTS_PER_TICK: u64 = 5;
@@ -63,6 +68,7 @@ pub struct Group {
     diligence: u64,
     restarts: BTreeMap<usize, u64>,
     join_at: u64,
+    parcels: Vec<Parcel>,
     /// What a crash will leave of a doomed member's disk, and how long it will be down.
     dooms: BTreeMap<usize, (CrashPolicy, u64)>,
     calm: bool,
@@ -74,9 +80,9 @@ pub struct Group {
 impl Group {
     fn new(seed: u64, plan: &Plan) -> Self {
         let mut random = Random::new(seed, 0);
-        let pre_vote = !random.permille(200);
+        let settings = settings(plan.engine, &mut random);
         let member = |at| {
-            let mut member = Member::new(at, plan.members, plan.engine, pre_vote);
+            let mut member = Member::new(at, plan.members, plan.engine, settings.clone());
             member.clock = Clock::new(random.between(850, 1150));
             member
         };
@@ -93,6 +99,7 @@ impl Group {
             diligence: *random.pick(&[1000, 1000, 600, 300]).unwrap_or(&1000),
             restarts: (0..members.len()).map(|at| (at, 1)).collect(),
             join_at: u64::MAX,
+            parcels: Vec::new(),
             dooms: BTreeMap::new(),
             calm: false,
             counts: Counts::default(),
@@ -123,6 +130,7 @@ impl Group {
         for arrival in self.network.arrive(self.now) {
             self.deliver(arrival.from, arrival.to, arrival.message);
         }
+        self.advance_states();
         for at in 0..self.members.len() {
             self.wake(at);
         }
@@ -217,9 +225,11 @@ impl Group {
 
     fn work(&mut self, at: usize) {
         let mut output = Output::default();
-        let result = self.members[at].work(&mut output);
+        let mut result = self.members[at].work(&mut output);
         self.send(at);
-        assert!(output.states_wanted.is_empty(), "all entries are kept");
+        if result.is_ok() {
+            result = self.states(at, &mut output);
+        }
         for events in &output.events {
             self.record.publishes(at, events);
         }
@@ -242,13 +252,17 @@ impl Group {
     fn send(&mut self, at: usize) {
         for message in self.members[at].letters() {
             self.record.sends(at, &message);
-            let to = self.members.iter().position(|member| member.id == message.to()).expect("a member");
+            let to = self.position(message.to());
             if self.network.send(self.now, (at, to), &message)
                 && let Some(replica) = &mut self.members[at].replica
             {
                 replica.unreachable(message.to());
             }
         }
+    }
+
+    fn position(&self, id: u64) -> usize {
+        self.members.iter().position(|member| member.id == id).expect("a member")
     }
 
     fn look_at(&mut self, at: usize) {
@@ -412,6 +426,17 @@ impl Group {
         self.counts.hear(&self.network.traffic);
         (self.counts, self.trace)
     }
+}
+
+/// Some groups keep the whole log, others soon send states.
+fn settings(engine: Engine, random: &mut Random) -> Settings {
+    let timing = Timing { election_ticks: ELECTION_TICKS, pre_vote: !random.permille(200) };
+    let keep_entries = *random.pick(&[1 << 20, 30, 3]).unwrap_or(&3);
+    let log_bytes = *random.pick(&[u64::MAX, 8000, 2000]).unwrap_or(&u64::MAX);
+    let mut settings = Settings::new(engine.name(), timing, keep_entries);
+    (settings.snapshot_log_bytes, settings.flush_log_bytes) = (log_bytes, log_bytes);
+    settings.log = Options { segment_bytes: SEGMENT_BYTES };
+    settings
 }
 
 /// Runs one seed.
