@@ -24,6 +24,7 @@ use crate::network::{Network, Weather};
 use crate::random::Random;
 
 mod hostile;
+mod reshape;
 mod states;
 
 pub use states::Beside;
@@ -69,6 +70,12 @@ pub struct Group {
     restarts: BTreeMap<usize, u64>,
     join_at: u64,
     parcels: Vec<Parcel>,
+    /// Members that were removed, and when they stop.
+    leaves: BTreeMap<usize, u64>,
+    /// How many members the group began with.
+    founders: usize,
+    settings: Settings,
+    engine: Engine,
     /// What a crash will leave of a doomed member's disk, and how long it will be down.
     dooms: BTreeMap<usize, (CrashPolicy, u64)>,
     calm: bool,
@@ -82,7 +89,7 @@ impl Group {
         let mut random = Random::new(seed, 0);
         let settings = settings(plan.engine, &mut random);
         let member = |at| {
-            let mut member = Member::new(at, plan.members, plan.engine, settings.clone());
+            let mut member = Member::founding(at, plan.members, plan.engine, settings.clone());
             member.clock = Clock::new(random.between(850, 1150));
             member
         };
@@ -100,6 +107,10 @@ impl Group {
             restarts: (0..members.len()).map(|at| (at, 1)).collect(),
             join_at: u64::MAX,
             parcels: Vec::new(),
+            leaves: BTreeMap::new(),
+            founders: members.len(),
+            settings,
+            engine: plan.engine,
             dooms: BTreeMap::new(),
             calm: false,
             counts: Counts::default(),
@@ -120,6 +131,7 @@ impl Group {
 
     fn moment(&mut self) {
         self.now += 1;
+        self.follow_changes();
         for (at, _) in self.restarts.extract_if(.., |_, moment| *moment <= self.now).collect::<Vec<_>>() {
             self.start(at);
         }
@@ -169,6 +181,9 @@ impl Group {
     }
 
     fn start(&mut self, at: usize) {
+        if self.members[at].gone {
+            return;
+        }
         self.note(|| format!("{at} starts"));
         let doomed = self.members[at].doomed;
         match self.members[at].start() {
@@ -252,7 +267,8 @@ impl Group {
     fn send(&mut self, at: usize) {
         for message in self.members[at].letters() {
             self.record.sends(at, &message);
-            let to = self.position(message.to());
+            // Whoever is sent nothing has left for good.
+            let Some(to) = self.position(message.to()) else { continue };
             if self.network.send(self.now, (at, to), &message)
                 && let Some(replica) = &mut self.members[at].replica
             {
@@ -261,8 +277,13 @@ impl Group {
         }
     }
 
-    fn position(&self, id: u64) -> usize {
-        self.members.iter().position(|member| member.id == id).expect("a member")
+    fn position(&self, id: u64) -> Option<usize> {
+        self.members.iter().position(|member| member.id == id && !member.gone)
+    }
+
+    /// The engine of a member.
+    fn engine(&self, _at: usize) -> Engine {
+        self.engine
     }
 
     fn look_at(&mut self, at: usize) {
@@ -315,6 +336,9 @@ impl Group {
 impl Group {
     fn befall(&mut self, fault: Fault) {
         self.note(|| format!("{fault:?}"));
+        if fault.whom().is_some_and(|at| !self.members[at].started || self.members[at].gone) {
+            return;
+        }
         match fault {
             Fault::Crash { member, operations, policy, down } => {
                 self.dooms.insert(member, (policy, down));
@@ -336,6 +360,7 @@ impl Group {
                 self.counts.partitions += 1;
             }
             Fault::Transfer { to } => self.transfer(to),
+            Fault::Reshape => self.reshape(),
         }
     }
 
@@ -375,6 +400,7 @@ impl Group {
                 self.crashes(at);
             }
         }
+        self.leaves.values_mut().for_each(|moment| *moment = self.now + 1);
         self.restarts.values_mut().for_each(|moment| *moment = self.now + 1);
     }
 
@@ -386,7 +412,7 @@ impl Group {
 
     fn storm(&mut self, ticks: u64) {
         for _ in 0..ticks {
-            for fault in self.faults.tick() {
+            for fault in self.faults.tick(self.members.len()) {
                 self.befall(fault);
             }
             self.ticks(1);
@@ -398,9 +424,13 @@ impl Group {
         let revision = self.record.revision();
         let leaders = self.members.iter().filter(|member| member.leads()).count();
         assert_eq!(leaders, 1, "leaders of a healed group");
-        let applied: Vec<_> = self.members.iter().map(|member| member.applied()).collect();
-        assert!(applied.windows(2).all(|pair| pair[0] == pair[1]), "members stand at {applied:?}");
-        for (at, member) in self.members.iter().enumerate() {
+        let there: Vec<&Member> = self.members.iter().filter(|member| member.started && !member.gone).collect();
+        let members = |member: &Member| member.replica.as_ref().map(|replica| replica.store().members().clone());
+        for member in &there {
+            let at = member.at;
+            assert_eq!(member.applied(), there[0].applied(), "members {} and {at} stand apart", there[0].at);
+            assert_eq!(members(member), members(there[0]), "members {} and {at} know others", there[0].at);
+            assert!(members(member).is_some_and(|known| known.iter().count() == there.len()), "members are missing");
             assert_eq!(member.revision(), revision, "member {at} lacks revisions");
             assert!(member.reads.is_empty(), "member {at} never allows reads {:?}", member.reads);
         }

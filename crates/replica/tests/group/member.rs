@@ -23,6 +23,10 @@ pub fn paths() -> Paths {
     Paths { data_dir: PathBuf::from("/data"), wal_dir: None }
 }
 
+fn own_id(at: usize) -> u64 {
+    identity::member_id(&peer_urls(at), TOKEN)
+}
+
 fn peer_urls(at: usize) -> Vec<String> {
     vec![format!("http://10.0.0.{}:2380", at + 1)]
 }
@@ -61,7 +65,7 @@ impl Clock {
 
 pub struct Member {
     pub id: u64,
-    at: usize,
+    pub at: usize,
     /// Both before the machine: they are closed first.
     pub beside: Beside,
     pub replica: Option<Replica>,
@@ -77,6 +81,10 @@ pub struct Member {
     pub due: bool,
     /// Whether the power is about to go.
     pub doomed: bool,
+    /// Whether it has ever run, was removed, and has stopped for good after that.
+    pub started: bool,
+    pub left: bool,
+    pub gone: bool,
     /// The last entry after which its state was compared with the others'.
     pub compared: u64,
     /// Linearizable reads that it has not allowed yet.
@@ -84,16 +92,21 @@ pub struct Member {
 }
 
 impl Member {
-    /// A new member of a group of `size`, which is not started yet.
-    pub fn new(at: usize, size: usize, engine: Engine, settings: Settings) -> Self {
-        let ids: Vec<u64> = (0..size).map(|at| identity::member_id(&peer_urls(at), TOKEN)).collect();
-        let machine = Machine::new(engine);
-        found(&machine, &ids, at);
+    /// A member that founds a group of `size`, and is not started yet.
+    pub fn founding(at: usize, size: usize, engine: Engine, settings: Settings) -> Self {
+        let ids: Vec<u64> = (0..size).map(own_id).collect();
+        let member = Self { started: true, ..Self::joining(at, engine, settings) };
+        found(&member.machine, &ids, at);
+        member
+    }
+
+    /// A member that joins once it was added.
+    pub fn joining(at: usize, engine: Engine, settings: Settings) -> Self {
         Self {
-            id: ids[at],
+            id: own_id(at),
             at,
             replica: None,
-            machine,
+            machine: Machine::new(engine),
             settings,
             beside: Beside::default(),
             letters: Letters::default(),
@@ -102,9 +115,16 @@ impl Member {
             backlog: Vec::new(),
             due: false,
             doomed: false,
+            started: false,
+            left: false,
+            gone: false,
             compared: 0,
             reads: BTreeSet::new(),
         }
+    }
+
+    pub fn description(&self) -> Description {
+        Description { id: self.id, name: name(self.at), peer_urls: peer_urls(self.at), ..Description::default() }
     }
 
     pub fn awake(&self, now: u64) -> bool {
@@ -120,6 +140,7 @@ impl Member {
         let (mut replica, cut) = Replica::open(settings, disk, paths(), || Ok(bootstrap), engine)?;
         replica.connect(Box::new(self.letters.clone()));
         (self.replica, self.due, self.asleep_until) = (Some(replica), true, 0);
+        self.started = true;
         Ok(cut.is_some())
     }
 

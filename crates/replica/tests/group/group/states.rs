@@ -58,7 +58,7 @@ impl Group {
     }
 
     fn post_state(&mut self, from: usize, message: Message) -> Result<(), Fatal> {
-        let to = self.position(message.to());
+        let Some(to) = self.position(message.to()) else { return Ok(()) };
         let Some(replica) = &mut self.members[from].replica else { return Ok(()) };
         let (message, source) = replica.state_to_send()?.open(message).expect("the state of a member is whole");
         let mut stream = Vec::new();
