@@ -12,12 +12,13 @@ pub struct Rates {
     pub pause: u64,
     pub partition: u64,
     pub transfer: u64,
+    pub reshape: u64,
 }
 
 impl Rates {
     pub fn draw(random: &mut Random) -> Self {
         let mut rate = |most: u64| if random.permille(250) { 0 } else { 1 + random.below(most) };
-        Self { crash: rate(25), pause: rate(20), partition: rate(20), transfer: rate(20) }
+        Self { crash: rate(25), pause: rate(20), partition: rate(20), transfer: rate(20), reshape: rate(40) }
     }
 }
 
@@ -31,6 +32,18 @@ pub enum Fault {
     Partition { ways: Vec<(usize, usize)>, moments: u64 },
     /// A leader is to hand over.
     Transfer { to: usize },
+    /// The members change.
+    Reshape,
+}
+
+impl Fault {
+    /// The member that it befalls.
+    pub fn whom(&self) -> Option<usize> {
+        match self {
+            Self::Crash { member, .. } | Self::Pause { member, .. } | Self::Transfer { to: member } => Some(*member),
+            Self::Partition { .. } | Self::Reshape => None,
+        }
+    }
 }
 
 pub struct Faults {
@@ -46,9 +59,10 @@ impl Faults {
         Self { random, rates, size }
     }
 
-    /// What happens in this tick.
-    pub fn tick(&mut self) -> Vec<Fault> {
-        let Rates { crash, pause, partition, transfer } = self.rates;
+    /// What happens in this tick to a group of so many members.
+    pub fn tick(&mut self, size: usize) -> Vec<Fault> {
+        self.size = size;
+        let Rates { crash, pause, partition, transfer, reshape } = self.rates;
         let mut faults = Vec::new();
         if self.random.permille(crash) {
             // Now and then all of them at once.
@@ -67,6 +81,9 @@ impl Faults {
         }
         if self.random.permille(transfer) {
             faults.push(Fault::Transfer { to: self.member() });
+        }
+        if self.random.permille(reshape) {
+            faults.push(Fault::Reshape);
         }
         faults
     }

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use metastore_proto::raftpb::Message;
 use metastore_replica::disk::CrashPolicy;
-use metastore_replica::{Fatal, Output};
+use metastore_replica::wal::Options;
+use metastore_replica::{Fatal, Output, Settings, Timing};
 use metastore_store::mvcc::row::KeyValue;
 use metastore_store::mvcc::{RangeQuery, View};
 use metastore_store::{Outcome, Reply};
@@ -18,11 +19,16 @@ use crate::clients::{Action, Clients, Request};
 use crate::counts::Counts;
 use crate::faults::{Fault, Faults};
 use crate::machine::Engine;
-use crate::member::{Clock, Member};
+use crate::member::{Clock, ELECTION_TICKS, Member, SEGMENT_BYTES};
 use crate::network::{Network, Weather};
 use crate::random::Random;
 
 mod hostile;
+mod reshape;
+mod states;
+
+pub use states::Beside;
+use states::Parcel;
 
 /// The world's time is finer than the members': messages take parts of a tick.
 pub const MOMENTS_PER_TICK: u64 = 5;
@@ -63,6 +69,13 @@ pub struct Group {
     diligence: u64,
     restarts: BTreeMap<usize, u64>,
     join_at: u64,
+    parcels: Vec<Parcel>,
+    /// Members that were removed, and when they stop.
+    leaves: BTreeMap<usize, u64>,
+    /// How many members the group began with.
+    founders: usize,
+    settings: Settings,
+    engine: Engine,
     /// What a crash will leave of a doomed member's disk, and how long it will be down.
     dooms: BTreeMap<usize, (CrashPolicy, u64)>,
     calm: bool,
@@ -74,9 +87,9 @@ pub struct Group {
 impl Group {
     fn new(seed: u64, plan: &Plan) -> Self {
         let mut random = Random::new(seed, 0);
-        let pre_vote = !random.permille(200);
+        let settings = settings(plan.engine, &mut random);
         let member = |at| {
-            let mut member = Member::new(at, plan.members, plan.engine, pre_vote);
+            let mut member = Member::founding(at, plan.members, plan.engine, settings.clone());
             member.clock = Clock::new(random.between(850, 1150));
             member
         };
@@ -93,6 +106,11 @@ impl Group {
             diligence: *random.pick(&[1000, 1000, 600, 300]).unwrap_or(&1000),
             restarts: (0..members.len()).map(|at| (at, 1)).collect(),
             join_at: u64::MAX,
+            parcels: Vec::new(),
+            leaves: BTreeMap::new(),
+            founders: members.len(),
+            settings,
+            engine: plan.engine,
             dooms: BTreeMap::new(),
             calm: false,
             counts: Counts::default(),
@@ -113,6 +131,7 @@ impl Group {
 
     fn moment(&mut self) {
         self.now += 1;
+        self.follow_changes();
         for (at, _) in self.restarts.extract_if(.., |_, moment| *moment <= self.now).collect::<Vec<_>>() {
             self.start(at);
         }
@@ -123,6 +142,7 @@ impl Group {
         for arrival in self.network.arrive(self.now) {
             self.deliver(arrival.from, arrival.to, arrival.message);
         }
+        self.advance_states();
         for at in 0..self.members.len() {
             self.wake(at);
         }
@@ -161,6 +181,9 @@ impl Group {
     }
 
     fn start(&mut self, at: usize) {
+        if self.members[at].gone {
+            return;
+        }
         self.note(|| format!("{at} starts"));
         let doomed = self.members[at].doomed;
         match self.members[at].start() {
@@ -217,9 +240,11 @@ impl Group {
 
     fn work(&mut self, at: usize) {
         let mut output = Output::default();
-        let result = self.members[at].work(&mut output);
+        let mut result = self.members[at].work(&mut output);
         self.send(at);
-        assert!(output.states_wanted.is_empty(), "all entries are kept");
+        if result.is_ok() {
+            result = self.states(at, &mut output);
+        }
         for events in &output.events {
             self.record.publishes(at, events);
         }
@@ -242,7 +267,8 @@ impl Group {
     fn send(&mut self, at: usize) {
         for message in self.members[at].letters() {
             self.record.sends(at, &message);
-            let to = self.members.iter().position(|member| member.id == message.to()).expect("a member");
+            // Whoever is sent nothing has left for good.
+            let Some(to) = self.position(message.to()) else { continue };
             if self.network.send(self.now, (at, to), &message)
                 && let Some(replica) = &mut self.members[at].replica
             {
@@ -251,14 +277,24 @@ impl Group {
         }
     }
 
+    fn position(&self, id: u64) -> Option<usize> {
+        self.members.iter().position(|member| member.id == id && !member.gone)
+    }
+
+    /// The engine of a member.
+    fn engine(&self, _at: usize) -> Engine {
+        self.engine
+    }
+
     fn look_at(&mut self, at: usize) {
-        let Some(replica) = &self.members[at].replica else { return };
+        let Member { replica: Some(replica), compared, .. } = &mut self.members[at] else { return };
         let standing = replica.standing();
         if standing.is_leader() {
             self.record.leads(at, standing.term);
         }
         let applied = replica.store().applied();
-        if applied.index > 0 {
+        if applied.index > *compared {
+            *compared = applied.index;
             let hash = replica.store().view().hash_kv(0).expect("the current revision can be hashed");
             self.record.applied(at, (applied.index, applied.term), hash);
         }
@@ -300,6 +336,9 @@ impl Group {
 impl Group {
     fn befall(&mut self, fault: Fault) {
         self.note(|| format!("{fault:?}"));
+        if fault.whom().is_some_and(|at| !self.members[at].started || self.members[at].gone) {
+            return;
+        }
         match fault {
             Fault::Crash { member, operations, policy, down } => {
                 self.dooms.insert(member, (policy, down));
@@ -321,6 +360,7 @@ impl Group {
                 self.counts.partitions += 1;
             }
             Fault::Transfer { to } => self.transfer(to),
+            Fault::Reshape => self.reshape(),
         }
     }
 
@@ -360,6 +400,7 @@ impl Group {
                 self.crashes(at);
             }
         }
+        self.leaves.values_mut().for_each(|moment| *moment = self.now + 1);
         self.restarts.values_mut().for_each(|moment| *moment = self.now + 1);
     }
 
@@ -371,7 +412,7 @@ impl Group {
 
     fn storm(&mut self, ticks: u64) {
         for _ in 0..ticks {
-            for fault in self.faults.tick() {
+            for fault in self.faults.tick(self.members.len()) {
                 self.befall(fault);
             }
             self.ticks(1);
@@ -383,9 +424,13 @@ impl Group {
         let revision = self.record.revision();
         let leaders = self.members.iter().filter(|member| member.leads()).count();
         assert_eq!(leaders, 1, "leaders of a healed group");
-        let applied: Vec<_> = self.members.iter().map(|member| member.applied()).collect();
-        assert!(applied.windows(2).all(|pair| pair[0] == pair[1]), "members stand at {applied:?}");
-        for (at, member) in self.members.iter().enumerate() {
+        let there: Vec<&Member> = self.members.iter().filter(|member| member.started && !member.gone).collect();
+        let members = |member: &Member| member.replica.as_ref().map(|replica| replica.store().members().clone());
+        for member in &there {
+            let at = member.at;
+            assert_eq!(member.applied(), there[0].applied(), "members {} and {at} stand apart", there[0].at);
+            assert_eq!(members(member), members(there[0]), "members {} and {at} know others", there[0].at);
+            assert!(members(member).is_some_and(|known| known.iter().count() == there.len()), "members are missing");
             assert_eq!(member.revision(), revision, "member {at} lacks revisions");
             assert!(member.reads.is_empty(), "member {at} never allows reads {:?}", member.reads);
         }
@@ -411,6 +456,17 @@ impl Group {
         self.counts.hear(&self.network.traffic);
         (self.counts, self.trace)
     }
+}
+
+/// Some groups keep the whole log, others soon send states.
+fn settings(engine: Engine, random: &mut Random) -> Settings {
+    let timing = Timing { election_ticks: ELECTION_TICKS, pre_vote: !random.permille(200) };
+    let keep_entries = *random.pick(&[1 << 20, 30, 3]).unwrap_or(&3);
+    let log_bytes = *random.pick(&[u64::MAX, 8000, 2000]).unwrap_or(&u64::MAX);
+    let mut settings = Settings::new(engine.name(), timing, keep_entries);
+    (settings.snapshot_log_bytes, settings.flush_log_bytes) = (log_bytes, log_bytes);
+    settings.log = Options { segment_bytes: SEGMENT_BYTES };
+    settings
 }
 
 /// Runs one seed.

@@ -4,35 +4,31 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use metastore_proto::raftpb;
+use metastore_proto::{Message as _, raftpb};
 use metastore_replica::disk::{CrashPolicy, Disk};
-use metastore_replica::wal::Options;
-use metastore_replica::{
-    Bootstrap, Fatal, Founder, OpenError, Outbox, Output, Paths, Replica, Settings, Timing, identity,
-};
+use metastore_replica::wal::{Entry, Metadata, Options, Wal};
+use metastore_replica::{Bootstrap, Fatal, OpenError, Outbox, Output, Paths, Replica, Settings, identity};
+use metastore_store::Member as Description;
 
-use crate::group::MOMENTS_PER_TICK;
+use crate::group::{Beside, MOMENTS_PER_TICK};
 use crate::machine::{Engine, Machine};
 
 /// Ticks without word from a leader after which a member campaigns, at the earliest.
 pub const ELECTION_TICKS: usize = 10;
 /// Small, so that a short run writes several.
-const SEGMENT_BYTES: u64 = 16 << 10;
+pub const SEGMENT_BYTES: u64 = 4 << 10;
 const TOKEN: &str = "token";
 
 pub fn paths() -> Paths {
     Paths { data_dir: PathBuf::from("/data"), wal_dir: None }
 }
 
-fn peer_urls(at: usize) -> Vec<String> {
-    vec![format!("http://10.0.0.{}:2380", at + 1)]
+fn own_id(at: usize) -> u64 {
+    identity::member_id(&peer_urls(at), TOKEN)
 }
 
-fn settings(engine: Engine, pre_vote: bool) -> Settings {
-    let mut settings = Settings::new(engine.name(), Timing { election_ticks: ELECTION_TICKS, pre_vote }, 1 << 20);
-    (settings.snapshot_log_bytes, settings.flush_log_bytes) = (u64::MAX, u64::MAX);
-    settings.log = Options { segment_bytes: SEGMENT_BYTES };
-    settings
+fn peer_urls(at: usize) -> Vec<String> {
+    vec![format!("http://10.0.0.{}:2380", at + 1)]
 }
 
 /// Takes what a replica sends, until it is fetched.
@@ -69,12 +65,12 @@ impl Clock {
 
 pub struct Member {
     pub id: u64,
-    at: usize,
-    size: usize,
-    /// Before the machine: it is closed first.
+    pub at: usize,
+    /// Both before the machine: they are closed first.
+    pub beside: Beside,
     pub replica: Option<Replica>,
     machine: Machine,
-    pre_vote: bool,
+    settings: Settings,
     letters: Letters,
     pub clock: Clock,
     /// The moment at which it goes on after it was stopped.
@@ -85,30 +81,50 @@ pub struct Member {
     pub due: bool,
     /// Whether the power is about to go.
     pub doomed: bool,
+    /// Whether it has ever run, was removed, and has stopped for good after that.
+    pub started: bool,
+    pub left: bool,
+    pub gone: bool,
+    /// The last entry after which its state was compared with the others'.
+    pub compared: u64,
     /// Linearizable reads that it has not allowed yet.
     pub reads: BTreeSet<u64>,
 }
 
 impl Member {
-    /// A new member of a group of `size`, which is not started yet.
-    pub fn new(at: usize, size: usize, engine: Engine, pre_vote: bool) -> Self {
-        let ids: Vec<u64> = (0..size).map(|at| identity::member_id(&peer_urls(at), TOKEN)).collect();
-        let machine = Machine::new(engine);
+    /// A member that founds a group of `size`, and is not started yet.
+    pub fn founding(at: usize, size: usize, engine: Engine, settings: Settings) -> Self {
+        let ids: Vec<u64> = (0..size).map(own_id).collect();
+        let member = Self { started: true, ..Self::joining(at, engine, settings) };
+        found(&member.machine, &ids, at);
+        member
+    }
+
+    /// A member that joins once it was added.
+    pub fn joining(at: usize, engine: Engine, settings: Settings) -> Self {
         Self {
-            id: ids[at],
+            id: own_id(at),
             at,
-            size,
             replica: None,
-            machine,
-            pre_vote,
+            machine: Machine::new(engine),
+            settings,
+            beside: Beside::default(),
             letters: Letters::default(),
             clock: Clock::new(1000),
             asleep_until: 0,
             backlog: Vec::new(),
             due: false,
             doomed: false,
+            started: false,
+            left: false,
+            gone: false,
+            compared: 0,
             reads: BTreeSet::new(),
         }
+    }
+
+    pub fn description(&self) -> Description {
+        Description { id: self.id, name: name(self.at), peer_urls: peer_urls(self.at), ..Description::default() }
     }
 
     pub fn awake(&self, now: u64) -> bool {
@@ -117,24 +133,25 @@ impl Member {
 
     /// Starts it. Returns whether a torn end of the log was cut off.
     pub fn start(&mut self) -> Result<bool, OpenError> {
-        let disk: Arc<dyn Disk> = Arc::new(self.machine.clone());
-        let members = (0..self.size).map(|at| Founder { name: name(at), peer_urls: peer_urls(at) }).collect();
-        let bootstrap = Bootstrap::Found { members, own: name(self.at), cluster_token: TOKEN.into() };
-        let settings = settings(self.machine.engine, self.pre_vote);
+        let (disk, own): (Arc<dyn Disk>, _) = (Arc::new(self.machine.clone()), peer_urls(self.at));
+        let bootstrap = Bootstrap { name: name(self.at), peer_urls: own, cluster_token: TOKEN.into() };
+        let settings = self.settings.clone();
         let engine = self.machine.opener(self.machine.engine);
         let (mut replica, cut) = Replica::open(settings, disk, paths(), || Ok(bootstrap), engine)?;
         replica.connect(Box::new(self.letters.clone()));
         (self.replica, self.due, self.asleep_until) = (Some(replica), true, 0);
+        self.started = true;
         Ok(cut.is_some())
     }
 
     /// The power goes now.
     pub fn crash(&mut self, policy: CrashPolicy) {
         let machine = self.machine.crash(policy);
-        self.replica = None;
+        (self.replica, self.beside) = (None, Beside::default());
         self.machine = machine;
         self.backlog.clear();
         self.reads.clear();
+        self.compared = 0;
         (self.due, self.doomed) = (false, false);
     }
 
@@ -199,4 +216,28 @@ impl Member {
 
 fn name(at: usize) -> String {
     format!("m{at}")
+}
+
+/// Makes the log that a founding member begins with: everybody joins, committed at term 1, as etcd writes it.
+fn found(machine: &Machine, ids: &[u64], own: usize) {
+    let mut order: Vec<usize> = (0..ids.len()).collect();
+    order.sort_by_key(|at| ids[*at]);
+    let entry = |(index, at): (u64, usize)| {
+        let description =
+            Description { id: ids[at], name: name(at), peer_urls: peer_urls(at), ..Description::default() };
+        let change = raftpb::ConfChange {
+            r#type: Some(raftpb::ConfChangeType::ConfChangeAddNode as i32),
+            node_id: Some(ids[at]),
+            context: Some(serde_json::to_vec(&description).unwrap().into()),
+            ..raftpb::ConfChange::default()
+        };
+        let kind = raftpb::EntryType::EntryConfChange as i32;
+        Entry { kind, term: 1, index, data: change.encode_to_vec().into() }
+    };
+    let entries = (1..).zip(order).map(entry).collect();
+    let state = raftpb::HardState { term: Some(1), vote: Some(0), commit: Some(ids.len() as u64) };
+    let metadata = Metadata { node_id: ids[own], cluster_id: identity::cluster_id(&[ids[own]]) };
+    let disk: Arc<dyn Disk> = Arc::new(machine.clone());
+    disk.create_dir_all(&paths().wal()).unwrap();
+    Wal::bootstrap(Options { segment_bytes: SEGMENT_BYTES }, disk, &paths().wal(), metadata, (state, entries)).unwrap();
 }

@@ -106,6 +106,11 @@ impl Network {
         false
     }
 
+    /// Whether something that comes on a connection of its own gets lost.
+    pub fn loses(&mut self, way: (usize, usize)) -> bool {
+        self.cut.contains(&way) || self.random.permille(self.weather.loss)
+    }
+
     fn post(&mut self, now: u64, (from, to): (usize, usize), bytes: Vec<u8>) {
         let late = self.random.permille(self.weather.straggling);
         let delay = if late { self.weather.long_delay } else { self.weather.delay };

@@ -1,0 +1,100 @@
+//! The group changes its members while it runs: learners join, become voters, and members leave, the leader among them.
+//!
+//! A member is started when it was added, as with etcd, and stopped a while after it was removed: until then it does not
+//! know, and disturbs the others.
+
+use metastore_proto::raftpb::{ConfChange, ConfChangeType};
+use metastore_store::{Member as Description, Members};
+
+use super::{Group, MOMENTS_PER_TICK};
+use crate::member::Member;
+
+/// Members that a run adds at most.
+const MAX_ADDED: usize = 6;
+/// Voters of a group are between these while it storms.
+const VOTERS: std::ops::RangeInclusive<usize> = 2..=5;
+/// Ticks for which a removed member goes on at most.
+const LINGERING_TICKS: u64 = 40;
+
+impl Group {
+    /// Proposes a change of the members, through any that runs.
+    pub(super) fn reshape(&mut self) {
+        let now = self.now;
+        let awake: Vec<usize> = (0..self.members.len()).filter(|at| self.members[*at].awake(now)).collect();
+        let Some(&at) = self.random.pick(&awake) else { return };
+        let Some(members) = self.known_members(at) else { return };
+        let (voters, learners): (Vec<_>, Vec<_>) = members.into_iter().partition(|member| !member.is_learner);
+        let choice = self.random.below(4);
+        let change = match learners.first() {
+            Some(learner) if choice < 2 => promotion(learner),
+            Some(learner) if choice == 2 => removal(learner.id),
+            None if voters.len() < *VOTERS.end() && choice < 2 && self.members.len() < self.founders + MAX_ADDED => {
+                self.new_member()
+            }
+            _ if voters.len() > *VOTERS.start() => removal(self.random.pick(&voters).map_or(0, |member| member.id)),
+            _ => return,
+        };
+        self.note(|| format!("{at} proposes {:?} of {:x}", change.r#type(), change.node_id()));
+        let member = &mut self.members[at];
+        let Some(replica) = &mut member.replica else { return };
+        member.due = true;
+        self.counts.changes_proposed += u64::from(replica.propose_change(&change).is_ok());
+    }
+
+    /// The members, as one of them knows them.
+    fn known_members(&self, at: usize) -> Option<Vec<Description>> {
+        let members = self.members[at].replica.as_ref()?.store().members();
+        Some(members.iter().cloned().collect())
+    }
+
+    /// Makes a member that joins, and the change that adds it.
+    fn new_member(&mut self) -> ConfChange {
+        let at = self.members.len();
+        let member = Member::joining(at, self.engine(at), self.settings.clone());
+        let description = Description { is_learner: true, ..member.description() };
+        self.members.push(member);
+        change(ConfChangeType::ConfChangeAddLearnerNode, description.id, &serde_json::to_value(description).unwrap())
+    }
+
+    /// Starts who was added, and stops who was removed.
+    pub(super) fn follow_changes(&mut self) {
+        for at in 0..self.members.len() {
+            let id = self.members[at].id;
+            let knows = |what: fn(&Members, u64) -> bool| {
+                let mut replicas = self.members.iter().filter_map(|member| member.replica.as_ref());
+                replicas.any(|replica| what(replica.store().members(), id))
+            };
+            let (added, removed) = (knows(|members, id| members.get(id).is_some()), knows(Members::is_removed));
+            let member = &mut self.members[at];
+            if removed && !member.left {
+                self.counts.removed += 1;
+                self.leaves.insert(at, self.now + self.random.between(1, LINGERING_TICKS * MOMENTS_PER_TICK));
+                member.left = true;
+            } else if added && !member.started {
+                self.counts.added += 1;
+                self.start(at);
+            }
+        }
+        for (at, _) in self.leaves.extract_if(.., |_, moment| *moment <= self.now).collect::<Vec<_>>() {
+            self.crashes(at);
+            self.restarts.remove(&at);
+            self.members[at].gone = true;
+        }
+    }
+}
+
+fn removal(id: u64) -> ConfChange {
+    change(ConfChangeType::ConfChangeRemoveNode, id, &serde_json::Value::Null)
+}
+
+/// etcd's way to say it: the learner is added once more, with a mark.
+fn promotion(learner: &Description) -> ConfChange {
+    let mut context = serde_json::to_value(learner).unwrap();
+    context["isPromote"] = true.into();
+    change(ConfChangeType::ConfChangeAddNode, learner.id, &context)
+}
+
+fn change(kind: ConfChangeType, id: u64, context: &serde_json::Value) -> ConfChange {
+    let context = (!context.is_null()).then(|| context.to_string().into());
+    ConfChange { r#type: Some(kind as i32), node_id: Some(id), context, ..ConfChange::default() }
+}
