@@ -252,6 +252,24 @@ impl Cluster {
         Ok(put.header.unwrap_or_default().revision)
     }
 
+    /// Makes `count` puts, of a value each, `in_flight` at a time. Panics if one is not acknowledged.
+    pub fn put_many(&self, node: usize, count: usize, in_flight: usize) {
+        block_on(async {
+            let client = Client::new(self.address(node));
+            let mut flying = tokio::task::JoinSet::new();
+            for number in 0..count {
+                let (client, put) = (client.clone(), put_request(&format!("many/{}", number % 100), &number.to_string()));
+                flying.spawn(async move { client.unary::<_, PutResponse>(paths::PUT, put).await });
+                if flying.len() == in_flight {
+                    flying.join_next().await.expect("some fly").expect("no panic").expect("acknowledged");
+                }
+            }
+            while let Some(done) = flying.join_next().await {
+                done.expect("no panic").expect("acknowledged");
+            }
+        });
+    }
+
     /// The value of a key, linearizable; `None` if there is no such key.
     pub fn get(&self, node: usize, key: &str) -> Result<Option<String>, Status> {
         self.read(node, key, false)
