@@ -43,9 +43,9 @@ impl Network {
             return Err("only root may make a network namespace".into());
         }
         programs::tool("ip")?;
-        let network = Network::claim()?;
         // From here on a drop cleans up, whatever fails.
-        let network = Network { seats, ..network };
+        let mut network = Network::claim()?;
+        network.seats = seats;
         ip(&format!("addr add {}/24 dev {}", network.address(usize::MAX), network.name()))?;
         ip(&format!("link set {} up", network.name()))?;
         (0..seats).try_for_each(|seat| network.connect(seat))?;
@@ -59,13 +59,9 @@ impl Network {
         let mut last = String::new();
         for _ in 0..NETWORKS {
             let number = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % NETWORKS;
-            let network = Network { number, seats: 0 };
-            match ip(&format!("link add {} type bridge", network.name())) {
-                Ok(()) => return Ok(network),
-                Err(reason) if reason.contains("File exists") => {
-                    std::mem::forget(network);
-                    last = reason;
-                }
+            match ip(&format!("link add {} type bridge", name(number))) {
+                Ok(()) => return Ok(Network { number, seats: 0 }),
+                Err(reason) if reason.contains("File exists") => last = reason,
                 Err(reason) => return Err(reason),
             }
         }
@@ -83,7 +79,7 @@ impl Network {
     }
 
     fn name(&self) -> String {
-        format!("ms{:04x}", self.number)
+        name(self.number)
     }
 
     fn namespace(&self, seat: usize) -> String {
@@ -140,6 +136,11 @@ impl Drop for Network {
         }
         let _ = ip(&format!("link del {}", self.name()));
     }
+}
+
+/// What the bridge of network `number` is called.
+fn name(number: u32) -> String {
+    format!("ms{number:04x}")
 }
 
 fn ip(arguments: &str) -> Result<(), String> {

@@ -99,8 +99,9 @@ fn an_old_copy_of_a_disk_is_not_believed(engines: Engines) {
     copy(&data, &aside);
     cluster.restart(victim);
     load.progress(WRITES);
-    // The leader knows that the victim has the newest entries: all three have.
-    cluster.agree();
+    // It stands behind writes that its old disk does not have.
+    let revision = cluster.revision(cluster.leader()).expect("a revision");
+    cluster.eventually("it catches up", |cluster| (cluster.revision(victim).ok()? >= revision).then_some(()));
     cluster.kill(victim);
     cluster.wipe(victim);
     copy(&aside, &data);

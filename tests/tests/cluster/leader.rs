@@ -98,10 +98,15 @@ fn leadership_moves_and_is_handed_over_at_a_stop(engines: Engines) {
     }
     let leader = cluster.leader();
     cluster.begin_stop(leader);
-    let took = cluster.first_write();
-    cluster.member_mut(leader).wait_exit(Duration::from_secs(20)).expect("it stops");
-    println!("handover: first write {took:?} after SIGTERM to the leader");
-    assert!(took < HANDOVER, "{took:?}");
+    let mut longest = Duration::ZERO;
+    let mut ended = false;
+    // Once more after the end: whoever does not hand over leaves a gap behind.
+    while !ended {
+        ended = cluster.member_mut(leader).wait_exit(Duration::ZERO).is_some();
+        longest = longest.max(cluster.first_write());
+    }
+    println!("handover: no longer than {longest:?} without a write around a leader's end");
+    assert!(longest < HANDOVER, "{longest:?}");
     load.progress(WRITES);
     cluster.restart(leader);
     load.stop().check(&cluster);
