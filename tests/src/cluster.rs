@@ -76,9 +76,9 @@ impl Cluster {
         for server in servers {
             cluster.seat(server);
         }
-        let all: Vec<String> = cluster.nodes.iter().map(|node| node.member.identity().in_initial_cluster()).collect();
+        let all = cluster.initial_cluster();
         for node in 0..cluster.nodes.len() {
-            cluster.configure(node, &all.join(","), "new");
+            cluster.configure(node, &all, "new");
             cluster.launch(node);
         }
         for node in 0..cluster.nodes.len() {
@@ -102,6 +102,12 @@ impl Cluster {
         number
     }
 
+    /// All nodes but those that left.
+    fn initial_cluster(&self) -> String {
+        let members = self.nodes.iter().filter(|node| node.state != State::Left);
+        members.map(|node| node.member.identity().in_initial_cluster()).collect::<Vec<_>>().join(",")
+    }
+
     fn configure(&mut self, node: usize, initial_cluster: &str, state: &str) {
         let own = [
             format!("--initial-cluster={initial_cluster}"),
@@ -110,6 +116,19 @@ impl Cluster {
             format!("--election-timeout={}", ELECTION_TIMEOUT.as_millis()),
         ];
         self.nodes[node].member.replace_flags(&[&own[..], &self.flags].concat());
+    }
+
+    /// Gives a node that is down another `--initial-cluster-token`, or `--initial-cluster-state`, or ...
+    pub fn add_flag(&mut self, node: usize, flag: &str) {
+        self.nodes[node].member.add_flag(flag);
+    }
+
+    /// A place for one more node, which takes itself for a member of the running cluster although nobody added it.
+    pub fn intruder(&mut self, server: &Server) -> usize {
+        let node = self.seat(server);
+        let all = self.initial_cluster();
+        self.configure(node, &all, "existing");
+        node
     }
 
     /// Starts a process that is down, without waiting for it.
@@ -134,6 +153,14 @@ impl Cluster {
     pub fn restart(&mut self, node: usize) {
         self.launch(node);
         self.wait_until_ready(node);
+    }
+
+    /// Kills and restarts all running nodes, one after the other.
+    pub fn restart_all(&mut self) {
+        for node in self.running() {
+            self.kill(node);
+            self.restart(node);
+        }
     }
 
     /// kill -9.
@@ -258,7 +285,8 @@ impl Cluster {
             let client = Client::new(self.address(node));
             let mut flying = tokio::task::JoinSet::new();
             for number in 0..count {
-                let (client, put) = (client.clone(), put_request(&format!("many/{}", number % 100), &number.to_string()));
+                let (client, put) =
+                    (client.clone(), put_request(&format!("many/{}", number % 100), &number.to_string()));
                 flying.spawn(async move { client.unary::<_, PutResponse>(paths::PUT, put).await });
                 if flying.len() == in_flight {
                     flying.join_next().await.expect("some fly").expect("no panic").expect("acknowledged");
@@ -293,7 +321,11 @@ impl Cluster {
         Ok(range.header.unwrap_or_default().revision)
     }
 
-    pub fn members(&self, node: usize, linearizable: bool) -> Result<Vec<metastore_proto::etcdserverpb::Member>, Status> {
+    pub fn members(
+        &self,
+        node: usize,
+        linearizable: bool,
+    ) -> Result<Vec<metastore_proto::etcdserverpb::Member>, Status> {
         let list: MemberListResponse = self.call(node, paths::MEMBER_LIST, MemberListRequest { linearizable })?;
         Ok(list.members)
     }
@@ -376,8 +408,8 @@ impl Cluster {
         });
         self.stop(node);
         self.nodes[node].member.move_peer_address(address);
-        let all: Vec<String> = self.nodes.iter().map(|node| node.member.identity().in_initial_cluster()).collect();
-        self.configure(node, &all.join(","), "existing");
+        let all = self.initial_cluster();
+        self.configure(node, &all, "existing");
         self.restart(node);
     }
 

@@ -108,9 +108,11 @@ impl Drop for Load {
 }
 
 async fn run(addresses: Vec<String>, shared: Arc<Shared>) -> Vec<Vec<Outcome>> {
-    let readers = (0..READERS).map(|reader| tokio::spawn(read(reader, Rotation::new(&addresses, reader), shared.clone())));
+    let readers =
+        (0..READERS).map(|reader| tokio::spawn(read(reader, Rotation::new(&addresses, reader), shared.clone())));
     let readers: Vec<_> = readers.collect();
-    let writers = (0..WRITERS).map(|writer| tokio::spawn(write(writer, Rotation::new(&addresses, writer), shared.clone())));
+    let writers =
+        (0..WRITERS).map(|writer| tokio::spawn(write(writer, Rotation::new(&addresses, writer), shared.clone())));
     let mut outcomes = Vec::new();
     for writer in writers.collect::<Vec<_>>() {
         outcomes.push(writer.await.expect("a writer does not panic"));
@@ -261,7 +263,8 @@ impl History {
                 }
             }
         }
-        let written = |(writer, number): &(usize, usize)| self.outcomes.get(*writer).is_some_and(|all| *number < all.len());
+        let written =
+            |(writer, number): &(usize, usize)| self.outcomes.get(*writer).is_some_and(|all| *number < all.len());
         let nobodys: Vec<_> = found.keys().filter(|write| !written(write)).collect();
         nobodys.is_empty().then_some(()).ok_or(format!("nobody made the writes {nobodys:?}"))
     }

@@ -215,6 +215,11 @@ impl Member {
         self.extra_flags = flags.to_vec();
     }
 
+    /// One more flag for the next starts.
+    pub fn add_flag(&mut self, flag: &str) {
+        self.extra_flags.push(flag.to_string());
+    }
+
     pub fn server(&self) -> &Server {
         &self.server
     }

@@ -125,5 +125,8 @@ fn expect_no_panic(cluster: &Cluster, node: usize) {
     }
     let log = member.log();
     assert!(log.iter().all(|line| !line.contains("panicked")), "{log:#?}");
-    assert!(log.iter().any(|line| line.contains("\"level\":\"error\"") || line.contains("\"level\":\"fatal\"")), "{log:#?}");
+    assert!(
+        log.iter().any(|line| line.contains("\"level\":\"error\"") || line.contains("\"level\":\"fatal\"")),
+        "{log:#?}"
+    );
 }
