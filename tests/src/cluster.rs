@@ -371,6 +371,9 @@ impl Cluster {
         let _: MembersResponse = self.eventually(&format!("node {node} is promoted"), |cluster| {
             cluster.call(cluster.leader(), paths::MEMBER_PROMOTE, IdRequest { id }).ok()
         });
+        // It takes writes when it knows of it itself.
+        let told = |cluster: &Cluster| (!cluster.status(node).ok()?.is_learner).then_some(());
+        self.eventually(&format!("node {node} takes itself for a voter"), told);
         self.nodes[node].learner = false;
     }
 

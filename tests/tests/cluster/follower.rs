@@ -10,9 +10,9 @@ use super::{Engines, each_cluster};
 
 const WRITES: usize = 200;
 /// A leader with these keeps less of its log than [`MISSED`] writes.
-const SHORT_LOG: [&str; 1] = ["--snapshot-count=100"];
-/// Writes that a member misses. etcd keeps 5000 entries behind its snapshot.
-const MISSED: usize = 6000;
+const SHORT_LOG: [&str; 2] = ["--snapshot-count=100", "--snapshot-catchup-entries=100"];
+/// Writes that a member misses.
+const MISSED: usize = 2000;
 /// Writes that are made at the same time.
 const IN_FLIGHT: usize = 64;
 /// What a leader that sends a snapshot writes into its log.

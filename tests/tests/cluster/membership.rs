@@ -134,8 +134,12 @@ fn it_grows_from_one_to_five_and_shrinks_again(engines: Engines) {
 #[test]
 fn a_learner_gets_all_history_by_snapshot() {
     let engines = Engines::All(Engine::RocksDb);
-    let Some(mut cluster) = engines.start("learner by snapshot", 1, &["--snapshot-count=100"]) else { return };
-    cluster.put_many(0, 6000, 64);
+    let Some(mut cluster) =
+        engines.start("learner by snapshot", 1, &["--snapshot-count=100", "--snapshot-catchup-entries=100"])
+    else {
+        return;
+    };
+    cluster.put_many(0, 2000, 64);
     let learner = cluster.add(&Engines::All(Engine::Memory).server(1).expect("a server"), true);
     cluster.promote(learner);
     cluster.agree();
