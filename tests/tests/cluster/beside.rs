@@ -18,7 +18,10 @@ fn a_member_joins_two_of_etcd() {
 
 #[test]
 fn a_member_on_disk_joins_two_of_etcd_3_5() {
-    joins("beside etcd 3.5", etcds("3.5.1"), programs::subject(Engine::RocksDb));
+    // A newer etcd cannot: it does not know the requests that are in the log of an old one.
+    let joiner = programs::subject(Engine::RocksDb)
+        .and_then(|subject| if subject.is_etcd() { Ok(etcds("3.5.1")?.remove(0)) } else { Ok(subject) });
+    joins("beside etcd 3.5", etcds("3.5.1"), joiner);
 }
 
 #[test]
