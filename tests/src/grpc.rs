@@ -7,6 +7,7 @@ use prost::Message;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::client::Grpc;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder, Streaming};
+use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
@@ -27,9 +28,27 @@ impl Client {
         path: &'static str,
         request: Q,
     ) -> Result<R, Status> {
+        self.send(path, Request::new(request)).await
+    }
+
+    /// The same, with `hasleader` among the metadata: a member without a leader refuses it at once.
+    pub async fn unary_with_leader<Q: Message + 'static, R: Message + Default + 'static>(
+        &self,
+        path: &'static str,
+        request: Q,
+    ) -> Result<R, Status> {
+        let mut request = Request::new(request);
+        request.metadata_mut().insert("hasleader", MetadataValue::from_static("true"));
+        self.send(path, request).await
+    }
+
+    async fn send<Q: Message + 'static, R: Message + Default + 'static>(
+        &self,
+        path: &'static str,
+        request: Request<Q>,
+    ) -> Result<R, Status> {
         let mut grpc = self.ready().await?;
-        let answer = grpc.unary(Request::new(request), PathAndQuery::from_static(path), Protobuf::new()).await?;
-        Ok(answer.into_inner())
+        Ok(grpc.unary(request, PathAndQuery::from_static(path), Protobuf::new()).await?.into_inner())
     }
 
     /// One request, all the answers of the stream in order.

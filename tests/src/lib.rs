@@ -21,10 +21,14 @@
 //! Deliberately absent: generated service stubs. They would refuse an enum number that the protocol does not have, and
 //! sending those is part of the job.
 
+pub mod cluster;
 pub mod grpc;
 pub mod lease;
+pub mod load;
 pub mod member;
+pub mod membership;
 pub mod mount;
+pub mod network;
 pub mod paths;
 pub mod programs;
 pub mod random;

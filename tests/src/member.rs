@@ -62,13 +62,32 @@ struct SharedLog {
     changed: Condvar,
 }
 
+/// What a member is called, and where it is met: "host:port" by clients and by the other members.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub name: String,
+    pub client_address: String,
+    pub peer_address: String,
+}
+
+impl Identity {
+    /// On two free ports of this machine.
+    pub fn local(name: &str) -> Identity {
+        Identity { name: name.into(), client_address: free_address(), peer_address: free_address() }
+    }
+
+    /// How `--initial-cluster` names it.
+    pub fn in_initial_cluster(&self) -> String {
+        format!("{}=http://{}", self.name, self.peer_address)
+    }
+}
+
 /// One member: a server, and the directory that outlives its process.
 pub struct Member {
     server: Server,
     wrapper: Vec<String>,
     extra_flags: Vec<String>,
-    client_address: String,
-    peer_address: String,
+    identity: Identity,
     directory: Directory,
     child: Option<Child>,
     log: Arc<SharedLog>,
@@ -84,14 +103,17 @@ impl Member {
 
     /// A member that was not started yet.
     pub fn new(server: &Server, extra_flags: &[&str]) -> Member {
+        Member::with_identity(server, Identity::local("m"), extra_flags)
+    }
+
+    /// The same under a given name and addresses. Flags given later win, so `--initial-cluster` may be among them.
+    pub fn with_identity(server: &Server, identity: Identity, extra_flags: &[&str]) -> Member {
         let name = server.binary.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let (client_address, peer_address) = free_addresses();
         Member {
             server: server.clone(),
             wrapper: Vec::new(),
             extra_flags: extra_flags.iter().map(|flag| flag.to_string()).collect(),
-            client_address,
-            peer_address,
+            identity,
             directory: Directory::new(&name),
             child: None,
             log: Arc::default(),
@@ -112,6 +134,12 @@ impl Member {
 
     /// Like [`Member::restart`], with the reason as an error.
     pub fn try_restart(&mut self) -> Result<(), String> {
+        self.launch()?;
+        self.wait_until_ready()
+    }
+
+    /// Starts the process without waiting for it: members of a new cluster need each other to become ready.
+    pub fn launch(&mut self) -> Result<(), String> {
         assert!(self.child.is_none(), "the member is running");
         let mut child = self.command().spawn().map_err(|error| error.to_string())?;
         self.log = Arc::default();
@@ -119,11 +147,16 @@ impl Member {
         let log = self.log.clone();
         std::thread::spawn(move || log.follow(BufReader::new(stderr)));
         self.child = Some(child);
-        self.log.wait_until_ready(&self.client_address)
+        Ok(())
+    }
+
+    /// Waits until the process serves clients. The error shows the end of its log.
+    pub fn wait_until_ready(&self) -> Result<(), String> {
+        self.log.wait_until_ready(&self.identity.client_address)
     }
 
     fn command(&self) -> Command {
-        let (client, peer) = (format!("http://{}", self.client_address), format!("http://{}", self.peer_address));
+        let (client, peer) = (self.client_url(), self.peer_url());
         let mut command = match self.wrapper.split_first() {
             None => Command::new(&self.server.binary),
             Some((program, arguments)) => {
@@ -138,11 +171,11 @@ impl Member {
             command.env_remove(name);
         }
         command
-            .args(["--name", "m", "--data-dir"])
+            .args(["--name", &self.identity.name, "--data-dir"])
             .arg(self.data_directory())
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &format!("m={peer}")])
+            .args(["--initial-cluster", &self.identity.in_initial_cluster()])
             .args(&self.server.flags)
             .args(&self.extra_flags)
             .stdin(Stdio::null())
@@ -157,7 +190,43 @@ impl Member {
 
     /// Where clients connect: "127.0.0.1:port".
     pub fn client_address(&self) -> &str {
-        &self.client_address
+        &self.identity.client_address
+    }
+
+    pub fn client_url(&self) -> String {
+        format!("http://{}", self.identity.client_address)
+    }
+
+    pub fn peer_url(&self) -> String {
+        format!("http://{}", self.identity.peer_address)
+    }
+
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Where the next starts listen for the other members.
+    pub fn move_peer_address(&mut self, address: String) {
+        self.identity.peer_address = address;
+    }
+
+    /// Flags of the next starts, in place of those given first.
+    pub fn replace_flags(&mut self, flags: &[String]) {
+        self.extra_flags = flags.to_vec();
+    }
+
+    /// One more flag for the next starts.
+    pub fn add_flag(&mut self, flag: &str) {
+        self.extra_flags.push(flag.to_string());
+    }
+
+    pub fn server(&self) -> &Server {
+        &self.server
+    }
+
+    /// Whether the process was started, and not yet ended by the test.
+    pub fn is_started(&self) -> bool {
+        self.child.is_some()
     }
 
     /// The id of the process that was started: the wrapper's, if there is one.
@@ -279,13 +348,9 @@ fn send_signal(target: &str, name: &str) {
     assert!(status.is_ok_and(|status| status.success()), "kill -{name} {target} failed");
 }
 
-/// Two addresses on which nothing listens, unlike any given out before. They are chosen below the ports that systems
-/// give to outgoing connections, so that no client takes one before the server listens on it.
-fn free_addresses() -> (String, String) {
-    (free_address(), free_address())
-}
-
-fn free_address() -> String {
+/// An address on which nothing listens, unlike any given out before. It is chosen below the ports that systems give to
+/// outgoing connections, so that no client takes one before the server listens on it.
+pub fn free_address() -> String {
     const FIRST: u32 = 12_000;
     const COUNT: u32 = 18_000;
     static NEXT: AtomicU32 = AtomicU32::new(0);

@@ -13,6 +13,7 @@ macro_rules! each_engine {
 }
 
 mod bad_days;
+mod cluster;
 mod defragment;
 mod differential;
 mod etcdctl;

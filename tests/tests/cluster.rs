@@ -1,0 +1,88 @@
+//! Clusters of three and five real processes: formed, led, killed, cut off, changed while they run.
+//!
+//! ```text
+//!   formation, etcdctl              it is there, and every member serves every request
+//!   leader, follower, everyone      members die, pause and come back
+//!   partition, quorum               messages are lost; too few are left
+//!   membership, identity            who is a member, and who is turned away
+//!   lease, watch                    what goes on while leaders change
+//!   beside                          in one cluster with etcd
+//! ```
+//!
+//! Clients write and read meanwhile and keep their own log ([`metastore_tests::load`]). In the end everything
+//! acknowledged must be on every member, and all must hold the same. Times are compared with the election timeout.
+//!
+//! With `METASTORE_BIN=.../etcd` the same scenarios run against etcd: what it does is right, so a scenario that it fails is
+//! wrong.
+
+mod beside;
+mod etcdctl;
+mod everyone;
+mod follower;
+mod formation;
+mod identity;
+mod leader;
+mod lease;
+mod membership;
+mod partition;
+mod quorum;
+mod watch;
+
+use metastore_tests::cluster::Cluster;
+use metastore_tests::network::Network;
+use metastore_tests::programs::{self, Engine, Server};
+
+/// Which engines the members of a cluster have.
+#[derive(Clone, Copy, Debug)]
+pub enum Engines {
+    All(Engine),
+    /// One after the other.
+    Mixed,
+}
+
+impl Engines {
+    /// The server at place `node`.
+    fn server(self, node: usize) -> Result<Server, String> {
+        let engine = match self {
+            Engines::All(engine) => engine,
+            Engines::Mixed if node.is_multiple_of(2) => Engine::Memory,
+            Engines::Mixed => Engine::RocksDb,
+        };
+        programs::subject(engine)
+    }
+
+    /// The servers of the first `count` members; None where the test `name` is to be skipped.
+    fn servers(self, name: &str, count: usize) -> Option<Vec<Server>> {
+        programs::or_skip(name, (0..count).map(|node| self.server(node)).collect())
+    }
+
+    /// A cluster of `count`.
+    fn start(self, name: &str, count: usize, flags: &[&str]) -> Option<Cluster> {
+        Some(Cluster::start(&self.servers(name, count)?, flags))
+    }
+
+    /// The same in a network whose links can be cut.
+    fn start_in_network(self, name: &str, count: usize) -> Option<Cluster> {
+        let servers = self.servers(name, count)?;
+        let network = programs::or_skip(name, Network::new(count))?;
+        Some(Cluster::start_in(Some(network), &servers, &[]))
+    }
+}
+
+/// Makes a test of a cluster for each engine, and for both in one, out of one body, `fn(Engines)`.
+macro_rules! each_cluster {
+    ($($body:ident),+ $(,)?) => {
+        mod memory {
+            use metastore_tests::programs::Engine;
+            $(#[test] fn $body() { super::$body(crate::cluster::Engines::All(Engine::Memory)); })+
+        }
+        mod rocksdb {
+            use metastore_tests::programs::Engine;
+            $(#[test] fn $body() { super::$body(crate::cluster::Engines::All(Engine::RocksDb)); })+
+        }
+        mod mixed {
+            $(#[test] fn $body() { super::$body(crate::cluster::Engines::Mixed); })+
+        }
+    };
+}
+use each_cluster;

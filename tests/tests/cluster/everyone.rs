@@ -1,0 +1,58 @@
+//! Bad days that every member has, at once or one after the other.
+
+use metastore_tests::load::Load;
+
+use super::{Engines, each_cluster};
+
+const WRITES: usize = 200;
+const ROUNDS: usize = 2;
+
+each_cluster!(all_killed_at_once_come_back, a_rolling_restart_under_load);
+
+fn all_killed_at_once_come_back(engines: Engines) {
+    let Some(mut cluster) = engines.start("all killed", 3, &[]) else { return };
+    for round in 0..ROUNDS {
+        // Each round's clients number their writes anew.
+        let before = cluster.agree();
+        cluster.put(0, "round", &round.to_string()).expect("a write");
+        let term = cluster.status(0).expect("a status").raft_term;
+        for node in 0..3 {
+            cluster.kill(node);
+        }
+        for node in 0..3 {
+            cluster.launch(node);
+        }
+        for node in 0..3 {
+            cluster.wait_until_ready(node);
+            assert_eq!(cluster.get(node, "round").expect("a read"), Some(round.to_string()), "node {node}");
+        }
+        assert!(cluster.status(0).expect("a status").raft_term > term);
+        assert_eq!(cluster.agree(), before + 1);
+    }
+    let load = Load::start(&cluster.addresses());
+    load.progress(WRITES);
+    for node in 0..3 {
+        cluster.kill(node);
+    }
+    for node in 0..3 {
+        cluster.launch(node);
+    }
+    for node in 0..3 {
+        cluster.wait_until_ready(node);
+    }
+    load.progress(WRITES);
+    load.stop().check(&cluster);
+}
+
+fn a_rolling_restart_under_load(engines: Engines) {
+    let Some(mut cluster) = engines.start("rolling restart", 3, &[]) else { return };
+    let load = Load::start(&cluster.addresses());
+    for node in 0..3 {
+        load.progress(WRITES);
+        cluster.stop(node);
+        load.progress(WRITES);
+        cluster.restart(node);
+    }
+    load.progress(WRITES);
+    load.stop().check(&cluster);
+}

@@ -1,0 +1,132 @@
+//! Followers that die, hang, fall behind, and lose their disk.
+
+use std::path::Path;
+use std::process::Command;
+
+use metastore_tests::cluster::Cluster;
+use metastore_tests::load::Load;
+
+use super::{Engines, each_cluster};
+
+const WRITES: usize = 200;
+/// A leader with these keeps less of its log than [`MISSED`] writes.
+const SHORT_LOG: [&str; 2] = ["--snapshot-count=100", "--snapshot-catchup-entries=100"];
+/// Writes that a member misses.
+const MISSED: usize = 2000;
+/// Writes that are made at the same time.
+const IN_FLIGHT: usize = 64;
+/// What a leader that sends a snapshot writes into its log.
+const SENT_SNAPSHOT: &str = "sent database snapshot";
+
+each_cluster!(
+    a_killed_or_paused_follower_catches_up,
+    a_follower_behind_a_compacted_log_gets_a_snapshot,
+    an_emptied_disk_is_refused_until_the_member_is_added_again,
+    an_old_copy_of_a_disk_is_not_believed,
+);
+
+fn a_killed_or_paused_follower_catches_up(engines: Engines) {
+    let Some(mut cluster) = engines.start("follower", 3, &[]) else { return };
+    let load = Load::start(&cluster.addresses());
+    load.progress(WRITES);
+    let [first, second] = cluster.followers()[..] else { panic!("two follow") };
+    cluster.kill(first);
+    load.progress(WRITES);
+    cluster.restart(first);
+    cluster.pause(second);
+    load.progress(WRITES);
+    cluster.resume(second);
+    load.progress(WRITES);
+    load.stop().check(&cluster);
+}
+
+fn a_follower_behind_a_compacted_log_gets_a_snapshot(engines: Engines) {
+    let Some(mut cluster) = engines.start("snapshot", 3, &SHORT_LOG) else { return };
+    cluster.put(0, "before", "value").expect("a write");
+    let behind = cluster.followers()[0];
+    cluster.kill(behind);
+    cluster.put_many(cluster.leader(), MISSED, IN_FLIGHT);
+    let load = Load::start(&cluster.addresses());
+    load.progress(WRITES);
+    cluster.restart(behind);
+    load.progress(WRITES);
+    load.stop().check(&cluster);
+    let leader = cluster.leader();
+    let log = cluster.member(leader).log();
+    assert!(log.iter().any(|line| line.contains(SENT_SNAPSHOT)), "the leader sent no snapshot: write more");
+
+    // What came as a snapshot is on disk.
+    cluster.kill(behind);
+    cluster.restart(behind);
+    cluster.agree();
+}
+
+fn an_emptied_disk_is_refused_until_the_member_is_added_again(engines: Engines) {
+    let Some(mut cluster) = engines.start("emptied disk", 3, &[]) else { return };
+    let load = Load::start(&cluster.addresses());
+    load.progress(WRITES);
+    let victim = cluster.followers()[0];
+    cluster.kill(victim);
+    cluster.wipe(victim);
+    cluster.launch(victim);
+    let log = cluster.wait_exit(victim);
+    assert!(log.iter().any(|line| line.contains("has already been bootstrapped")), "{log:#?}");
+    expect_no_panic(&cluster, victim);
+
+    load.progress(WRITES);
+    let old = cluster.id(victim);
+    cluster.remove(victim);
+    cluster.forget(victim);
+    if cluster.member(victim).data_directory().exists() {
+        cluster.wipe(victim);
+    }
+    cluster.announce(victim, false);
+    cluster.join(victim);
+    assert_ne!(cluster.id(victim), old, "a member that is added again is another one");
+    load.progress(WRITES);
+    load.stop().check(&cluster);
+}
+
+/// Its log lacks what it promised. It must not vote or go on, and it says why.
+fn an_old_copy_of_a_disk_is_not_believed(engines: Engines) {
+    let Some(mut cluster) = engines.start("old copy", 3, &[]) else { return };
+    let load = Load::start(&cluster.addresses());
+    load.progress(WRITES);
+    let victim = cluster.followers()[0];
+    cluster.kill(victim);
+    let data = cluster.member(victim).data_directory();
+    let aside = data.with_file_name("aside");
+    copy(&data, &aside);
+    cluster.restart(victim);
+    load.progress(WRITES);
+    // It stands behind writes that its old disk does not have.
+    let revision = cluster.revision(cluster.leader()).expect("a revision");
+    cluster.eventually("it catches up", |cluster| (cluster.revision(victim).ok()? >= revision).then_some(()));
+    cluster.kill(victim);
+    cluster.wipe(victim);
+    copy(&aside, &data);
+    cluster.launch(victim);
+    cluster.wait_exit(victim);
+    expect_no_panic(&cluster, victim);
+    load.progress(WRITES);
+    load.stop().check(&cluster);
+}
+
+fn copy(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg("-a").args([from, to]).status();
+    assert!(status.is_ok_and(|status| status.success()), "{} can be copied", from.display());
+}
+
+/// A member that ends says why in a line of its log, not in a panic; etcd may.
+fn expect_no_panic(cluster: &Cluster, node: usize) {
+    let member = cluster.member(node);
+    if member.server().is_etcd() {
+        return;
+    }
+    let log = member.log();
+    assert!(log.iter().all(|line| !line.contains("panicked")), "{log:#?}");
+    assert!(
+        log.iter().any(|line| line.contains("\"level\":\"error\"") || line.contains("\"level\":\"fatal\"")),
+        "{log:#?}"
+    );
+}

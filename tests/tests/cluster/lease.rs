@@ -1,0 +1,71 @@
+//! Leases while leaders change: none ends early, none lives for ever.
+
+use std::time::{Duration, Instant};
+
+use metastore_proto::etcdserverpb::{
+    LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
+    PutRequest, PutResponse,
+};
+use metastore_tests::cluster::{Cluster, block_on, put_request};
+use metastore_tests::grpc::Client;
+use metastore_tests::lease::KeepAliveStream;
+use metastore_tests::paths;
+use tonic::Status;
+
+use super::{Engines, each_cluster};
+
+const TTL: i64 = 3;
+const LEFT_ALONE: i64 = 101;
+const KEPT: i64 = 102;
+/// A new leader gives every lease its whole time again, and a little more; and it must be elected first.
+const LONGEST: Duration = Duration::from_secs(2 * TTL as u64 + 5);
+
+each_cluster!(a_lease_outlives_its_leader_but_not_its_time);
+
+fn a_lease_outlives_its_leader_but_not_its_time(engines: Engines) {
+    let Some(mut cluster) = engines.start("lease", 3, &[]) else { return };
+    let follower = cluster.followers()[0];
+    for lease in [LEFT_ALONE, KEPT] {
+        let grant = LeaseGrantRequest { ttl: TTL, id: lease };
+        let granted: LeaseGrantResponse = cluster.call(follower, paths::LEASE_GRANT, grant).expect("granted");
+        assert_eq!((granted.id, granted.ttl), (lease, TTL));
+        let put = PutRequest { lease, ..put_request(&lease.to_string(), "value") };
+        let _: PutResponse = cluster.call(follower, paths::PUT, put).expect("a write");
+    }
+    let mut renewed = Instant::now();
+    for node in 0..3 {
+        renewed = Instant::now();
+        assert_eq!(keep_alive(&cluster, node, LEFT_ALONE).expect("renewed").ttl, TTL, "through {node}");
+        let request = LeaseTimeToLiveRequest { id: LEFT_ALONE, keys: true };
+        let told: LeaseTimeToLiveResponse =
+            cluster.call(node, paths::LEASE_TIME_TO_LIVE, request).expect("the time that is left");
+        assert_eq!((told.granted_ttl, told.keys.len()), (TTL, 1), "through {node}");
+        assert!((1..=TTL).contains(&told.ttl), "{told:?}");
+    }
+    cluster.kill(cluster.leader());
+    let survivors = cluster.voters();
+    let ended = cluster.eventually("the lease that is left alone ends", |cluster| {
+        let asked = survivors.iter().map(|node| keep_alive(cluster, *node, KEPT));
+        let asked: Vec<_> = asked.collect();
+        // Without a leader nobody can say; but nobody may say that it is gone.
+        assert!(asked.iter().flatten().all(|answer| answer.ttl == TTL), "{asked:?}");
+        let read = cluster.get(survivors[0], &LEFT_ALONE.to_string()).ok()?;
+        read.is_none().then(Instant::now)
+    });
+    let lived = ended - renewed;
+    println!("lease: a lease of {TTL} s lived for {lived:?} after its last renewal and its leader's death");
+    assert!(lived >= Duration::from_secs(TTL as u64), "it ended after {lived:?}");
+    assert!(lived < LONGEST, "it lived for {lived:?}");
+    for node in survivors {
+        assert!(cluster.get(node, &KEPT.to_string()).expect("a read").is_some(), "the lease that was kept alive");
+    }
+    cluster.agree();
+}
+
+fn keep_alive(cluster: &Cluster, node: usize, lease: i64) -> Result<LeaseKeepAliveResponse, Status> {
+    block_on(async {
+        let client = Client::new(cluster.address(node));
+        let opened = tokio::time::timeout(Duration::from_millis(500), KeepAliveStream::open(&client, lease)).await;
+        opened.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer"))).map(|(_, answer)| answer)
+    })
+}

@@ -1,0 +1,146 @@
+//! Clusters that change while they run.
+
+use metastore_proto::Message;
+use metastore_tests::cluster::Cluster;
+use metastore_tests::load::Load;
+use metastore_tests::membership::{AddRequest, AddResponse, IdRequest, MembersResponse};
+use metastore_tests::paths;
+use metastore_tests::programs::Engine;
+
+use super::{Engines, each_cluster};
+
+const WRITES: usize = 100;
+/// Members are added without the wait that etcd makes before it trusts new connections.
+const AT_ONCE: [&str; 1] = ["--strict-reconfig-check=false"];
+/// What a removed member says before it ends.
+const REMOVED: &str = "the member has been permanently removed from the cluster";
+
+each_cluster!(
+    a_learner_is_added_promoted_and_removed,
+    a_member_is_replaced_and_another_moves_under_load,
+    it_grows_from_one_to_five_and_shrinks_again,
+);
+
+fn a_learner_is_added_promoted_and_removed(engines: Engines) {
+    let Some(mut cluster) = engines.start("learner", 3, &AT_ONCE) else { return };
+    let load = Load::start(&cluster.addresses());
+    load.progress(WRITES);
+    let learner = cluster.add(&engines.server(3).expect("a server"), true);
+    let refused = cluster.put(learner, "key", "value").expect_err("a learner takes no write");
+    assert_eq!(refused.message(), "etcdserver: rpc not supported for learner");
+    assert!(cluster.status(learner).expect("a status").is_learner);
+    cluster.put(0, "key", "value").expect("a write");
+    cluster.eventually("the learner learns", |cluster| {
+        (cluster.get_serializable(learner, "key").ok()?.as_deref() == Some("value")).then_some(())
+    });
+    expect_refusals(&cluster, learner);
+    // What it learned, and that it is one, survives.
+    cluster.kill(learner);
+    cluster.join(learner);
+    assert!(cluster.status(learner).expect("a status").is_learner);
+
+    cluster.promote(learner);
+    cluster.put(learner, "key", "by the promoted").expect("a write");
+    cluster.kill(learner);
+    cluster.restart(learner);
+    assert!(!cluster.status(learner).expect("a status").is_learner);
+    load.progress(WRITES);
+    cluster.remove(learner);
+    let log = cluster.member(learner).log();
+    assert!(log.iter().any(|line| line.contains(REMOVED)), "{log:#?}");
+    assert_eq!(cluster.members(0, true).expect("a list").len(), 3);
+    load.progress(WRITES);
+    load.stop().check(&cluster);
+}
+
+/// Changes that make no sense, and what etcd says to them.
+fn expect_refusals(cluster: &Cluster, learner: usize) {
+    let other = "http://127.0.0.1:1".to_string();
+    let add = |url: String, is_learner| AddRequest { peer_urls: vec![url], is_learner };
+    let existing = cluster.member(0).peer_url();
+    refused::<_, AddResponse>(cluster, paths::MEMBER_ADD, add(existing, false), "etcdserver: Peer URLs already exists");
+    let many = "etcdserver: too many learner members in cluster";
+    refused::<_, AddResponse>(cluster, paths::MEMBER_ADD, add(other, true), many);
+    let bad = "etcdserver: given member URLs are invalid";
+    refused::<_, AddResponse>(cluster, paths::MEMBER_ADD, add("nonsense".into(), false), bad);
+    let unknown = IdRequest { id: 7 };
+    refused::<_, MembersResponse>(cluster, paths::MEMBER_REMOVE, unknown, "etcdserver: member not found");
+    let voter = IdRequest { id: cluster.id(0) };
+    let promoted = "etcdserver: can only promote a learner member";
+    refused::<_, MembersResponse>(cluster, paths::MEMBER_PROMOTE, voter, promoted);
+    let target = cluster.id(learner);
+    let request = metastore_tests::membership::MoveLeaderRequest { target };
+    let moved = cluster.call::<_, MembersResponse>(cluster.leader(), paths::MOVE_LEADER, request);
+    assert_eq!(moved.expect_err("a learner cannot lead").message(), "etcdserver: bad leader transferee");
+}
+
+fn refused<Q: Message + 'static, R: Message + Default + 'static>(
+    cluster: &Cluster,
+    path: &'static str,
+    request: Q,
+    why: &str,
+) {
+    let answer = cluster.call::<Q, R>(cluster.leader(), path, request).map(|_| ());
+    assert_eq!(answer.expect_err("nonsense is refused").message(), why, "{path}");
+}
+
+/// With the wait for healthy connections that is etcd's default.
+fn a_member_is_replaced_and_another_moves_under_load(engines: Engines) {
+    let Some(mut cluster) = engines.start("replaced member", 3, &[]) else { return };
+    let load = Load::start(&cluster.addresses());
+    load.progress(WRITES);
+    let old = cluster.followers()[0];
+    cluster.kill(old);
+    cluster.remove(old);
+    let new = cluster.add(&engines.server(old).expect("a server"), false);
+    load.progress(WRITES);
+    cluster.restart_all();
+    load.progress(WRITES);
+    let moving = cluster.followers().into_iter().find(|node| *node != new).expect("another follows");
+    cluster.move_peer_address(moving);
+    // The third is needed for a quorum now, at its new address.
+    cluster.kill(new);
+    load.progress(WRITES);
+    cluster.restart(new);
+    load.stop().check(&cluster);
+}
+
+fn it_grows_from_one_to_five_and_shrinks_again(engines: Engines) {
+    let Some(mut cluster) = engines.start("growth", 1, &AT_ONCE) else { return };
+    for node in 1..5 {
+        let added = cluster.add(&engines.server(node).expect("a server"), true);
+        assert_eq!(added, node);
+        cluster.promote(node);
+        cluster.put(node, "grown", &node.to_string()).expect("a write through the newest");
+        cluster.kill(node / 2);
+        cluster.restart(node / 2);
+        cluster.agree();
+    }
+    for left in (1..5).rev() {
+        // Leaders leave, too.
+        let leaves = if left == 3 { cluster.leader() } else { cluster.followers()[0] };
+        cluster.remove(leaves);
+        cluster.first_write();
+        let restarts = cluster.leader();
+        cluster.kill(restarts);
+        cluster.restart(restarts);
+        assert_eq!(cluster.members(restarts, true).expect("a list").len(), left);
+        cluster.agree();
+    }
+    let last = cluster.leader();
+    assert_eq!(cluster.get(last, "grown").expect("a read").as_deref(), Some("4"));
+}
+
+#[test]
+fn a_learner_gets_all_history_by_snapshot() {
+    let engines = Engines::All(Engine::RocksDb);
+    let Some(mut cluster) =
+        engines.start("learner by snapshot", 1, &["--snapshot-count=100", "--snapshot-catchup-entries=100"])
+    else {
+        return;
+    };
+    cluster.put_many(0, 2000, 64);
+    let learner = cluster.add(&Engines::All(Engine::Memory).server(1).expect("a server"), true);
+    cluster.promote(learner);
+    cluster.agree();
+}
