@@ -123,9 +123,9 @@ mod tests {
     /// Two entries of a real etcd 3.5.1 that was just started.
     const ATTRIBUTES: &[u8] =
         b"\x08\x81\xa2\x88\xa3\xad\xbf\xe8\x8a\x53\x12\x03PUT\x1a\x26/0/members/b5179d13d0285315/attributes\
-        \"5{\"name\":\"s1\",\"clientURLs\":[\"http://127.0.0.1:24379\"]}(\02\08\0H\0P\0X\0`\0h\0p\0x\0\x80\x01\0";
+        \"5{\"name\":\"s1\",\"clientURLs\":[\"http://127.0.0.1:24379\"]}(\x002\x008\0H\0P\0X\0`\0h\0p\0x\0\x80\x01\0";
     const VERSION: &[u8] = b"\x08\x84\xa2\x88\xa3\xad\xbf\xe8\x8a\x53\x12\x03PUT\x1a\x0a/0/version\"\x053.5.0\
-        (\02\08\0H\0P\0X\0`\0h\0p\0x\0\x80\x01\0";
+        (\x002\x008\0H\0P\0X\0`\0h\0p\0x\0\x80\x01\0";
 
     fn in_command(request: &[u8]) -> Bytes {
         let mut entry = b"\x08\x07".to_vec();
