@@ -32,7 +32,7 @@ pub mod wal;
 
 pub use consensus::{Dropped, Progress, Rejected, Role, Standing, Timing};
 pub use data_dir::{OpenError, Paths};
-pub use member::{Bootstrap, ConvertError, Converted, Fatal, Outbox, Output, Replica, Settings, convert};
+pub use member::{Bootstrap, ConvertError, Converted, Fatal, Founder, Outbox, Output, Replica, Settings, convert};
 pub use state::{
     OpenEngine, ReceiveError, ReceivedState, Retired, SnapshotJob, SnapshotWritten, StateIncoming, StateReceiver,
     StateToSend,

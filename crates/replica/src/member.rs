@@ -18,12 +18,13 @@ use crate::message::{from_wire, to_wire};
 use crate::state::{Medium, ReceivedState, Retired, SnapshotJob, SnapshotWritten, StateReceiver};
 use crate::wal::{Options, Wal, WalError, log_bytes};
 
+mod bootstrap;
 mod convert;
 mod install;
 mod open;
 
+pub use bootstrap::{Bootstrap, Founder};
 pub use convert::{ConvertError, Converted, convert};
-pub use open::Bootstrap;
 
 /// The log may grow this much, or as much as the state is large, before a snapshot makes the older part superfluous.
 /// Smaller would rewrite the state more often than the log itself; larger would make restarts slow.

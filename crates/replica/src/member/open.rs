@@ -2,35 +2,18 @@
 
 use std::sync::Arc;
 
-use metastore_proto::{Message, raftpb};
-use metastore_store::{Member, Store};
+use metastore_store::Store;
 use raft::eraftpb::HardState;
 
+use super::bootstrap::Bootstrap;
 use super::{KEEP_BYTES, Replica, Settings, SnapshotProgress};
 use crate::consensus::Consensus;
 use crate::data_dir::{DataDir, Found, Identity, OpenError, Paths};
 use crate::disk::Disk;
-use crate::entry::{CONF_CHANGE, addition, to_consensus};
+use crate::entry::to_consensus;
 use crate::entry_log::EntryLog;
-use crate::identity::{cluster_id, member_id};
 use crate::state::{Medium, Named, OpenEngine, Start, StateReceiver};
-use crate::wal::{self, Keep, Metadata, Options, Replay, TornTail, Wal};
-
-/// What a new member begins with. A member that has a log ignores it, as in etcd.
-#[derive(Clone, Debug, Default)]
-pub struct Bootstrap {
-    pub name: String,
-    pub peer_urls: Vec<String>,
-    pub cluster_token: String,
-}
-
-impl Bootstrap {
-    /// The ids that follow from it.
-    fn metadata(&self) -> Metadata {
-        let node_id = member_id(&self.peer_urls, &self.cluster_token);
-        Metadata { node_id, cluster_id: cluster_id(&[node_id]) }
-    }
-}
+use crate::wal::{self, Keep, Metadata, Replay, TornTail, Wal};
 
 impl Replica {
     /// Opens the member in `paths`, or makes a new one, for which `bootstrap` is asked. `engine` opens the storage engine in
@@ -49,24 +32,19 @@ impl Replica {
     ) -> Result<(Self, Option<TornTail>), OpenError> {
         let mut data = DataDir::open(disk, paths)?;
         let found = data.inspect(settings.engine)?;
-        let own = match &found {
-            Found::Member(Some(_)) => None,
-            // Without an identity this is the first start, or the first start was cut off before it was written.
-            _ => Some(bootstrap().map_err(OpenError::Bootstrap)?),
-        };
-        data.lock_log()?;
-        match (found, own) {
-            (Found::Member(Some(identity)), _) => Self::restart(settings, data, (identity, true), engine),
-            (found, own) => {
-                let own = own.unwrap_or_default();
-                let metadata = own.metadata();
-                if let Found::Empty = found {
-                    create(&data, &own, metadata, settings.log)?;
-                }
-                let identity = Identity::new(settings.engine, metadata.node_id, metadata.cluster_id);
-                Self::restart(settings, data, (identity, false), engine)
-            }
+        if let Found::Member(Some(identity)) = found {
+            data.lock_log()?;
+            return Self::restart(settings, data, (identity, true), engine);
         }
+        // Without an identity this is the first start, or the first start was cut off before it was written.
+        let plan = bootstrap().map_err(OpenError::Bootstrap)?.plan()?;
+        let metadata = plan.metadata;
+        data.lock_log()?;
+        if let Found::Empty = found {
+            plan.create(&data, settings.log)?;
+        }
+        let identity = Identity::new(settings.engine, metadata.node_id, metadata.cluster_id);
+        Self::restart(settings, data, (identity, false), engine)
     }
 
     /// Starts the member that `identity` names; the flag says whether it is on disk yet.
@@ -144,16 +122,4 @@ fn open_consensus(settings: &Settings, id: u64, start: &Start, replay: Replay) -
     let entries = replay.entries.into_iter().map(to_consensus).collect::<Result<Vec<_>, _>>();
     log.append(&entries.map_err(|error| error.to_string())?);
     Consensus::new(id, settings.timing, log, applied.index).map_err(|error| error.to_string())
-}
-
-/// Makes the log of a new cluster of one. Its first entry adds the member, committed at term 1, as etcd writes it.
-fn create(data: &DataDir, bootstrap: &Bootstrap, metadata: Metadata, options: Options) -> Result<(), OpenError> {
-    let id = metadata.node_id;
-    let member =
-        Member { id, name: bootstrap.name.clone(), peer_urls: bootstrap.peer_urls.clone(), ..Member::default() };
-    let change = addition(0, &member).map_err(|error| OpenError::Replay(error.to_string()))?;
-    let entry = wal::Entry { kind: CONF_CHANGE, term: 1, index: 1, data: change.encode_to_vec().into() };
-    let hard_state = raftpb::HardState { term: Some(1), vote: Some(0), commit: Some(1) };
-    Wal::bootstrap(options, data.disk.clone(), &data.paths.wal(), metadata, (hard_state, vec![entry]))?;
-    Ok(())
 }

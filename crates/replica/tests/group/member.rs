@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use metastore_proto::{Message as _, raftpb};
+use metastore_proto::raftpb;
 use metastore_replica::disk::{CrashPolicy, Disk};
-use metastore_replica::wal::{Entry, Metadata, Options, Wal};
-use metastore_replica::{Bootstrap, Fatal, OpenError, Outbox, Output, Paths, Replica, Settings, Timing, identity};
-use metastore_store::Member as Description;
+use metastore_replica::wal::Options;
+use metastore_replica::{
+    Bootstrap, Fatal, Founder, OpenError, Outbox, Output, Paths, Replica, Settings, Timing, identity,
+};
 
 use crate::group::MOMENTS_PER_TICK;
 use crate::machine::{Engine, Machine};
@@ -69,6 +70,7 @@ impl Clock {
 pub struct Member {
     pub id: u64,
     at: usize,
+    size: usize,
     /// Before the machine: it is closed first.
     pub replica: Option<Replica>,
     machine: Machine,
@@ -92,10 +94,10 @@ impl Member {
     pub fn new(at: usize, size: usize, engine: Engine, pre_vote: bool) -> Self {
         let ids: Vec<u64> = (0..size).map(|at| identity::member_id(&peer_urls(at), TOKEN)).collect();
         let machine = Machine::new(engine);
-        found(&machine, &ids, at);
         Self {
             id: ids[at],
             at,
+            size,
             replica: None,
             machine,
             pre_vote,
@@ -115,8 +117,9 @@ impl Member {
 
     /// Starts it. Returns whether a torn end of the log was cut off.
     pub fn start(&mut self) -> Result<bool, OpenError> {
-        let (disk, own): (Arc<dyn Disk>, _) = (Arc::new(self.machine.clone()), peer_urls(self.at));
-        let bootstrap = Bootstrap { name: name(self.at), peer_urls: own, cluster_token: TOKEN.into() };
+        let disk: Arc<dyn Disk> = Arc::new(self.machine.clone());
+        let members = (0..self.size).map(|at| Founder { name: name(at), peer_urls: peer_urls(at) }).collect();
+        let bootstrap = Bootstrap::Found { members, own: name(self.at), cluster_token: TOKEN.into() };
         let settings = settings(self.machine.engine, self.pre_vote);
         let engine = self.machine.opener(self.machine.engine);
         let (mut replica, cut) = Replica::open(settings, disk, paths(), || Ok(bootstrap), engine)?;
@@ -196,28 +199,4 @@ impl Member {
 
 fn name(at: usize) -> String {
     format!("m{at}")
-}
-
-/// Makes the log that a founding member begins with: everybody joins, committed at term 1, as etcd writes it.
-fn found(machine: &Machine, ids: &[u64], own: usize) {
-    let mut order: Vec<usize> = (0..ids.len()).collect();
-    order.sort_by_key(|at| ids[*at]);
-    let entry = |(index, at): (u64, usize)| {
-        let description =
-            Description { id: ids[at], name: name(at), peer_urls: peer_urls(at), ..Description::default() };
-        let change = raftpb::ConfChange {
-            r#type: Some(raftpb::ConfChangeType::ConfChangeAddNode as i32),
-            node_id: Some(ids[at]),
-            context: Some(serde_json::to_vec(&description).unwrap().into()),
-            ..raftpb::ConfChange::default()
-        };
-        let kind = raftpb::EntryType::EntryConfChange as i32;
-        Entry { kind, term: 1, index, data: change.encode_to_vec().into() }
-    };
-    let entries = (1..).zip(order).map(entry).collect();
-    let state = raftpb::HardState { term: Some(1), vote: Some(0), commit: Some(ids.len() as u64) };
-    let metadata = Metadata { node_id: ids[own], cluster_id: identity::cluster_id(&[ids[own]]) };
-    let disk: Arc<dyn Disk> = Arc::new(machine.clone());
-    disk.create_dir_all(&paths().wal()).unwrap();
-    Wal::bootstrap(Options { segment_bytes: SEGMENT_BYTES }, disk, &paths().wal(), metadata, (state, entries)).unwrap();
 }

@@ -33,6 +33,7 @@ mod crash_points;
 mod failures;
 mod kill_loop;
 mod machine;
+mod membership;
 mod on_disk;
 mod refusals;
 mod script;

@@ -11,7 +11,7 @@ use metastore_replica::{Bootstrap, OpenError, Output, Paths, Replica, Settings};
 
 use crate::machine::{Engine, Machine};
 use crate::script::run;
-use crate::world::{Told, World, bootstrap, open, open_with, paths, put, settings};
+use crate::world::{Told, World, founding, open, open_with, paths, put, settings};
 
 /// A member with several log segments and a snapshot.
 fn member(engine: Engine) -> Machine {
@@ -189,7 +189,7 @@ fn a_torn_tail_is_cut_and_reported_unless_the_member_is_refused(engine: Engine) 
 }
 
 fn other_bootstrap() -> Bootstrap {
-    Bootstrap { cluster_token: "another".into(), ..bootstrap() }
+    founding("another")
 }
 
 fn open_other(disk: &Machine, paths: Paths) -> Result<Replica, OpenError> {

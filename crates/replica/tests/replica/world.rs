@@ -10,7 +10,8 @@ use metastore_proto::raftpb::{ConfChange, ConfState};
 use metastore_replica::disk::{CrashPolicy, Disk};
 use metastore_replica::wal::{Options, TornTail};
 use metastore_replica::{
-    Bootstrap, Fatal, OpenError, Output, Paths, Replica, Settings, SnapshotJob, SnapshotWritten, Timing, identity,
+    Bootstrap, Fatal, Founder, OpenError, Output, Paths, Replica, Settings, SnapshotJob, SnapshotWritten, Timing,
+    identity,
 };
 use metastore_store::command::{Command, Kind};
 use metastore_store::mvcc::HashKv;
@@ -35,8 +36,14 @@ pub fn paths() -> Paths {
     Paths { data_dir: PathBuf::from("/data"), wal_dir: None }
 }
 
+/// A cluster of one with this token.
+pub fn founding(token: &str) -> Bootstrap {
+    let founder = Founder { name: "one".into(), peer_urls: vec![PEER_URL.into()] };
+    Bootstrap::Found { members: vec![founder], own: "one".into(), cluster_token: token.into() }
+}
+
 pub fn bootstrap() -> Bootstrap {
-    Bootstrap { name: "one".into(), peer_urls: vec![PEER_URL.into()], cluster_token: "token".into() }
+    founding("token")
 }
 
 /// Opens the member of [`paths`] on this disk.
@@ -109,8 +116,8 @@ pub struct Reference {
 impl Reference {
     pub fn of(commands: &[Bytes]) -> Reference {
         let mut store = Store::open(Arc::new(Memory::new())).unwrap();
-        let Bootstrap { name, peer_urls, cluster_token } = bootstrap();
-        let id = identity::member_id(&peer_urls, &cluster_token);
+        let (name, peer_urls) = ("one".to_owned(), vec![PEER_URL.to_owned()]);
+        let id = identity::member_id(&peer_urls, "token");
         let json = serde_json::to_vec(&Member { id, name, peer_urls, ..Member::default() }).unwrap();
         let change = ConfChange { node_id: Some(id), context: Some(json.into()), ..ConfChange::default() };
         let checked = store.check_member_change(1, &change, 1).unwrap();
