@@ -4,10 +4,9 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use metastore_proto::{Message as _, raftpb};
+use metastore_proto::raftpb;
 use metastore_replica::disk::{CrashPolicy, Disk};
-use metastore_replica::wal::{Entry, Metadata, Options, Wal};
-use metastore_replica::{Bootstrap, Fatal, OpenError, Outbox, Output, Paths, Replica, Settings, identity};
+use metastore_replica::{Bootstrap, Fatal, Founder, OpenError, Outbox, Output, Paths, Replica, Settings, identity};
 use metastore_store::Member as Description;
 
 use crate::group::{Beside, MOMENTS_PER_TICK};
@@ -71,6 +70,7 @@ pub struct Member {
     pub replica: Option<Replica>,
     machine: Machine,
     settings: Settings,
+    bootstrap: Bootstrap,
     letters: Letters,
     pub clock: Clock,
     /// The moment at which it goes on after it was stopped.
@@ -94,17 +94,23 @@ pub struct Member {
 impl Member {
     /// A member that founds a group of `size`, and is not started yet.
     pub fn founding(at: usize, size: usize, engine: Engine, settings: Settings) -> Self {
-        let ids: Vec<u64> = (0..size).map(own_id).collect();
-        let member = Self { started: true, ..Self::joining(at, engine, settings) };
-        found(&member.machine, &ids, at);
-        member
+        let members = (0..size).map(|at| Founder { name: name(at), peer_urls: peer_urls(at) }).collect();
+        let bootstrap = Bootstrap::Found { members, own: name(at), cluster_token: TOKEN.into() };
+        Self { started: true, ..Self::new(at, bootstrap, engine, settings) }
     }
 
-    /// A member that joins once it was added.
-    pub fn joining(at: usize, engine: Engine, settings: Settings) -> Self {
+    /// A member that joins a group which `founders` have founded, once it was added.
+    pub fn joining(at: usize, founders: usize, engine: Engine, settings: Settings) -> Self {
+        let ids: Vec<u64> = (0..founders).map(own_id).collect();
+        let bootstrap = Bootstrap::Join { id: own_id(at), cluster_id: identity::cluster_id(&ids) };
+        Self::new(at, bootstrap, engine, settings)
+    }
+
+    fn new(at: usize, bootstrap: Bootstrap, engine: Engine, settings: Settings) -> Self {
         Self {
             id: own_id(at),
             at,
+            bootstrap,
             replica: None,
             machine: Machine::new(engine),
             settings,
@@ -133,8 +139,7 @@ impl Member {
 
     /// Starts it. Returns whether a torn end of the log was cut off.
     pub fn start(&mut self) -> Result<bool, OpenError> {
-        let (disk, own): (Arc<dyn Disk>, _) = (Arc::new(self.machine.clone()), peer_urls(self.at));
-        let bootstrap = Bootstrap { name: name(self.at), peer_urls: own, cluster_token: TOKEN.into() };
+        let (disk, bootstrap): (Arc<dyn Disk>, _) = (Arc::new(self.machine.clone()), self.bootstrap.clone());
         let settings = self.settings.clone();
         let engine = self.machine.opener(self.machine.engine);
         let (mut replica, cut) = Replica::open(settings, disk, paths(), || Ok(bootstrap), engine)?;
@@ -216,28 +221,4 @@ impl Member {
 
 fn name(at: usize) -> String {
     format!("m{at}")
-}
-
-/// Makes the log that a founding member begins with: everybody joins, committed at term 1, as etcd writes it.
-fn found(machine: &Machine, ids: &[u64], own: usize) {
-    let mut order: Vec<usize> = (0..ids.len()).collect();
-    order.sort_by_key(|at| ids[*at]);
-    let entry = |(index, at): (u64, usize)| {
-        let description =
-            Description { id: ids[at], name: name(at), peer_urls: peer_urls(at), ..Description::default() };
-        let change = raftpb::ConfChange {
-            r#type: Some(raftpb::ConfChangeType::ConfChangeAddNode as i32),
-            node_id: Some(ids[at]),
-            context: Some(serde_json::to_vec(&description).unwrap().into()),
-            ..raftpb::ConfChange::default()
-        };
-        let kind = raftpb::EntryType::EntryConfChange as i32;
-        Entry { kind, term: 1, index, data: change.encode_to_vec().into() }
-    };
-    let entries = (1..).zip(order).map(entry).collect();
-    let state = raftpb::HardState { term: Some(1), vote: Some(0), commit: Some(ids.len() as u64) };
-    let metadata = Metadata { node_id: ids[own], cluster_id: identity::cluster_id(&[ids[own]]) };
-    let disk: Arc<dyn Disk> = Arc::new(machine.clone());
-    disk.create_dir_all(&paths().wal()).unwrap();
-    Wal::bootstrap(Options { segment_bytes: SEGMENT_BYTES }, disk, &paths().wal(), metadata, (state, entries)).unwrap();
 }
