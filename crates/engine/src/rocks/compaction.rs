@@ -50,6 +50,12 @@ impl Walk {
         (at > self.done).then_some(Self { at, next: Revision::new(self.done, 0), ..self })
     }
 
+    /// Goes on at `next`; without it all that is published was looked at, which may be less than was asked for.
+    fn goes_on(self, next: Option<Revision>, published: i64) -> Self {
+        let done = self.at.min(published);
+        next.map_or(Self { done, at: done, ..self }, |next| Self { next, ..self })
+    }
+
     /// Whether what was replaced at a main revision is still to be dropped; it is not if it is a tombstone that dies by itself.
     fn drops_replaced(&self, replaced: Stamp, main: i64) -> bool {
         main > self.done && !(replaced.tombstone && self.drops_tombstone(replaced.revision))
@@ -72,25 +78,19 @@ impl RocksDb {
         // What the writer asked for may be what goes.
         pending.keys.clear();
         let state = pending.state;
-        let Some(mut walk) = state.walk.towards(at) else { return Ok(false) };
+        let Some(walk) = state.walk.towards(at) else { return Ok(false) };
         // Readers who miss a version are to know why.
         self.dropping.fetch_max(walk.at, Ordering::Release);
         let mut dropped = Dropped::default();
-        let reached = walk.at;
-        match self.walk(walk, &mut dropped)? {
-            Some(next) => walk.next = next,
-            // There is nothing between what is published and a later revision.
-            None => {
-                walk.done = walk.at.min(state.published.revision);
-                walk.at = walk.done;
-            }
-        }
+        let next = self.walk(walk, &mut dropped)?;
+        let more = next.is_some() || walk.at < at;
+        let walk = walk.goes_on(next, state.published.revision);
         // Rows of tables may be pending: they wait for their own applied index.
         let Usage { rows, bytes } = state.usage;
         let usage = Usage { rows: rows - dropped.usage.rows, bytes: bytes - dropped.usage.bytes };
         self.write(&mut pending, dropped.batch, State { usage, walk, ..state })?;
         self.stored.remove(dropped.usage);
-        Ok(walk.is_under_way() || reached < at)
+        Ok(more)
     }
 
     /// Looks at a step of the revisions and collects what dies there. Returns where the next step begins.
