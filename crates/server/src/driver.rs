@@ -12,6 +12,7 @@
 mod event;
 mod group;
 mod hearing;
+mod held;
 mod leases;
 mod states;
 
@@ -37,6 +38,7 @@ use crate::io::mailbox;
 use crate::peer::Transport;
 use crate::shared::{Shared, WorkerFlags};
 use group::{Group, Post};
+use held::{Held, Proposal, What};
 
 /// How often expired leases are looked for, as in etcd.
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(500);
@@ -46,6 +48,8 @@ const EXPIRED_AT_ONCE: usize = 1000;
 const EVENTS_BYTES: usize = 64 << 20;
 /// How long a request is remembered whose answer never came: its client was told long before that the time is up.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
+/// How long a proposal may wait for a leader: no longer than etcd lets a request wait for its answer.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How soon dropping old versions is tried again while a reader holds them.
 const COMPACTION_RETRY: Duration = Duration::from_millis(10);
 
@@ -69,6 +73,7 @@ pub struct Driver {
     inbox: Inbox<Event>,
     links: Vec<Link>,
     waiting: HashMap<u64, (Waiter, Instant), BuildHasherDefault<IdHasher>>,
+    held: Held,
     /// Who wanted to renew a lease whose time was over, until it is revoked. A client waits for one at a time.
     too_late: HashMap<i64, Vec<Waiter>>,
     heartbeat: Duration,
@@ -131,6 +136,7 @@ impl Driver {
             inbox,
             links,
             waiting: HashMap::default(),
+            held: Held::default(),
             too_late: HashMap::default(),
             heartbeat: heartbeat.interval,
             election_ticks: heartbeat.election_ticks,
@@ -193,9 +199,10 @@ impl Driver {
         let mut late = Vec::new();
         self.inbox.drain(&mut late, Duration::ZERO);
         let asked = late.iter().filter_map(Event::waiter);
+        let held: Vec<_> = self.held.drain().collect();
         let proposed = self.waiting.drain().chain(self.reading.drain()).map(|(_, (waiter, _))| waiter);
         let renewing = self.too_late.drain().flat_map(|(_, waiters)| waiters);
-        for waiter in asked.chain(proposed).chain(renewing).collect::<Vec<_>>() {
+        for waiter in asked.chain(held).chain(proposed).chain(renewing).collect::<Vec<_>>() {
             self.answer(waiter, Answer::Stopped);
         }
         for link in &mut self.links {
@@ -211,8 +218,8 @@ impl Driver {
         self.publish()?;
         // After the answers: a log that was replayed holds grants, and a new leader's extension must not be lost to them. Nor
         // may a member be called ready before everyone can read what makes it so.
-        self.follow_leadership();
-        Ok(match (worked, self.replica.store().compacting()) {
+        let proposed = self.follow_leadership() | self.submit_held();
+        Ok(match (worked | proposed, self.replica.store().compacting()) {
             (true, _) => Duration::ZERO,
             (false, true) => COMPACTION_RETRY,
             (false, false) => Duration::MAX,
@@ -221,18 +228,13 @@ impl Driver {
 
     fn take(&mut self, event: Event) -> Result<(), Fatal> {
         match event {
-            Event::Propose { waiter, id, data } => {
-                // A proposal that consensus drops is answered by the request's own timeout, as in etcd.
-                if self.replica.propose(data).is_ok() {
-                    self.waiting.insert(id, (waiter, Instant::now()));
-                }
-            }
+            Event::Propose { waiter, id, data } => self.propose(waiter, id, What::Command(data)),
             Event::Read { waiter } => self.read(waiter),
             Event::KeepAlive { waiter, lease } => self.renew(waiter, lease),
             Event::TimeToLive { waiter, lease, keys } => self.time_to_live(waiter, lease, keys)?,
             Event::Leases { waiter } => self.list_leases(waiter),
-            Event::ChangeMembers { waiter, change } => self.change_members(waiter, &change),
-            Event::Promote { waiter, change } => self.promote(waiter, &change),
+            Event::ChangeMembers { waiter, change } => self.change_members(waiter, change),
+            Event::Promote { waiter, change } => self.promote(waiter, change),
             Event::MoveLeader { waiter, to } => self.move_leader(waiter, to),
             Event::HandOver(done) => self.hand_over(done),
             Event::Message(heard) => self.hear(heard.take())?,
@@ -246,6 +248,33 @@ impl Driver {
             Event::Stop => {}
         }
         Ok(())
+    }
+
+    /// Proposes, or keeps what finds no leader.
+    fn propose(&mut self, waiter: Waiter, id: u64, what: What) {
+        let proposal = Proposal { waiter, id, what, since: Instant::now() };
+        if self.held.is_empty() && proposal.submit(&mut self.replica).is_ok() {
+            self.waiting.insert(id, (waiter, proposal.since));
+        } else {
+            self.held.push(proposal);
+        }
+    }
+
+    /// Proposes what has waited for a leader. Returns whether there was anything.
+    fn submit_held(&mut self) -> bool {
+        let (now, mut any) = (Instant::now(), false);
+        if self.held.is_empty() || self.replica.standing().leader == 0 {
+            return any;
+        }
+        while let Some(proposal) = self.held.pop(now, PATIENCE) {
+            if proposal.submit(&mut self.replica).is_err() {
+                self.held.put_back(proposal);
+                break;
+            }
+            self.waiting.insert(proposal.id, (proposal.waiter, proposal.since));
+            any = true;
+        }
+        any
     }
 
     fn read(&mut self, waiter: Waiter) {

@@ -10,6 +10,7 @@ use metastore_store::command::{Command, Kind};
 
 use super::Driver;
 use super::event::{Answer, Waiter};
+use super::held::What;
 use crate::peer::{Peer, Transport};
 
 /// How long a proposal about this member may be under way before it is made again.
@@ -37,6 +38,8 @@ pub(super) struct Group {
     agreed_version: Option<String>,
     advertised_at: Option<Instant>,
     led: bool,
+    /// The leader that was last told of.
+    leader: u64,
     /// Who waits for leadership to arrive where.
     moving: Vec<(Waiter, u64)>,
     handing_over: Option<mpsc::SyncSender<()>>,
@@ -50,7 +53,17 @@ impl Group {
     pub(super) fn new(advertised: Advertised) -> Self {
         let moving = Vec::new();
         let (agreed_version, advertised_at, handing_over, complained_at, leaves_at) = Default::default();
-        Self { advertised, agreed_version, advertised_at, led: false, moving, handing_over, complained_at, leaves_at }
+        Self {
+            advertised,
+            agreed_version,
+            advertised_at,
+            led: false,
+            leader: 0,
+            moving,
+            handing_over,
+            complained_at,
+            leaves_at,
+        }
     }
 }
 
@@ -76,9 +89,10 @@ impl Driver {
         Ok(())
     }
 
-    /// What follows from who leads now.
-    pub(super) fn follow_leadership(&mut self) {
+    /// What follows from who leads now. Returns whether something was proposed.
+    pub(super) fn follow_leadership(&mut self) -> bool {
         let standing = self.replica.standing();
+        self.tell_of_leader(&standing);
         if standing.is_leader() != self.group.led {
             self.group.led = standing.is_leader();
             if self.group.led { self.keep_lease_time() } else { self.forget_lease_time() }
@@ -93,9 +107,24 @@ impl Driver {
             // Whoever waits for it sees the sender gone.
             self.group.handing_over = None;
         }
-        self.advertise(&standing);
         if standing.leader != 0 && !*self.ready.borrow() && self.is_known(&standing) {
             self.ready.send_replace(true);
+        }
+        self.advertise(&standing)
+    }
+
+    /// etcd's log lines about elections.
+    fn tell_of_leader(&mut self, standing: &Standing) {
+        let (before, now) = (self.group.leader, standing.leader);
+        if before == now {
+            return;
+        }
+        self.group.leader = now;
+        let (own, term) = (self.replica.id(), standing.term);
+        match (before, now) {
+            (0, _) => tracing::info!("raft.node: {own:x} elected leader {now:x} at term {term}"),
+            (_, 0) => tracing::info!("raft.node: {own:x} lost leader {before:x} at term {term}"),
+            _ => tracing::info!("raft.node: {own:x} changed leader from {before:x} to {now:x} at term {term}"),
         }
     }
 
@@ -119,10 +148,10 @@ impl Driver {
         if alone { Some(&self.group.advertised.cluster_version) } else { self.group.agreed_version.as_deref() }
     }
 
-    /// Proposes what the cluster does not know yet, again and again until it does.
-    fn advertise(&mut self, standing: &Standing) {
+    /// Proposes what the cluster does not know yet, again and again until it does. Returns whether it did.
+    fn advertise(&mut self, standing: &Standing) -> bool {
         if standing.leader == 0 || self.group.advertised_at.is_some_and(|at| at.elapsed() < ADVERTISE_RETRY) {
-            return;
+            return false;
         }
         let mut commands = Vec::new();
         let members = self.replica.store().members();
@@ -141,7 +170,7 @@ impl Driver {
             commands.push(Command::encode(self.shared.next_id(), Kind::ClusterVersionSet, &version));
         }
         if commands.is_empty() {
-            return;
+            return false;
         }
         self.group.advertised_at = Some(Instant::now());
         for command in commands {
@@ -149,6 +178,7 @@ impl Driver {
                 tracing::warn!("could not tell the cluster about this member: no leader");
             }
         }
+        true
     }
 
     /// The members have been asked which versions they understand.
@@ -157,14 +187,12 @@ impl Driver {
         self.group.advertised_at = None;
     }
 
-    pub(super) fn change_members(&mut self, waiter: Waiter, change: &raftpb::ConfChange) {
-        if self.replica.propose_change(change).is_ok() {
-            self.waiting.insert(change.id(), (waiter, Instant::now()));
-        }
+    pub(super) fn change_members(&mut self, waiter: Waiter, change: raftpb::ConfChange) {
+        self.propose(waiter, change.id(), What::Change(Box::new(change)));
     }
 
     /// Only the leader knows how far a learner has come.
-    pub(super) fn promote(&mut self, waiter: Waiter, change: &raftpb::ConfChange) {
+    pub(super) fn promote(&mut self, waiter: Waiter, change: raftpb::ConfChange) {
         let progress = self.replica.progress();
         let matched = |id| progress.iter().find(|progress| progress.id == id).map_or(0, |progress| progress.matched);
         if progress.is_empty() {
