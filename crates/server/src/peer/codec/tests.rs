@@ -173,6 +173,8 @@ fn what_is_too_large_is_refused_before_it_comes() {
     let (huge, limit) = (u64::MAX.to_be_bytes(), MAX_FRAME_BYTES);
     let too_large = Broken::TooLarge { bytes: u64::MAX, limit };
     assert_eq!(messages(&huge, 3).1, too_large);
+    let one_more = limit + 1;
+    assert_eq!(messages(&one_more.to_be_bytes(), 3).1, Broken::TooLarge { bytes: one_more, limit });
     assert_eq!(decoded(&[&[2][..], &huge].concat(), 3).1, too_large);
     assert_eq!(decoded(&[&[1][..], &1u64.to_be_bytes(), &huge].concat(), 3).1, too_large);
     let entries = decoded(&[&[1][..], &huge].concat(), 3).1;
