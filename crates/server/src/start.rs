@@ -9,14 +9,14 @@ use std::time::Duration;
 use http::Request;
 use hyper::body::Incoming;
 use metastore_replica::disk::{Disk, OsDisk};
-use metastore_replica::{Bootstrap, Fatal, Founder, OpenError, Paths, Replica, Settings, Timing};
+use metastore_replica::{Fatal, OpenError, Paths, Replica, Settings, Timing};
 use metastore_store::lease::minimum_ttl_s;
 use metastore_store::watch;
 use tokio::sync::watch as signal;
 
 use crate::api::{self, Barrier, Limits, Member, Watchers};
 use crate::config::Config;
-use crate::config::bootstrap::{InitialMember, initial_members};
+use crate::config::joining::bootstrap;
 use crate::descriptors::Descriptors;
 use crate::driver::{Advertised, Answer, Driver, Ear, Event, Heartbeat, Intake, Mail, WorkerLink};
 use crate::engine;
@@ -183,14 +183,8 @@ fn open(config: &Config, descriptors: Descriptors, metrics: &Arc<Metrics>) -> Re
     let disk: Arc<dyn Disk> =
         if config.unsafe_no_fsync { Arc::new(OsDisk::without_fsync()) } else { Arc::new(watched_disk(metrics)) };
     let paths = Paths { data_dir: config.data_dir.clone(), wal_dir: config.wal_dir.clone() };
-    let bootstrap = || {
-        let founder = |member: InitialMember| Founder { name: member.name, peer_urls: member.peer_urls };
-        let members = initial_members(config)?.into_iter().map(founder).collect();
-        let (own, cluster_token) = (config.name.clone(), config.initial_cluster_token.clone());
-        Ok(Bootstrap::Found { members, own, cluster_token })
-    };
     let engine = engine::opener(config.engine, descriptors);
-    let (replica, cut) = Replica::open(settings, disk, paths, bootstrap, engine)?;
+    let (replica, cut) = Replica::open(settings, disk, paths, || bootstrap(config), engine)?;
     if let Some(cut) = cut {
         tracing::warn!(
             file = %cut.file.display(), offset = cut.offset, "dropped-bytes" = cut.dropped_bytes,

@@ -16,6 +16,7 @@ pub mod bootstrap;
 pub mod convert;
 pub mod flags;
 pub mod help;
+pub mod joining;
 pub mod parse;
 pub mod url;
 mod validate;
