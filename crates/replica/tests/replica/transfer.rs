@@ -38,7 +38,8 @@ fn states_on_disk(machine: &Machine) -> Vec<String> {
 
 #[test]
 fn a_state_goes_from_any_engine_to_any_engine() {
-    for (from, to) in [Engine::Memory, Engine::RocksDb].into_iter().flat_map(|from| [(from, from), (from, from.other())])
+    for (from, to) in
+        [Engine::Memory, Engine::RocksDb].into_iter().flat_map(|from| [(from, from), (from, from.other())])
     {
         let context = format!("{from:?} to {to:?}");
         let (mut leader, sent) = leader(from);
@@ -109,7 +110,8 @@ fn old_state_and_log_or_new_ones_wherever_the_power_goes(engine: Engine) {
 
 /// What becomes of what was not synced when the power goes after `n` operations, `since` of them since the state was sent.
 fn policies(engine: Engine, n: u64, since: u64) -> Vec<CrashPolicy> {
-    let all = [CrashPolicy::DropUnsynced, CrashPolicy::KeepUnsynced, CrashPolicy::Random(n), CrashPolicy::Random(n + 1)];
+    let all =
+        [CrashPolicy::DropUnsynced, CrashPolicy::KeepUnsynced, CrashPolicy::Random(n), CrashPolicy::Random(n + 1)];
     // Opening a RocksDB takes its time, so only what is near the change of states is looked at from all sides.
     if engine == Engine::Memory || since < 12 { all.into() } else { vec![all[n as usize % all.len()]] }
 }

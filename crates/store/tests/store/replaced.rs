@@ -62,7 +62,7 @@ fn state_of(of: &Store, home: &Home) -> Store {
 }
 
 fn medium() -> impl Strategy<Value = Medium> {
-    prop_oneof![15 => Just(Medium::Memory), 1 => Just(Medium::RocksDb)]
+    prop_oneof![40 => Just(Medium::Memory), 1 => Just(Medium::RocksDb)]
 }
 
 /// What the far end of watch streams has seen.
@@ -236,11 +236,13 @@ fn readers_see_one_state_or_the_other() {
                 let mut last = 0;
                 while !done.load(Ordering::Relaxed) {
                     let view = views.now();
-                    let reply = view.range(&RangeQuery { key: b"k", range_end: b"l", ..RangeQuery::default() }).unwrap();
+                    let reply =
+                        view.range(&RangeQuery { key: b"k", range_end: b"l", ..RangeQuery::default() }).unwrap();
                     assert!(reply.revision >= last, "time goes on");
                     last = reply.revision;
                     // The newest values are those of the last seven revisions.
-                    let newest = reply.rows.iter().map(|row| metastore_store::mvcc::row::KeyValue::of(row).mod_revision);
+                    let newest =
+                        reply.rows.iter().map(|row| metastore_store::mvcc::row::KeyValue::of(row).mod_revision);
                     assert_eq!(newest.max(), Some(reply.revision), "all of it is of one moment");
                     assert_eq!(reply.count, (reply.revision - 1).min(7));
                 }
