@@ -19,6 +19,7 @@ mod clients;
 mod counts;
 mod faults;
 mod group;
+mod lagging;
 #[path = "../replica/machine.rs"]
 #[allow(dead_code)]
 mod machine;

@@ -62,7 +62,7 @@ fn state_of(of: &Store, home: &Home) -> Store {
 }
 
 fn medium() -> impl Strategy<Value = Medium> {
-    prop_oneof![15 => Just(Medium::Memory), 1 => Just(Medium::RocksDb)]
+    prop_oneof![40 => Just(Medium::Memory), 1 => Just(Medium::RocksDb)]
 }
 
 /// What the far end of watch streams has seen.
