@@ -2,6 +2,13 @@
 //!
 //! ```text
 //!   a test ----> member::Member   a server process on its own directory and ports: start, kill -9, SIGTERM, restart
+//!     |              ^
+//!     |              |
+//!     +--------> cluster::Cluster   several members of one cluster: leaders found, members added, all compared
+//!     |              |
+//!     |              +--> network::Network    links between members that can be cut
+//!     |
+//!     +--------> load::Load        clients at work meanwhile, and the judgement of what they were told
 //!     |
 //!     +--------> grpc::Client     one call: a path, a request message, an answer or a status
 //!     |             |

@@ -6,6 +6,7 @@
 //!   partition, quorum               messages are lost; too few are left
 //!   membership, identity            who is a member, and who is turned away
 //!   lease, watch                    what goes on while leaders change
+//!   surroundings                    disks that hang, names that do not resolve
 //!   beside                          in one cluster with etcd
 //! ```
 //!
@@ -26,6 +27,7 @@ mod lease;
 mod membership;
 mod partition;
 mod quorum;
+mod surroundings;
 mod watch;
 
 use metastore_tests::cluster::Cluster;

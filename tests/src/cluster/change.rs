@@ -1,0 +1,106 @@
+//! Who is a member, and who leads: changed through the API, as an operator would.
+
+use metastore_proto::etcdserverpb::Member;
+
+use super::{Cluster, State};
+use crate::member::free_address;
+use crate::membership::*;
+use crate::paths;
+use crate::programs::Server;
+
+impl Cluster {
+    /// Adds a member through the leader, starts it, and waits until it serves clients. Its number.
+    pub fn add(&mut self, server: &Server, is_learner: bool) -> usize {
+        let node = self.seat(server);
+        self.announce(node, is_learner);
+        self.launch(node);
+        self.wait_until_learned(node);
+        node
+    }
+
+    /// Gives a node whose disk is empty a new member id, without starting it.
+    pub fn announce(&mut self, node: usize, is_learner: bool) {
+        let request = AddRequest { peer_urls: vec![self.nodes[node].member.peer_url()], is_learner };
+        // A cluster that met its members only just now takes none: "unhealthy cluster".
+        let added: AddResponse = self.eventually("a member is added", |cluster| {
+            cluster.call(cluster.leader(), paths::MEMBER_ADD, request.clone()).ok()
+        });
+        let new = added.member.expect("the answer shows the new member").id;
+        let name = |member: &Member| {
+            let name = if member.id == new { &self.nodes[node].member.identity().name } else { &member.name };
+            member.peer_ur_ls.iter().map(|url| format!("{name}={url}")).collect::<Vec<_>>().join(",")
+        };
+        let all: Vec<String> = added.members.iter().map(name).collect();
+        self.configure(node, &all.join(","), "existing");
+        self.nodes[node].learner = is_learner;
+    }
+
+    /// A learner says "ready" when it serves; /health needs a linearizable read, which a learner refuses.
+    fn wait_until_learned(&mut self, node: usize) {
+        self.eventually(&format!("node {node} has caught up"), |cluster| {
+            let reached = cluster.revision(node).ok()?;
+            (reached >= cluster.revision(cluster.leader()).ok()?).then_some(())
+        });
+        self.learn_id(node);
+    }
+
+    /// Makes a learner a voter, as soon as the leader agrees.
+    pub fn promote(&mut self, node: usize) {
+        let id = self.nodes[node].id;
+        let _: MembersResponse = self.eventually(&format!("node {node} is promoted"), |cluster| {
+            cluster.call(cluster.leader(), paths::MEMBER_PROMOTE, IdRequest { id }).ok()
+        });
+        // It takes writes when it knows of it itself.
+        let told = |cluster: &Cluster| (!cluster.status(node).ok()?.is_learner).then_some(());
+        self.eventually(&format!("node {node} takes itself for a voter"), told);
+        self.nodes[node].learner = false;
+    }
+
+    /// Removes a member through another one. Its process, if it runs, must end by itself.
+    pub fn remove(&mut self, node: usize) {
+        let id = self.nodes[node].id;
+        let through = self.voters().into_iter().find(|other| *other != node).expect("another member runs");
+        let _: MembersResponse = self.eventually(&format!("node {node} is removed"), |cluster| {
+            cluster.call(through, paths::MEMBER_REMOVE, IdRequest { id }).ok()
+        });
+        if self.nodes[node].member.is_started() {
+            self.wait_exit(node);
+        }
+        self.nodes[node].state = State::Left;
+    }
+
+    /// A node that left, or whose disk was emptied, may be announced again.
+    pub fn forget(&mut self, node: usize) {
+        self.nodes[node].state = State::Down;
+    }
+
+    /// Starts a node that was announced, and waits until it has caught up.
+    pub fn join(&mut self, node: usize) {
+        self.launch(node);
+        self.wait_until_learned(node);
+    }
+
+    /// Announces another peer address for a node, and restarts it there.
+    pub fn move_peer_address(&mut self, node: usize) {
+        let id = self.nodes[node].id;
+        let address = free_address();
+        let request = UpdateRequest { id, peer_urls: vec![format!("http://{address}")] };
+        let _: MembersResponse = self.eventually("a peer URL is changed", |cluster| {
+            cluster.call(cluster.leader(), paths::MEMBER_UPDATE, request.clone()).ok()
+        });
+        self.stop(node);
+        self.nodes[node].member.move_peer_address(address);
+        let all = self.initial_cluster();
+        self.configure(node, &all, "existing");
+        self.restart(node);
+    }
+
+    /// Hands leadership to `to`, and waits until it leads.
+    pub fn move_leader(&self, to: usize) {
+        let target = self.nodes[to].id;
+        let request = MoveLeaderRequest { target };
+        let moved: Result<MoveLeaderResponse, _> = self.call(self.leader(), paths::MOVE_LEADER, request);
+        moved.unwrap_or_else(|status| panic!("leadership is not moved: {status}"));
+        assert_eq!(self.leader(), to, "leadership went elsewhere");
+    }
+}
