@@ -367,8 +367,12 @@ impl Group {
     fn crashes(&mut self, at: usize) {
         let (policy, down) = self.dooms.remove(&at).unwrap_or((CrashPolicy::DropUnsynced, 1));
         self.note(|| format!("{at} crashes: {policy:?}"));
+        let sender = self.members[at].beside.sender();
         self.members[at].crash(policy);
         self.counts.crashes += 1;
+        if let Some(from) = sender {
+            self.report_state(from, at, false);
+        }
         self.restarts.insert(at, self.now + down);
         for request in self.clients.give_up(self.now, |request| request.member == at) {
             self.unknown(&request);
