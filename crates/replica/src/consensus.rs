@@ -397,7 +397,26 @@ impl Consensus {
         let state = self.node.apply_conf_change(&change);
         let state = state.map_err(|error| EntryError { index, why: error.to_string() })?;
         self.node.mut_store().set_conf_state(state.clone());
+        self.step_down_if_removed();
         Ok(state)
+    }
+
+    /// A leader that is no voter any more leads no more. The library would go on, and panic where it looks for itself among the
+    /// members. The others are told what is committed, and the one that has come furthest is told to take over.
+    fn step_down_if_removed(&mut self) {
+        let raft = &mut self.node.raft;
+        if raft.promotable() || raft.state == StateRole::Follower {
+            return;
+        }
+        if raft.state == StateRole::Leader {
+            raft.bcast_append();
+            let voters = raft.prs().iter().filter(|(id, _)| raft.prs().conf().voters().contains(**id));
+            let furthest = voters.max_by_key(|(id, progress)| (progress.matched, **id)).map(|(id, _)| *id);
+            if let Some(to) = furthest {
+                raft.send_timeout_now(to);
+            }
+        }
+        raft.become_follower(raft.term, INVALID_ID);
     }
 }
 
@@ -477,6 +496,36 @@ mod tests {
             consensus.persisted(work);
         }
         assert!(consensus.campaign_if_alone());
+    }
+
+    #[test]
+    fn a_leader_that_was_removed_hands_over_and_goes_on_as_nobody() {
+        let mut consensus = consensus(&[1, 2, 3]);
+        consensus.node.raft.become_candidate();
+        consensus.node.raft.become_leader();
+        while let Some(work) = consensus.take() {
+            consensus.persisted(work);
+        }
+        let acknowledged = Message { from: 3, term: 2, index: 2, ..message(MessageType::MsgAppendResponse) };
+        consensus.step(acknowledged.clone()).unwrap();
+        let removal = raftpb::ConfChange {
+            r#type: Some(raftpb::ConfChangeType::ConfChangeRemoveNode as i32),
+            node_id: Some(1),
+            ..raftpb::ConfChange::default()
+        };
+        assert_eq!(consensus.change_members(3, &removal, false).unwrap().voters.len(), 2);
+        assert_eq!((consensus.standing().role, consensus.standing().leader), (Role::Follower, 0));
+        let mut messages = Vec::new();
+        while let Some(mut work) = consensus.take() {
+            messages.append(&mut work.messages);
+            messages.append(&mut consensus.persisted(work).messages);
+        }
+        let told: Vec<_> =
+            messages.iter().filter(|message| message.get_msg_type() == MessageType::MsgTimeoutNow).collect();
+        assert_eq!(told.iter().map(|message| message.to).collect::<Vec<_>>(), [3], "it has come furthest");
+        consensus.step(acknowledged).unwrap();
+        (0..100).for_each(|_| consensus.tick());
+        assert_eq!(consensus.standing().role, Role::Follower);
     }
 
     #[test]

@@ -25,6 +25,7 @@
 //! So there is never the old state with the new log, nor the new state with the old one.
 
 use metastore_engine::Applied;
+use metastore_proto::raftpb;
 use raft::eraftpb::{HardState, Snapshot};
 
 use super::{Fatal, KEEP_BYTES, Output, Replica, conf_state_from_disk, hard_state_to_disk};
@@ -71,7 +72,9 @@ impl Replica {
         let received = received.expect("consensus takes up no state but the one that was received");
         let (applied, conf_state) = (received.applied, received.conf_state.clone());
         let Applied { index, term } = applied;
-        self.wal.replace_by_snapshot(index, term, conf_state.clone(), &hard_state_to_disk(hard_state))?;
+        // Entries behind the state that came with it are written after this, and so is that they are committed.
+        let hard_state = raftpb::HardState { commit: Some(index), ..hard_state_to_disk(hard_state) };
+        self.wal.replace_by_snapshot(index, term, conf_state.clone(), &hard_state)?;
         let (store, engine) = received.keep();
         let old_directory = self.data.engine_path();
         self.medium.adopt(&mut self.data, applied, &conf_state)?;

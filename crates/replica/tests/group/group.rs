@@ -3,7 +3,7 @@
 //! A run has three parts. While it storms, everything goes wrong, and what is checked is safety. Then the world heals, and
 //! the group has [`SETTLE_TICKS`] to find a leader. After that every request must be served.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use metastore_proto::raftpb::Message;
@@ -70,6 +70,8 @@ pub struct Group {
     restarts: BTreeMap<usize, u64>,
     join_at: u64,
     parcels: Vec<Parcel>,
+    /// Members whose removal was proposed.
+    removing: BTreeSet<u64>,
     /// Members that were removed, and when they stop.
     leaves: BTreeMap<usize, u64>,
     /// How many members the group began with.
@@ -107,6 +109,7 @@ impl Group {
             restarts: (0..members.len()).map(|at| (at, 1)).collect(),
             join_at: u64::MAX,
             parcels: Vec::new(),
+            removing: BTreeSet::new(),
             leaves: BTreeMap::new(),
             founders: members.len(),
             settings,
@@ -367,8 +370,12 @@ impl Group {
     fn crashes(&mut self, at: usize) {
         let (policy, down) = self.dooms.remove(&at).unwrap_or((CrashPolicy::DropUnsynced, 1));
         self.note(|| format!("{at} crashes: {policy:?}"));
+        let sender = self.members[at].beside.sender();
         self.members[at].crash(policy);
         self.counts.crashes += 1;
+        if let Some(from) = sender {
+            self.report_state(from, at, false);
+        }
         self.restarts.insert(at, self.now + down);
         for request in self.clients.give_up(self.now, |request| request.member == at) {
             self.unknown(&request);

@@ -96,24 +96,24 @@ impl Member {
     pub fn founding(at: usize, size: usize, engine: Engine, settings: Settings) -> Self {
         let members = (0..size).map(|at| Founder { name: name(at), peer_urls: peer_urls(at) }).collect();
         let bootstrap = Bootstrap::Found { members, own: name(at), cluster_token: TOKEN.into() };
-        Self { started: true, ..Self::new(at, bootstrap, engine, settings) }
+        Self::new(at, engine, settings, bootstrap)
     }
 
-    /// A member that joins a group which `founders` have founded, once it was added.
+    /// A member that joins the group that so many have founded, once it was added.
     pub fn joining(at: usize, founders: usize, engine: Engine, settings: Settings) -> Self {
         let ids: Vec<u64> = (0..founders).map(own_id).collect();
         let bootstrap = Bootstrap::Join { id: own_id(at), cluster_id: identity::cluster_id(&ids) };
-        Self::new(at, bootstrap, engine, settings)
+        Self::new(at, engine, settings, bootstrap)
     }
 
-    fn new(at: usize, bootstrap: Bootstrap, engine: Engine, settings: Settings) -> Self {
+    fn new(at: usize, engine: Engine, settings: Settings, bootstrap: Bootstrap) -> Self {
         Self {
             id: own_id(at),
             at,
-            bootstrap,
             replica: None,
             machine: Machine::new(engine),
             settings,
+            bootstrap,
             beside: Beside::default(),
             letters: Letters::default(),
             clock: Clock::new(1000),
@@ -139,8 +139,8 @@ impl Member {
 
     /// Starts it. Returns whether a torn end of the log was cut off.
     pub fn start(&mut self) -> Result<bool, OpenError> {
-        let (disk, bootstrap): (Arc<dyn Disk>, _) = (Arc::new(self.machine.clone()), self.bootstrap.clone());
-        let settings = self.settings.clone();
+        let disk: Arc<dyn Disk> = Arc::new(self.machine.clone());
+        let (settings, bootstrap) = (self.settings.clone(), self.bootstrap.clone());
         let engine = self.machine.opener(self.machine.engine);
         let (mut replica, cut) = Replica::open(settings, disk, paths(), || Ok(bootstrap), engine)?;
         replica.connect(Box::new(self.letters.clone()));

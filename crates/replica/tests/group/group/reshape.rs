@@ -1,7 +1,8 @@
 //! The group changes its members while it runs: learners join, become voters, and members leave, the leader among them.
 //!
 //! A member is started when it was added, as with etcd, and stopped a while after it was removed: until then it does not
-//! know, and disturbs the others.
+//! know, and disturbs the others. Two voters are never brought down to one: if the one that leaves is gone before the other
+//! has heard that this is committed, nobody is left to tell it, here as in etcd.
 
 use metastore_proto::raftpb::{ConfChange, ConfChangeType};
 use metastore_store::{Member as Description, Members};
@@ -11,7 +12,7 @@ use crate::member::Member;
 
 /// Members that a run adds at most.
 const MAX_ADDED: usize = 6;
-/// Voters of a group are between these while it storms.
+/// Voters of a group are between these while it storms, even if every removal that was proposed takes effect.
 const VOTERS: std::ops::RangeInclusive<usize> = 2..=5;
 /// Ticks for which a removed member goes on at most.
 const LINGERING_TICKS: u64 = 40;
@@ -27,12 +28,18 @@ impl Group {
         let choice = self.random.below(4);
         let change = match learners.first() {
             Some(learner) if choice < 2 => promotion(learner),
-            Some(learner) if choice == 2 => removal(learner.id),
+            Some(learner) if choice == 2 => self.removal(learner.id),
             None if voters.len() < *VOTERS.end() && choice < 2 && self.members.len() < self.founders + MAX_ADDED => {
                 self.new_member()
             }
-            _ if voters.len() > *VOTERS.start() => removal(self.random.pick(&voters).map_or(0, |member| member.id)),
-            _ => return,
+            _ => {
+                let mut staying: Vec<u64> = voters.iter().map(|member| member.id).collect();
+                staying.retain(|id| !self.removing.contains(id));
+                match self.random.pick(&staying) {
+                    Some(id) if staying.len() > *VOTERS.start() => self.removal(*id),
+                    _ => return,
+                }
+            }
         };
         self.note(|| format!("{at} proposes {:?} of {:x}", change.r#type(), change.node_id()));
         let member = &mut self.members[at];
@@ -54,6 +61,11 @@ impl Group {
         let description = Description { is_learner: true, ..member.description() };
         self.members.push(member);
         change(ConfChangeType::ConfChangeAddLearnerNode, description.id, &serde_json::to_value(description).unwrap())
+    }
+
+    fn removal(&mut self, id: u64) -> ConfChange {
+        self.removing.insert(id);
+        change(ConfChangeType::ConfChangeRemoveNode, id, &serde_json::Value::Null)
     }
 
     /// Starts who was added, and stops who was removed.
@@ -81,10 +93,6 @@ impl Group {
             self.members[at].gone = true;
         }
     }
-}
-
-fn removal(id: u64) -> ConfChange {
-    change(ConfChangeType::ConfChangeRemoveNode, id, &serde_json::Value::Null)
 }
 
 /// etcd's way to say it: the learner is added once more, with a mark.

@@ -35,6 +35,13 @@ pub struct Beside {
     taking: Option<(u64, usize, StateIncoming)>,
 }
 
+impl Beside {
+    /// Who sends the state that is being taken in, and notices if that ends.
+    pub fn sender(&self) -> Option<usize> {
+        self.taking.as_ref().map(|(_, from, _)| *from)
+    }
+}
+
 impl Group {
     /// Takes from a member's output what is to be done about states.
     pub(super) fn states(&mut self, at: usize, output: &mut Output) -> Result<(), Fatal> {
@@ -127,7 +134,7 @@ impl Group {
     }
 
     /// Tells the sender how it has ended.
-    fn report_state(&mut self, from: usize, to: usize, arrived: bool) {
+    pub(super) fn report_state(&mut self, from: usize, to: usize, arrived: bool) {
         let to = self.members[to].id;
         let sender = &mut self.members[from];
         if let Some(replica) = &mut sender.replica {
