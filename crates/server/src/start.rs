@@ -276,6 +276,7 @@ impl Desks {
             metrics: self.metrics.clone(),
             inbox: self.inbox.clone(),
             transport: self.transport.clone(),
+            kept: peer::Kept::default(),
             slots,
             barrier,
             worker: index,
@@ -325,8 +326,7 @@ fn listen_to_peers(
     let further = move |_: WorkerContext| -> Further {
         let member = desks.sit_down(index);
         let site = desks.site(member.clone());
-        let (shared, inbox) = (desks.shared.clone(), desks.inbox.clone());
-        tokio::task::spawn_local(peer::versions::monitor(shared, inbox, desks.version.clone()));
+        tokio::task::spawn_local(peer::versions::monitor(member.clone()));
         Rc::new(move |request: Request<Incoming>| {
             if peer::questions::concerns(request.uri().path()) {
                 let answer = peer::questions::answer(member.clone(), request);

@@ -2,13 +2,14 @@
 
 use metastore_proto::etcdserverpb::{CompactionRequest, PutRequest};
 use metastore_proto::raftpb::Message;
-use metastore_replica::Output;
 use metastore_replica::disk::CrashPolicy;
+use metastore_replica::wal::Options;
+use metastore_replica::{Output, Settings, Timing};
 use metastore_store::command::{Command, Kind};
 use metastore_store::mvcc::HashKv;
 
 use crate::machine::Engine;
-use crate::member::Member;
+use crate::member::{ELECTION_TICKS, Member, SEGMENT_BYTES};
 
 const KEEP_ENTRIES: usize = 8;
 /// Within so many ticks a group without faults has done whatever it was asked for.
@@ -27,9 +28,11 @@ struct Trio {
 
 impl Trio {
     fn new(engines: [Engine; 3]) -> Self {
-        let member = |(at, engine)| {
-            let mut member = Member::new(at, 3, engine, true);
-            member.keep_entries = KEEP_ENTRIES;
+        let member = |(at, engine): (usize, Engine)| {
+            let timing = Timing { election_ticks: ELECTION_TICKS, pre_vote: true };
+            let mut settings = Settings::new(Engine::name(engine), timing, KEEP_ENTRIES);
+            settings.log = Options { segment_bytes: SEGMENT_BYTES };
+            let mut member = Member::founding(at, 3, engine, settings);
             member.start().unwrap();
             member
         };

@@ -43,3 +43,46 @@ impl<'a> LeaderWatch<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::bench::Bench;
+
+    #[tokio::test(flavor = "local", start_paused = true)]
+    async fn a_stream_ends_after_three_elections_without_a_leader() {
+        let bench = Bench::new(&["http://127.0.0.1:1"]);
+        let call = Call::with_metadata("hasleader", "true");
+        assert_eq!(bench.member.admit(&call), Err(errors::no_leader()), "and is not opened without one");
+        bench.led_by(2);
+        bench.member.admit(&call).unwrap();
+        let mut watch = LeaderWatch::new(&bench.member, &call);
+        let mut ended = async |within| tokio::time::timeout(Duration::from_secs(within), watch.lost()).await.ok();
+        assert_eq!(ended(100).await, None);
+        bench.led_by(0);
+        assert_eq!(ended(2).await, None, "an election");
+        bench.led_by(3);
+        assert_eq!(ended(2).await, None, "has been won");
+        bench.led_by(0);
+        let began = Instant::now();
+        assert_eq!(ended(100).await, Some(errors::no_leader()));
+        assert!(began.elapsed() >= Duration::from_secs(3) && began.elapsed() < Duration::from_millis(3300));
+    }
+
+    #[tokio::test(flavor = "local", start_paused = true)]
+    async fn who_does_not_ask_for_a_leader_stays() {
+        let bench = Bench::new(&["http://127.0.0.1:1"]);
+        let call = Call::with_metadata("hasleader", "no");
+        bench.member.admit(&call).unwrap();
+        let mut watch = LeaderWatch::new(&bench.member, &call);
+        assert!(tokio::time::timeout(Duration::from_secs(100), watch.lost()).await.is_err());
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn a_learner_serves_next_to_nothing() {
+        let bench = Bench::learner();
+        bench.led_by(2);
+        let call = Call::with_metadata("hasleader", "true");
+        assert_eq!(bench.member.admit(&call), Err(errors::learner_unsupported()));
+    }
+}

@@ -5,6 +5,8 @@
 
 mod absent;
 mod barrier;
+#[cfg(test)]
+pub(crate) mod bench;
 mod check;
 pub(crate) mod cluster;
 mod defragment;
@@ -39,7 +41,7 @@ use crate::grpc::{Call, Router, Status};
 use crate::io::inbox::{Inbox, Refused};
 use crate::io::slots::{Expired, Slots};
 use crate::metrics::Metrics;
-use crate::peer::Transport;
+use crate::peer::{Kept, Transport};
 use crate::shared::{Counts, Shared, WorkerFlags};
 
 /// Settings of the API; the same on all workers.
@@ -67,6 +69,8 @@ pub struct Member {
     pub inbox: Inbox<Event>,
     /// How the other members are reached.
     pub transport: Transport,
+    /// Connections of this worker to the leader.
+    pub kept: Kept,
     pub slots: Slots<Answer>,
     pub barrier: Barrier,
     /// Index of this worker.
@@ -178,7 +182,7 @@ impl Member {
     ///
     /// A member that leads and votes alone need not ask anybody: whatever was acknowledged was published here first,
     /// and nobody else can acknowledge anything.
-    async fn read_barrier(&self, call: &Call) -> Result<(), Status> {
+    pub(crate) async fn read_barrier(&self, call: &Call) -> Result<(), Status> {
         self.check_leader(call)?;
         if self.shared.sole_leader() { Ok(()) } else { self.barrier.pass(call.deadline).await }
     }

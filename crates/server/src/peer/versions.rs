@@ -1,7 +1,7 @@
 //! The version that the cluster speaks: the leader asks every member which version it runs, and settles on the least
 //! (etcd: `server/etcdserver/version/monitor.go`).
 
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,11 +9,13 @@ use http::{HeaderMap, Method, StatusCode};
 use metastore_store::Member as ClusterMember;
 use serde::Deserialize;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::client::request;
+use crate::api::Member;
 use crate::config::url;
 use crate::driver::Event;
-use crate::io::inbox::Inbox;
+use crate::grpc::Call;
 use crate::shared::Shared;
 
 /// How often the members are asked, as in etcd.
@@ -44,26 +46,26 @@ impl std::fmt::Display for Version {
     }
 }
 
-/// Keeps the cluster's version at what all members understand, as long as this member leads. Runs for ever, inside a
-/// runtime that can spawn local tasks. `own` is the version that this member reports.
-pub async fn monitor(shared: Arc<Shared>, inbox: Inbox<Event>, own: String) {
+/// Keeps the cluster's version at what all members understand, as long as this member leads. Runs for ever, inside a local
+/// runtime; one in a process.
+pub async fn monitor(member: Rc<Member>) {
+    let shared = &member.shared;
     loop {
         let _ = tokio::time::timeout(INTERVAL, shared.elected.notified()).await;
-        if !shared.is_leader() {
+        // A new leader may not know yet what the one before it has settled.
+        let call = Call::of_member(Instant::now() + INTERVAL);
+        if !shared.is_leader() || member.read_barrier(&call).await.is_err() {
             continue;
         }
-        let versions = ask_all(&shared, &own).await;
+        let versions = ask_all(shared, &member.limits.version).await;
         let now = shared.cluster_version();
-        if let Some(version) = decide(now.as_deref().and_then(Version::parse), &versions) {
-            match &now {
-                None => tracing::info!("cluster-version" = %version, "setting up initial cluster version using v3 API"),
-                Some(from) => {
-                    tracing::info!(from = %from, to = %version, "updating cluster version using v3 API");
-                }
-            }
-            if !inbox.push_control(Event::ClusterVersion(version.to_string())) {
-                return;
-            }
+        let Some(version) = decide(now.as_deref().and_then(Version::parse), &versions) else { continue };
+        match &now {
+            None => tracing::info!("cluster-version" = %version, "setting up initial cluster version using v3 API"),
+            Some(from) => tracing::info!(from = %from, to = %version, "updating cluster version using v3 API"),
+        }
+        if !member.inbox.push_control(Event::ClusterVersion(version.to_string())) {
+            return;
         }
     }
 }
@@ -125,7 +127,53 @@ async fn ask_at(peer_url: &str) -> Result<Version, String> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
     use super::*;
+    use crate::api::bench::Bench;
+    use crate::driver::Answer;
+
+    /// A member that runs etcd 3.5.17.
+    async fn peer() -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::task::spawn_local(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut seen = Vec::new();
+            while !seen.ends_with(b"\r\n\r\n") {
+                seen.push(stream.read_u8().await.unwrap());
+            }
+            assert!(seen.starts_with(b"GET /version "));
+            let body = r#"{"etcdserver":"3.5.17","etcdcluster":"3.5.0"}"#;
+            let reply = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+            stream.write_all(reply.as_bytes()).await.unwrap();
+        });
+        url
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn a_new_leader_asks_everyone_and_says_what_all_understand() {
+        let bench = Bench::new(&["http://127.0.0.1:1", &peer().await]);
+        tokio::task::spawn_local(monitor(bench.member.clone()));
+        bench.led_by(1);
+        let decided = async {
+            let (mut events, mut asked) = (Vec::new(), false);
+            loop {
+                bench.member.inbox.drain(&mut events, Duration::ZERO);
+                for event in events.drain(..) {
+                    if let Some(waiter) = event.waiter() {
+                        asked = bench.member.slots.complete(waiter.key, Answer::Readable);
+                    } else if let Event::ClusterVersion(version) = event {
+                        return (version, asked);
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let decided = tokio::time::timeout(Duration::from_secs(60), decided).await.expect("stuck");
+        assert_eq!(decided, ("3.5.0".to_owned(), true));
+    }
 
     #[test]
     fn the_least_version_counts_and_never_falls() {
