@@ -119,7 +119,9 @@ fn announced(id: u64, message: &raftpb::Message) -> Result<(Applied, raftpb::Con
     }
     let (to, from) = (message.to(), message.from());
     if to != id || from == id || from == 0 {
-        return Err(ReceiveError::Message(format!("from member {from:x} for member {to:x}, but this is member {id:x}")));
+        return Err(ReceiveError::Message(format!(
+            "from member {from:x} for member {to:x}, but this is member {id:x}"
+        )));
     }
     let metadata = message.snapshot.as_ref().and_then(|snapshot| snapshot.metadata.clone()).unwrap_or_default();
     let position = Applied { index: metadata.index(), term: metadata.term() };

@@ -30,13 +30,14 @@ macro_rules! each_engine {
 mod consensus;
 mod conversion;
 mod crash_points;
+mod defragment;
 mod failures;
 mod kill_loop;
 mod machine;
 mod membership;
 mod on_disk;
-mod refusals;
 mod receiving;
+mod refusals;
 mod script;
 mod transfer;
 mod world;
