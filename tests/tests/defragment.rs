@@ -32,6 +32,11 @@ fn defragment_gives_space_back_and_holds_up_nobody(engine: Engine) {
         let compacted = status(&client).await;
         assert!(compacted.db_size_in_use * 10 < full.db_size_in_use, "{full:?} {compacted:?}");
         assert_eq!(compacted.db_size, full.db_size, "the size stays until it is told to fall");
+        member.kill();
+        member.restart();
+        let client = Client::new(&address);
+        let killed = status(&client).await;
+        assert_eq!((killed.db_size, killed.db_size_in_use), (full.db_size, compacted.db_size_in_use), "after kill -9");
 
         put(&client, "later", b"x").await.expect("a put");
         let before = hash_kv(&client).await;
@@ -52,8 +57,14 @@ fn defragment_gives_space_back_and_holds_up_nobody(engine: Engine) {
         // All that is left, twice, and what tables are made of.
         Engine::RocksDb => assert!(on_disk.is_some_and(|bytes| (1.0..3e6).contains(&bytes)), "{on_disk:?}"),
     }
-    member.terminate();
+    let sizes = || {
+        let status = runtime.block_on(async { status(&Client::new(&address)).await });
+        (status.db_size, status.db_size_in_use)
+    };
+    let fallen = sizes();
+    member.kill();
     member.restart();
+    assert_eq!(sizes(), fallen, "after kill -9");
     let again = runtime.block_on(async { hash_kv(&Client::new(&address)).await });
     assert_eq!(again, hash, "after a restart");
 }

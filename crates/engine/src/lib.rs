@@ -22,6 +22,7 @@
 
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
+mod mark;
 mod memory;
 mod range;
 #[cfg(feature = "rocksdb")]
@@ -30,6 +31,7 @@ mod statistic;
 mod stock;
 mod table;
 
+pub use mark::{Mark, Sizes};
 pub use memory::Memory;
 pub use range::KeyRange;
 #[cfg(feature = "rocksdb")]
@@ -124,6 +126,14 @@ pub trait Engine: Send + Sync + 'static {
     /// which it was. No version may be appended and unpublished while a step runs; rows of tables may be.
     fn compact_step(&self, at: i64) -> Result<bool>;
 
+    /// Says that a compaction at `at` was asked for here, between what was written before and what is written after: the mark
+    /// is to be as if it were done at once. Once more does nothing.
+    fn begin_compaction(&self, at: i64);
+
+    /// Sets the high-water mark: where a state was loaded whose mark is known, or space was given back ([`Mark::lowered`]). An
+    /// engine that outlives the process stores it with what is published next.
+    fn set_mark(&self, mark: Mark);
+
     // ---- the medium, from any thread ----
 
     /// Whether what was published and flushed is still there after a restart. If not, the caller writes snapshots.
@@ -137,7 +147,8 @@ pub trait Engine: Send + Sync + 'static {
     /// and closed. The writer's calls on it are errors. `None` if the engine cannot; then a reader holds back compaction instead. Waits for the medium.
     fn checkpoint(&self) -> Result<Option<Arc<dyn Engine>>>;
 
-    /// Gives the space of dropped versions back to the medium. Readers and the writer go on meanwhile.
+    /// Gives the space of dropped versions back to the medium. Readers and the writer go on meanwhile. The mark stays: only the
+    /// writer may lower it, for it has a place among the entries that were applied.
     fn defragment(&self) -> Result<()>;
 
     /// How the medium is doing, for operators.
@@ -175,4 +186,14 @@ pub trait Engine: Send + Sync + 'static {
 
     /// What is stored now.
     fn usage(&self) -> Usage;
+
+    /// The high-water mark of what was stored. It is this member's own: not part of the state.
+    fn mark(&self) -> Mark;
+
+    /// How large the state is for those who know it as a file.
+    fn sizes(&self) -> Sizes {
+        // The usage later, so that what is in use is not more than was seen.
+        let mark = self.mark();
+        mark.sizes(self.usage())
+    }
 }

@@ -34,6 +34,6 @@ pub use consensus::{Dropped, Progress, Rejected, Role, Standing, Timing};
 pub use data_dir::{OpenError, Paths};
 pub use member::{Bootstrap, ConvertError, Converted, Fatal, Founder, Outbox, Output, Replica, Settings, convert};
 pub use state::{
-    OpenEngine, ReceiveError, ReceivedState, Retired, SnapshotJob, SnapshotWritten, StateIncoming, StateReceiver,
-    StateToSend,
+    MarkJob, OpenEngine, ReceiveError, ReceivedState, Retired, SnapshotJob, SnapshotWritten, StateIncoming,
+    StateReceiver, StateToSend,
 };

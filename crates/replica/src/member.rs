@@ -22,6 +22,7 @@ mod bootstrap;
 mod convert;
 mod install;
 mod open;
+mod past;
 
 pub use bootstrap::{Bootstrap, Founder};
 pub use convert::{ConvertError, Converted, convert};
@@ -140,6 +141,7 @@ pub struct Replica {
     received: Option<ReceivedState>,
     /// Whether a job runs, and log bytes written since the last one was planned.
     snapshot: SnapshotProgress,
+    past: past::Past,
     /// Compactions whose requests want to be told when the old versions are gone.
     physical: Vec<Outcome>,
     /// What stopped the member.
@@ -320,7 +322,7 @@ impl Replica {
     fn apply(&mut self, committed: Vec<Entry>, output: &mut Output) -> Result<(), Fatal> {
         let Some(last) = committed.last().map(|entry| entry.index) else { return Ok(()) };
         let first_outcome = output.outcomes.len();
-        // Readers see nothing of a batch that fails in the middle, so nobody may be told of its beginning.
+        // Readers need not see anything of a batch that fails in the middle, so nobody may be told of its beginning.
         self.apply_all(committed, output).inspect_err(|_| output.outcomes.truncate(first_outcome))?;
         self.consensus.applied(last, (self.settings.keep_entries, KEEP_BYTES));
         self.hold_physical(output, first_outcome);
@@ -329,12 +331,14 @@ impl Replica {
 
     fn apply_all(&mut self, committed: Vec<Entry>, output: &mut Output) -> Result<(), Fatal> {
         for entry in committed {
+            let index = entry.index;
             if entry.get_entry_type() == EntryType::EntryNormal {
                 let outcome = self.store.apply(entry.index, entry.term, entry.data)?;
                 output.outcomes.extend(outcome);
             } else {
                 output.outcomes.push(self.apply_member_change(&entry)?);
             }
+            self.relive(index, output)?;
         }
         output.events.extend(self.store.publish()?);
         if let Some(job) = self.store.take_compaction_hash() {

@@ -31,7 +31,7 @@ use metastore_replica::{Fatal, Output, Replica, Retired};
 use metastore_store::Reply;
 use metastore_store::lease::Expiry;
 use metastore_store::watch::RevisionEvents;
-use tokio::sync::watch as signal;
+use tokio::sync::{oneshot, watch as signal};
 
 use crate::io::inbox::Inbox;
 use crate::io::mailbox;
@@ -245,6 +245,8 @@ impl Driver {
             Event::Removed => self.was_removed(),
             Event::SnapshotWritten(written) => self.replica.snapshot_written(written?)?,
             Event::CompactionHashed(computed) => computed?,
+            Event::LowerMark(done) => self.lower_mark(done)?,
+            Event::MarkLost(fatal) => return Err(fatal),
             Event::Stop => {}
         }
         Ok(())
@@ -285,6 +287,18 @@ impl Driver {
         let id = self.shared.next_id();
         self.reading.insert(id, (waiter, Instant::now()));
         self.replica.read(id);
+    }
+
+    /// The medium gave space back.
+    fn lower_mark(&mut self, done: oneshot::Sender<()>) -> Result<(), Fatal> {
+        let (job, inbox) = (self.replica.lower_mark()?, self.inbox.clone());
+        // Waits for the disk.
+        std::thread::spawn(move || match job() {
+            // Whoever asked may be gone.
+            Ok(()) => _ = done.send(()),
+            Err(error) => _ = inbox.push_control(Event::MarkLost(error.into())),
+        });
+        Ok(())
     }
 
     fn now_ms(&self) -> u64 {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use metastore_engine::Sizes;
 use metastore_replica::Standing;
 use metastore_store::mvcc::Views;
 use metastore_store::{Member, Members, Store};
@@ -12,13 +13,6 @@ use tokio::sync::Notify;
 
 use crate::grpc::counts::Tally;
 use crate::keys::KeyCount;
-
-/// Page size that file sizes are rounded to, as in etcd's backend.
-const PAGE_BYTES: u64 = 4096;
-/// Pages of a backend file without rows: two meta pages, free list, root.
-const EMPTY_PAGES: u64 = 5;
-/// What a row takes in a page beside its bytes.
-const ROW_OVERHEAD_BYTES: u64 = 16;
 
 /// The member's state as its requests see it.
 pub struct Shared {
@@ -46,8 +40,6 @@ pub struct Shared {
     led_since_us: AtomicU64,
     /// Requests that the engine thread knows and has not answered.
     pending: AtomicU64,
-    /// High-water mark of the size in use; see [`Shared::sizes`].
-    size: AtomicU64,
     members: RwLock<(Vec<Member>, Option<String>)>,
     next_id: AtomicU64,
 }
@@ -78,13 +70,6 @@ pub struct WatchCounts {
     pub events: AtomicU64,
 }
 
-/// Sizes in bytes, as etcd's clients and operators know them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sizes {
-    pub allocated: u64,
-    pub in_use: u64,
-}
-
 impl Shared {
     pub fn new(cluster_id: u64, member_id: u64, store: &Store) -> Arc<Self> {
         let millis = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
@@ -107,7 +92,6 @@ impl Shared {
             started: Instant::now(),
             led_since_us: AtomicU64::default(),
             pending: AtomicU64::default(),
-            size: AtomicU64::default(),
             members: RwLock::default(),
             // etcd's layout: 2 bytes of the member's id, 5 of the time in milliseconds, 1 to count; the count carries over
             // into the time, which runs faster than any member makes requests.
@@ -140,7 +124,6 @@ impl Shared {
 
     pub fn set_applied(&self, store: &Store) {
         self.applied.store(store.applied().index, Ordering::Relaxed);
-        self.size.fetch_max(self.in_use(), Ordering::Relaxed);
     }
 
     pub fn set_pending(&self, requests: usize) {
@@ -210,23 +193,9 @@ impl Shared {
     }
 
     /// The size of the state as a file of pages would have it, on every engine: what its rows take now, and the most they
-    /// took since the start or the last [`Shared::shrink`]. Bytes on the medium are among the engine's own figures.
+    /// took since the member was founded or last defragmented. Bytes on the medium are among the engine's own figures.
     pub fn sizes(&self) -> Sizes {
-        let in_use = self.in_use();
-        Sizes { allocated: self.size.fetch_max(in_use, Ordering::Relaxed).max(in_use), in_use }
-    }
-
-    /// Lets the size fall to what is in use.
-    pub fn shrink(&self) -> Sizes {
-        let in_use = self.in_use();
-        self.size.store(in_use, Ordering::Relaxed);
-        Sizes { allocated: in_use, in_use }
-    }
-
-    fn in_use(&self) -> u64 {
-        let usage = self.views.now().engine().usage();
-        let bytes = usage.bytes + usage.rows * ROW_OVERHEAD_BYTES;
-        (EMPTY_PAGES + bytes.div_ceil(PAGE_BYTES)) * PAGE_BYTES
+        self.views.now().engine().sizes()
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::{RwLock, RwLockReadGuard};
 
-use crate::{Applied, Engine, KeyRange, Published, Result, Revision, Statistic, Table, Usage, Version};
+use crate::{Applied, Engine, KeyRange, Mark, Published, Result, Revision, Statistic, Table, Usage, Version};
 
 /// An engine that makes every call on two engines and panics at the first difference.
 ///
@@ -116,6 +116,16 @@ impl Engine for Mirror {
         self.compaction.write().step(&self.engines, at)
     }
 
+    fn begin_compaction(&self, at: i64) {
+        let _writer = self.compaction.write();
+        self.engines.iter().for_each(|engine| engine.begin_compaction(at));
+    }
+
+    fn set_mark(&self, mark: Mark) {
+        let _writer = self.compaction.write();
+        self.engines.iter().for_each(|engine| engine.set_mark(mark.clone()));
+    }
+
     fn outlives_process(&self) -> bool {
         self.engines.iter().all(|engine| engine.outlives_process())
     }
@@ -214,6 +224,13 @@ impl Engine for Mirror {
         let turn = self.turn();
         let (first, second) = (turn.first.usage(), turn.second.usage());
         assert!(turn.compaction.is_some() || first == second, "usage: {first:?} and {second:?}");
+        first
+    }
+
+    fn mark(&self) -> Mark {
+        let turn = self.turn();
+        let (first, second) = (turn.first.mark(), turn.second.mark());
+        assert!(turn.compaction.is_some() || first == second, "mark: {first:?} and {second:?}");
         first
     }
 }

@@ -4,7 +4,8 @@
 //!   writing.rs      one function per rule of the trait, each on an empty engine: what is written, ...
 //!   reading.rs      ... what is read, ...
 //!   compaction.rs   ... what is dropped, ...
-//!   medium.rs       ... and what is flushed, frozen and given back
+//!   medium.rs       ... what is flushed, frozen and given back
+//!   sizes.rs        ... and how large all that is, and was
 //!   random.rs       random operations, compared call by call with ...
 //!   model.rs        ... a list of everything that was ever written
 //!   concurrent.rs   one writer, several readers, no torn revision
@@ -29,6 +30,7 @@ mod model;
 mod random;
 mod reading;
 mod scratch;
+mod sizes;
 mod writing;
 
 pub use compaction::*;
@@ -41,6 +43,7 @@ pub use reading::*;
 pub use scratch::Scratch;
 #[cfg(feature = "rocksdb")]
 pub use scratch::scratch_rocksdb;
+pub use sizes::*;
 pub use writing::*;
 
 use crate::{Applied, Engine, KeyRange, Published, Revision, Row, Version};
@@ -89,6 +92,9 @@ macro_rules! contract_suite {
             checkpoint_is_frozen,
             checkpoint_is_not_written,
             defragment_changes_no_answer,
+            the_mark_is_raised_kept_and_lowered,
+            a_row_that_is_replaced_raises_the_mark_by_the_difference,
+            the_mark_does_not_depend_on_when_versions_are_dropped,
         );
 
         #[test]

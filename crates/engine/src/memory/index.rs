@@ -116,16 +116,20 @@ impl Index {
         None
     }
 
-    /// Removes the version of `key` with this stamp, if a compaction at `at` drops it; returns whether it did.
-    pub(super) fn compact(&mut self, key: &[u8], stamp: Stamp, at: i64) -> bool {
+    /// Removes the version of `key` with this stamp, if a compaction at `at` drops it; returns the least revision at
+    /// which one would have.
+    pub(super) fn compact(&mut self, key: &[u8], stamp: Stamp, at: i64) -> Option<i64> {
         let (bound, leaf) = self.leaf_mut(key);
         let position = leaf.find(key).expect("a version in history has its key in the index");
         let fate = leaf.compact(position, stamp, at);
-        if fate == Fate::GoesWithKey && leaf.slots().len() < SPARSE_KEYS {
+        if matches!(fate, Fate::GoesWithKey { .. }) && leaf.slots().len() < SPARSE_KEYS {
             let bound = Key::clone(bound);
             self.merge(&bound);
         }
-        fate != Fate::Stays
+        match fate {
+            Fate::Stays => None,
+            Fate::Goes { dead } | Fate::GoesWithKey { dead } => Some(dead),
+        }
     }
 
     /// Merges the leaf at `bound` with its left neighbour, or the first leaf with its right one, if both together are
@@ -208,7 +212,7 @@ mod tests {
         let numbers = 0..10 * LEAF_KEYS;
         let written: Vec<_> = numbers.map(|number| append(&mut index, number, number as i64, true)).collect();
         for (number, (key, stamp)) in written.iter().enumerate() {
-            assert!(index.compact(key, *stamp, i64::MAX), "{key:?}");
+            assert!(index.compact(key, *stamp, i64::MAX).is_some(), "{key:?}");
             let left = written.len() - number - 1;
             // Two neighbours that could not be merged hold more than MERGED_KEYS; the first leaf may be empty.
             assert!(

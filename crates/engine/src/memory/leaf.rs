@@ -125,7 +125,7 @@ impl Leaf {
     /// does not count.
     pub(super) fn compact(&mut self, position: usize, stamp: Stamp, at: i64) -> Fate {
         let fate = self.slots[position].versions.compact(stamp, at);
-        if fate == Fate::GoesWithKey {
+        if let Fate::GoesWithKey { .. } = fate {
             self.slots.remove(position);
             self.heads.remove(position);
             if self.slots.capacity() > self.slots.len() * 2 + GROWTH {

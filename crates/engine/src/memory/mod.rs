@@ -23,7 +23,7 @@ mod leaf;
 mod versions;
 
 use crate::stock::Stock;
-use crate::{Applied, Engine, KeyRange, Published, Result, Revision, STEP, Statistic, Table, Usage, Version};
+use crate::{Applied, Engine, KeyRange, Mark, Published, Result, Revision, STEP, Statistic, Table, Usage, Version};
 use history::{Entry, History};
 use index::Index;
 use leaf::Key;
@@ -83,20 +83,21 @@ impl Versioned {
         self.history.push(Entry { key, stored });
     }
 
-    /// Returns whether there is more to do, and what went. A compaction at another revision than before begins at the first
+    /// Returns whether there is more to do, and what went, which is taken off the mark. A compaction at another revision than before begins at the first
     /// version: it finishes the one that it overtakes.
-    fn compact_step(&mut self, at: i64) -> (bool, Usage) {
+    fn compact_step(&mut self, at: i64, mark: &mut Mark) -> (bool, Usage) {
         let Self { index, history, compaction, .. } = self;
         let from = compaction.filter(|(under_way, _)| *under_way == at).map(|(_, next)| next).unwrap_or_default();
         let mut gone = Usage::default();
         let next = history.compact_step(at, from, |Entry { key, stored }| {
-            let goes = index.compact(key, stored.stamp, at);
-            if goes {
+            let dead = index.compact(key, stored.stamp, at);
+            if let Some(dead) = dead {
                 let Usage { rows, bytes } = stored.usage();
                 gone.rows += rows;
                 gone.bytes += bytes;
+                mark.dropped(dead, stored.usage());
             }
-            goes
+            dead.is_some()
         });
         *compaction = next.map(|next| (at, next));
         (next.is_some(), gone)
@@ -114,10 +115,8 @@ impl Engine for Memory {
 
     fn put(&self, table: Table, key: &[u8], value: &[u8]) -> Result<()> {
         let old = self.tables.write()[table as usize].insert(key.to_vec(), value.to_vec());
-        self.stored.add(Usage::of_table_row(table, key, value));
-        if let Some(old) = old {
-            self.stored.remove(Usage::of_table_row(table, key, &old));
-        }
+        let old = old.map_or(Usage::default(), |old| Usage::of_table_row(table, key, &old));
+        self.stored.replace(old, Usage::of_table_row(table, key, value));
         Ok(())
     }
 
@@ -135,9 +134,22 @@ impl Engine for Memory {
     }
 
     fn compact_step(&self, at: i64) -> Result<bool> {
-        let (more, gone) = self.versions.write().compact_step(at);
+        let mut mark = self.stored.mark();
+        let (more, gone) = self.versions.write().compact_step(at, &mut mark);
+        self.stored.set_mark(mark);
         self.stored.remove(gone);
+        if !more {
+            self.stored.end_compaction(at);
+        }
         Ok(more)
+    }
+
+    fn begin_compaction(&self, at: i64) {
+        self.stored.begin_compaction(at);
+    }
+
+    fn set_mark(&self, mark: Mark) {
+        self.stored.set_mark(mark);
     }
 
     fn outlives_process(&self) -> bool {
@@ -195,5 +207,9 @@ impl Engine for Memory {
 
     fn usage(&self) -> Usage {
         self.stored.usage()
+    }
+
+    fn mark(&self) -> Mark {
+        self.stored.mark()
     }
 }

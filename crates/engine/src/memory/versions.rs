@@ -53,13 +53,17 @@ impl From<Version> for Stored {
     }
 }
 
-/// What became of a version that compaction looked at.
+/// What became of a version that compaction looked at; `dead` is the least revision at which one drops it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
     Stays,
-    Goes,
+    Goes {
+        dead: i64,
+    },
     /// It goes, and it was the only version of its key.
-    GoesWithKey,
+    GoesWithKey {
+        dead: i64,
+    },
 }
 
 /// The versions of a key, ascending, never none. Most keys of a compacted store have one version: it needs no list.
@@ -114,14 +118,16 @@ impl Versions {
     /// A tombstone goes only after everything older has gone: were it to go first, what it deleted would come back. A
     /// compaction that begins at the start of history meets the older versions first anyway.
     pub(super) fn compact(&mut self, stamp: Stamp, at: i64) -> Fate {
-        let expired = stamp.is_tombstone() && stamp.main < at;
+        let by_itself = if stamp.is_tombstone() { stamp.main + 1 } else { i64::MAX };
+        let expired = by_itself <= at;
         match self {
-            Self::One(_) if expired => Fate::GoesWithKey,
+            Self::One(_) if expired => Fate::GoesWithKey { dead: by_itself },
             Self::One(_) => Fate::Stays,
             Self::Many(many) => {
                 let list = &mut many.0;
                 let found = list.partition_point(|stored| stored.stamp < stamp);
-                let superseded = list.get(found + 1).is_some_and(|newer| newer.stamp.main <= at);
+                let replaced = list.get(found + 1).map_or(i64::MAX, |newer| newer.stamp.main);
+                let superseded = replaced <= at;
                 let oldest = found == 0;
                 if !(superseded || expired && oldest) {
                     return Fate::Stays;
@@ -132,7 +138,7 @@ impl Versions {
                 } else if list.len() * 4 <= list.capacity() {
                     list.shrink_to(list.len() * 2);
                 }
-                Fate::Goes
+                Fate::Goes { dead: replaced.min(by_itself) }
             }
         }
     }

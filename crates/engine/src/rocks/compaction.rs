@@ -25,16 +25,17 @@ use super::layout::{
     revision_key,
 };
 use super::reading::item;
-use crate::{Result, Revision, STEP, Usage};
+use crate::{Mark, Result, Revision, STEP, Usage};
 
 /// Bytes of versions that a step reads at most, and one version more.
 const STEP_BYTES: usize = 1 << 20;
 
 /// What one step drops.
-#[derive(Default)]
 struct Dropped {
     batch: WriteBatch,
     usage: Usage,
+    /// As it is without that.
+    mark: Mark,
 }
 
 impl Walk {
@@ -81,13 +82,14 @@ impl RocksDb {
         let Some(walk) = state.walk.towards(at) else { return Ok(false) };
         // Readers who miss a version are to know why.
         self.dropping.fetch_max(walk.at, Ordering::Release);
-        let mut dropped = Dropped::default();
+        let mut dropped = Dropped { batch: WriteBatch::default(), usage: Usage::default(), mark: self.stored.mark() };
         let next = self.walk(walk, &mut dropped)?;
         let more = next.is_some() || walk.at < at;
         let walk = walk.goes_on(next, state.published.revision);
         // Rows of tables may be pending: they wait for their own applied index.
         let Usage { rows, bytes } = state.usage;
         let usage = Usage { rows: rows - dropped.usage.rows, bytes: bytes - dropped.usage.bytes };
+        self.stored.set_mark(dropped.mark);
         self.write(&mut pending, dropped.batch, State { usage, walk, ..state })?;
         self.stored.remove(dropped.usage);
         Ok(more)
@@ -118,11 +120,11 @@ impl RocksDb {
     /// Drops what dies at one version.
     fn drop_at(&self, walk: Walk, revision: Revision, written: Written<'_>, dropped: &mut Dropped) -> Result<()> {
         if let Some(replaced) = written.replaced.filter(|&replaced| walk.drops_replaced(replaced, revision.main)) {
-            self.drop_version(replaced, dropped);
+            self.drop_version(replaced, revision.main, dropped);
         }
         if let Some(key) = written.deleted.filter(|_| walk.drops_tombstone(revision)) {
             let stamp = Stamp { revision, tombstone: true, row_bytes: written.row.len() as u32 };
-            self.drop_version(stamp, dropped);
+            self.drop_version(stamp, revision.main + 1, dropped);
             // It may be its key's newest version.
             if self.current_stamp(key)? == Some(stamp) {
                 dropped.batch.delete_cf(self.family(CURRENT), key);
@@ -131,11 +133,13 @@ impl RocksDb {
         Ok(())
     }
 
-    fn drop_version(&self, stamp: Stamp, dropped: &mut Dropped) {
+    /// Drops a version; `dead` is the least revision at which a compaction does.
+    fn drop_version(&self, stamp: Stamp, dead: i64, dropped: &mut Dropped) {
         dropped.batch.delete_cf(self.family(REVISIONS), revision_key(stamp.revision));
         let Usage { rows, bytes } = stamp.usage();
         dropped.usage.rows += rows;
         dropped.usage.bytes += bytes;
+        dropped.mark.dropped(dead, stamp.usage());
     }
 
     /// Rewrites all files, so that nothing deleted takes space.

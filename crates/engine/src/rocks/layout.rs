@@ -3,6 +3,7 @@
 //! ```text
 //!   default      "state"              ▶ format u32 | revision i64 | index u64 | term u64 | rows u64 | bytes u64
 //!                                     | compacted i64 | compacting i64 | next main i64 | next sub i64
+//!                                     | the numbers of the mark, u64 each
 //!   current      key                  ▶ main i64 | sub i64 | tombstone u8 | row          the newest version of each key
 //!   revisions    main i64 | sub i64   ▶ marks u8 | [replaced main i64 | sub i64 | row length u32]      every version
 //!                                     | [key length u32 | key] | row
@@ -18,7 +19,7 @@
 //! `dead` is the least revision at which a compaction drops the version: the main revision of the version that replaced it,
 //! or for a tombstone the one after its own, if that is less. Revisions of one key are inverted: the newest comes first.
 
-use crate::{Applied, EngineError, Published, Result, Revision, Row, Table, Usage, Version};
+use crate::{Applied, EngineError, Mark, Published, Result, Revision, Row, Table, Usage, Version};
 
 /// Version of this layout; another one is refused.
 pub(super) const FORMAT: u32 = 2;
@@ -218,16 +219,17 @@ pub(super) fn dead_at(superseded_value: &[u8]) -> Option<i64> {
     superseded_value.first_chunk().map(|dead| i64::from_be_bytes(*dead))
 }
 
-pub(super) fn state_value(state: &State) -> Vec<u8> {
+/// The state and the mark, whose numbers are not always as many.
+pub(super) fn state_value(state: &State, mark: &Mark) -> Vec<u8> {
     let State { published: Published { revision, applied }, usage, walk } = *state;
     let [published, done, at, main, sub] =
         [revision, walk.done, walk.at, walk.next.main, walk.next.sub].map(|number| number as u64);
     let numbers = [published, applied.index, applied.term, usage.rows, usage.bytes, done, at, main, sub];
-    let numbers = numbers.into_iter().flat_map(u64::to_be_bytes);
+    let numbers = numbers.into_iter().chain(mark.to_numbers()).flat_map(u64::to_be_bytes);
     FORMAT.to_be_bytes().into_iter().chain(numbers).collect()
 }
 
-pub(super) fn parse_state(value: &[u8]) -> Result<State> {
+pub(super) fn parse_state(value: &[u8]) -> Result<(State, Mark)> {
     let wrong = || damaged("the state", value);
     let (format, numbers) = value.split_at_checked(4).ok_or_else(wrong)?;
     let format = u32_of(format, value)?;
@@ -235,12 +237,16 @@ pub(super) fn parse_state(value: &[u8]) -> Result<State> {
         let why = format!("the state is of format {format}, but this version reads format {FORMAT}");
         return Err(EngineError(why));
     }
-    let numbers: Vec<i64> = numbers.chunks(8).map(|number| i64_of(number, value)).collect::<Result<_>>()?;
-    let [revision, index, term, rows, bytes, done, at, main, sub] = numbers[..] else { return Err(wrong()) };
-    let applied = Applied { index: index as u64, term: term as u64 };
-    let usage = Usage { rows: rows as u64, bytes: bytes as u64 };
+    let (numbers, []) = numbers.as_chunks() else { return Err(wrong()) };
+    let numbers: Vec<u64> = numbers.iter().map(|&number| u64::from_be_bytes(number)).collect();
+    let [revision, index, term, rows, bytes, done, at, main, sub, ref mark @ ..] = numbers[..] else {
+        return Err(wrong());
+    };
+    let mark = Mark::from_numbers(mark).ok_or_else(wrong)?;
+    let [revision, done, at, main, sub] = [revision, done, at, main, sub].map(|number| number as i64);
     let walk = Walk { done, at, next: Revision::new(main, sub) };
-    Ok(State { published: Published { revision, applied }, usage, walk })
+    let published = Published { revision, applied: Applied { index, term } };
+    Ok((State { published, usage: Usage { rows, bytes }, walk }, mark))
 }
 
 fn u32_of(number: &[u8], whole: &[u8]) -> Result<u32> {
@@ -288,8 +294,12 @@ mod tests {
             usage: Usage { rows: 4, bytes: 5 },
             walk: Walk { done: 6, at: 7, next: Revision::new(8, 9) },
         };
-        let value = state_value(&state);
-        assert_eq!(parse_state(&value).unwrap(), state);
-        assert!(parse_state(&value[..value.len() - 1]).is_err());
+        let mark = Mark::from_numbers(&[10, 11, 12]).unwrap();
+        let value = state_value(&state, &mark);
+        assert_eq!(parse_state(&value).unwrap(), (state, mark));
+        // One byte less, half of a compaction less, without a mark.
+        for less in [1, 8, 3 * 8] {
+            assert!(parse_state(&value[..value.len() - less]).is_err(), "{less} bytes less");
+        }
     }
 }

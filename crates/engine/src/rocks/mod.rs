@@ -45,7 +45,9 @@ use parking_lot::{Mutex, RwLock};
 use rocksdb::{Cache, ColumnFamily, DB, Options};
 
 use crate::stock::Stock;
-use crate::{Applied, Engine, EngineError, KeyRange, Published, Result, Revision, Statistic, Table, Usage, Version};
+use crate::{
+    Applied, Engine, EngineError, KeyRange, Mark, Published, Result, Revision, Statistic, Table, Usage, Version,
+};
 use forgotten::Forgotten;
 use pending::Pending;
 use temporary::Temporary;
@@ -115,7 +117,19 @@ impl Engine for RocksDb {
     }
 
     fn compact_step(&self, at: i64) -> Result<bool> {
-        self.drop_dead(at)
+        let more = self.drop_dead(at)?;
+        if !more {
+            self.stored.end_compaction(at);
+        }
+        Ok(more)
+    }
+
+    fn begin_compaction(&self, at: i64) {
+        self.stored.begin_compaction(at);
+    }
+
+    fn set_mark(&self, mark: Mark) {
+        self.stored.set_mark(mark);
     }
 
     fn outlives_process(&self) -> bool {
@@ -192,5 +206,9 @@ impl Engine for RocksDb {
 
     fn usage(&self) -> Usage {
         self.stored.usage()
+    }
+
+    fn mark(&self) -> Mark {
+        self.stored.mark()
     }
 }

@@ -14,7 +14,7 @@ use super::pending::Pending;
 use super::temporary::Temporary;
 use super::{RocksDb, RocksDbSettings, flushed, options};
 use crate::stock::Stock;
-use crate::{EngineError, Result, Revision};
+use crate::{EngineError, Mark, Result, Revision};
 
 /// The file of a database that names the others; without it RocksDB would begin anew over what is there.
 const NAMING_FILE: &str = "CURRENT";
@@ -92,7 +92,7 @@ impl RocksDb {
         settings: RocksDbSettings,
         forgotten: Forgotten,
     ) -> Result<Self> {
-        let state = read_state(&db, path)?;
+        let (state, mark) = read_state(&db, path)?;
         let State { published, usage, walk } = state;
         forgotten.advance(walk.done);
         // What is appended is newer than all that is published, and nothing else is here.
@@ -107,7 +107,7 @@ impl RocksDb {
             published: RwLock::new(published),
             // Noted again at the first flush.
             flushed: Mutex::new(0),
-            stored: Stock::new(usage),
+            stored: Stock::new(usage, mark),
             dropping: AtomicI64::new(walk.at.max(walk.done)),
             forgotten,
             frozen: false,
@@ -120,7 +120,7 @@ impl RocksDb {
 fn check(path: &Path, settings: RocksDbSettings) -> Result<()> {
     let db = DB::open_for_read_only(&options::database(settings), path, false);
     let db = db.map_err(|error| unreadable(path, &error))?;
-    let found = read_state(&db, path)?.published.applied.index;
+    let found = read_state(&db, path)?.0.published.applied.index;
     let flushed = flushed::noted(path).map_err(|error| refused(path, &format!("{error}. {REMEDY}")))?;
     if found < flushed {
         let why = format!(
@@ -132,7 +132,7 @@ fn check(path: &Path, settings: RocksDbSettings) -> Result<()> {
     Ok(())
 }
 
-fn read_state(db: &DB, path: &Path) -> Result<State> {
+fn read_state(db: &DB, path: &Path) -> Result<(State, Mark)> {
     let state = db.get(STATE_KEY).map_err(|error| unreadable(path, &error))?;
     let state = state.map(|state| parse_state(&state).map_err(|error| refused(path, &error.0)));
     Ok(state.transpose()?.unwrap_or_default())
@@ -212,7 +212,7 @@ mod tests {
         let path = scratch.path().join("state");
         let open = || RocksDb::open(&path, RocksDbSettings::default());
         let engine = open().unwrap();
-        let mut state = crate::rocks::layout::state_value(&State::default());
+        let mut state = crate::rocks::layout::state_value(&State::default(), &Mark::default());
         state[..4].copy_from_slice(&(FORMAT + 1).to_be_bytes());
         engine.db.put(STATE_KEY, [&state[..], b"and more"].concat()).unwrap();
         engine.flush_all().unwrap();

@@ -73,17 +73,15 @@ impl RocksDb {
     /// Sets or removes a row of a table.
     pub(super) fn set_row(&self, table: Table, key: &[u8], value: Option<&[u8]>) -> Result<()> {
         let mut pending = self.writer()?;
-        if table.counts()
-            && let Some(old) = pending.row(table, key).cloned().map_or_else(|| self.stored_row(table, key), Ok)?
-        {
-            self.stored.remove(Usage::of_table_row(table, key, &old));
+        let usage =
+            |value: Option<&[u8]>| value.map_or(Usage::default(), |value| Usage::of_table_row(table, key, value));
+        if table.counts() {
+            let old = pending.row(table, key).cloned().map_or_else(|| self.stored_row(table, key), Ok)?;
+            self.stored.replace(usage(old.as_deref()), usage(value));
         }
         let stored = table_key(table, key);
         match value {
-            Some(value) => {
-                self.stored.add(Usage::of_table_row(table, key, value));
-                pending.batch.put_cf(self.family(TABLES), stored, value);
-            }
+            Some(value) => pending.batch.put_cf(self.family(TABLES), stored, value),
             None => pending.batch.delete_cf(self.family(TABLES), stored),
         }
         pending.rows.insert((table, key.to_vec()), value.map(<[u8]>::to_vec));
@@ -103,7 +101,7 @@ impl RocksDb {
 
     /// Writes a batch with the state as it is after it. A failure is for good.
     pub(super) fn write(&self, pending: &mut Pending, mut batch: WriteBatch, state: State) -> Result<()> {
-        batch.put(STATE_KEY, state_value(&state));
+        batch.put(STATE_KEY, state_value(&state, &self.stored.mark()));
         if let Err(error) = self.db.write_opt(batch, &unlogged()) {
             pending.refusal = Some(format!("an earlier write failed: {error}"));
             return Err(self.failed(&error));

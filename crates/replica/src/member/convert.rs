@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Whenever it is cut off, the member starts with the engine that the identity names, and that start removes what the
-//! conversion left; another conversion begins anew, or finds that nothing is left to do. The log stays as it is.
+//! conversion left; another conversion begins anew, or finds that nothing is left to do. The log stays as it is, and so does the
+//! high-water mark of the state's size.
 
 use std::io;
 use std::path::Path;
@@ -137,6 +138,7 @@ impl Replica {
             disk: self.data.disk.clone(),
             dir: self.data.paths.snap(),
             source: self.store.snapshot()?,
+            mark: self.engine.mark(),
             conf_state: conf_state_to_disk(&self.conf_state),
         };
         let written = file.write(&mut |done| progress(done.min(total), total))?;
@@ -157,6 +159,9 @@ impl Replica {
         let total = stream_bytes(self.engine.usage());
         let source = self.store.snapshot()?;
         let copied = copy(source, &engine, &mut |done| progress(done.min(total), total))?;
+        // The mark is not in the stream. It is stored with what is published next.
+        engine.set_mark(self.engine.mark());
+        engine.publish(engine.published())?;
         engine.flush()?;
         // Closed, before it gets another name.
         drop(engine);

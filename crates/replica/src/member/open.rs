@@ -6,6 +6,7 @@ use metastore_store::Store;
 use raft::eraftpb::HardState;
 
 use super::bootstrap::Bootstrap;
+use super::past::Past;
 use super::{KEEP_BYTES, Replica, Settings, SnapshotProgress};
 use crate::consensus::Consensus;
 use crate::data_dir::{DataDir, Found, Identity, OpenError, Paths};
@@ -73,6 +74,7 @@ impl Replica {
         medium.take_up(&data, &start, &replay, &engine)?;
         let store = Store::open(engine.clone()).map_err(|error| OpenError::Replay(error.to_string()))?;
         let (cut, log_bytes) = (replay.cut.clone(), replay.log_bytes);
+        let past = Past { last: replay.last_index(), lowered: start.lowered };
         let consensus = open_consensus(&settings, id, &start, replay)
             .map_err(|why| OpenError::refused(&wal_dir, format!("the log cannot be replayed: {why}")))?;
         // Nothing is refused from here on, so the disk may be changed.
@@ -103,9 +105,11 @@ impl Replica {
             receiver,
             received: None,
             snapshot,
+            past,
             physical,
             failed,
         };
+        replica.lower_as_before(start.applied.index);
         Ok((replica, cut))
     }
 }

@@ -13,6 +13,9 @@
 //! On Memory the record names a snapshot, and the log behind it is applied. On disk it says how far the log may have been
 //! released, and the state is there or further on: entries up to where it is are not applied again.
 //!
+//! The high-water mark of the state's size is kept beside it: in the `.snap`, or among the engine's rows. Entries that are applied
+//! again raise it again, to the same. Where it fell, because the member was defragmented, is noted in a file, or the engine is flushed.
+//!
 //! What is deliberately absent: threads. A [`SnapshotJob`] runs where its owner likes.
 
 mod conf_state;
@@ -25,7 +28,7 @@ mod sending;
 use std::path::Path;
 use std::sync::Arc;
 
-use metastore_engine::{Applied, Engine, EngineError};
+use metastore_engine::{Applied, Engine, EngineError, Mark};
 use metastore_proto::{raftpb, walpb};
 use metastore_store::Store;
 use raft::eraftpb::ConfState;
@@ -64,6 +67,10 @@ pub struct Start {
     pub applied: Applied,
     /// Who votes then.
     pub conf_state: ConfState,
+    /// The high-water mark then, if neither the engine knows it nor it began with the state.
+    pub mark: Option<Mark>,
+    /// Behind which later entry the mark fell to what was in use; 0 if it did not.
+    pub lowered: u64,
 }
 
 impl Medium {
@@ -96,10 +103,13 @@ impl Medium {
     /// If the state is missing, damaged, or older than the log allows.
     pub fn find(self, data: &DataDir, log: Applied, engine: &dyn Engine) -> Result<Start, OpenError> {
         match self {
-            Self::Memory if log.index == 0 => Ok(Start::default()),
             Self::Memory => {
-                let conf_state = conf_state_from_disk(&on_memory::conf_state(data, log)?);
-                Ok(Start { log, applied: log, conf_state })
+                let lowered = on_memory::last_defragment(data)?;
+                if log.index == 0 {
+                    return Ok(Start { lowered, ..Start::default() });
+                }
+                let on_memory::Record { conf_state, mark } = on_memory::record(data, log)?;
+                Ok(Start { log, applied: log, conf_state: conf_state_from_disk(&conf_state), mark, lowered })
             }
             Self::Disk => on_disk::find(data, log, engine),
         }
@@ -119,7 +129,11 @@ impl Medium {
         match self {
             Self::Memory => {
                 on_memory::check_not_beyond(data, replay.last_index())?;
-                if start.applied.index > 0 { on_memory::load(data, start.applied, engine) } else { Ok(()) }
+                if start.applied.index > 0 {
+                    on_memory::load(data, start.applied, engine)?;
+                }
+                start.mark.iter().for_each(|mark| engine.set_mark(mark.clone()));
+                Ok(())
             }
             Self::Disk => on_disk::check_log(data, start.applied, replay),
         }
@@ -128,10 +142,7 @@ impl Medium {
     /// Removes snapshots that nothing needs any more: all but `keep`.
     pub fn clear(self, data: &DataDir, keep: Applied) -> Result<(), DiskError> {
         match self {
-            Self::Memory => {
-                let keep = Some(keep).filter(|keep| keep.index > 0);
-                on_memory::purge(data.disk.as_ref(), &data.paths.snap(), keep)
-            }
+            Self::Memory => on_memory::purge(data.disk.as_ref(), &data.paths.snap(), Some(keep)),
             Self::Disk => Ok(()),
         }
     }
@@ -192,13 +203,30 @@ impl Medium {
     ) -> Result<SnapshotJob, EngineError> {
         Ok(SnapshotJob(match self {
             Self::Memory => {
-                let (disk, dir) = (data.disk.clone(), data.paths.snap());
-                Work::Write(StateFile { disk, dir, source: store.snapshot()?, conf_state })
+                let (disk, dir, mark) = (data.disk.clone(), data.paths.snap(), engine.mark());
+                Work::Write(StateFile { disk, dir, source: store.snapshot()?, mark, conf_state })
             }
             Self::Disk => Work::Flush { engine: engine.clone(), applied: engine.published().applied, conf_state },
         }))
     }
+
+    /// What makes a mark durable that fell behind the last entry that was published.
+    pub fn mark_job(self, data: &DataDir, engine: &Arc<dyn Engine>) -> MarkJob {
+        let (disk, dir, engine) = (data.disk.clone(), data.paths.snap(), engine.clone());
+        match self {
+            Self::Memory => {
+                let applied = engine.published().applied;
+                Box::new(move || Ok(on_memory::note_defragment(disk.as_ref(), &dir, applied)?))
+            }
+            // So that nothing older is replayed.
+            Self::Disk => Box::new(move || Ok(engine.flush().map(drop)?)),
+        }
+    }
 }
+
+/// Makes durable that the mark fell, on whatever thread calls it, and waits for the medium meanwhile. If that fails, the member
+/// must stop.
+pub type MarkJob = Box<dyn FnOnce() -> Result<(), OpenError> + Send>;
 
 /// The newest position that a log names; zero if it names none.
 #[derive(Default)]

@@ -39,7 +39,7 @@ pub fn find(data: &DataDir, log: Applied, engine: &dyn Engine) -> Result<Start, 
     }
     let stored = conf_state::stored(|table, key| engine.get(table, key))?;
     let conf_state = stored.map_err(|why| OpenError::refused(&path, format!("damaged: {why}; {RESTORE}")))?;
-    Ok(Start { log, applied, conf_state: conf_state_from_disk(&conf_state) })
+    Ok(Start { log, applied, conf_state: conf_state_from_disk(&conf_state), ..Start::default() })
 }
 
 /// The log must hold what the state was made from.

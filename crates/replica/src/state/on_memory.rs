@@ -2,16 +2,21 @@
 //!
 //! A snapshot is two files: `<term>-<index>.state`, the state ([`metastore_store::snapshot`]), and `<term>-<index>.snap`,
 //! etcd's small record of log position and members. The second is written last and makes the first count. Then a record
-//! in the log names it, and only then may older log segments and snapshots go.
+//! in the log names it, and only then may older log segments and snapshots go. The small record also holds the high-water
+//! mark, which is not in the state's stream, because it is this member's own.
+//!
+//! A third kind of file, `<term>-<index>.defragment`, has no bytes: its name says that the mark fell to what was in use behind that
+//! entry. The mark follows from the log otherwise, so a replay comes to the same one if it lets it fall there. It goes with the
+//! log that it belongs to.
 //!
 //! A state that another member sends arrives as `<term>-<index>.receiving` and is `.received` once it is whole. It is no
 //! snapshot of this member, and its log need not reach it, until a record in the log names it; then its record is written and it
-//! gets the usual name ([`adopt`]), by the next start if a crash comes between.
+//! gets the usual name ([`adopt`]), by the next start if a crash comes between. Its mark begins with what it holds.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use metastore_engine::{Applied, Engine};
+use metastore_engine::{Applied, Engine, Mark};
 use metastore_proto::{Message, raftpb, walpb};
 use metastore_store::snapshot::{Incoming, SnapshotError, Source};
 
@@ -24,12 +29,20 @@ use crate::disk::{Disk, DiskError, DiskFile};
 const SYNC_BYTES: u64 = 8 << 20;
 /// Bytes read at once from a state file.
 const READ_BYTES: usize = 1 << 20;
+/// Version of how the mark is written; another one is refused.
+const MARK_FORMAT: u32 = 1;
+/// Ends of the names of the files here.
+const STATE: &str = "state";
+const SNAP: &str = "snap";
+const DEFRAGMENT: &str = "defragment";
 
 /// A state file that is to be written.
 pub struct StateFile {
     pub disk: Arc<dyn Disk>,
     pub dir: PathBuf,
     pub source: Source,
+    /// The mark when the source was made.
+    pub mark: Mark,
     pub conf_state: raftpb::ConfState,
 }
 
@@ -37,7 +50,7 @@ impl StateFile {
     /// Writes the file and its record; tells `progress` how many bytes are written.
     pub fn write(self, progress: &mut dyn FnMut(u64)) -> Result<SnapshotWritten, OpenError> {
         let applied = self.source.applied();
-        let path = self.dir.join(file_name(applied, "state"));
+        let path = self.dir.join(file_name(applied, STATE));
         let temporary = path.with_extension("state.tmp");
         let mut out = Out::create(self.disk.as_ref(), &temporary)?;
         self.source
@@ -50,8 +63,8 @@ impl StateFile {
         out.file.sync_all()?;
         self.disk.rename(&temporary, &path)?;
         self.disk.sync_dir(&self.dir)?;
-        let record = snap_file(applied, &self.conf_state);
-        write_durably(self.disk.as_ref(), &self.dir.join(file_name(applied, "snap")), &record)?;
+        let record = snap_file(applied, &self.conf_state, Some(&self.mark));
+        write_durably(self.disk.as_ref(), &self.dir.join(file_name(applied, SNAP)), &record)?;
         Ok(SnapshotWritten { applied, bytes: out.written, conf_state: self.conf_state })
     }
 }
@@ -104,8 +117,8 @@ pub fn adopt(data: &DataDir, applied: Applied, conf_state: &raftpb::ConfState) -
     if !disk.exists(&received)? {
         return Ok(());
     }
-    write_durably(disk, &dir.join(file_name(applied, "snap")), &snap_file(applied, conf_state))?;
-    disk.rename(&received, &dir.join(file_name(applied, "state")))?;
+    write_durably(disk, &dir.join(file_name(applied, SNAP)), &snap_file(applied, conf_state, None))?;
+    disk.rename(&received, &dir.join(file_name(applied, STATE)))?;
     disk.sync_dir(&dir)
 }
 
@@ -133,44 +146,87 @@ fn file_name(applied: Applied, extension: &str) -> String {
     format!("{:016x}-{:016x}.{extension}", applied.term, applied.index)
 }
 
-fn snap_file(applied: Applied, conf_state: &raftpb::ConfState) -> Vec<u8> {
+fn snap_file(applied: Applied, conf_state: &raftpb::ConfState, mark: Option<&Mark>) -> Vec<u8> {
     let metadata = raftpb::SnapshotMetadata {
         conf_state: Some(conf_state.clone()),
         index: Some(applied.index),
         term: Some(applied.term),
     };
-    let data = raftpb::Snapshot { data: None, metadata: Some(metadata) }.encode_to_vec();
+    let mark = mark.map(|mark| {
+        let numbers = mark.to_numbers().into_iter().flat_map(u64::to_le_bytes);
+        MARK_FORMAT.to_le_bytes().into_iter().chain(numbers).collect()
+    });
+    let data = raftpb::Snapshot { data: mark, metadata: Some(metadata) }.encode_to_vec();
     walpb::SnapshotFile { crc: Some(crc32c::crc32c(&data)), data: Some(data.into()) }.encode_to_vec()
 }
 
-/// Who votes, according to the snapshot that the log names.
+/// What a snapshot's small record says.
+#[derive(Debug, PartialEq)]
+pub struct Record {
+    pub conf_state: raftpb::ConfState,
+    /// The high-water mark, unless it began with this state.
+    pub mark: Option<Mark>,
+}
+
+/// The record of the snapshot that the log names.
 ///
 /// # Errors
 /// If the snapshot is missing or damaged: the log before it may be gone.
-pub fn conf_state(data: &DataDir, applied: Applied) -> Result<raftpb::ConfState, OpenError> {
-    let path = data.paths.snap().join(file_name(applied, "snap"));
+pub fn record(data: &DataDir, applied: Applied) -> Result<Record, OpenError> {
+    let path = data.paths.snap().join(file_name(applied, SNAP));
     if !data.disk.exists(&path)? {
         return Err(OpenError::refused(&path, "the log names this snapshot, but the file is missing"));
     }
     read_snap_file(&data.disk.read(&path)?, applied).map_err(|why| OpenError::refused(&path, why))
 }
 
-fn read_snap_file(bytes: &[u8], applied: Applied) -> Result<raftpb::ConfState, String> {
+fn read_snap_file(bytes: &[u8], applied: Applied) -> Result<Record, String> {
     let file = walpb::SnapshotFile::decode(bytes).map_err(|error| format!("damaged: {error}"))?;
     if crc32c::crc32c(file.data()) != file.crc() {
         return Err("damaged: wrong checksum".into());
     }
     let snapshot = raftpb::Snapshot::decode(file.data()).map_err(|error| format!("damaged: {error}"))?;
+    let mark = snapshot.data.filter(|mark| !mark.is_empty()).map(|mark| parse_mark(&mark)).transpose()?;
     let metadata = snapshot.metadata.unwrap_or_default();
     if (metadata.index(), metadata.term()) != (applied.index, applied.term) {
         return Err(format!("describes entry {}, not entry {}", metadata.index(), applied.index));
     }
-    metadata.conf_state.ok_or_else(|| "names no members".into())
+    Ok(Record { conf_state: metadata.conf_state.ok_or("names no members")?, mark })
+}
+
+fn parse_mark(bytes: &[u8]) -> Result<Mark, String> {
+    let damaged = || format!("damaged: the mark cannot be read from {} bytes: {}", bytes.len(), bytes.escape_ascii());
+    let (&format, numbers) = bytes.split_first_chunk().ok_or_else(damaged)?;
+    let format = u32::from_le_bytes(format);
+    if format != MARK_FORMAT {
+        return Err(format!("the mark is of format {format}, but this version reads format {MARK_FORMAT}"));
+    }
+    let (numbers, []) = numbers.as_chunks() else { return Err(damaged()) };
+    let numbers: Vec<u64> = numbers.iter().map(|&number| u64::from_le_bytes(number)).collect();
+    Mark::from_numbers(&numbers).ok_or_else(damaged)
+}
+
+/// Notes, durably, that the mark fell to what was in use behind this entry. There is nothing in the file that could be torn.
+pub fn note_defragment(disk: &dyn Disk, dir: &Path, applied: Applied) -> Result<(), DiskError> {
+    disk.create(&dir.join(file_name(applied, DEFRAGMENT)))?.sync_all()?;
+    disk.sync_dir(dir)
+}
+
+/// The last entry behind which the mark fell; 0 if that is not known.
+pub fn last_defragment(data: &DataDir) -> Result<u64, DiskError> {
+    let names = data.names(&data.paths.snap())?;
+    Ok(names.iter().filter_map(|name| index_of(name, DEFRAGMENT)).max().unwrap_or_default())
+}
+
+/// The log index in the name of a file of this kind.
+fn index_of(name: &str, kind: &str) -> Option<u64> {
+    let (_, index) = name.strip_suffix(kind)?.strip_suffix('.')?.split_once('-')?;
+    u64::from_str_radix(index, 16).ok()
 }
 
 /// Reads the state of a snapshot into an empty engine.
 pub fn load(data: &DataDir, applied: Applied, engine: &Arc<dyn Engine>) -> Result<(), OpenError> {
-    let path = data.paths.snap().join(file_name(applied, "state"));
+    let path = data.paths.snap().join(file_name(applied, STATE));
     let file = data.disk.open(&path)?;
     let loaded = read(file.as_ref(), engine).map_err(|error| OpenError::refused(&path, format!("damaged: {error}")))?;
     if loaded != applied {
@@ -203,9 +259,7 @@ fn read(file: &dyn DiskFile, engine: &Arc<dyn Engine>) -> Result<Applied, Snapsh
 pub fn check_not_beyond(data: &DataDir, last: u64) -> Result<(), OpenError> {
     let dir = data.paths.snap();
     for name in data.names(&dir)? {
-        let index = name.strip_suffix(".snap").and_then(|name| name.split_once('-'));
-        let index = index.and_then(|(_, index)| u64::from_str_radix(index, 16).ok());
-        if let Some(index) = index.filter(|index| *index > last) {
+        if let Some(index) = index_of(&name, SNAP).filter(|index| *index > last) {
             let why = format!(
                 "is the snapshot at entry {index}, but the log ends at entry {last}: acknowledged entries are missing; \
                  restore the log from a newer copy, or replace this member"
@@ -216,18 +270,23 @@ pub fn check_not_beyond(data: &DataDir, last: u64) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Removes every snapshot file but those of `keep`: older ones, and what an interrupted write left.
+/// Removes every file but the snapshot at `keep`, and notes of what came later: older ones, and what an interrupted write left.
 pub fn purge(disk: &dyn Disk, dir: &Path, keep: Option<Applied>) -> Result<(), DiskError> {
-    let kept: Vec<String> =
-        keep.iter().flat_map(|keep| [file_name(*keep, "state"), file_name(*keep, "snap")]).collect();
-    let ours = |name: &str| [".state", ".snap", ".tmp"].iter().any(|end| name.ends_with(end));
+    let kept = |name: &str| {
+        keep.is_some_and(|keep| {
+            // The snapshot may be from before the mark fell at the same entry.
+            let is_noted = index_of(name, DEFRAGMENT).is_some_and(|index| index >= keep.index);
+            is_noted || name == file_name(keep, STATE) || name == file_name(keep, SNAP)
+        })
+    };
+    let ours = |name: &str| [STATE, SNAP, DEFRAGMENT, "tmp"].iter().any(|end| name.ends_with(&format!(".{end}")));
     // The small record goes before the state it stands for, so that no record is left without one.
     if !disk.exists(dir)? {
         return Ok(());
     }
     let mut names = disk.list(dir)?;
     names.sort_by_key(|name| name.ends_with(".state"));
-    let mut superfluous = names.iter().filter(|name| ours(name) && !kept.contains(name)).peekable();
+    let mut superfluous = names.iter().filter(|name| ours(name) && !kept(name)).peekable();
     if superfluous.peek().is_none() {
         return Ok(());
     }

@@ -30,6 +30,7 @@ macro_rules! each_engine {
 mod consensus;
 mod conversion;
 mod crash_points;
+mod defragment;
 mod failures;
 mod kill_loop;
 mod machine;

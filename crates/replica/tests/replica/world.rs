@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use metastore_engine::Memory;
+use metastore_engine::{Mark, Memory};
 use metastore_proto::etcdserverpb::PutRequest;
 use metastore_proto::raftpb::{self, ConfChange, ConfState};
 use metastore_replica::disk::{CrashPolicy, Disk};
@@ -85,6 +85,8 @@ pub struct State {
     hash: HashKv,
     leases: Vec<(i64, i64, Vec<Vec<u8>>)>,
     members: Vec<Member>,
+    /// The most that was ever stored. Not a client's, who sees it in pages.
+    mark: Mark,
 }
 
 impl State {
@@ -102,6 +104,7 @@ impl State {
             hash: store.view().hash_kv(0).expect("the current revision can be hashed"),
             leases: leases.ids().map(lease).collect(),
             members: store.members().iter().cloned().collect(),
+            mark: store.view().engine().mark(),
         }
     }
 }
@@ -115,6 +118,11 @@ pub struct Reference {
 
 impl Reference {
     pub fn of(commands: &[Bytes]) -> Reference {
+        Self::lowered(commands, usize::MAX)
+    }
+
+    /// The same, where the mark fell after so many commands.
+    pub fn lowered(commands: &[Bytes], after: usize) -> Reference {
         let mut store = Store::open(Arc::new(Memory::new())).unwrap();
         let (name, peer_urls) = ("one".to_owned(), vec![PEER_URL.to_owned()]);
         let id = identity::member_id(&peer_urls, "token");
@@ -126,9 +134,14 @@ impl Reference {
         store.publish().unwrap();
         let mut reference = Reference { states: vec![State::of(&store)], outcomes: Vec::new() };
         for (index, command) in (2..).zip(commands) {
+            let applied = index as usize - 1;
             reference.outcomes.extend(store.apply(index, 1, command.clone()).unwrap());
             store.publish().unwrap();
             while store.compact_step().unwrap() {}
+            if applied == after {
+                let engine = store.view().engine();
+                engine.set_mark(engine.mark().lowered(engine.usage()));
+            }
             reference.states.push(State::of(&store));
         }
         reference
@@ -283,6 +296,11 @@ impl World {
         self.process()?;
         self.told.acknowledged = sent.held.len();
         self.go_on_with_snapshot()
+    }
+
+    /// Lets the mark fall; `Ok` is the answer that it did.
+    pub fn defragment(&mut self) -> Result<(), Stopped> {
+        Ok(self.replica().lower_mark()?()?)
     }
 
     fn process(&mut self) -> Result<(), Stopped> {

@@ -8,6 +8,7 @@ use metastore_replica::{Fatal, ReceivedState, SnapshotWritten};
 use metastore_store::Outcome;
 use metastore_store::lease::Renewal;
 use metastore_store::watch::RevisionEvents;
+use tokio::sync::oneshot;
 
 use super::hearing::Heard;
 use crate::io::slots::Key;
@@ -79,6 +80,11 @@ pub enum Event {
     /// The others say that this member was removed.
     Removed,
     SnapshotWritten(Result<SnapshotWritten, Fatal>),
+    /// The medium gave space back: the size of the state is to fall. It is told once that is durable, and dropped if it comes to
+    /// nothing.
+    LowerMark(oneshot::Sender<()>),
+    /// That could not be made durable.
+    MarkLost(Fatal),
     /// The hash that a compaction leaves behind was computed: its old versions may go.
     CompactionHashed(Result<(), Fatal>),
     Stop,

@@ -39,8 +39,19 @@ impl Compaction {
         let scheduled = schema::compact_revision(engine, schema::SCHEDULED_COMPACTION)?;
         let finished = schema::compact_revision(engine, schema::FINISHED_COMPACTION)?;
         let at = scheduled.or(finished).unwrap_or(NEVER_COMPACTED);
-        Ok((at, scheduled.filter(|_| scheduled != finished).map(Self::new)))
+        let interrupted = scheduled.filter(|_| scheduled != finished);
+        // The engine knows of it, unless the mark was not stored with the state.
+        interrupted.into_iter().for_each(|at| engine.begin_compaction(at));
+        Ok((at, interrupted.map(Self::new)))
     }
+}
+
+/// Lets the high-water mark begin with the state that was loaded into an engine: without what was there only meanwhile, and
+/// without what a compaction that is under way has still to drop.
+pub(crate) fn begin_mark(engine: &dyn Engine) -> Result<()> {
+    Compaction::resume(engine)?;
+    engine.set_mark(engine.mark().lowered(engine.usage()));
+    Ok(())
 }
 
 /// Computes the hash that a compaction leaves behind. It reads every version up to the compacted revision, so it is run beside
@@ -92,6 +103,7 @@ impl Mvcc {
         }
         let row = schema::revision_key(Revision::new(revision, 0), false);
         self.view.engine().put(Table::Meta, schema::SCHEDULED_COMPACTION, &row)?;
+        self.view.engine().begin_compaction(revision);
         // The engine finishes one that this one overtakes.
         let mut compaction = Compaction::new(revision);
         if self.compaction.is_none() {

@@ -18,6 +18,7 @@ mod view;
 mod views;
 
 pub use compaction::CompactionHashJob;
+pub(crate) use compaction::begin_mark;
 pub use hash::HashKv;
 pub use range::{Order, RangeCursor, RangeQuery, RangeReply, RevisionBounds, Target};
 pub use view::{NEVER_COMPACTED, Pin, ReadError, View};

@@ -6,7 +6,7 @@ use metastore_engine::{Applied, Engine, EngineError, KeyRange, Published, Revisi
 
 use super::{FORMAT, HEADER_BYTES, KEY_TABLE, MAGIC, MAX_BLOCK_BYTES, SnapshotError, table_code};
 use crate::lease::{Leases, keys};
-use crate::mvcc::row::KeyValue;
+use crate::mvcc::{begin_mark, row::KeyValue};
 use crate::schema::{LOADING, parse_revision_key};
 
 /// Where the file of etcd's backend says what it is: behind the head of its first page.
@@ -224,6 +224,7 @@ impl Loader {
             self.attach_keys()?;
         }
         self.engine.delete(Table::Meta, LOADING)?;
+        begin_mark(self.engine.as_ref())?;
         Ok(self.engine.publish(published)?)
     }
 

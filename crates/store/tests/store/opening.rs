@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use metastore_engine::{
-    Applied, Engine, KeyRange, Memory, Published, Result, Revision, Statistic, Table, Usage, Version,
+    Applied, Engine, KeyRange, Mark, Memory, Published, Result, Revision, Statistic, Table, Usage, Version,
 };
 use metastore_proto::etcdserverpb::{LeaseGrantRequest, LeaseRevokeRequest, PutRequest};
 use metastore_store::Store;
@@ -27,6 +27,12 @@ impl Engine for Unread {
     }
     fn compact_step(&self, _: i64) -> Result<bool> {
         panic!("keys are looked at")
+    }
+    fn begin_compaction(&self, at: i64) {
+        self.0.begin_compaction(at);
+    }
+    fn set_mark(&self, mark: Mark) {
+        self.0.set_mark(mark);
     }
     fn outlives_process(&self) -> bool {
         self.0.outlives_process()
@@ -67,6 +73,9 @@ impl Engine for Unread {
     }
     fn usage(&self) -> Usage {
         self.0.usage()
+    }
+    fn mark(&self) -> Mark {
+        self.0.mark()
     }
 }
 

@@ -1,0 +1,129 @@
+//! The high-water mark falls when a member is defragmented, and stays there wherever the power goes.
+//!
+//! That it is the right one after each crash without that, all other tests check: it is part of [`State`].
+
+use metastore_proto::etcdserverpb::{CompactionRequest, DeleteRangeRequest};
+use metastore_replica::Output;
+use metastore_replica::disk::{CrashPolicy, Disk};
+use metastore_store::command::{Command, Kind};
+
+use crate::machine::{Engine, Machine};
+use crate::script::{mix, random_group};
+use crate::world::{Reference, State, Stopped, Told, World, open, paths, put, take_up};
+
+/// Groups of commands before and after.
+const GROUPS: u64 = 10;
+/// Bytes of a value that is there for a while: more than all others together.
+const LARGE: usize = 9000;
+
+/// How far a script came.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Defragmented {
+    /// Commands that were proposed before; `None` if it was not asked for.
+    after: Option<usize>,
+    answered: bool,
+}
+
+fn run(world: &mut World, seed: u64, done: &mut Defragmented) -> Result<(), Stopped> {
+    world.start()?;
+    for round in 0..GROUPS {
+        random_group(world, mix(seed, round))?;
+    }
+    world.group([|id| put(id, "large", &"x".repeat(LARGE))])?;
+    let delete = DeleteRangeRequest { key: "large".into(), ..DeleteRangeRequest::default() };
+    world.group([|id| Command::encode(id, Kind::DeleteRange, &delete)])?;
+    let compaction = CompactionRequest { revision: world.replica().store().revision(), physical: false };
+    world.group([|id| Command::encode(id, Kind::Compaction, &compaction)])?;
+    done.after = Some(world.told.proposed.len());
+    world.defragment()?;
+    done.answered = true;
+    for round in GROUPS..2 * GROUPS {
+        random_group(world, mix(seed, round))?;
+        if round % 9 == 8 {
+            world.start()?;
+        }
+    }
+    Ok(())
+}
+
+/// States that a member may be in.
+struct Possible(Vec<State>);
+
+impl Possible {
+    fn of(told: &Told, done: Defragmented) -> Self {
+        let fallen = done.after.map(|after| Reference::lowered(&told.proposed, after));
+        let unfallen = (!done.answered).then(|| Reference::of(&told.proposed));
+        let states = |reference: Reference| reference.states.into_iter().skip(told.acknowledged);
+        Self(fallen.into_iter().chain(unfallen).flat_map(states).collect())
+    }
+
+    /// Starts a member on what is left; returns its state.
+    fn check(&self, machine: &Machine, context: &str) -> State {
+        let (mut replica, _) = open(machine).unwrap_or_else(|error| panic!("{context}: {error}"));
+        take_up(&mut replica, &mut Output::default()).unwrap_or_else(|error| panic!("{context}: {error}"));
+        let state = State::of(replica.store());
+        assert!(self.0.contains(&state), "{context}: {state:?} is none of {:?}", self.0);
+        state
+    }
+}
+
+each_engine!(the_mark_stays_where_it_fell_wherever_the_power_goes);
+
+fn the_mark_stays_where_it_fell_wherever_the_power_goes(engine: Engine) {
+    let every = if engine == Engine::Memory { 1 } else { 3 };
+    let mut answered = 0;
+    for n in (0..).step_by(every) {
+        let disk = Machine::new(engine);
+        disk.crash_after(n);
+        let (mut world, mut done) = (World::on(disk, Told::default()), Defragmented::default());
+        let through = run(&mut world, 5, &mut done).is_ok();
+        answered += usize::from(done.answered);
+        let possible = Possible::of(&world.told, done);
+        for policy in [CrashPolicy::DropUnsynced, CrashPolicy::Random(n)] {
+            let context = format!("crash after {n} operations, {policy:?}");
+            let after = world.disk.crash(policy);
+            let state = possible.check(&after, &context);
+            assert_eq!(possible.check(&after, &context), state, "{context}: a second start");
+        }
+        if through {
+            break;
+        }
+    }
+    assert!(answered > 40 / every, "the power goes after it, too: {answered}");
+}
+
+each_engine!(the_mark_falls_amid_everything);
+
+/// Snapshots, flushes and compactions that are under way, in as many ways as there are seeds.
+fn the_mark_falls_amid_everything(engine: Engine) {
+    for seed in 0..if engine == Engine::Memory { 100 } else { 12 } {
+        let (mut world, mut done) = (World::new(engine), Defragmented::default());
+        run(&mut world, seed, &mut done).unwrap();
+        let possible = Possible::of(&world.told, done);
+        let state = possible.check(&world.disk.crash(CrashPolicy::DropUnsynced), &format!("seed {seed}"));
+        assert_ne!(Reference::of(&world.told.proposed).states.last(), Some(&state), "it fell");
+    }
+}
+
+#[test]
+fn notes_of_where_the_mark_fell_go_with_the_log() {
+    let mut world = World::new(Engine::Memory);
+    world.start().unwrap();
+    let notes = |world: &World| {
+        let names = world.disk.list(&paths().snap()).unwrap();
+        names.into_iter().filter(|name| name.ends_with(".defragment")).count()
+    };
+    for round in 0..20 {
+        random_group(&mut world, round).unwrap();
+        world.defragment().unwrap();
+    }
+    assert!((1..20).contains(&notes(&world)), "{}", notes(&world));
+    let before = world.snapshots;
+    for round in 0.. {
+        random_group(&mut world, round).unwrap();
+        if world.snapshots > before + 1 {
+            break;
+        }
+    }
+    assert_eq!(notes(&world), 0);
+}
