@@ -169,6 +169,7 @@ impl Driver {
         }
         let (mut next_tick, mut next_expiry) = (Instant::now(), Instant::now());
         loop {
+            self.shared.beat();
             let patience = self.advance()?.min(next_tick.saturating_duration_since(Instant::now()));
             self.inbox.drain(&mut events, patience);
             for event in events.drain(..) {

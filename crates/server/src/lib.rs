@@ -20,3 +20,4 @@ pub mod progress;
 pub mod shared;
 pub mod signals;
 pub mod start;
+pub mod watchdog;

@@ -35,6 +35,9 @@ pub struct Shared {
     sole_leader: AtomicBool,
     is_learner: AtomicBool,
     leader_changes: AtomicU64,
+    /// Grows as long as the engine thread makes progress; see [`crate::watchdog`].
+    pulse: AtomicU64,
+    held_up: AtomicBool,
     started: Instant,
     /// When the leader of now was heard of first, in microseconds after `started`; 0 if there was none yet.
     led_since_us: AtomicU64,
@@ -89,6 +92,8 @@ impl Shared {
             sole_leader: AtomicBool::default(),
             is_learner: AtomicBool::default(),
             leader_changes: AtomicU64::default(),
+            pulse: AtomicU64::default(),
+            held_up: AtomicBool::default(),
             started: Instant::now(),
             led_since_us: AtomicU64::default(),
             pending: AtomicU64::default(),
@@ -148,7 +153,25 @@ impl Shared {
 
     /// Id of the leader, 0 without one.
     pub fn leader(&self) -> u64 {
-        self.leader.load(Ordering::Relaxed)
+        if self.held_up() { 0 } else { self.leader.load(Ordering::Relaxed) }
+    }
+
+    /// The engine thread makes progress.
+    pub fn beat(&self) {
+        self.pulse.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn pulse(&self) -> u64 {
+        self.pulse.load(Ordering::Relaxed)
+    }
+
+    /// Whether the engine thread makes none.
+    pub fn held_up(&self) -> bool {
+        self.held_up.load(Ordering::Relaxed)
+    }
+
+    pub fn set_held_up(&self, held_up: bool) {
+        self.held_up.store(held_up, Ordering::Relaxed);
     }
 
     pub fn commit(&self) -> u64 {

@@ -32,6 +32,7 @@ use crate::io::workers::{WorkerContext, Workers};
 use crate::metrics::Metrics;
 use crate::peer::{self, Further, Transport};
 use crate::shared::{Shared, WorkerFlags};
+use crate::watchdog;
 
 /// Requests that wait for the engine thread; more are told to come back.
 const INBOX_COUNT: usize = 64 << 10;
@@ -323,10 +324,12 @@ fn listen_to_peers(
     let listeners = doors.into_iter().map(|(listener, _)| listener).collect();
     let connections = descriptors.connections.min(peer::thread::MAX_CONNECTIONS);
     let (desks, index) = (desks.clone(), config.io_threads);
+    let Heartbeat { interval, election_ticks } = heartbeat(config);
     let further = move |_: WorkerContext| -> Further {
         let member = desks.sit_down(index);
         let site = desks.site(member.clone());
         tokio::task::spawn_local(peer::versions::monitor(member.clone()));
+        tokio::task::spawn_local(watchdog::watch(desks.shared.clone(), interval, interval * election_ticks as u32));
         Rc::new(move |request: Request<Incoming>| {
             if peer::questions::concerns(request.uri().path()) {
                 let answer = peer::questions::answer(member.clone(), request);
