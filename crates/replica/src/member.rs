@@ -414,7 +414,7 @@ fn record_snapshot(wal: &mut Wal, written: &SnapshotWritten) -> Result<(), WalEr
     let Applied { index, term } = written.applied;
     let hard_state = wal.hard_state();
     if hard_state.commit() < index {
-        // The log counts only snapshots that it knows to be committed, and of the last commit it need not know yet.
+        // etcd counts only snapshots that the log knows to be committed, and of the last commit it need not know yet.
         wal.append(Some(&raftpb::HardState { commit: Some(index), ..hard_state }), [], false)?;
     }
     wal.save_snapshot(index, term, Some(written.conf_state.clone()))

@@ -86,6 +86,7 @@ impl Replica {
             data.move_state(data.engine.clone())?;
         }
         medium.clear_others(&data)?;
+        medium.clear_received(&data)?;
         medium.clear(&data, start.log)?;
         let snapshot = SnapshotProgress { running: false, log_bytes, named: start.log };
         let receiver = StateReceiver::new(id, &data, medium, open, store.views().clone());

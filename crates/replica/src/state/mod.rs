@@ -16,6 +16,9 @@
 //! The high-water mark of the state's size is kept beside it: in the `.snap`, or among the engine's rows. Entries that are applied
 //! again raise it again, to the same. Where it fell, because the member was defragmented, is noted in a file, or the engine is flushed.
 //!
+//! A state that another member sends becomes this member's own: [`receiving`] brings it to the disk, and the essay of
+//! `member/install.rs` says how it takes its place. [`sending`] is the other end.
+//!
 //! What is deliberately absent: threads. A [`SnapshotJob`] runs where its owner likes.
 
 mod conf_state;
@@ -147,19 +150,24 @@ impl Medium {
         }
     }
 
-    /// Removes what a conversion or an install left: states that another engine kept here, or that this one no longer keeps,
-    /// complete or not.
+    /// Removes what a conversion left: the state that another engine kept here, complete or not.
     pub fn clear_others(self, data: &DataDir) -> Result<(), DiskError> {
         match self {
-            Self::Memory => {
-                on_memory::remove_received(data)?;
-                on_disk::remove(data, None)
-            }
+            Self::Memory => on_disk::remove(data, None),
             Self::Disk => {
-                on_disk::remove(data, Some(&data.engine))?;
+                on_disk::remove_unfinished(data)?;
                 on_memory::remove_received(data)?;
                 on_memory::purge(data.disk.as_ref(), &data.paths.snap(), None)
             }
+        }
+    }
+
+    /// Removes what was received and not taken up, and states that this one has taken the place of. Only who knows for sure
+    /// which state is the member's, and has finished the adoption of it, may do so.
+    pub fn clear_received(self, data: &DataDir) -> Result<(), DiskError> {
+        match self {
+            Self::Memory => on_memory::remove_received(data),
+            Self::Disk => on_disk::remove(data, Some(&data.engine)),
         }
     }
 

@@ -25,6 +25,9 @@
 //!   before it returns: from then on these entries may be acknowledged.
 //! - **A failed write or sync is the last one.** Every later call repeats the first error. Nothing is retried: after a
 //!   failed fsync the kernel may have dropped the bytes and call the pages clean.
+//! - **A snapshot of another member is one record** ([`Wal::replace_by_snapshot`]). Whoever reads from it leaves out what this
+//!   member had before; one of its own, whose entry is in the log, leaves the entries behind it as they are. Either counts as
+//!   soon as its record is whole, and what it covers is committed.
 //! - **Never recycled.** Segments are zero behind the tail, so that a torn write over zeros can be told from damage.
 //!
 //! # What a record that does not verify means

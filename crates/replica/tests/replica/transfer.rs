@@ -5,7 +5,7 @@ use metastore_replica::{Output, Replica};
 
 use crate::machine::{Engine, Machine};
 use crate::script::{mix, random_group, run};
-use crate::world::{Reference, Sent, State, Stopped, World, advance, open, paths, put};
+use crate::world::{Reference, Sent, State, Stopped, World, advance, open, paths, put, settings};
 
 const SEED: u64 = 4;
 /// What the follower has of the log when it falls behind, in groups of commands.
@@ -247,4 +247,42 @@ fn a_state_that_consensus_does_not_want_is_let_go(engine: Engine) {
     assert_eq!(State::of(replica.store()), state);
     drop(sent.receive(replica, PIECE_BYTES).expect("there is room for another one"));
     leaves_nothing(&follower.disk, "let go");
+}
+
+/// A conversion knows where the state is, and does not take it for what another one left: neither when all is well nor when the
+/// power went between the log and the name.
+#[test]
+fn who_was_sent_its_state_is_converted_as_any_other() {
+    let (_, sent) = leader(Engine::Memory);
+    for engine in [Engine::Memory, Engine::RocksDb] {
+        let mut whole = new_follower(engine);
+        let before = whole.disk.operations();
+        whole.receive(&sent, PIECE_BYTES).unwrap();
+        for n in (before..whole.disk.operations()).step_by(3).chain([u64::MAX]) {
+            let mut world = new_follower(engine);
+            world.disk.crash_after(n);
+            _ = world.receive(&sent, PIECE_BYTES);
+            let told = world.told.clone();
+            let reference = Reference::lowered(&told.proposed, sent.held.len());
+            let machine = world.disk.crash(CrashPolicy::KeepUnsynced);
+            drop(world);
+            let same = convert_to(&machine, engine);
+            assert!(same.is_none(), "{engine:?}, crash after {n}: nothing to convert");
+            told.check(&machine.fork(), &reference, &format!("{engine:?}, crash after {n}, not converted"));
+            assert!(convert_to(&machine, engine.other()).is_some());
+            let converted = machine.with(engine.other());
+            told.check(&converted.fork(), &reference, &format!("{engine:?}, crash after {n}, converted"));
+            assert!(convert_to(&machine, engine).is_some());
+            told.check(&machine, &reference, &format!("{engine:?}, crash after {n}, and back"));
+        }
+    }
+}
+
+fn convert_to(machine: &Machine, to: Engine) -> Option<metastore_replica::Converted> {
+    let (disk, opened): (std::sync::Arc<dyn Disk>, _) = (std::sync::Arc::new(machine.clone()), machine.clone());
+    let open = move |name: &str, path: &std::path::Path| {
+        let engine = if name == to.name() { to } else { to.other() };
+        opened.open_engine(engine, path)
+    };
+    metastore_replica::convert(settings(to), disk, paths(), open, &mut |_, _| ()).unwrap()
 }
