@@ -42,7 +42,8 @@ const CALM_PATIENCE_TICKS: u64 = 15;
 /// What a run is made of.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
-    pub engine: Engine,
+    /// One after the other, the members have these.
+    pub engines: &'static [Engine],
     pub members: usize,
     /// Ticks of storm.
     pub ticks: u64,
@@ -77,9 +78,10 @@ pub struct Group {
     /// How many members the group began with.
     founders: usize,
     settings: Settings,
-    engine: Engine,
+    engines: &'static [Engine],
     /// What a crash will leave of a doomed member's disk, and how long it will be down.
     dooms: BTreeMap<usize, (CrashPolicy, u64)>,
+    healed: bool,
     calm: bool,
     counts: Counts,
     tracing: Tracing,
@@ -89,9 +91,10 @@ pub struct Group {
 impl Group {
     fn new(seed: u64, plan: &Plan) -> Self {
         let mut random = Random::new(seed, 0);
-        let settings = settings(plan.engine, &mut random);
+        let settings = settings(&mut random);
         let member = |at| {
-            let mut member = Member::founding(at, plan.members, plan.engine, settings.clone());
+            let mut member =
+                Member::founding(at, plan.members, plan.engines[at % plan.engines.len()], settings.clone());
             member.clock = Clock::new(random.between(850, 1150));
             member
         };
@@ -113,8 +116,9 @@ impl Group {
             leaves: BTreeMap::new(),
             founders: members.len(),
             settings,
-            engine: plan.engine,
+            engines: plan.engines,
             dooms: BTreeMap::new(),
+            healed: false,
             calm: false,
             counts: Counts::default(),
             tracing: plan.trace,
@@ -285,8 +289,8 @@ impl Group {
     }
 
     /// The engine of a member.
-    fn engine(&self, _at: usize) -> Engine {
-        self.engine
+    fn engine(&self, at: usize) -> Engine {
+        self.engines[at % self.engines.len()]
     }
 
     fn look_at(&mut self, at: usize) {
@@ -400,6 +404,7 @@ impl Group {
         self.note(|| "heals".into());
         self.network.join();
         self.network.weather = Weather::FAIR;
+        self.healed = true;
         (self.join_at, self.diligence) = (u64::MAX, 1000);
         for at in 0..self.members.len() {
             self.members[at].asleep_until = 0;
@@ -466,11 +471,11 @@ impl Group {
 }
 
 /// Some groups keep the whole log, others soon send states.
-fn settings(engine: Engine, random: &mut Random) -> Settings {
+fn settings(random: &mut Random) -> Settings {
     let timing = Timing { election_ticks: ELECTION_TICKS, pre_vote: !random.permille(200) };
-    let keep_entries = *random.pick(&[1 << 20, 30, 3]).unwrap_or(&3);
+    let keep_entries = *random.pick(&[1 << 20, 40, 12]).unwrap_or(&12);
     let log_bytes = *random.pick(&[u64::MAX, 8000, 2000]).unwrap_or(&u64::MAX);
-    let mut settings = Settings::new(engine.name(), timing, keep_entries);
+    let mut settings = Settings::new(Engine::Memory.name(), timing, keep_entries);
     (settings.snapshot_log_bytes, settings.flush_log_bytes) = (log_bytes, log_bytes);
     settings.log = Options { segment_bytes: SEGMENT_BYTES };
     settings
