@@ -72,7 +72,11 @@ impl Group {
         let Some(replica) = &mut self.members[from].replica else { return Ok(()) };
         let (message, source) = replica.state_to_send()?.open(message).expect("the state of a member is whole");
         let mut stream = Vec::new();
-        source.write(|piece| Ok(stream.extend_from_slice(piece))).expect("a buffer takes all");
+        let written = source.write(|piece| {
+            stream.extend_from_slice(piece);
+            Ok(())
+        });
+        written.expect("a buffer takes all");
         self.note(|| format!("{from} -> {to} its state at {:?}", message.snapshot));
         let arrives = self.soon();
         self.parcels.push(Parcel { arrives, from, to, message, stream });
