@@ -180,8 +180,13 @@ impl Consensus {
     }
 
     /// Takes the message that came with a whole state. [`Work::snapshot`] says whether it is taken up.
-    pub fn step_snapshot(&mut self, message: Message) {
+    ///
+    /// # Errors
+    /// [`Rejected`]; nothing has changed.
+    pub fn step_snapshot(&mut self, message: Message) -> Result<(), Rejected> {
+        inbound::check_ends(&self.node.raft, &message)?;
         self.step_checked(message);
+        Ok(())
     }
 
     fn step_checked(&mut self, message: Message) {

@@ -31,23 +31,9 @@ pub enum Rejected {
 /// # Errors
 /// [`Rejected`]
 pub fn check<T: Storage>(raft: &Raft<T>, message: &Message) -> Result<(), Rejected> {
+    check_ends(raft, message)?;
     let kind = message.get_msg_type();
     let impossible = |why: String| Rejected::Impossible { kind: format!("{kind:?}"), from: message.from, why };
-    if message.to != raft.id {
-        return Err(impossible(format!("it is for member {:x}", message.to)));
-    }
-    let forwarded =
-        matches!(kind, MessageType::MsgPropose | MessageType::MsgReadIndex | MessageType::MsgTransferLeader);
-    // What is sent on keeps its origin, and comes back to it if that leads by now.
-    if message.from == 0 || message.from == raft.id && !forwarded {
-        return Err(impossible("no other member's id".into()));
-    }
-    if message.term == 0 && !forwarded {
-        return Err(impossible("it names no term".into()));
-    }
-    if message.term > MAX_TERM {
-        return Err(impossible(format!("nobody gets to term {}", message.term)));
-    }
     // What is of the past or of another kind is ignored by the library.
     match kind {
         MessageType::MsgPropose | MessageType::MsgReadIndex if message.term != 0 => {
@@ -78,6 +64,31 @@ pub fn check<T: Storage>(raft: &Raft<T>, message: &Message) -> Result<(), Reject
         MessageType::MsgSnapshot => Err(impossible("it came without its state".into())),
         _ => Err(impossible("members do not tell each other such a thing".into())),
     }
+}
+
+/// Checks whom a message is from and for, and when: what is common to all kinds.
+///
+/// # Errors
+/// [`Rejected`]
+pub fn check_ends<T: Storage>(raft: &Raft<T>, message: &Message) -> Result<(), Rejected> {
+    let kind = message.get_msg_type();
+    let impossible = |why: String| Rejected::Impossible { kind: format!("{kind:?}"), from: message.from, why };
+    if message.to != raft.id {
+        return Err(impossible(format!("it is for member {:x}", message.to)));
+    }
+    let forwarded =
+        matches!(kind, MessageType::MsgPropose | MessageType::MsgReadIndex | MessageType::MsgTransferLeader);
+    // What is sent on keeps its origin, and comes back to it if that leads by now.
+    if message.from == 0 || message.from == raft.id && !forwarded {
+        return Err(impossible("no other member's id".into()));
+    }
+    if message.term == 0 && !forwarded {
+        return Err(impossible("it names no term".into()));
+    }
+    if message.term > MAX_TERM {
+        return Err(impossible(format!("nobody gets to term {}", message.term)));
+    }
+    Ok(())
 }
 
 /// Whether this member leads in the message's term. One that has led and lost its power may hear of entries that it had sent

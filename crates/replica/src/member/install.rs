@@ -53,7 +53,10 @@ impl Replica {
     /// [`Fatal`] if the member has failed before.
     pub fn state_received(&mut self, received: ReceivedState) -> Result<(), Fatal> {
         self.unless_failed(|member| {
-            member.consensus.step_snapshot(from_wire(received.message.clone())?);
+            // A message that cannot be is one that consensus does not want.
+            if let Ok(message) = from_wire(received.message.clone()) {
+                let _ = member.consensus.step_snapshot(message);
+            }
             member.received = Some(received);
             Ok(())
         })

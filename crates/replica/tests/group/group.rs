@@ -17,12 +17,13 @@ use metastore_store::{Outcome, Reply};
 use crate::checks::Record;
 use crate::clients::{Action, Clients, Request};
 use crate::counts::Counts;
-use crate::faults::{Fault, Faults};
+use crate::faults::Faults;
 use crate::machine::Engine;
 use crate::member::{Clock, ELECTION_TICKS, Member, SEGMENT_BYTES};
 use crate::network::{Network, Weather};
 use crate::random::Random;
 
+mod befall;
 mod hostile;
 mod reshape;
 mod states;
@@ -42,7 +43,8 @@ const CALM_PATIENCE_TICKS: u64 = 15;
 /// What a run is made of.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
-    pub engine: Engine,
+    /// One after the other, the members have these.
+    pub engines: &'static [Engine],
     pub members: usize,
     /// Ticks of storm.
     pub ticks: u64,
@@ -77,9 +79,10 @@ pub struct Group {
     /// How many members the group began with.
     founders: usize,
     settings: Settings,
-    engine: Engine,
+    engines: &'static [Engine],
     /// What a crash will leave of a doomed member's disk, and how long it will be down.
     dooms: BTreeMap<usize, (CrashPolicy, u64)>,
+    healed: bool,
     calm: bool,
     counts: Counts,
     tracing: Tracing,
@@ -89,9 +92,10 @@ pub struct Group {
 impl Group {
     fn new(seed: u64, plan: &Plan) -> Self {
         let mut random = Random::new(seed, 0);
-        let settings = settings(plan.engine, &mut random);
+        let settings = settings(&mut random);
         let member = |at| {
-            let mut member = Member::founding(at, plan.members, plan.engine, settings.clone());
+            let mut member =
+                Member::founding(at, plan.members, plan.engines[at % plan.engines.len()], settings.clone());
             member.clock = Clock::new(random.between(850, 1150));
             member
         };
@@ -113,8 +117,9 @@ impl Group {
             leaves: BTreeMap::new(),
             founders: members.len(),
             settings,
-            engine: plan.engine,
+            engines: plan.engines,
             dooms: BTreeMap::new(),
+            healed: false,
             calm: false,
             counts: Counts::default(),
             tracing: plan.trace,
@@ -135,7 +140,7 @@ impl Group {
     fn moment(&mut self) {
         self.now += 1;
         self.follow_changes();
-        for (at, _) in self.restarts.extract_if(.., |_, moment| *moment <= self.now).collect::<Vec<_>>() {
+        for at in take_due(&mut self.restarts, self.now) {
             self.start(at);
         }
         if self.join_at <= self.now {
@@ -285,8 +290,8 @@ impl Group {
     }
 
     /// The engine of a member.
-    fn engine(&self, _at: usize) -> Engine {
-        self.engine
+    fn engine(&self, at: usize) -> Engine {
+        self.engines[at % self.engines.len()]
     }
 
     fn look_at(&mut self, at: usize) {
@@ -335,82 +340,8 @@ impl Group {
     }
 }
 
-// What befalls the group.
+// The parts of a run.
 impl Group {
-    fn befall(&mut self, fault: Fault) {
-        self.note(|| format!("{fault:?}"));
-        if fault.whom().is_some_and(|at| !self.members[at].started || self.members[at].gone) {
-            return;
-        }
-        match fault {
-            Fault::Crash { member, operations, policy, down } => {
-                self.dooms.insert(member, (policy, down));
-                match operations {
-                    Some(operations) => self.members[member].doom(operations),
-                    None => self.crashes(member),
-                }
-            }
-            Fault::Pause { member, moments, ticks } => {
-                self.members[member].asleep_until = self.now + moments;
-                self.counts.pauses += 1;
-                for _ in 0..ticks {
-                    self.members[member].jump();
-                }
-            }
-            Fault::Partition { ways, moments } => {
-                self.network.cut(ways);
-                self.join_at = self.now + moments;
-                self.counts.partitions += 1;
-            }
-            Fault::Transfer { to } => self.transfer(to),
-            Fault::Reshape => self.reshape(),
-        }
-    }
-
-    fn crashes(&mut self, at: usize) {
-        let (policy, down) = self.dooms.remove(&at).unwrap_or((CrashPolicy::DropUnsynced, 1));
-        self.note(|| format!("{at} crashes: {policy:?}"));
-        let sender = self.members[at].beside.sender();
-        self.members[at].crash(policy);
-        self.counts.crashes += 1;
-        if let Some(from) = sender {
-            self.report_state(from, at, false);
-        }
-        self.restarts.insert(at, self.now + down);
-        for request in self.clients.give_up(self.now, |request| request.member == at) {
-            self.unknown(&request);
-        }
-    }
-
-    fn transfer(&mut self, to: usize) {
-        let (now, id) = (self.now, self.members[to].id);
-        for member in self.members.iter_mut().filter(|member| member.awake(now)) {
-            if let Some(replica) = &mut member.replica
-                && replica.standing().is_leader()
-            {
-                replica.transfer_leader(id);
-                member.due = true;
-                self.counts.transfers += 1;
-            }
-        }
-    }
-
-    /// The world is good from now on.
-    fn heal(&mut self) {
-        self.note(|| "heals".into());
-        self.network.join();
-        self.network.weather = Weather::FAIR;
-        (self.join_at, self.diligence) = (u64::MAX, 1000);
-        for at in 0..self.members.len() {
-            self.members[at].asleep_until = 0;
-            if self.members[at].doomed {
-                self.crashes(at);
-            }
-        }
-        self.leaves.values_mut().for_each(|moment| *moment = self.now + 1);
-        self.restarts.values_mut().for_each(|moment| *moment = self.now + 1);
-    }
-
     fn ticks(&mut self, ticks: u64) {
         for _ in 0..ticks * MOMENTS_PER_TICK {
             self.moment();
@@ -465,12 +396,19 @@ impl Group {
     }
 }
 
+/// Takes out who is due at a moment.
+fn take_due(waiting: &mut BTreeMap<usize, u64>, now: u64) -> Vec<usize> {
+    let due: Vec<usize> = waiting.iter().filter(|(_, moment)| **moment <= now).map(|(at, _)| *at).collect();
+    due.iter().for_each(|at| _ = waiting.remove(at));
+    due
+}
+
 /// Some groups keep the whole log, others soon send states.
-fn settings(engine: Engine, random: &mut Random) -> Settings {
+fn settings(random: &mut Random) -> Settings {
     let timing = Timing { election_ticks: ELECTION_TICKS, pre_vote: !random.permille(200) };
-    let keep_entries = *random.pick(&[1 << 20, 30, 3]).unwrap_or(&3);
+    let keep_entries = *random.pick(&[1 << 20, 40, 12]).unwrap_or(&12);
     let log_bytes = *random.pick(&[u64::MAX, 8000, 2000]).unwrap_or(&u64::MAX);
-    let mut settings = Settings::new(engine.name(), timing, keep_entries);
+    let mut settings = Settings::new(Engine::Memory.name(), timing, keep_entries);
     (settings.snapshot_log_bytes, settings.flush_log_bytes) = (log_bytes, log_bytes);
     settings.log = Options { segment_bytes: SEGMENT_BYTES };
     settings

@@ -107,6 +107,7 @@ impl Member {
     }
 
     fn new(at: usize, engine: Engine, settings: Settings, bootstrap: Bootstrap) -> Self {
+        let settings = Settings { engine: engine.name(), ..settings };
         Self {
             id: own_id(at),
             at,

@@ -7,7 +7,7 @@
 use metastore_proto::raftpb::{ConfChange, ConfChangeType};
 use metastore_store::{Member as Description, Members};
 
-use super::{Group, MOMENTS_PER_TICK};
+use super::{Group, MOMENTS_PER_TICK, take_due};
 use crate::member::Member;
 
 /// Members that a run adds at most.
@@ -87,7 +87,7 @@ impl Group {
                 self.start(at);
             }
         }
-        for (at, _) in self.leaves.extract_if(.., |_, moment| *moment <= self.now).collect::<Vec<_>>() {
+        for at in take_due(&mut self.leaves, self.now) {
             self.crashes(at);
             self.restarts.remove(&at);
             self.members[at].gone = true;
