@@ -13,6 +13,8 @@
 //! Clients write and read meanwhile and keep their own log ([`metastore_tests::load`]). In the end everything
 //! acknowledged must be on every member, and all must hold the same. Times are compared with the election timeout.
 //!
+//! What concerns a member's own state is done with each engine and with both in one cluster; the rest with both in one.
+//!
 //! With `METASTORE_BIN=.../etcd` the same scenarios run against etcd: what it does is right, so a scenario that it fails is
 //! wrong.
 

@@ -12,7 +12,7 @@ use metastore_tests::lease::KeepAliveStream;
 use metastore_tests::paths;
 use tonic::Status;
 
-use super::{Engines, each_cluster};
+use super::Engines;
 
 const TTL: i64 = 3;
 const LEFT_ALONE: i64 = 101;
@@ -20,10 +20,9 @@ const KEPT: i64 = 102;
 /// A new leader gives every lease its whole time again, and a little more; and it must be elected first.
 const LONGEST: Duration = Duration::from_secs(2 * TTL as u64 + 5);
 
-each_cluster!(a_lease_outlives_its_leader_but_not_its_time);
-
-fn a_lease_outlives_its_leader_but_not_its_time(engines: Engines) {
-    let Some(mut cluster) = engines.start("lease", 3, &[]) else { return };
+#[test]
+fn a_lease_outlives_its_leader_but_not_its_time() {
+    let Some(mut cluster) = Engines::Mixed.start("lease", 3, &[]) else { return };
     let follower = cluster.followers()[0];
     for lease in [LEFT_ALONE, KEPT] {
         let grant = LeaseGrantRequest { ttl: TTL, id: lease };

@@ -9,7 +9,7 @@ use metastore_tests::member::{Directory, Identity, Member, signal};
 use metastore_tests::mount::is_root;
 use metastore_tests::programs;
 
-use super::{Engines, each_cluster};
+use super::Engines;
 
 const WRITES: usize = 200;
 /// How long each sync of the leader takes from some moment on.
@@ -21,11 +21,10 @@ const PATIENCE: Duration = Duration::from_secs(40);
 /// Starts a program with a file of its own in place of /etc/hosts.
 const WITH_HOSTS: &str = r#"mount --bind "$1" /etc/hosts && shift && exec "$@""#;
 
-each_cluster!(a_leader_whose_disk_hangs_is_replaced);
-
-fn a_leader_whose_disk_hangs_is_replaced(engines: Engines) {
+#[test]
+fn a_leader_whose_disk_hangs_is_replaced() {
     let Some(strace) = programs::or_skip("hanging disk of a leader", programs::tool("strace")) else { return };
-    let Some(mut cluster) = engines.start("hanging disk of a leader", 3, &[]) else { return };
+    let Some(mut cluster) = Engines::Mixed.start("hanging disk of a leader", 3, &[]) else { return };
     let load = Load::start(&cluster.addresses());
     load.progress(WRITES);
     let old = cluster.leader();

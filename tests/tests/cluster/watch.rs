@@ -12,7 +12,7 @@ use metastore_tests::load::Load;
 use metastore_tests::watch::WatchStream;
 use tonic::Status;
 
-use super::{Engines, each_cluster};
+use super::Engines;
 
 const WRITES: usize = 200;
 /// The key whose event ends the watch.
@@ -22,10 +22,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a stream may be silent before it is asked again whether all is over.
 const LOOK: Duration = Duration::from_millis(200);
 
-each_cluster!(watchers_see_everything_across_a_change_of_leader);
-
-fn watchers_see_everything_across_a_change_of_leader(engines: Engines) {
-    let Some(mut cluster) = engines.start("watch", 3, &[]) else { return };
+#[test]
+fn watchers_see_everything_across_a_change_of_leader() {
+    let Some(mut cluster) = Engines::Mixed.start("watch", 3, &[]) else { return };
     let watching: Vec<_> = cluster.addresses().into_iter().map(watch).collect();
     let load = Load::start(&cluster.addresses());
     load.progress(WRITES);
