@@ -20,7 +20,7 @@ pub mod membershippb {
     include!(concat!(env!("OUT_DIR"), "/membershippb.rs"));
 }
 
-/// Leases as they are stored.
+/// Leases as they are stored, and what members ask the leader about them.
 pub mod leasepb {
     include!(concat!(env!("OUT_DIR"), "/leasepb.rs"));
 }
