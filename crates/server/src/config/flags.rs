@@ -127,9 +127,9 @@ pub const FLAGS: &[Flag] = &[
     acts("initial-cluster", Text, "default=http://localhost:2380", Clustering, "Initial cluster configuration for bootstrapping: name=peer URL,... of every founding member."),
     acts("initial-cluster-state", Text, "new", Clustering, "Initial cluster state ('new' or 'existing')."),
     acts("initial-cluster-token", Text, "etcd-cluster", Clustering, "Token of the cluster during bootstrap: part of its id."),
-    refused("strict-reconfig-check", Bool, "true", "reconfiguration that would lose the quorum is always refused"),
+    acts("strict-reconfig-check", Bool, "true", Clustering, "Reject reconfiguration requests that would cause quorum loss."),
     acts("pre-vote", Bool, "true", Clustering, "Ask the others for an election before holding it, so that a member that was cut off does not disturb them."),
-    harmless("max-learners", Number, "1"),
+    acts("max-learners", Number, "1", Clustering, "Most learners in the cluster. It must be the same on all members."),
     harmless("snapshot-catchup-entries", Number, "5000"),
     harmless("auto-compaction-mode", Text, "periodic"),
     refused("auto-compaction-retention", Text, "0", COMPACTION),
@@ -222,6 +222,7 @@ pub const FLAGS: &[Flag] = &[
     refused("config-file", Text, "", "configuration files are not read yet; use flags or ETCD_* variables"),
 
     // Names that etcd 3.4 to 3.6 had
+    acts("experimental-max-learners", Number, "1", Clustering, "Former name of max-learners."),
     acts("experimental-watch-progress-notify-interval", Duration, "10m", Watch, "Former name of watch-progress-notify-interval."),
     refused("experimental-initial-corrupt-check", Bool, "false", CORRUPTION),
     refused("experimental-corrupt-check-time", Duration, "0s", CORRUPTION),
@@ -240,7 +241,6 @@ pub const FLAGS: &[Flag] = &[
     harmless("experimental-txn-mode-write-with-shared-buffer", Bool, "true"),
     harmless("experimental-bootstrap-defrag-threshold-megabytes", Number, "0"),
     harmless("experimental-backend-bbolt-freelist-type", Text, ""),
-    harmless("experimental-max-learners", Number, "1"),
     harmless("experimental-wait-cluster-ready-timeout", Duration, "5s"),
     harmless("experimental-snapshot-catchup-entries", Number, "5000"),
     harmless("experimental-stop-grpc-service-on-defrag", Bool, "false"),

@@ -52,6 +52,10 @@ pub struct Config {
     pub initial_cluster: String,
     pub initial_cluster_state: ClusterState,
     pub initial_cluster_token: String,
+    /// Whether changes of the membership that endanger the quorum are refused.
+    pub strict_reconfig_check: bool,
+    /// Learners that the cluster may have; all members must agree on it.
+    pub max_learners: usize,
     pub snapshot_count: u64,
     pub heartbeat_ms: u64,
     pub election_ms: u64,
@@ -225,7 +229,6 @@ mod tests {
         for line in [
             "--cert-file=/c",
             "--force-new-cluster",
-            "--strict-reconfig-check=false",
             "--discovery-srv=example.com",
             "--auth-token=jwt,pub-key=x",
             "--corrupt-check-time=1h",
@@ -244,18 +247,15 @@ mod tests {
 
     #[test]
     fn a_refused_flag_at_its_default_asks_for_nothing() {
-        let line = "--cert-file= --force-new-cluster=0 --strict-reconfig-check=T --corrupt-check-time=0s --auth-token=simple \
+        let line = "--cert-file= --force-new-cluster=0 --corrupt-check-time=0s --auth-token=simple \
                     --discovery-dial-timeout=2000ms --quota-backend-bytes=0 --auto-compaction-retention=0";
         assert_eq!(start(line).unwrap().1, Notes::default());
     }
 
     #[test]
     fn what_is_harmless_is_noted() {
-        let (_, notes) = start("--max-wals=9 --enable-v2 --logger=zap --experimental-max-learners=2 -vv").unwrap();
-        assert_eq!(
-            notes.without_effect,
-            ["--enable-v2=true", "--experimental-max-learners=2", "--max-wals=9", "--vv=true"]
-        );
+        let (_, notes) = start("--max-wals=9 --enable-v2 --logger=zap --max-snapshots=2 -vv").unwrap();
+        assert_eq!(notes.without_effect, ["--enable-v2=true", "--max-snapshots=2", "--max-wals=9", "--vv=true"]);
     }
 
     #[test]

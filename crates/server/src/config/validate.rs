@@ -17,6 +17,9 @@ const MAX_REQUEST_BYTES: u64 = 512 * 1024 * 1024;
 /// Watch progress faster than this would be a load of its own.
 const MIN_PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
+/// Every learner costs the leader as much as a voter: a number beyond is a mistake.
+const MAX_LEARNERS: u64 = 1024;
+
 /// More threads than this gain nothing on any machine we know.
 const MAX_IO_THREADS: u64 = 256;
 
@@ -54,6 +57,8 @@ pub(super) fn validate(values: &Values) -> Result<Config, String> {
         advertise_peer_urls,
         initial_cluster_state: cluster_state(value(values, "initial-cluster-state"))?,
         initial_cluster_token: value(values, "initial-cluster-token").to_owned(),
+        strict_reconfig_check: boolean(value(values, "strict-reconfig-check")) == Some(true),
+        max_learners: max_learners(values)?,
         snapshot_count: at_least(values, "snapshot-count", 1, u64::MAX)?,
         heartbeat_ms,
         election_ms,
@@ -138,12 +143,19 @@ fn io_threads(given: u64) -> usize {
     }
 }
 
-/// The former name counts unless the present one is set.
 fn progress_interval(values: &Values) -> Result<Duration, String> {
-    const NOW: &str = "watch-progress-notify-interval";
-    const FORMER: &str = "experimental-watch-progress-notify-interval";
-    let former = values.contains_key(FORMER) && !values.contains_key(NOW);
-    Ok(time(values, if former { FORMER } else { NOW })?.max(MIN_PROGRESS_INTERVAL))
+    let flag = former(values, "watch-progress-notify-interval", "experimental-watch-progress-notify-interval");
+    Ok(time(values, flag)?.max(MIN_PROGRESS_INTERVAL))
+}
+
+fn max_learners(values: &Values) -> Result<usize, String> {
+    let flag = former(values, "max-learners", "experimental-max-learners");
+    Ok(at_least(values, flag, 0, MAX_LEARNERS)? as usize)
+}
+
+/// The former name of a flag counts unless the present one is set.
+fn former<'a>(values: &Values, now: &'a str, former: &'a str) -> &'a str {
+    if values.contains_key(former) && !values.contains_key(now) { former } else { now }
 }
 
 pub(super) fn block_cache_bytes(values: &Values) -> Result<usize, String> {
@@ -253,5 +265,8 @@ mod tests {
         assert_eq!(check(&[former]).unwrap().watch_progress_notify_interval, Duration::from_secs(5));
         let both = check(&[former, ("watch-progress-notify-interval", "1ms")]).unwrap();
         assert_eq!(both.watch_progress_notify_interval, MIN_PROGRESS_INTERVAL);
+        let learners = |pairs: &[_]| check(pairs).unwrap().max_learners;
+        assert_eq!((learners(&[]), learners(&[("experimental-max-learners", "3")])), (1, 3));
+        assert_eq!(learners(&[("experimental-max-learners", "3"), ("max-learners", "2")]), 2);
     }
 }
