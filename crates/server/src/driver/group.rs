@@ -81,6 +81,8 @@ impl Driver {
         let standing = self.replica.standing();
         if standing.is_leader() != self.group.led {
             self.group.led = standing.is_leader();
+            // What the members understood when this one led before may be less than they understand by now.
+            self.group.agreed_version = None;
             if self.group.led { self.keep_lease_time() } else { self.forget_lease_time() }
         }
         let (arrived, moving) =
