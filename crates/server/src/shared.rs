@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use metastore_replica::Standing;
 use metastore_store::mvcc::Views;
 use metastore_store::{Member, Members, Store};
 use parking_lot::RwLock;
+use tokio::sync::Notify;
 
 use crate::grpc::counts::Tally;
 use crate::keys::KeyCount;
@@ -30,13 +31,19 @@ pub struct Shared {
     pub keys: KeyCount,
     /// Held while the medium gives space back: one at a time.
     pub defragmenting: Arc<tokio::sync::Mutex<()>>,
+    /// Told when this member has become leader; for one listener.
+    pub elected: Notify,
     term: AtomicU64,
     leader: AtomicU64,
     commit: AtomicU64,
     applied: AtomicU64,
     is_leader: AtomicBool,
     sole_leader: AtomicBool,
+    is_learner: AtomicBool,
     leader_changes: AtomicU64,
+    started: Instant,
+    /// When the leader of now was heard of first, in microseconds after `started`; 0 if there was none yet.
+    led_since_us: AtomicU64,
     /// Requests that the engine thread knows and has not answered.
     pending: AtomicU64,
     /// High-water mark of the size in use; see [`Shared::sizes`].
@@ -53,6 +60,10 @@ pub struct Counts {
     pub ranges: Tally,
     pub txns: Tally,
     pub proposals_failed: Tally,
+    /// Read rounds that brought no answer.
+    pub read_indexes_failed: Tally,
+    /// Read rounds whose answer came too late, or to another question.
+    pub slow_read_indexes: Tally,
     pub lease_granted: Tally,
     pub lease_revoked: Tally,
     pub lease_renewed: Tally,
@@ -84,13 +95,17 @@ impl Shared {
             lease_expired: Tally::default(),
             keys: KeyCount::default(),
             defragmenting: Arc::default(),
+            elected: Notify::new(),
             term: AtomicU64::default(),
             leader: AtomicU64::default(),
             commit: AtomicU64::default(),
             applied: AtomicU64::default(),
             is_leader: AtomicBool::default(),
             sole_leader: AtomicBool::default(),
+            is_learner: AtomicBool::default(),
             leader_changes: AtomicU64::default(),
+            started: Instant::now(),
+            led_since_us: AtomicU64::default(),
             pending: AtomicU64::default(),
             size: AtomicU64::default(),
             members: RwLock::default(),
@@ -112,10 +127,13 @@ impl Shared {
     pub fn set_standing(&self, standing: &Standing) {
         self.term.store(standing.term, Ordering::Relaxed);
         self.commit.store(standing.commit, Ordering::Relaxed);
-        self.is_leader.store(standing.is_leader(), Ordering::Relaxed);
         let before = self.leader.swap(standing.leader, Ordering::Relaxed);
         if before != standing.leader && standing.leader != 0 {
             self.leader_changes.fetch_add(1, Ordering::Relaxed);
+            self.led_since_us.store(self.started.elapsed().as_micros().max(1) as u64, Ordering::Relaxed);
+        }
+        if !self.is_leader.swap(standing.is_leader(), Ordering::Relaxed) && standing.is_leader() {
+            self.elected.notify_one();
         }
         self.sole_leader.store(standing.sole_leader, Ordering::Release);
     }
@@ -136,6 +154,8 @@ impl Shared {
 
     pub fn set_members(&self, members: &Members) {
         let version = members.cluster_version().map(str::to_owned);
+        let learns = members.get(self.member_id).is_some_and(|own| own.is_learner);
+        self.is_learner.store(learns, Ordering::Relaxed);
         *self.members.write() = (members.iter().cloned().collect(), version);
     }
 
@@ -158,6 +178,17 @@ impl Shared {
 
     pub fn is_leader(&self) -> bool {
         self.is_leader.load(Ordering::Relaxed)
+    }
+
+    /// Whether this member follows without a vote.
+    pub fn is_learner(&self) -> bool {
+        self.is_learner.load(Ordering::Relaxed)
+    }
+
+    /// When the leader of now, or the last one, was heard of first.
+    pub fn led_since(&self) -> Option<Instant> {
+        let us = self.led_since_us.load(Ordering::Relaxed);
+        (us > 0).then(|| self.started + Duration::from_micros(us))
     }
 
     pub fn leader_changes(&self) -> u64 {

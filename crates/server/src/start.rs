@@ -6,6 +6,8 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use http::Request;
+use hyper::body::Incoming;
 use metastore_replica::disk::{Disk, OsDisk};
 use metastore_replica::{Bootstrap, Fatal, OpenError, Paths, Replica, Settings, Timing};
 use metastore_store::lease::minimum_ttl_s;
@@ -18,7 +20,7 @@ use crate::config::bootstrap::initial_members;
 use crate::descriptors::Descriptors;
 use crate::driver::{Advertised, Answer, Driver, Ear, Event, Heartbeat, Intake, Mail, WorkerLink};
 use crate::engine;
-use crate::grpc::{Ledger, Router, health};
+use crate::grpc::{Body, Ledger, Router, health};
 use crate::http::Site;
 use crate::io::accept::Door;
 use crate::io::inbox::{Bounds, Inbox};
@@ -117,8 +119,8 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
     let intake = Intake::new(replica.receiver(), inbox.clone());
     let transport =
         Transport::new(peer_settings(config, &replica), Arc::new(Ear::new(inbox.clone())), Arc::new(intake));
-    let desks = Arc::new(Desks::new(config, &shared, &inbox, workers, &metrics));
     let ways = (inbox.clone(), transport.clone());
+    let desks = Arc::new(Desks::new(config, &shared, ways.clone(), workers, &metrics));
     let driver = Driver::new(replica, shared, ways, links, heartbeat(config), advertised(config), ready);
     let engine = std::thread::Builder::new().name("engine".into()).spawn(move || {
         let ended = driver.run();
@@ -176,7 +178,8 @@ fn listen(config: &Config) -> Result<Vec<(Listener, Door)>, StartError> {
 
 fn open(config: &Config, descriptors: Descriptors, metrics: &Arc<Metrics>) -> Result<Replica, StartError> {
     let timing = Timing { election_ticks: heartbeat(config).election_ticks, pre_vote: config.pre_vote };
-    let settings = Settings::new(config.engine.name(), timing, config.snapshot_count as usize);
+    let mut settings = Settings::new(config.engine.name(), timing, config.snapshot_count as usize);
+    settings.max_learners = config.max_learners;
     let disk: Arc<dyn Disk> =
         if config.unsafe_no_fsync { Arc::new(OsDisk::without_fsync()) } else { Arc::new(watched_disk(metrics)) };
     let paths = Paths { data_dir: config.data_dir.clone(), wal_dir: config.wal_dir.clone() };
@@ -233,6 +236,7 @@ struct Desks {
     limits: Limits,
     watch_limits: watch::Limits,
     inbox: Inbox<Event>,
+    transport: Transport,
     metrics: Arc<Metrics>,
     version: String,
     all: Arc<[Arc<WorkerFlags>]>,
@@ -243,7 +247,7 @@ impl Desks {
     fn new(
         config: &Config,
         shared: &Arc<Shared>,
-        inbox: &Inbox<Event>,
+        (inbox, transport): (Inbox<Event>, Transport),
         workers: Vec<Worker>,
         metrics: &Arc<Metrics>,
     ) -> Self {
@@ -252,7 +256,8 @@ impl Desks {
             shared: shared.clone(),
             limits: limits(config),
             watch_limits: watch::Limits::new(config.max_request_bytes, progress_ms),
-            inbox: inbox.clone(),
+            inbox,
+            transport,
             metrics: metrics.clone(),
             version: config.reported_version.clone(),
             all: workers.iter().map(|worker| worker.flags.clone()).collect(),
@@ -264,19 +269,21 @@ impl Desks {
     fn sit_down(&self, index: usize) -> Rc<Member> {
         let taken = self.waiting.lock()[index].take();
         let Worker { mailbox, flags } = taken.unwrap_or_else(|| panic!("thread {index} starts twice"));
-        let watchers = Watchers::new(self.shared.views.clone(), self.watch_limits, flags);
+        let watchers = Watchers::new(self.shared.views.clone(), self.watch_limits, flags.clone());
         let slots = Slots::default();
         tokio::task::spawn_local(slots.clone().sweep());
         tokio::task::spawn_local(read_mail(mailbox, slots.clone(), watchers.clone()));
         tokio::task::spawn_local(watchers.clone().read_history());
         tokio::task::spawn_local(watchers.clone().report_progress());
-        let barrier = Barrier::new(self.inbox.clone(), slots.clone(), index, self.limits.request_timeout);
+        let barrier = Barrier::new(self.inbox.clone(), slots.clone(), (index, flags), self.limits.request_timeout);
         Rc::new(Member {
             shared: self.shared.clone(),
             limits: self.limits.clone(),
             watchers,
             metrics: self.metrics.clone(),
             inbox: self.inbox.clone(),
+            transport: self.transport.clone(),
+            kept: peer::Kept::default(),
             slots,
             barrier,
             worker: index,
@@ -324,8 +331,16 @@ fn listen_to_peers(
     let connections = descriptors.connections.min(peer::thread::MAX_CONNECTIONS);
     let (desks, index) = (desks.clone(), config.io_threads);
     let further = move |_: WorkerContext| -> Further {
-        let site = desks.site(desks.sit_down(index));
-        Rc::new(move |request| Some(Box::pin(std::future::ready(site.peer(&request)))))
+        let member = desks.sit_down(index);
+        let site = desks.site(member.clone());
+        tokio::task::spawn_local(peer::versions::monitor(member.clone()));
+        Rc::new(move |request: Request<Incoming>| {
+            if peer::questions::concerns(request.uri().path()) {
+                let answer = peer::questions::answer(member.clone(), request);
+                return Some(Box::pin(async move { answer.await.map(Body::Plain) }));
+            }
+            Some(Box::pin(std::future::ready(site.peer(&request))))
+        })
     };
     Ok(peer::thread::start(transport, listeners, connections, STOP_PATIENCE, further)?)
 }
@@ -358,6 +373,7 @@ fn limits(config: &Config) -> Limits {
         request_timeout: REQUEST_TIMEOUT + 2 * election_timeout,
         election_timeout,
         min_lease_ttl_s: minimum_ttl_s(heartbeat(config).election_ticks as u64, config.heartbeat_ms),
+        strict_reconfig_check: config.strict_reconfig_check,
         version: config.reported_version.clone(),
     }
 }

@@ -17,8 +17,10 @@ use metastore_proto::Message;
 use metastore_proto::etcdserverpb::request_op::Request as Op;
 use metastore_proto::etcdserverpb::watch_request::RequestUnion;
 use metastore_proto::etcdserverpb::{
-    CompactionRequest, Compare, DeleteRangeRequest, LeaseGrantRequest, LeaseRevokeRequest, PutRequest, RangeRequest,
-    RequestOp, TxnRequest, WatchCreateRequest, WatchRequest, WatchResponse,
+    CompactionRequest, Compare, DeleteRangeRequest, LeaseGrantRequest, LeaseRevokeRequest, MemberAddRequest,
+    MemberListRequest, MemberListResponse, MemberPromoteRequest, MemberRemoveRequest, MemberUpdateRequest,
+    MoveLeaderRequest, PutRequest, RangeRequest, RequestOp, TxnRequest, WatchCreateRequest, WatchRequest,
+    WatchResponse,
 };
 use metastore_server::config::{self, Invocation};
 use metastore_server::grpc::Frame;
@@ -27,6 +29,7 @@ use metastore_server::start::{Running, start};
 /// Nothing in these tests takes longer unless it is stuck.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+const UNKNOWN: &str = "2";
 const INVALID_ARGUMENT: &str = "3";
 const NOT_FOUND: &str = "5";
 const FAILED_PRECONDITION: &str = "9";
@@ -92,6 +95,14 @@ impl Member {
             (text(&trailers, "grpc-status"), text(&trailers, "grpc-message"))
         };
         tokio::time::timeout(PATIENCE, end).await.expect("stuck")
+    }
+
+    async fn members(&mut self) -> Vec<metastore_proto::etcdserverpb::Member> {
+        let body = Full::new(Frame::of(&MemberListRequest { linearizable: true }).unwrap().into_bytes()).boxed();
+        let uri = "http://member/etcdserverpb.Cluster/MemberList";
+        let request = Request::post(uri).header("content-type", "application/grpc").body(body).unwrap();
+        let body = self.sender.send_request(request).await.unwrap().into_body().collect().await.unwrap().to_bytes();
+        MemberListResponse::decode(&body[5..]).unwrap().members
     }
 
     /// The first `count` answers of a watch stream that is asked for `watches`.
@@ -223,6 +234,44 @@ async fn codes_of_what_the_state_machine_refuses() {
     member.refuses("Lease/LeaseGrant", &again, FAILED_PRECONDITION, "etcdserver: lease already exists").await;
     let long = LeaseGrantRequest { id: 8, ttl: 9_000_000_001 };
     member.refuses("Lease/LeaseGrant", &long, OUT_OF_RANGE, "etcdserver: too large lease TTL").await;
+}
+
+#[tokio::test]
+async fn what_the_members_do_not_allow() {
+    let mut member = Member::start("errors-of-members", &[]).await;
+    let add = |url: &str, is_learner| MemberAddRequest { peer_ur_ls: vec![url.to_owned()], is_learner };
+    let bad = "etcdserver: given member URLs are invalid";
+    member.refuses("Cluster/MemberAdd", &add("127.0.0.1:1", true), INVALID_ARGUMENT, bad).await;
+    member.refuses("Cluster/MemberAdd", &MemberAddRequest::default(), INVALID_ARGUMENT, bad).await;
+    let moved = |id, url: &str| MemberUpdateRequest { id, peer_ur_ls: vec![url.to_owned()] };
+    member.refuses("Cluster/MemberUpdate", &moved(5, "x"), INVALID_ARGUMENT, bad).await;
+    member.accepts("Cluster/MemberAdd", &add("http://127.0.0.1:1", true)).await;
+    let exists = "etcdserver: Peer URLs already exists";
+    member.refuses("Cluster/MemberAdd", &add("http://localhost:2380", true), FAILED_PRECONDITION, exists).await;
+    let full = "etcdserver: too many learner members in cluster";
+    member.refuses("Cluster/MemberAdd", &add("http://127.0.0.1:2", true), FAILED_PRECONDITION, full).await;
+
+    let not_found = "etcdserver: member not found";
+    member.refuses("Cluster/MemberUpdate", &moved(5, "http://127.0.0.1:9"), NOT_FOUND, not_found).await;
+    member.refuses("Cluster/MemberRemove", &MemberRemoveRequest { id: 5 }, NOT_FOUND, not_found).await;
+    member.refuses("Cluster/MemberPromote", &MemberPromoteRequest { id: 5 }, NOT_FOUND, not_found).await;
+    let members = member.members().await;
+    let id = |learner| members.iter().find(|member| member.is_learner == learner).unwrap().id;
+    let behind = "etcdserver: can only promote a learner member which is in sync with leader";
+    let promote = |id| MemberPromoteRequest { id };
+    member.refuses("Cluster/MemberPromote", &promote(id(true)), FAILED_PRECONDITION, behind).await;
+    let voter = "etcdserver: can only promote a learner member";
+    member.refuses("Cluster/MemberPromote", &promote(id(false)), FAILED_PRECONDITION, voter).await;
+    let last = "etcdserver: re-configuration failed due to not enough started members";
+    member.refuses("Cluster/MemberRemove", &MemberRemoveRequest { id: id(false) }, UNKNOWN, last).await;
+
+    let to = "etcdserver: bad leader transferee";
+    for target_id in [5, id(true)] {
+        member.refuses("Maintenance/MoveLeader", &MoveLeaderRequest { target_id }, FAILED_PRECONDITION, to).await;
+    }
+    member.accepts("Maintenance/MoveLeader", &MoveLeaderRequest { target_id: id(false) }).await;
+    member.accepts("Cluster/MemberRemove", &MemberRemoveRequest { id: id(true) }).await;
+    assert_eq!(member.members().await.len(), 1);
 }
 
 /// A watch is refused inside its stream, which goes on: others on it are not harmed.

@@ -1,11 +1,16 @@
 //! Methods of etcd's API that this version does not have: they answer with an error that says so
 //! (`docs/limitations.md`), rather than as if the service were unknown.
 
+use std::rc::Rc;
+
+use super::Member;
 use crate::grpc::{Frame, Router, Status};
 
-const METHODS: [(&str, &[&str]); 5] = [
-    ("Cluster", &["MemberAdd", "MemberRemove", "MemberUpdate", "MemberPromote"]),
-    ("Maintenance", &["Snapshot", "MoveLeader", "Downgrade"]),
+/// Of all these, a learner would serve Snapshot alone.
+const SNAPSHOT: &str = "Snapshot";
+
+const METHODS: [(&str, &[&str]); 4] = [
+    ("Maintenance", &[SNAPSHOT, "Downgrade"]),
     ("Auth", &["AuthEnable", "AuthDisable", "AuthStatus", "Authenticate"]),
     (
         "Auth",
@@ -19,19 +24,18 @@ pub fn unimplemented(service: &str, what: &str) -> Status {
     Status::unimplemented(format!("etcdserver: {service}: {what} is not implemented by this version of MetaStore"))
 }
 
-pub fn register(router: &mut Router) {
+pub fn register(router: &mut Router, member: &Rc<Member>) {
     for (service, methods) in METHODS {
-        for method in methods {
+        for &method in methods {
             let path = match service {
-                "Cluster" => "etcdserverpb.Cluster",
                 "Maintenance" => "etcdserverpb.Maintenance",
                 _ => "etcdserverpb.Auth",
             };
-            router.unary(
-                path,
-                method,
-                move |_call, (): ()| async move { Err::<Frame, _>(unimplemented(service, method)) },
-            );
+            let member = member.clone();
+            router.unary(path, method, move |call, (): ()| {
+                let admitted = if method == SNAPSHOT { member.check_leader(&call) } else { member.admit(&call) };
+                async move { Err::<Frame, _>(admitted.err().unwrap_or_else(|| unimplemented(service, method))) }
+            });
         }
     }
 }

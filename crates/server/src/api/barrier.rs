@@ -5,6 +5,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -15,6 +16,7 @@ use crate::driver::{Answer, Event, Waiter};
 use crate::grpc::Status;
 use crate::io::inbox::{Inbox, Refused};
 use crate::io::slots::{Expired, Slots};
+use crate::shared::WorkerFlags;
 
 /// Where the reads of one worker wait. Clones are the same.
 #[derive(Clone)]
@@ -24,6 +26,8 @@ struct Inner {
     inbox: Inbox<Event>,
     slots: Slots<Answer>,
     worker: usize,
+    /// Where this worker counts.
+    flags: Arc<WorkerFlags>,
     patience: Duration,
     /// Number of the last question that was put, and of the last that somebody waits for.
     asked: Cell<u64>,
@@ -41,10 +45,15 @@ struct Round {
 
 impl Barrier {
     /// Puts questions to the engine thread in the name of `worker`, and gives up each after `patience`.
-    pub fn new(inbox: Inbox<Event>, slots: Slots<Answer>, worker: usize, patience: Duration) -> Self {
+    pub fn new(
+        inbox: Inbox<Event>,
+        slots: Slots<Answer>,
+        (worker, flags): (usize, Arc<WorkerFlags>),
+        patience: Duration,
+    ) -> Self {
         let answered = watch::Sender::new(Round { number: 0, outcome: Ok(()) });
         let (asked, wanted, asking) = Default::default();
-        Self(Rc::new(Inner { inbox, slots, worker, patience, asked, wanted, asking, answered }))
+        Self(Rc::new(Inner { inbox, slots, worker, flags, patience, asked, wanted, asking, answered }))
     }
 
     /// Returns once everything that was acknowledged before this call can be read here.
@@ -82,18 +91,25 @@ impl Barrier {
     }
 
     async fn ask_once(&self) -> Result<(), Status> {
-        let Inner { inbox, slots, worker, patience, .. } = &*self.0;
+        let Inner { inbox, slots, worker, flags, patience, .. } = &*self.0;
+        let counts = &flags.counts;
         let wait = slots.register(Some(Instant::now() + *patience));
         let waiter = Waiter { worker: *worker, key: wait.key() };
-        inbox.push(Event::Read { waiter }, 0).map_err(|refused| match refused {
-            Refused::Full(_) => errors::too_many_requests(),
-            Refused::Closed(_) => errors::stopped(),
+        inbox.push(Event::Read { waiter }, 0).map_err(|refused| {
+            counts.read_indexes_failed.add(1);
+            match refused {
+                Refused::Full(_) => errors::too_many_requests(),
+                Refused::Closed(_) => errors::stopped(),
+            }
         })?;
         match wait.await {
             Ok(Answer::Readable) => Ok(()),
             Ok(Answer::Stopped) => Err(errors::stopped()),
             Ok(_) => Err(Status::internal("the member answered another question")),
-            Err(Expired) => Err(errors::timeout()),
+            Err(Expired) => {
+                counts.slow_read_indexes.add(1);
+                Err(errors::timeout())
+            }
         }
     }
 }
@@ -106,7 +122,7 @@ mod tests {
     fn barrier() -> (Barrier, Inbox<Event>, Slots<Answer>) {
         let inbox = Inbox::new(Bounds { count: 10, bytes: 10 });
         let slots = Slots::default();
-        (Barrier::new(inbox.clone(), slots.clone(), 0, Duration::from_secs(7)), inbox, slots)
+        (Barrier::new(inbox.clone(), slots.clone(), (0, Arc::default()), Duration::from_secs(7)), inbox, slots)
     }
 
     /// The questions that have arrived.

@@ -7,6 +7,7 @@ use metastore_proto::etcdserverpb::request_op::Request;
 use metastore_proto::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest};
 
 use super::errors;
+use crate::config::url;
 use crate::grpc::Status;
 
 pub fn range(request: &RangeRequest) -> Result<(), Status> {
@@ -34,6 +35,18 @@ pub fn put(request: &PutRequest) -> Result<(), Status> {
 
 pub fn delete_range(request: &DeleteRangeRequest) -> Result<(), Status> {
     if request.key.is_empty() { Err(errors::empty_key()) } else { Ok(()) }
+}
+
+/// The URLs of a member that joins or moves, sorted as etcd sorts them. One that asks for TLS could not be reached, and is
+/// refused with the others.
+pub fn peer_urls(urls: &[String]) -> Result<Vec<String>, Status> {
+    let mut urls: Vec<_> = urls.iter().map(|url| url.trim().to_owned()).collect();
+    urls.sort_unstable();
+    let bad = urls.iter().find_map(|text| url::parse(text).err());
+    if let Some(error) = &bad {
+        tracing::warn!(error = %error, "refused the peer URLs of a member");
+    }
+    if bad.is_some() || urls.is_empty() { Err(errors::member_bad_urls()) } else { Ok(urls) }
 }
 
 pub fn txn(request: &TxnRequest, max_ops: usize) -> Result<(), Status> {
@@ -188,5 +201,17 @@ mod tests {
     fn operations_are_checked_like_their_own_requests() {
         assert_eq!(checked(vec![put_op("")]), Err("etcdserver: key is not provided".into()));
         assert_eq!(checked(vec![RequestOp { request: None }]), Err("etcdserver: key not found".into()));
+    }
+
+    #[test]
+    fn peer_urls_are_sorted_or_refused() {
+        let checked = |urls: &[&str]| {
+            let urls: Vec<_> = urls.iter().map(|url| (*url).to_owned()).collect();
+            peer_urls(&urls).map_err(|status| status.message.into_owned())
+        };
+        assert_eq!(checked(&["http://b:1 ", "http://a:2"]), Ok(vec!["http://a:2".into(), "http://b:1".into()]));
+        for bad in [&[][..], &[""], &["http://a:1", "a:1"], &["http://a"], &["http://a:1/x"], &["https://a:1"]] {
+            assert_eq!(checked(bad), Err("etcdserver: given member URLs are invalid".into()), "{bad:?}");
+        }
     }
 }

@@ -1,28 +1,193 @@
-//! The Cluster service, as far as one member needs it.
+//! The Cluster service: who belongs to the cluster (etcd: `server/etcdserver/server.go`).
+//!
+//! A change is checked here ([`super::reconfiguration`]), and again by the state machine when it is committed. Only the leader
+//! can tell whether a learner may become a voter, so every other member asks it.
 
 use std::rc::Rc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use metastore_proto::etcdserverpb::{Member as MemberMessage, MemberListRequest, MemberListResponse, ResponseHeader};
+use http::Method;
+use metastore_proto::etcdserverpb::{
+    Member as MemberMessage, MemberAddRequest, MemberAddResponse, MemberListRequest, MemberListResponse,
+    MemberPromoteRequest, MemberPromoteResponse, MemberRemoveRequest, MemberRemoveResponse, MemberUpdateRequest,
+    MemberUpdateResponse, ResponseHeader,
+};
+use metastore_proto::raftpb::{ConfChange, ConfChangeType};
+use metastore_replica::identity::member_id;
+use metastore_store::{Member as ClusterMember, Outcome, Refusal, Reply};
 
-use super::{Member, unary};
+use super::forward::{Question, ask_leader};
+use super::{Member, another_question, check, errors, unary};
+use crate::driver::{Answer, Event, Waiter};
 use crate::grpc::{Call, Frame, Router, Status};
+use crate::peer::promote;
+
+const SERVICE: &str = "etcdserverpb.Cluster";
 
 pub fn register(router: &mut Router, member: &Rc<Member>) {
-    unary!(router, member, "etcdserverpb.Cluster", "MemberList", member_list);
+    unary!(router, member, SERVICE, "MemberList", member_list);
+    unary!(router, member, SERVICE, "MemberAdd", member_add);
+    unary!(router, member, SERVICE, "MemberRemove", member_remove);
+    unary!(router, member, SERVICE, "MemberUpdate", member_update);
+    unary!(router, member, SERVICE, "MemberPromote", member_promote);
 }
 
 async fn member_list(member: &Member, call: Call, request: MemberListRequest) -> Result<Frame, Status> {
     if request.linearizable {
         member.read_barrier(&call).await?;
     }
-    let members = member.shared.members().into_iter().map(|member| MemberMessage {
+    Frame::of(&MemberListResponse { header: header(member), members: messages(member.shared.members()) })
+}
+
+/// The id depends on the time, so that a member that was removed can come back under another one.
+async fn member_add(member: &Member, call: Call, request: MemberAddRequest) -> Result<Frame, Status> {
+    let peer_urls = check::peer_urls(&request.peer_ur_ls)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let id = member_id(&peer_urls, &now.as_secs().to_string());
+    let is_learner = request.is_learner;
+    let new = ClusterMember { id, peer_urls, is_learner, ..ClusterMember::default() };
+    member.may_add(is_learner)?;
+    let kind = if is_learner { ConfChangeType::ConfChangeAddLearnerNode } else { ConfChangeType::ConfChangeAddNode };
+    let members = configure(member, &call, kind, id, Some(json(&new)?)).await?;
+    Frame::of(&MemberAddResponse { header: header(member), member: Some(message(new)), members: messages(members) })
+}
+
+async fn member_remove(member: &Member, call: Call, request: MemberRemoveRequest) -> Result<Frame, Status> {
+    member.may_remove(request.id)?;
+    let members = configure(member, &call, ConfChangeType::ConfChangeRemoveNode, request.id, None).await?;
+    Frame::of(&MemberRemoveResponse { header: header(member), members: messages(members) })
+}
+
+/// etcd does not look at the URLs, and all of its members crash if one cannot be read.
+async fn member_update(member: &Member, call: Call, request: MemberUpdateRequest) -> Result<Frame, Status> {
+    let id = request.id;
+    let moved = ClusterMember { id, peer_urls: check::peer_urls(&request.peer_ur_ls)?, ..ClusterMember::default() };
+    let members = configure(member, &call, ConfChangeType::ConfChangeUpdateNode, id, Some(json(&moved)?)).await?;
+    Frame::of(&MemberUpdateResponse { header: header(member), members: messages(members) })
+}
+
+async fn member_promote(member: &Member, call: Call, request: MemberPromoteRequest) -> Result<Frame, Status> {
+    let members = promote(member, &call, request.id).await?;
+    Frame::of(&MemberPromoteResponse { header: header(member), members: messages(members) })
+}
+
+/// Why a learner does not become a voter.
+#[derive(Debug)]
+pub(crate) enum Unpromoted {
+    NotFound,
+    NotLearner,
+    NotReady,
+    Other(Status),
+}
+
+impl From<Unpromoted> for Status {
+    fn from(why: Unpromoted) -> Status {
+        match why {
+            Unpromoted::NotFound => errors::refused(Refusal::MemberNotFound),
+            Unpromoted::NotLearner => errors::refused(Refusal::MemberNotLearner),
+            Unpromoted::NotReady => errors::learner_not_ready(),
+            Unpromoted::Other(status) => status,
+        }
+    }
+}
+
+impl From<Status> for Unpromoted {
+    fn from(status: Status) -> Self {
+        Self::Other(status)
+    }
+}
+
+/// Makes a voter of a learner, or lets the leader do it; returns the members.
+pub(crate) async fn promote(member: &Member, call: &Call, id: u64) -> Result<Vec<ClusterMember>, Unpromoted> {
+    let here = async || {
+        let promoted = promote_here(member, call, id).await;
+        if let Some(result) = promoted.as_ref().map_or_else(|why| Some(Err(why)), |done| done.as_ref().map(Ok)) {
+            member.metrics.learner_promoted(result.map(drop).map_err(promote::etcds_text));
+        }
+        promoted
+    };
+    let path = promote::path(id);
+    let question = Question { method: Method::POST, path: &path, body: Default::default() };
+    ask_leader(member, call, question, here, promote::read_reply).await
+}
+
+/// `None` if this member does not lead.
+async fn promote_here(member: &Member, call: &Call, id: u64) -> Result<Option<Vec<ClusterMember>>, Unpromoted> {
+    let change = change(member, ConfChangeType::ConfChangeAddNode, id, Some(promotion(id)));
+    let known = || member.shared.members().iter().any(|member| member.id == id);
+    if known() {
+        member.may_promote()?;
+    }
+    match member.ask_for_change(call, 0, |waiter| Event::Promote { waiter, change }).await? {
+        Answer::NotLeader => Ok(None),
+        Answer::LearnerNotReady => Err(if known() { Unpromoted::NotReady } else { Unpromoted::NotFound }),
+        Answer::Outcome(Outcome { reply: Err(Refusal::MemberNotLearner), .. }) => Err(Unpromoted::NotLearner),
+        Answer::Outcome(Outcome { reply: Err(Refusal::MemberNotFound | Refusal::MemberRemoved), .. }) => {
+            Err(Unpromoted::NotFound)
+        }
+        answer => Ok(Some(changed(member, answer)?)),
+    }
+}
+
+/// etcd's JSON of a promotion.
+fn promotion(id: u64) -> Vec<u8> {
+    format!(r#"{{"id":{id},"peerURLs":null,"isPromote":true}}"#).into_bytes()
+}
+
+fn json(member: &ClusterMember) -> Result<Vec<u8>, Status> {
+    member.to_json().map_err(|error| Status::internal(format!("a member that is no JSON: {error}")))
+}
+
+fn change(member: &Member, kind: ConfChangeType, id: u64, context: Option<Vec<u8>>) -> ConfChange {
+    ConfChange {
+        id: Some(member.shared.next_id()),
+        r#type: Some(kind as i32),
+        node_id: Some(id),
+        context: context.map(Into::into),
+    }
+}
+
+/// Proposes a change and waits until it is applied; returns the members after it.
+async fn configure(
+    member: &Member,
+    call: &Call,
+    kind: ConfChangeType,
+    id: u64,
+    context: Option<Vec<u8>>,
+) -> Result<Vec<ClusterMember>, Status> {
+    let change = change(member, kind, id, context);
+    let answer = member.ask_for_change(call, 0, |waiter: Waiter| Event::ChangeMembers { waiter, change }).await?;
+    let members = changed(member, answer)?;
+    tracing::info!(
+        "local-member-id" = %format!("{:x}", member.shared.member_id), "raft-conf-change" = kind.as_str_name(),
+        "raft-conf-change-node-id" = %format!("{id:x}"), "applied a configuration change through raft"
+    );
+    Ok(members)
+}
+
+fn changed(member: &Member, answer: Answer) -> Result<Vec<ClusterMember>, Status> {
+    let Answer::Outcome(Outcome { reply, .. }) = answer else { return Err(another_question()) };
+    match reply.map_err(errors::refused)? {
+        Reply::MembersChanged => Ok(member.shared.members()),
+        other => Err(super::kv::mismatch(&other)),
+    }
+}
+
+/// The revision stays 0 here, as in etcd.
+fn header(member: &Member) -> Option<ResponseHeader> {
+    Some(member.header(0))
+}
+
+fn messages(members: Vec<ClusterMember>) -> Vec<MemberMessage> {
+    members.into_iter().map(message).collect()
+}
+
+fn message(member: ClusterMember) -> MemberMessage {
+    MemberMessage {
         id: member.id,
         name: member.name,
         peer_ur_ls: member.peer_urls,
         client_ur_ls: member.client_urls,
         is_learner: member.is_learner,
-    });
-    // The revision stays 0 here, as in etcd.
-    let header = ResponseHeader { revision: 0, ..member.header(0) };
-    Frame::of(&MemberListResponse { header: Some(header), members: members.collect() })
+    }
 }

@@ -83,6 +83,14 @@ pub fn leader_transfer_timeout() -> Status {
     Status::unknown("etcdserver: request timed out, leader transfer took too long")
 }
 
+pub fn timeout_due_to_leader_failure() -> Status {
+    Status::unavailable("etcdserver: request timed out, possibly due to previous leader failure")
+}
+
+pub fn timeout_due_to_connection_lost() -> Status {
+    Status::unavailable("etcdserver: request timed out, possibly due to connection lost")
+}
+
 /// What the state machine refuses, with the code that belongs to it.
 pub fn refused(refusal: Refusal) -> Status {
     let code = match refusal {

@@ -12,7 +12,7 @@ use metastore_store::apply::range_query;
 use metastore_store::command::Kind;
 
 use super::encode::{self, Header};
-use super::{Member, check, errors, unary};
+use super::{Member, check, errors, unary, unary_on_learners};
 use crate::grpc::{Call, Frame, Outbound, Router, Status};
 
 const SERVICE: &str = "etcdserverpb.KV";
@@ -23,7 +23,7 @@ const FIRST_CHUNK_KEYS: usize = 10;
 const INLINE_STEPS: usize = 4;
 
 pub fn register(router: &mut Router, member: &Rc<Member>) {
-    unary!(router, member, SERVICE, "Range", range);
+    unary_on_learners!(router, member, SERVICE, "Range", range);
     unary!(router, member, SERVICE, "Put", put);
     unary!(router, member, SERVICE, "DeleteRange", delete_range);
     unary!(router, member, SERVICE, "Txn", txn);
@@ -34,7 +34,11 @@ pub fn register(router: &mut Router, member: &Rc<Member>) {
     });
 }
 
+/// A learner may lag, and serves only who does not mind.
 async fn range(member: &Member, call: Call, request: RangeRequest) -> Result<Frame, Status> {
+    if !request.serializable {
+        member.admit(&call)?;
+    }
     check::range(&request)?;
     member.counts().ranges.add(1);
     if !request.serializable {
@@ -127,6 +131,7 @@ async fn range_stream(
     request: RangeRequest,
     mut outbound: Outbound,
 ) -> Result<(), Status> {
+    member.admit(&call)?;
     check::range(&request)?;
     check_streamable(&request)?;
     if !request.serializable {

@@ -1,19 +1,28 @@
 //! The Lease service (etcd: `server/lease`, `v3_server.go`).
+//!
+//! Leases are granted and revoked through the log. How long they live is the leader's to know, so that the other members ask
+//! it for their clients ([`super::forward`], [`crate::peer::leases`]).
 
 use std::rc::Rc;
 
+use http::Method;
+use metastore_proto::Message;
 use metastore_proto::etcdserverpb::{
     LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseLeasesRequest,
     LeaseLeasesResponse, LeaseRevokeRequest, LeaseStatus, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
 };
+use metastore_proto::leasepb::LeaseInternalRequest;
 use metastore_store::command::Kind;
 use metastore_store::lease::{MAX_TTL_S, Renewal};
 use metastore_store::{Refusal, Reply};
 
 use super::encode::{self, Header};
-use super::{Member, errors, kv, unary};
-use crate::driver::{Answer, Event};
+use super::forward::{Question, ask_leader};
+use super::leader::LeaderWatch;
+use super::{Member, another_question, errors, kv, unary};
+use crate::driver::{Answer, Event, TimeToLive};
 use crate::grpc::{Call, Frame, Inbound, Outbound, Router, Status};
+use crate::peer::leases as peer;
 
 const SERVICE: &str = "etcdserverpb.Lease";
 
@@ -56,16 +65,58 @@ async fn revoke(member: &Member, call: Call, request: LeaseRevokeRequest) -> Res
 }
 
 async fn time_to_live(member: &Member, call: Call, request: LeaseTimeToLiveRequest) -> Result<Frame, Status> {
-    member.read_barrier(&call).await?;
     let LeaseTimeToLiveRequest { id: lease, keys } = request;
-    let answer = member.ask(&call, 0, |waiter| Event::TimeToLive { waiter, lease, keys }).await?;
-    let Answer::TimeToLive(found) = answer else { return Err(another_question()) };
+    let found = time_left(member, &call, lease, keys).await?;
     let header = Some(member.header(member.view().revision()));
     let mut reply = LeaseTimeToLiveResponse { header, id: lease, ttl: -1, ..Default::default() };
     if let Some(found) = found {
         (reply.ttl, reply.granted_ttl, reply.keys) = (found.remaining_s, found.granted_s, found.keys);
     }
     Frame::of(&reply)
+}
+
+/// How long a lease has to live, as the leader knows it; `None` if there is no such lease.
+async fn time_left(member: &Member, call: &Call, lease: i64, keys: bool) -> Result<Option<TimeToLive>, Status> {
+    let here = async || Ok(time_left_here(member, call, lease, keys).await?.found());
+    let request = LeaseTimeToLiveRequest { id: lease, keys };
+    let body = LeaseInternalRequest { lease_time_to_live_request: Some(request) }.encode_to_vec().into();
+    let question = Question { method: Method::POST, path: peer::INTERNAL_PATH, body };
+    ask_leader(member, call, question, here, |reply| peer::read_time_left(lease, &reply).map(Ok)).await
+}
+
+/// What this member says of a lease.
+#[derive(Debug)]
+pub(crate) enum Told<T> {
+    Known(T),
+    Unknown,
+    NotLeader,
+}
+
+impl<T> Told<T> {
+    /// `None` if this member cannot say; inside, `None` if there is no such lease.
+    fn found(self) -> Option<Option<T>> {
+        match self {
+            Self::Known(known) => Some(Some(known)),
+            Self::Unknown => Some(None),
+            Self::NotLeader => None,
+        }
+    }
+}
+
+/// The time left of a lease, if this member leads. Everything that was acknowledged before is taken into account.
+pub(crate) async fn time_left_here(
+    member: &Member,
+    call: &Call,
+    lease: i64,
+    keys: bool,
+) -> Result<Told<TimeToLive>, Status> {
+    // The keys could have been attached under another leader, too.
+    member.read_barrier(call).await?;
+    match member.ask(call, 0, |waiter| Event::TimeToLive { waiter, lease, keys }).await? {
+        Answer::TimeToLive(found) => Ok(found.map_or(Told::Unknown, Told::Known)),
+        Answer::NotLeader => Ok(Told::NotLeader),
+        _ => Err(another_question()),
+    }
 }
 
 async fn leases(member: &Member, call: Call, _request: LeaseLeasesRequest) -> Result<Frame, Status> {
@@ -78,13 +129,27 @@ async fn leases(member: &Member, call: Call, _request: LeaseLeasesRequest) -> Re
 async fn keep_alive(
     member: Rc<Member>,
     call: Call,
+    inbound: Inbound<LeaseKeepAliveRequest>,
+    outbound: Outbound,
+) -> Result<(), Status> {
+    member.admit(&call)?;
+    let mut leader = LeaderWatch::new(&member, &call);
+    tokio::select! {
+        ended = renew_all(&member, &call, inbound, outbound) => ended,
+        status = leader.lost() => Err(status),
+    }
+}
+
+async fn renew_all(
+    member: &Member,
+    call: &Call,
     mut inbound: Inbound<LeaseKeepAliveRequest>,
     mut outbound: Outbound,
 ) -> Result<(), Status> {
     while let Some(LeaseKeepAliveRequest { id }) = inbound.next().await? {
         // The header tells the revision from before the renewal, as in etcd.
         let header = Some(member.header(member.view().revision()));
-        let ttl = renew(&member, &call, id).await?;
+        let ttl = renew(member, call, id).await?;
         let reply = LeaseKeepAliveResponse { header, id, ttl };
         if outbound.send(Frame::of(&reply)?).await.is_err() {
             break;
@@ -93,20 +158,45 @@ async fn keep_alive(
     Ok(())
 }
 
-/// Renews a lease; 0 if there is none. One that has expired is not brought back: the answer comes when it is revoked.
+/// Renews a lease, or lets the leader do it; 0 if there is none. One that has expired is not brought back: the answer comes
+/// when it is revoked.
 async fn renew(member: &Member, call: &Call, lease: i64) -> Result<i64, Status> {
-    member.check_leader(call)?;
-    // A stream lives long; its deadline is not that of one renewal.
+    let here = async || Ok(renew_here(member, call, lease).await?.found());
+    let body = LeaseKeepAliveRequest { id: lease }.encode_to_vec().into();
+    let question = Question { method: Method::POST, path: peer::PATH, body };
+    let renewed = ask_leader(member, call, question, here, |reply| peer::read_renewal(lease, &reply).map(Ok)).await;
+    renewed.map(|ttl: Option<i64>| ttl.unwrap_or(0))
+}
+
+/// Renews a lease, if this member leads; returns its time to live in seconds.
+///
+/// A leader that was held up may have a successor already, which counts from when it was elected. So what this one renewed is
+/// told only once the others have said that it led all the time.
+pub(crate) async fn renew_here(member: &Member, call: &Call, lease: i64) -> Result<Told<i64>, Status> {
+    let term = member.shared.term();
+    let mut told = ask_for_renewal(member, call, lease).await?;
+    if let Told::NotLeader = told {
+        return Ok(told);
+    }
+    member.read_barrier(call).await?;
+    if let Told::Unknown = told {
+        // Now this member knows whatever was granted by the leader before it. What is renewed by that is confirmed again.
+        told = ask_for_renewal(member, call, lease).await?;
+        if let Told::Known(_) = told {
+            member.read_barrier(call).await?;
+        }
+    }
+    Ok(if member.shared.is_leader() && member.shared.term() == term { told } else { Told::NotLeader })
+}
+
+async fn ask_for_renewal(member: &Member, call: &Call, lease: i64) -> Result<Told<i64>, Status> {
     match member.ask(call, 0, |waiter| Event::KeepAlive { waiter, lease }).await? {
         Answer::Renewed(Renewal::Renewed(ttl_s)) => {
             member.counts().lease_renewed.add(1);
-            Ok(ttl_s)
+            Ok(Told::Known(ttl_s))
         }
-        Answer::Renewed(_) => Ok(0),
+        Answer::Renewed(Renewal::NotLeader) | Answer::NotLeader => Ok(Told::NotLeader),
+        Answer::Renewed(Renewal::Unknown | Renewal::Expired) => Ok(Told::Unknown),
         _ => Err(another_question()),
     }
-}
-
-fn another_question() -> Status {
-    Status::internal("the member answered another question")
 }

@@ -1,14 +1,17 @@
-//! The Maintenance service: Status, Hash and HashKV, by which members are compared, the list of alarms, and Defragment.
+//! The Maintenance service: Status, Hash and HashKV, by which members are compared, the list of alarms, Defragment, and
+//! MoveLeader.
 
 use std::rc::Rc;
+use std::time::Instant;
 
 use metastore_proto::etcdserverpb::alarm_request::AlarmAction;
 use metastore_proto::etcdserverpb::{
     AlarmRequest, AlarmResponse, DowngradeInfo, HashKvRequest, HashKvResponse, HashRequest, HashResponse,
-    StatusRequest, StatusResponse,
+    MoveLeaderRequest, MoveLeaderResponse, StatusRequest, StatusResponse,
 };
 
-use super::{Member, absent, defragment, errors, unary};
+use super::{Member, absent, another_question, defragment, errors, unary, unary_on_learners};
+use crate::driver::{Answer, Event};
 use crate::grpc::{Call, Frame, Router, Status};
 
 const SERVICE: &str = "etcdserverpb.Maintenance";
@@ -16,11 +19,12 @@ const SERVICE: &str = "etcdserverpb.Maintenance";
 pub const DEFAULT_QUOTA_BYTES: i64 = 2 << 30;
 
 pub fn register(router: &mut Router, member: &Rc<Member>) {
-    unary!(router, member, SERVICE, "Status", status);
+    unary_on_learners!(router, member, SERVICE, "Status", status);
     unary!(router, member, SERVICE, "Hash", hash);
     unary!(router, member, SERVICE, "HashKV", hash_kv);
     unary!(router, member, SERVICE, "Alarm", alarm);
     unary!(router, member, SERVICE, "Defragment", defragment::defragment);
+    unary!(router, member, SERVICE, "MoveLeader", move_leader);
 }
 
 async fn status(member: &Member, _call: Call, _request: StatusRequest) -> Result<Frame, Status> {
@@ -38,7 +42,7 @@ async fn status(member: &Member, _call: Call, _request: StatusRequest) -> Result
         raft_applied_index: shared.applied(),
         errors: no_leader.into_iter().collect(),
         db_size_in_use: sizes.in_use as i64,
-        is_learner: false,
+        is_learner: shared.is_learner(),
         storage_version,
         db_size_quota: DEFAULT_QUOTA_BYTES,
         downgrade_info: Some(DowngradeInfo::default()),
@@ -68,4 +72,30 @@ async fn alarm(member: &Member, _call: Call, request: AlarmRequest) -> Result<Fr
         return Err(absent::unimplemented("Maintenance", "Alarm with an action other than GET"));
     }
     Frame::of(&AlarmResponse { header: Some(member.header(member.view().revision())), alarms: Vec::new() })
+}
+
+/// The header of the answer is empty, as in etcd. It is sent once this member has heard of the new leader.
+async fn move_leader(member: &Member, call: Call, request: MoveLeaderRequest) -> Result<Frame, Status> {
+    let (shared, to) = (&member.shared, request.target_id);
+    if !shared.is_leader() {
+        return Err(errors::not_leader());
+    }
+    if !shared.members().iter().any(|member| member.id == to && !member.is_learner) {
+        return Err(errors::bad_leader_transferee());
+    }
+    let [own, to_text] = [shared.member_id, to].map(|id| format!("{id:x}"));
+    tracing::info!("local-member-id" = %own, "transferee-member-id" = %to_text, "leadership transfer starting");
+    let began = Instant::now();
+    let deadline = member.time_limit(&call).at;
+    let moved = member.ask_until(deadline, 0, |waiter| Event::MoveLeader { waiter, to }).await?;
+    match moved.ok_or_else(errors::leader_transfer_timeout)? {
+        Answer::LeaderMoved => {}
+        Answer::NotLeader => return Err(errors::not_leader()),
+        _ => return Err(another_question()),
+    }
+    tracing::info!(
+        "local-member-id" = %own, "new-leader-member-id" = %to_text, took = ?began.elapsed(),
+        "leadership transfer finished"
+    );
+    Frame::of(&MoveLeaderResponse::default())
 }

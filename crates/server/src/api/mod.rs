@@ -5,14 +5,20 @@
 
 mod absent;
 mod barrier;
+#[cfg(test)]
+pub(crate) mod bench;
 mod check;
-mod cluster;
+pub(crate) mod cluster;
 mod defragment;
 mod encode;
 mod errors;
+mod forward;
 mod kv;
-mod lease;
+mod late;
+mod leader;
+pub(crate) mod lease;
 mod maintenance;
+mod reconfiguration;
 mod view;
 mod watch;
 
@@ -35,6 +41,7 @@ use crate::grpc::{Call, Router, Status};
 use crate::io::inbox::{Inbox, Refused};
 use crate::io::slots::{Expired, Slots};
 use crate::metrics::Metrics;
+use crate::peer::{Kept, Transport};
 use crate::shared::{Counts, Shared, WorkerFlags};
 
 /// Settings of the API; the same on all workers.
@@ -47,6 +54,8 @@ pub struct Limits {
     pub election_timeout: Duration,
     /// Leases live at least this long.
     pub min_lease_ttl_s: i64,
+    /// Whether changes of the membership that endanger the quorum are refused.
+    pub strict_reconfig_check: bool,
     /// The version that the server reports.
     pub version: String,
 }
@@ -58,6 +67,10 @@ pub struct Member {
     pub watchers: Rc<Watchers>,
     pub metrics: Arc<Metrics>,
     pub inbox: Inbox<Event>,
+    /// How the other members are reached.
+    pub transport: Transport,
+    /// Connections of this worker to the leader.
+    pub kept: Kept,
     pub slots: Slots<Answer>,
     pub barrier: Barrier,
     /// Index of this worker.
@@ -88,25 +101,50 @@ impl Member {
             return Err(errors::request_too_large());
         }
         let bytes = data.len();
-        match self.ask(call, bytes, |waiter| Event::Propose { waiter, id, data }).await {
-            Ok(Answer::Outcome(Outcome { revision, reply, .. })) => {
+        let answer = self.ask_for_change(call, bytes, |waiter| Event::Propose { waiter, id, data }).await;
+        match answer.inspect_err(|_| self.counts().proposals_failed.add(1))? {
+            Answer::Outcome(Outcome { revision, reply, .. }) => {
                 reply.map(|reply| (revision, reply)).map_err(errors::refused)
             }
-            Ok(_) => Err(Status::internal("the member answered another question")),
-            Err(status) => {
-                self.counts().proposals_failed.add(1);
-                Err(status)
-            }
+            _ => Err(another_question()),
         }
     }
 
     /// Puts a question to the engine thread.
     async fn ask(&self, call: &Call, bytes: usize, event: impl FnOnce(Waiter) -> Event) -> Result<Answer, Status> {
+        let limit = self.time_limit(call);
+        self.ask_until(limit.at, bytes, event).await?.ok_or_else(|| limit.passed())
+    }
+
+    /// The same; one that runs out of time is told what may have been the reason.
+    async fn ask_for_change(
+        &self,
+        call: &Call,
+        bytes: usize,
+        event: impl FnOnce(Waiter) -> Event,
+    ) -> Result<Answer, Status> {
+        let began = Instant::now();
+        let limit = self.time_limit(call);
+        let answer = self.ask_until(limit.at, bytes, event).await?;
+        answer.ok_or_else(|| if limit.theirs { limit.passed() } else { self.why_late(began) })
+    }
+
+    /// How long a call may go on: as long as the client waits, but not longer than requests take here.
+    fn time_limit(&self, call: &Call) -> TimeLimit {
         let ours = Instant::now() + self.limits.request_timeout;
-        let (deadline, late) = match call.deadline {
-            Some(theirs) if theirs < ours => (theirs, Status::deadline_exceeded as fn() -> Status),
-            _ => (ours, errors::timeout as fn() -> Status),
-        };
+        match call.deadline {
+            Some(theirs) if theirs < ours => TimeLimit { at: theirs, theirs: true },
+            _ => TimeLimit { at: ours, theirs: false },
+        }
+    }
+
+    /// Puts a question to the engine thread; `None` if there is no answer in time.
+    async fn ask_until(
+        &self,
+        deadline: Instant,
+        bytes: usize,
+        event: impl FnOnce(Waiter) -> Event,
+    ) -> Result<Option<Answer>, Status> {
         let wait = self.slots.register(Some(deadline));
         let waiter = Waiter { worker: self.worker, key: wait.key() };
         self.inbox.push(event(waiter), bytes).map_err(|refused| match refused {
@@ -115,8 +153,8 @@ impl Member {
         })?;
         match wait.await {
             Ok(Answer::Stopped) => Err(errors::stopped()),
-            Ok(answer) => Ok(answer),
-            Err(Expired) => Err(late()),
+            Ok(answer) => Ok(Some(answer)),
+            Err(Expired) => Ok(None),
         }
     }
 
@@ -124,6 +162,15 @@ impl Member {
     fn header(&self, revision: i64) -> ResponseHeader {
         let Shared { cluster_id, member_id, .. } = *self.shared;
         ResponseHeader { cluster_id, member_id, revision, raft_term: self.shared.term() }
+    }
+
+    /// Whether this member may serve a call at all, as etcd asks before every one: a learner serves next to nothing, and
+    /// who asks for a leader is refused without one.
+    fn admit(&self, call: &Call) -> Result<(), Status> {
+        if self.shared.is_learner() {
+            return Err(errors::learner_unsupported());
+        }
+        self.check_leader(call)
     }
 
     /// Clients may ask for an error at once where there is no leader.
@@ -135,10 +182,30 @@ impl Member {
     ///
     /// A member that leads and votes alone need not ask anybody: whatever was acknowledged was published here first,
     /// and nobody else can acknowledge anything.
-    async fn read_barrier(&self, call: &Call) -> Result<(), Status> {
+    pub(crate) async fn read_barrier(&self, call: &Call) -> Result<(), Status> {
         self.check_leader(call)?;
         if self.shared.sole_leader() { Ok(()) } else { self.barrier.pass(call.deadline).await }
     }
+}
+
+/// When a call that has no answer ends.
+#[derive(Clone, Copy, Debug)]
+struct TimeLimit {
+    at: Instant,
+    /// Whether it is the client that waits no longer.
+    theirs: bool,
+}
+
+impl TimeLimit {
+    /// What a call is told that reached its limit.
+    fn passed(self) -> Status {
+        if self.theirs { Status::deadline_exceeded() } else { errors::timeout() }
+    }
+}
+
+/// The engine thread answered with something else than was asked for: requests and answers got mixed up.
+fn another_question() -> Status {
+    Status::internal("the member answered another question")
 }
 
 /// Adds every service to a worker's router.
@@ -148,17 +215,35 @@ pub fn register(router: &mut Router, member: &Rc<Member>) {
     lease::register(router, member);
     maintenance::register(router, member);
     cluster::register(router, member);
-    absent::register(router);
+    absent::register(router, member);
 }
 
-/// Adds a unary method whose handler is `async fn(&Member, Call, T) -> Result<Frame, Status>`.
+/// Adds a unary method whose handler is `async fn(&Member, Call, T) -> Result<Frame, Status>`. Learners do not serve it.
 macro_rules! unary {
     ($router:expr, $member:expr, $service:expr, $method:literal, $handler:path) => {{
         let member = $member.clone();
         $router.unary($service, $method, move |call, request| {
             let member = member.clone();
-            async move { $handler(&member, call, request).await }
+            async move {
+                member.admit(&call)?;
+                $handler(&member, call, request).await
+            }
         });
     }};
 }
 use unary;
+
+/// The same for a method that a learner serves, too, or decides on by itself.
+macro_rules! unary_on_learners {
+    ($router:expr, $member:expr, $service:expr, $method:literal, $handler:path) => {{
+        let member = $member.clone();
+        $router.unary($service, $method, move |call, request| {
+            let member = member.clone();
+            async move {
+                member.check_leader(&call)?;
+                $handler(&member, call, request).await
+            }
+        });
+    }};
+}
+use unary_on_learners;

@@ -4,11 +4,12 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 use metastore_store::mvcc::RangeQuery;
+use tokio::time::Instant;
 
 use super::Member;
 use super::maintenance::DEFAULT_QUOTA_BYTES;
-use crate::grpc::LocalFuture;
 use crate::grpc::counts::Tally;
+use crate::grpc::{Call, LocalFuture};
 use crate::http::MemberView;
 use crate::metrics::Readings;
 use crate::shared::{Counts, WatchCounts};
@@ -49,13 +50,15 @@ impl MemberView for Rc<Member> {
     }
 
     fn try_read(&self, serializable: bool) -> LocalFuture<Result<(), String>> {
-        let led = serializable || self.shared.sole_leader();
-        let read = self.view().range(&RangeQuery { key: b"a", ..RangeQuery::default() });
-        let result = match (led, read) {
-            (false, _) => Err(super::errors::no_leader().message.into_owned()),
-            (true, read) => read.map(drop).map_err(|error| error.to_string()),
-        };
-        Box::pin(std::future::ready(result))
+        let member = self.clone();
+        Box::pin(async move {
+            if !serializable {
+                let call = Call::of_member(Instant::now() + member.limits.request_timeout);
+                member.read_barrier(&call).await.map_err(|status| status.message.into_owned())?;
+            }
+            let read = member.view().range(&RangeQuery { key: b"a", ..RangeQuery::default() });
+            read.map(drop).map_err(|error| error.to_string())
+        })
     }
 }
 
@@ -71,12 +74,14 @@ fn numbers(member: &Member) -> Readings {
         member_id: shared.member_id,
         has_leader: shared.leader() != 0,
         is_leader: shared.is_leader(),
-        is_learner: false,
+        is_learner: shared.is_learner(),
         leader_changes: shared.leader_changes(),
         proposals_committed: shared.commit(),
         proposals_applied: shared.applied(),
         proposals_pending: shared.pending(),
         proposals_failed: sum(|counts| &counts.proposals_failed),
+        read_indexes_failed: sum(|counts| &counts.read_indexes_failed),
+        slow_read_indexes: sum(|counts| &counts.slow_read_indexes),
         cluster_version: shared.cluster_version(),
         puts: sum(|counts| &counts.puts),
         deletes: sum(|counts| &counts.deletes),
@@ -98,5 +103,6 @@ fn numbers(member: &Member) -> Readings {
         leases_expired: shared.lease_expired.get(),
         defragmenting: shared.defragmenting.try_lock().is_err(),
         engine: Vec::new(),
+        peers: member.transport.meters().render(),
     }
 }

@@ -19,14 +19,13 @@ use metastore_store::watch::{self, Counts, Hub, Limits, RevisionEvents, StreamId
 use tokio::sync::Notify;
 use tokio::time::{Duration, Instant};
 
-use super::{Member, errors};
+use super::Member;
+use super::leader::LeaderWatch;
 use crate::grpc::{Call, Frame, Inbound, Outbound, Router, Status};
 use crate::shared::WorkerFlags;
 
 /// How often progress intervals are looked at; the shortest interval is as long.
 const PROGRESS_TICK: Duration = Duration::from_millis(100);
-/// How often a stream that wants a leader looks whether there is one.
-const LEADER_TICK: Duration = Duration::from_millis(100);
 
 /// All watches of one worker.
 pub struct Watchers {
@@ -168,7 +167,7 @@ async fn serve(
     mut inbound: Inbound<WatchRequest>,
     mut outbound: Outbound,
 ) -> Result<(), Status> {
-    member.check_leader(&call)?;
+    member.admit(&call)?;
     let stream = member.watchers.open();
     let mut leader = LeaderWatch::new(&member, &call);
     loop {
@@ -253,38 +252,5 @@ fn spec(request: &WatchCreateRequest) -> WatchSpec<'_> {
         fragment: request.fragment,
         progress_notify: request.progress_notify,
         watch_id: request.watch_id,
-    }
-}
-
-/// Ends a stream that wants a leader once there was none for three election timeouts, as etcd does.
-struct LeaderWatch<'a> {
-    member: &'a Member,
-    wanted: bool,
-    since: Option<Instant>,
-    ticks: tokio::time::Interval,
-}
-
-impl<'a> LeaderWatch<'a> {
-    fn new(member: &'a Member, call: &Call) -> Self {
-        let ticks = tokio::time::interval(LEADER_TICK);
-        Self { member, wanted: call.requires_leader(), since: None, ticks }
-    }
-
-    /// Ready only when the leader was lost for too long. Safe to drop and call again.
-    async fn lost(&mut self) -> Status {
-        if !self.wanted {
-            return std::future::pending().await;
-        }
-        loop {
-            let now = self.ticks.tick().await;
-            match (self.member.shared.leader(), self.since) {
-                (0, Some(since)) if now - since >= self.member.limits.election_timeout * 3 => {
-                    return errors::no_leader();
-                }
-                (0, Some(_)) => {}
-                (0, None) => self.since = Some(now),
-                _ => self.since = None,
-            }
-        }
     }
 }

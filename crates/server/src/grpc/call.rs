@@ -42,6 +42,17 @@ impl Call {
         Ok(Call { deadline, raw: Bytes::new(), headers })
     }
 
+    /// A question that another member puts on behalf of its client.
+    pub fn of_member(deadline: Instant) -> Call {
+        Call { deadline: Some(deadline), raw: Bytes::new(), headers: HeaderMap::new() }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn with_metadata(name: &'static str, value: &'static str) -> Call {
+        Call::new(HeaderMap::from_iter([(http::HeaderName::from_static(name), http::HeaderValue::from_static(value))]))
+            .unwrap()
+    }
+
     /// The client's token: metadata `token`.
     pub fn token(&self) -> Option<&[u8]> {
         self.metadata("token")

@@ -12,7 +12,10 @@ mod text;
 use std::sync::Arc;
 
 use metastore_engine::Statistic;
-use prometheus::{Histogram, HistogramOpts, Registry, TextEncoder, exponential_buckets};
+use prometheus::core::Collector;
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry, TextEncoder, exponential_buckets,
+};
 
 use crate::grpc::counts::MethodCounts;
 use crate::grpc::{Code, Ledger};
@@ -30,6 +33,8 @@ pub struct Readings {
     pub proposals_applied: u64,
     pub proposals_pending: u64,
     pub proposals_failed: u64,
+    pub read_indexes_failed: u64,
+    pub slow_read_indexes: u64,
     pub cluster_version: Option<String>,
     pub puts: u64,
     pub deletes: u64,
@@ -52,6 +57,8 @@ pub struct Readings {
     pub defragmenting: bool,
     /// What the storage engine says of itself.
     pub engine: Vec<Statistic>,
+    /// The figures about other members, as they are to be shown.
+    pub peers: String,
 }
 
 /// What `/metrics` shows beside the readings. One for the whole process.
@@ -61,6 +68,8 @@ pub struct Metrics {
     pub wal_fsync_seconds: Histogram,
     /// Seconds per Defragment.
     pub defragment_seconds: Histogram,
+    learner_promote_successes: IntCounter,
+    learner_promote_failures: IntCounterVec,
     registry: Registry,
     ledger: Ledger,
     version: String,
@@ -82,7 +91,38 @@ impl Metrics {
             "The latency distribution of backend defragmentation.",
             (0.1, 13),
         );
-        Arc::new(Metrics { wal_fsync_seconds, defragment_seconds, registry, ledger, version })
+        let learner_promote_successes = IntCounter::new(
+            "etcd_server_learner_promote_successes",
+            "The number of learners made voters while this member led.",
+        );
+        let learner_promote_successes = learner_promote_successes.expect("a valid name");
+        let failures = Opts::new(
+            "etcd_server_learner_promote_failures",
+            "The number of learners that could not be made voters while this member led.",
+        );
+        let learner_promote_failures = IntCounterVec::new(failures, &["Reason"]).expect("a valid name");
+        let counters: [Box<dyn Collector>; 2] =
+            [Box::new(learner_promote_successes.clone()), Box::new(learner_promote_failures.clone())];
+        for counter in counters {
+            registry.register(counter).expect("a name of its own");
+        }
+        Arc::new(Metrics {
+            wal_fsync_seconds,
+            defragment_seconds,
+            learner_promote_successes,
+            learner_promote_failures,
+            registry,
+            ledger,
+            version,
+        })
+    }
+
+    /// Counts an attempt to make a voter of a learner; the error is the reason for which it failed. There are few of them.
+    pub fn learner_promoted(&self, result: Result<(), &str>) {
+        match result {
+            Ok(()) => self.learner_promote_successes.inc(),
+            Err(reason) => self.learner_promote_failures.with_label_values(&[reason]).inc(),
+        }
     }
 
     /// Where routers count.
@@ -98,6 +138,7 @@ impl Metrics {
         write_engine(&mut page, readings);
         write_methods(&mut page, &self.ledger);
         process::write(&mut page);
+        page.raw(&readings.peers);
         page.raw(&TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default());
         page.finish()
     }
@@ -126,6 +167,8 @@ fn write_server(page: &mut Page, readings: &Readings, version: &str) {
     page.gauge("etcd_server_proposals_applied_total", "Consensus proposals applied.", r.proposals_applied);
     page.gauge("etcd_server_proposals_pending", "The number of pending proposals.", r.proposals_pending);
     page.counter("etcd_server_proposals_failed_total", "Failed proposals seen.", r.proposals_failed);
+    page.counter("etcd_server_read_indexes_failed_total", "Failed read indexes seen.", r.read_indexes_failed);
+    page.counter("etcd_server_slow_read_indexes_total", "Read indexes that came too late.", r.slow_read_indexes);
     page.gauge("etcd_server_quota_backend_bytes", "Backend storage quota size in bytes.", r.quota_bytes);
 }
 

@@ -13,6 +13,10 @@
 //! Who *receives* asks for a stream, and keeps it open; who sends writes into the answer. Appends have a stream of their
 //! own, so that a heartbeat never waits behind a megabyte of entries, and states a request of their own.
 //!
+//! Beside consensus, members ask each other questions: which version one runs ([`versions`]); how long a lease lives, and
+//! to promote a learner, which the leader alone knows ([`questions`]). Who asks does so on the thread of its client, over
+//! connections of that thread ([`kept`]).
+//!
 //! Rules:
 //! - One thread does all of it; threads that serve clients never wait for a peer, nor the engine thread: [`Transport::send`]
 //!   puts a message into a queue, or drops it. raft sends again what was lost; it is told ([`Sink::unreachable`]).
@@ -42,11 +46,15 @@ pub mod check;
 pub mod client;
 pub mod codec;
 pub mod headers;
+pub mod kept;
+pub mod leases;
 mod link;
 pub mod meters;
 mod outgoing;
 mod pipeline;
 mod probe;
+pub mod promote;
+pub mod questions;
 pub mod queue;
 mod reading;
 pub mod seam;
@@ -56,8 +64,10 @@ mod state_send;
 pub mod thread;
 pub mod transport;
 mod urls;
+pub mod versions;
 
 pub use headers::Identity;
+pub use kept::Kept;
 pub use meters::Meters;
 pub use seam::{Sink, StateBody, StateIntake, StateStream, StateTaker};
 pub use serve::Further;

@@ -1,0 +1,66 @@
+//! Why a proposal ran out of time, as far as this member can guess (etcd: `parseProposeCtxErr`). It may have happened or not.
+
+use std::time::{Duration, Instant};
+
+use metastore_store::Member as ClusterMember;
+
+use super::reconfiguration::quorum;
+use super::{Member, errors};
+use crate::grpc::Status;
+
+impl Member {
+    /// What a proposal is told that was made at `began` and is without an answer.
+    pub(super) fn why_late(&self, began: tokio::time::Instant) -> Status {
+        let began = began.into_std();
+        if during_election(began, self.shared.led_since(), self.limits.election_timeout) {
+            return errors::timeout_due_to_leader_failure();
+        }
+        let members = self.shared.members();
+        let connected = |id| self.transport.connected_since(id).is_some_and(|since| since < began);
+        match reached(self.shared.leader(), self.shared.member_id, &members, connected) {
+            true => errors::timeout(),
+            false => errors::timeout_due_to_connection_lost(),
+        }
+    }
+}
+
+/// Whether the leader before the one of `led_since` may have been lost by then already.
+fn during_election(began: Instant, led_since: Option<Instant>, election_timeout: Duration) -> bool {
+    led_since.is_some_and(|elected| began < elected && began + 2 * election_timeout > elected)
+}
+
+/// Whether the proposal could go where it had to go: from a leader to a quorum, from anyone else to the leader. Without a
+/// leader nothing can be said about connections.
+fn reached(leader: u64, own: u64, members: &[ClusterMember], connected: impl Fn(u64) -> bool) -> bool {
+    if leader == own {
+        let count = members.iter().filter(|member| member.id == own || connected(member.id)).count();
+        return count >= quorum(members.len());
+    }
+    leader == 0 || connected(leader)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_leader_excuses_what_was_proposed_shortly_before() {
+        let timeout = Duration::from_secs(1);
+        let began = Instant::now();
+        let after = |ms| Some(began + Duration::from_millis(ms));
+        assert!(during_election(began, after(1999), timeout));
+        assert!(!during_election(began, after(2000), timeout), "long after");
+        assert!(!during_election(began + timeout, after(1000), timeout), "the leader was there already");
+        assert!(!during_election(began, None, timeout));
+    }
+
+    #[test]
+    fn a_lost_connection_is_one_that_the_proposal_needed() {
+        let members: Vec<_> = (1..=3).map(|id| ClusterMember { id, ..ClusterMember::default() }).collect();
+        assert!(reached(1, 1, &members, |id| id == 2), "two of three");
+        assert!(!reached(1, 1, &members, |_| false));
+        assert!(reached(2, 1, &members, |id| id == 2));
+        assert!(!reached(2, 1, &members, |id| id == 3), "to the leader");
+        assert!(reached(0, 1, &members, |_| false), "nobody to be connected to");
+    }
+}

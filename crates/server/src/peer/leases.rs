@@ -1,0 +1,141 @@
+//! `POST /leases` and `POST /leases/internal`: what members ask the leader about leases, on behalf of their clients, with its
+//! answers (etcd: `server/lease/leasehttp`).
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use metastore_proto::Message;
+use metastore_proto::etcdserverpb::{
+    LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseTimeToLiveResponse, ResponseHeader,
+};
+use metastore_proto::leasepb::{LeaseInternalRequest, LeaseInternalResponse};
+use tokio::time::Instant;
+
+use super::client::Reply;
+use super::questions::{Refused, answer_with};
+use crate::api::Member;
+use crate::api::lease::{Told, renew_here, time_left_here};
+use crate::driver::TimeToLive;
+use crate::grpc::{Call, Code, Status};
+
+/// Renews a lease.
+pub const PATH: &str = "/leases";
+/// Tells how long a lease has to live.
+pub const INTERNAL_PATH: &str = "/leases/internal";
+/// The longest body that is read, as in etcd; an honest one takes a few bytes.
+pub const MAX_BODY_BYTES: usize = 64 << 10;
+/// How long an answer may take here; the other member asks again. etcd waits as long for the applied index, and longer
+/// for the end of a lease that has expired.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Answers [`PATH`].
+pub(super) async fn renew(member: &Member, body: Bytes) -> Result<Response<Bytes>, Refused> {
+    let LeaseKeepAliveRequest { id } = LeaseKeepAliveRequest::decode(body).map_err(|_| unreadable())?;
+    match renew_here(member, &call(), id).await.map_err(late)? {
+        Told::Known(ttl) => Ok(protobuf(&LeaseKeepAliveResponse { header: None, id, ttl })),
+        Told::Unknown => Err(not_found()),
+        Told::NotLeader => Err(Refused::new(StatusCode::BAD_REQUEST, "not a primary lessor")),
+    }
+}
+
+/// Answers [`INTERNAL_PATH`].
+pub(super) async fn time_left(member: &Member, body: Bytes) -> Result<Response<Bytes>, Refused> {
+    let request = LeaseInternalRequest::decode(body).ok().and_then(|request| request.lease_time_to_live_request);
+    let request = request.ok_or_else(unreadable)?;
+    match time_left_here(member, &call(), request.id, request.keys).await.map_err(late)? {
+        Told::Known(TimeToLive { granted_s, remaining_s, keys }) => {
+            let (header, id) = (Some(ResponseHeader::default()), request.id);
+            let answer = LeaseTimeToLiveResponse { header, id, ttl: remaining_s, granted_ttl: granted_s, keys };
+            Ok(protobuf(&LeaseInternalResponse { lease_time_to_live_response: Some(answer) }))
+        }
+        Told::Unknown => Err(not_found()),
+        Told::NotLeader => Err(Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "not a primary lessor")),
+    }
+}
+
+fn call() -> Call {
+    Call::of_member(Instant::now() + PATIENCE)
+}
+
+fn protobuf(message: &impl Message) -> Response<Bytes> {
+    answer_with(StatusCode::OK, "application/protobuf", message.encode_to_vec().into())
+}
+
+fn unreadable() -> Refused {
+    Refused::new(StatusCode::BAD_REQUEST, "error unmarshalling request")
+}
+
+fn not_found() -> Refused {
+    Refused::new(StatusCode::NOT_FOUND, "lease not found")
+}
+
+/// No answer in time, or none at all: either way the other member asks again.
+fn late(status: Status) -> Refused {
+    match status.code {
+        Code::DeadlineExceeded | Code::Unavailable => {
+            Refused::new(StatusCode::REQUEST_TIMEOUT, "waiting for node to catch up its applied index has timed out")
+        }
+        _ => Refused::new(StatusCode::INTERNAL_SERVER_ERROR, status.message),
+    }
+}
+
+/// Reads the answer to [`PATH`]: the time to live in seconds, inside `None` if there is no such lease. `None` outside: no
+/// answer, or one about something else; asking again may help.
+pub fn read_renewal(lease: i64, reply: &Reply) -> Option<Option<i64>> {
+    match reply.status {
+        StatusCode::NOT_FOUND => Some(None),
+        StatusCode::OK => {
+            let answer = LeaseKeepAliveResponse::decode(reply.body.clone()).ok()?;
+            (answer.id == lease).then_some(Some(answer.ttl))
+        }
+        _ => None,
+    }
+}
+
+/// Reads the answer to [`INTERNAL_PATH`], like [`read_renewal`].
+pub fn read_time_left(lease: i64, reply: &Reply) -> Option<Option<TimeToLive>> {
+    match reply.status {
+        StatusCode::NOT_FOUND => Some(None),
+        StatusCode::OK => {
+            let answer = LeaseInternalResponse::decode(reply.body.clone()).ok()?.lease_time_to_live_response?;
+            let LeaseTimeToLiveResponse { id, ttl, granted_ttl, keys, .. } = answer;
+            (id == lease).then_some(Some(TimeToLive { granted_s: granted_ttl, remaining_s: ttl, keys }))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(status: u16, message: &impl Message) -> Reply {
+        let (status, body) = (StatusCode::from_u16(status).unwrap(), message.encode_to_vec().into());
+        Reply { status, headers: Default::default(), body }
+    }
+
+    #[test]
+    fn a_renewal_is_believed_only_about_the_lease_that_was_asked_for() {
+        let answer = LeaseKeepAliveResponse { header: None, id: 7, ttl: 10 };
+        assert_eq!(read_renewal(7, &reply(200, &answer)), Some(Some(10)));
+        assert_eq!(read_renewal(8, &reply(200, &answer)), None);
+        assert_eq!(read_renewal(7, &reply(404, &answer)), Some(None));
+        for status in [400, 408, 412, 500] {
+            assert_eq!(read_renewal(7, &reply(status, &answer)), None, "{status}");
+        }
+        let garbled = Reply { body: Bytes::from_static(&[0xff]), ..reply(200, &answer) };
+        assert_eq!(read_renewal(7, &garbled), None);
+    }
+
+    #[test]
+    fn so_is_a_time_to_live() {
+        let answer = LeaseTimeToLiveResponse { id: 7, ttl: 3, granted_ttl: 5, keys: vec!["k".into()], header: None };
+        let answer = LeaseInternalResponse { lease_time_to_live_response: Some(answer) };
+        let found = read_time_left(7, &reply(200, &answer)).unwrap().unwrap();
+        assert_eq!((found.granted_s, found.remaining_s, found.keys), (5, 3, vec![Bytes::from("k")]));
+        assert!(read_time_left(8, &reply(200, &answer)).is_none());
+        assert!(read_time_left(7, &reply(404, &answer)).unwrap().is_none());
+        assert!(read_time_left(7, &reply(200, &LeaseInternalResponse::default())).is_none());
+    }
+}

@@ -1,0 +1,109 @@
+//! `POST /members/promote/<id>`: a member asks the leader to make a voter of a learner (etcd: `etcdhttp/peer.go`,
+//! `promoteMemberHTTP`).
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode};
+use metastore_store::Member as ClusterMember;
+use tokio::time::Instant;
+
+use super::client::Reply;
+use super::questions::{Refused, answer_with};
+use crate::api::Member;
+use crate::api::cluster::{Unpromoted, promote};
+use crate::grpc::Call;
+
+/// What the path begins with; the id in decimal digits follows.
+pub const PREFIX: &str = "/members/promote/";
+
+const NOT_FOUND: &str = "membership: ID not found";
+const NOT_LEARNER: &str = "membership: can only promote a learner member";
+const NOT_READY: &str = "etcdserver: can only promote a learner member which is in sync with leader";
+
+/// Where the leader is asked for the learner `id`.
+pub fn path(id: u64) -> String {
+    format!("{PREFIX}{id}")
+}
+
+/// The text of etcd's own error, which its members look for in the answer; the metrics show it as well.
+pub(crate) fn etcds_text(why: &Unpromoted) -> &str {
+    match why {
+        Unpromoted::NotFound => NOT_FOUND,
+        Unpromoted::NotLearner => NOT_LEARNER,
+        Unpromoted::NotReady => NOT_READY,
+        Unpromoted::Other(status) => &status.message,
+    }
+}
+
+/// Answers a path behind [`PREFIX`]. A member that does not lead asks the leader in turn, as in etcd.
+pub(super) async fn answer(member: &Member, id: &str) -> Result<Response<Bytes>, Refused> {
+    let Ok(number) = id.parse() else {
+        return Err(Refused::new(StatusCode::NOT_FOUND, format!("member {id} not found in cluster")));
+    };
+    let call = Call::of_member(Instant::now() + member.limits.request_timeout);
+    let mut response = match promote(member, &call, number).await {
+        Ok(members) => {
+            let json = serde_json::to_vec(&members).expect("plain structures become JSON");
+            answer_with(StatusCode::OK, "application/json", json.into())
+        }
+        Err(why) => {
+            tracing::warn!("member-id" = %format!("{number:x}"), error = etcds_text(&why), "failed to promote a member");
+            refuse(&why)?
+        }
+    };
+    let cluster = HeaderValue::from_str(&format!("{:x}", member.shared.cluster_id)).expect("hexadecimal digits");
+    response.headers_mut().insert("x-etcd-cluster-id", cluster);
+    Ok(response)
+}
+
+fn refuse(why: &Unpromoted) -> Result<Response<Bytes>, Refused> {
+    let status = match why {
+        Unpromoted::NotFound => StatusCode::NOT_FOUND,
+        Unpromoted::NotLearner | Unpromoted::NotReady => StatusCode::PRECONDITION_FAILED,
+        Unpromoted::Other(_) => {
+            let body = Bytes::from_static(br#"{"message":"Internal Server Error"}"#);
+            return Ok(answer_with(StatusCode::INTERNAL_SERVER_ERROR, "application/json", body));
+        }
+    };
+    Err(Refused::new(status, etcds_text(why).to_owned()))
+}
+
+/// Reads the answer: the members. `None` if asking again may help.
+pub(crate) fn read_reply(reply: Reply) -> Option<Result<Vec<ClusterMember>, Unpromoted>> {
+    let says = |text: &str| String::from_utf8_lossy(&reply.body).contains(text);
+    match reply.status {
+        StatusCode::OK => serde_json::from_slice(&reply.body).ok().map(Ok),
+        StatusCode::NOT_FOUND => Some(Err(Unpromoted::NotFound)),
+        StatusCode::PRECONDITION_FAILED if says(NOT_READY) => Some(Err(Unpromoted::NotReady)),
+        StatusCode::PRECONDITION_FAILED if says(NOT_LEARNER) => Some(Err(Unpromoted::NotLearner)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(status: u16, body: &'static str) -> Option<Result<Vec<ClusterMember>, Unpromoted>> {
+        let (status, body) = (StatusCode::from_u16(status).unwrap(), Bytes::from_static(body.as_bytes()));
+        read_reply(Reply { status, headers: Default::default(), body })
+    }
+
+    #[test]
+    fn what_is_refused_reads_back() {
+        for why in [Unpromoted::NotFound, Unpromoted::NotLearner, Unpromoted::NotReady] {
+            let refused = refuse(&why).unwrap_err();
+            let back = read(refused.status.as_u16(), Box::leak(format!("{}\n", refused.text).into_boxed_str()));
+            assert_eq!(format!("{:?}", back.unwrap().unwrap_err()), format!("{why:?}"));
+        }
+    }
+
+    #[test]
+    fn members_are_read_and_anything_else_is_asked_again() {
+        let members = r#"[{"id":5,"peerURLs":["http://a:1"],"name":"m"},{"id":6,"peerURLs":null}]"#;
+        let members = read(200, members).unwrap().unwrap();
+        assert_eq!(members.iter().map(|member| member.id).collect::<Vec<_>>(), [5, 6]);
+        for (status, body) in [(200, "["), (408, ""), (412, "cluster ID mismatch"), (500, "")] {
+            assert!(read(status, body).is_none(), "{status} {body}");
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! What other members ask of this one beside consensus: about leases, which the leader knows, and to promote a learner.
+
+use std::borrow::Cow;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body::Body;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+
+use super::{leases, promote};
+use crate::api::Member;
+
+/// Why there is no answer, as plain text.
+#[derive(Debug)]
+pub struct Refused {
+    pub status: StatusCode,
+    pub text: Cow<'static, str>,
+}
+
+impl Refused {
+    pub fn new(status: StatusCode, text: impl Into<Cow<'static, str>>) -> Refused {
+        Refused { status, text: text.into() }
+    }
+}
+
+impl From<Refused> for Response<Bytes> {
+    fn from(refused: Refused) -> Response<Bytes> {
+        let mut response =
+            answer_with(refused.status, "text/plain; charset=utf-8", format!("{}\n", refused.text).into());
+        if refused.status == StatusCode::METHOD_NOT_ALLOWED {
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+        }
+        response
+    }
+}
+
+pub(super) fn answer_with(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<Bytes> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// Whether a path of the peer port is one of these.
+pub fn concerns(path: &str) -> bool {
+    matches!(path, leases::PATH | leases::INTERNAL_PATH) || path.starts_with(promote::PREFIX)
+}
+
+/// Answers a request whose path is one that [`concerns`] this room.
+pub async fn answer<B>(member: Rc<Member>, request: Request<B>) -> Response<Bytes>
+where
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+{
+    route(&member, request).await.unwrap_or_else(Response::from)
+}
+
+async fn route<B>(member: &Member, request: Request<B>) -> Result<Response<Bytes>, Refused>
+where
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+{
+    if request.method() != Method::POST {
+        return Err(Refused::new(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"));
+    }
+    let (head, body) = request.into_parts();
+    match head.uri.path() {
+        leases::PATH => leases::renew(member, read(body).await?).await,
+        leases::INTERNAL_PATH => leases::time_left(member, read(body).await?).await,
+        path => promote::answer(member, path.strip_prefix(promote::PREFIX).unwrap_or(path)).await,
+    }
+}
+
+async fn read<B>(body: B) -> Result<Bytes, Refused>
+where
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+{
+    match Limited::new(body, leases::MAX_BODY_BYTES).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => {
+            Err(Refused::new(StatusCode::PAYLOAD_TOO_LARGE, "request body too large"))
+        }
+        Err(_) => Err(Refused::new(StatusCode::BAD_REQUEST, "error reading body")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::Full;
+    use metastore_proto::Message;
+    use metastore_proto::etcdserverpb::{LeaseKeepAliveRequest, LeaseTimeToLiveRequest};
+    use metastore_proto::leasepb::LeaseInternalRequest;
+    use metastore_store::lease::Renewal;
+
+    use super::*;
+    use crate::api::bench::Bench;
+    use crate::driver::{Answer, Event, TimeToLive};
+    use crate::peer::client::Reply;
+
+    async fn ask(bench: &Bench, method: Method, path: &str, body: impl Into<Bytes>) -> Reply {
+        let request = Request::builder().method(method).uri(path).body(Full::new(body.into())).unwrap();
+        assert!(concerns(path));
+        let (head, body) = answer(bench.member.clone(), request).await.into_parts();
+        Reply { status: head.status, headers: head.headers, body }
+    }
+
+    /// The lease 7 is there, 8 is not, and 9 is somebody else's to know.
+    fn engine(event: &Event) -> Answer {
+        match event {
+            Event::Read { .. } => Answer::Readable,
+            Event::KeepAlive { lease: 7, .. } => Answer::Renewed(Renewal::Renewed(10)),
+            Event::KeepAlive { lease: 8, .. } => Answer::Renewed(Renewal::Unknown),
+            Event::TimeToLive { lease: 7, keys, .. } => {
+                let keys = if *keys { vec!["k".into()] } else { Vec::new() };
+                Answer::TimeToLive(Some(TimeToLive { granted_s: 10, remaining_s: 3, keys }))
+            }
+            Event::TimeToLive { lease: 8, .. } => Answer::TimeToLive(None),
+            _ => Answer::NotLeader,
+        }
+    }
+
+    /// Runs `test` beside an engine thread that answers as [`engine`] does.
+    async fn beside_the_engine(bench: &Bench, test: impl Future<Output = ()>) {
+        tokio::select! {
+            () = test => {}
+            _ = bench.answer(engine) => {}
+        }
+    }
+
+    #[tokio::test(flavor = "local", start_paused = true)]
+    async fn leases_are_renewed_as_etcd_asks() {
+        let bench = Bench::new(&["http://127.0.0.1:1"]);
+        bench.led_by(1);
+        beside_the_engine(&bench, async {
+            let renew =
+                async |id| ask(&bench, Method::POST, leases::PATH, LeaseKeepAliveRequest { id }.encode_to_vec()).await;
+            assert_eq!(leases::read_renewal(7, &renew(7).await), Some(Some(10)));
+            let unknown = renew(8).await;
+            assert_eq!((unknown.status, &unknown.body[..]), (StatusCode::NOT_FOUND, &b"lease not found\n"[..]));
+            let follower = renew(9).await;
+            assert_eq!((follower.status.as_u16(), &follower.body[..]), (400, &b"not a primary lessor\n"[..]));
+            assert_eq!(ask(&bench, Method::POST, leases::PATH, &b"\xff"[..]).await.status.as_u16(), 400);
+            assert_eq!(ask(&bench, Method::GET, leases::PATH, "").await.status.as_u16(), 405);
+            assert_eq!(ask(&bench, Method::POST, leases::PATH, vec![0; 65537]).await.status.as_u16(), 413);
+        })
+        .await;
+    }
+
+    /// It was held up for an election, and hears of it between the renewal and the answer.
+    #[tokio::test(flavor = "local", start_paused = true)]
+    async fn a_deposed_leader_renews_nothing() {
+        let bench = Bench::new(&["http://127.0.0.1:1", "http://127.0.0.1:2"]);
+        bench.led_by(1);
+        let engine = |event: &Event| {
+            if let Event::Read { .. } = event {
+                bench.led_by(2);
+            }
+            engine(event)
+        };
+        tokio::select! {
+            reply = ask(&bench, Method::POST, leases::PATH, LeaseKeepAliveRequest { id: 7 }.encode_to_vec()) => {
+                assert_eq!((reply.status.as_u16(), &reply.body[..]), (400, &b"not a primary lessor\n"[..]));
+            }
+            _ = bench.answer(engine) => {}
+        }
+    }
+
+    #[tokio::test(flavor = "local", start_paused = true)]
+    async fn times_to_live_are_told_as_etcd_asks() {
+        let bench = Bench::new(&["http://127.0.0.1:1"]);
+        beside_the_engine(&bench, async {
+            let tell = async |id, keys| {
+                let request = Some(LeaseTimeToLiveRequest { id, keys });
+                let request = LeaseInternalRequest { lease_time_to_live_request: request };
+                ask(&bench, Method::POST, leases::INTERNAL_PATH, request.encode_to_vec()).await
+            };
+            let found = leases::read_time_left(7, &tell(7, true).await).unwrap().unwrap();
+            assert_eq!((found.granted_s, found.remaining_s, found.keys), (10, 3, vec![Bytes::from("k")]));
+            assert!(leases::read_time_left(7, &tell(7, false).await).unwrap().unwrap().keys.is_empty());
+            assert_eq!(tell(8, false).await.status.as_u16(), 404);
+            assert_eq!(tell(9, false).await.status.as_u16(), 500);
+        })
+        .await;
+    }
+
+    #[tokio::test(flavor = "local", start_paused = true)]
+    async fn no_answer_in_time_is_worth_another_try() {
+        let bench = Bench::new(&["http://127.0.0.1:1"]);
+        let body = LeaseKeepAliveRequest { id: 7 }.encode_to_vec();
+        let late = ask(&bench, Method::POST, leases::PATH, body).await;
+        assert_eq!(late.status, StatusCode::REQUEST_TIMEOUT);
+        assert_eq!(leases::read_renewal(7, &late), None);
+    }
+
+    #[tokio::test(flavor = "local", start_paused = true)]
+    async fn a_learner_is_promoted_as_etcd_asks() {
+        let bench = Bench::new(&["http://127.0.0.1:1", "http://127.0.0.1:2"]);
+        bench.led_by(1);
+        let engine = |event: &Event| match event {
+            Event::Promote { change, .. } if change.node_id() == 2 => {
+                assert_eq!(change.context(), br#"{"id":2,"peerURLs":null,"isPromote":true}"#);
+                let reply = Ok(metastore_store::Reply::MembersChanged);
+                Answer::Outcome(metastore_store::Outcome { id: change.id(), revision: 1, reply })
+            }
+            _ => Answer::LearnerNotReady,
+        };
+        let test = async {
+            let promoted = ask(&bench, Method::POST, &promote::path(2), "").await;
+            assert_eq!(promoted.headers["x-etcd-cluster-id"], "9");
+            let members: Vec<metastore_store::Member> = serde_json::from_slice(&promoted.body).unwrap();
+            assert_eq!(members.iter().map(|member| member.id).collect::<Vec<_>>(), [1, 2]);
+            let lagging = ask(&bench, Method::POST, &promote::path(1), "").await;
+            assert_eq!(lagging.status.as_u16(), 412);
+            assert_eq!(ask(&bench, Method::POST, &promote::path(3), "").await.status.as_u16(), 404);
+            assert_eq!(ask(&bench, Method::POST, "/members/promote/x", "").await.status.as_u16(), 404);
+        };
+        tokio::select! {
+            () = test => {}
+            _ = bench.answer(engine) => {}
+        }
+    }
+}
