@@ -247,7 +247,7 @@ async fn what_the_members_do_not_allow() {
     member.refuses("Cluster/MemberUpdate", &moved(5, "x"), INVALID_ARGUMENT, bad).await;
     member.accepts("Cluster/MemberAdd", &add("http://127.0.0.1:1", true)).await;
     let exists = "etcdserver: Peer URLs already exists";
-    member.refuses("Cluster/MemberAdd", &add("http://127.0.0.1:1", true), FAILED_PRECONDITION, exists).await;
+    member.refuses("Cluster/MemberAdd", &add("http://localhost:2380", true), FAILED_PRECONDITION, exists).await;
     let full = "etcdserver: too many learner members in cluster";
     member.refuses("Cluster/MemberAdd", &add("http://127.0.0.1:2", true), FAILED_PRECONDITION, full).await;
 

@@ -128,6 +128,7 @@ fn store(peer_urls: &[&str], is_learner: bool) -> Store {
             id: Some(id),
         };
         let checked = store.check_member_change(id, &change, 1).unwrap();
+        assert!(checked.is_ok(), "{checked:?}");
         let voters = ConfState { voters: (1..=id).collect(), ..ConfState::default() };
         store.apply_member_change(id, 1, id, checked, &voters).unwrap();
     }

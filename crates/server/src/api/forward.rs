@@ -190,7 +190,7 @@ mod tests {
 
     #[tokio::test(flavor = "local", start_paused = true)]
     async fn the_time_is_limited() {
-        let bench = Bench::new(&["http://127.0.0.1:1", "http://127.0.0.1:1"]);
+        let bench = Bench::new(&["http://127.0.0.1:1", "http://127.0.0.1:2"]);
         let began = Instant::now();
         assert_eq!(ask(&bench, &call(), None).await.unwrap_err(), errors::no_leader());
         assert!(began.elapsed() >= Duration::from_secs(7) && began.elapsed() < Duration::from_secs(8));

@@ -103,21 +103,6 @@ impl<T> Told<T> {
     }
 }
 
-/// Asks for a lease of which this member may not know yet that it was granted, by the leader before it.
-async fn certainly<T>(
-    member: &Member,
-    call: &Call,
-    ask: impl AsyncFn() -> Result<Told<T>, Status>,
-) -> Result<Told<T>, Status> {
-    match ask().await? {
-        Told::Unknown => {
-            member.read_barrier(call).await?;
-            ask().await
-        }
-        told => Ok(told),
-    }
-}
-
 /// The time left of a lease, if this member leads. Everything that was acknowledged before is taken into account.
 pub(crate) async fn time_left_here(
     member: &Member,
@@ -184,8 +169,28 @@ async fn renew(member: &Member, call: &Call, lease: i64) -> Result<i64, Status> 
 }
 
 /// Renews a lease, if this member leads; returns its time to live in seconds.
+///
+/// A leader that was held up may have a successor already, which counts from when it was elected. So what this one renewed is
+/// told only once the others have said that it led all the time.
 pub(crate) async fn renew_here(member: &Member, call: &Call, lease: i64) -> Result<Told<i64>, Status> {
-    certainly(member, call, async || match member.ask(call, 0, |waiter| Event::KeepAlive { waiter, lease }).await? {
+    let term = member.shared.term();
+    let mut told = ask_for_renewal(member, call, lease).await?;
+    if let Told::NotLeader = told {
+        return Ok(told);
+    }
+    member.read_barrier(call).await?;
+    if let Told::Unknown = told {
+        // Now this member knows whatever was granted by the leader before it. What is renewed by that is confirmed again.
+        told = ask_for_renewal(member, call, lease).await?;
+        if let Told::Known(_) = told {
+            member.read_barrier(call).await?;
+        }
+    }
+    Ok(if member.shared.is_leader() && member.shared.term() == term { told } else { Told::NotLeader })
+}
+
+async fn ask_for_renewal(member: &Member, call: &Call, lease: i64) -> Result<Told<i64>, Status> {
+    match member.ask(call, 0, |waiter| Event::KeepAlive { waiter, lease }).await? {
         Answer::Renewed(Renewal::Renewed(ttl_s)) => {
             member.counts().lease_renewed.add(1);
             Ok(Told::Known(ttl_s))
@@ -193,6 +198,5 @@ pub(crate) async fn renew_here(member: &Member, call: &Call, lease: i64) -> Resu
         Answer::Renewed(Renewal::NotLeader) | Answer::NotLeader => Ok(Told::NotLeader),
         Answer::Renewed(Renewal::Unknown | Renewal::Expired) => Ok(Told::Unknown),
         _ => Err(another_question()),
-    })
-    .await
+    }
 }

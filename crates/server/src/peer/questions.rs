@@ -130,6 +130,7 @@ mod tests {
     #[tokio::test(flavor = "local", start_paused = true)]
     async fn leases_are_renewed_as_etcd_asks() {
         let bench = Bench::new(&["http://127.0.0.1:1"]);
+        bench.led_by(1);
         beside_the_engine(&bench, async {
             let renew =
                 async |id| ask(&bench, Method::POST, leases::PATH, LeaseKeepAliveRequest { id }.encode_to_vec()).await;
@@ -143,6 +144,25 @@ mod tests {
             assert_eq!(ask(&bench, Method::POST, leases::PATH, vec![0; 65537]).await.status.as_u16(), 413);
         })
         .await;
+    }
+
+    /// It was held up for an election, and hears of it between the renewal and the answer.
+    #[tokio::test(flavor = "local", start_paused = true)]
+    async fn a_deposed_leader_renews_nothing() {
+        let bench = Bench::new(&["http://127.0.0.1:1", "http://127.0.0.1:2"]);
+        bench.led_by(1);
+        let engine = |event: &Event| {
+            if let Event::Read { .. } = event {
+                bench.led_by(2);
+            }
+            engine(event)
+        };
+        tokio::select! {
+            reply = ask(&bench, Method::POST, leases::PATH, LeaseKeepAliveRequest { id: 7 }.encode_to_vec()) => {
+                assert_eq!((reply.status.as_u16(), &reply.body[..]), (400, &b"not a primary lessor\n"[..]));
+            }
+            _ = bench.answer(engine) => {}
+        }
     }
 
     #[tokio::test(flavor = "local", start_paused = true)]
@@ -174,7 +194,7 @@ mod tests {
 
     #[tokio::test(flavor = "local", start_paused = true)]
     async fn a_learner_is_promoted_as_etcd_asks() {
-        let bench = Bench::new(&["http://127.0.0.1:1", "http://127.0.0.1:1"]);
+        let bench = Bench::new(&["http://127.0.0.1:1", "http://127.0.0.1:2"]);
         bench.led_by(1);
         let engine = |event: &Event| match event {
             Event::Promote { change, .. } if change.node_id() == 2 => {
