@@ -256,17 +256,24 @@ impl Driver {
     /// Proposes, or keeps what finds no leader.
     fn propose(&mut self, waiter: Waiter, id: u64, what: What) {
         let proposal = Proposal { waiter, id, what, since: Instant::now() };
-        if self.held.is_empty() && proposal.submit(&mut self.replica).is_ok() {
+        if self.held.is_empty() && self.reaches_leader() && proposal.submit(&mut self.replica).is_ok() {
             self.waiting.insert(id, (waiter, proposal.since));
         } else {
             self.held.push(proposal);
         }
     }
 
+    /// Whether a proposal would get to a leader: one that has just died is still called leader for an election timeout, and
+    /// what is sent to it is lost.
+    fn reaches_leader(&self) -> bool {
+        let leader = self.replica.standing().leader;
+        leader == self.replica.id() || (leader != 0 && self.transport.connected_since(leader).is_some())
+    }
+
     /// Proposes what has waited for a leader. Returns whether there was anything.
     fn submit_held(&mut self) -> bool {
         let (now, mut any) = (Instant::now(), false);
-        if self.held.is_empty() || self.replica.standing().leader == 0 {
+        if self.held.is_empty() || !self.reaches_leader() {
             return any;
         }
         while let Some(proposal) = self.held.pop(now, PATIENCE) {
