@@ -127,3 +127,24 @@ fn notes_of_where_the_mark_fell_go_with_the_log() {
     }
     assert_eq!(notes(&world), 0);
 }
+
+each_engine!(more_compactions_than_may_wait_are_applied_again);
+
+/// Each is through before the next, as it was the first time: so what was stored between them counts.
+fn more_compactions_than_may_wait_are_applied_again(engine: Engine) {
+    let machine = Machine::new(engine);
+    let (mut replica, _) = open(&machine).unwrap();
+    take_up(&mut replica, &mut Output::default()).unwrap();
+    for id in (0..200).step_by(2) {
+        let value = "x".repeat(if id == 2 { LARGE } else { 1 });
+        replica.propose(put(id, "key", &value)).unwrap();
+        take_up(&mut replica, &mut Output::default()).unwrap();
+        let compaction = CompactionRequest { revision: replica.store().revision(), physical: false };
+        replica.propose(Command::encode(id + 1, Kind::Compaction, &compaction)).unwrap();
+        take_up(&mut replica, &mut Output::default()).unwrap();
+    }
+    let state = State::of(replica.store());
+    let (mut again, _) = open(&machine.crash(CrashPolicy::DropUnsynced)).unwrap();
+    take_up(&mut again, &mut Output::default()).unwrap();
+    assert_eq!(State::of(again.store()), state);
+}
