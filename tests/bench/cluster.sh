@@ -38,7 +38,7 @@ start_three() { # side, first port, binary, flags...
         done
     done
     for at in 0 1 2; do
-        if curl -sf "http://127.0.0.1:$((port + 2 * at))/metrics" | grep -q '^etcd_server_is_leader 1'; then
+        if [[ $(curl -sf "http://127.0.0.1:$((port + 2 * at))/metrics" | sed -n 's/^etcd_server_is_leader //p') == 1 ]]; then
             leader[$side]=127.0.0.1:$((port + 2 * at))
         else
             follower[$side]=127.0.0.1:$((port + 2 * at))

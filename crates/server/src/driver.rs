@@ -317,6 +317,7 @@ impl Driver {
         for asked in [&mut self.waiting, &mut self.reading] {
             asked.retain(|_, (_, since)| now.duration_since(*since) < FORGET_AFTER);
         }
+        self.forget_moves(now);
     }
 
     fn answer(&mut self, to: Waiter, answer: Answer) {

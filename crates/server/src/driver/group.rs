@@ -8,9 +8,9 @@ use metastore_proto::raftpb;
 use metastore_replica::{Fatal, Outbox, Standing};
 use metastore_store::command::{Command, Kind};
 
-use super::Driver;
 use super::event::{Answer, Waiter};
 use super::held::What;
+use super::{Driver, FORGET_AFTER};
 use crate::peer::{Peer, Transport};
 
 /// How long a proposal about this member may be under way before it is made again.
@@ -41,7 +41,7 @@ pub(super) struct Group {
     /// The leader that was last told of.
     leader: u64,
     /// Who waits for leadership to arrive where.
-    moving: Vec<(Waiter, u64)>,
+    moving: Vec<(Waiter, u64, Instant)>,
     handing_over: Option<mpsc::SyncSender<()>>,
     /// When a message was last called impossible.
     complained_at: Option<Instant>,
@@ -100,9 +100,9 @@ impl Driver {
             if self.group.led { self.keep_lease_time() } else { self.forget_lease_time() }
         }
         let (arrived, moving) =
-            std::mem::take(&mut self.group.moving).into_iter().partition(|(_, to)| *to == standing.leader);
+            std::mem::take(&mut self.group.moving).into_iter().partition(|(_, to, _)| *to == standing.leader);
         self.group.moving = moving;
-        for (waiter, _) in arrived {
+        for (waiter, _, _) in arrived {
             self.answer(waiter, Answer::LeaderMoved);
         }
         if !standing.is_leader() {
@@ -208,11 +208,16 @@ impl Driver {
 
     pub(super) fn move_leader(&mut self, waiter: Waiter, to: u64) {
         if self.replica.standing().is_leader() {
-            self.group.moving.push((waiter, to));
+            self.group.moving.push((waiter, to, Instant::now()));
             self.replica.transfer_leader(to);
         } else {
             self.answer(waiter, Answer::NotLeader);
         }
+    }
+
+    /// Forgets who wanted leadership to move, long after they were told that the time is up.
+    pub(super) fn forget_moves(&mut self, now: Instant) {
+        self.group.moving.retain(|(_, _, since)| now.duration_since(*since) < FORGET_AFTER);
     }
 
     /// Hands leadership to the voter that has been connected longest, as etcd does when it stops.

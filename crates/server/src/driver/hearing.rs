@@ -32,14 +32,14 @@ struct Room {
 
 /// A message on its way; its place is free again once it is taken.
 pub struct Heard {
-    message: Option<raftpb::Message>,
+    message: Box<raftpb::Message>,
     bytes: usize,
     room: Arc<Room>,
 }
 
 impl Heard {
     pub fn take(mut self) -> raftpb::Message {
-        self.message.take().unwrap_or_default()
+        std::mem::take(&mut *self.message)
     }
 }
 
@@ -64,7 +64,7 @@ impl Ear {
         }
         room.messages.fetch_add(1, Ordering::Relaxed);
         room.bytes.fetch_add(bytes, Ordering::Relaxed);
-        Some(Heard { message: Some(message), bytes, room: room.clone() })
+        Some(Heard { message: Box::new(message), bytes, room: room.clone() })
     }
 }
 
