@@ -21,26 +21,9 @@ requests=${REQUESTS:-40000}
 keys=${KEYS:-1000000}
 sides=(memory rocksdb etcd)
 source "$here/servers.sh"
-command -v h2load >/dev/null || fail "there is no h2load (Debian: apt-get install nghttp2-client)"
+need_h2load
 
-# Each prints: requests per second, p50 in us, p99 in us.
-run_h2load() { # address, operation, connections, streams, requests
-    local path out
-    case $2 in
-    put) path=KV/Put ;;
-    txn) path=KV/Txn ;;
-    range) path=KV/Range ;;
-    esac
-    : >"$work/latencies"
-    out=$(h2load -n "$5" -c "$3" -m "$4" -t 1 -d "$work/$2.body" --log-file "$work/latencies" \
-        -H 'content-type: application/grpc' -H 'te: trailers' "http://$1/etcdserverpb.$path")
-    grep -q " $5 succeeded, 0 failed, 0 errored" <<<"$out" || fail "h2load: $out"
-    local rate
-    rate=$(sed -n 's|^finished in .*, \([0-9.]*\) req/s.*|\1|p' <<<"$out")
-    cut -f 3 "$work/latencies" | sort -n | awk -v rate="$rate" \
-        '{ us[NR] = $1 } END { printf "%.0f %d %d\n", rate, us[int((NR + 1) / 2)], us[int(NR * 0.99 + 0.5)] }'
-}
-
+# Prints what run_h2load prints.
 run_loadgen() { # address, operation, connections, streams, requests, zipf, round
     "$loadgen" "$1" "$2" connections="$3" streams="$4" requests="$5" keys="$keys" zipf="$6" seed="$7"
 }

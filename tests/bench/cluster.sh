@@ -13,7 +13,7 @@ rounds=${ROUNDS:-5}
 requests=${REQUESTS:-40000}
 sides=(memory rocksdb etcd)
 source "$here/servers.sh"
-command -v h2load >/dev/null || fail "there is no h2load (Debian: apt-get install nghttp2-client)"
+need_h2load
 
 declare -A leader follower members
 trap 'kill ${members[@]} 2>/dev/null || true; rm -rf "$work"' EXIT
@@ -50,28 +50,16 @@ start_three() { # side, first port, binary, flags...
 cluster_ticks() { local ticks=0 one; for one in ${members[$1]}; do ticks=$((ticks + $(cpu_ticks "$one"))); done; echo "$ticks"; }
 cluster_kb() { local kb=0 one; for one in ${members[$1]}; do kb=$((kb + $(memory_kb "$one" VmRSS))); done; echo "$kb"; }
 
-# Prints: requests per second, p50 in us, p99 in us.
-run() { # address, method, body, connections, streams, requests
-    local out rate
-    : >"$work/latencies"
-    out=$(h2load -n "$6" -c "$4" -m "$5" -t 1 -d "$work/$3.body" --log-file "$work/latencies" \
-        -H 'content-type: application/grpc' -H 'te: trailers' "http://$1/etcdserverpb.KV/$2")
-    grep -q " $6 succeeded, 0 failed, 0 errored" <<<"$out" || fail "h2load: $out"
-    rate=$(sed -n 's|^finished in .*, \([0-9.]*\) req/s.*|\1|p' <<<"$out")
-    cut -f 3 "$work/latencies" | sort -n | awk -v rate="$rate" \
-        '{ us[NR] = $1 } END { printf "%.0f %d %d\n", rate, us[int((NR + 1) / 2)], us[int(NR * 0.99 + 0.5)] }'
-}
-
-measure() { # title, leader or follower, method, body, connections, streams, requests
+measure() { # title, leader or follower, operation, connections, streams, requests
     local round side before ticks rate p50 p99 column
     local -n where=$2
     for side in "${sides[@]}"; do : >"$work/$side.rounds"; done
     for ((round = 0; round < rounds; round++)); do
         for side in "${sides[@]}"; do
             before=$(cluster_ticks "$side")
-            read -r rate p50 p99 < <(run "${where[$side]}" "${@:3:5}") || fail "$1: no result from the $side"
+            read -r rate p50 p99 < <(run_h2load "${where[$side]}" "${@:3:4}") || fail "$1: no result from the $side"
             ticks=$(($(cluster_ticks "$side") - before))
-            awk -v rate="$rate" -v p50="$p50" -v p99="$p99" -v n="$7" -v ticks="$ticks" -v hz="$(getconf CLK_TCK)" \
+            awk -v rate="$rate" -v p50="$p50" -v p99="$p99" -v n="$6" -v ticks="$ticks" -v hz="$(getconf CLK_TCK)" \
                 -v rss="$(cluster_kb "$side")" 'BEGIN { cpu = ticks > 0 ? n / (ticks / hz) : 0
                     printf "%d %.3f %.3f %d %d\n", rate, p50 / 1000, p99 / 1000, cpu, rss / 1024 }' >>"$work/$side.rounds"
         done
@@ -101,10 +89,10 @@ echo "etcd:      $reference ($("$reference" --version | head -n 1))"
 echo "$(nproc) processors, three members, $rounds rounds, medians, fsync on, key 51 B, value 256 B"
 
 few=$((requests / 20))
-for side in "${sides[@]}"; do run "${leader[$side]}" Put put 8 8 2000 >/dev/null; done # warm up, and the key to read
-measure "Put through the leader, 64 connections x 16 in flight" leader Put put 64 16 "$requests"
-measure "Put through a follower, 64 x 16" follower Put put 64 16 "$requests"
-measure "Txn (mod compare, put) through the leader, 64 x 16" leader Txn txn 64 16 "$requests"
-measure "Range of one key, linearizable, at the leader, 64 x 16" leader Range range 64 16 "$requests"
-measure "Range of one key, linearizable, at a follower, 64 x 16" follower Range range 64 16 "$requests"
-measure "Put through the leader, one at a time" leader Put put 1 1 "$few"
+for side in "${sides[@]}"; do run_h2load "${leader[$side]}" put 8 8 2000 >/dev/null; done # warm up, and the key to read
+measure "Put through the leader, 64 connections x 16 in flight" leader put 64 16 "$requests"
+measure "Put through a follower, 64 x 16" follower put 64 16 "$requests"
+measure "Txn (mod compare, put) through the leader, 64 x 16" leader txn 64 16 "$requests"
+measure "Range of one key, linearizable, at the leader, 64 x 16" leader range 64 16 "$requests"
+measure "Range of one key, linearizable, at a follower, 64 x 16" follower range 64 16 "$requests"
+measure "Put through the leader, one at a time" leader put 1 1 "$few"

@@ -50,3 +50,23 @@ cpu_ticks() { awk '{ sub(/.*\) /, ""); print $12 + $13 }' "/proc/$1/stat"; }
 disk_bytes() { awk '/^write_bytes/ { print $2 }' "/proc/$1/io"; }
 memory_kb() { awk -v field="^$2:" '$0 ~ field { print $2 }' "/proc/$1/status"; } # process, VmRSS or VmHWM
 median() { sort -g | awk '{ v[NR] = $1 } END { print (v[int((NR + 1) / 2)] + v[int((NR + 2) / 2)]) / 2 }'; }
+
+need_h2load() { command -v h2load >/dev/null || fail "there is no h2load (Debian: apt-get install nghttp2-client)"; }
+
+# Prints: requests per second, p50 in us, p99 in us.
+run_h2load() { # address, operation, connections, streams, requests
+    local path out
+    case $2 in
+    put) path=KV/Put ;;
+    txn) path=KV/Txn ;;
+    range) path=KV/Range ;;
+    esac
+    : >"$work/latencies"
+    out=$(h2load -n "$5" -c "$3" -m "$4" -t 1 -d "$work/$2.body" --log-file "$work/latencies" \
+        -H 'content-type: application/grpc' -H 'te: trailers' "http://$1/etcdserverpb.$path")
+    grep -q " $5 succeeded, 0 failed, 0 errored" <<<"$out" || fail "h2load: $out"
+    local rate
+    rate=$(sed -n 's|^finished in .*, \([0-9.]*\) req/s.*|\1|p' <<<"$out")
+    cut -f 3 "$work/latencies" | sort -n | awk -v rate="$rate" \
+        '{ us[NR] = $1 } END { printf "%.0f %d %d\n", rate, us[int((NR + 1) / 2)], us[int(NR * 0.99 + 0.5)] }'
+}

@@ -55,14 +55,19 @@ pub enum Role {
     Leader,
 }
 
-/// Where a group stands, as this member sees it.
+/// Where a group stands, as this member sees it: its raft status.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
+    /// Id of this member.
+    pub id: u64,
+    pub role: Role,
     /// Id of the leader, 0 if none is known.
     pub leader: u64,
     pub term: u64,
+    /// The last entry that is known to be committed.
     pub commit: u64,
-    pub role: Role,
+    /// The last entry that is part of the state.
+    pub applied: u64,
     /// This member leads, votes alone, and has committed an entry of its term: what it has published is the newest state
     /// that anyone was told of, so a read needs no round through the group.
     pub sole_leader: bool,
@@ -316,7 +321,8 @@ impl Consensus {
             StateRole::Leader => Role::Leader,
         };
         let sole_leader = role == Role::Leader && self.alone() && raft.commit_to_current_term();
-        Standing { leader: raft.leader_id, term: raft.term, commit: raft.raft_log.committed, role, sole_leader }
+        let (commit, applied) = (raft.raft_log.committed, raft.raft_log.applied);
+        Standing { id: raft.id, role, leader: raft.leader_id, term: raft.term, commit, applied, sole_leader }
     }
 
     /// How far the members have come, in the order of their ids; empty unless this one leads.
@@ -449,9 +455,10 @@ mod tests {
     fn a_leader_is_sole_leader_only_when_it_has_committed_in_its_term() {
         let mut consensus = consensus(&[1]);
         assert_eq!(consensus.propose("early".into()), Err(Dropped));
-        assert_eq!(consensus.standing(), Standing { term: 1, commit: 1, ..Standing::default() });
+        assert_eq!(consensus.standing(), Standing { id: 1, term: 1, commit: 1, applied: 1, ..Standing::default() });
         assert!(consensus.campaign_if_alone());
-        let elected = Standing { leader: 1, term: 2, commit: 1, role: Role::Leader, sole_leader: false };
+        let elected =
+            Standing { id: 1, role: Role::Leader, leader: 1, term: 2, commit: 1, applied: 1, sole_leader: false };
         assert_eq!(consensus.standing(), elected);
         let mut work = consensus.take().unwrap();
         let append = std::mem::take(&mut work.append);

@@ -94,7 +94,7 @@ impl Bench {
     /// Another leader; 0 for none.
     pub fn led_by(&self, leader: u64) {
         let role = if leader == 1 { Role::Leader } else { Role::Follower };
-        self.member.shared.set_standing(&Standing { leader, term: 2, commit: 5, role, sole_leader: false });
+        self.member.shared.set_standing(&Standing { leader, term: 2, commit: 5, role, ..Standing::default() });
     }
 
     /// Answers every question as `engine` says, for ever.
