@@ -85,6 +85,13 @@ pub enum Fatal {
     /// The members have removed this one.
     #[error("the member has been permanently removed from the cluster")]
     Removed,
+    /// The other members know another process as this member.
+    #[error(
+        "another process runs as member {id:x}, at {url}: one of the two works on a copy of the other's data directory. Keep \
+         the one at that URL, and give this one an empty data directory and an id of its own (etcdctl member add); or end \
+         that one first if this one is to be kept"
+    )]
+    Twin { id: u64, url: String },
     /// Asked for more after it had failed.
     #[error("the member has stopped: {0}")]
     Stopped(String),

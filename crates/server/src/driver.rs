@@ -150,12 +150,13 @@ impl Driver {
         }
     }
 
-    /// Runs until it is told to stop.
+    /// Runs until it is told to stop. `look` is asked once, before another member hears of this one: at which of the peer
+    /// URLs of this member, as the others know them, does another process run as it?
     ///
     /// # Errors
     /// [`Fatal`]: the process must end; nothing was or will be acknowledged after the failure.
-    pub fn run(mut self) -> Result<(), Fatal> {
-        let ended = self.work();
+    pub fn run(mut self, look: impl FnOnce(&[String]) -> Option<String>) -> Result<(), Fatal> {
+        let ended = self.enter(look).and_then(|()| self.work());
         if ended.is_err() {
             self.turn_away();
         }
@@ -164,9 +165,6 @@ impl Driver {
 
     fn work(&mut self) -> Result<(), Fatal> {
         let mut events = Vec::new();
-        if self.replica.store().members().get(self.replica.id()).is_some() {
-            self.members_changed();
-        }
         let (mut next_tick, mut next_expiry) = (Instant::now(), Instant::now());
         loop {
             self.shared.beat();
@@ -244,6 +242,7 @@ impl Driver {
             Event::StateSent { to, arrived } => self.replica.state_sent(to, arrived),
             Event::ClusterVersion(version) => self.agree_on_version(version),
             Event::Removed => self.was_removed(),
+            Event::Twin(url) => return Err(self.twin(url)),
             Event::SnapshotWritten(written) => self.replica.snapshot_written(written?)?,
             Event::CompactionHashed(computed) => computed?,
             Event::LowerMark(done) => self.lower_mark(done)?,

@@ -112,6 +112,7 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
     let metrics = Metrics::new(config.reported_version.clone(), Ledger::default());
     let replica = open(config, descriptors, &metrics)?;
     let shared = Shared::new(replica.cluster_id(), replica.id(), replica.store());
+    let own = peer::twin::Own { cluster_id: replica.cluster_id(), id: replica.id() };
     let inbox = Inbox::new(Bounds { count: INBOX_COUNT, bytes: INBOX_BYTES });
     // One for each thread that asks the engine thread: those that serve clients, and behind them that of the peers.
     let (links, workers): (Vec<_>, Vec<_>) = (0..=config.io_threads).map(|_| worker()).unzip();
@@ -123,8 +124,9 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
     let ways = (inbox.clone(), transport.clone());
     let desks = Arc::new(Desks::new(config, &shared, ways.clone(), workers, &metrics));
     let driver = Driver::new(replica, shared, ways, links, heartbeat(config), advertised(config), ready);
+    let look = move |urls: &[String]| peer::twin::look(own, urls);
     let engine = std::thread::Builder::new().name("engine".into()).spawn(move || {
-        let ended = driver.run();
+        let ended = driver.run(look);
         end.send_replace(Some(ended.map_err(Arc::new)));
     })?;
     let (client_doors, peer_doors) = listeners.into_iter().partition(|(_, door)| matches!(door, Door::Client));
@@ -329,6 +331,7 @@ fn listen_to_peers(
         let member = desks.sit_down(index);
         let site = desks.site(member.clone());
         tokio::task::spawn_local(peer::versions::monitor(member.clone()));
+        tokio::task::spawn_local(peer::twin::watch(member.clone()));
         tokio::task::spawn_local(watchdog::watch(desks.shared.clone(), interval, interval * election_ticks as u32));
         Rc::new(move |request: Request<Incoming>| {
             if peer::questions::concerns(request.uri().path()) {

@@ -112,7 +112,7 @@ fn an_old_copy_of_a_disk_is_not_believed(engines: Engines) {
     load.stop().check(&cluster);
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     let status = Command::new("cp").arg("-a").args([from, to]).status();
     assert!(status.is_ok_and(|status| status.success()), "{} can be copied", from.display());
 }

@@ -1,11 +1,20 @@
 //! Who is no member is turned away, and says why.
 
-use metastore_tests::cluster::Cluster;
+use std::time::Duration;
+
+use metastore_tests::cluster::{Cluster, ELECTION_TIMEOUT, HEARTBEAT};
+use metastore_tests::load::Load;
+use metastore_tests::member::{Identity, Member};
 
 use super::Engines;
+use super::follower::copy;
 
 /// What is in the log of one side or the other, in small letters, when the ids of two clusters meet.
 const MISMATCH: [&str; 2] = ["cluster id mismatch", "cluster-id-mismatch"];
+
+/// How long a second process of one member may run.
+const TWIN_PATIENCE: Duration = Duration::from_secs(15);
+const WRITES: usize = 200;
 
 #[test]
 fn another_token_is_another_cluster() {
@@ -39,4 +48,69 @@ fn who_was_not_added_does_not_join() {
     assert!(log.iter().all(|line| !line.contains("panicked")), "{log:#?}");
     assert_eq!(cluster.members(0, true).expect("a list").len(), 3);
     cluster.agree();
+}
+
+/// The copy of a data directory is started beside the member that it was copied from.
+#[test]
+fn a_second_process_of_one_member_ends() {
+    let Some(mut cluster) = Engines::Mixed.start("twin", 3, &[]) else { return };
+    let original = cluster.followers()[0];
+    let Some(mut twin) = twin(&mut cluster, original) else { return };
+    cluster.restart(original);
+    let load = Load::start(&cluster.addresses());
+    load.progress(WRITES);
+    twin.launch().expect("a process");
+    expect_twin_ends(&cluster, original, &mut twin);
+    load.progress(WRITES);
+    // A leader that took what the twin said for the original's words would stop the original.
+    load.stop().check(&cluster);
+    assert_eq!(cluster.voters().len(), 3);
+}
+
+/// The member did not answer when its second process began.
+#[test]
+fn a_second_process_of_a_paused_member_ends_once_that_goes_on() {
+    let Some(mut cluster) = Engines::Mixed.start("paused twin", 3, &[]) else { return };
+    let original = cluster.followers()[0];
+    let Some(mut twin) = twin(&mut cluster, original) else { return };
+    cluster.restart(original);
+    cluster.agree();
+    cluster.pause(original);
+    twin.restart();
+    cluster.resume(original);
+    expect_twin_ends(&cluster, original, &mut twin);
+    cluster.agree();
+}
+
+/// A process to be started on a copy of the data directory of a member, which is killed for that. It listens elsewhere.
+fn twin(cluster: &mut Cluster, original: usize) -> Option<Member> {
+    let member = cluster.member(original);
+    if member.server().is_etcd() {
+        println!("skipped: etcd does not look for a second process of a member");
+        return None;
+    }
+    let identity = Identity { name: member.identity().name.clone(), ..Identity::local("twin") };
+    let flags = [
+        format!("--heartbeat-interval={}", HEARTBEAT.as_millis()),
+        format!("--election-timeout={}", ELECTION_TIMEOUT.as_millis()),
+        // What the cluster knows, so that the twin has nothing to tell it.
+        format!("--advertise-client-urls={}", member.client_url()),
+    ];
+    let twin = Member::with_identity(member.server(), identity, &flags.each_ref().map(String::as_str));
+    cluster.kill(original);
+    copy(&cluster.member(original).data_directory(), &twin.data_directory());
+    Some(twin)
+}
+
+fn expect_twin_ends(cluster: &Cluster, original: usize, twin: &mut Member) {
+    let status = twin.wait_exit(TWIN_PATIENCE);
+    let log = twin.log();
+    assert!(status.is_some_and(|status| !status.success()), "{status:?}: {log:#?}");
+    let words = format!(
+        "another process runs as member {:x}, at {}",
+        cluster.id(original),
+        cluster.member(original).peer_url()
+    );
+    assert!(log.iter().any(|line| line.contains(&words)), "{words} not in {log:#?}");
+    assert!(log.iter().all(|line| !line.contains("panicked")), "{log:#?}");
 }

@@ -79,6 +79,8 @@ pub enum Event {
     ClusterVersion(String),
     /// The others say that this member was removed.
     Removed,
+    /// Another process runs as this member: where the others reach it.
+    Twin(String),
     SnapshotWritten(Result<SnapshotWritten, Fatal>),
     /// The medium gave space back: the size of the state is to fall. It is told once that is durable, and dropped if it comes to
     /// nothing.

@@ -47,6 +47,10 @@ pub(super) struct Group {
     complained_at: Option<Instant>,
     /// This member was removed, and ends then.
     leaves_at: Option<Instant>,
+    /// Nobody else hears of this member yet: it may be one too many.
+    apart: bool,
+    /// Members were heard of meanwhile.
+    met_apart: bool,
 }
 
 impl Group {
@@ -63,6 +67,8 @@ impl Group {
             handing_over,
             complained_at,
             leaves_at,
+            apart: true,
+            met_apart: false,
         }
     }
 }
@@ -77,6 +83,29 @@ impl Outbox for Post {
 }
 
 impl Driver {
+    /// Takes up the log, and joins the others unless another process is this member already. A leader that hears from two
+    /// takes what one of them holds for held by the other; so nothing is sent, and nothing answered, before that is known.
+    pub(super) fn enter(&mut self, look: impl FnOnce(&[String]) -> Option<String>) -> Result<(), Fatal> {
+        if self.replica.store().members().get(self.replica.id()).is_some() {
+            self.members_changed();
+        }
+        self.advance()?;
+        let urls = self.replica.store().members().get(self.replica.id()).map(|own| own.peer_urls.clone());
+        if let Some(url) = look(&urls.unwrap_or_default()) {
+            return Err(self.twin(url));
+        }
+        self.group.apart = false;
+        if self.group.met_apart {
+            self.members_changed();
+        }
+        Ok(())
+    }
+
+    /// Another process runs as this member, and the others know that one.
+    pub(super) fn twin(&self, url: String) -> Fatal {
+        Fatal::Twin { id: self.replica.id(), url }
+    }
+
     /// Takes another member's message.
     pub(super) fn hear(&mut self, message: raftpb::Message) -> Result<(), Fatal> {
         let Err(rejected) = self.replica.step(message)? else { return Ok(()) };
@@ -237,6 +266,10 @@ impl Driver {
     pub(super) fn members_changed(&mut self) {
         let members = self.replica.store().members();
         self.shared.set_members(members);
+        if self.group.apart {
+            self.group.met_apart = true;
+            return;
+        }
         let own = self.replica.id();
         let others = members.iter().filter(|member| member.id != own);
         let peers = others.map(|member| Peer { id: member.id, urls: member.peer_urls.clone() }).collect();

@@ -10,11 +10,13 @@ const MIN_CLUSTER_VERSION: &str = "3.0.0";
 /// The version of a member that does not tell one, as etcd has it.
 const UNSAID_VERSION: &str = "2.0.0";
 
-const SERVER_FROM: HeaderName = HeaderName::from_static("x-server-from");
+pub(super) const SERVER_FROM: HeaderName = HeaderName::from_static("x-server-from");
 pub(super) const SERVER_VERSION: HeaderName = HeaderName::from_static("x-server-version");
 const MIN_VERSION: HeaderName = HeaderName::from_static("x-min-cluster-version");
 pub(super) const CLUSTER_ID: HeaderName = HeaderName::from_static("x-etcd-cluster-id");
 const RAFT_TO: HeaderName = HeaderName::from_static("x-raft-to");
+/// Not etcd's: the name that a process draws when it starts.
+pub(super) const PROCESS: HeaderName = HeaderName::from_static("x-metastore-process");
 const PEER_URLS: HeaderName = HeaderName::from_static("x-peerurls");
 
 /// What other members compare, word by word.
@@ -74,6 +76,13 @@ impl Identity {
     pub fn sign(&self, headers: &mut HeaderMap) {
         headers.insert(SERVER_VERSION, text(&self.version));
         headers.insert(CLUSTER_ID, hex(self.cluster_id));
+    }
+
+    /// Puts into the answer to a probe which process answers, and as whom.
+    pub fn introduce(&self, process: &str, headers: &mut HeaderMap) {
+        self.sign(headers);
+        headers.insert(SERVER_FROM, hex(self.id));
+        headers.insert(PROCESS, text(process));
     }
 
     /// Whether the sender of these headers may be talked to: its version, then its cluster.

@@ -15,7 +15,8 @@
 //!
 //! Beside consensus, members ask each other questions: which version one runs ([`versions`]); how long a lease lives, and
 //! to promote a learner, which the leader alone knows ([`questions`]). Who asks does so on the thread of its client, over
-//! connections of that thread ([`kept`]).
+//! connections of that thread ([`kept`]). And a member asks itself, at the addresses under which the others know it, to find out
+//! whether it is the only one that runs as itself ([`twin`]).
 //!
 //! Rules:
 //! - One thread does all of it; threads that serve clients never wait for a peer, nor the engine thread: [`Transport::send`]
@@ -63,6 +64,7 @@ mod state_receive;
 mod state_send;
 pub mod thread;
 pub mod transport;
+pub mod twin;
 mod urls;
 pub mod versions;
 

@@ -21,7 +21,7 @@ use super::link::Kind;
 use super::outgoing::Outgoing;
 use super::state_receive::Senders;
 use super::transport::Shared;
-use super::{probe, state_send};
+use super::{probe, state_send, twin};
 use crate::grpc::{Body, LocalFuture};
 use crate::logging::timestamp;
 
@@ -52,12 +52,18 @@ impl Front {
     pub fn call(&self, request: Request<Incoming>) -> LocalFuture<Response<Body>> {
         let front = self.clone();
         match request.uri().path() {
-            probe::PATH => now(probing()),
+            probe::PATH => now(front.answer_probe()),
             "/raft" => Box::pin(async move { front.answer("POST", front.take_message(request).await) }),
             state_send::PATH => Box::pin(async move { front.answer("POST", front.take_state(request).await) }),
             path if path.starts_with("/raft/stream/") => now(front.answer("GET", front.open_stream(&request))),
             _ => (self.further)(request).unwrap_or_else(|| now(plain(StatusCode::NOT_FOUND, "404 page not found"))),
         }
+    }
+
+    fn answer_probe(&self) -> Response<Body> {
+        let mut response = probing();
+        self.shared.settings.identity.introduce(twin::process(), response.headers_mut());
+        response
     }
 
     /// Every answer says who answers; one to the wrong method, which would be right.
