@@ -1,5 +1,7 @@
 //! Hash goes over everything that is stored, so it shows whether anything at all is stored otherwise than in etcd.
 
+use std::time::{Duration, Instant};
+
 use metastore_proto::etcdserverpb::*;
 use metastore_tests::grpc::Client;
 use metastore_tests::member::Member;
@@ -14,6 +16,10 @@ const SAME_IDENTITY: [&str; 4] = [
     "--initial-cluster=default=http://127.0.0.1:1",
     "--advertise-client-urls=http://127.0.0.1:2",
 ];
+
+/// What a cluster's log begins with: its member, its leader's first entry, the member's name and URLs, the cluster's version.
+const FOUNDING_ENTRIES: u64 = 4;
+const PATIENCE: Duration = Duration::from_secs(30);
 
 each_engine!(everything_stored_hashes_as_in_etcd);
 
@@ -34,6 +40,11 @@ fn everything_stored_hashes_as_in_etcd(engine: Engine) {
 
 /// The hash of a new member, with keys and a lease, and after a compaction.
 async fn hashes(client: Client) -> Result<Vec<u32>, Status> {
+    // etcd is ready before the version of its cluster is stored.
+    let deadline = Instant::now() + PATIENCE;
+    while client.unary::<_, StatusResponse>(paths::STATUS, StatusRequest {}).await?.raft_applied_index < FOUNDING_ENTRIES {
+        assert!(Instant::now() < deadline, "the member does not become known to its cluster");
+    }
     let mut hashes = vec![hash(&client).await?];
     let grant = LeaseGrantRequest { id: 4711, ttl: 5000 };
     client.unary::<_, LeaseGrantResponse>(paths::LEASE_GRANT, grant).await?;
