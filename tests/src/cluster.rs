@@ -1,9 +1,10 @@
-//! A cluster of server processes, and what a test does to it: kill, pause, cut off, add, remove, compare.
+//! A cluster of servers, and what a test does to it: kill, pause, cut off, add, remove, compare.
 //!
 //! ```text
 //!   Cluster -- nodes 0, 1, 2 ... in the order in which they came; a node keeps its number after it left
 //!      |
-//!      +-- kill, pause, resume, restart, stop, wipe      one process and its disk
+//!      +-- end, restart, stop, wipe                      one member and its disk
+//!      +-- kill, pause, resume                           one process: what members inside this one cannot stand
 //!      +-- add, promote, remove, move_leader             through the API, as an operator would
 //!      +-- leader, agree                                 waits until the cluster is of one mind
 //! ```
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use crate::member::{Identity, Member, signal};
 use crate::network::Network;
-use crate::programs::Server;
+use crate::programs::{Harness, Server};
 
 pub use calls::{block_on, call, everything, put_request};
 
@@ -123,13 +124,13 @@ impl Cluster {
         node
     }
 
-    /// Starts a process that is down, without waiting for it.
+    /// Starts a node that is down, without waiting for it.
     pub fn launch(&mut self, node: usize) {
         self.nodes[node].member.launch().unwrap_or_else(|reason| panic!("node {node} does not start: {reason}"));
         self.nodes[node].state = State::Running;
     }
 
-    /// Waits until a process that was launched serves clients, and learns its id.
+    /// Waits until a node that was launched serves clients, and learns its id.
     pub fn wait_until_ready(&mut self, node: usize) {
         let ready = self.nodes[node].member.wait_until_ready();
         ready.unwrap_or_else(|reason| panic!("node {node} does not serve clients: {reason}"));
@@ -147,10 +148,10 @@ impl Cluster {
         self.wait_until_ready(node);
     }
 
-    /// Kills and restarts all running nodes, one after the other.
+    /// Ends and restarts all running nodes, one after the other.
     pub fn restart_all(&mut self) {
         for node in self.running() {
-            self.kill(node);
+            self.end(node);
             self.restart(node);
         }
     }
@@ -161,24 +162,30 @@ impl Cluster {
         self.nodes[node].state = State::Down;
     }
 
-    /// SIGTERM, and waits for the end; how long it took.
+    /// kill -9 for a process; a member inside this one is asked to stop.
+    pub fn end(&mut self, node: usize) {
+        self.nodes[node].member.end();
+        self.nodes[node].state = State::Down;
+    }
+
+    /// Asks a node to stop, and waits for the end; how long it took.
     pub fn stop(&mut self, node: usize) -> Duration {
         let began = Instant::now();
-        self.nodes[node].member.terminate();
+        self.nodes[node].member.stop();
         self.nodes[node].state = State::Down;
         began.elapsed()
     }
 
-    /// SIGTERM without waiting for the end, which [`Cluster::wait_exit`] does.
+    /// The same without waiting for the end, which [`Cluster::wait_exit`] does.
     pub fn begin_stop(&mut self, node: usize) {
-        signal(self.nodes[node].member.pid(), "TERM");
+        self.nodes[node].member.begin_stop();
         self.nodes[node].state = State::Down;
     }
 
-    /// Waits for the process to end by itself, and returns what it logged. Panics if it goes on.
+    /// Waits for a node to end by itself, and returns what it logged. Panics if it goes on.
     pub fn wait_exit(&mut self, node: usize) -> Vec<String> {
-        let status = self.nodes[node].member.wait_exit(PATIENCE);
-        assert!(status.is_some(), "node {node} goes on: {:#?}", self.log_tail(node));
+        let ended = self.nodes[node].member.has_ended(PATIENCE);
+        assert!(ended, "node {node} goes on: {:#?}", self.log_tail(node));
         self.nodes[node].state = State::Down;
         self.nodes[node].member.log()
     }
@@ -246,5 +253,16 @@ impl Cluster {
     /// Where the clients of the running voters connect.
     pub fn addresses(&self) -> Vec<String> {
         self.voters().into_iter().map(|node| self.address(node).to_string()).collect()
+    }
+}
+
+impl Drop for Cluster {
+    /// All members stop at once: one after the other, each would hand its leadership over to the next.
+    fn drop(&mut self) {
+        for node in self.nodes.iter_mut().filter(|node| node.member.server().harness == Harness::Inside) {
+            if node.member.is_started() {
+                node.member.begin_stop();
+            }
+        }
     }
 }

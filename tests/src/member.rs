@@ -1,29 +1,28 @@
-//! A server process: started on its own directory and ports, waited for, killed, restarted.
+//! A server: started on its own directory and ports, waited for, killed, restarted.
+//!
+//! It is a process, or runs inside this one ([`inside`]): [`Server::harness`] says which. Both are started by the same flag
+//! line. What only a process can do, as to be killed and to have an exit code, panics with one that runs inside.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+mod inside;
+mod log;
+
+use std::io::BufReader;
+use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::programs::Server;
+use crate::programs::{Harness, Server};
+use inside::Inside;
+use log::SharedLog;
 
-/// How long a member may take to serve clients. An etcd needs up to 2 s to elect itself; a loaded machine, more.
-const START_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a member may take to stop after SIGTERM.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
-/// How often /health is asked while a member starts, and how long one answer may take.
-const HEALTH_POLL: Duration = Duration::from_millis(50);
-const HEALTH_PATIENCE: Duration = Duration::from_secs(2);
 /// How often the end of a process is looked for: the standard library has no wait with a deadline.
 const EXIT_POLL: Duration = Duration::from_millis(5);
-/// etcd's log line that says that clients are served.
-const READY: &str = "ready to serve client requests";
-/// Lines of the log that an error message shows.
-const LOG_TAIL: usize = 15;
 
 /// A temporary directory, removed with its contents on drop.
 pub struct Directory(PathBuf);
@@ -48,20 +47,6 @@ impl Drop for Directory {
     }
 }
 
-/// What the process wrote to stderr so far, and whether it is ready.
-#[derive(Default)]
-struct Log {
-    lines: Vec<String>,
-    ready: bool,
-    closed: bool,
-}
-
-#[derive(Default)]
-struct SharedLog {
-    log: Mutex<Log>,
-    changed: Condvar,
-}
-
 /// What a member is called, and where it is met: "host:port" by clients and by the other members.
 #[derive(Clone, Debug)]
 pub struct Identity {
@@ -82,6 +67,12 @@ impl Identity {
     }
 }
 
+/// What was started.
+enum Started {
+    Process(Child),
+    Inside(Inside),
+}
+
 /// One member: a server, and the directory that outlives its process.
 pub struct Member {
     server: Server,
@@ -89,7 +80,7 @@ pub struct Member {
     extra_flags: Vec<String>,
     identity: Identity,
     directory: Directory,
-    child: Option<Child>,
+    started: Option<Started>,
     log: Arc<SharedLog>,
 }
 
@@ -115,7 +106,7 @@ impl Member {
             extra_flags: extra_flags.iter().map(|flag| flag.to_string()).collect(),
             identity,
             directory: Directory::new(&name),
-            child: None,
+            started: None,
             log: Arc::default(),
         }
     }
@@ -125,7 +116,7 @@ impl Member {
         self.wrapper = command.to_vec();
     }
 
-    /// Starts the process, again on the same directory and ports, and waits until it serves clients.
+    /// Starts it, again on the same directory and ports, and waits until it serves clients.
     pub fn restart(&mut self) {
         if let Err(reason) = self.try_restart() {
             panic!("{} does not serve clients: {reason}", self.server.binary.display());
@@ -138,25 +129,33 @@ impl Member {
         self.wait_until_ready()
     }
 
-    /// Starts the process without waiting for it: members of a new cluster need each other to become ready.
+    /// Starts it without waiting for it: members of a new cluster need each other to become ready.
     pub fn launch(&mut self) -> Result<(), String> {
-        assert!(self.child.is_none(), "the member is running");
-        let mut child = self.command().spawn().map_err(|error| error.to_string())?;
-        self.log = Arc::default();
-        let stderr = child.stderr.take().expect("stderr is piped");
-        let log = self.log.clone();
-        std::thread::spawn(move || log.follow(BufReader::new(stderr)));
-        self.child = Some(child);
+        assert!(self.started.is_none(), "the member is running");
+        self.started = Some(match self.server.harness {
+            Harness::Inside => {
+                assert!(self.wrapper.is_empty(), "only a process can be wrapped in another one");
+                self.log = Arc::default();
+                Started::Inside(Inside::start(self.arguments(), self.log.clone()).map_err(|error| error.to_string())?)
+            }
+            Harness::Process => {
+                let mut child = self.command().spawn().map_err(|error| error.to_string())?;
+                self.log = Arc::default();
+                let stderr = child.stderr.take().expect("stderr is piped");
+                let log = self.log.clone();
+                std::thread::spawn(move || log.follow(BufReader::new(stderr)));
+                Started::Process(child)
+            }
+        });
         Ok(())
     }
 
-    /// Waits until the process serves clients. The error shows the end of its log.
+    /// Waits until it serves clients. The error shows the end of its log.
     pub fn wait_until_ready(&self) -> Result<(), String> {
         self.log.wait_until_ready(&self.identity.client_address)
     }
 
     fn command(&self) -> Command {
-        let (client, peer) = (self.client_url(), self.peer_url());
         let mut command = match self.wrapper.split_first() {
             None => Command::new(&self.server.binary),
             Some((program, arguments)) => {
@@ -170,18 +169,25 @@ impl Member {
         for (name, _) in std::env::vars_os().filter(|(name, _)| is_setting(&name.to_string_lossy())) {
             command.env_remove(name);
         }
+        command.args(self.arguments()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         command
-            .args(["--name", &self.identity.name, "--data-dir"])
-            .arg(self.data_directory())
-            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
-            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &self.identity.in_initial_cluster()])
-            .args(&self.server.flags)
-            .args(&self.extra_flags)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        command
+    }
+
+    /// The flags of the next start.
+    fn arguments(&self) -> Vec<String> {
+        let (client, peer, all) = (self.client_url(), self.peer_url(), self.identity.in_initial_cluster());
+        let data = self.data_directory().to_string_lossy().into_owned();
+        let own = [
+            ["--name", &self.identity.name],
+            ["--data-dir", &data],
+            ["--listen-client-urls", &client],
+            ["--advertise-client-urls", &client],
+            ["--listen-peer-urls", &peer],
+            ["--initial-advertise-peer-urls", &peer],
+            ["--initial-cluster", &all],
+        ];
+        let own = own.into_iter().flatten().map(String::from);
+        own.chain(self.server.flags.iter().cloned()).chain(self.extra_flags.iter().cloned()).collect()
     }
 
     pub fn data_directory(&self) -> PathBuf {
@@ -224,24 +230,70 @@ impl Member {
         &self.server
     }
 
-    /// Whether the process was started, and not yet ended by the test.
+    /// Whether it was started, and not yet ended by the test.
     pub fn is_started(&self) -> bool {
-        self.child.is_some()
+        self.started.is_some()
+    }
+
+    fn child(&mut self) -> &mut Child {
+        match self.started.as_mut().expect("the member is running") {
+            Started::Process(child) => child,
+            Started::Inside(_) => panic!("a member inside this process has no process of its own"),
+        }
     }
 
     /// The id of the process that was started: the wrapper's, if there is one.
     pub fn pid(&self) -> u32 {
-        self.child.as_ref().expect("the member is running").id()
+        match self.started.as_ref().expect("the member is running") {
+            Started::Process(child) => child.id(),
+            Started::Inside(_) => panic!("a member inside this process has no process of its own"),
+        }
     }
 
     /// kill -9, and waits for the end.
     pub fn kill(&mut self) {
-        let mut child = self.child.take().expect("the member is running");
-        if !self.wrapper.is_empty() {
-            signal_group(child.id(), "KILL");
+        let group = (!self.wrapper.is_empty()).then(|| self.pid());
+        if let Some(group) = group {
+            signal_group(group, "KILL");
         }
+        let child = self.child();
         child.kill().expect("a child can be killed");
         child.wait().expect("a child can be waited for");
+        self.started = None;
+    }
+
+    /// The harshest end that there is: kill -9, or inside this process the same as [`Member::stop`].
+    pub fn end(&mut self) {
+        match self.server.harness {
+            Harness::Process => self.kill(),
+            Harness::Inside => self.stop(),
+        }
+    }
+
+    /// Asks it to stop, and waits for the end. Panics if that takes longer than 30 s.
+    pub fn stop(&mut self) {
+        self.begin_stop();
+        assert!(self.has_ended(STOP_PATIENCE), "the member stops when it is asked to");
+    }
+
+    /// Asks it to stop, without waiting for the end.
+    pub fn begin_stop(&mut self) {
+        match self.started.as_mut().expect("the member is running") {
+            Started::Process(child) => signal(child.id(), "TERM"),
+            Started::Inside(inside) => inside.begin_stop(),
+        }
+    }
+
+    /// Waits for it to end by itself; false if it did not within `patience`.
+    pub fn has_ended(&mut self, patience: Duration) -> bool {
+        let ended = match self.started.as_mut().expect("the member is running") {
+            Started::Process(_) => return self.wait_exit(patience).is_some(),
+            Started::Inside(inside) => inside.has_ended(patience),
+        };
+        if ended {
+            self.started = None;
+        }
+        ended
     }
 
     /// SIGTERM, and waits for the end. Panics if the process takes longer than 30 s.
@@ -253,10 +305,10 @@ impl Member {
     /// Waits for the process to end by itself; None if it did not within `patience`.
     pub fn wait_exit(&mut self, patience: Duration) -> Option<ExitStatus> {
         let deadline = Instant::now() + patience;
-        let child = self.child.as_mut().expect("the member is running");
+        let child = self.child();
         loop {
             if let Some(status) = child.try_wait().expect("a child can be waited for") {
-                self.child = None;
+                self.started = None;
                 return Some(status);
             }
             if Instant::now() > deadline {
@@ -266,71 +318,26 @@ impl Member {
         }
     }
 
-    /// The lines that this process wrote to stderr so far.
+    /// The lines that this process wrote to stderr so far. Inside this process there is no log, but for why the member
+    /// does not start or cannot go on.
     pub fn log(&self) -> Vec<String> {
-        self.log.log.lock().unwrap().lines.clone()
+        self.log.lines()
     }
 }
 
 impl Drop for Member {
     fn drop(&mut self) {
-        if self.child.is_some() {
+        if matches!(self.started, Some(Started::Process(_))) {
             self.kill();
         }
-    }
-}
-
-impl SharedLog {
-    fn follow(&self, stderr: impl BufRead) {
-        for line in stderr.split(b'\n').map_while(Result::ok) {
-            let line = String::from_utf8_lossy(&line).into_owned();
-            let mut log = self.log.lock().unwrap();
-            log.ready |= line.contains(READY);
-            log.lines.push(line);
-            self.changed.notify_all();
-        }
-        self.log.lock().unwrap().closed = true;
-        self.changed.notify_all();
-    }
-
-    /// Ready is who says so in the log, or answers /health with 200.
-    fn wait_until_ready(&self, address: &str) -> Result<(), String> {
-        let deadline = Instant::now() + START_PATIENCE;
-        let mut log = self.log.lock().unwrap();
-        while !log.ready && !log.closed && Instant::now() < deadline {
-            drop(log);
-            if is_healthy(address) {
-                return Ok(());
-            }
-            log = self.log.lock().unwrap();
-            let waiting = |log: &mut Log| !log.ready && !log.closed;
-            log = self.changed.wait_timeout_while(log, HEALTH_POLL, waiting).unwrap().0;
-        }
-        if log.ready {
-            return Ok(());
-        }
-        let problem = if log.closed { "it ended" } else { "neither its log nor /health said so in time" };
-        let tail = &log.lines[log.lines.len().saturating_sub(LOG_TAIL)..];
-        Err(format!("{problem}; its log ends with:\n{}", tail.join("\n")))
+        // Before its directory goes.
+        self.started = None;
     }
 }
 
 /// Whether an environment variable is a setting of some server.
 fn is_setting(name: &str) -> bool {
     name.starts_with("METASTORE_") || name.starts_with("ETCD_")
-}
-
-/// Whether GET /health is answered with status 200.
-fn is_healthy(address: &str) -> bool {
-    let ask = || -> std::io::Result<bool> {
-        let mut stream = TcpStream::connect(address)?;
-        stream.set_read_timeout(Some(HEALTH_PATIENCE))?;
-        write!(stream, "GET /health HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        BufReader::new(stream).read_line(&mut answer)?;
-        Ok(answer.starts_with("HTTP/1.1 200"))
-    };
-    ask().unwrap_or(false)
 }
 
 /// Sends a signal by name ("TERM", "STOP") to a process that the test started.

@@ -20,6 +20,10 @@ impl Engine {
         }
     }
 
+    fn flag(self) -> String {
+        format!("--engine={}", self.name())
+    }
+
     pub fn other(self) -> Engine {
         match self {
             Engine::Memory => Engine::RocksDb,
@@ -28,17 +32,39 @@ impl Engine {
     }
 }
 
+/// Where a member runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Harness {
+    /// As a process of its own: the real binary.
+    Process,
+    /// In the process of the test, on threads of its own.
+    Inside,
+}
+
 /// A binary that takes etcd's flags, and the flags that every start of it takes.
 #[derive(Clone, Debug)]
 pub struct Server {
+    /// The program that the member runs in: with [`Harness::Inside`] this one.
     pub binary: PathBuf,
     pub flags: Vec<String>,
+    pub harness: Harness,
 }
 
 impl Server {
+    /// A binary that is started without flags.
+    pub fn process(binary: PathBuf) -> Server {
+        Server { binary, flags: Vec::new(), harness: Harness::Process }
+    }
+
     /// The etcd in a directory that [`etcd`] found.
     pub fn etcd(directory: &Path) -> Server {
-        Server { binary: directory.join("etcd"), flags: Vec::new() }
+        Server::process(directory.join("etcd"))
+    }
+
+    /// The server under test, as it was linked into this program.
+    pub fn inside(engine: Engine) -> Result<Server, String> {
+        let binary = std::env::current_exe().map_err(|error| format!("cannot find this program: {error}"))?;
+        Ok(Server { binary, flags: vec![engine.flag()], harness: Harness::Inside })
     }
 
     /// Whether this is a real etcd: the subject may be one, to test the tests.
@@ -49,9 +75,9 @@ impl Server {
 
 /// The server under test, with `engine`.
 pub fn subject(engine: Engine) -> Result<Server, String> {
-    let mut server = Server { binary: subject_binary()?, flags: Vec::new() };
+    let mut server = Server::process(subject_binary()?);
     if !server.is_etcd() {
-        server.flags = vec![format!("--engine={}", engine.name())];
+        server.flags = vec![engine.flag()];
     }
     Ok(server)
 }

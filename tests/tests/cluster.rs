@@ -1,4 +1,4 @@
-//! Clusters of three and five real processes: formed, led, killed, cut off, changed while they run.
+//! Clusters of one, three and five members: formed, led, killed, cut off, changed while they run.
 //!
 //! ```text
 //!   formation, etcdctl              it is there, and every member serves every request
@@ -14,6 +14,9 @@
 //! acknowledged must be on every member, and all must hold the same. Times are compared with the election timeout.
 //!
 //! What concerns a member's own state is done with each engine and with both in one cluster; the rest with both in one.
+//!
+//! Members are real processes, and once more members inside the process of the test, started by the same flags: the bodies
+//! are the same. What only processes can stand (kill -9, SIGSTOP), and what is told by their log, is done with processes.
 //!
 //! With `METASTORE_BIN=.../etcd` the same scenarios run against etcd: what it does is right, so a scenario that it fails is
 //! wrong.
@@ -34,7 +37,7 @@ mod watch;
 
 use metastore_tests::cluster::Cluster;
 use metastore_tests::network::Network;
-use metastore_tests::programs::{self, Engine, Server};
+use metastore_tests::programs::{self, Engine, Harness, Server};
 
 /// Which engines the members of a cluster have.
 #[derive(Clone, Copy, Debug)]
@@ -45,14 +48,62 @@ pub enum Engines {
 }
 
 impl Engines {
-    /// The server at place `node`.
-    fn server(self, node: usize) -> Result<Server, String> {
-        let engine = match self {
+    /// That of the server at place `node`.
+    fn at(self, node: usize) -> Engine {
+        match self {
             Engines::All(engine) => engine,
             Engines::Mixed if node.is_multiple_of(2) => Engine::Memory,
             Engines::Mixed => Engine::RocksDb,
-        };
-        programs::subject(engine)
+        }
+    }
+
+    /// These, as processes.
+    fn processes(self) -> Members {
+        Members { engines: self, harness: Harness::Process }
+    }
+
+    /// The process at place `node`.
+    fn server(self, node: usize) -> Result<Server, String> {
+        self.processes().server(node)
+    }
+
+    /// A cluster of `count` processes.
+    fn start(self, name: &str, count: usize, flags: &[&str]) -> Option<Cluster> {
+        self.processes().start(name, count, flags)
+    }
+
+    /// The same in a network whose links can be cut.
+    fn start_in_network(self, name: &str, count: usize) -> Option<Cluster> {
+        let servers = self.processes().servers(name, count)?;
+        let network = programs::or_skip(name, Network::new(count))?;
+        Some(Cluster::start_in(Some(network), &servers, &[]))
+    }
+}
+
+/// Which members a cluster has.
+#[derive(Clone, Copy, Debug)]
+pub struct Members {
+    engines: Engines,
+    harness: Harness,
+}
+
+impl Members {
+    /// These, inside this process.
+    fn inside(engines: Engines) -> Members {
+        Members { engines, harness: Harness::Inside }
+    }
+
+    /// The same with other engines.
+    fn with(self, engines: Engines) -> Members {
+        Members { engines, ..self }
+    }
+
+    /// The server at place `node`.
+    fn server(self, node: usize) -> Result<Server, String> {
+        match self.harness {
+            Harness::Process => programs::subject(self.engines.at(node)),
+            Harness::Inside => Server::inside(self.engines.at(node)),
+        }
     }
 
     /// The servers of the first `count` members; None where the test `name` is to be skipped.
@@ -64,16 +115,9 @@ impl Engines {
     fn start(self, name: &str, count: usize, flags: &[&str]) -> Option<Cluster> {
         Some(Cluster::start(&self.servers(name, count)?, flags))
     }
-
-    /// The same in a network whose links can be cut.
-    fn start_in_network(self, name: &str, count: usize) -> Option<Cluster> {
-        let servers = self.servers(name, count)?;
-        let network = programs::or_skip(name, Network::new(count))?;
-        Some(Cluster::start_in(Some(network), &servers, &[]))
-    }
 }
 
-/// Makes a test of a cluster for each engine, and for both in one, out of one body, `fn(Engines)`.
+/// Makes a test of a cluster of processes for each engine, and for both in one, out of one body, `fn(Engines)`.
 macro_rules! each_cluster {
     ($($body:ident),+ $(,)?) => {
         mod memory {
@@ -90,3 +134,26 @@ macro_rules! each_cluster {
     };
 }
 use each_cluster;
+
+/// Makes tests with both harnesses out of one body, `fn(Members)`: of processes with each engine and with both in one
+/// cluster, and of members inside this process with both. Bodies after `mixed:` meet only both engines in one cluster.
+macro_rules! each_harness {
+    ($($body:ident),* $(,)? $(; mixed: $($mixed:ident),+ $(,)?)?) => {
+        mod process {
+            $(mod $body {
+                use crate::cluster::Engines::{All, Mixed};
+                use metastore_tests::programs::Engine;
+                #[test] fn memory() { super::super::$body(All(Engine::Memory).processes()); }
+                #[test] fn rocksdb() { super::super::$body(All(Engine::RocksDb).processes()); }
+                #[test] fn mixed() { super::super::$body(Mixed.processes()); }
+            })*
+            $($(#[test] fn $mixed() { super::$mixed(crate::cluster::Engines::Mixed.processes()); })+)?
+        }
+        mod inside {
+            use crate::cluster::{Engines, Members};
+            $(#[test] fn $body() { super::$body(Members::inside(Engines::Mixed)); })*
+            $($(#[test] fn $mixed() { super::$mixed(Members::inside(Engines::Mixed)); })+)?
+        }
+    };
+}
+use each_harness;

@@ -108,9 +108,10 @@ fn a_binary_without_rocksdb_says_how_to_build_it_in() {
     let found = found.map_err(String::from);
     let Some(binary) = programs::or_skip("binary without RocksDB", found) else { return };
     let binary = std::path::PathBuf::from(binary);
-    let mut member = Member::new(&Server { binary: binary.clone(), flags: vec!["--engine=rocksdb".into()] }, &[]);
+    let mut member =
+        Member::new(&Server { flags: vec!["--engine=rocksdb".into()], ..Server::process(binary.clone()) }, &[]);
     expect_refusal(&mut member, &["--engine=rocksdb", "built without RocksDB", "cargo build", "--no-default-features"]);
     assert!(!member.data_directory().exists(), "a directory was made");
-    let with_memory = Member::start(&Server { binary, flags: Vec::new() }, &[]);
+    let with_memory = Member::start(&Server::process(binary), &[]);
     put_some(&with_memory);
 }

@@ -8,7 +8,7 @@ use metastore_tests::member::Identity;
 use metastore_tests::programs;
 use serde_json::Value;
 
-use super::Engines;
+use super::{Members, each_harness};
 
 struct Etcdctl {
     program: PathBuf,
@@ -42,10 +42,11 @@ impl Etcdctl {
     }
 }
 
-#[test]
-fn etcdctl_operates_a_cluster() {
+each_harness!(; mixed: etcdctl_operates_a_cluster);
+
+fn etcdctl_operates_a_cluster(members: Members) {
     let Some(newest) = programs::or_skip("etcdctl in a cluster", programs::etcd("newest")) else { return };
-    let Some(cluster) = Engines::Mixed.start("etcdctl in a cluster", 3, &["--strict-reconfig-check=false"]) else {
+    let Some(cluster) = members.start("etcdctl in a cluster", 3, &["--strict-reconfig-check=false"]) else {
         return;
     };
     let etcdctl = Etcdctl { program: newest.join("etcdctl"), endpoints: cluster.addresses().join(",") };

@@ -2,12 +2,14 @@
 
 use metastore_tests::load::Load;
 
-use super::{Engines, each_cluster};
+use super::{Engines, Members, each_cluster, each_harness};
 
 const WRITES: usize = 200;
 const ROUNDS: usize = 2;
 
-each_cluster!(all_killed_at_once_come_back, a_rolling_restart_under_load);
+each_cluster!(all_killed_at_once_come_back);
+
+each_harness!(a_rolling_restart_under_load);
 
 fn all_killed_at_once_come_back(engines: Engines) {
     let Some(mut cluster) = engines.start("all killed", 3, &[]) else { return };
@@ -44,8 +46,8 @@ fn all_killed_at_once_come_back(engines: Engines) {
     load.stop().check(&cluster);
 }
 
-fn a_rolling_restart_under_load(engines: Engines) {
-    let Some(mut cluster) = engines.start("rolling restart", 3, &[]) else { return };
+fn a_rolling_restart_under_load(members: Members) {
+    let Some(mut cluster) = members.start("rolling restart", 3, &[]) else { return };
     let load = Load::start(&cluster.addresses());
     for node in 0..3 {
         load.progress(WRITES);

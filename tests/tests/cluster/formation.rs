@@ -1,24 +1,31 @@
 //! A cluster is there, and every member serves every request.
 
-use super::{Engines, each_cluster};
+use super::{Members, each_harness};
 
 /// Writes each followed by a read elsewhere.
 const ROUNDS: usize = 500;
 
-each_cluster!(three_form_a_cluster, a_read_on_a_follower_sees_what_was_acknowledged_elsewhere);
+each_harness!(
+    three_form_a_cluster,
+    a_read_on_a_follower_sees_what_was_acknowledged_elsewhere;
+    mixed: one_forms_a_cluster, five_form_a_cluster,
+);
 
-fn three_form_a_cluster(engines: Engines) {
-    form(engines, 3);
+fn one_forms_a_cluster(members: Members) {
+    form(members, 1);
 }
 
-#[test]
-fn five_form_a_cluster() {
-    form(Engines::Mixed, 5);
+fn three_form_a_cluster(members: Members) {
+    form(members, 3);
+}
+
+fn five_form_a_cluster(members: Members) {
+    form(members, 5);
 }
 
 /// All name the same members and leader, and the first write through each is read through all others.
-fn form(engines: Engines, count: usize) {
-    let Some(cluster) = engines.start("formation", count, &[]) else { return };
+fn form(members: Members, count: usize) {
+    let Some(cluster) = members.start("formation", count, &[]) else { return };
     let leader = cluster.id(cluster.leader());
     for node in 0..count {
         let status = cluster.status(node).expect("a status");
@@ -37,8 +44,8 @@ fn form(engines: Engines, count: usize) {
     cluster.agree();
 }
 
-fn a_read_on_a_follower_sees_what_was_acknowledged_elsewhere(engines: Engines) {
-    let Some(cluster) = engines.start("read after write", 3, &[]) else { return };
+fn a_read_on_a_follower_sees_what_was_acknowledged_elsewhere(members: Members) {
+    let Some(cluster) = members.start("read after write", 3, &[]) else { return };
     for round in 0..ROUNDS {
         let (writer, reader) = (round % 3, (round + 1 + round / 3 % 2) % 3);
         cluster.put(writer, "key", &round.to_string()).expect("a write");

@@ -6,8 +6,8 @@ use metastore_tests::cluster::{Cluster, ELECTION_TIMEOUT, HEARTBEAT};
 use metastore_tests::load::Load;
 use metastore_tests::member::{Identity, Member};
 
-use super::Engines;
 use super::follower::copy;
+use super::{Engines, Members, each_harness};
 
 /// What is in the log of one side or the other, in small letters, when the ids of two clusters meet.
 const MISMATCH: [&str; 2] = ["cluster id mismatch", "cluster-id-mismatch"];
@@ -38,10 +38,11 @@ fn says_mismatch(cluster: &Cluster, node: usize) -> bool {
     log.iter().map(|line| line.to_lowercase()).any(|line| MISMATCH.iter().any(|words| line.contains(words)))
 }
 
-#[test]
-fn who_was_not_added_does_not_join() {
-    let Some(mut cluster) = Engines::Mixed.start("intruder", 3, &[]) else { return };
-    let intruder = cluster.intruder(&Engines::Mixed.server(3).expect("a server"));
+each_harness!(; mixed: who_was_not_added_does_not_join);
+
+fn who_was_not_added_does_not_join(members: Members) {
+    let Some(mut cluster) = members.start("intruder", 3, &[]) else { return };
+    let intruder = cluster.intruder(&members.server(3).expect("a server"));
     cluster.launch(intruder);
     let log = cluster.wait_exit(intruder);
     assert!(log.iter().any(|line| line.contains("member count is unequal")), "{log:#?}");

@@ -12,7 +12,7 @@ use metastore_tests::lease::KeepAliveStream;
 use metastore_tests::paths;
 use tonic::Status;
 
-use super::Engines;
+use super::{Members, each_harness};
 
 const TTL: i64 = 3;
 const LEFT_ALONE: i64 = 101;
@@ -20,9 +20,10 @@ const KEPT: i64 = 102;
 /// A new leader gives every lease its whole time again, and a little more; and it must be elected first.
 const LONGEST: Duration = Duration::from_secs(2 * TTL as u64 + 5);
 
-#[test]
-fn a_lease_outlives_its_leader_but_not_its_time() {
-    let Some(mut cluster) = Engines::Mixed.start("lease", 3, &[]) else { return };
+each_harness!(; mixed: a_lease_outlives_its_leader_but_not_its_time);
+
+fn a_lease_outlives_its_leader_but_not_its_time(members: Members) {
+    let Some(mut cluster) = members.start("lease", 3, &[]) else { return };
     let follower = cluster.followers()[0];
     for lease in [LEFT_ALONE, KEPT] {
         let grant = LeaseGrantRequest { ttl: TTL, id: lease };
@@ -41,7 +42,7 @@ fn a_lease_outlives_its_leader_but_not_its_time() {
         assert_eq!((told.granted_ttl, told.keys.len()), (TTL, 1), "through {node}");
         assert!((1..=TTL).contains(&told.ttl), "{told:?}");
     }
-    cluster.kill(cluster.leader());
+    cluster.end(cluster.leader());
     let survivors = cluster.voters();
     let ended = cluster.eventually("the lease that is left alone ends", |cluster| {
         let asked = survivors.iter().map(|node| keep_alive(cluster, *node, KEPT));
@@ -52,7 +53,7 @@ fn a_lease_outlives_its_leader_but_not_its_time() {
         read.is_none().then(Instant::now)
     });
     let lived = ended - renewed;
-    println!("lease: a lease of {TTL} s lived for {lived:?} after its last renewal and its leader's death");
+    println!("lease: a lease of {TTL} s lived for {lived:?} after its last renewal and its leader's end");
     assert!(lived >= Duration::from_secs(TTL as u64), "it ended after {lived:?}");
     assert!(lived < LONGEST, "it lived for {lived:?}");
     for node in survivors {

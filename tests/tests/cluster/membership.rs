@@ -7,7 +7,7 @@ use metastore_tests::membership::{AddRequest, AddResponse, IdRequest, MembersRes
 use metastore_tests::paths;
 use metastore_tests::programs::Engine;
 
-use super::{Engines, each_cluster};
+use super::{Engines, Members, each_harness};
 
 const WRITES: usize = 100;
 /// Members are added without the wait that etcd makes before it trusts new connections.
@@ -15,17 +15,18 @@ const AT_ONCE: [&str; 1] = ["--strict-reconfig-check=false"];
 /// What a removed member says before it ends.
 const REMOVED: &str = "the member has been permanently removed from the cluster";
 
-each_cluster!(
+each_harness!(
     a_learner_is_added_promoted_and_removed,
     a_member_is_replaced_and_another_moves_under_load,
-    it_grows_from_one_to_five_and_shrinks_again,
+    it_grows_from_one_to_five_and_shrinks_again;
+    mixed: a_learner_gets_all_history_by_snapshot,
 );
 
-fn a_learner_is_added_promoted_and_removed(engines: Engines) {
-    let Some(mut cluster) = engines.start("learner", 3, &AT_ONCE) else { return };
+fn a_learner_is_added_promoted_and_removed(members: Members) {
+    let Some(mut cluster) = members.start("learner", 3, &AT_ONCE) else { return };
     let load = Load::start(&cluster.addresses());
     load.progress(WRITES);
-    let learner = cluster.add(&engines.server(3).expect("a server"), true);
+    let learner = cluster.add(&members.server(3).expect("a server"), true);
     let refused = cluster.put(learner, "key", "value").expect_err("a learner takes no write");
     assert_eq!(refused.message(), "etcdserver: rpc not supported for learner");
     assert!(cluster.status(learner).expect("a status").is_learner);
@@ -35,13 +36,13 @@ fn a_learner_is_added_promoted_and_removed(engines: Engines) {
     });
     expect_refusals(&cluster, learner);
     // What it learned, and that it is one, survives.
-    cluster.kill(learner);
+    cluster.end(learner);
     cluster.join(learner);
     assert!(cluster.status(learner).expect("a status").is_learner);
 
     cluster.promote(learner);
     cluster.put(learner, "key", "by the promoted").expect("a write");
-    cluster.kill(learner);
+    cluster.end(learner);
     cluster.restart(learner);
     assert!(!cluster.status(learner).expect("a status").is_learner);
     load.progress(WRITES);
@@ -85,34 +86,34 @@ fn refused<Q: Message + 'static, R: Message + Default + 'static>(
 }
 
 /// With the wait for healthy connections that is etcd's default.
-fn a_member_is_replaced_and_another_moves_under_load(engines: Engines) {
-    let Some(mut cluster) = engines.start("replaced member", 3, &[]) else { return };
+fn a_member_is_replaced_and_another_moves_under_load(members: Members) {
+    let Some(mut cluster) = members.start("replaced member", 3, &[]) else { return };
     let load = Load::start(&cluster.addresses());
     load.progress(WRITES);
     let old = cluster.followers()[0];
-    cluster.kill(old);
+    cluster.end(old);
     cluster.remove(old);
-    let new = cluster.add(&engines.server(old).expect("a server"), false);
+    let new = cluster.add(&members.server(old).expect("a server"), false);
     load.progress(WRITES);
     cluster.restart_all();
     load.progress(WRITES);
     let moving = cluster.followers().into_iter().find(|node| *node != new).expect("another follows");
     cluster.move_peer_address(moving);
     // The third is needed for a quorum now, at its new address.
-    cluster.kill(new);
+    cluster.end(new);
     load.progress(WRITES);
     cluster.restart(new);
     load.stop().check(&cluster);
 }
 
-fn it_grows_from_one_to_five_and_shrinks_again(engines: Engines) {
-    let Some(mut cluster) = engines.start("growth", 1, &AT_ONCE) else { return };
+fn it_grows_from_one_to_five_and_shrinks_again(members: Members) {
+    let Some(mut cluster) = members.start("growth", 1, &AT_ONCE) else { return };
     for node in 1..5 {
-        let added = cluster.add(&engines.server(node).expect("a server"), true);
+        let added = cluster.add(&members.server(node).expect("a server"), true);
         assert_eq!(added, node);
         cluster.promote(node);
         cluster.put(node, "grown", &node.to_string()).expect("a write through the newest");
-        cluster.kill(node / 2);
+        cluster.end(node / 2);
         cluster.restart(node / 2);
         cluster.agree();
     }
@@ -122,7 +123,7 @@ fn it_grows_from_one_to_five_and_shrinks_again(engines: Engines) {
         cluster.remove(leaves);
         cluster.first_write();
         let restarts = cluster.leader();
-        cluster.kill(restarts);
+        cluster.end(restarts);
         cluster.restart(restarts);
         assert_eq!(cluster.members(restarts, true).expect("a list").len(), left);
         cluster.agree();
@@ -131,16 +132,16 @@ fn it_grows_from_one_to_five_and_shrinks_again(engines: Engines) {
     assert_eq!(cluster.get(last, "grown").expect("a read").as_deref(), Some("4"));
 }
 
-#[test]
-fn a_learner_gets_all_history_by_snapshot() {
-    let engines = Engines::All(Engine::RocksDb);
+/// From a member on disk to one in memory.
+fn a_learner_gets_all_history_by_snapshot(members: Members) {
+    let on_disk = members.with(Engines::All(Engine::RocksDb));
     let Some(mut cluster) =
-        engines.start("learner by snapshot", 1, &["--snapshot-count=100", "--snapshot-catchup-entries=100"])
+        on_disk.start("learner by snapshot", 1, &["--snapshot-count=100", "--snapshot-catchup-entries=100"])
     else {
         return;
     };
     cluster.put_many(0, 2000, 64);
-    let learner = cluster.add(&Engines::All(Engine::Memory).server(1).expect("a server"), true);
+    let learner = cluster.add(&members.with(Engines::All(Engine::Memory)).server(1).expect("a server"), true);
     cluster.promote(learner);
     cluster.agree();
 }

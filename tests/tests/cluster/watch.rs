@@ -12,7 +12,7 @@ use metastore_tests::load::Load;
 use metastore_tests::watch::WatchStream;
 use tonic::Status;
 
-use super::Engines;
+use super::{Members, each_harness};
 
 const WRITES: usize = 200;
 /// The key whose event ends the watch.
@@ -22,16 +22,17 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a stream may be silent before it is asked again whether all is over.
 const LOOK: Duration = Duration::from_millis(200);
 
-#[test]
-fn watchers_see_everything_across_a_change_of_leader() {
-    let Some(mut cluster) = Engines::Mixed.start("watch", 3, &[]) else { return };
+each_harness!(; mixed: watchers_see_everything_across_a_change_of_leader);
+
+fn watchers_see_everything_across_a_change_of_leader(members: Members) {
+    let Some(mut cluster) = members.start("watch", 3, &[]) else { return };
     let watching: Vec<_> = cluster.addresses().into_iter().map(watch).collect();
     let load = Load::start(&cluster.addresses());
     load.progress(WRITES);
-    let killed = cluster.leader();
-    cluster.kill(killed);
+    let ended = cluster.leader();
+    cluster.end(ended);
     load.progress(WRITES);
-    cluster.restart(killed);
+    cluster.restart(ended);
     load.progress(WRITES);
     let history = load.stop();
     history.check(&cluster);
@@ -40,7 +41,7 @@ fn watchers_see_everything_across_a_change_of_leader() {
     assert!(seen[0].0.len() > history.acknowledged());
     for (node, (events, streams)) in seen.iter().enumerate() {
         assert!(*events == seen[0].0, "node {node} shows other events than node 0");
-        assert!(node == killed || *streams == 1, "node {node} ended a watch, although it lived on");
+        assert!(node == ended || *streams == 1, "node {node} ended a watch, although it lived on");
     }
 }
 
