@@ -1,15 +1,22 @@
 //! Bad days that every member has, at once or one after the other.
 
+use metastore_proto::etcdserverpb::{CompactionRequest, CompactionResponse};
 use metastore_tests::load::Load;
+use metastore_tests::paths;
+use metastore_tests::programs::Engine;
 
 use super::{Engines, Members, each_cluster, each_harness};
 
 const WRITES: usize = 200;
 const ROUNDS: usize = 2;
+/// Stops of a member at work, and its writes before each.
+const RESTARTS: usize = 5;
+const WRITES_AT_WORK: usize = 1000;
+const IN_FLIGHT: usize = 64;
 
 each_cluster!(all_killed_at_once_come_back);
 
-each_harness!(a_rolling_restart_under_load);
+each_harness!(a_rolling_restart_under_load; mixed: one_that_stops_at_work_starts_again_at_once);
 
 fn all_killed_at_once_come_back(engines: Engines) {
     let Some(mut cluster) = engines.start("all killed", 3, &[]) else { return };
@@ -57,4 +64,21 @@ fn a_rolling_restart_under_load(members: Members) {
     }
     load.progress(WRITES);
     load.stop().check(&cluster);
+}
+
+/// Snapshots are written and compactions hashed beside the member: whatever of it outlives the stop keeps its directory from
+/// the next start.
+fn one_that_stops_at_work_starts_again_at_once(members: Members) {
+    let on_disk = members.with(Engines::All(Engine::RocksDb));
+    let Some(mut cluster) = on_disk.start("stops at work", 1, &["--snapshot-count=100"]) else { return };
+    for round in 0..RESTARTS {
+        cluster.put_many(0, WRITES_AT_WORK, IN_FLIGHT);
+        cluster.put(0, "round", &round.to_string()).expect("a write");
+        let revision = cluster.revision(0).expect("a revision");
+        let compaction = CompactionRequest { revision, ..CompactionRequest::default() };
+        let _: CompactionResponse = cluster.call(0, paths::COMPACT, compaction).expect("a compaction");
+        cluster.stop(0);
+        cluster.restart(0);
+        assert_eq!(cluster.get(0, "round").expect("a read"), Some(round.to_string()));
+    }
 }
