@@ -13,12 +13,14 @@ mod event;
 mod group;
 mod hearing;
 mod held;
+mod jobs;
 mod leases;
 mod states;
 
 pub use event::{Answer, Event, Mail, TimeToLive, Waiter};
 pub use group::Advertised;
 pub use hearing::Ear;
+pub use jobs::Jobs;
 pub use states::Intake;
 
 use std::collections::HashMap;
@@ -86,6 +88,7 @@ pub struct Driver {
     retired: Vec<Retired>,
     /// Who wants to read what was acknowledged by then.
     reading: HashMap<u64, (Waiter, Instant), BuildHasherDefault<IdHasher>>,
+    jobs: Jobs,
     ready: signal::Sender<bool>,
 }
 
@@ -146,21 +149,22 @@ impl Driver {
             transport,
             retired: Vec::new(),
             reading: HashMap::default(),
+            jobs: Jobs::default(),
             ready,
         }
     }
 
     /// Runs until it is told to stop. `look` is asked once, before another member hears of this one: at which of the peer
-    /// URLs of this member, as the others know them, does another process run as it?
+    /// URLs of this member, as the others know them, does another process run as it? Also returns what goes on beside it.
     ///
     /// # Errors
     /// [`Fatal`]: the process must end; nothing was or will be acknowledged after the failure.
-    pub fn run(mut self, look: impl FnOnce(&[String]) -> Option<String>) -> Result<(), Fatal> {
+    pub fn run(mut self, look: impl FnOnce(&[String]) -> Option<String>) -> (Result<(), Fatal>, Jobs) {
         let ended = self.enter(look).and_then(|()| self.work());
         if ended.is_err() {
             self.turn_away();
         }
-        ended
+        (ended, self.jobs)
     }
 
     fn work(&mut self) -> Result<(), Fatal> {
@@ -300,7 +304,7 @@ impl Driver {
     fn lower_mark(&mut self, done: oneshot::Sender<()>) -> Result<(), Fatal> {
         let (job, inbox) = (self.replica.lower_mark()?, self.inbox.clone());
         // Waits for the disk.
-        std::thread::spawn(move || match job() {
+        self.jobs.start(move || match job() {
             // Whoever asked may be gone.
             Ok(()) => _ = done.send(()),
             Err(error) => _ = inbox.push_control(Event::MarkLost(error.into())),
@@ -353,12 +357,12 @@ impl Driver {
         if let Some(job) = output.snapshot.take() {
             let inbox = self.inbox.clone();
             // Beside the running member: writes go on meanwhile.
-            std::thread::spawn(move || inbox.push_control(Event::SnapshotWritten(job.run().map_err(Fatal::from))));
+            self.jobs.start(move || _ = inbox.push_control(Event::SnapshotWritten(job.run().map_err(Fatal::from))));
         }
         if let Some(job) = output.compaction_hash.take() {
             let inbox = self.inbox.clone();
             // Reads every version, so it must not hold up the writer.
-            std::thread::spawn(move || inbox.push_control(Event::CompactionHashed(job.run().map_err(Fatal::from))));
+            self.jobs.start(move || _ = inbox.push_control(Event::CompactionHashed(job.run().map_err(Fatal::from))));
         }
         self.output = output;
         self.shared.set_applied(self.replica.store());

@@ -18,7 +18,7 @@ use crate::api::{self, Barrier, Limits, Member, Watchers};
 use crate::config::Config;
 use crate::config::joining::bootstrap;
 use crate::descriptors::Descriptors;
-use crate::driver::{Advertised, Answer, Driver, Ear, Event, Heartbeat, Intake, Mail, WorkerLink};
+use crate::driver::{Advertised, Answer, Driver, Ear, Event, Heartbeat, Intake, Jobs, Mail, WorkerLink};
 use crate::engine;
 use crate::grpc::{Body, Ledger, Router, health};
 use crate::http::Site;
@@ -71,7 +71,7 @@ pub struct Running {
     peers: Workers,
     /// What the health service says.
     serving: signal::Sender<bool>,
-    engine: JoinHandle<()>,
+    engine: JoinHandle<Jobs>,
     inbox: Inbox<Event>,
     ended: Ended,
     /// Where clients are served.
@@ -126,8 +126,9 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
     let driver = Driver::new(replica, shared, ways, links, heartbeat(config), advertised(config), ready);
     let look = move |urls: &[String]| peer::twin::look(own, urls);
     let engine = std::thread::Builder::new().name("engine".into()).spawn(move || {
-        let ended = driver.run(look);
+        let (ended, jobs) = driver.run(look);
         end.send_replace(Some(ended.map_err(Arc::new)));
+        jobs
     })?;
     let (client_doors, peer_doors) = listeners.into_iter().partition(|(_, door)| matches!(door, Door::Client));
     let peers = listen_to_peers(config, &transport, peer_doors, descriptors, &desks)?;
@@ -147,9 +148,9 @@ impl Running {
         self.ended.clone()
     }
 
-    /// Hands leadership over, lets open requests finish for a moment, then ends all threads. What was acknowledged is on disk
-    /// already.
-    pub fn stop(self) {
+    /// Hands leadership over, lets open requests finish for a moment, then ends all threads but those returned. What was
+    /// acknowledged is on disk already.
+    pub fn stop(self) -> Jobs {
         self.serving.send_replace(false);
         let (done, handed_over) = mpsc::sync_channel(0);
         self.inbox.push_control(Event::HandOver(done));
@@ -158,9 +159,10 @@ impl Running {
         self.workers.stop();
         self.inbox.push_control(Event::Stop);
         self.peers.stop();
-        if self.engine.join().is_err() {
+        self.engine.join().unwrap_or_else(|_| {
             tracing::error!("the engine thread panicked");
-        }
+            Jobs::default()
+        })
     }
 }
 

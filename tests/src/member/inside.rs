@@ -95,7 +95,7 @@ fn live(flags: Vec<String>, mut told: watch::Receiver<bool>, log: &SharedLog) ->
             }),
         }
     });
-    running.stop();
+    running.stop().wait();
     failed.map_or(Ok(()), Err)
 }
 

@@ -97,7 +97,7 @@ impl Driver {
     pub(super) fn remove_retired(&mut self) {
         for retired in self.retired.extract_if(.., |retired| retired.is_unused()) {
             // It frees much memory, or closes and removes many files.
-            std::thread::spawn(move || remove(retired));
+            self.jobs.start(move || remove(retired));
         }
     }
 }
