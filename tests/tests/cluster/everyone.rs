@@ -10,8 +10,8 @@ use super::{Engines, Members, each_cluster, each_harness};
 const WRITES: usize = 200;
 const ROUNDS: usize = 2;
 /// Stops of a member at work, and its writes before each.
-const RESTARTS: usize = 5;
-const WRITES_AT_WORK: usize = 1000;
+const RESTARTS: usize = 2;
+const WRITES_AT_WORK: usize = 20_000;
 const IN_FLIGHT: usize = 64;
 
 each_cluster!(all_killed_at_once_come_back);
