@@ -42,7 +42,8 @@ fn everything_stored_hashes_as_in_etcd(engine: Engine) {
 async fn hashes(client: Client) -> Result<Vec<u32>, Status> {
     // etcd is ready before the version of its cluster is stored.
     let deadline = Instant::now() + PATIENCE;
-    while client.unary::<_, StatusResponse>(paths::STATUS, StatusRequest {}).await?.raft_applied_index < FOUNDING_ENTRIES {
+    let status = async || client.unary::<_, StatusResponse>(paths::STATUS, StatusRequest {}).await;
+    while status().await?.raft_applied_index < FOUNDING_ENTRIES {
         assert!(Instant::now() < deadline, "the member does not become known to its cluster");
     }
     let mut hashes = vec![hash(&client).await?];
