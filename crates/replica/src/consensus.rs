@@ -247,6 +247,21 @@ impl Consensus {
         Ok(())
     }
 
+    /// Appends commands that only a leader may give, at once: what waits for the next [`Consensus::take`] might be sent on to another
+    /// leader, because this one heard of it meanwhile.
+    ///
+    /// # Errors
+    /// [`Dropped`] if this member does not lead. If it does not know yet that another one leads, they never commit.
+    pub fn propose_as_leader(&mut self, commands: Vec<Bytes>) -> Result<(), Dropped> {
+        if self.node.raft.state != StateRole::Leader {
+            return Err(Dropped);
+        }
+        self.step_proposed();
+        let entries = commands.into_iter().map(|data| Entry { data, ..Entry::default() }).collect();
+        self.step_proposal(entries);
+        Ok(())
+    }
+
     /// Steps what was proposed: a leader appends all of it at once, a follower sends it on in messages of bounded size.
     fn step_proposed(&mut self) {
         let bound = if self.node.raft.state == StateRole::Leader { u64::MAX } else { MAX_MESSAGE_BYTES };
@@ -486,6 +501,21 @@ mod tests {
             let standing = consensus.standing();
             assert!(!standing.is_leader() && !standing.sole_leader && standing.term == 1, "{voters:?}: {standing:?}");
         }
+    }
+
+    #[test]
+    fn what_only_a_leader_may_say_is_not_sent_on_to_another() {
+        let mut consensus = consensus(&[1, 2, 3]);
+        consensus.step(message(MessageType::MsgHeartbeat)).unwrap();
+        assert_eq!(consensus.standing().leader, 2);
+        assert_eq!(consensus.propose_as_leader(vec!["revoke".into()]), Err(Dropped));
+        consensus.propose("put".into()).unwrap();
+        let work = consensus.take().unwrap();
+        let sent = consensus.persisted(work).messages;
+        let proposed = sent.iter().filter(|message| message.get_msg_type() == MessageType::MsgPropose);
+        let proposed: Vec<&[u8]> =
+            proposed.flat_map(|message| message.entries.iter().map(|entry| &entry.data[..])).collect();
+        assert_eq!(proposed, [b"put"]);
     }
 
     fn message(kind: MessageType) -> Message {

@@ -228,6 +228,14 @@ impl Replica {
         if self.failed.is_some() { Err(Dropped) } else { self.consensus.propose_change(change) }
     }
 
+    /// Proposes commands that only a leader may give.
+    ///
+    /// # Errors
+    /// [`Dropped`] if this member does not lead; they are never sent on to another.
+    pub fn propose_as_leader(&mut self, commands: Vec<Bytes>) -> Result<(), Dropped> {
+        if self.failed.is_some() { Err(Dropped) } else { self.consensus.propose_as_leader(commands) }
+    }
+
     /// Hands leadership to another voter; proposals are dropped meanwhile.
     pub fn transfer_leader(&mut self, to: u64) {
         self.consensus.transfer_leader(to);

@@ -12,7 +12,7 @@ use metastore_tests::lease::KeepAliveStream;
 use metastore_tests::paths;
 use tonic::Status;
 
-use super::{Members, each_harness};
+use super::{Engines, Members, each_harness};
 
 const TTL: i64 = 3;
 const LEFT_ALONE: i64 = 101;
@@ -60,6 +60,35 @@ fn a_lease_outlives_its_leader_but_not_its_time(members: Members) {
         assert!(cluster.get(node, &KEPT.to_string()).expect("a read").is_some(), "the lease that was kept alive");
     }
     cluster.agree();
+}
+
+/// By its own clock the lease is long over when it goes on.
+#[test]
+fn a_leader_that_was_paused_ends_no_lease() {
+    let Some(mut cluster) = Engines::Mixed.start("lease of a paused leader", 3, &[]) else { return };
+    let old = cluster.leader();
+    let grant = LeaseGrantRequest { ttl: TTL, id: KEPT };
+    let _: LeaseGrantResponse = cluster.call(old, paths::LEASE_GRANT, grant).expect("granted");
+    let put = PutRequest { lease: KEPT, ..put_request("kept", "value") };
+    let _: PutResponse = cluster.call(old, paths::PUT, put).expect("a write");
+    cluster.pause(old);
+    let new = cluster.leader();
+    keep_for(&cluster, new, Duration::from_secs(2 * TTL as u64));
+    cluster.resume(old);
+    cluster.eventually("the old leader follows", |cluster| {
+        (cluster.status(old).ok()?.leader == cluster.id(new)).then_some(())
+    });
+    keep_for(&cluster, new, Duration::from_secs(TTL as u64));
+    assert!(cluster.get(old, "kept").expect("a read").is_some(), "the lease that was kept alive");
+}
+
+/// Keeps the lease alive for so long.
+fn keep_for(cluster: &Cluster, node: usize, time: Duration) {
+    let began = Instant::now();
+    cluster.eventually("the lease is kept alive", |cluster| {
+        assert_eq!(keep_alive(cluster, node, KEPT).expect("renewed").ttl, TTL);
+        (began.elapsed() >= time).then_some(())
+    });
 }
 
 fn keep_alive(cluster: &Cluster, node: usize, lease: i64) -> Result<LeaseKeepAliveResponse, Status> {

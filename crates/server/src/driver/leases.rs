@@ -65,16 +65,20 @@ impl Driver {
         }
     }
 
-    /// Expiry goes through the log like every other command.
+    /// Expiry goes through the log like every other command; but a leader that was deposed, and has just heard of it, must not
+    /// have its successor revoke what that one has renewed.
     pub(super) fn revoke_expired(&mut self) {
-        for lease in self.expiry.take_expired(self.now_ms(), EXPIRED_AT_ONCE) {
+        let expired = self.expiry.take_expired(self.now_ms(), EXPIRED_AT_ONCE);
+        if expired.is_empty() {
+            return;
+        }
+        let revoke = |&lease: &i64| {
             let request = LeaseRevokeRequest { id: lease };
-            let command = Command::encode(self.shared.next_id(), Kind::LeaseRevoke, &request);
-            if self.replica.propose(command).is_err() {
-                // It is handed out again after a while.
-                return;
-            }
-            self.shared.lease_expired.add(1);
+            Command::encode(self.shared.next_id(), Kind::LeaseRevoke, &request)
+        };
+        // What is dropped is handed out again after a while.
+        if self.replica.propose_as_leader(expired.iter().map(revoke).collect()).is_ok() {
+            self.shared.lease_expired.add(expired.len() as u64);
         }
     }
 }
