@@ -95,6 +95,19 @@ pub fn compaction_of_a_hot_key_leaves_one_version(engine: &dyn Engine) {
     assert_eq!(scan(engine, ALL, MANY, 10), [last]);
 }
 
+/// However far a compaction reaches: the newest version of a key that is alive stays.
+pub fn compaction_at_the_greatest_revision_keeps_what_is_alive(engine: &dyn Engine) {
+    put(engine, b"once", 1);
+    put(engine, b"twice", 2);
+    put(engine, b"twice", 3);
+    put(engine, b"gone", 4);
+    delete(engine, b"gone", 5);
+    publish(engine, 5);
+    compact(engine, i64::MAX);
+    let left: Vec<i64> = all_history(engine).iter().map(|version| version.revision.main).collect();
+    assert_eq!((left, scan(engine, ALL, 5, STEP).len()), (vec![1, 3], 2));
+}
+
 pub fn compaction_of_everything_leaves_an_engine_that_works(engine: &dyn Engine) {
     let key = |i: i64| format!("key{:05}", i * 7919 % MANY).into_bytes();
     for main in 1..=MANY {

@@ -77,6 +77,7 @@ macro_rules! contract_suite {
             compaction_is_bounded_and_continues,
             compaction_leaves_later_versions_alone,
             compaction_of_a_hot_key_leaves_one_version,
+            compaction_at_the_greatest_revision_keeps_what_is_alive,
             compaction_of_everything_leaves_an_engine_that_works,
             compaction_begun_anew_brings_nothing_back,
             compaction_overtakes_another,

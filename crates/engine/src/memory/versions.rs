@@ -118,27 +118,26 @@ impl Versions {
     /// A tombstone goes only after everything older has gone: were it to go first, what it deleted would come back. A
     /// compaction that begins at the start of history meets the older versions first anyway.
     pub(super) fn compact(&mut self, stamp: Stamp, at: i64) -> Fate {
-        let by_itself = if stamp.is_tombstone() { stamp.main + 1 } else { i64::MAX };
-        let expired = by_itself <= at;
+        // The revisions at which it dies: by itself, and by a newer version. What is alive has neither, whatever `at` is.
+        let by_itself = stamp.is_tombstone().then_some(stamp.main + 1).filter(|&dead| dead <= at);
         match self {
-            Self::One(_) if expired => Fate::GoesWithKey { dead: by_itself },
-            Self::One(_) => Fate::Stays,
+            Self::One(_) => by_itself.map_or(Fate::Stays, |dead| Fate::GoesWithKey { dead }),
             Self::Many(many) => {
                 let list = &mut many.0;
                 let found = list.partition_point(|stored| stored.stamp < stamp);
-                let replaced = list.get(found + 1).map_or(i64::MAX, |newer| newer.stamp.main);
-                let superseded = replaced <= at;
+                let replaced = list.get(found + 1).map(|newer| newer.stamp.main).filter(|&dead| dead <= at);
                 let oldest = found == 0;
-                if !(superseded || expired && oldest) {
+                let Some(dead) = replaced.into_iter().chain(by_itself.filter(|_| oldest || replaced.is_some())).min()
+                else {
                     return Fate::Stays;
-                }
+                };
                 list.remove(found);
                 if list.len() == 1 {
                     *self = Self::One(list[0].clone());
                 } else if list.len() * 4 <= list.capacity() {
                     list.shrink_to(list.len() * 2);
                 }
-                Fate::Goes { dead: replaced.min(by_itself) }
+                Fate::Goes { dead }
             }
         }
     }
