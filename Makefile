@@ -18,7 +18,7 @@ help:
 	@echo 'make lint       format, clippy, rules of the repository, licences and sources of what is built in'
 	@echo 'make fmt        format the code'
 	@echo 'make coverage   line coverage of engine, store and replica; fails below 90 %'
-	@echo 'make soak       all tests, those that draw lots for longer (KILLS, CUTS, CALLS, SEEDS, PROPTEST_CASES), and a delete of a million keys'
+	@echo 'make soak       all tests, those that draw lots for longer (KILLS, CUTS, CALLS, PROPTEST_CASES), and a delete of a million keys'
 	@echo 'make load       ten million keys on disk: rates, memory, restarts, lists; takes a quarter of an hour and 20 GB'
 	@echo 'make bench      side by side with a real etcd: throughput, latency, processor time, bytes; make bench-cluster with three members of each'
 
@@ -73,4 +73,4 @@ load:
 # of a million keys (SOAK).
 soak:
 	@xtask/install.sh test
-	@SOAK=1 KILLS=$${KILLS:-500} CUTS=$${CUTS:-100} CALLS=$${CALLS:-1000000} SEEDS=$${SEEDS:-50000} PROPTEST_CASES=$${PROPTEST_CASES:-10000} xtask/test.sh
+	@SOAK=1 KILLS=$${KILLS:-500} CUTS=$${CUTS:-100} CALLS=$${CALLS:-1000000} PROPTEST_CASES=$${PROPTEST_CASES:-10000} xtask/test.sh
