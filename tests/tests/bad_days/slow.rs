@@ -22,6 +22,9 @@ const KEYS: usize = 1000;
 const WATCHERS: usize = 4;
 /// What the four may cost while they do not read, and while they catch up: windows and pieces of history.
 const ALLOWED_KIB: u64 = 48 * 1024;
+/// The same with RocksDB: how much of what was written it holds in memory at most differs by some 50 MiB from run to run, with the
+/// moments at which its threads write it out.
+const ALLOWED_KIB_ROCKSDB: u64 = ALLOWED_KIB + 80 * 1024;
 /// Length of a value. The state with all events is several times what the process takes when it starts, and the events
 /// encoded for four watchers would be four times that.
 const VALUE_BYTES: usize = 500;
@@ -94,7 +97,9 @@ fn a_watcher_that_never_reads_costs_little_and_misses_nothing(engine: Engine) {
         "slow watcher: {EVENTS} events take {} KiB at most, with {WATCHERS} that do not read {} KiB",
         peak[0], peak[1]
     );
-    assert!(peak[1] < peak[0] + ALLOWED_KIB, "{peak:?} KiB");
+    // Were the events kept encoded for each of them, it would be four times their size: 400 MiB.
+    let allowed = if engine == Engine::RocksDb { ALLOWED_KIB_ROCKSDB } else { ALLOWED_KIB };
+    assert!(peak[1] < peak[0] + allowed, "{peak:?} KiB");
 }
 
 /// All events, in the order of their numbers: one transaction after the other.
