@@ -313,7 +313,7 @@ fn serve(
         let mut router = Router::new(max_receive_bytes, desks.metrics.ledger().clone(), context.stopping.clone());
         api::register(&mut router, &member);
         health::register(&mut router, serving.subscribe());
-        desks.site(member).services(router)
+        desks.site(member).service(router)
     };
     Ok(Workers::start(config.io_threads, listeners, connections, protocol, STOP_PATIENCE, build)?)
 }

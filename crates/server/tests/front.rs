@@ -25,7 +25,7 @@ use metastore_server::io::accept::Door;
 use metastore_server::io::listen::{Address, Listener, SocketOptions};
 use metastore_server::io::serve::Protocol;
 use metastore_server::io::slots::Slots;
-use metastore_server::io::workers::{Services, Workers};
+use metastore_server::io::workers::Workers;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -63,7 +63,7 @@ impl Server {
                 health::register(&mut router, serves.clone());
                 register_test_methods(&mut router, gauge.clone());
                 let router = Rc::new(router);
-                let service = Rc::new(move |request: Request<Incoming>| {
+                Rc::new(move |request: Request<Incoming>| {
                     if is_grpc(request.headers()) {
                         return router.call(request);
                     }
@@ -72,8 +72,7 @@ impl Server {
                         false => Response::new(Body::Plain(Bytes::from_static(b"plain"))),
                     };
                     Box::pin(std::future::ready(response)) as _
-                });
-                Services { client: service.clone(), peer: service }
+                })
             },
         );
         Server { address, workers: Some(workers.unwrap()), ledger, waiting, serving }

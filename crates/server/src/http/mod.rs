@@ -19,7 +19,7 @@ use metastore_store::Member;
 
 use crate::grpc::router::{is_grpc, not_grpc};
 use crate::grpc::{Body, LocalFuture, Router};
-use crate::io::workers::Services;
+use crate::io::serve::Service;
 use crate::metrics::{Metrics, Readings};
 
 /// What the HTTP paths ask of the member.
@@ -54,23 +54,19 @@ pub struct Site {
 }
 
 impl Site {
-    /// Both ports of a worker: gRPC and the client paths on one, the peer paths on the other.
-    pub fn services(self, router: Router) -> Services {
-        let peer = self.clone();
-        Services {
-            client: Rc::new(move |request: Request<Incoming>| {
-                if request.version() == Version::HTTP_2 {
-                    if is_grpc(request.headers()) {
-                        return router.call(request);
-                    }
-                    if router.serves(request.uri().path()) {
-                        return now(not_grpc(request.headers()));
-                    }
+    /// The client port of a worker: gRPC and the client paths. The peer port is [`Site::peer`].
+    pub fn service(self, router: Router) -> Rc<dyn Service> {
+        Rc::new(move |request: Request<Incoming>| {
+            if request.version() == Version::HTTP_2 {
+                if is_grpc(request.headers()) {
+                    return router.call(request);
                 }
-                self.client(&request)
-            }),
-            peer: Rc::new(move |request: Request<Incoming>| now(peer.peer(&request))),
-        }
+                if router.serves(request.uri().path()) {
+                    return now(not_grpc(request.headers()));
+                }
+            }
+            self.client(&request)
+        })
     }
 
     fn client<B>(&self, request: &Request<B>) -> LocalFuture<Response<Body>> {

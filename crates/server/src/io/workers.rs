@@ -27,29 +27,13 @@ const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 /// A peer that takes nothing of an answer for this long is gone, as in etcd.
 const PEER_WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a worker knows when its services are built.
+/// What a worker knows when its service is built.
 #[derive(Clone, Debug)]
 pub struct WorkerContext {
     /// 0, 1, ...
     pub index: usize,
     /// Turns true when the member stops.
     pub stopping: watch::Receiver<bool>,
-}
-
-/// The services of one worker.
-#[derive(Clone)]
-pub struct Services {
-    pub client: Rc<dyn Service>,
-    pub peer: Rc<dyn Service>,
-}
-
-impl Services {
-    fn behind(&self, door: Door) -> Rc<dyn Service> {
-        match door {
-            Door::Client => self.client.clone(),
-            Door::Peer => self.peer.clone(),
-        }
-    }
 }
 
 /// The running threads.
@@ -69,7 +53,7 @@ impl Workers {
         connections: usize,
         protocol: Protocol,
         patience: Duration,
-        build: impl Fn(WorkerContext) -> Services + Send + Sync + 'static,
+        build: impl Fn(WorkerContext) -> Rc<dyn Service> + Send + Sync + 'static,
     ) -> io::Result<Workers> {
         Workers::start_named("io", count, listeners, connections, protocol, patience, build)
     }
@@ -82,7 +66,7 @@ impl Workers {
         connections: usize,
         protocol: Protocol,
         patience: Duration,
-        build: impl Fn(WorkerContext) -> Services + Send + Sync + 'static,
+        build: impl Fn(WorkerContext) -> Rc<dyn Service> + Send + Sync + 'static,
     ) -> io::Result<Workers> {
         assert!(count > 0, "no I/O thread");
         let stopping = watch::Sender::new(false);
@@ -153,8 +137,8 @@ struct Worker {
 }
 
 impl Worker {
-    async fn run(mut self, build: &dyn Fn(WorkerContext) -> Services) {
-        let services = build(self.context.clone());
+    async fn run(mut self, build: &dyn Fn(WorkerContext) -> Rc<dyn Service>) {
+        let service = build(self.context.clone());
         let stopping = self.context.stopping.clone();
         let mut stopped = stopping.clone();
         for (listener, door) in self.listeners {
@@ -174,7 +158,7 @@ impl Worker {
                 dealt = self.dealt.recv() => {
                     let Some((stream, door, place)) = dealt else { break };
                     let Ok(socket) = take_over(stream) else { continue };
-                    let service = services.behind(door);
+                    let service = service.clone();
                     let (builder, stopping) = (builder.clone(), stopping.clone());
                     connections.spawn_local(async move {
                         match door {

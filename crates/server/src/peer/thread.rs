@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode};
+use http::Request;
 use hyper::body::Incoming;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
@@ -19,11 +19,10 @@ use super::serve::{Front, Further};
 use super::state_receive::Senders;
 use super::state_send;
 use super::transport::{Command, Shared, Transport};
-use crate::grpc::{Body, LocalFuture};
 use crate::io::accept::Door;
 use crate::io::listen::Listener;
-use crate::io::serve::Protocol;
-use crate::io::workers::{Services, WorkerContext, Workers};
+use crate::io::serve::{Protocol, Service};
+use crate::io::workers::{WorkerContext, Workers};
 
 /// Connections to the peer port at a time: five for each of a few dozen members, and as many more for tools.
 pub const MAX_CONNECTIONS: usize = 1024;
@@ -45,22 +44,16 @@ pub fn start(
 ) -> io::Result<Workers> {
     let listeners = listeners.into_iter().map(|listener| (listener, Door::Peer)).collect();
     let shared = transport.shared.clone();
-    let build = move |context: WorkerContext| {
+    let build = move |context: WorkerContext| -> Rc<dyn Service> {
         let commands = shared.inlet.lock().take().expect("a transport starts once");
         let further = further(context.clone());
         let stopping = context.stopping.clone();
         let (senders, posted) = (Senders::default(), Rc::default());
         let front = Front { shared: shared.clone(), further, senders, posted, stopping };
         tokio::task::spawn_local(direct(shared.clone(), commands, context.stopping));
-        Services { client: Rc::new(nothing), peer: Rc::new(move |request: Request<Incoming>| front.call(request)) }
+        Rc::new(move |request: Request<Incoming>| front.call(request))
     };
     Workers::start_named("peers", 1, listeners, connections, Protocol::default(), patience, build)
-}
-
-fn nothing(_: Request<Incoming>) -> LocalFuture<Response<Body>> {
-    let mut response = Response::new(Body::Done);
-    *response.status_mut() = StatusCode::NOT_FOUND;
-    Box::pin(std::future::ready(response))
 }
 
 /// Starts and ends what talks to each peer, as it is told. A peer's tasks end when they are dropped here.
