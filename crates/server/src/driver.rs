@@ -76,6 +76,8 @@ pub struct Driver {
     links: Vec<Link>,
     waiting: HashMap<u64, (Waiter, Instant), BuildHasherDefault<IdHasher>>,
     held: Held,
+    /// Who asked in the same moment in which this member failed.
+    unheard: Vec<Waiter>,
     /// Who wanted to renew a lease whose time was over, until it is revoked. A client waits for one at a time.
     too_late: HashMap<i64, Vec<Waiter>>,
     heartbeat: Duration,
@@ -140,6 +142,7 @@ impl Driver {
             links,
             waiting: HashMap::default(),
             held: Held::default(),
+            unheard: Vec::new(),
             too_late: HashMap::default(),
             heartbeat: heartbeat.interval,
             election_ticks: heartbeat.election_ticks,
@@ -174,12 +177,18 @@ impl Driver {
             self.shared.beat();
             let patience = self.advance()?.min(next_tick.saturating_duration_since(Instant::now()));
             self.inbox.drain(&mut events, patience);
-            for event in events.drain(..) {
+            let mut arrived = events.drain(..);
+            while let Some(event) = arrived.next() {
                 if matches!(event, Event::Stop) {
                     return Ok(());
                 }
-                self.take(event)?;
+                let asked = event.waiter();
+                if let Err(fatal) = self.take(event) {
+                    self.unheard.extend(asked.into_iter().chain(arrived.filter_map(|event| event.waiter())));
+                    return Err(fatal);
+                }
             }
+            drop(arrived);
             let now = Instant::now();
             self.leave(now)?;
             if now >= next_tick {
@@ -201,11 +210,11 @@ impl Driver {
         self.inbox.close();
         let mut late = Vec::new();
         self.inbox.drain(&mut late, Duration::ZERO);
-        let asked = late.iter().filter_map(Event::waiter);
+        let asked: Vec<_> = self.unheard.drain(..).chain(late.iter().filter_map(Event::waiter)).collect();
         let held: Vec<_> = self.held.drain().collect();
         let proposed = self.waiting.drain().chain(self.reading.drain()).map(|(_, (waiter, _))| waiter);
         let renewing = self.too_late.drain().flat_map(|(_, waiters)| waiters);
-        for waiter in asked.chain(held).chain(proposed).chain(renewing).collect::<Vec<_>>() {
+        for waiter in asked.into_iter().chain(held).chain(proposed).chain(renewing).collect::<Vec<_>>() {
             self.answer(waiter, Answer::Stopped);
         }
         for link in &mut self.links {

@@ -54,7 +54,9 @@ fn fill(engine: Engine, test: &str, mib: u32, flags: impl FnOnce(String) -> Vec<
     let first = refused.first().unwrap_or_else(|| panic!("the disk is not full after {WRITES} writes"));
     println!("{test}: {} clients were refused: {first:?}", refused.len());
     assert!(refused.iter().all(|status| !status.message().contains(HANGS)), "{refused:#?}");
-    assert!(refused.iter().any(|status| status.message() == "etcdserver: server stopped"), "{refused:#?}");
+    // All whose request had arrived are told; the connection may end before another one is read.
+    let told = refused.iter().filter(|status| status.message() == "etcdserver: server stopped").count();
+    assert!(2 * told >= refused.len(), "{refused:#?}");
     let status = member.wait_exit(STOP_PATIENCE).expect("a member that cannot write stops");
     expect_explained(&member, status.code());
 
