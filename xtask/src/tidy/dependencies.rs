@@ -9,19 +9,42 @@ use super::Finding;
 /// Each crate of the workspace, and the crates of the workspace that it may use.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("metastore-proto", &[]),
-    ("metastore-engine", &[]),
-    ("metastore-store", &["metastore-engine", "metastore-proto"]),
-    ("metastore-replica", &["metastore-store", "metastore-engine", "metastore-proto"]),
+    ("metastore-mutants", &[]),
+    ("metastore-engine", &["metastore-mutants"]),
+    ("metastore-store", &["metastore-engine", "metastore-proto", "metastore-mutants"]),
+    // Its tests run on the simulator's machines.
+    (
+        "metastore-replica",
+        &["metastore-store", "metastore-engine", "metastore-proto", "metastore-mutants", "metastore-sim"],
+    ),
+    (
+        "metastore-sim",
+        &["metastore-replica", "metastore-store", "metastore-engine", "metastore-proto", "metastore-mutants"],
+    ),
     ("metastore-server", &["metastore-replica", "metastore-store", "metastore-engine", "metastore-proto"]),
     (
         "metastore-tests",
-        &["metastore-server", "metastore-replica", "metastore-store", "metastore-engine", "metastore-proto"],
+        &[
+            "metastore-server",
+            "metastore-replica",
+            "metastore-store",
+            "metastore-engine",
+            "metastore-proto",
+            "metastore-sim",
+        ],
     ),
     ("xtask", &[]),
 ];
 
 /// Crates without sockets, event loops or clocks: nothing of [`SHELL`] may be in what they are built from.
-const CORE: &[&str] = &["metastore-proto", "metastore-engine", "metastore-store", "metastore-replica"];
+const CORE: &[&str] = &[
+    "metastore-proto",
+    "metastore-mutants",
+    "metastore-engine",
+    "metastore-store",
+    "metastore-replica",
+    "metastore-sim",
+];
 const SHELL: &[&str] = &["tokio", "hyper", "hyper-util", "h2", "tonic", "axum", "mio", "socket2"];
 
 /// What only some crates may name in their manifest. A test may use more.
