@@ -1,7 +1,7 @@
 //! The engine thread: the one queue into the member, and the only place that drives it.
 //!
 //! ```text
-//!   workers ── Event ──▶ Inbox ──▶ Driver { Replica, Expiry } ──▶ Mail ──▶ each worker's mailbox
+//!   workers ── Event ──▶ Inbox ──▶ Driver { Replica, LeaseKeeper } ──▶ Mail ──▶ each worker's mailbox
 //!                                     │                            (answers and events of a whole commit group: one wake)
 //!                                     └──▶ Shared (term, leader, ...), read by every request without a lock
 //! ```
@@ -29,9 +29,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use metastore_engine::Version;
-use metastore_replica::{Fatal, Output, Replica, Retired};
+use metastore_replica::{Fatal, LeaseKeeper, Output, Replica, Retired};
 use metastore_store::Reply;
-use metastore_store::lease::Expiry;
 use metastore_store::watch::RevisionEvents;
 use tokio::sync::{oneshot, watch as signal};
 
@@ -44,8 +43,6 @@ use held::{Held, Proposal, What};
 
 /// How often expired leases are looked for, as in etcd.
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(500);
-/// Leases revoked in one look, so that a mass expiry leaves room for other proposals.
-const EXPIRED_AT_ONCE: usize = 1000;
 /// Bytes of events that a worker has not taken yet. A worker that is further behind reads the rest from history.
 const EVENTS_BYTES: usize = 64 << 20;
 /// How long a request is remembered whose answer never came: its client was told long before that the time is up.
@@ -70,7 +67,7 @@ struct Link {
 /// The engine thread's state.
 pub struct Driver {
     replica: Replica,
-    expiry: Expiry,
+    leases: LeaseKeeper,
     shared: Arc<Shared>,
     inbox: Inbox<Event>,
     links: Vec<Link>,
@@ -81,7 +78,6 @@ pub struct Driver {
     /// Who wanted to renew a lease whose time was over, until it is revoked. A client waits for one at a time.
     too_late: HashMap<i64, Vec<Waiter>>,
     heartbeat: Duration,
-    election_ticks: usize,
     started: Instant,
     output: Output,
     group: Group,
@@ -134,9 +130,10 @@ impl Driver {
     ) -> Self {
         let links = links.into_iter().map(|to| Link { to, batch: Vec::new(), losing: false }).collect();
         replica.connect(Box::new(Post(transport.clone())));
+        let election = heartbeat.interval * heartbeat.election_ticks as u32;
         Self {
             replica,
-            expiry: Expiry::default(),
+            leases: LeaseKeeper::new(election.as_millis() as u64),
             shared,
             inbox,
             links,
@@ -145,7 +142,6 @@ impl Driver {
             unheard: Vec::new(),
             too_late: HashMap::default(),
             heartbeat: heartbeat.interval,
-            election_ticks: heartbeat.election_ticks,
             started: Instant::now(),
             output: Output::default(),
             group: Group::new(advertised),
@@ -228,8 +224,8 @@ impl Driver {
         let worked = self.replica.compact_step(&mut self.output)?;
         self.shared.set_standing(&self.replica.standing());
         self.publish()?;
-        // After the answers: a log that was replayed holds grants, and a new leader's extension must not be lost to them. Nor
-        // may a member be called ready before everyone can read what makes it so.
+        // After the answers, as the lease keeper asks. Nor may a member be called ready before everyone can read what makes it
+        // so.
         let proposed = self.follow_leadership() | self.submit_held();
         Ok(match (worked | proposed, self.replica.store().compacting()) {
             (true, _) => Duration::ZERO,
@@ -340,11 +336,11 @@ impl Driver {
         let mut output = std::mem::take(&mut self.output);
         let now_ms = self.now_ms();
         for outcome in output.outcomes.drain(..) {
-            match &outcome.reply {
-                Ok(Reply::LeaseGrant { id, ttl_s }) => self.expiry.granted(*id, *ttl_s, now_ms),
-                Ok(Reply::LeaseRevoke { id }) => self.lease_revoked(*id),
-                Ok(Reply::Recorded | Reply::MembersChanged) => self.members_changed(),
-                _ => {}
+            if let Some(id) = self.leases.applied(&outcome, now_ms) {
+                self.lease_revoked(id);
+            }
+            if let Ok(Reply::Recorded | Reply::MembersChanged) = outcome.reply {
+                self.members_changed();
             }
             if let Some((waiter, _)) = self.waiting.remove(&outcome.id) {
                 self.answer(waiter, Answer::Outcome(outcome));

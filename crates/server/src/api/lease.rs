@@ -12,6 +12,7 @@ use metastore_proto::etcdserverpb::{
     LeaseLeasesResponse, LeaseRevokeRequest, LeaseStatus, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
 };
 use metastore_proto::leasepb::LeaseInternalRequest;
+use metastore_replica::{ConfirmedRenewal, RenewalStep};
 use metastore_store::command::Kind;
 use metastore_store::lease::{MAX_TTL_S, Renewal};
 use metastore_store::{Refusal, Reply};
@@ -168,35 +169,37 @@ async fn renew(member: &Member, call: &Call, lease: i64) -> Result<i64, Status> 
     renewed.map(|ttl: Option<i64>| ttl.unwrap_or(0))
 }
 
-/// Renews a lease, if this member leads; returns its time to live in seconds.
-///
-/// A leader that was held up may have a successor already, which counts from when it was elected. So what this one renewed is
-/// told only once the others have said that it led all the time.
+/// Renews a lease, if this member leads and the others have confirmed that; returns its time to live in seconds.
 pub(crate) async fn renew_here(member: &Member, call: &Call, lease: i64) -> Result<Told<i64>, Status> {
-    let term = member.shared.term();
-    let mut told = ask_for_renewal(member, call, lease).await?;
-    if let Told::NotLeader = told {
-        return Ok(told);
-    }
-    member.read_barrier(call).await?;
-    if let Told::Unknown = told {
-        // Now this member knows whatever was granted by the leader before it. What is renewed by that is confirmed again.
-        told = ask_for_renewal(member, call, lease).await?;
-        if let Told::Known(_) = told {
-            member.read_barrier(call).await?;
+    let leads_in = || member.shared.is_leader().then(|| member.shared.term());
+    let mut renewal = ConfirmedRenewal::new(member.shared.term());
+    let mut step = RenewalStep::Renew;
+    loop {
+        step = match step {
+            RenewalStep::Renew => {
+                let said = ask_for_renewal(member, call, lease).await?;
+                renewal.renewed(said, leads_in())
+            }
+            RenewalStep::Confirm => {
+                member.read_barrier(call).await?;
+                renewal.confirmed(leads_in())
+            }
+            RenewalStep::Renewed(ttl_s) => return Ok(Told::Known(ttl_s)),
+            RenewalStep::Unknown => return Ok(Told::Unknown),
+            RenewalStep::NotLeader => return Ok(Told::NotLeader),
         }
     }
-    Ok(if member.shared.is_leader() && member.shared.term() == term { told } else { Told::NotLeader })
 }
 
-async fn ask_for_renewal(member: &Member, call: &Call, lease: i64) -> Result<Told<i64>, Status> {
+async fn ask_for_renewal(member: &Member, call: &Call, lease: i64) -> Result<Renewal, Status> {
     match member.ask(call, 0, |waiter| Event::KeepAlive { waiter, lease }).await? {
-        Answer::Renewed(Renewal::Renewed(ttl_s)) => {
-            member.counts().lease_renewed.add(1);
-            Ok(Told::Known(ttl_s))
+        Answer::Renewed(renewal) => {
+            if let Renewal::Renewed(_) = renewal {
+                member.counts().lease_renewed.add(1);
+            }
+            Ok(renewal)
         }
-        Answer::Renewed(Renewal::NotLeader) | Answer::NotLeader => Ok(Told::NotLeader),
-        Answer::Renewed(Renewal::Unknown | Renewal::Expired) => Ok(Told::Unknown),
+        Answer::NotLeader => Ok(Renewal::NotLeader),
         _ => Err(another_question()),
     }
 }

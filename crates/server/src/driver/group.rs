@@ -37,7 +37,6 @@ pub(super) struct Group {
     /// The version that all members understand, when they were asked last.
     agreed_version: Option<String>,
     advertised_at: Option<Instant>,
-    led: bool,
     /// The leader that was last told of.
     leader: u64,
     /// Who waits for leadership to arrive where.
@@ -61,7 +60,6 @@ impl Group {
             advertised,
             agreed_version,
             advertised_at,
-            led: false,
             leader: 0,
             moving,
             handing_over,
@@ -122,11 +120,13 @@ impl Driver {
     pub(super) fn follow_leadership(&mut self) -> bool {
         let standing = self.replica.standing();
         self.tell_of_leader(&standing);
-        if standing.is_leader() != self.group.led {
-            self.group.led = standing.is_leader();
+        let now_ms = self.now_ms();
+        if let Some(leads) = self.leases.follow(&self.replica, now_ms) {
             // What the members understood when this one led before may be less than they understand by now.
             self.group.agreed_version = None;
-            if self.group.led { self.keep_lease_time() } else { self.forget_lease_time() }
+            if !leads {
+                self.leases_lost();
+            }
         }
         let (arrived, moving) =
             std::mem::take(&mut self.group.moving).into_iter().partition(|(_, to, _)| *to == standing.leader);
