@@ -64,6 +64,8 @@ pub struct Watch {
     pub responses: Vec<WatchResponse>,
     /// The connection stood until the end, so nothing may be missing up to this revision.
     pub complete_to: Option<i64>,
+    /// The newest compaction that any member may have known of when the watch ended; 0 if there was none.
+    pub compacted: i64,
 }
 
 /// Something that must not be; says what, and where.

@@ -1,1 +1,278 @@
-//! To be filled.
+//! Leases never expire early, and do expire. A lease lives at least its time to live since it was granted or renewed, and
+//! is revoked after that (etcd, <https://etcd.io/docs/v3.6/learning/api/>, "Lease API"). etcd counts from the moment at
+//! which the leader handled the request, on the leader's own clock, and a new leader gives every lease its whole time again.
+//!
+//! So on the clock of *any* member, no less than the time to live must have passed between the moment at which a client
+//! asked and the moment at which that member found the time to be over. Clocks drift and jump ahead, but do not go back, not
+//! even when a member starts again; one that joins later begins at 0.
+
+use std::collections::BTreeMap;
+
+use crate::history::Violation;
+
+const MS_PER_S: u64 = 1000;
+
+/// All leases. Their ids are not used again.
+#[derive(Default)]
+pub struct Leases {
+    leases: BTreeMap<i64, Lease>,
+    /// When a leader was elected, the last time.
+    elected: Clocks,
+}
+
+/// The clock of each member at one moment, in ms.
+#[derive(Clone, Default)]
+struct Clocks(Vec<u64>);
+
+#[derive(Default)]
+struct Lease {
+    /// Once a client knows that it was granted.
+    ttl_ms: Option<u64>,
+    /// When a client asked, the last time that was answered.
+    acknowledged: Clocks,
+    /// When a client asked, the last time.
+    asked: Clocks,
+    /// Who proposed to revoke it, and when, because its time was over.
+    expired: Vec<(usize, u64)>,
+    end: Option<End>,
+}
+
+#[derive(Clone, Copy)]
+enum End {
+    Revoked,
+    Expired { member: usize, at_ms: u64 },
+}
+
+impl Clocks {
+    fn of(&self, member: usize) -> u64 {
+        self.0.get(member).copied().unwrap_or_default()
+    }
+
+    fn advance(&mut self, to: &[u64]) {
+        self.0.resize(self.0.len().max(to.len()), 0);
+        self.0.iter_mut().zip(to).for_each(|(own, other)| *own = (*own).max(*other));
+    }
+}
+
+impl Leases {
+    /// A client asks for a lease, or to renew it; an answer may never come.
+    pub fn asked_for(&mut self, id: i64, now: &[u64]) -> Result<(), Violation> {
+        self.leases.entry(id).or_default().asked.advance(now);
+        Ok(())
+    }
+
+    /// A member was elected: it gives every lease its whole time again.
+    pub fn elected(&mut self, now: &[u64]) -> Result<(), Violation> {
+        self.elected.advance(now);
+        Ok(())
+    }
+
+    /// A client got a lease; `asked` is when it asked, on each member's clock.
+    pub fn granted(&mut self, id: i64, ttl_s: i64, asked: &[u64]) -> Result<(), Violation> {
+        self.promised(id, ttl_s, asked)
+    }
+
+    /// A client was told that a lease was renewed; `asked` is when it asked, on each member's clock.
+    pub fn renewed(&mut self, id: i64, ttl_s: i64, asked: &[u64]) -> Result<(), Violation> {
+        self.promised(id, ttl_s, asked)
+    }
+
+    fn promised(&mut self, id: i64, ttl_s: i64, asked: &[u64]) -> Result<(), Violation> {
+        let ttl_ms = u64::try_from(ttl_s).ok().filter(|ttl_s| *ttl_s > 0).map(|ttl_s| ttl_s.saturating_mul(MS_PER_S));
+        let Some(ttl_ms) = ttl_ms else { return Err(format!("lease {id} is given {ttl_s} s to live")) };
+        let lease = self.leases.entry(id).or_default();
+        if let Some(known) = lease.ttl_ms.filter(|known| *known != ttl_ms) {
+            return Err(format!("lease {id} is given {ttl_ms} ms to live, and was given {known} ms before"));
+        }
+        lease.ttl_ms = Some(ttl_ms);
+        lease.asked.advance(asked);
+        lease.acknowledged.advance(asked);
+        // The answer may come after the end, but it promises the same.
+        lease.judge(id)
+    }
+
+    /// A member has proposed, at `at_ms` of its clock, to revoke a lease because its time was over. As long as nothing comes
+    /// of it, it may be wrong: it may not know that it leads no more.
+    pub fn expired(&mut self, id: i64, member: usize, at_ms: u64) -> Result<(), Violation> {
+        self.leases.entry(id).or_default().expired.push((member, at_ms));
+        Ok(())
+    }
+
+    /// A lease is gone: by what a member proposed at a moment of its clock, or (`None`) because a client asked for it.
+    pub fn revoked(&mut self, id: i64, by: Option<(usize, u64)>) -> Result<(), Violation> {
+        let lease = self.leases.entry(id).or_default();
+        let end = match by {
+            None => End::Revoked,
+            Some((member, at_ms)) if !lease.expired.contains(&(member, at_ms)) => {
+                return Err(format!(
+                    "lease {id} is revoked by member {member}, which has not proposed it at {at_ms} ms"
+                ));
+            }
+            Some((member, at_ms)) => End::Expired { member, at_ms },
+        };
+        lease.end.get_or_insert(end);
+        lease.judge(id)
+    }
+
+    /// The leases that a client knows to be granted, and that are not known to be gone.
+    pub fn living(&self) -> impl Iterator<Item = i64> {
+        self.leases.iter().filter(|(_, lease)| lease.ttl_ms.is_some() && lease.end.is_none()).map(|(id, _)| *id)
+    }
+
+    /// A lease that lives although its time is over: `slack_ms` must cover how long a request may be under way, and how long the
+    /// revocation takes. `now` is the clock of each member.
+    pub fn overdue(&self, now: &[u64], slack_ms: u64) -> Option<i64> {
+        self.living().find(|id| {
+            let lease = &self.leases[id];
+            let rest_ms = lease.ttl_ms.unwrap_or_default().saturating_add(slack_ms);
+            let over = |(member, now): (usize, &u64)| {
+                let last = lease.asked.of(member).max(self.elected.of(member));
+                *now >= last.saturating_add(rest_ms)
+            };
+            !now.is_empty() && now.iter().enumerate().all(over)
+        })
+    }
+}
+
+impl Lease {
+    /// Whether it has ended too early.
+    fn judge(&self, id: i64) -> Result<(), Violation> {
+        let (Some(ttl_ms), Some(End::Expired { member, at_ms })) = (self.ttl_ms, self.end) else { return Ok(()) };
+        let asked = self.acknowledged.of(member);
+        if at_ms < asked.saturating_add(ttl_ms) {
+            return Err(format!(
+                "lease {id} of {ttl_ms} ms was asked for at {asked} ms and has expired at {at_ms} ms, on the clock of \
+                 member {member}"
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lease 7 of 2 s, asked for when member 0's clock showed 100 ms and member 1's 5000 ms.
+    fn granted() -> Leases {
+        let mut check = Leases::default();
+        check.asked_for(7, &[100, 5000]).unwrap();
+        check.granted(7, 2, &[100, 5000]).unwrap();
+        check
+    }
+
+    fn expire(check: &mut Leases, member: usize, at_ms: u64) -> Result<(), Violation> {
+        check.expired(7, member, at_ms)?;
+        check.revoked(7, Some((member, at_ms)))
+    }
+
+    #[test]
+    fn a_lease_that_lives_its_time() {
+        for (member, at_ms) in [(0, 2100), (1, 7000), (2, 2000)] {
+            let mut check = granted();
+            assert_eq!(check.living().collect::<Vec<_>>(), [7]);
+            expire(&mut check, member, at_ms).unwrap();
+            assert_eq!(check.living().count(), 0);
+        }
+    }
+
+    #[test]
+    fn a_lease_that_expires_early() {
+        let violation = expire(&mut granted(), 0, 2099).unwrap_err();
+        let wanted = "lease 7 of 2000 ms was asked for at 100 ms and has expired at 2099 ms, on the clock of member 0";
+        assert_eq!(violation, wanted);
+        expire(&mut granted(), 1, 6999).unwrap_err();
+        // A member that joined since.
+        expire(&mut granted(), 2, 1999).unwrap_err();
+    }
+
+    #[test]
+    fn a_renewal_that_was_answered_counts() {
+        let mut check = granted();
+        check.renewed(7, 2, &[1000, 5900]).unwrap();
+        expire(&mut check, 0, 2999).unwrap_err();
+        for (at_ms, early) in [(2049, true), (2050, false)] {
+            let mut check = granted();
+            check.renewed(7, 2, &[1000, 5900, 50]).unwrap();
+            // The answer to an older request.
+            check.renewed(7, 2, &[900, 5800, 40]).unwrap();
+            assert_eq!(expire(&mut check, 2, at_ms).is_err(), early);
+        }
+    }
+
+    #[test]
+    fn a_renewal_that_was_not_answered_does_not() {
+        let mut check = granted();
+        check.asked_for(7, &[1000, 5900]).unwrap();
+        expire(&mut check, 0, 2100).unwrap();
+    }
+
+    #[test]
+    fn answers_that_come_after_the_end() {
+        let mut check = granted();
+        expire(&mut check, 0, 4000).unwrap();
+        check.renewed(7, 2, &[2000, 6900]).unwrap();
+        check.renewed(7, 2, &[2001, 6901]).unwrap_err();
+        let mut check = Leases::default();
+        expire(&mut check, 0, 4000).unwrap();
+        check.granted(7, 2, &[2000]).unwrap();
+        assert_eq!(check.living().count(), 0);
+    }
+
+    #[test]
+    fn a_member_that_is_wrong_does_no_harm_alone() {
+        let mut check = granted();
+        check.expired(7, 0, 300).unwrap();
+        assert_eq!(check.living().count(), 1);
+        check.revoked(7, Some((0, 300))).unwrap_err();
+    }
+
+    #[test]
+    fn a_client_may_revoke_at_any_time() {
+        let mut check = granted();
+        check.revoked(7, None).unwrap();
+        assert_eq!(check.living().count(), 0);
+    }
+
+    #[test]
+    fn a_revocation_that_nobody_proposed() {
+        granted().revoked(7, Some((0, 9000))).unwrap_err();
+    }
+
+    #[test]
+    fn times_to_live_that_cannot_be() {
+        granted().renewed(7, 3, &[200, 5100]).unwrap_err();
+        granted().granted(8, 0, &[200, 5100]).unwrap_err();
+        granted().granted(8, -1, &[200, 5100]).unwrap_err();
+    }
+
+    #[test]
+    fn a_lease_that_does_not_expire() {
+        let check = granted();
+        assert_eq!(check.overdue(&[2600, 7500], 500), Some(7));
+        for now in [&[2599, 7500][..], &[2600, 7499], &[2600, 7500, 2499], &[]] {
+            assert_eq!(check.overdue(now, 500), None, "{now:?}");
+        }
+        assert_eq!(check.overdue(&[2600, 7500, 2500], 500), Some(7));
+    }
+
+    #[test]
+    fn what_may_have_prolonged_a_lease() {
+        let mut check = granted();
+        check.asked_for(7, &[200, 5000]).unwrap();
+        assert_eq!(check.overdue(&[2600, 7500], 500), None);
+        assert_eq!(check.overdue(&[2700, 7500], 500), Some(7));
+        check.elected(&[300, 5100]).unwrap();
+        assert_eq!(check.overdue(&[2700, 7600], 500), None);
+        assert_eq!(check.overdue(&[2800, 7600], 500), Some(7));
+        check.revoked(7, None).unwrap();
+        assert_eq!(check.overdue(&[2800, 7600], 500), None);
+    }
+
+    #[test]
+    fn a_lease_that_nobody_knows_of_is_not_overdue() {
+        let mut check = Leases::default();
+        check.asked_for(7, &[100]).unwrap();
+        assert_eq!((check.living().count(), check.overdue(&[1_000_000], 0)), (0, None));
+    }
+}
