@@ -233,6 +233,10 @@ mod tests {
         refused().acknowledged(9, 4, 1).unwrap_err();
         refused().answers(0, &outcome(9, 4)).unwrap_err();
         record().refuses(7).unwrap_err();
+        // It changes nothing, but somebody has an answer to it.
+        let mut check = record();
+        check.answers(0, &outcome(9, 3)).unwrap();
+        check.refuses(9).unwrap_err();
     }
 
     #[test]

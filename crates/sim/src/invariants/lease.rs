@@ -262,8 +262,11 @@ mod tests {
         check.asked_for(7, &[200, 5000]).unwrap();
         assert_eq!(check.overdue(&[2600, 7500], 500), None);
         assert_eq!(check.overdue(&[2700, 7500], 500), Some(7));
+        check.renewed(7, 2, &[300, 5000]).unwrap();
+        assert_eq!(check.overdue(&[2700, 7500], 500), None);
+        assert_eq!(check.overdue(&[2800, 7500], 500), Some(7));
         check.elected(&[300, 5100]).unwrap();
-        assert_eq!(check.overdue(&[2700, 7600], 500), None);
+        assert_eq!(check.overdue(&[2800, 7599], 500), None);
         assert_eq!(check.overdue(&[2800, 7600], 500), Some(7));
         check.revoked(7, None).unwrap();
         assert_eq!(check.overdue(&[2800, 7600], 500), None);
