@@ -12,9 +12,10 @@
 //! Nothing here is random: how long a member waits before it campaigns is worked out from its id and the term.
 
 use bytes::Bytes;
+use metastore_mutants::Mutant;
 use metastore_proto::raftpb;
 use raft::eraftpb::{ConfChange, ConfState, Entry, HardState, Message, MessageType, Snapshot};
-use raft::{Config, INVALID_ID, ProgressState, RawNode, Ready, SnapshotStatus, StateRole};
+use raft::{Config, INVALID_ID, ProgressState, RawNode, ReadOnlyOption, Ready, SnapshotStatus, StateRole};
 use slog::{Discard, Logger, o};
 
 use crate::entry::{EntryError, change_entry, library_change};
@@ -143,9 +144,11 @@ impl Consensus {
     /// If the log contradicts itself.
     pub fn new(id: u64, timing: Timing, log: EntryLog, applied: u64) -> raft::Result<Self> {
         let Timing { election_ticks, pre_vote } = timing;
+        let by_lease = metastore_mutants::on(Mutant::ReadByLease);
         let config = Config {
             id,
             applied,
+            read_only_option: if by_lease { ReadOnlyOption::LeaseBased } else { ReadOnlyOption::Safe },
             election_tick: election_ticks,
             heartbeat_tick: 1,
             max_size_per_msg: MAX_MESSAGE_BYTES,
@@ -274,6 +277,9 @@ impl Consensus {
                 bytes = 0;
             }
             bytes += more;
+            if metastore_mutants::on(Mutant::ProposedTwice) {
+                batch.push(entry.clone());
+            }
             batch.push(entry);
         }
         if !batch.is_empty() {

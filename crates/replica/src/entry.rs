@@ -5,6 +5,7 @@
 //! which the library does not read, beside a change in its own numbers.
 
 use bytes::Bytes;
+use metastore_mutants::Mutant;
 use metastore_proto::Message;
 use metastore_proto::raftpb::{self, ConfChangeType};
 use metastore_store::Member;
@@ -93,6 +94,12 @@ pub fn library_change(index: u64, change: &raftpb::ConfChange) -> Result<eraftpb
     let why = |_| EntryError { index, why: format!("membership change {number}, which this version does not know") };
     let (kind, node_id) = match ConfChangeType::try_from(number).map_err(why)? {
         ConfChangeType::ConfChangeAddNode => (Library::AddNode, change.node_id()),
+        ConfChangeType::ConfChangeRemoveNode if metastore_mutants::on(Mutant::RemovedMemberVotes) => {
+            (Library::AddNode, 0)
+        }
+        ConfChangeType::ConfChangeAddLearnerNode if metastore_mutants::on(Mutant::LearnerVotes) => {
+            (Library::AddNode, change.node_id())
+        }
         ConfChangeType::ConfChangeRemoveNode => (Library::RemoveNode, change.node_id()),
         ConfChangeType::ConfChangeAddLearnerNode => (Library::AddLearnerNode, change.node_id()),
         ConfChangeType::ConfChangeUpdateNode => (Library::AddNode, 0),

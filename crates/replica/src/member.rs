@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use metastore_engine::{Applied, Engine, EngineError};
+use metastore_mutants::Mutant;
 use metastore_proto::raftpb;
 use metastore_store::mvcc::CompactionHashJob;
 use metastore_store::watch::RevisionEvents;
-use metastore_store::{Halt, Outcome, Reply, Store};
+use metastore_store::{Halt, MemberChange, Outcome, Reply, Store};
 use raft::eraftpb::{self, ConfState, Entry, EntryType, HardState};
 
 use crate::consensus::{Append, Consensus, Dropped, Progress, Rejected, Standing, Timing};
@@ -327,9 +328,11 @@ impl Replica {
         let Append { hard_state, entries, sync } = append;
         let hard_state = hard_state_to_disk(&hard_state);
         let changed = (hard_state != self.wal.hard_state()).then_some(&hard_state);
+        let changed = changed.filter(|_| !(entries.is_empty() && metastore_mutants::on(Mutant::SkipVoteSync)));
         if changed.is_none() && entries.is_empty() {
             return Ok(());
         }
+        let sync = sync && !(metastore_mutants::on(Mutant::AnswerBeforeSync) && self.standing().is_leader());
         self.snapshot.log_bytes += entries.iter().map(|entry| log_bytes(entry.data.len())).sum::<u64>();
         Ok(self.wal.append(changed, entries.iter().map(to_disk), sync)?)
     }
@@ -348,6 +351,9 @@ impl Replica {
         for entry in committed {
             let index = entry.index;
             if entry.get_entry_type() == EntryType::EntryNormal {
+                if metastore_mutants::on(Mutant::ApplyTwiceAfterRestart) && index == self.past.last {
+                    self.store.apply(entry.index, entry.term, entry.data.clone())?;
+                }
                 let outcome = self.store.apply(entry.index, entry.term, entry.data)?;
                 output.outcomes.extend(outcome);
             } else {
@@ -366,7 +372,10 @@ impl Replica {
         let Entry { index, term, .. } = *entry;
         let change = decode_change(index, &entry.context)?;
         let checked = self.store.check_member_change(index, &change, self.settings.max_learners)?;
-        self.conf_state = self.consensus.change_members(index, &change, checked.is_err())?;
+        let conf_state = self.consensus.change_members(index, &change, checked.is_err())?;
+        if !(metastore_mutants::on(Mutant::PromotionForgotten) && matches!(checked, Ok(MemberChange::Promote(_)))) {
+            self.conf_state = conf_state;
+        }
         let conf_state = conf_state_to_disk(&self.conf_state);
         Ok(self.store.apply_member_change(index, term, change.id(), checked, &conf_state)?)
     }

@@ -5,6 +5,8 @@
 //! the network, not on the number of reads. The library forgets a round when it knows no leader, and a leader forgets it
 //! before its first commit: rounds are asked for again.
 
+use metastore_mutants::Mutant;
+
 /// Ticks after which a round that brought no answer is asked for again; with etcd's heartbeat of 100 ms its 500 ms.
 const RETRY_TICKS: u32 = 5;
 
@@ -36,6 +38,9 @@ impl Round {
 impl Reads {
     /// Somebody wants to read.
     pub fn add(&mut self, id: u64) {
+        if metastore_mutants::on(Mutant::ReadWithoutReadIndex) {
+            return self.confirmed.push((0, vec![id]));
+        }
         self.next.push(id);
     }
 
@@ -68,7 +73,8 @@ impl Reads {
 
     /// Hands out who may read now that everything up to `applied` is.
     pub fn release(&mut self, applied: u64, into: &mut Vec<u64>) {
-        for (_, ids) in self.confirmed.extract_if(.., |(index, _)| *index <= applied) {
+        let too_early = metastore_mutants::on(Mutant::ReadBeforeApplied);
+        for (_, ids) in self.confirmed.extract_if(.., |(index, _)| *index <= applied || too_early) {
             into.extend(ids);
         }
     }

@@ -1,6 +1,7 @@
 //! LeaseGrant, LeaseRevoke and checkpoints (etcd: `server/lease/lessor.go`).
 
 use metastore_engine::{EngineError, Table};
+use metastore_mutants::Mutant;
 use metastore_proto::etcdserverpb::{LeaseCheckpointRequest, LeaseGrantRequest, LeaseRevokeRequest};
 
 use super::{Applying, HaltCause, Reply};
@@ -62,7 +63,7 @@ impl Store {
         if from == to {
             return Ok(());
         }
-        if from != 0 {
+        if from != 0 && !metastore_mutants::on(Mutant::LeaseKeepsFormerKey) {
             keys::detach(self.engine.as_ref(), from, key)?;
         }
         if to == 0 {

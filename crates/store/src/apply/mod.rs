@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use metastore_engine::{Applied, EngineError, Row};
+use metastore_mutants::Mutant;
 use metastore_proto::Message;
 
 use crate::mvcc::RangeReply;
@@ -128,8 +129,11 @@ impl Store {
         let command = Command::decode(data).map_err(|error| halt_on_bytes(index, error))?;
         let (id, kind) = (command.id, command.kind);
         let reply = self.apply_command(command).map_err(|cause| Halt { index, what: format!("{kind:?}"), cause })?;
-        let changes = self.mvcc.end();
+        let mut changes = self.mvcc.end();
         let revision = self.mvcc.current();
+        if metastore_mutants::on(Mutant::DropLastEvent) && changes.len() > 1 {
+            changes.pop();
+        }
         if !changes.is_empty() {
             self.events.push(Arc::new(RevisionEvents { revision, changes }));
         }
@@ -139,7 +143,7 @@ impl Store {
     /// Moves the applied index; entries come in order, each once.
     pub(crate) fn follow(&mut self, index: u64, term: u64) -> Result<(), Halt> {
         let applied = self.applied.index;
-        if index != applied + 1 {
+        if index != applied + 1 && !metastore_mutants::on(Mutant::ApplyTwiceAfterRestart) {
             return Err(Halt { index, what: format!("term {term}"), cause: HaltCause::Gap { applied } });
         }
         self.applied = Applied { index, term };

@@ -7,6 +7,7 @@
 use std::cmp::Ordering;
 
 use metastore_engine::KeyRange;
+use metastore_mutants::Mutant;
 use metastore_proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use metastore_proto::etcdserverpb::request_op::Request;
 use metastore_proto::etcdserverpb::{Compare, RequestOp, TxnRequest};
@@ -62,6 +63,9 @@ impl Store {
                     let at = if query.revision <= 0 { i64::MAX } else { query.revision };
                     let reply = self.view().range_visible(&query, at, self.mvcc.seen());
                     OpReply::Range(reply.map_err(unreadable)?)
+                }
+                Request::RequestPut(_) if metastore_mutants::on(Mutant::TxnPartly) && !ops.is_empty() => {
+                    OpReply::Put { revision: self.mvcc.seen(), previous: None }
                 }
                 Request::RequestPut(put) => {
                     let previous = self.put_checked(put)?;
@@ -180,6 +184,11 @@ fn matches(compare: &Compare, kv: &KeyValue<'_>) -> bool {
         (Ok(CompareTarget::Version), _) => kv.version.cmp(&0),
         (Ok(CompareTarget::Create), Some(TargetUnion::CreateRevision(n))) => kv.create_revision.cmp(n),
         (Ok(CompareTarget::Create), _) => kv.create_revision.cmp(&0),
+        (Ok(CompareTarget::Mod), Some(TargetUnion::ModRevision(n)))
+            if metastore_mutants::on(Mutant::CompareIgnoresNewer) && kv.mod_revision > *n =>
+        {
+            Ordering::Equal
+        }
         (Ok(CompareTarget::Mod), Some(TargetUnion::ModRevision(n))) => kv.mod_revision.cmp(n),
         (Ok(CompareTarget::Mod), _) => kv.mod_revision.cmp(&0),
         (Ok(CompareTarget::Lease), Some(TargetUnion::Lease(n))) => kv.lease.cmp(n),

@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use metastore_mutants::Mutant;
+
 use super::{EXPIRIES_PER_SECOND, EXPIRY_STEP, REVOKE_RETRY_MS};
 
 /// What became of a request to keep a lease alive.
@@ -47,8 +49,9 @@ impl Expiry {
     /// Becomes the leader's. Every lease, given with the seconds it shall live, ends `extend_ms` (an election timeout) later than
     /// that from now on, or somewhat later still if more than [`EXPIRIES_PER_SECOND`] would end together.
     pub fn promote(&mut self, now_ms: u64, leases: impl IntoIterator<Item = (i64, i64)>, extend_ms: u64) {
+        let lives_ms = |ttl_s| if metastore_mutants::on(Mutant::LeaseCutAtElection) { 0 } else { ttl_ms(ttl_s) };
         let mut ends: Vec<_> =
-            leases.into_iter().map(|(id, ttl_s)| (now_ms + extend_ms + ttl_ms(ttl_s), id, ttl_s)).collect();
+            leases.into_iter().map(|(id, ttl_s)| (now_ms + extend_ms + lives_ms(ttl_s), id, ttl_s)).collect();
         ends.sort_unstable();
         let mut timers = Timers::default();
         timers.leases.reserve(ends.len());
@@ -94,7 +97,9 @@ impl Expiry {
             Some(lease) if lease.ends_ms <= now_ms => Renewal::Expired,
             Some(lease) => {
                 // A promotion may have set a later end than a renewal now would: a renewal never shortens a life.
-                lease.ends_ms = lease.ends_ms.max(now_ms + ttl_ms(lease.ttl_s));
+                if !metastore_mutants::on(Mutant::RenewalIgnored) {
+                    lease.ends_ms = lease.ends_ms.max(now_ms + ttl_ms(lease.ttl_s));
+                }
                 Renewal::Renewed(lease.ttl_s)
             }
         }
@@ -117,7 +122,8 @@ impl Expiry {
             }
             let ends_ms = timers.leases[&id].ends_ms;
             if ends_ms > now_ms {
-                timers.requeue(id, ends_ms);
+                let never = metastore_mutants::on(Mutant::RenewedLeaseNeverEnds);
+                timers.requeue(id, if never { u64::MAX } else { ends_ms });
             } else {
                 expired.push(id);
                 timers.requeue(id, now_ms + REVOKE_RETRY_MS);

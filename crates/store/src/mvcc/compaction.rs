@@ -14,6 +14,7 @@
 use std::sync::{Arc, OnceLock, Weak};
 
 use metastore_engine::{Engine, EngineError, Result, Revision, Table};
+use metastore_mutants::Mutant;
 
 use super::Mvcc;
 use super::hash::{HashKv, KvHasher};
@@ -102,7 +103,9 @@ impl Mvcc {
             return Ok(Err(Refusal::FutureRevision));
         }
         let row = schema::revision_key(Revision::new(revision, 0), false);
-        self.view.engine().put(Table::Meta, schema::SCHEDULED_COMPACTION, &row)?;
+        if !metastore_mutants::on(Mutant::CompactionNotStored) {
+            self.view.engine().put(Table::Meta, schema::SCHEDULED_COMPACTION, &row)?;
+        }
         self.view.engine().begin_compaction(revision);
         // The engine finishes one that this one overtakes.
         let mut compaction = Compaction::new(revision);
@@ -115,7 +118,9 @@ impl Mvcc {
                 result: Arc::downgrade(&compaction.hash),
             });
         }
-        self.view.set_compact_revision(revision);
+        if !metastore_mutants::on(Mutant::CompactRevisionNotRaised) {
+            self.view.set_compact_revision(revision);
+        }
         self.compaction = Some(compaction);
         Ok(Ok(()))
     }
@@ -142,7 +147,8 @@ impl Mvcc {
             return Ok(false);
         }
         let engine = self.view.engine();
-        if engine.compact_step(compaction.at)? {
+        let too_far = 10 * i64::from(metastore_mutants::on(Mutant::CompactionDropsReadable));
+        if engine.compact_step(compaction.at + too_far)? {
             return Ok(true);
         }
         let revision = schema::revision_key(Revision::new(compaction.at, 0), false);

@@ -27,6 +27,7 @@ pub use views::Views;
 use std::sync::Arc;
 
 use metastore_engine::{Engine, KeyRange, Revision, Row, Version};
+use metastore_mutants::Mutant;
 
 use crate::watch::Change;
 use compaction::Compaction;
@@ -151,6 +152,7 @@ impl Mvcc {
             Some(replaced) if replaced.revision.main > self.current => self.view.engine().newest(key, self.current)?,
             replaced => replaced,
         };
+        let before = if metastore_mutants::on(Mutant::PreviousIsAfter) { Some(version.clone()) } else { before };
         self.view.engine().append(key, version.clone())?;
         self.changes.push(Change { version, previous: row_if_alive(before) });
         Ok(())
@@ -162,7 +164,7 @@ impl Mvcc {
 
     /// Ends the transaction: what it changed, if it changed anything, is now the current revision.
     pub fn end(&mut self) -> Vec<Change> {
-        if !self.changes.is_empty() {
+        if !self.changes.is_empty() || metastore_mutants::on(Mutant::EmptyRevision) {
             self.current += 1;
         }
         std::mem::take(&mut self.changes)

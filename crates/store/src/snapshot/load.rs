@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use metastore_engine::{Applied, Engine, EngineError, KeyRange, Published, Revision, Table, Version};
+use metastore_mutants::Mutant;
 
 use super::{FORMAT, HEADER_BYTES, KEY_TABLE, MAGIC, MAX_BLOCK_BYTES, SnapshotError, table_code};
 use crate::lease::{Leases, keys};
@@ -220,7 +221,7 @@ impl Loader {
         if expected != rows {
             return Err(SnapshotError::Damaged(format!("{rows} rows where {expected} were written")));
         }
-        if self.leased {
+        if self.leased && !metastore_mutants::on(Mutant::StateLacksLeaseKeys) {
             self.attach_keys()?;
         }
         self.engine.delete(Table::Meta, LOADING)?;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use metastore_engine::{Applied, Engine, EngineError, Published, Revision, Table, Version};
+use metastore_mutants::Mutant;
 
 use super::{BLOCK_BYTES, FORMAT, HEADER_BYTES, KEY_TABLE, MAGIC, SnapshotError, table_code};
 use crate::Store;
@@ -128,10 +129,11 @@ impl Source {
             State::Live { view, .. } => view.engine(),
             State::Frozen(engine) => engine.as_ref(),
         };
+        let to = self.published.revision - i64::from(metastore_mutants::on(Mutant::StateLacksLastRevision));
         let mut from = Some(Revision::default());
         let mut versions: Vec<Version> = Vec::new();
         while let Some(next) = from {
-            from = engine.history(next, self.published.revision, &mut versions)?;
+            from = engine.history(next, to, &mut versions)?;
             for version in versions.drain(..) {
                 block.row(KEY_TABLE, &revision_key(version.revision, version.tombstone), &version.row, write)?;
             }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use metastore_engine::{Result, Revision, STEP, Version};
+use metastore_mutants::Mutant;
 
 use super::{Change, Events, Hub, Response};
 use crate::mvcc::row::{KeyValue, key_of};
@@ -208,7 +209,8 @@ impl Hub {
         self.ready.remove(&(state.next, watcher));
         let group = self.matcher.group(state.group);
         let change = |hit: &u32| &matched.changes[*hit as usize];
-        let first = group.hits.partition_point(|hit| change(hit).version.revision.main < state.next);
+        let next = state.next + i64::from(metastore_mutants::on(Mutant::CatchUpSkipsFirst));
+        let first = group.hits.partition_point(|hit| change(hit).version.revision.main < next);
         let horizon = chunk.to.max(self.tail);
         if first < group.hits.len() {
             if !self.streams[state.stream as usize].has_room(&self.limits) {
