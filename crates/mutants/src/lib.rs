@@ -81,9 +81,10 @@ mutants! {
     /// A proposal stands in the log twice. Breaks: a request takes effect once.
     ProposedTwice = 7, "proposed-twice", "linearizable, revisions";
     /// After a failed sync the log goes on as if it had been done. Breaks: a failed sync is final.
-    FailedSyncIgnored = 8, "failed-sync-ignored", "acknowledged, linearizable, leader completeness; the member goes on";
-    /// Records of the log are read without their checksums. Breaks: damage is refused.
-    ChecksumIgnored = 9, "checksum-ignored", "damage in a closed batch is refused; log matching, state machine safety";
+    FailedSyncIgnored = 8, "failed-sync-ignored", "a member whose sync failed stops; acknowledged, linearizable, proof of a lost log";
+    /// Whatever does not verify in the log's last segment is cut off as if it were torn, without a look at what it is. Breaks: damage
+    /// is refused. Needs bits that flip in the last segment.
+    DamageTakenForTear = 9, "damage-taken-for-tear", "damage in a closed batch is refused; acknowledged, leader completeness";
     /// A start leaves out the last entry of the log, if the log does not say that it is committed, as if it were torn. Breaks: what
     /// was promised is not dropped as if it were an unfinished write.
     LogCutTooMuch = 10, "log-cut-too-much", "acknowledged, linearizable, leader completeness; proof of a lost log";
@@ -113,9 +114,9 @@ mutants! {
     /// A compaction is answered and done, but reads below it are not refused. Breaks: what was dropped is never read as if it had not
     /// been there.
     CompactRevisionNotRaised = 18, "compact-revision-not-raised", "serializable, watch, linearizable";
-    /// The compacted revision is not stored; a start from a later snapshot, and a follower that is sent the state, do not know it.
-    /// Breaks: what was dropped is never read as if it had not been there.
-    CompactionNotStored = 19, "compaction-not-stored", "serializable, watch";
+    /// A start from a snapshot, and a follower that is sent a state, do not know up to where it was compacted. Breaks: what was dropped
+    /// is never read as if it had not been there.
+    CompactionForgotten = 19, "compaction-forgotten", "serializable, watch";
 
     // ---- leases ----
 

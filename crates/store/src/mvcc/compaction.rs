@@ -39,7 +39,8 @@ impl Compaction {
     pub(super) fn resume(engine: &dyn Engine) -> Result<(i64, Option<Self>)> {
         let scheduled = schema::compact_revision(engine, schema::SCHEDULED_COMPACTION)?;
         let finished = schema::compact_revision(engine, schema::FINISHED_COMPACTION)?;
-        let at = scheduled.or(finished).unwrap_or(NEVER_COMPACTED);
+        let known = scheduled.or(finished).filter(|_| !metastore_mutants::on(Mutant::CompactionForgotten));
+        let at = known.unwrap_or(NEVER_COMPACTED);
         let interrupted = scheduled.filter(|_| scheduled != finished);
         // The engine knows of it, unless the mark was not stored with the state.
         interrupted.into_iter().for_each(|at| engine.begin_compaction(at));
@@ -103,9 +104,7 @@ impl Mvcc {
             return Ok(Err(Refusal::FutureRevision));
         }
         let row = schema::revision_key(Revision::new(revision, 0), false);
-        if !metastore_mutants::on(Mutant::CompactionNotStored) {
-            self.view.engine().put(Table::Meta, schema::SCHEDULED_COMPACTION, &row)?;
-        }
+        self.view.engine().put(Table::Meta, schema::SCHEDULED_COMPACTION, &row)?;
         self.view.engine().begin_compaction(revision);
         // The engine finishes one that this one overtakes.
         let mut compaction = Compaction::new(revision);
