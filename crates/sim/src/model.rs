@@ -286,3 +286,6 @@ impl Writing {
 fn header(revision: i64) -> Option<ResponseHeader> {
     Some(ResponseHeader { revision, ..ResponseHeader::default() })
 }
+
+#[cfg(test)]
+mod tests;

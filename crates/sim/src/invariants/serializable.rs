@@ -101,3 +101,6 @@ impl<'a> Versions<'a> {
         if expected == *response { Ok(()) } else { Err(format!("at revision {at} the answer is {expected:?}")) }
     }
 }
+
+#[cfg(test)]
+mod tests;
