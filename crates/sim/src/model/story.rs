@@ -17,8 +17,9 @@ pub struct Story {
     pub operations: Vec<Operation>,
     pub revisions: Revisions,
     pub model: Model,
-    /// The model after each command that changed it.
-    models: Vec<Model>,
+    /// The model after each operation that took effect.
+    pub models: Vec<Model>,
+    habits: Habits,
     now: Moment,
 }
 
@@ -82,6 +83,16 @@ pub struct Habits {
     pub operations: usize,
     pub clients: usize,
     pub unknown_permille: u64,
+    pub keys: u64,
+    pub leases: u64,
+    /// Of operations that change what no revision shows; twice as many puts have a lease.
+    pub hidden_permille: u64,
+}
+
+impl Default for Habits {
+    fn default() -> Self {
+        Self { operations: 120, clients: 8, unknown_permille: 100, keys: 12, leases: 20, hidden_permille: 100 }
+    }
 }
 
 /// What a client does at present.
@@ -96,7 +107,7 @@ impl Story {
     /// Clients that ask at the same time.
     pub fn random(seed: u64, habits: Habits) -> Self {
         let mut random = Random::new(seed, 0);
-        let mut story = Self::default();
+        let mut story = Self { habits, ..Self::default() };
         let mut stages = vec![Stage::Idle; habits.clients];
         let mut late = Vec::new();
         while story.operations.len() < habits.operations || stages.iter().any(|stage| !matches!(stage, Stage::Idle)) {
@@ -143,25 +154,50 @@ impl Story {
     }
 
     pub fn any_request(&self, random: &mut Random) -> Request {
-        match random.below(100) {
-            0..35 => Request::Put(self.any_put(random)),
-            35..43 => Request::DeleteRange(any_delete(random)),
-            43..63 => Request::Txn(self.any_txn(random)),
-            63..88 => Request::Range(self.any_range(random)),
-            88..90 => compact(self.some_revision(random)),
-            90..95 => grant(random.between(1, 20) as i64),
-            _ => revoke(random.between(1, 20) as i64),
+        if random.permille(self.habits.hidden_permille) {
+            return match random.below(5) {
+                0 => compact(self.some_revision(random)),
+                1 | 2 => grant(self.any_lease(random)),
+                _ => revoke(self.any_lease(random)),
+            };
         }
+        match random.below(10) {
+            0..4 => Request::Put(self.any_put(random)),
+            4 => Request::DeleteRange(self.any_delete(random)),
+            5 | 6 => Request::Txn(self.any_txn(random)),
+            _ => Request::Range(self.any_range(random)),
+        }
+    }
+
+    fn any_lease(&self, random: &mut Random) -> i64 {
+        random.between(1, self.habits.leases) as i64
+    }
+
+    fn any_key(&self, random: &mut Random) -> String {
+        format!("k{}", random.below(self.habits.keys))
+    }
+
+    fn any_end(&self, random: &mut Random) -> Bytes {
+        match random.below(4) {
+            0 | 1 => Bytes::new(),
+            2 => self.any_key(random).into(),
+            _ => Bytes::from_static(b"\0"),
+        }
+    }
+
+    fn any_delete(&self, random: &mut Random) -> DeleteRangeRequest {
+        let range_end = if random.permille(200) { self.any_end(random) } else { Bytes::new() };
+        DeleteRangeRequest { key: self.any_key(random).into(), range_end, prev_kv: random.permille(500) }
     }
 
     /// A value that nobody else puts.
     fn any_put(&self, random: &mut Random) -> PutRequest {
-        let PutRequest { key, value, .. } = put_request(&any_key(random), &format!("{:x}", random.next()));
+        let PutRequest { key, value, .. } = put_request(&self.any_key(random), &format!("{:x}", random.next()));
         let ignore_value = random.permille(30);
         PutRequest {
             key,
             value: if ignore_value { Bytes::new() } else { value },
-            lease: if random.permille(200) { random.between(1, 20) as i64 } else { 0 },
+            lease: if random.permille(2 * self.habits.hidden_permille) { self.any_lease(random) } else { 0 },
             prev_kv: random.permille(300),
             ignore_value,
             ignore_lease: false,
@@ -170,8 +206,8 @@ impl Story {
 
     fn any_range(&self, random: &mut Random) -> RangeRequest {
         RangeRequest {
-            key: any_key(random).into(),
-            range_end: any_end(random),
+            key: self.any_key(random).into(),
+            range_end: self.any_end(random),
             limit: random.below(4) as i64,
             revision: if random.permille(150) { self.some_revision(random) } else { 0 },
             sort_order: random.below(3) as i32,
@@ -185,13 +221,14 @@ impl Story {
     }
 
     fn any_txn(&self, random: &mut Random) -> TxnRequest {
-        let key = any_key(random);
+        let key = self.any_key(random);
         let known = self.model.get(key.as_bytes()).map_or(0, |kv| kv.mod_revision);
         let guess = if random.permille(700) { known } else { self.some_revision(random) };
         let put =
             |random: &mut Random| Nested::RequestPut(PutRequest { key: key.clone().into(), ..self.any_put(random) });
         let read = |random: &mut Random| Nested::RequestRange(RangeRequest { revision: 0, ..self.any_range(random) });
-        let delete = Nested::RequestDeleteRange(DeleteRangeRequest { key: key.clone().into(), ..any_delete(random) });
+        let delete =
+            Nested::RequestDeleteRange(DeleteRangeRequest { key: key.clone().into(), ..self.any_delete(random) });
         let success = match random.below(4) {
             0 => vec![put(random)],
             1 => vec![read(random), put(random), read(random)],
@@ -207,23 +244,6 @@ impl Story {
         let now = self.model.revision() as u64;
         random.between(now.saturating_sub(8), now + 1) as i64
     }
-}
-
-fn any_key(random: &mut Random) -> String {
-    format!("k{}", random.below(12))
-}
-
-fn any_end(random: &mut Random) -> Bytes {
-    match random.below(4) {
-        0 | 1 => Bytes::new(),
-        2 => any_key(random).into(),
-        _ => Bytes::from_static(b"\0"),
-    }
-}
-
-fn any_delete(random: &mut Random) -> DeleteRangeRequest {
-    let range_end = if random.permille(200) { any_end(random) } else { Bytes::new() };
-    DeleteRangeRequest { key: any_key(random).into(), range_end, prev_kv: random.permille(500) }
 }
 
 pub fn put_request(key: &str, value: &str) -> PutRequest {

@@ -13,7 +13,7 @@ use crate::random::Random;
 
 /// Placements after which the search gives up, so that a hopeless history ends in bounded time and memory. A sound history takes
 /// little more than one per operation.
-const MAX_PLACEMENTS: usize = 2_000_000;
+const MAX_PLACEMENTS: usize = 500_000;
 
 /// Seed of the numbers that stand for operations; any will do.
 const MARKS: u64 = 0x6c69_6e65;
@@ -54,13 +54,18 @@ struct Tried {
 /// One operation that may be next, and what the model is then.
 struct Choice {
     task: usize,
+    /// Ones with unknown outcome that come before it, so that it fits.
+    helpers: Vec<usize>,
     after: Model,
 }
+
+/// Operations with unknown outcome, one after the other, and what the model is then.
+type Way = (Vec<usize>, Model);
 
 /// A moment of the search: what led there, and what has not been tried yet. The last choice is tried first.
 struct Frame {
     model: Model,
-    placed: Option<usize>,
+    placed: Vec<usize>,
     choices: Vec<Choice>,
     wave: Wave,
     /// Whether there was any choice.
@@ -114,13 +119,13 @@ impl<'a> Search<'a> {
     /// # Errors
     /// If there is none, or none was found in [`MAX_PLACEMENTS`].
     pub fn run(mut self) -> Result<(), Violation> {
-        let mut stack = vec![self.frame(None, Model::default())];
+        let mut stack = vec![self.frame(Vec::new(), Model::default())];
         let mut placements = 0;
         while let Some(frame) = stack.last_mut() {
             if self.is_complete(&frame.model) {
                 return Ok(());
             }
-            if let Some(Choice { task, after }) = frame.choices.pop() {
+            if let Some(Choice { task, helpers: mut tasks, after }) = frame.choices.pop() {
                 placements += 1;
                 if placements > MAX_PLACEMENTS {
                     let text = self.farthest.map_or(String::new(), |(_, text)| text);
@@ -129,15 +134,16 @@ impl<'a> Search<'a> {
                     ));
                 }
                 let is_idle = frame.model.is_unchanged_in(&after);
-                self.place(task);
+                tasks.push(task);
+                self.place(&tasks);
                 if is_idle || self.tried.insert(Tried::new(&self.placed, &after)) {
-                    stack.push(self.frame(Some(task), after));
+                    stack.push(self.frame(tasks, after));
                 } else {
-                    self.displace(task);
+                    self.displace(&tasks);
                 }
             } else if frame.wave == Wave::First {
                 frame.wave = Wave::Second;
-                frame.choices = self.hidden(&frame.model);
+                frame.choices = self.helped(&frame.model);
                 frame.is_dead_end &= frame.choices.is_empty();
             } else {
                 self.go_back(stack.pop());
@@ -156,30 +162,32 @@ impl<'a> Search<'a> {
         if frame.is_dead_end && self.farthest.as_ref().is_none_or(|(known, _)| *known < self.placed.known) {
             self.farthest = Some((self.placed.known, report::dead_end(self, &frame.model)));
         }
-        if let Some(task) = frame.placed {
-            self.displace(task);
+        self.displace(&frame.placed);
+    }
+
+    fn place(&mut self, tasks: &[usize]) {
+        for task in tasks.iter().copied() {
+            self.timeline.take(task);
+            self.placed.flip(task, true);
+            if let Some(revision) = self.tasks[task].revision {
+                self.waiting[revision as usize] -= 1;
+            }
+            self.placed.known += usize::from(self.tasks[task].is_known());
         }
     }
 
-    fn place(&mut self, task: usize) {
-        self.timeline.take(task);
-        self.placed.flip(task, true);
-        if let Some(revision) = self.tasks[task].revision {
-            self.waiting[revision as usize] -= 1;
+    fn displace(&mut self, tasks: &[usize]) {
+        for task in tasks.iter().rev().copied() {
+            self.timeline.put_back(task);
+            self.placed.flip(task, false);
+            if let Some(revision) = self.tasks[task].revision {
+                self.waiting[revision as usize] += 1;
+            }
+            self.placed.known -= usize::from(self.tasks[task].is_known());
         }
-        self.placed.known += usize::from(self.tasks[task].is_known());
     }
 
-    fn displace(&mut self, task: usize) {
-        self.timeline.put_back(task);
-        self.placed.flip(task, false);
-        if let Some(revision) = self.tasks[task].revision {
-            self.waiting[revision as usize] += 1;
-        }
-        self.placed.known -= usize::from(self.tasks[task].is_known());
-    }
-
-    fn frame(&self, placed: Option<usize>, model: Model) -> Frame {
+    fn frame(&self, placed: Vec<usize>, model: Model) -> Frame {
         let (choices, wave) = self.visible(&model);
         let is_dead_end = choices.is_empty();
         Frame { model, placed, choices, wave, is_dead_end }
@@ -191,9 +199,9 @@ impl<'a> Search<'a> {
         let (mut hidden, mut makers) = (Vec::new(), Vec::new());
         for task in self.timeline.open() {
             match self.fit(model, task) {
-                Fit::Idle(after) => return (vec![Choice { task, after }], Wave::Last),
-                Fit::Hidden(after) => hidden.push(Choice { task, after }),
-                Fit::Revision(after) => makers.push(Choice { task, after }),
+                Fit::Idle(after) => return (vec![Choice::of(task, after)], Wave::Last),
+                Fit::Hidden(after) => hidden.push(Choice::of(task, after)),
+                Fit::Revision(after) => makers.push(Choice::of(task, after)),
                 Fit::No | Fit::Not => {}
             }
         }
@@ -212,33 +220,67 @@ impl<'a> Search<'a> {
                 continue;
             }
             if let Fit::Revision(after) = self.fit(model, task) {
-                makers.push(Choice { task, after });
+                makers.push(Choice::of(task, after));
             }
         }
     }
 
-    /// Operations with unknown outcome that change what no revision shows, as far as one that does not fit may be waiting for it.
-    fn hidden(&self, model: &Model) -> Vec<Choice> {
-        let mut leases = BTreeSet::new();
-        let mut is_compacted = false;
+    /// Operations that fit once others with unknown outcome have changed what no revision shows. Those come directly before: earlier
+    /// they are of no use, and may be in the way.
+    fn helped(&self, model: &Model) -> Vec<Choice> {
         let next = self.in_time(self.unknown.makers(model.revision() + 1).iter().copied());
+        let mut choices = Vec::new();
         for task in self.timeline.open().chain(next).filter(|task| matches!(self.fit(model, *task), Fit::Not)) {
-            each_lease(self.tasks[task].request(), &mut |lease| leases.extend([lease]));
-            is_compacted |= matches!(&self.tasks[task].answer, Some(Response::Refused(text)) if text == COMPACTED);
+            for (helpers, before) in self.help(model, task) {
+                match self.fit(&before, task) {
+                    Fit::Revision(after) => choices.push(Choice { task, helpers, after }),
+                    Fit::Idle(after) | Fit::Hidden(after) if self.tasks[task].is_known() => {
+                        choices.push(Choice { task, helpers, after });
+                    }
+                    _ => {}
+                }
+            }
         }
-        let of_leases = leases.iter().flat_map(|lease| self.unknown.of_lease(*lease)).copied();
-        let compactions = self.unknown.compactions_after(model.compacted()).filter(|_| is_compacted);
-        let fits = |task| match self.fit(model, task) {
-            Fit::Hidden(after) => Some(Choice { task, after }),
-            _ => None,
-        };
-        let mut choices: Vec<Choice> = self.in_time(of_leases.chain(compactions)).filter_map(fits).collect();
         choices.reverse();
         choices
     }
 
+    /// What could be done for an operation that does not fit: the leases that it speaks of come or go, and if it was refused as
+    /// compacted, the first compaction that explains it comes.
+    fn help(&self, model: &Model, task: usize) -> Vec<Way> {
+        let mut leases = BTreeSet::new();
+        each_lease(self.tasks[task].request(), &mut |lease| leases.extend([lease]));
+        let mut ways = vec![(Vec::new(), model.clone())];
+        for lease in leases {
+            let one = |way| self.one_more(way, self.unknown.of_lease(lease).iter().copied(), |_| true);
+            let more: Vec<Way> = ways.iter().filter_map(one).collect();
+            ways.extend(more);
+        }
+        if matches!(&self.tasks[task].answer, Some(Response::Refused(text)) if text == COMPACTED) {
+            let explains = |after: &Model| !matches!(self.fit(after, task), Fit::Not);
+            let one = |way| self.one_more(way, self.unknown.compactions_after(model.compacted()), explains);
+            let more: Vec<Way> = ways.iter().filter_map(one).collect();
+            ways.extend(more);
+        }
+        ways.swap_remove(0);
+        ways
+    }
+
+    /// A way with the first of `tasks` behind it that changes something, makes no revision and is enough.
+    fn one_more(
+        &self,
+        (helpers, model): &Way,
+        tasks: impl Iterator<Item = usize>,
+        is_enough: impl Fn(&Model) -> bool,
+    ) -> Option<Way> {
+        self.in_time(tasks).find_map(|task| match self.fit(model, task) {
+            Fit::Hidden(after) if is_enough(&after) => Some(([&helpers[..], &[task]].concat(), after)),
+            _ => None,
+        })
+    }
+
     /// Those that may be next as far as time goes.
-    pub(super) fn in_time<'b>(&'b self, tasks: impl Iterator<Item = usize> + 'b) -> impl Iterator<Item = usize> + 'b {
+    fn in_time(&self, tasks: impl Iterator<Item = usize>) -> impl Iterator<Item = usize> {
         let until = self.timeline.first_return().map(|(_, moment)| moment);
         let is_called = move |task: &usize| until.is_none_or(|moment| self.tasks[*task].called() <= moment);
         tasks.filter(move |task| !self.placed.is_placed[*task] && is_called(task))
@@ -282,6 +324,12 @@ impl<'a> Search<'a> {
     /// How many have a place of those that must have one.
     pub(super) fn placed(&self) -> usize {
         self.placed.known
+    }
+}
+
+impl Choice {
+    fn of(task: usize, after: Model) -> Self {
+        Self { task, helpers: Vec::new(), after }
     }
 }
 

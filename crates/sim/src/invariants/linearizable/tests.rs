@@ -1,6 +1,7 @@
 //! Good histories, and bad ones that must be found.
 
 mod bad;
+mod exhaustive;
 mod random;
 mod unknown;
 

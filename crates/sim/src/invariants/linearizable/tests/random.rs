@@ -8,13 +8,17 @@ use crate::invariants::serializable;
 use crate::model::story::{Habits, Story};
 use crate::random::Random;
 
-const FEW: Habits = Habits { operations: 120, clients: 8, unknown_permille: 100 };
-const MANY: Habits = Habits { operations: 1500, clients: 8, unknown_permille: 100 };
+/// About as many as a simulated minute has.
+const MANY: usize = 1500;
+
+fn few(seed: u64) -> Story {
+    Story::random(seed, Habits::default())
+}
 
 #[test]
 fn what_really_happened_is_accepted() {
     for seed in 0..300 {
-        let story = Story::random(seed, FEW);
+        let story = few(seed);
         assert_eq!(check(&story.operations, &story.revisions), Ok(()), "seed {seed}");
         assert_eq!(serializable::check(&story.operations, &story.revisions), Ok(()), "seed {seed}");
     }
@@ -23,7 +27,7 @@ fn what_really_happened_is_accepted() {
 #[test]
 fn long_histories_are_accepted() {
     for seed in 0..5 {
-        let story = Story::random(seed, MANY);
+        let story = Story::random(seed, Habits { operations: MANY, ..Habits::default() });
         assert_eq!(check(&story.operations, &story.revisions), Ok(()), "seed {seed}");
         assert_eq!(serializable::check(&story.operations, &story.revisions), Ok(()), "seed {seed}");
     }
@@ -32,7 +36,7 @@ fn long_histories_are_accepted() {
 #[test]
 fn mostly_unknown_outcomes_are_accepted() {
     for seed in 0..100 {
-        let story = Story::random(seed, Habits { operations: 400, clients: 8, unknown_permille: 600 });
+        let story = Story::random(seed, Habits { operations: 400, unknown_permille: 600, ..Habits::default() });
         assert_eq!(check(&story.operations, &story.revisions), Ok(()), "seed {seed}");
     }
 }
@@ -41,7 +45,7 @@ fn mostly_unknown_outcomes_are_accepted() {
 fn one_changed_answer_is_found() {
     let mut changed = 0;
     for seed in 0..1500 {
-        let mut story = Story::random(seed, FEW);
+        let mut story = few(seed);
         let mut random = Random::new(seed, 1);
         let at = random.below(story.operations.len() as u64) as usize;
         if story.operations[at].returned.is_none() {
@@ -63,7 +67,7 @@ fn one_changed_answer_is_found() {
 #[test]
 fn one_missing_write_is_found() {
     for seed in 0..300 {
-        let mut story = Story::random(seed, FEW);
+        let mut story = few(seed);
         let is_put = |o: &crate::history::Operation| matches!(&o.returned, Some((_, Response::Put(_))));
         let Some(at) = story.operations.iter().position(is_put) else { continue };
         story.operations.remove(at);
