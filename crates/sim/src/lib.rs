@@ -2,4 +2,5 @@
 
 pub mod history;
 pub mod invariants;
+pub mod model;
 pub mod random;
