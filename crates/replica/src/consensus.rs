@@ -346,6 +346,11 @@ impl Consensus {
         Standing { id: raft.id, role, leader: raft.leader_id, term: raft.term, commit, applied, sole_leader }
     }
 
+    /// The term of an entry, unless it is no longer or not yet held.
+    pub fn term_of(&self, index: u64) -> Option<u64> {
+        self.node.raft.raft_log.term(index).ok().filter(|term| *term > 0)
+    }
+
     /// How far the members have come, in the order of their ids; empty unless this one leads.
     pub fn progress(&self) -> Vec<Progress> {
         if self.node.raft.state != StateRole::Leader {

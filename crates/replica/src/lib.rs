@@ -33,7 +33,7 @@ pub mod wal;
 
 pub use consensus::{Dropped, Progress, Rejected, Role, Standing, Timing};
 pub use data_dir::{OpenError, Paths};
-pub use leases::{ConfirmedRenewal, LeaseKeeper, RenewalStep};
+pub use leases::LeaseKeeper;
 pub use member::{Bootstrap, ConvertError, Converted, Fatal, Founder, Outbox, Output, Replica, Settings, convert};
 pub use state::{
     MarkJob, OpenEngine, ReceiveError, ReceivedState, Retired, SnapshotJob, SnapshotWritten, StateIncoming,

@@ -186,6 +186,11 @@ impl Replica {
         &self.conf_state.voters
     }
 
+    /// The term of an entry of the log; `None` if there is none, or it is part of the state and no longer kept.
+    pub fn term_of(&self, index: u64) -> Option<u64> {
+        self.consensus.term_of(index)
+    }
+
     /// How far the members have come, in the order of their ids; empty unless this one leads.
     pub fn progress(&self) -> Vec<Progress> {
         self.consensus.progress()

@@ -33,7 +33,6 @@ mod crash_points;
 mod defragment;
 mod failures;
 mod kill_loop;
-mod machine;
 mod membership;
 mod on_disk;
 mod receiving;
@@ -41,3 +40,5 @@ mod refusals;
 mod script;
 mod transfer;
 mod world;
+
+use metastore_sim::machine;

@@ -17,6 +17,7 @@ use metastore_store::command::{Command, Kind};
 use metastore_store::mvcc::HashKv;
 use metastore_store::{Member, Outcome, Store};
 
+pub use crate::machine::paths;
 use crate::machine::{Engine, Machine};
 
 /// Whatever stopped a member.
@@ -30,10 +31,6 @@ pub fn settings(engine: Engine) -> Settings {
     (settings.snapshot_log_bytes, settings.flush_log_bytes) = (1500, 3000);
     settings.log = Options { segment_bytes: 2048 };
     settings
-}
-
-pub fn paths() -> Paths {
-    Paths { data_dir: PathBuf::from("/data"), wal_dir: None }
 }
 
 /// A cluster of one with this token.

@@ -12,7 +12,6 @@ use metastore_proto::etcdserverpb::{
     LeaseLeasesResponse, LeaseRevokeRequest, LeaseStatus, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
 };
 use metastore_proto::leasepb::LeaseInternalRequest;
-use metastore_replica::{ConfirmedRenewal, RenewalStep};
 use metastore_store::command::Kind;
 use metastore_store::lease::{MAX_TTL_S, Renewal};
 use metastore_store::{Refusal, Reply};
@@ -171,24 +170,17 @@ async fn renew(member: &Member, call: &Call, lease: i64) -> Result<i64, Status> 
 
 /// Renews a lease, if this member leads and the others have confirmed that; returns its time to live in seconds.
 pub(crate) async fn renew_here(member: &Member, call: &Call, lease: i64) -> Result<Told<i64>, Status> {
-    let leads_in = || member.shared.is_leader().then(|| member.shared.term());
-    let mut renewal = ConfirmedRenewal::new(member.shared.term());
-    let mut step = RenewalStep::Renew;
-    loop {
-        step = match step {
-            RenewalStep::Renew => {
-                let said = ask_for_renewal(member, call, lease).await?;
-                renewal.renewed(said, leads_in())
-            }
-            RenewalStep::Confirm => {
-                member.read_barrier(call).await?;
-                renewal.confirmed(leads_in())
-            }
-            RenewalStep::Renewed(ttl_s) => return Ok(Told::Known(ttl_s)),
-            RenewalStep::Unknown => return Ok(Told::Unknown),
-            RenewalStep::NotLeader => return Ok(Told::NotLeader),
-        }
+    let term = member.shared.term();
+    let renewal = ask_for_renewal(member, call, lease).await?;
+    if renewal == Renewal::NotLeader {
+        return Ok(Told::NotLeader);
     }
+    member.read_barrier(call).await?;
+    Ok(match renewal {
+        _ if !member.shared.is_leader() || member.shared.term() != term => Told::NotLeader,
+        Renewal::Renewed(ttl_s) => Told::Known(ttl_s),
+        _ => Told::Unknown,
+    })
 }
 
 async fn ask_for_renewal(member: &Member, call: &Call, lease: i64) -> Result<Renewal, Status> {

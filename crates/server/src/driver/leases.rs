@@ -57,6 +57,6 @@ impl Driver {
     pub(super) fn revoke_expired(&mut self) {
         let now_ms = self.now_ms();
         let proposed = self.leases.revoke_expired(&mut self.replica, now_ms, || self.shared.next_id());
-        self.shared.lease_expired.add(proposed as u64);
+        self.shared.lease_expired.add(proposed.len() as u64);
     }
 }

@@ -10,6 +10,7 @@ pub mod leader_completeness;
 pub mod lease;
 pub mod linearizable;
 pub mod log_matching;
+pub mod membership;
 pub mod revisions;
 pub mod serializable;
 pub mod state_machine_safety;

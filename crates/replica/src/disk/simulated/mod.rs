@@ -44,6 +44,8 @@ struct State {
     tree: Tree,
     locks: BTreeSet<PathBuf>,
     operations: u64,
+    syncs: u64,
+    last_write: Option<(PathBuf, u64)>,
     crash_after: Option<u64>,
     fail_write: Option<u64>,
     fail_sync: Option<u64>,
@@ -59,6 +61,16 @@ impl SimulatedDisk {
     /// How many operations changed or synced something so far.
     pub fn operations(&self) -> u64 {
         self.state().operations
+    }
+
+    /// How often the bytes of a file were synced so far.
+    pub fn syncs(&self) -> u64 {
+        self.state().syncs
+    }
+
+    /// The file that was written last, and the offset of that write.
+    pub fn last_write(&self) -> Option<(PathBuf, u64)> {
+        self.state().last_write.clone()
     }
 
     /// Lets the first `n` operations (counted as in [`SimulatedDisk::operations`]) through; every later call of any
@@ -98,14 +110,30 @@ impl SimulatedDisk {
         self.state().capacity = Some(bytes);
     }
 
+    /// What all files hold together.
+    pub fn total_bytes(&self) -> u64 {
+        self.state().tree.total_bytes()
+    }
+
+    /// Lets files be as large as they will again.
+    pub fn lift_limit(&self) {
+        self.state().capacity = None;
+    }
+
     /// Inverts one bit of a file, durably: damage, as opposed to a write. Not counted as an operation.
     pub fn flip_bit(&self, path: &Path, offset: u64, bit: u8) -> Result<()> {
+        self.damage(path, offset, 1, |byte| byte[0] ^= 1 << bit)
+    }
+
+    /// Changes `len` bytes of a file, durably, as no write of its owner does. Not counted as an operation.
+    pub fn damage(&self, path: &Path, offset: u64, len: usize, act: impl FnOnce(&mut [u8])) -> Result<()> {
         let mut state = self.state();
         let file = state.tree.file(path).map_err(|e| DiskError::new("open", path, e))?;
-        let mut byte = [0];
+        let mut bytes = vec![0; len];
         let content = state.tree.content(file);
-        content.read_at(offset, &mut byte);
-        content.write(offset, &[byte[0] ^ (1 << bit)]);
+        content.read_at(offset, &mut bytes);
+        act(&mut bytes);
+        content.write(offset, &bytes);
         content.sync();
         Ok(())
     }
@@ -269,6 +297,7 @@ impl DiskFile for SimulatedFile {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
         let mut state = self.disk.state();
         state.count("write", &self.path)?;
+        state.last_write = Some((self.path.clone(), offset));
         let fails = State::due(&mut state.fail_write);
         let len = state.tree.content(self.node).len();
         let end = offset + bytes.len() as u64;
@@ -318,6 +347,7 @@ impl DiskFile for SimulatedFile {
     fn sync_data(&self) -> Result<()> {
         let mut state = self.disk.state();
         state.count("sync", &self.path)?;
+        state.syncs += 1;
         let fails = State::due(&mut state.fail_sync);
         let content = state.tree.content(self.node);
         if fails {

@@ -5,7 +5,9 @@
 use metastore_proto::raftpb::Message;
 use metastore_replica::{ReceivedState, SnapshotJob, SnapshotWritten, StateIncoming};
 
-use super::{Fatal, Group, Output};
+use metastore_store::mvcc::CompactionHashJob;
+
+use super::{Fatal, Output, World, must};
 
 /// Moments that a step takes at most while it storms: writing a state, sending it, taking it in.
 const STEP_MOMENTS: u64 = 60;
@@ -35,6 +37,7 @@ pub struct Beside {
     /// Until when, and with what.
     writing: Option<(u64, Writing)>,
     taking: Option<(u64, usize, StateIncoming)>,
+    hashing: Option<(u64, CompactionHashJob)>,
 }
 
 impl Beside {
@@ -44,17 +47,24 @@ impl Beside {
     }
 }
 
-impl Group {
+impl World {
     /// Takes from a member's output what is to be done about states.
     pub(super) fn states(&mut self, at: usize, output: &mut Output) -> Result<(), Fatal> {
         self.counts.states_taken_up += u64::from(output.state_replaced);
+        if output.state_replaced {
+            must(self.judge.revisions.replaced(at));
+        }
+        if let Some(job) = output.compaction_hash.take() {
+            let due = self.soon();
+            self.members[at].beside.hashing = Some((due, job));
+        }
         if let Some(job) = output.snapshot.take() {
             let due = self.soon();
             self.members[at].beside.writing = Some((due, Writing::Planned(job)));
         }
         for retired in output.retired.drain(..).filter(|retired| retired.is_unused()) {
             let removed = retired.remove();
-            assert!(removed.is_ok() || self.members[at].doomed, "{removed:?}");
+            assert!(removed.is_ok() || self.members[at].may_stop(), "{removed:?}");
         }
         for message in std::mem::take(&mut output.states_wanted) {
             self.post_state(at, message)?;
@@ -95,6 +105,7 @@ impl Group {
         for at in 0..self.members.len() {
             if self.members[at].awake(now) {
                 self.go_on_writing(at);
+                self.go_on_hashing(at);
                 self.go_on_taking(at);
             }
         }
@@ -109,7 +120,7 @@ impl Group {
         let Some(replica) = member.replica.as_ref().filter(|_| !lost && member.asleep_until <= self.now) else {
             return false;
         };
-        let doomed = member.doomed;
+        let doomed = member.may_stop();
         // It may have come further meanwhile, or be busy with another one.
         let Ok(mut incoming) = replica.receiver().begin(message) else { return false };
         for piece in stream.chunks(PIECE_BYTES) {
@@ -128,7 +139,7 @@ impl Group {
         let Some((_, from, incoming)) = member.beside.taking.take_if(|(due, ..)| *due <= now) else { return };
         let Some(replica) = &mut member.replica else { return };
         let taken = incoming.finish().map(|received: ReceivedState| replica.state_received(received));
-        let doomed = member.doomed;
+        let doomed = member.may_stop();
         member.due = true;
         match &taken {
             Ok(Ok(())) => {}
@@ -159,7 +170,7 @@ impl Group {
             Writing::Planned(job) => match job.run() {
                 Ok(written) => member.beside.writing = Some((due, Writing::Written(written))),
                 Err(error) => {
-                    assert!(member.doomed, "member {at} cannot write its state: {error}");
+                    assert!(member.may_stop(), "member {at} cannot write its state: {error}");
                     self.crashes(at);
                 }
             },
@@ -170,5 +181,12 @@ impl Group {
                 }
             }
         }
+    }
+    fn go_on_hashing(&mut self, at: usize) {
+        let now = self.now;
+        let member = &mut self.members[at];
+        let Some((_, job)) = member.beside.hashing.take_if(|(due, _)| *due <= now) else { return };
+        member.due = true;
+        job.run().unwrap_or_else(|error| panic!("member {at} cannot hash what it holds: {error}"));
     }
 }

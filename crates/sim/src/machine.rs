@@ -11,10 +11,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use metastore_engine::{EngineError, Memory, RocksDb, RocksDbSettings};
-use metastore_replica::OpenEngine;
+use metastore_replica::{OpenEngine, Paths};
 use metastore_replica::disk::{CrashPolicy, DirLock, Disk, DiskFile, Result, SimulatedDisk};
 
-use crate::world::paths;
+/// Where every member keeps its data: each has a machine of its own.
+pub fn paths() -> Paths {
+    Paths { data_dir: PathBuf::from("/data"), wal_dir: None }
+}
 
 /// The storage engine of a member.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! The group changes its members while it runs: learners join, become voters, and members leave, the leader among them.
+//! The cluster changes its members while it runs: learners join, become voters, and members leave, the leader among them.
 //!
 //! A member is started when it was added, as with etcd, and stopped a while after it was removed: until then it does not
 //! know, and disturbs the others. Two voters are never brought down to one: if the one that leaves is gone before the other
@@ -7,17 +7,17 @@
 use metastore_proto::raftpb::{ConfChange, ConfChangeType};
 use metastore_store::{Member as Description, Members};
 
-use super::{Group, MOMENTS_PER_TICK, take_due};
+use super::{World, MOMENTS_PER_TICK, take_due};
 use crate::member::Member;
 
 /// Members that a run adds at most.
 const MAX_ADDED: usize = 6;
-/// Voters of a group are between these while it storms, even if every removal that was proposed takes effect.
+/// Voters of a cluster are between these while it storms, even if every removal that was proposed takes effect.
 const VOTERS: std::ops::RangeInclusive<usize> = 2..=5;
 /// Ticks for which a removed member goes on at most.
 const LINGERING_TICKS: u64 = 40;
 
-impl Group {
+impl World {
     /// Proposes a change of the members, through any that runs.
     pub(super) fn reshape(&mut self) {
         let now = self.now;
@@ -79,11 +79,11 @@ impl Group {
             let (added, removed) = (knows(|members, id| members.get(id).is_some()), knows(Members::is_removed));
             let member = &mut self.members[at];
             if removed && !member.left {
-                self.counts.removed += 1;
+                self.counts.members_removed += 1;
                 self.leaves.insert(at, self.now + self.random.between(1, LINGERING_TICKS * MOMENTS_PER_TICK));
                 member.left = true;
             } else if added && !member.started {
-                self.counts.added += 1;
+                self.counts.members_added += 1;
                 self.start(at);
             }
         }

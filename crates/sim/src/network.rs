@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use metastore_proto::Message as _;
 use metastore_proto::raftpb::{Message, MessageType};
 
+use crate::faults::{Kind, Rates};
 use crate::random::Random;
 
 /// How bad the network is; rates are per thousand messages.
@@ -27,16 +28,14 @@ impl Weather {
     /// Of a network in which nothing is lost.
     pub const FAIR: Self = Self { loss: 0, doubling: 0, straggling: 0, delay: 1, long_delay: 1 };
 
-    /// Some seeds see a good network, some a bad one.
-    pub fn draw(random: &mut Random) -> Self {
-        let worst = *random.pick(&[0, 20, 100, 250]).unwrap_or(&0);
-        let mut up_to = |most: u64| random.below(most + 1);
+    /// Some seeds see a fast network, some a slow one.
+    pub fn draw(random: &mut Random, rates: &Rates) -> Self {
         Self {
-            loss: up_to(worst),
-            doubling: up_to(worst),
-            straggling: up_to(worst),
-            delay: 1 + up_to(8),
-            long_delay: 10 + up_to(150),
+            loss: rates.of(Kind::Loss),
+            doubling: rates.of(Kind::Doubling),
+            straggling: rates.of(Kind::Straggling),
+            delay: 1 + random.below(6),
+            long_delay: 10 + random.below(150),
         }
     }
 }
@@ -139,13 +138,8 @@ impl Network {
         Some(Arrival { from, to, message })
     }
 
-    /// Cuts ways off, until [`Network::join`].
+    /// Nothing passes on these ways, and everything on all others.
     pub fn cut(&mut self, ways: impl IntoIterator<Item = (usize, usize)>) {
-        self.cut.extend(ways);
-    }
-
-    /// All ways are open again.
-    pub fn join(&mut self) {
-        self.cut.clear();
+        self.cut = ways.into_iter().collect();
     }
 }

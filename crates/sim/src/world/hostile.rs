@@ -6,7 +6,7 @@ use metastore_proto::raftpb::{Entry, Message};
 use metastore_replica::Replica;
 use metastore_store::command::{Command, Kind};
 
-use super::{Fatal, Group, Output, Plan};
+use super::{Fatal, World, Output, Plan};
 use crate::random::Random;
 
 /// Messages that one member hears.
@@ -20,19 +20,19 @@ struct Target {
     index: u64,
 }
 
-impl Group {
-    /// Runs a group for a while, and then lies to one of its members. Returns how many lies it took for true, and refused.
+impl World {
+    /// Runs a cluster for a while, and then lies to one of its members. Returns how many lies it took for true, and refused.
     pub fn lie(seed: u64, plan: &Plan) -> (u64, u64) {
-        let mut group = Self::new(seed, plan);
+        let mut world = Self::new(seed, plan);
         let mut random = Random::new(seed, 3);
-        group.storm(random.between(1, plan.ticks));
-        group.heal();
-        group.ticks(random.between(1, 30));
-        let leads = |at: &usize| group.members[*at].leads();
-        let leader = (0..group.members.len()).find(leads).filter(|_| random.permille(500));
-        let at = leader.unwrap_or_else(|| random.below(group.members.len() as u64) as usize);
-        let others = group.members.iter().map(|member| member.id).collect();
-        let Some(replica) = &mut group.members[at].replica else { return (0, 0) };
+        world.storm(random.between(1, plan.ticks), 0);
+        world.heal();
+        world.ticks(random.between(1, 30));
+        let leads = |at: &usize| world.members[*at].leads();
+        let leader = (0..world.members.len()).find(leads).filter(|_| random.permille(500));
+        let at = leader.unwrap_or_else(|| random.below(world.members.len() as u64) as usize);
+        let others = world.members.iter().map(|member| member.id).collect();
+        let Some(replica) = &mut world.members[at].replica else { return (0, 0) };
         let (mut taken, mut refused) = (0, 0);
         for _ in 0..MESSAGES {
             let standing = replica.standing();

@@ -1,0 +1,78 @@
+//! A client with leases: it renews some and forgets others.
+
+use bytes::Bytes;
+use metastore_proto::etcdserverpb::{LeaseGrantRequest, LeaseRevokeRequest, PutRequest, RangeRequest};
+
+use super::{Behaviour, Wish, value};
+use crate::history::{Request, Response};
+use crate::random::Random;
+
+/// Leases that a client holds at the same time.
+const HELD: usize = 2;
+/// Seconds for which leases live, at least and at most.
+const TTL_S: (u64, u64) = (1, 6);
+
+pub struct Leaseholder {
+    /// Tells its keys and leases from those of others.
+    number: u64,
+    held: Vec<i64>,
+}
+
+impl Leaseholder {
+    pub fn new(number: u64) -> Self {
+        Self { number, held: Vec::new() }
+    }
+
+    /// Few keys, so that a later lease takes over an earlier one's.
+    fn key(&self, random: &mut Random) -> Bytes {
+        format!("lease/{}/{}", self.number, random.below(3)).into()
+    }
+}
+
+impl Behaviour for Leaseholder {
+    fn wish(&mut self, id: u64, random: &mut Random, _: i64) -> Wish {
+        let held = random.pick(&self.held).copied();
+        let Some(lease) = held.filter(|_| self.held.len() >= HELD || random.permille(700)) else {
+            let ttl = random.between(TTL_S.0, TTL_S.1) as i64;
+            return Wish::Do(Request::LeaseGrant(LeaseGrantRequest { id: (id << 8) as i64, ttl }));
+        };
+        match random.below(20) {
+            0..8 => Wish::KeepAlive(lease),
+            8..14 => {
+                let (key, value) = (self.key(random), value(id, random));
+                Wish::Do(Request::Put(PutRequest { key, value, lease, ..PutRequest::default() }))
+            }
+            14 => {
+                let (key, value) = (self.key(random), value(id, random));
+                Wish::Do(Request::Put(PutRequest { key, value, ..PutRequest::default() }))
+            }
+            15 => {
+                self.held.retain(|held| *held != lease);
+                Wish::Do(Request::LeaseRevoke(LeaseRevokeRequest { id: lease }))
+            }
+            16 => {
+                // Nobody renews this one any more.
+                self.held.retain(|held| *held != lease);
+                Wish::KeepAlive(lease)
+            }
+            _ => {
+                let (key, range_end) = (Bytes::from_static(b"lease/"), Bytes::from_static(b"lease0"));
+                Wish::Do(Request::Range(RangeRequest { key, range_end, ..RangeRequest::default() }))
+            }
+        }
+    }
+
+    fn told(&mut self, request: &Request, response: &Response) {
+        match (request, response) {
+            (Request::LeaseGrant(_), Response::LeaseGrant(granted)) => self.held.push(granted.id),
+            (Request::Put(put), Response::Refused(_)) => self.held.retain(|held| *held != put.lease),
+            _ => {}
+        }
+    }
+
+    fn renewed(&mut self, lease: i64, lives: bool) {
+        if !lives {
+            self.held.retain(|held| *held != lease);
+        }
+    }
+}

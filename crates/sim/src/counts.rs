@@ -1,0 +1,129 @@
+//! What has happened, so that a run in which something never happens is not taken for a proof.
+
+use crate::network::Traffic;
+
+macro_rules! counts {
+    ($($name:ident),* $(,)?) => {
+        /// How often each thing has happened.
+        #[derive(Clone, Copy, Debug, Default)]
+        pub struct Counts {
+            $(pub $name: u64,)*
+        }
+
+        impl Counts {
+            pub fn add(&mut self, other: &Self) {
+                $(self.$name += other.$name;)*
+            }
+
+            /// All, by name.
+            pub fn all(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name),)*]
+            }
+        }
+    };
+}
+
+counts! {
+    // What clients did.
+    operations,
+    writes,
+    refused_writes,
+    failed_txns,
+    reads,
+    local_reads,
+    past_reads,
+    compactions,
+    unknown,
+    refused,
+    leases_granted,
+    leases_renewed,
+    leases_expired,
+    watches,
+    watch_events,
+    watches_resumed,
+    watches_compacted,
+    // What members did.
+    elections,
+    states_written,
+    states_sent,
+    states_taken_up,
+    members_added,
+    members_removed,
+    logs_cut,
+    // What befell them.
+    messages,
+    lost,
+    cut_off,
+    doubled,
+    overtaken,
+    partitions,
+    crashes,
+    // In the middle of the work, as opposed to between.
+    crashes_at_work,
+    pauses,
+    clock_jumps,
+    transfers,
+    changes_proposed,
+    failed_syncs,
+    failed_writes,
+    full_disks,
+    hung_syncs,
+    slow_syncs,
+    flipped_bits,
+    misdirected_writes,
+    damage_refused,
+    events_lost,
+}
+
+impl Counts {
+    pub fn hear(&mut self, traffic: &Traffic) {
+        let Traffic { sent, lost, cut_off, doubled, overtaken } = *traffic;
+        (self.messages, self.lost, self.cut_off) = (sent, lost, cut_off);
+        (self.doubled, self.overtaken) = (doubled, overtaken);
+    }
+
+    /// Faults of all kinds.
+    pub fn faults(&self) -> u64 {
+        self.kinds().iter().sum()
+    }
+
+    /// How many kinds of fault there were.
+    pub fn kinds_of_fault(&self) -> usize {
+        self.kinds().iter().filter(|count| **count > 0).count()
+    }
+
+    fn kinds(&self) -> [u64; 18] {
+        [
+            self.lost,
+            self.cut_off,
+            self.doubled,
+            self.overtaken,
+            self.partitions,
+            self.crashes,
+            self.pauses,
+            self.clock_jumps,
+            self.transfers,
+            self.changes_proposed,
+            self.failed_syncs,
+            self.failed_writes,
+            self.full_disks,
+            self.hung_syncs,
+            self.slow_syncs,
+            self.flipped_bits,
+            self.misdirected_writes,
+            self.events_lost,
+        ]
+    }
+
+    /// What a run of many seeds must have seen.
+    pub fn missing(&self) -> Vec<&'static str> {
+        let needed = [
+            ("operations", self.operations),
+            ("faults", self.faults()),
+            ("elections", self.elections),
+            ("snapshots sent", self.states_sent),
+            ("unknown outcomes", self.unknown),
+        ];
+        needed.into_iter().filter(|(_, count)| *count == 0).map(|(name, _)| name).collect()
+    }
+}

@@ -1,0 +1,339 @@
+//! One member of the cluster: its disk, its clock, the replica as long as it runs, and what a server keeps beside that.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use metastore_proto::raftpb;
+use metastore_replica::disk::{CrashPolicy, Disk};
+use metastore_replica::{Bootstrap, Fatal, Founder, LeaseKeeper, OpenError, Outbox, Output, Replica, Settings, identity};
+use metastore_store::Member as Description;
+use metastore_store::watch::{Hub, Limits};
+
+use crate::machine::{Engine, Machine, paths};
+use crate::serving::Reading;
+use crate::world::{Beside, MOMENT_MS, MOMENTS_PER_TICK};
+
+/// Ticks without word from a leader after which a member campaigns, at the earliest.
+pub const ELECTION_TICKS: usize = 10;
+/// Small, so that a short run writes several.
+pub const SEGMENT_BYTES: u64 = 16 << 10;
+const ELECTION_MS: u64 = ELECTION_TICKS as u64 * MOMENTS_PER_TICK * MOMENT_MS;
+const TOKEN: &str = "token";
+/// Small bounds, so that watchers stumble and catch up in pieces.
+const QUEUE_RESPONSES: usize = 4;
+const CHUNK_ROWS: usize = 5;
+/// Watchers that asked for it hear of progress this often.
+const PROGRESS_MS: u64 = 2000;
+
+fn own_id(at: usize) -> u64 {
+    identity::member_id(&peer_urls(at), TOKEN)
+}
+
+fn peer_urls(at: usize) -> Vec<String> {
+    vec![format!("http://10.0.0.{}:2380", at + 1)]
+}
+
+/// Takes what a replica sends, until it is fetched: each message with the number of syncs before it.
+#[derive(Clone)]
+struct Letters {
+    machine: Machine,
+    posted: Arc<Mutex<Vec<(u64, raftpb::Message)>>>,
+}
+
+impl Letters {
+    fn new(machine: Machine) -> Self {
+        Self { machine, posted: Arc::default() }
+    }
+}
+
+impl Outbox for Letters {
+    fn send(&mut self, messages: Vec<raftpb::Message>) {
+        let syncs = self.machine.syncs();
+        self.posted.lock().unwrap().extend(messages.into_iter().map(|message| (syncs, message)));
+    }
+}
+
+/// The clock of a member, which is not that of the others.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    /// How fast it runs, in thousandths.
+    pub rate: u64,
+    /// What it shows, in thousandths of a millisecond.
+    shows: u64,
+    part: u64,
+}
+
+impl Clock {
+    pub fn new(rate: u64) -> Self {
+        Self { rate, shows: 0, part: 0 }
+    }
+
+    pub fn ms(&self) -> u64 {
+        self.shows / 1000
+    }
+
+    /// A moment passes; returns whether that completes a tick.
+    fn advance(&mut self) -> bool {
+        self.shows += self.rate * MOMENT_MS;
+        self.part += self.rate;
+        let full = self.part >= 1000 * MOMENTS_PER_TICK;
+        self.part -= if full { 1000 * MOMENTS_PER_TICK } else { 0 };
+        full
+    }
+
+    fn jump(&mut self) {
+        self.shows += 1000 * MOMENT_MS * MOMENTS_PER_TICK;
+    }
+}
+
+/// What a member has done after a sync that takes long: nobody sees it before.
+pub struct Held {
+    pub until: u64,
+    pub output: Output,
+    pub messages: Vec<raftpb::Message>,
+}
+
+pub struct Member {
+    pub id: u64,
+    pub at: usize,
+    /// Both before the machine: they are closed first.
+    pub beside: Beside,
+    pub replica: Option<Replica>,
+    machine: Machine,
+    settings: Settings,
+    bootstrap: Bootstrap,
+    letters: Letters,
+    pub clock: Clock,
+    /// The time of leases, while it leads.
+    pub keeper: LeaseKeeper,
+    /// The watches of its clients, while it runs.
+    pub hub: Option<Hub>,
+    /// Work behind a slow sync.
+    pub held: Option<Held>,
+    /// The next sync takes so many moments; and the number of syncs when that was decided.
+    slow_sync: Option<(u64, u64)>,
+    /// Its disk was made to fail: it may stop.
+    pub faulty: bool,
+    /// The events of its next batch get lost.
+    pub loses_events: bool,
+    /// The moment at which it goes on after it was stopped.
+    pub asleep_until: u64,
+    /// What came meanwhile.
+    pub backlog: Vec<raftpb::Message>,
+    /// Whether anything has happened since it last worked.
+    pub due: bool,
+    /// Whether the power is about to go.
+    pub doomed: bool,
+    /// Terms in which it was seen to lead.
+    pub led: u64,
+    /// Whether it has ever run, was removed, and has stopped for good after that.
+    pub started: bool,
+    pub left: bool,
+    pub gone: bool,
+    /// The last entry after which its state was compared with the others'.
+    pub compared: u64,
+    /// Linearizable reads that it has not allowed yet.
+    pub reads: BTreeMap<u64, Reading>,
+}
+
+impl Member {
+    /// A member that founds a group of `size`, and is not started yet.
+    pub fn founding(at: usize, size: usize, engine: Engine, settings: Settings) -> Self {
+        let members = (0..size).map(|at| Founder { name: name(at), peer_urls: peer_urls(at) }).collect();
+        let bootstrap = Bootstrap::Found { members, own: name(at), cluster_token: TOKEN.into() };
+        Self::new(at, engine, settings, bootstrap)
+    }
+
+    /// A member that joins the group that so many have founded, once it was added.
+    pub fn joining(at: usize, founders: usize, engine: Engine, settings: Settings) -> Self {
+        let ids: Vec<u64> = (0..founders).map(own_id).collect();
+        let bootstrap = Bootstrap::Join { id: own_id(at), cluster_id: identity::cluster_id(&ids) };
+        Self::new(at, engine, settings, bootstrap)
+    }
+
+    fn new(at: usize, engine: Engine, settings: Settings, bootstrap: Bootstrap) -> Self {
+        let settings = Settings { engine: engine.name(), ..settings };
+        let machine = Machine::new(engine);
+        Self {
+            id: own_id(at),
+            at,
+            replica: None,
+            letters: Letters::new(machine.clone()),
+            machine,
+            keeper: LeaseKeeper::new(ELECTION_MS),
+            hub: None,
+            held: None,
+            slow_sync: None,
+            faulty: false,
+            loses_events: false,
+            led: 0,
+            settings,
+            bootstrap,
+            beside: Beside::default(),
+            clock: Clock::new(1000),
+            asleep_until: 0,
+            backlog: Vec::new(),
+            due: false,
+            doomed: false,
+            started: false,
+            left: false,
+            gone: false,
+            compared: 0,
+            reads: BTreeMap::new(),
+        }
+    }
+
+    pub fn description(&self) -> Description {
+        Description { id: self.id, name: name(self.at), peer_urls: peer_urls(self.at), ..Description::default() }
+    }
+
+    pub fn awake(&self, now: u64) -> bool {
+        self.replica.is_some() && self.asleep_until <= now
+    }
+
+    /// Starts it. Returns whether a torn end of the log was cut off.
+    pub fn start(&mut self) -> Result<bool, OpenError> {
+        self.letters = Letters::new(self.machine.clone());
+        let (mut replica, cut) = self.open(&self.machine)?;
+        replica.connect(Box::new(self.letters.clone()));
+        let limits = Limits {
+            queue_responses: QUEUE_RESPONSES,
+            chunk_rows: CHUNK_ROWS,
+            progress_interval_ms: PROGRESS_MS,
+            ..Limits::default()
+        };
+        self.hub = Some(Hub::new(Arc::new(replica.store().views().clone()), limits));
+        (self.replica, self.due, self.asleep_until) = (Some(replica), true, 0);
+        self.started = true;
+        Ok(cut.is_some())
+    }
+
+    /// Opens what is on a machine as this member.
+    pub fn open(&self, machine: &Machine) -> Result<(Replica, Option<metastore_replica::wal::TornTail>), OpenError> {
+        let disk: Arc<dyn Disk> = Arc::new(machine.clone());
+        let (settings, bootstrap) = (self.settings.clone(), self.bootstrap.clone());
+        Replica::open(settings, disk, paths(), || Ok(bootstrap), machine.opener(machine.engine))
+    }
+
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// The power goes now.
+    pub fn crash(&mut self, policy: CrashPolicy) {
+        let machine = self.machine.crash(policy);
+        (self.replica, self.beside, self.hub, self.held) = (None, Beside::default(), None, None);
+        self.slow_sync = None;
+        self.keeper = LeaseKeeper::new(ELECTION_MS);
+        self.machine = machine;
+        self.backlog.clear();
+        self.reads.clear();
+        self.compared = 0;
+        (self.due, self.doomed, self.faulty, self.loses_events) = (false, false, false, false);
+    }
+
+    /// The power goes after so many operations of the disk from now on.
+    pub fn doom(&mut self, operations: u64) {
+        self.machine.crash_after(self.machine.operations() + operations);
+        self.doomed = true;
+    }
+
+    /// Its disk does what it is told again.
+    pub fn heal(&mut self) {
+        self.machine.lift_limit();
+        self.slow_sync = None;
+    }
+
+    /// Its next sync takes so many moments.
+    pub fn slow_down(&mut self, moments: u64) {
+        self.slow_sync = Some((moments, self.machine.syncs()));
+    }
+
+    /// Whether it may stop because of what was done to its machine.
+    pub fn may_stop(&self) -> bool {
+        self.doomed || self.faulty
+    }
+
+    /// A moment passes on its clock; the member notices unless it is stopped.
+    pub fn advance(&mut self, awake: bool) {
+        if self.clock.advance() && awake {
+            self.tick();
+        }
+    }
+
+    /// Its clock jumps by a tick.
+    pub fn jump(&mut self) {
+        self.clock.jump();
+        self.tick();
+    }
+
+    fn tick(&mut self) {
+        if let Some(replica) = &mut self.replica {
+            replica.tick();
+            self.due = true;
+        }
+    }
+
+    pub fn leads(&self) -> bool {
+        self.leads_in().is_some()
+    }
+
+    /// The term in which it leads.
+    pub fn leads_in(&self) -> Option<u64> {
+        let standing = self.replica.as_ref()?.standing();
+        standing.is_leader().then_some(standing.term)
+    }
+
+    pub fn term(&self) -> u64 {
+        self.replica.as_ref().map_or(0, |replica| replica.standing().term)
+    }
+
+    /// Id of whom it takes for the leader; 0 if it knows none.
+    pub fn leader(&self) -> u64 {
+        self.replica.as_ref().map_or(0, |replica| replica.standing().leader)
+    }
+
+    /// Index of the last entry that it has applied; 0 if it does not run.
+    pub fn applied(&self) -> u64 {
+        self.replica.as_ref().map_or(0, |replica| replica.store().applied().index)
+    }
+
+    pub fn revision(&self) -> i64 {
+        self.replica.as_ref().map_or(0, |replica| replica.store().revision())
+    }
+
+    pub fn step(&mut self, message: raftpb::Message) {
+        let Some(replica) = &mut self.replica else { return };
+        self.due = true;
+        let stepped = replica.step(message).unwrap_or_else(|error| panic!("member {}: {error}", self.at));
+        stepped.unwrap_or_else(|rejected| panic!("member {}: {rejected}", self.at));
+    }
+
+    /// Does what is due; of dropping old versions only so many steps.
+    pub fn work(&mut self, output: &mut Output, compaction_steps: u64) -> Result<(), Fatal> {
+        self.due = false;
+        let Some(replica) = &mut self.replica else { return Ok(()) };
+        replica.process(output)?;
+        for _ in 0..compaction_steps {
+            if !replica.compact_step(output)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// What it has sent since the last call, and how much longer it takes until the rest is done: `None` if a sync took no time.
+    /// In the second list is what it has sent after that.
+    pub fn letters(&mut self) -> (Vec<raftpb::Message>, Option<(u64, Vec<raftpb::Message>)>) {
+        let posted = std::mem::take(&mut *self.letters.posted.lock().unwrap());
+        let slow = self.slow_sync.take_if(|(_, syncs)| self.machine.syncs() > *syncs);
+        let Some((moments, syncs)) = slow else { return (posted.into_iter().map(|(_, message)| message).collect(), None) };
+        let (before, after): (Vec<_>, Vec<_>) = posted.into_iter().partition(|(at, _)| *at <= syncs);
+        let messages = |posted: Vec<(u64, raftpb::Message)>| posted.into_iter().map(|(_, message)| message).collect();
+        (messages(before), Some((moments, messages(after))))
+    }
+}
+
+fn name(at: usize) -> String {
+    format!("m{at}")
+}

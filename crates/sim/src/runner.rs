@@ -1,0 +1,111 @@
+//! Many seeds, on all processors: each world lives in one thread, and threads share nothing but the number of the next seed.
+
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::counts::Counts;
+use crate::world::{Plan, run};
+
+/// How often a long run tells how far it is.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
+/// Failures after which a run ends: the rest are most likely the same.
+const ENOUGH_FAILURES: usize = 10;
+
+/// Which seeds are run.
+#[derive(Clone, Copy, Debug)]
+pub struct Seeds {
+    pub first: u64,
+    /// How many, at most.
+    pub count: u64,
+    /// No seed is begun after this time.
+    pub time: Option<Duration>,
+    pub threads: usize,
+    /// The run ends with the first failure.
+    pub until_failure: bool,
+}
+
+/// A seed in which something was not as it must be.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    pub seed: u64,
+    /// What, and where in the simulator it was noticed.
+    pub what: String,
+}
+
+/// What became of all seeds.
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    pub seeds: u64,
+    pub failures: Vec<Failure>,
+    pub counts: Counts,
+    pub took: Duration,
+}
+
+impl Summary {
+    pub fn seeds_per_minute(&self) -> f64 {
+        self.seeds as f64 * 60.0 / self.took.as_secs_f64().max(0.001)
+    }
+}
+
+thread_local! {
+    /// What the last panic on this thread said.
+    static LAST_PANIC: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// Panics of worlds are kept for [`Failure::what`] instead of being printed.
+pub fn catch_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map_or_else(String::new, |place| format!(" [{}:{}]", place.file(), place.line()));
+        let message = panic.payload_as_str().unwrap_or("a panic without words");
+        LAST_PANIC.with_borrow_mut(|last| *last = format!("{message}{place}"));
+    }));
+}
+
+/// Runs one seed.
+///
+/// # Errors
+/// What was not as it must be.
+pub fn run_one(seed: u64, plan: &Plan) -> Result<Counts, Failure> {
+    catch_unwind(AssertUnwindSafe(|| run(seed, plan).0))
+        .map_err(|_| Failure { seed, what: LAST_PANIC.with_borrow(String::clone) })
+}
+
+/// Runs all seeds; tells of progress and of each failure as it comes.
+pub fn run_all(seeds: Seeds, plan: &Plan, tell: &(dyn Fn(&Summary, Option<&Failure>) + Sync)) -> Summary {
+    let (started, next, stop) = (Instant::now(), AtomicU64::new(seeds.first), AtomicBool::new(false));
+    let total = Mutex::new((Summary::default(), started));
+    let end = seeds.first.saturating_add(seeds.count);
+    let work = || {
+        while !stop.load(Ordering::Relaxed) && seeds.time.is_none_or(|time| started.elapsed() < time) {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= end {
+                break;
+            }
+            let result = run_one(seed, plan);
+            let mut total = total.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let (summary, told) = &mut *total;
+            summary.seeds += 1;
+            summary.took = started.elapsed();
+            match result {
+                Ok(counts) => summary.counts.add(&counts),
+                Err(failure) => {
+                    tell(summary, Some(&failure));
+                    summary.failures.push(failure);
+                    let enough = seeds.until_failure || summary.failures.len() >= ENOUGH_FAILURES;
+                    stop.fetch_or(enough, Ordering::Relaxed);
+                }
+            }
+            if told.elapsed() >= PROGRESS_INTERVAL {
+                *told = Instant::now();
+                tell(summary, None);
+            }
+        }
+    };
+    std::thread::scope(|scope| (0..seeds.threads.max(1)).for_each(|_| _ = scope.spawn(work)));
+    let (mut summary, _) = total.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+    summary.took = started.elapsed();
+    summary
+}

@@ -1,0 +1,226 @@
+//! How members serve clients: what the server does around a replica, as far as it matters for what clients are told.
+
+use metastore_proto::etcdserverpb::{LeaseRevokeRequest, RangeRequest};
+use metastore_store::apply::range_query;
+use metastore_store::lease::Renewal;
+use metastore_store::mvcc::{ReadError, View};
+use metastore_store::{Outcome, Reply};
+
+use crate::answers;
+use crate::clients::{Asked, Wish};
+use crate::history::{Request, Response};
+use crate::world::{World, must};
+
+/// What a member does once a linearizable read is allowed.
+pub enum Reading {
+    Range(RangeRequest),
+    /// A renewal, to be told to whom its member has passed it on for.
+    Renewal { lease: i64, renewal: Renewal, term: u64, asked: Asked },
+}
+
+impl World {
+    /// Clients ask for what they want.
+    pub(crate) fn ask(&mut self) {
+        let awake: Vec<usize> = (0..self.members.len()).filter(|at| self.members[*at].awake(self.now)).collect();
+        for asked in self.clients.ask(self.now, &awake, self.judge.acknowledged.told()) {
+            self.note(|| format!("{asked:?}"));
+            self.counts.operations += 1;
+            self.judge.called(&asked);
+            self.serve(asked);
+        }
+    }
+
+    /// Hands a request to its member.
+    fn serve(&mut self, asked: Asked) {
+        let at = asked.member;
+        match &asked.wish {
+            Wish::KeepAlive(lease) => self.pass_on_renewal(*lease, &asked),
+            Wish::Do(Request::Range(request)) => {
+                let Some(replica) = &mut self.members[at].replica else { return };
+                if request.serializable || replica.standing().sole_leader {
+                    let response = range(replica.store().view(), request);
+                    self.counts.local_reads += u64::from(request.serializable);
+                    return self.tell(&asked, response);
+                }
+                replica.read(asked.id);
+                self.members[at].due = true;
+                self.members[at].reads.insert(asked.id, Reading::Range(request.clone()));
+            }
+            Wish::Do(_) => self.propose(&asked),
+        }
+    }
+
+    fn propose(&mut self, asked: &Asked) {
+        if let Wish::Do(Request::LeaseGrant(grant)) = &asked.wish {
+            let clocks = self.clocks();
+            must(self.judge.leases.asked_for(grant.id, &clocks));
+            self.asked_at.insert(asked.id, clocks);
+        }
+        let member = &mut self.members[asked.member];
+        let (Some(command), Some(replica)) = (asked.command(), &mut member.replica) else { return };
+        member.due = true;
+        if replica.propose(command).is_err() {
+            self.refuse(asked);
+        }
+    }
+
+    /// Nothing will come of a request.
+    fn refuse(&mut self, asked: &Asked) {
+        self.judge.withdrawn(asked);
+        self.counts.refused += 1;
+        self.clients.end(self.now, asked.id);
+        assert!(!self.calm, "{asked:?} was refused by a cluster that has a leader");
+    }
+
+    /// Ends a request with an answer.
+    fn tell(&mut self, asked: &Asked, response: Response) {
+        self.note(|| format!("{} tells {}: {response:?}", asked.member, asked.id));
+        self.judge.returned(asked, &response);
+        self.clients.end(self.now, asked.id);
+        self.clients.told(asked, &response);
+        match (&asked.wish, &response) {
+            (Wish::Do(Request::Range(request)), _) if request.revision > 0 => self.counts.past_reads += 1,
+            (_, Response::Range(_)) => self.counts.reads += 1,
+            (_, Response::Refused(_)) => self.counts.refused_writes += 1,
+            (_, Response::Compact(_)) => self.counts.compactions += 1,
+            (_, Response::Txn(reply)) if !reply.succeeded => self.counts.failed_txns += 1,
+            _ => self.counts.writes += 1,
+        }
+    }
+
+    /// A member has an answer to a command, whether or not anybody waits for it.
+    pub(crate) fn answer(&mut self, at: usize, outcome: &Outcome) {
+        must(self.judge.answers(at, outcome));
+        let now_ms = self.members[at].clock.ms();
+        self.members[at].keeper.applied(outcome, now_ms);
+        if let Ok(Reply::LeaseRevoke { id }) = outcome.reply {
+            self.lease_revoked(id, outcome.id);
+        }
+        let Some(asked) = self.clients.waiting(at, outcome.id).cloned() else { return };
+        let Some(response) = answers::outcome(outcome) else { return };
+        if let (Wish::Do(Request::LeaseGrant(_)), Response::LeaseGrant(granted)) = (&asked.wish, &response) {
+            let clocks = self.asked_at.remove(&asked.id).unwrap_or_default();
+            must(self.judge.leases.granted(granted.id, granted.ttl, &clocks));
+            self.counts.leases_granted += 1;
+        }
+        let (acknowledged, revision) = (&mut self.judge.acknowledged, outcome.revision);
+        must(match answers::changed(&response) {
+            true => acknowledged.acknowledged(asked.id, revision, asked.floor),
+            false => acknowledged.read(revision, asked.floor),
+        });
+        self.tell(&asked, response);
+    }
+
+    /// A member allows a read.
+    pub(crate) fn read(&mut self, at: usize, id: u64) {
+        let reading = self.members[at].reads.remove(&id);
+        let reading = reading.unwrap_or_else(|| panic!("member {at} was not asked for read {id}, or allows it twice"));
+        match reading {
+            Reading::Range(request) => {
+                let Some(asked) = self.clients.waiting(at, id).cloned() else { return };
+                let replica = self.members[at].replica.as_ref().expect("it has just worked");
+                let response = range(replica.store().view(), &request);
+                if let Response::Range(response) = &response {
+                    let revision = response.header.as_ref().map_or(0, |header| header.revision);
+                    must(self.judge.acknowledged.read(revision, asked.floor));
+                }
+                self.tell(&asked, response);
+            }
+            Reading::Renewal { renewal, term, asked, .. } if self.members[at].leads_in() != Some(term) => {
+                self.note(|| format!("{at} leads no more: {renewal:?} for {} does not count", asked.id));
+                self.clients.end(self.now, asked.id);
+            }
+            Reading::Renewal { lease, renewal: Renewal::Renewed(ttl_s), asked, .. } => self.renewed(&asked, lease, Some(ttl_s)),
+            Reading::Renewal { lease, asked, .. } => self.renewed(&asked, lease, None),
+        }
+    }
+}
+
+// Leases.
+impl World {
+    /// A member passes a renewal on to whom it takes for the leader.
+    fn pass_on_renewal(&mut self, lease: i64, asked: &Asked) {
+        let clocks = self.clocks();
+        must(self.judge.leases.asked_for(lease, &clocks));
+        let leader = self.members[asked.member].leader();
+        let Some(to) = self.position(leader) else { return };
+        let (there, back) = ((asked.member, to), (to, asked.member));
+        let lost = to != asked.member && (self.network.loses(there) || self.network.loses(back));
+        if lost || !self.members[to].awake(self.now) {
+            return;
+        }
+        self.asked_at.insert(asked.id, self.clocks());
+        let (now_ms, id) = (self.members[to].clock.ms(), self.clients.next_id());
+        let member = &mut self.members[to];
+        let (term, renewal) = (member.term(), member.keeper.renew(lease, now_ms));
+        match renewal {
+            Renewal::NotLeader => _ = self.clients.end(self.now, asked.id),
+            // Told when it is revoked; this client does not wait so long.
+            Renewal::Expired => {}
+            Renewal::Renewed(_) | Renewal::Unknown => {
+                let Some(replica) = &mut member.replica else { return };
+                replica.read(id);
+                member.due = true;
+                member.reads.insert(id, Reading::Renewal { lease, renewal, term, asked: asked.clone() });
+            }
+        }
+    }
+
+    /// A client hears whether its lease lives.
+    fn renewed(&mut self, asked: &Asked, lease: i64, ttl_s: Option<i64>) {
+        let clocks = self.asked_at.remove(&asked.id).unwrap_or_default();
+        // The client may have given up.
+        if self.clients.end(self.now, asked.id).is_none() {
+            return;
+        }
+        self.note(|| format!("{} tells {}: lease {lease} {ttl_s:?}", asked.member, asked.id));
+        self.clients.renewed(asked, lease, ttl_s.is_some());
+        if let Some(ttl_s) = ttl_s {
+            must(self.judge.leases.renewed(lease, ttl_s, &clocks));
+            self.counts.leases_renewed += 1;
+        }
+    }
+
+    /// What all clocks show.
+    pub(crate) fn clocks(&self) -> Vec<u64> {
+        self.members.iter().map(|member| member.clock.ms()).collect()
+    }
+
+    /// A leader has leases revoked whose time is over.
+    pub(crate) fn revoke_expired(&mut self, at: usize) {
+        let member = &mut self.members[at];
+        let Some(replica) = &mut member.replica else { return };
+        let (now_ms, clients, mut ids) = (member.clock.ms(), &mut self.clients, Vec::new());
+        let expired = member.keeper.revoke_expired(replica, now_ms, || {
+            let id = clients.next_id();
+            ids.push(id);
+            id
+        });
+        member.due |= !expired.is_empty();
+        for (lease, id) in expired.into_iter().zip(ids) {
+            self.note(|| format!("{at} revokes lease {lease} by {id}: its time is over"));
+            self.judge.revokes(LeaseRevokeRequest { id: lease });
+            must(self.judge.leases.expired(lease, at, now_ms));
+            self.expiries.insert(id, (at, now_ms));
+        }
+    }
+
+    /// A lease is gone; judged once, whoever tells of it first.
+    fn lease_revoked(&mut self, lease: i64, by: u64) {
+        if !self.revoked.insert(lease) {
+            return;
+        }
+        let by = self.expiries.get(&by).copied();
+        self.counts.leases_expired += u64::from(by.is_some());
+        must(self.judge.leases.revoked(lease, by));
+    }
+}
+
+/// What a client reads.
+fn range(view: &View, request: &RangeRequest) -> Response {
+    match view.range(&range_query(request)) {
+        Ok(reply) => Response::Range(answers::range(&reply)),
+        Err(ReadError::Refused(refusal)) => Response::Refused(refusal.to_string()),
+        Err(error) => panic!("a read fails: {error}"),
+    }
+}

@@ -1,0 +1,336 @@
+//! The world of one seed: members, network, clients and faults, one moment after the other.
+//!
+//! A run has three parts. While it storms, everything goes wrong, and what is checked is safety. Then the world heals, and
+//! the cluster has [`SETTLE_TICKS`] to find a leader. After that every request must be served.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use metastore_replica::disk::CrashPolicy;
+use metastore_replica::wal::Options;
+use metastore_replica::{Fatal, Output, Settings, Timing};
+
+use crate::clients::{Asked, Clients, Workload};
+use crate::counts::Counts;
+use crate::faults::{Faults, Kind};
+use crate::history::Violation;
+use crate::judge::Judge;
+use crate::machine::Engine;
+use crate::member::{Clock, ELECTION_TICKS, Held, Member, SEGMENT_BYTES};
+use crate::network::{Network, Weather};
+use crate::random::Random;
+use crate::watching::Watcher;
+
+mod befall;
+mod damage;
+mod hostile;
+mod reshape;
+mod states;
+mod work;
+
+pub use states::Beside;
+use states::Parcel;
+
+/// The world's time is finer than the members': messages take parts of a tick.
+pub const MOMENTS_PER_TICK: u64 = 5;
+/// What a moment is on a true clock; a tick is a heartbeat of 100 ms.
+pub const MOMENT_MS: u64 = 20;
+/// The shortest storm: a minute.
+pub const STORM_TICKS: u64 = 600;
+/// A storm goes on until clients have asked for so much, but no longer than this many ticks.
+const OPERATIONS: u64 = 1000;
+const LONGEST_STORM_TICKS: u64 = 4 * STORM_TICKS;
+/// Every seed sees so many kinds of fault, unless they are switched off.
+const KINDS_OF_FAULT: usize = 3;
+/// Within so many ticks a healed cluster has a leader that everybody follows: a few election timeouts, on slow clocks.
+const SETTLE_TICKS: u64 = 120;
+/// Ticks of service after that.
+const CALM_TICKS: u64 = 40;
+/// A request in a calm cluster is served within so many ticks.
+const CALM_PATIENCE_TICKS: u64 = 15;
+/// Leases that nobody renews any more are gone within so many ticks: the longest time to live, once more for a new leader, and
+/// what revoking takes.
+const LEASE_TICKS: u64 = 160;
+/// Leases may live so much longer than they were granted for.
+const LEASE_SLACK_MS: u64 = 5000;
+
+/// What a run is made of.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// One after the other, the members have these.
+    pub engines: &'static [Engine],
+    /// `None`: the seed says how many.
+    pub members: Option<usize>,
+    /// Ticks of storm, at least.
+    pub ticks: u64,
+    pub workload: Option<Workload>,
+    /// Rates that the seed does not draw.
+    pub rates: Vec<(Kind, u64)>,
+    /// Kinds of fault without which a storm does not end.
+    pub kinds_of_fault: usize,
+    pub trace: Tracing,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        let engines = &[Engine::Memory];
+        let (members, workload, rates, trace) = (None, None, Vec::new(), Tracing::Off);
+        Self { engines, members, ticks: STORM_TICKS, workload, rates, kinds_of_fault: KINDS_OF_FAULT, trace }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tracing {
+    Off,
+    /// Lines are kept, to be compared.
+    Keep,
+    Print,
+}
+
+/// Goes on if a check has nothing to say.
+///
+/// # Panics
+/// With what it says.
+pub fn must(checked: Result<(), Violation>) {
+    checked.unwrap_or_else(|violation| panic!("{violation}"));
+}
+
+pub struct World {
+    pub(crate) now: u64,
+    pub(crate) members: Vec<Member>,
+    pub(crate) network: Network,
+    pub(crate) clients: Clients,
+    pub(crate) watchers: Vec<Watcher>,
+    faults: Faults,
+    pub(crate) judge: Judge,
+    pub(crate) random: Random,
+    /// How often a member gets to work, in thousandths per moment: what comes meanwhile comes at once.
+    diligence: u64,
+    restarts: BTreeMap<usize, u64>,
+    /// What is cut off, until when, and for how long by turns.
+    partition: Option<befall::Partition>,
+    parcels: Vec<Parcel>,
+    /// Members whose removal was proposed.
+    removing: BTreeSet<u64>,
+    /// Members that were removed, and when they stop.
+    leaves: BTreeMap<usize, u64>,
+    /// How many members the cluster began with.
+    founders: usize,
+    settings: Settings,
+    engines: &'static [Engine],
+    /// What a crash will leave of a doomed member's disk, and how long it will be down.
+    dooms: BTreeMap<usize, (CrashPolicy, u64)>,
+    /// What the clocks showed when somebody asked for a grant or a renewal.
+    pub(crate) asked_at: BTreeMap<u64, Vec<u64>>,
+    /// Revocations that a leader proposed because a lease's time was over: which leader, and what its clock showed.
+    pub(crate) expiries: BTreeMap<u64, (usize, u64)>,
+    pub(crate) revoked: BTreeSet<i64>,
+    /// The newest compaction.
+    pub(crate) compacted: i64,
+    pub(crate) healed: bool,
+    pub(crate) calm: bool,
+    pub(crate) counts: Counts,
+    tracing: Tracing,
+    trace: Vec<String>,
+}
+
+impl World {
+    fn new(seed: u64, plan: &Plan) -> Self {
+        let mut random = Random::new(seed, 0);
+        let settings = settings(&mut random);
+        let size = plan.members.unwrap_or_else(|| *random.pick(&[1, 3, 3, 3, 5]).unwrap_or(&3));
+        let workload = match random.permille(300) {
+            true => Workload::Kubernetes,
+            false => Workload::Mixed,
+        };
+        let workload = plan.workload.unwrap_or(workload);
+        let member = |at| {
+            let mut member = Member::founding(at, size, plan.engines[at % plan.engines.len()], settings.clone());
+            member.clock = Clock::new(random.between(850, 1150));
+            member
+        };
+        let members: Vec<Member> = (0..size).map(member).collect();
+        let faults = Faults::new(seed, plan.ticks, &plan.rates);
+        let weather = Weather::draw(&mut random, &faults.rates);
+        let patience = random.between(10, 60) * MOMENTS_PER_TICK;
+        let clients = Clients::new(seed, workload, random.between(4, 9), random.between(4, 12), patience);
+        let watchers = (0..random.between(1, 4) as usize).map(|at| Watcher::new(seed, at, workload)).collect();
+        Self {
+            now: 0,
+            network: Network::new(seed, weather),
+            clients,
+            watchers,
+            faults,
+            judge: Judge::default(),
+            diligence: *random.pick(&[1000, 1000, 600, 300]).unwrap_or(&1000),
+            restarts: (0..members.len()).map(|at| (at, 1)).collect(),
+            partition: None,
+            parcels: Vec::new(),
+            removing: BTreeSet::new(),
+            leaves: BTreeMap::new(),
+            founders: members.len(),
+            settings,
+            engines: plan.engines,
+            dooms: BTreeMap::new(),
+            asked_at: BTreeMap::new(),
+            expiries: BTreeMap::new(),
+            revoked: BTreeSet::new(),
+            compacted: 0,
+            healed: false,
+            calm: false,
+            counts: Counts::default(),
+            tracing: plan.trace,
+            trace: Vec::new(),
+            members,
+            random,
+        }
+    }
+
+    pub(crate) fn note(&mut self, line: impl FnOnce() -> String) {
+        match self.tracing {
+            Tracing::Off => {}
+            Tracing::Keep => self.trace.push(format!("{:6} {}", self.now, line())),
+            Tracing::Print => println!("{:6} {}", self.now, line()),
+        }
+    }
+
+    fn moment(&mut self) {
+        self.now += 1;
+        self.follow_changes();
+        for at in take_due(&mut self.restarts, self.now) {
+            self.start(at);
+        }
+        self.turn_partition();
+        for arrival in self.network.arrive(self.now) {
+            self.deliver(arrival.from, arrival.to, arrival.message);
+        }
+        self.advance_states();
+        for at in 0..self.members.len() {
+            self.wake(at);
+        }
+        self.ask();
+        for at in 0..self.members.len() {
+            let member = &self.members[at];
+            if member.due && member.awake(self.now) && self.random.permille(self.diligence) {
+                self.work(at);
+            }
+        }
+        self.watch();
+        let now = self.now;
+        for asked in self.clients.give_up(now, |asked| asked.deadline <= now) {
+            self.unknown(&asked);
+        }
+    }
+
+    pub(crate) fn unknown(&mut self, asked: &Asked) {
+        self.note(|| format!("{asked:?} has an unknown outcome"));
+        assert!(!self.calm || matches!(asked.wish, crate::clients::Wish::KeepAlive(_)), "{asked:?} was not served by a cluster that has a leader");
+        self.counts.unknown += 1;
+    }
+
+    pub(crate) fn position(&self, id: u64) -> Option<usize> {
+        self.members.iter().position(|member| member.id == id && !member.gone)
+    }
+
+    /// The engine of a member.
+    fn engine(&self, at: usize) -> Engine {
+        self.engines[at % self.engines.len()]
+    }
+}
+
+// The parts of a run.
+impl World {
+    fn ticks(&mut self, ticks: u64) {
+        for _ in 0..ticks * MOMENTS_PER_TICK {
+            self.moment();
+        }
+    }
+
+    fn storm(&mut self, ticks: u64, kinds_of_fault: usize) {
+        let enough = |world: &Self| {
+            world.counts.operations >= OPERATIONS && world.counts.kinds_of_fault() >= kinds_of_fault
+        };
+        let mut tick = 0;
+        while tick < ticks || (ticks >= STORM_TICKS && tick < LONGEST_STORM_TICKS && !enough(self)) {
+            tick += 1;
+            for fault in self.faults.tick(self.members.len()) {
+                self.befall(fault);
+            }
+            self.ticks(1);
+            self.counts.hear(&self.network.traffic);
+        }
+    }
+
+    /// Everything that was promised is there, everywhere, and the cluster works.
+    fn check_calm(&mut self) {
+        let revision = self.judge.revisions.newest();
+        let leaders = self.members.iter().filter(|member| member.leads()).count();
+        assert_eq!(leaders, 1, "leaders of a healed cluster");
+        let there: Vec<usize> =
+            (0..self.members.len()).filter(|at| self.members[*at].started && !self.members[*at].gone).collect();
+        let first = &self.members[there[0]];
+        let known = |member: &Member| member.replica.as_ref().map(|replica| replica.store().members().clone());
+        for &at in &there {
+            let member = &self.members[at];
+            assert_eq!(member.applied(), first.applied(), "members {} and {at} stand apart", first.at);
+            assert_eq!(known(member), known(first), "members {} and {at} know others", first.at);
+            assert!(known(member).is_some_and(|known| known.iter().count() == there.len()), "members are missing");
+            assert_eq!(member.revision(), revision, "member {at} lacks revisions");
+            assert!(member.reads.is_empty(), "member {at} never allows {} reads", member.reads.len());
+        }
+        for at in there {
+            self.hash(at);
+        }
+        let overdue = self.judge.leases.overdue(&self.clocks(), LEASE_SLACK_MS);
+        assert_eq!(overdue, None, "a lease that nobody renews lives on");
+    }
+
+    fn run(mut self, plan: &Plan) -> (Counts, Vec<String>) {
+        self.storm(plan.ticks, plan.kinds_of_fault);
+        self.heal();
+        self.ticks(SETTLE_TICKS);
+        self.clients.patience = CALM_PATIENCE_TICKS * MOMENTS_PER_TICK;
+        // Who has asked while it stormed may still be told nothing.
+        for asked in self.clients.give_up(self.now, |_| true) {
+            self.unknown(&asked);
+        }
+        self.calm = true;
+        let served = self.counts.writes;
+        self.ticks(CALM_TICKS);
+        assert!(self.counts.writes > served, "a healed cluster takes writes");
+        self.clients.stop();
+        self.ticks(LEASE_TICKS);
+        self.check_calm();
+        let chains = self.end_watches();
+        self.counts.elections = self.judge.terms();
+        self.counts.hear(&self.network.traffic);
+        must(self.judge.conclude(&chains));
+        (self.counts, self.trace)
+    }
+}
+
+/// Takes out who is due at a moment.
+fn take_due(waiting: &mut BTreeMap<usize, u64>, now: u64) -> Vec<usize> {
+    let due: Vec<usize> = waiting.iter().filter(|(_, moment)| **moment <= now).map(|(at, _)| *at).collect();
+    due.iter().for_each(|at| _ = waiting.remove(at));
+    due
+}
+
+/// Some clusters keep the whole log, others soon send states.
+fn settings(random: &mut Random) -> Settings {
+    let timing = Timing { election_ticks: ELECTION_TICKS, pre_vote: !random.permille(200) };
+    let keep_entries = *random.pick(&[1 << 20, 60, 15]).unwrap_or(&12);
+    let log_bytes = *random.pick(&[u64::MAX, 40_000, 10_000]).unwrap_or(&u64::MAX);
+    let mut settings = Settings::new(Engine::Memory.name(), timing, keep_entries);
+    (settings.snapshot_log_bytes, settings.flush_log_bytes) = (log_bytes, log_bytes);
+    settings.log = Options { segment_bytes: SEGMENT_BYTES };
+    settings
+}
+
+/// Runs one seed.
+///
+/// # Panics
+/// If anything is not as it must be.
+pub fn run(seed: u64, plan: &Plan) -> (Counts, Vec<String>) {
+    World::new(seed, plan).run(plan)
+}
+

@@ -1,0 +1,152 @@
+//! What befalls the cluster, and its end.
+
+use metastore_replica::disk::CrashPolicy;
+
+use super::World;
+use crate::faults::Fault;
+use crate::network::Weather;
+
+/// Ways on which nothing passes.
+pub struct Partition {
+    ways: Vec<(usize, usize)>,
+    ends: u64,
+    /// How long it is there, and then not, by turns.
+    turn: Option<u64>,
+}
+
+impl World {
+    pub(super) fn befall(&mut self, fault: Fault) {
+        self.note(|| format!("{fault:?}"));
+        if fault.whom().is_some_and(|at| !self.members[at].started || self.members[at].gone) {
+            return;
+        }
+        match fault {
+            Fault::Crash { member, operations, policy, down } => {
+                self.dooms.insert(member, (policy, down));
+                match operations {
+                    Some(operations) => self.members[member].doom(operations),
+                    None => self.crashes(member),
+                }
+            }
+            Fault::Pause { member, moments } => {
+                let member = &mut self.members[member];
+                member.asleep_until = member.asleep_until.max(self.now + moments);
+                self.counts.pauses += 1;
+            }
+            Fault::ClockJump { member, ticks } => {
+                (0..ticks).for_each(|_| self.members[member].jump());
+                self.counts.clock_jumps += 1;
+            }
+            Fault::Partition { ways, moments, turn } if !ways.is_empty() => {
+                self.partition = Some(Partition { ways, ends: self.now + moments, turn });
+                self.counts.partitions += 1;
+            }
+            Fault::Partition { .. } => {}
+            Fault::Transfer { to } => self.transfer(to),
+            Fault::Reshape => self.reshape(),
+            Fault::EventsLost { member } => self.members[member].loses_events = true,
+            Fault::FlippedBit { member } => self.flip_bit(member),
+            Fault::MisdirectedWrite { member } => self.misdirect_write(member),
+            fault => self.spoil_disk(fault),
+        }
+    }
+
+    /// The disk of a member fails from now on, in one way or another.
+    fn spoil_disk(&mut self, fault: Fault) {
+        let Some(at) = fault.whom() else { return };
+        if self.members[at].replica.is_none() || self.members[at].may_stop() {
+            return;
+        }
+        let (machine, counts) = (self.members[at].machine(), &mut self.counts);
+        let down = match fault {
+            Fault::FailedSync { nth, down, .. } => {
+                machine.fail_sync(nth);
+                counts.failed_syncs += 1;
+                down
+            }
+            Fault::FailedWrite { nth, down, .. } => {
+                machine.fail_write(nth);
+                counts.failed_writes += 1;
+                down
+            }
+            Fault::FullDisk { bytes, down, .. } => {
+                machine.limit_bytes(machine.total_bytes() + bytes);
+                counts.full_disks += 1;
+                down
+            }
+            Fault::SlowSync { moments, hung, .. } => {
+                *(if hung { &mut counts.hung_syncs } else { &mut counts.slow_syncs }) += 1;
+                return self.members[at].slow_down(moments);
+            }
+            _ => return,
+        };
+        self.members[at].faulty = true;
+        // A kernel that could not write a page drops it, or does not.
+        let policy = CrashPolicy::Random(self.random.next());
+        self.dooms.insert(at, (policy, down));
+    }
+
+    pub(super) fn crashes(&mut self, at: usize) {
+        let (policy, down) = self.dooms.remove(&at).unwrap_or((CrashPolicy::DropUnsynced, 1));
+        self.note(|| format!("{at} crashes: {policy:?}"));
+        let sender = self.members[at].beside.sender();
+        self.disconnect_watchers(at);
+        self.members[at].crash(policy);
+        self.counts.crashes += 1;
+        if let Some(from) = sender {
+            self.report_state(from, at, false);
+        }
+        self.restarts.insert(at, self.now + down);
+        for asked in self.clients.give_up(self.now, |asked| asked.member == at) {
+            self.unknown(&asked);
+        }
+    }
+
+    fn transfer(&mut self, to: usize) {
+        let (now, id) = (self.now, self.members[to].id);
+        for member in self.members.iter_mut().filter(|member| member.awake(now)) {
+            if let Some(replica) = &mut member.replica
+                && replica.standing().is_leader()
+            {
+                replica.transfer_leader(id);
+                member.due = true;
+                self.counts.transfers += 1;
+            }
+        }
+    }
+
+    /// Opens and closes ways.
+    pub(super) fn turn_partition(&mut self) {
+        let Some(Partition { ways, ends, turn }) = &self.partition else { return };
+        let over = *ends <= self.now;
+        let open = over || turn.is_some_and(|turn| (self.now / turn) % 2 == 1);
+        self.network.cut(if open { Vec::new() } else { ways.clone() });
+        if over {
+            self.partition = None;
+        }
+    }
+
+    /// The world is good from now on.
+    pub(super) fn heal(&mut self) {
+        self.note(|| "heals".into());
+        self.partition = None;
+        self.network.cut([]);
+        self.network.weather = Weather::FAIR;
+        self.healed = true;
+        self.diligence = 1000;
+        for at in 0..self.members.len() {
+            let member = &mut self.members[at];
+            // What hangs comes to its end.
+            member.asleep_until = 0;
+            if let Some(held) = &mut member.held {
+                held.until = self.now;
+            }
+            member.heal();
+            if member.doomed || (member.faulty && member.replica.is_some()) {
+                self.crashes(at);
+            }
+        }
+        self.leaves.values_mut().for_each(|moment| *moment = self.now + 1);
+        self.restarts.values_mut().for_each(|moment| *moment = self.now + 1);
+    }
+}

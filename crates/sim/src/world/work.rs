@@ -1,0 +1,194 @@
+//! What members do in a moment, and what the world sees of it.
+
+use metastore_proto::raftpb::Message;
+
+use super::{Fatal, Held, Output, World, must};
+use crate::invariants::membership;
+use crate::member::Member;
+
+/// Steps of dropping old versions between two batches, at most.
+const COMPACTION_STEPS: u64 = 3;
+/// The hash over everything is compared after every so-many-th entry, where a member stops there.
+const HASH_EVERY: u64 = 8;
+/// Messages that wait for a member that is stopped; more are lost, as in a queue that is full.
+const BACKLOG: usize = 4096;
+
+impl World {
+    pub(super) fn deliver(&mut self, from: usize, to: usize, message: Message) {
+        self.note(|| format!("{from} -> {to} {}", show(&message)));
+        let member = &mut self.members[to];
+        if member.awake(self.now) {
+            member.step(message);
+        } else if member.replica.is_some() && member.backlog.len() < BACKLOG {
+            member.backlog.push(message);
+        }
+    }
+
+    /// Lets a member's clock go on, and the member, if it is not stopped.
+    pub(super) fn wake(&mut self, at: usize) {
+        let awake = self.members[at].awake(self.now);
+        self.members[at].advance(awake);
+        if !awake {
+            return;
+        }
+        if let Some(held) = self.members[at].held.take_if(|held| held.until <= self.now) {
+            self.send(at, held.messages);
+            self.finish(at, held.output, Ok(()));
+        }
+        for message in std::mem::take(&mut self.members[at].backlog) {
+            self.members[at].step(message);
+        }
+        if self.now.is_multiple_of(5 * super::MOMENTS_PER_TICK) {
+            self.revoke_expired(at);
+        }
+    }
+
+    pub(super) fn start(&mut self, at: usize) {
+        if self.members[at].gone {
+            return;
+        }
+        self.note(|| format!("{at} starts"));
+        let may_fail = self.members[at].may_stop();
+        match self.members[at].start() {
+            Ok(cut) => {
+                self.counts.logs_cut += u64::from(cut);
+                must(self.judge.revisions.restarted(at, self.members[at].revision()));
+            }
+            Err(error) if may_fail => {
+                self.note(|| format!("{at} fails to start: {error}"));
+                self.crashes(at);
+            }
+            Err(error) => panic!("member {at} does not start: {error}"),
+        }
+    }
+
+    /// Lets a member do all that is due.
+    pub(super) fn work(&mut self, at: usize) {
+        let mut output = Output::default();
+        let steps = self.random.below(COMPACTION_STEPS + 1);
+        let result = self.members[at].work(&mut output, steps);
+        if self.members[at].replica.as_ref().is_some_and(|replica| replica.store().compacting()) {
+            self.members[at].due = true;
+        }
+        let (messages, slow) = self.members[at].letters();
+        self.send(at, messages);
+        match slow {
+            Some((moments, messages)) if result.is_ok() => {
+                let until = self.now + moments;
+                self.note(|| format!("{at} waits for its disk until {until}"));
+                self.members[at].held = Some(Held { until, output, messages });
+                self.members[at].asleep_until = until;
+            }
+            _ => self.finish(at, output, result),
+        }
+    }
+
+    /// What a member has done becomes visible.
+    fn finish(&mut self, at: usize, mut output: Output, mut result: Result<(), Fatal>) {
+        if result.is_ok() {
+            result = self.states(at, &mut output);
+        }
+        self.publish(at, &output);
+        if result.is_ok() {
+            self.look_at(at);
+        }
+        for outcome in &output.outcomes {
+            self.answer(at, outcome);
+        }
+        for id in std::mem::take(&mut output.readable) {
+            self.read(at, id);
+        }
+        if let Err(error) = result {
+            return self.stopped(at, &error);
+        }
+        let Member { replica: Some(replica), keeper, clock, .. } = &mut self.members[at] else { return };
+        keeper.follow(replica, clock.ms());
+    }
+
+    /// Shows everybody what has changed.
+    fn publish(&mut self, at: usize, output: &Output) {
+        for events in &output.events {
+            must(self.judge.publishes(at, events));
+        }
+        let member = &mut self.members[at];
+        let Some(hub) = &mut member.hub else { return };
+        if output.state_replaced {
+            hub.lost();
+        }
+        if output.events.is_empty() {
+            return;
+        }
+        if std::mem::take(&mut member.loses_events) {
+            self.counts.events_lost += 1;
+            return hub.lost();
+        }
+        // A thread without watchers is told nothing.
+        if hub.counts().watchers > 0 {
+            output.events.iter().for_each(|events| hub.publish(events));
+        }
+    }
+
+    /// Sends what a member has written to the others, even if the power has gone since.
+    fn send(&mut self, at: usize, messages: Vec<Message>) {
+        for message in messages {
+            must(self.judge.sends(at, &message));
+            // Whoever is sent nothing has left for good.
+            let Some(to) = self.position(message.to()) else { continue };
+            if self.network.send(self.now, (at, to), &message)
+                && let Some(replica) = &mut self.members[at].replica
+            {
+                replica.unreachable(message.to());
+            }
+        }
+    }
+
+    fn look_at(&mut self, at: usize) {
+        let Member { replica: Some(replica), led, .. } = &mut self.members[at] else { return };
+        must(membership::check(at, replica.voters(), replica.store().members()));
+        let standing = replica.standing();
+        if standing.is_leader() && *led != standing.term {
+            *led = standing.term;
+            must(self.judge.leads(at, standing.term, replica));
+            let clocks = self.clocks();
+            must(self.judge.leases.elected(&clocks));
+        }
+        let Member { replica: Some(replica), compared, .. } = &mut self.members[at] else { return };
+        let applied = replica.store().applied();
+        if applied.index > *compared {
+            *compared = applied.index;
+            must(self.judge.applied((applied.index, applied.term)));
+            if applied.index.is_multiple_of(HASH_EVERY) {
+                self.hash(at);
+            }
+        }
+    }
+
+    /// Compares all that a member holds with what others held after the same entry.
+    pub(super) fn hash(&mut self, at: usize) {
+        let Some(replica) = &self.members[at].replica else { return };
+        let applied = replica.store().applied();
+        let hash = replica.store().view().hash_kv(0).expect("the current revision can be hashed");
+        must(self.judge.hashed(at, (applied.index, applied.term), hash));
+    }
+
+    pub(super) fn stopped(&mut self, at: usize, error: &Fatal) {
+        assert!(self.members[at].may_stop(), "member {at} has stopped: {error}");
+        self.note(|| format!("{at} stops: {error}"));
+        self.counts.crashes_at_work += 1;
+        self.crashes(at);
+    }
+}
+
+/// A message in a line.
+fn show(message: &Message) -> String {
+    let entries: Vec<_> = message.entries.iter().map(|entry| (entry.index(), entry.term())).collect();
+    format!(
+        "{:?} term {} at ({}, {}) commit {} reject {} {entries:?}",
+        message.r#type(),
+        message.term(),
+        message.index(),
+        message.log_term(),
+        message.commit(),
+        message.reject()
+    )
+}
