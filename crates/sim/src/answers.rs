@@ -40,9 +40,7 @@ pub fn outcome(outcome: &Outcome) -> Option<Response> {
         Err(refusal) => return Some(Response::Refused(refusal.to_string())),
     };
     Some(match reply {
-        Reply::Put { previous } => {
-            Response::Put(PutResponse { header, prev_kv: previous.as_ref().map(key_value) })
-        }
+        Reply::Put { previous } => Response::Put(PutResponse { header, prev_kv: previous.as_ref().map(key_value) }),
         Reply::DeleteRange { deleted, previous } => {
             let prev_kvs = previous.iter().map(key_value).collect();
             Response::DeleteRange(DeleteRangeResponse { header, deleted: *deleted, prev_kvs })

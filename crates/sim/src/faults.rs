@@ -114,29 +114,68 @@ impl Rates {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The power of a member goes, at once or after some operations of its disk, for so many moments.
-    Crash { member: usize, operations: Option<u64>, policy: CrashPolicy, down: u64 },
+    Crash {
+        member: usize,
+        operations: Option<u64>,
+        policy: CrashPolicy,
+        down: u64,
+    },
     /// A member is stopped for so many moments.
-    Pause { member: usize, moments: u64 },
+    Pause {
+        member: usize,
+        moments: u64,
+    },
     /// A member's clock jumps by so many ticks.
-    ClockJump { member: usize, ticks: u64 },
+    ClockJump {
+        member: usize,
+        ticks: u64,
+    },
     /// Nothing passes on these ways (from, to), for so many moments; or by turns, each so long.
-    Partition { ways: Vec<(usize, usize)>, moments: u64, turn: Option<u64> },
+    Partition {
+        ways: Vec<(usize, usize)>,
+        moments: u64,
+        turn: Option<u64>,
+    },
     /// A leader is to hand over.
-    Transfer { to: usize },
+    Transfer {
+        to: usize,
+    },
     /// The members change.
     Reshape,
     /// A sync from now on fails, or a write; the member stops, and starts again after so many moments.
-    FailedSync { member: usize, nth: u64, down: u64 },
-    FailedWrite { member: usize, nth: u64, down: u64 },
+    FailedSync {
+        member: usize,
+        nth: u64,
+        down: u64,
+    },
+    FailedWrite {
+        member: usize,
+        nth: u64,
+        down: u64,
+    },
     /// The disk takes so many more bytes.
-    FullDisk { member: usize, bytes: u64, down: u64 },
+    FullDisk {
+        member: usize,
+        bytes: u64,
+        down: u64,
+    },
     /// The next sync takes so long.
-    SlowSync { member: usize, moments: u64, hung: bool },
+    SlowSync {
+        member: usize,
+        moments: u64,
+        hung: bool,
+    },
     /// A member would start from a damaged copy of its files.
-    FlippedBit { member: usize },
-    MisdirectedWrite { member: usize },
+    FlippedBit {
+        member: usize,
+    },
+    MisdirectedWrite {
+        member: usize,
+    },
     /// What the member publishes next does not reach its watchers.
-    EventsLost { member: usize },
+    EventsLost {
+        member: usize,
+    },
 }
 
 impl Fault {

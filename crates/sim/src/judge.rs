@@ -19,8 +19,8 @@ use crate::invariants::lease::Leases;
 use crate::invariants::log_matching::LogMatching;
 use crate::invariants::revisions::RevisionsDense;
 use crate::invariants::state_machine_safety::StateMachineSafety;
-use crate::world::must;
 use crate::invariants::{linearizable, serializable, watch};
+use crate::world::must;
 
 /// The pseudo client in whose name the cluster revokes leases.
 const CLUSTER: usize = usize::MAX;
@@ -121,8 +121,9 @@ impl Judge {
             return Ok(());
         }
         let rows = events.changes.iter().filter(|change| !change.version.tombstone);
-        let ids: std::collections::BTreeSet<u64> =
-            rows.filter_map(|change| writer(metastore_store::mvcc::row::KeyValue::of(&change.version.row).value)).collect();
+        let ids: std::collections::BTreeSet<u64> = rows
+            .filter_map(|change| writer(metastore_store::mvcc::row::KeyValue::of(&change.version.row).value))
+            .collect();
         ids.into_iter().try_for_each(|id| self.acknowledged.takes_effect(id))
     }
 

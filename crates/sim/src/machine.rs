@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use metastore_engine::{EngineError, Memory, RocksDb, RocksDbSettings};
-use metastore_replica::{OpenEngine, Paths};
 use metastore_replica::disk::{CrashPolicy, DirLock, Disk, DiskFile, Result, SimulatedDisk};
+use metastore_replica::{OpenEngine, Paths};
 
 /// Where every member keeps its data: each has a machine of its own.
 pub fn paths() -> Paths {

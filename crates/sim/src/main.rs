@@ -33,9 +33,19 @@ fn run(seeds: Seeds, plan: &Plan, counts: bool, arguments: &[String]) -> ExitCod
     catch_panics();
     let tell = |so_far: &Summary, failure: Option<&Failure>| match failure {
         Some(failure) => {
-            println!("seed {} fails: {}\n  play it again: {}", failure.seed, failure.what, again(failure.seed, arguments));
+            println!(
+                "seed {} fails: {}\n  play it again: {}",
+                failure.seed,
+                failure.what,
+                again(failure.seed, arguments)
+            );
         }
-        None => println!("{} seeds, {} failures, {:.0} seeds/min", so_far.seeds, so_far.failures.len(), so_far.seeds_per_minute()),
+        None => println!(
+            "{} seeds, {} failures, {:.0} seeds/min",
+            so_far.seeds,
+            so_far.failures.len(),
+            so_far.seeds_per_minute()
+        ),
     };
     let summary = run_all(seeds, plan, &tell);
     if counts {
@@ -94,7 +104,9 @@ fn find_mutants(seeds: Seeds, plan: &Plan, numbers: &[u32]) -> ExitCode {
 
 #[cfg(not(feature = "mutants"))]
 fn find_mutants(_: Seeds, _: &Plan, _: &[u32]) -> ExitCode {
-    eprintln!("built without the deliberate bugs: cargo run --release -p metastore-sim --features mutants -- --mutants all");
+    eprintln!(
+        "built without the deliberate bugs: cargo run --release -p metastore-sim --features mutants -- --mutants all"
+    );
     ExitCode::from(2)
 }
 
@@ -105,7 +117,9 @@ fn again(seed: u64, arguments: &[String]) -> String {
     while let Some(argument) = arguments.next() {
         let name = argument.split('=').next().unwrap_or_default();
         match name {
-            "--first-seed" | "--seeds" | "--minutes" | "--threads" if name.len() == argument.len() => _ = arguments.next(),
+            "--first-seed" | "--seeds" | "--minutes" | "--threads" if name.len() == argument.len() => {
+                _ = arguments.next()
+            }
             "--first-seed" | "--seeds" | "--minutes" | "--threads" | "--counts" | "--trace" => {}
             _ => kept.push(format!(" {argument}")),
         }

@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use metastore_proto::raftpb;
 use metastore_replica::disk::{CrashPolicy, Disk};
-use metastore_replica::{Bootstrap, Fatal, Founder, LeaseKeeper, OpenError, Outbox, Output, Replica, Settings, identity};
+use metastore_replica::{
+    Bootstrap, Fatal, Founder, LeaseKeeper, OpenError, Outbox, Output, Replica, Settings, identity,
+};
 use metastore_store::Member as Description;
 use metastore_store::watch::{Hub, Limits};
 
@@ -327,7 +329,9 @@ impl Member {
     pub fn letters(&mut self) -> (Vec<raftpb::Message>, Option<(u64, Vec<raftpb::Message>)>) {
         let posted = std::mem::take(&mut *self.letters.posted.lock().unwrap());
         let slow = self.slow_sync.take_if(|(_, syncs)| self.machine.syncs() > *syncs);
-        let Some((moments, syncs)) = slow else { return (posted.into_iter().map(|(_, message)| message).collect(), None) };
+        let Some((moments, syncs)) = slow else {
+            return (posted.into_iter().map(|(_, message)| message).collect(), None);
+        };
         let (before, after): (Vec<_>, Vec<_>) = posted.into_iter().partition(|(at, _)| *at <= syncs);
         let messages = |posted: Vec<(u64, raftpb::Message)>| posted.into_iter().map(|(_, message)| message).collect();
         (messages(before), Some((moments, messages(after))))

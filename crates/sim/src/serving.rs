@@ -15,7 +15,12 @@ use crate::world::{World, must};
 pub enum Reading {
     Range(RangeRequest),
     /// A renewal, to be told to whom its member has passed it on for.
-    Renewal { lease: i64, renewal: Renewal, term: u64, asked: Asked },
+    Renewal {
+        lease: i64,
+        renewal: Renewal,
+        term: u64,
+        asked: Asked,
+    },
 }
 
 impl World {
@@ -130,7 +135,9 @@ impl World {
                 self.note(|| format!("{at} leads no more: {renewal:?} for {} does not count", asked.id));
                 self.clients.end(self.now, asked.id);
             }
-            Reading::Renewal { lease, renewal: Renewal::Renewed(ttl_s), asked, .. } => self.renewed(&asked, lease, Some(ttl_s)),
+            Reading::Renewal { lease, renewal: Renewal::Renewed(ttl_s), asked, .. } => {
+                self.renewed(&asked, lease, Some(ttl_s))
+            }
             Reading::Renewal { lease, asked, .. } => self.renewed(&asked, lease, None),
         }
     }

@@ -223,7 +223,10 @@ impl World {
 
     pub(crate) fn unknown(&mut self, asked: &Asked) {
         self.note(|| format!("{asked:?} has an unknown outcome"));
-        assert!(!self.calm || matches!(asked.wish, crate::clients::Wish::KeepAlive(_)), "{asked:?} was not served by a cluster that has a leader");
+        assert!(
+            !self.calm || matches!(asked.wish, crate::clients::Wish::KeepAlive(_)),
+            "{asked:?} was not served by a cluster that has a leader"
+        );
         self.counts.unknown += 1;
     }
 
@@ -246,9 +249,8 @@ impl World {
     }
 
     fn storm(&mut self, ticks: u64, kinds_of_fault: usize) {
-        let enough = |world: &Self| {
-            world.counts.operations >= OPERATIONS && world.counts.kinds_of_fault() >= kinds_of_fault
-        };
+        let enough =
+            |world: &Self| world.counts.operations >= OPERATIONS && world.counts.kinds_of_fault() >= kinds_of_fault;
         let mut tick = 0;
         while tick < ticks || (ticks >= STORM_TICKS && tick < LONGEST_STORM_TICKS && !enough(self)) {
             tick += 1;
@@ -333,4 +335,3 @@ fn settings(random: &mut Random) -> Settings {
 pub fn run(seed: u64, plan: &Plan) -> (Counts, Vec<String>) {
     World::new(seed, plan).run(plan)
 }
-

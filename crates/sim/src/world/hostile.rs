@@ -6,7 +6,7 @@ use metastore_proto::raftpb::{Entry, Message};
 use metastore_replica::Replica;
 use metastore_store::command::{Command, Kind};
 
-use super::{Fatal, World, Output, Plan};
+use super::{Fatal, Output, Plan, World};
 use crate::random::Random;
 
 /// Messages that one member hears.

@@ -7,7 +7,7 @@
 use metastore_proto::raftpb::{ConfChange, ConfChangeType};
 use metastore_store::{Member as Description, Members};
 
-use super::{World, MOMENTS_PER_TICK, take_due};
+use super::{MOMENTS_PER_TICK, World, take_due};
 use crate::member::Member;
 
 /// Members that a run adds at most.
