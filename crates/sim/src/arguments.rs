@@ -40,7 +40,7 @@ pub enum Invocation {
 /// What cannot be read.
 pub fn parse(arguments: impl Iterator<Item = String>) -> Result<Invocation, String> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut seeds = Seeds { first: 1, count: 1000, time: None, threads, until_failure: false };
+    let mut seeds = Seeds { first: 1, count: 1000, time: None, threads, until_found: false };
     let (mut plan, mut counts, mut mutants) = (Plan::default(), false, None);
     let mut arguments = arguments.flat_map(|argument| {
         let parts: Vec<String> = argument.splitn(2, '=').map(str::to_owned).collect();

@@ -85,10 +85,10 @@ fn find_mutants(seeds: Seeds, plan: &Plan, numbers: &[u32]) -> ExitCode {
             return ExitCode::from(2);
         };
         metastore_mutants::choose(Some(mutant));
-        let summary = run_all(Seeds { until_failure: true, ..seeds }, plan, &|_, _| ());
+        let summary = run_all(Seeds { until_found: true, ..seeds }, plan, &|_, _| ());
         let (took, name) = (summary.took.as_secs_f64(), mutant.name());
-        match summary.failures.first() {
-            Some(Failure { seed, what }) => {
+        match summary.failures.iter().find(|failure| !failure.by_itself) {
+            Some(Failure { seed, what, .. }) => {
                 let what: String = what.chars().take(WORDS).collect();
                 println!("{number:3} {name:34} found by seed {seed} after {took:.1} s: {what}");
             }

@@ -23,16 +23,26 @@ pub struct Seeds {
     /// No seed is begun after this time.
     pub time: Option<Duration>,
     pub threads: usize,
-    /// The run ends with the first failure.
-    pub until_failure: bool,
+    /// The run ends with the first failure that a checker has found.
+    pub until_found: bool,
 }
 
 /// A seed in which something was not as it must be.
 #[derive(Clone, Debug)]
 pub struct Failure {
     pub seed: u64,
-    /// What, and where in the simulator it was noticed.
+    /// What, and where it was noticed.
     pub what: String,
+    /// The code under test has noticed by itself, and stopped; no checker was needed.
+    pub by_itself: bool,
+}
+
+impl Failure {
+    fn new(seed: u64, what: String) -> Self {
+        let stopped = [" does not start: ", " has stopped: "].iter().any(|text| what.contains(text));
+        let by_itself = stopped || !what.contains("[crates/sim/");
+        Self { seed, what, by_itself }
+    }
 }
 
 /// What became of all seeds.
@@ -70,7 +80,7 @@ pub fn catch_panics() {
 /// What was not as it must be.
 pub fn run_one(seed: u64, plan: &Plan) -> Result<Counts, Failure> {
     catch_unwind(AssertUnwindSafe(|| run(seed, plan).0))
-        .map_err(|_| Failure { seed, what: LAST_PANIC.with_borrow(String::clone) })
+        .map_err(|_| Failure::new(seed, LAST_PANIC.with_borrow(String::clone)))
 }
 
 /// Runs all seeds; tells of progress and of each failure as it comes.
@@ -93,8 +103,11 @@ pub fn run_all(seeds: Seeds, plan: &Plan, tell: &(dyn Fn(&Summary, Option<&Failu
                 Ok(counts) => summary.counts.add(&counts),
                 Err(failure) => {
                     tell(summary, Some(&failure));
+                    let enough = match seeds.until_found {
+                        true => !failure.by_itself,
+                        false => summary.failures.len() + 1 >= ENOUGH_FAILURES,
+                    };
                     summary.failures.push(failure);
-                    let enough = seeds.until_failure || summary.failures.len() >= ENOUGH_FAILURES;
                     stop.fetch_or(enough, Ordering::Relaxed);
                 }
             }
