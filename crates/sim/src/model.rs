@@ -38,6 +38,10 @@ pub const LEASE_NOT_FOUND: &str = "etcdserver: requested lease not found";
 pub const LEASE_EXISTS: &str = "etcdserver: lease already exists";
 pub const LEASE_TTL_TOO_LARGE: &str = "etcdserver: too large lease TTL";
 
+/// All of them.
+pub const REFUSALS: [&str; 6] =
+    [COMPACTED, FUTURE_REVISION, KEY_NOT_FOUND, LEASE_NOT_FOUND, LEASE_EXISTS, LEASE_TTL_TOO_LARGE];
+
 /// Seconds; a lease may not be asked to live longer.
 const MAX_TTL_S: i64 = 9_000_000_000;
 
@@ -137,6 +141,34 @@ impl Model {
                 Step { after: self.clone(), response: Response::Refused(text.to_string()), events: Vec::new() }
             }
         }
+    }
+
+    /// The same keys, never compacted, with these leases.
+    pub fn with_leases(self, leases: Arc<BTreeSet<i64>>) -> Self {
+        Self { compacted: -1, leases, ..self }
+    }
+
+    /// The key space after a revision that is only known by its events.
+    pub fn after_events(&self, events: &[Event]) -> Self {
+        let mut after = self.clone();
+        let keys = Arc::make_mut(&mut after.keys);
+        for (event, kv) in events.iter().filter_map(|event| Some((event, event.kv.as_ref()?))) {
+            match (range::find(keys, &kv.key), event.r#type()) {
+                (Ok(at), EventType::Put) => keys[at] = Arc::new(kv.clone()),
+                (Err(at), EventType::Put) => keys.insert(at, Arc::new(kv.clone())),
+                (Ok(at), EventType::Delete) => drop(keys.remove(at)),
+                (Err(_), EventType::Delete) => {}
+            }
+        }
+        after.advance();
+        after
+    }
+
+    /// What the keys are now is what they are from the next revision on.
+    fn advance(&mut self) {
+        self.revision += 1;
+        let (keys, before) = (self.keys.clone(), self.past.take());
+        self.past = Some(Arc::new(Past { revision: self.revision, keys, before }));
     }
 
     fn get(&self, key: &[u8]) -> Option<&Arc<KeyValue>> {
@@ -274,9 +306,7 @@ impl Writing {
     fn end(self, response: Response) -> Step {
         let Self { model: mut after, events } = self;
         if !events.is_empty() {
-            after.revision += 1;
-            let before = after.past.take();
-            after.past = Some(Arc::new(Past { revision: after.revision, keys: after.keys.clone(), before }));
+            after.advance();
         }
         Step { after, response, events }
     }

@@ -20,13 +20,18 @@
 //!   none may be left over when the next revision is made.
 //! - An operation that changes nothing takes its place as soon as it fits, without a second thought: it is in nobody's way.
 //! - What changes something that no revision shows (a lease granted, one without keys revoked, a compaction) is tried with
-//!   an unknown outcome only where an operation that does not fit speaks of that lease, or was refused as compacted.
+//!   an unknown outcome only directly before an operation that speaks of that lease, or was refused as compacted, and would not
+//!   fit otherwise.
+//!
+//! Where the search gets stuck for the first time, what cannot fit in any order is looked for directly: most violations are of that
+//! kind, and are said more clearly so.
 //!
 //! Beyond the operations, every revision must have been asked for by one. The history begins with an empty store at revision 1.
 //!
 //! Deliberately absent: serializable ranges, which may be stale (see [`super::serializable`]), and real time beyond the order of
 //! calls and returns.
 
+mod certain;
 mod report;
 mod search;
 mod task;

@@ -3,10 +3,10 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
-use super::report;
 use super::task::Task;
 use super::timeline::Timeline;
 use super::unknown::{Unknown, each_lease};
+use super::{certain, report};
 use crate::history::{Request, Response, Revisions, Violation};
 use crate::model::{COMPACTED, Model};
 use crate::random::Random;
@@ -146,7 +146,7 @@ impl<'a> Search<'a> {
                 frame.choices = self.helped(&frame.model);
                 frame.is_dead_end &= frame.choices.is_empty();
             } else {
-                self.go_back(stack.pop());
+                self.go_back(stack.pop())?;
             }
         }
         Err(self.farthest.map_or_else(|| "no order was found".to_string(), |(_, text)| text))
@@ -157,12 +157,20 @@ impl<'a> Search<'a> {
         self.timeline.is_empty() && model.revision() == self.last
     }
 
-    fn go_back(&mut self, frame: Option<Frame>) {
-        let Some(frame) = frame else { return };
+    /// Where nothing fits for the first time, it is time to look for what cannot fit in any order.
+    ///
+    /// # Errors
+    /// If there is such a thing.
+    fn go_back(&mut self, frame: Option<Frame>) -> Result<(), Violation> {
+        let Some(frame) = frame else { return Ok(()) };
         if frame.is_dead_end && self.farthest.as_ref().is_none_or(|(known, _)| *known < self.placed.known) {
+            if self.farthest.is_none() {
+                certain::check(self.tasks, self.revisions, &self.unknown)?;
+            }
             self.farthest = Some((self.placed.known, report::dead_end(self, &frame.model)));
         }
         self.displace(&frame.placed);
+        Ok(())
     }
 
     fn place(&mut self, tasks: &[usize]) {

@@ -255,3 +255,26 @@ fn two_reads_that_saw_two_writes_in_two_orders() {
     *story.response(read) = other.response(2).clone();
     assert_says(&story, "operation 2 ");
 }
+
+#[test]
+fn a_refusal_that_no_state_explains() {
+    let mut story = Story::of([put("a", "1"), put("a", "2")]);
+    story.operations.pop();
+    story.revisions.remove(&3);
+    let refused = story.call(1, put("a", "2"));
+    story.give(refused, Response::Refused("etcdserver: not today".to_string()));
+    assert_says(&story, "operation 1 ");
+}
+
+#[test]
+fn a_lease_that_comes_back_by_itself() {
+    let mut story = Story::of([grant(7)]);
+    story.ask_in_vain(revoke(7), true);
+    story.ask(put_with_lease("a", "1", 7));
+    assert_eq!(check(&story.operations, &story.revisions), Ok(()));
+    let mut accepted = Story::of([grant(7), put_with_lease("a", "1", 7)]);
+    let at = story.call(0, put_with_lease("a", "1", 7));
+    story.give(at, accepted.response(1).clone());
+    story.revisions = accepted.revisions.clone();
+    assert_says(&story, "operation 3 ");
+}

@@ -35,7 +35,7 @@ fn a_write_does_not_happen_before_it_is_asked_for() {
     story.ask(get("a"));
     story.operations[late].called = 100;
     let text = violation(&story);
-    assert!(text.contains("nobody asked for revision 3 before operation 2"), "{text}");
+    assert!(text.contains("nobody asked for revision 3 before it was seen by operation 2"), "{text}");
 }
 
 #[test]
