@@ -120,10 +120,11 @@ pub enum Fault {
         policy: CrashPolicy,
         down: u64,
     },
-    /// A member is stopped for so many moments.
+    /// A member is stopped for so many moments, and hears of what came meanwhile so many later.
     Pause {
         member: usize,
         moments: u64,
+        deaf: u64,
     },
     /// A member's clock jumps by so many ticks.
     ClockJump {
@@ -238,7 +239,7 @@ impl Faults {
         let mut moments = |ticks: u64| random.between(1, ticks * MOMENTS_PER_TICK);
         faults.push(match kind {
             Kind::Crash => return self.crash(member, size, faults),
-            Kind::Pause => Fault::Pause { member, moments: moments(40) },
+            Kind::Pause => Fault::Pause { member, moments: moments(40), deaf: moments(2) - 1 },
             Kind::ClockJump => Fault::ClockJump { member, ticks: moments(8) },
             Kind::Partition => Fault::Partition { moments: moments(80), turn: None, ways: self.ways(member, size) },
             Kind::Flapping => {
@@ -267,7 +268,7 @@ impl Faults {
             let policy = match self.random.below(4) {
                 0 | 1 => CrashPolicy::DropUnsynced,
                 2 => CrashPolicy::KeepUnsynced,
-                _ => CrashPolicy::Random(self.random.next()),
+                _ => CrashPolicy::Random(self.random.number()),
             };
             let down = self.random.between(1, 40 * MOMENTS_PER_TICK);
             faults.push(Fault::Crash { member, operations, policy, down });

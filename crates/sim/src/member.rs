@@ -120,6 +120,8 @@ pub struct Member {
     pub loses_events: bool,
     /// The moment at which it goes on after it was stopped.
     pub asleep_until: u64,
+    /// The moment at which it hears what came meanwhile: it may have served clients by then.
+    pub deaf_until: u64,
     /// What came meanwhile.
     pub backlog: Vec<raftpb::Message>,
     /// Whether anything has happened since it last worked.
@@ -174,6 +176,7 @@ impl Member {
             beside: Beside::default(),
             clock: Clock::new(1000),
             asleep_until: 0,
+            deaf_until: 0,
             backlog: Vec::new(),
             due: false,
             doomed: false,
@@ -206,6 +209,7 @@ impl Member {
         };
         self.hub = Some(Hub::new(Arc::new(replica.store().views().clone()), limits));
         (self.replica, self.due, self.asleep_until) = (Some(replica), true, 0);
+        self.deaf_until = 0;
         self.started = true;
         Ok(cut.is_some())
     }
@@ -307,8 +311,8 @@ impl Member {
     pub fn step(&mut self, message: raftpb::Message) {
         let Some(replica) = &mut self.replica else { return };
         self.due = true;
-        let stepped = replica.step(message).unwrap_or_else(|error| panic!("member {}: {error}", self.at));
-        stepped.unwrap_or_else(|rejected| panic!("member {}: {rejected}", self.at));
+        let stepped = replica.step(message).unwrap_or_else(|error| panic!("member {} has stopped: {error}", self.at));
+        stepped.unwrap_or_else(|rejected| panic!("member {} calls a message impossible: {rejected}", self.at));
     }
 
     /// Does what is due; of dropping old versions only so many steps.

@@ -69,7 +69,10 @@ thread_local! {
 pub fn catch_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map_or_else(String::new, |place| format!(" [{}:{}]", place.file(), place.line()));
-        let message = panic.payload_as_str().unwrap_or("a panic without words");
+        let (payload, words) = (panic.payload(), "a panic without words");
+        let message = payload
+            .downcast_ref::<String>()
+            .map_or_else(|| payload.downcast_ref().map_or(words, |text| *text), String::as_str);
         LAST_PANIC.with_borrow_mut(|last| *last = format!("{message}{place}"));
     }));
 }

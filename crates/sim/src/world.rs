@@ -27,6 +27,7 @@ mod reshape;
 mod states;
 mod work;
 
+pub use hostile::lie;
 pub use states::Beside;
 use states::Parcel;
 

@@ -8,8 +8,8 @@ use metastore_replica::{Output, Settings, Timing};
 use metastore_store::command::{Command, Kind};
 use metastore_store::mvcc::HashKv;
 
-use crate::machine::Engine;
-use crate::member::{ELECTION_TICKS, Member, SEGMENT_BYTES};
+use metastore_sim::machine::Engine;
+use metastore_sim::member::{ELECTION_TICKS, Member, SEGMENT_BYTES};
 
 const KEEP_ENTRIES: usize = 8;
 /// Within so many ticks a group without faults has done whatever it was asked for.
@@ -43,13 +43,13 @@ impl Trio {
         for at in 0..3 {
             self.members[at].jump();
             let mut output = Output::default();
-            self.members[at].work(&mut output).unwrap();
+            self.members[at].work(&mut output, u64::MAX).unwrap();
             self.taken_up += usize::from(output.state_replaced);
             for retired in output.retired {
                 assert!(retired.is_unused());
                 retired.remove().unwrap();
             }
-            for message in self.members[at].letters() {
+            for message in self.members[at].letters().0 {
                 let to = self.position(message.to());
                 if ![Some(at), Some(to)].contains(&self.cut_off) {
                     self.members[to].step(message);

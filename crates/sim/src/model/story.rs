@@ -192,7 +192,7 @@ impl Story {
 
     /// A value that nobody else puts.
     fn any_put(&self, random: &mut Random) -> PutRequest {
-        let PutRequest { key, value, .. } = put_request(&self.any_key(random), &format!("{:x}", random.next()));
+        let PutRequest { key, value, .. } = put_request(&self.any_key(random), &format!("{:x}", random.number()));
         let ignore_value = random.permille(30);
         PutRequest {
             key,

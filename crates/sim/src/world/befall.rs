@@ -28,9 +28,10 @@ impl World {
                     None => self.crashes(member),
                 }
             }
-            Fault::Pause { member, moments } => {
+            Fault::Pause { member, moments, deaf } => {
                 let member = &mut self.members[member];
                 member.asleep_until = member.asleep_until.max(self.now + moments);
+                member.deaf_until = member.asleep_until + deaf;
                 self.counts.pauses += 1;
             }
             Fault::ClockJump { member, ticks } => {
@@ -82,7 +83,7 @@ impl World {
         };
         self.members[at].faulty = true;
         // A kernel that could not write a page drops it, or does not.
-        let policy = CrashPolicy::Random(self.random.next());
+        let policy = CrashPolicy::Random(self.random.number());
         self.dooms.insert(at, (policy, down));
     }
 
@@ -137,7 +138,7 @@ impl World {
         for at in 0..self.members.len() {
             let member = &mut self.members[at];
             // What hangs comes to its end.
-            member.asleep_until = 0;
+            (member.asleep_until, member.deaf_until) = (0, 0);
             if let Some(held) = &mut member.held {
                 held.until = self.now;
             }

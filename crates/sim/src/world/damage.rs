@@ -62,8 +62,7 @@ impl World {
         let machine = self.members[at].machine();
         let len = machine.open(&path).ok()?.len().ok()?;
         // Segments come one after the other; whatever is not the last one is closed.
-        let newest =
-            machine.list(&paths_of_log()).ok()?.into_iter().filter(|name| name.ends_with(".wal")).next_back()?;
+        let newest = machine.list(&paths_of_log()).ok()?.into_iter().rfind(|name| name.ends_with(".wal"))?;
         let end = match path.file_name()?.to_str()? == newest {
             true => machine.last_write().filter(|(last, _)| *last == path).map_or(0, |(_, offset)| offset.min(len)),
             false => len,

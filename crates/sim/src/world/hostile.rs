@@ -20,10 +20,17 @@ struct Target {
     index: u64,
 }
 
+/// Runs a cluster for a while, and then lies to one of its members. Returns how many lies it took for true, and refused.
+///
+/// # Panics
+/// If the member does anything but take, refuse, or stop with a reason.
+pub fn lie(seed: u64, plan: &Plan) -> (u64, u64) {
+    World::new(seed, plan).lie(seed, plan)
+}
+
 impl World {
-    /// Runs a cluster for a while, and then lies to one of its members. Returns how many lies it took for true, and refused.
-    pub fn lie(seed: u64, plan: &Plan) -> (u64, u64) {
-        let mut world = Self::new(seed, plan);
+    fn lie(mut self, seed: u64, plan: &Plan) -> (u64, u64) {
+        let world = &mut self;
         let mut random = Random::new(seed, 3);
         world.storm(random.between(1, plan.ticks), 0);
         world.heal();
@@ -56,8 +63,8 @@ fn work(replica: &mut Replica, random: &mut Random) -> Result<(), Fatal> {
         (0..random.below(25)).for_each(|_| replica.tick());
     }
     if random.permille(100) {
-        _ = replica.propose(put(random.next()));
-        replica.read(random.next());
+        _ = replica.propose(put(random.number()));
+        replica.read(random.number());
     }
     if random.permille(600) { replica.process(&mut Output::default()) } else { Ok(()) }
 }
@@ -76,7 +83,7 @@ impl Target {
     fn message(&self, random: &mut Random) -> Message {
         let from = match random.below(10) {
             0 => 0,
-            1 => random.next(),
+            1 => random.number(),
             _ => *random.pick(&self.others).unwrap_or(&0),
         };
         let (term, index) = (near(random, self.term), near(random, self.index));
@@ -84,7 +91,7 @@ impl Target {
         let count = if random.permille(500) { 0 } else { random.below(4) };
         Message {
             r#type: Some(random.below(20) as i32),
-            to: Some(if random.permille(980) { self.id } else { random.next() }),
+            to: Some(if random.permille(980) { self.id } else { random.number() }),
             from: Some(from),
             term: Some(term),
             log_term: Some(log_term),
@@ -94,15 +101,15 @@ impl Target {
             snapshot: None,
             reject: Some(random.permille(300)),
             reject_hint: Some(near(random, self.index)),
-            context: random.permille(300).then(|| Bytes::copy_from_slice(&random.next().to_be_bytes())),
+            context: random.permille(300).then(|| Bytes::copy_from_slice(&random.number().to_be_bytes())),
         }
     }
 
     fn entry(&self, random: &mut Random, index: u64) -> Entry {
         let data = match random.below(4) {
             0 => Bytes::new(),
-            1 => Bytes::copy_from_slice(&random.next().to_be_bytes()),
-            _ => put(random.next()),
+            1 => Bytes::copy_from_slice(&random.number().to_be_bytes()),
+            _ => put(random.number()),
         };
         let index = if random.permille(900) { index } else { near(random, index) };
         let term = if random.permille(800) { self.term } else { near(random, self.term) };
@@ -117,7 +124,7 @@ fn near(random: &mut Random, number: u64) -> u64 {
         1 => u64::MAX,
         2 => u64::MAX - random.below(3),
         3 => u64::MAX / 2,
-        4 => random.next(),
+        4 => random.number(),
         5..=7 => number.wrapping_add(random.between(1, 3)),
         8..=10 => number.wrapping_sub(random.between(1, 3)),
         _ => number,

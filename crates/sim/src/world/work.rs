@@ -17,7 +17,7 @@ impl World {
     pub(super) fn deliver(&mut self, from: usize, to: usize, message: Message) {
         self.note(|| format!("{from} -> {to} {}", show(&message)));
         let member = &mut self.members[to];
-        if member.awake(self.now) {
+        if member.awake(self.now) && member.deaf_until <= self.now {
             member.step(message);
         } else if member.replica.is_some() && member.backlog.len() < BACKLOG {
             member.backlog.push(message);
@@ -35,8 +35,10 @@ impl World {
             self.send(at, held.messages);
             self.finish(at, held.output, Ok(()));
         }
-        for message in std::mem::take(&mut self.members[at].backlog) {
-            self.members[at].step(message);
+        if self.members[at].deaf_until <= self.now {
+            for message in std::mem::take(&mut self.members[at].backlog) {
+                self.members[at].step(message);
+            }
         }
         if self.now.is_multiple_of(5 * super::MOMENTS_PER_TICK) {
             self.revoke_expired(at);

@@ -347,7 +347,7 @@ impl Placed {
         let mark = |task: &Task<'_>| match task.request() {
             // Whether it was used says nothing that the compacted revision does not.
             Request::Compact(_) if !task.is_known() => 0,
-            _ => u128::from(random.next()) << 64 | u128::from(random.next()),
+            _ => u128::from(random.number()) << 64 | u128::from(random.number()),
         };
         Self { is_placed: vec![false; tasks.len()], marks: tasks.iter().map(mark).collect(), mark: 0, known: 0 }
     }
