@@ -9,7 +9,7 @@ tools := $(cache)/tools/bin
 export ROCKSDB_LIB_DIR ?= $(cache)/rocksdb/$(shell sed -n '/^name = "librocksdb-sys"$$/{n;s/^version = "\(.*\)"$$/\1/p}' Cargo.lock)
 export ROCKSDB_STATIC ?= 1
 
-.PHONY: help run cluster cluster-stop test lint fmt coverage bench bench-cluster load soak
+.PHONY: help run cluster cluster-stop test lint fmt coverage bench bench-cluster load sim mutants soak
 
 help:
 	@echo 'make run        build and start a durable single member, as etcd starts with no flags; ENGINE=rocksdb keeps its state on disk'
@@ -19,6 +19,8 @@ help:
 	@echo 'make fmt        format the code'
 	@echo 'make coverage   line coverage of engine, store and replica; fails below 90 %'
 	@echo 'make soak       all tests, those that draw lots for longer (KILLS, CUTS, CALLS, PROPTEST_CASES), and a delete of a million keys'
+	@echo 'make sim        simulated clusters, checked: ARGS="--seeds 1000 --engine mixed"; ARGS=--help says what else; docs/testing.md'
+	@echo 'make mutants    switches on one deliberate bug after the other; the simulator must find each'
 	@echo 'make load       ten million keys on disk: rates, memory, restarts, lists; takes a quarter of an hour and 20 GB'
 	@echo 'make bench      side by side with a real etcd: throughput, latency, processor time, bytes; make bench-cluster with three members of each'
 
@@ -68,6 +70,18 @@ load:
 	@xtask/install.sh bench
 	@cargo build --locked --release --package metastore-server --bin metastore
 	@METASTORE_BIN="$(CARGO_TARGET_DIR)/release/metastore" ETCD_BIN="$${ETCD_BIN:-$$(tests/etcd/install.sh)/etcd}" tests/bench/load.sh
+
+# Not cargo run, which prints its own lines into the simulator's.
+sim:
+	@xtask/install.sh run
+	@cargo build --locked --quiet --release --package metastore-sim
+	@"$(CARGO_TARGET_DIR)/release/metastore-sim" $(ARGS)
+
+mutants:
+	@xtask/install.sh run
+	@cargo build --locked --release --package metastore-sim --features mutants
+	@cp -f "$(CARGO_TARGET_DIR)/release/metastore-sim" "$(CARGO_TARGET_DIR)/release/metastore-sim-mutants"
+	@"$(CARGO_TARGET_DIR)/release/metastore-sim-mutants" --mutants all --minutes 2 --seeds 1000000
 
 # The tests that draw lots, for longer: kills under load, calls compared with etcd, cases of each property; and a delete
 # of a million keys (SOAK).

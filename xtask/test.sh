@@ -19,10 +19,15 @@ cp -f "$target/debug/metastore" "$target/debug/metastore-under-test"
 export METASTORE_BIN=${METASTORE_BIN:-$target/debug/metastore-under-test}
 # Without Go there is no newest etcd to compare with, but the one from a Python wheel.
 command -v go >/dev/null || export ETCD_FLAVOR=${ETCD_FLAVOR:-3.5.1}
+# The simulator with deliberate bugs.
+cargo build --locked --profile test -p metastore-sim --bin metastore-sim --features mutants
+cp -f "$target/debug/metastore-sim" "$target/debug/metastore-sim-mutants"
 compiled=$SECONDS
 
 status=0
 cargo test --locked --workspace --no-fail-fast || status=$?
+# Three bugs that must be found: of durability, of reads, of watches. `make mutants` tries all.
+"$target/debug/metastore-sim-mutants" --mutants 1,11,27 --seeds 2000 || status=1
 tested=$SECONDS
 
 echo "compile: $((compiled - started)) s"

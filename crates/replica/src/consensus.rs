@@ -26,7 +26,7 @@ mod inbound;
 mod reads;
 
 pub use inbound::Rejected;
-pub use reads::Reads;
+pub use reads::{Questions, Reads};
 
 /// Bytes of entries that one append message carries at most, as in etcd.
 const MAX_MESSAGE_BYTES: u64 = 1 << 20;
@@ -135,6 +135,7 @@ pub struct Consensus {
     proposed: Vec<Entry>,
     proposed_bytes: u64,
     reads: Reads,
+    questions: Questions,
 }
 
 impl Consensus {
@@ -161,8 +162,14 @@ impl Consensus {
         };
         config.validate()?;
         let node = RawNode::new(&config, log, &Logger::root(Discard, o!()))?;
-        let mut consensus =
-            Self { node, election_ticks, proposed: Vec::new(), proposed_bytes: 0, reads: Reads::default() };
+        let mut consensus = Self {
+            node,
+            election_ticks,
+            proposed: Vec::new(),
+            proposed_bytes: 0,
+            reads: Reads::default(),
+            questions: Questions::default(),
+        };
         consensus.settle_patience();
         Ok(consensus)
     }
@@ -197,7 +204,10 @@ impl Consensus {
         Ok(())
     }
 
-    fn step_checked(&mut self, message: Message) {
+    fn step_checked(&mut self, mut message: Message) {
+        if message.get_msg_type() == MessageType::MsgReadIndex && self.node.raft.state == StateRole::Leader {
+            self.questions.name(&mut message);
+        }
         // What the library refuses comes from a member that is gone, or proposes to nobody: both are lost on the way.
         let _ = self.node.step(message);
         self.settle_patience();
@@ -306,7 +316,7 @@ impl Consensus {
             return;
         }
         if let Some(context) = self.reads.ask(raft.leader_id, raft.term) {
-            let _ = self.node.raft.step(read_index(context));
+            self.step_checked(read_index(context));
         }
     }
 
@@ -395,7 +405,8 @@ impl Consensus {
             self.node.mut_store().restart(snapshot.get_metadata());
         }
         self.node.mut_store().append(&append.entries);
-        let messages = ready.take_messages();
+        let mut messages = ready.take_messages();
+        Questions::restore(&mut messages);
         Some(Work { messages, snapshot, append, committed: ready.take_committed_entries(), ready })
     }
 
@@ -410,6 +421,7 @@ impl Consensus {
         let mut messages = work.ready.take_persisted_messages();
         let mut light = self.node.advance_append(work.ready);
         messages.extend(light.take_messages());
+        Questions::restore(&mut messages);
         Persisted { messages, committed: light.take_committed_entries() }
     }
 
@@ -533,6 +545,66 @@ mod tests {
         let mut message = Message { to: 1, from: 2, term: 1, log_term: 1, index: 1, ..Message::default() };
         message.set_msg_type(kind);
         message
+    }
+
+    /// A round that is asked for again must not be confirmed by what followers have said to the first question: others have
+    /// asked meanwhile, of whom they have not heard.
+    #[test]
+    fn a_late_confirmation_confirms_no_later_round() {
+        let mut leader = consensus(&[1, 2, 3]);
+        leader.node.raft.become_candidate();
+        leader.node.raft.become_leader();
+        let mut held = message(MessageType::MsgAppendResponse);
+        (held.term, held.index) = (leader.standing().term, 2);
+        all_work(&mut leader);
+        leader.step(held).unwrap();
+        assert!(leader.node.raft.commit_to_current_term());
+        let mut question = read_index(77);
+        (question.to, question.from) = (1, 2);
+        leader.step(question.clone()).unwrap();
+        let heartbeat =
+            |sent: Vec<Message>| sent.into_iter().find(|sent| sent.get_msg_type() == MessageType::MsgHeartbeat);
+        let first = heartbeat(all_work(&mut leader)).unwrap();
+        let confirmation = |of: &Message, from| {
+            let mut confirmation = message(MessageType::MsgHeartbeatResponse);
+            (confirmation.term, confirmation.from, confirmation.context) = (of.term, from, of.context.clone());
+            confirmation
+        };
+        leader.step(confirmation(&first, 2)).unwrap();
+        let answers = all_work(&mut leader);
+        let answer = answers.iter().find(|sent| sent.get_msg_type() == MessageType::MsgReadIndexResp).unwrap();
+        assert_eq!(answer.entries[0].data[..], 77u64.to_be_bytes(), "the name under which it was asked for");
+        leader.read(88);
+        all_work(&mut leader);
+        leader.step(question).unwrap();
+        leader.step(confirmation(&first, 3)).unwrap();
+        let readable = |leader: &mut Consensus| {
+            all_work(leader);
+            let mut ids = Vec::new();
+            leader.readable(u64::MAX, &mut ids);
+            ids
+        };
+        assert_eq!(readable(&mut leader), [0; 0], "nobody has confirmed this round");
+        let second = heartbeat({
+            leader.tick();
+            all_work(&mut leader)
+        });
+        leader.step(confirmation(&second.unwrap(), 3)).unwrap();
+        assert_eq!(readable(&mut leader), [88]);
+    }
+
+    /// Does everything that is due; returns what it has sent.
+    fn all_work(consensus: &mut Consensus) -> Vec<Message> {
+        let mut sent = Vec::new();
+        while let Some(mut work) = consensus.take() {
+            sent.append(&mut work.messages);
+            let persisted = consensus.persisted(work);
+            sent.extend(persisted.messages);
+            if let Some(last) = persisted.committed.last() {
+                consensus.applied(last.index, (100, 1 << 20));
+            }
+        }
+        sent
     }
 
     /// Who was removed while it led may still send entries to the one that is left.

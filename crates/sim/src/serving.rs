@@ -95,6 +95,7 @@ impl World {
 
     /// A member has an answer to a command, whether or not anybody waits for it.
     pub(crate) fn answer(&mut self, at: usize, outcome: &Outcome) {
+        self.note(|| format!("{at} has an answer: {outcome:?}"));
         must(self.judge.answers(at, outcome));
         let now_ms = self.members[at].clock.ms();
         self.members[at].keeper.applied(outcome, now_ms);
@@ -118,6 +119,7 @@ impl World {
 
     /// A member allows a read.
     pub(crate) fn read(&mut self, at: usize, id: u64) {
+        self.note(|| format!("{at} allows read {id}"));
         let reading = self.members[at].reads.remove(&id);
         let reading = reading.unwrap_or_else(|| panic!("member {at} was not asked for read {id}, or allows it twice"));
         match reading {

@@ -5,10 +5,45 @@
 //! the network, not on the number of reads. The library forgets a round when it knows no leader, and a leader forgets it
 //! before its first commit: rounds are asked for again.
 
+//!
+//! A round may be asked for twice, because it is asked for again, or because the network brings the question twice. Heartbeats
+//! carry the name of the last round, and followers confirm it; so a leader gives each question a name that was never used in its
+//! term. Otherwise the late confirmations of the first question would confirm the second, and with it all rounds between the
+//! two, of which no follower has heard.
+
 use metastore_mutants::Mutant;
+use raft::eraftpb::{Message, MessageType};
 
 /// Ticks after which a round that brought no answer is asked for again; with etcd's heartbeat of 100 ms its 500 ms.
 const RETRY_TICKS: u32 = 5;
+
+/// A leader adds so many bytes to the name of each question.
+const NUMBER_BYTES: usize = size_of::<u64>();
+
+/// Gives questions that a leader is asked names of their own.
+#[derive(Debug, Default)]
+pub struct Questions {
+    asked: u64,
+}
+
+impl Questions {
+    /// Renames a question that this leader is about to step.
+    pub fn name(&mut self, question: &mut Message) {
+        self.asked += 1;
+        let number = if metastore_mutants::on(Mutant::ReadRoundReused) { 0 } else { self.asked };
+        for entry in question.mut_entries().iter_mut() {
+            entry.data = [&entry.data[..], &number.to_be_bytes()].concat().into();
+        }
+    }
+
+    /// Gives the answers that this leader sends the names under which they were asked for.
+    pub fn restore(messages: &mut [Message]) {
+        let answers = messages.iter_mut().filter(|message| message.get_msg_type() == MessageType::MsgReadIndexResp);
+        for entry in answers.flat_map(|answer| answer.mut_entries().iter_mut()) {
+            entry.data.truncate(entry.data.len().saturating_sub(NUMBER_BYTES));
+        }
+    }
+}
 
 /// Who waits to read. The ids are the caller's, unique in the cluster and over restarts.
 #[derive(Debug, Default)]
@@ -66,7 +101,8 @@ impl Reads {
     /// The leader has answered a round: everything up to `index` was committed when it was asked for.
     pub fn confirm(&mut self, context: &[u8], index: u64) {
         // An answer that comes twice finds its round gone.
-        if let Some(round) = self.round.take_if(|round| round.context().to_be_bytes() == context) {
+        // The one that this member has given itself, while it leads, has a number behind its name.
+        if let Some(round) = self.round.take_if(|round| context.starts_with(&round.context().to_be_bytes())) {
             self.confirmed.push((index, round.ids));
         }
     }

@@ -77,8 +77,9 @@ impl Replica {
         let Applied { index, term } = applied;
         // Entries behind the state that came with it are written after this, and so is that they are committed.
         let hard_state = raftpb::HardState { commit: Some(index), ..hard_state_to_disk(hard_state) };
-        self.wal.replace_by_snapshot(index, term, conf_state.clone(), &hard_state)?;
+        // Even if this fails, the log may name the state by then: whether its files go is for the next start to say.
         let (store, engine) = received.keep();
+        self.wal.replace_by_snapshot(index, term, conf_state.clone(), &hard_state)?;
         let old_directory = self.data.engine_path();
         self.medium.adopt(&mut self.data, applied, &conf_state)?;
         drop(self.store.replace(store));

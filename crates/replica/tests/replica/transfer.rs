@@ -110,6 +110,27 @@ fn old_state_and_log_or_new_ones_wherever_the_power_goes(engine: Engine) {
     assert!(old >= least && new >= 10, "{old} times the old state, {new} times the new one");
 }
 
+each_engine!(old_state_and_log_or_new_ones_whatever_fails);
+
+/// One operation fails, and the disk goes on: what the member still does while it stops must not harm it.
+fn old_state_and_log_or_new_ones_whatever_fails(engine: Engine) {
+    let (_, sent) = leader(engine.other());
+    for nth in 1.. {
+        let mut world = new_follower(engine);
+        world.disk.fail_operation(nth);
+        let done = world.receive(&sent, PIECE_BYTES).is_ok();
+        let (told, context) = (world.told.clone(), format!("operation {nth} fails"));
+        let reference = Reference::lowered(&told.proposed, sent.held.len());
+        let machine = world.stop();
+        drop(open(&machine.fork()).unwrap_or_else(|error| panic!("{context}: {error}")));
+        told.check(&machine.fork(), &reference, &context);
+        if done {
+            assert!(nth > 10, "{nth} operations");
+            return;
+        }
+    }
+}
+
 /// What becomes of what was not synced when the power goes after `n` operations, `since` of them since the state was sent.
 fn policies(engine: Engine, n: u64, since: u64) -> Vec<CrashPolicy> {
     let all =

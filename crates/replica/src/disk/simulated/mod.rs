@@ -47,6 +47,7 @@ struct State {
     syncs: u64,
     last_write: Option<(PathBuf, u64)>,
     crash_after: Option<u64>,
+    fail_operation: Option<u64>,
     fail_write: Option<u64>,
     fail_sync: Option<u64>,
     capacity: Option<u64>,
@@ -91,6 +92,12 @@ impl SimulatedDisk {
     pub fn fork(&self) -> SimulatedDisk {
         let tree = self.state().tree.clone();
         SimulatedDisk { state: Arc::new(Mutex::new(State { tree, ..State::default() })) }
+    }
+
+    /// Makes the `k`-th operation from now on (1 is the next; counted as in [`SimulatedDisk::operations`]) fail with EIO and do
+    /// nothing. Those after it are done.
+    pub fn fail_operation(&self, k: u64) {
+        self.state().fail_operation = Some(k);
     }
 
     /// Makes the `k`-th write from now on (1 is the next) fail with EIO. Half of its sectors are written:
@@ -155,7 +162,8 @@ impl State {
     /// Counts an operation that changes or syncs something; the one after the last allowed is refused.
     fn count(&mut self, operation: &'static str, path: &Path) -> Result<()> {
         self.operations += 1;
-        self.check_power(operation, path)
+        self.check_power(operation, path)?;
+        if Self::due(&mut self.fail_operation) { Err(io_error(operation, path)) } else { Ok(()) }
     }
 
     /// Whether the countdown of an injected fault has run out.
