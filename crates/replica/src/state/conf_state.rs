@@ -1,5 +1,7 @@
 //! Who votes, as the state itself says.
 
+use std::collections::BTreeSet;
+
 use metastore_engine::{EngineError, Table};
 use metastore_proto::raftpb;
 use metastore_store::schema::CONF_STATE;
@@ -29,6 +31,35 @@ pub fn stored(
         auto_leave: Some(stored.auto_leave),
     });
     Ok(stored.map_err(|error| format!("row confState of table meta, \"{}\": {error}", row.escape_ascii())))
+}
+
+/// Checks that there can be such a group; consensus would not start with another one.
+///
+/// # Errors
+/// Says what is wrong.
+pub fn check(state: &raftpb::ConfState) -> Result<(), String> {
+    let raftpb::ConfState { voters, learners, voters_outgoing, learners_next, auto_leave } = state;
+    let wrong = |what: &str| Err(format!("its members cannot be: {what}: {state:?}"));
+    let distinct = |lists: &[&Vec<u64>]| {
+        let ids = lists.iter().flat_map(|list| list.iter());
+        ids.clone().collect::<BTreeSet<_>>().len() == ids.count()
+    };
+    if voters.is_empty() {
+        return wrong("nobody votes");
+    }
+    if [voters, learners, voters_outgoing, learners_next].into_iter().any(|ids| ids.contains(&0)) {
+        return wrong("no member has the id 0");
+    }
+    if !distinct(&[voters, learners, learners_next]) || !distinct(&[voters_outgoing, learners]) {
+        return wrong("a member is named twice");
+    }
+    // Who becomes a learner is one of those who still vote; and outside a change there is neither.
+    if !learners_next.iter().all(|id| voters_outgoing.contains(id))
+        || auto_leave.unwrap_or_default() && voters_outgoing.is_empty()
+    {
+        return wrong("it ends a change that is not under way");
+    }
+    Ok(())
 }
 
 /// Whether both name the same members, in whatever order.

@@ -38,7 +38,8 @@ pub fn find(data: &DataDir, log: Applied, engine: &dyn Engine) -> Result<Start, 
         return Ok(Start::default());
     }
     let stored = conf_state::stored(|table, key| engine.get(table, key))?;
-    let conf_state = stored.map_err(|why| OpenError::refused(&path, format!("damaged: {why}; {RESTORE}")))?;
+    let checked = stored.and_then(|stored| conf_state::check(&stored).map(|()| stored));
+    let conf_state = checked.map_err(|why| OpenError::refused(&path, format!("damaged: {why}; {RESTORE}")))?;
     Ok(Start { log, applied, conf_state: conf_state_from_disk(&conf_state), ..Start::default() })
 }
 

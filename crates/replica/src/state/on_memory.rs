@@ -20,7 +20,7 @@ use metastore_engine::{Applied, Engine, Mark};
 use metastore_proto::{Message, raftpb, walpb};
 use metastore_store::snapshot::{Incoming, SnapshotError, Source};
 
-use super::SnapshotWritten;
+use super::{SnapshotWritten, conf_state};
 use crate::data_dir::{DataDir, OpenError, write_durably};
 use crate::disk::{Disk, DiskError, DiskFile};
 
@@ -191,7 +191,9 @@ fn read_snap_file(bytes: &[u8], applied: Applied) -> Result<Record, String> {
     if (metadata.index(), metadata.term()) != (applied.index, applied.term) {
         return Err(format!("describes entry {}, not entry {}", metadata.index(), applied.index));
     }
-    Ok(Record { conf_state: metadata.conf_state.ok_or("names no members")?, mark })
+    let conf_state = metadata.conf_state.ok_or("names no members")?;
+    conf_state::check(&conf_state)?;
+    Ok(Record { conf_state, mark })
 }
 
 fn parse_mark(bytes: &[u8]) -> Result<Mark, String> {

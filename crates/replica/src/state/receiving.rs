@@ -27,6 +27,9 @@ use super::{Medium, OpenEngine, conf_state, on_disk};
 use crate::data_dir::{DataDir, Paths, received_name};
 use crate::disk::{Disk, DiskError};
 
+/// More entries than there ever are; beyond, consensus would count over the end of its numbers.
+const MAX_INDEX: u64 = u64::MAX >> 1;
+
 /// Why a state was not received. Nothing of it is left.
 #[derive(Debug, thiserror::Error)]
 pub enum ReceiveError {
@@ -127,11 +130,12 @@ fn announced(id: u64, message: &raftpb::Message) -> Result<(Applied, raftpb::Con
     let position = Applied { index: metadata.index(), term: metadata.term() };
     let conf_state = metadata.conf_state.unwrap_or_default();
     let Applied { index, term } = position;
-    if index == 0 || term == 0 || message.term() < term || conf_state.voters.is_empty() {
+    if index == 0 || index > MAX_INDEX || term == 0 || message.term() < term || conf_state.voters.is_empty() {
         let (now, voters) = (message.term(), conf_state.voters.len());
         let what = format!("in term {now} the state at entry {index} of term {term}, with {voters} voters");
         return Err(ReceiveError::Message(what));
     }
+    conf_state::check(&conf_state).map_err(ReceiveError::Message)?;
     Ok((position, conf_state))
 }
 

@@ -7,7 +7,7 @@ mod absent;
 mod barrier;
 #[cfg(test)]
 pub(crate) mod bench;
-mod check;
+pub mod check;
 pub(crate) mod cluster;
 mod defragment;
 mod encode;

@@ -61,9 +61,16 @@ pub struct Put<'a> {
 
 impl Mvcc {
     /// Takes up the state that `engine` holds.
+    ///
+    /// # Errors
+    /// If the medium fails, or what it holds cannot be: there would be no revision that could be read.
     pub fn open(engine: Arc<dyn Engine>) -> metastore_engine::Result<Self> {
         let current = engine.published().revision.max(FIRST_REVISION);
         let (at, compaction) = Compaction::resume(engine.as_ref())?;
+        if at > current {
+            let why = format!("the state is damaged: compacted at revision {at}, but the newest is {current}");
+            return Err(metastore_engine::EngineError(why));
+        }
         Ok(Self { view: View::new(engine, at), current, changes: Vec::new(), compaction })
     }
 

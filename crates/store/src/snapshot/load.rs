@@ -14,6 +14,9 @@ use crate::schema::{LOADING, parse_revision_key};
 const BOLT_MAGIC_AT: usize = 16;
 const BOLT_MAGIC: [u8; 4] = 0xed0c_daed_u32.to_le_bytes();
 
+/// More changes than one transaction can make; engines need not be able to store a greater number.
+const MAX_SUB: i64 = u32::MAX as i64;
+
 /// A stream that comes in, in pieces of any size, and goes into an empty engine. The engine writes as it goes on, so that it need
 /// not hold all of it, and what it holds is no state until the end: [`crate::Store::open`] refuses it. What an engine that
 /// outlives the process was given is durable after its next flush.
@@ -197,7 +200,7 @@ impl Loader {
         let (revision, tombstone) = parse_revision_key(key)
             .ok_or_else(|| SnapshotError::Damaged(format!("{} is no revision", key.escape_ascii())))?;
         let Revision { main, sub } = revision;
-        if revision <= self.last || main > self.revision {
+        if revision <= self.last || main > self.revision || !(0..=MAX_SUB).contains(&sub) {
             let (after, newest) = (self.last, self.revision);
             let what =
                 format!("revision {main}.{sub} after {}.{}, where {newest} is the newest", after.main, after.sub);
