@@ -81,6 +81,8 @@ const LEFT_OUT_PERCENT: u64 = 35;
 const FEWEST_KINDS: usize = 4;
 /// Ticks of a storm's beginning in which nothing befalls anyone, so that there is something to break.
 const PEACE_TICKS: u64 = 15;
+/// Faults that befall the leader, in thousandths; all others befall anybody.
+const AT_LEADER: u64 = 300;
 /// Moments for which a sync hangs: a minute.
 const HUNG_MOMENTS: u64 = 600 * MOMENTS_PER_TICK;
 
@@ -217,8 +219,8 @@ impl Faults {
         Self { random, rates, promised, tick: 0 }
     }
 
-    /// What happens in this tick to a cluster of so many members.
-    pub fn tick(&mut self, size: usize) -> Vec<Fault> {
+    /// What happens in this tick to a cluster of so many members. Leaders have more to lose.
+    pub fn tick(&mut self, size: usize, leader: Option<usize>) -> Vec<Fault> {
         self.tick += 1;
         if self.tick < PEACE_TICKS {
             return Vec::new();
@@ -227,14 +229,15 @@ impl Faults {
         for kind in Kind::ALL.iter().filter(|kind| **kind >= Kind::Crash) {
             let promised = self.promised.contains(&(self.tick, *kind));
             if self.random.permille(self.rates.of(*kind)) || promised {
-                self.strike(*kind, size, &mut faults);
+                self.strike(*kind, (size, leader), &mut faults);
             }
         }
         faults
     }
 
-    fn strike(&mut self, kind: Kind, size: usize, faults: &mut Vec<Fault>) {
-        let member = self.random.below(size as u64) as usize;
+    fn strike(&mut self, kind: Kind, (size, leader): (usize, Option<usize>), faults: &mut Vec<Fault>) {
+        let any = self.random.below(size as u64) as usize;
+        let member = leader.filter(|_| self.random.permille(AT_LEADER)).unwrap_or(any);
         let random = &mut self.random;
         let mut moments = |ticks: u64| random.between(1, ticks * MOMENTS_PER_TICK);
         faults.push(match kind {

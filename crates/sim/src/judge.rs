@@ -103,8 +103,11 @@ impl Judge {
         self.log_matching.sends(member, message)
     }
 
-    /// A member has applied up to an entry.
-    pub fn applied(&mut self, (index, term): (u64, u64)) -> Result<(), Violation> {
+    /// A member has applied up to an entry, before which its log holds one of the term `before`, if it holds any.
+    pub fn applied(&mut self, at: usize, (index, term): (u64, u64), before: Option<u64>) -> Result<(), Violation> {
+        if let Some(before) = before {
+            self.log_matching.holds(at, index, term, before)?;
+        }
         self.leader_completeness.committed(index, term)
     }
 

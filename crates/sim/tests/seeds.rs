@@ -30,12 +30,12 @@ fn run(engines: &'static [Engine], count: u64) -> Summary {
 /// One test for all engines: each uses all processors.
 #[test]
 fn clusters_keep_their_promises() {
-    let summary = run(MEMORY, 2200);
+    let summary = run(MEMORY, 3000);
     let never: Vec<_> =
         summary.counts.all().into_iter().filter(|(_, count)| *count == 0).map(|(name, _)| name).collect();
     assert!(never.is_empty(), "never happened: {never:?}");
-    assert!(run(MIXED, 40).counts.missing().is_empty());
-    run(ROCKSDB, 20);
+    assert!(run(MIXED, 12).counts.missing().is_empty());
+    run(ROCKSDB, 6);
 }
 
 /// Whatever the others say, a member goes on or stops with a reason.

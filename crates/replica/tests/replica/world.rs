@@ -1,6 +1,5 @@
 //! One member on the double, what it was told, and the state that follows from that.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;

@@ -158,7 +158,8 @@ impl World {
         let applied = replica.store().applied();
         if applied.index > *compared {
             *compared = applied.index;
-            must(self.judge.applied((applied.index, applied.term)));
+            let before = replica.term_of(applied.index - 1);
+            must(self.judge.applied(at, (applied.index, applied.term), before));
             if applied.index.is_multiple_of(HASH_EVERY) {
                 self.hash(at);
             }
