@@ -208,9 +208,23 @@ impl Consensus {
         if message.get_msg_type() == MessageType::MsgReadIndex && self.node.raft.state == StateRole::Leader {
             self.questions.name(&mut message);
         }
+        self.answer_outdated(&message);
         // What the library refuses comes from a member that is gone, or proposes to nobody: both are lost on the way.
         let _ = self.node.step(message);
         self.settle_patience();
+    }
+
+    /// Tells a candidate of an earlier term which one it is by now (Raft, section 5.1: a request of an earlier term is rejected). The
+    /// library says nothing, and without pre-vote two voters of which only one has heard of a change of the members could campaign
+    /// past each other for ever.
+    fn answer_outdated(&mut self, message: &Message) {
+        let raft = &mut self.node.raft;
+        if message.get_msg_type() == MessageType::MsgRequestVote && message.term < raft.term {
+            let (to, from, term) = (message.from, raft.id, raft.term);
+            let mut rejection = Message { to, from, term, reject: true, ..Message::default() };
+            rejection.set_msg_type(MessageType::MsgRequestVoteResponse);
+            raft.msgs.push(rejection);
+        }
     }
 
     /// Sets how long this member waits before it campaigns, which the library draws at random at each change. Members and
@@ -591,6 +605,29 @@ mod tests {
         });
         leader.step(confirmation(&second.unwrap(), 3)).unwrap();
         assert_eq!(readable(&mut leader), [88]);
+    }
+
+    #[test]
+    fn a_candidate_of_an_earlier_term_is_told_so() {
+        let (mut ahead, mut behind) = (consensus(&[1, 2]), consensus(&[1, 2]));
+        let campaign = |candidate: &mut Consensus| {
+            candidate.node.raft.become_candidate();
+            all_work(candidate);
+        };
+        campaign(&mut behind);
+        campaign(&mut ahead);
+        campaign(&mut ahead);
+        let mut request = message(MessageType::MsgRequestVote);
+        request.term = behind.standing().term;
+        assert!(request.term < ahead.standing().term);
+        ahead.step(request).unwrap();
+        let answers = all_work(&mut ahead);
+        let [answer] = &answers[..] else { panic!("{answers:?}") };
+        assert_eq!((answer.to, answer.reject), (2, true));
+        let mut answer = answer.clone();
+        (answer.to, answer.from) = (1, 2);
+        behind.step(answer).unwrap();
+        assert_eq!(behind.standing().term, ahead.standing().term);
     }
 
     /// Does everything that is due; returns what it has sent.

@@ -74,7 +74,7 @@ impl World {
         self.judge.withdrawn(asked);
         self.counts.refused += 1;
         self.clients.end(self.now, asked.id);
-        assert!(!self.calm, "{asked:?} was refused by a cluster that has a leader");
+        assert!(!self.calm, "a healed cluster refuses {asked:?}: {}", self.standings());
     }
 
     /// Ends a request with an answer.

@@ -1,7 +1,7 @@
 //! The world of one seed: members, network, clients and faults, one moment after the other.
 //!
 //! A run has three parts. While it storms, everything goes wrong, and what is checked is safety. Then the world heals, and
-//! the cluster has [`SETTLE_TICKS`] to find a leader. After that every request must be served.
+//! the cluster has [`SETTLE_TICKS`] to find a leader that everybody follows. After that every request must be served.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use metastore_replica::disk::CrashPolicy;
 use metastore_replica::wal::Options;
 use metastore_replica::{Fatal, Output, Settings, Timing};
 
-use crate::clients::{Asked, Clients, Workload};
+use crate::clients::{Asked, Clients, Wish, Workload};
 use crate::counts::Counts;
 use crate::faults::{Faults, Kind};
 use crate::history::Violation;
@@ -42,8 +42,13 @@ const OPERATIONS: u64 = 1000;
 const LONGEST_STORM_TICKS: u64 = 40 * STORM_TICKS;
 /// Every seed sees so many kinds of fault, unless they are switched off.
 const KINDS_OF_FAULT: usize = 3;
-/// Within so many ticks a healed cluster has a leader that everybody follows: a few election timeouts, on slow clocks.
-const SETTLE_TICKS: u64 = 120;
+/// Within so many ticks a healed cluster has a leader that everybody follows: a minute, in which voters of an even number may
+/// part their votes some times.
+const SETTLE_TICKS: u64 = 600;
+/// Entries that a member may be behind a leader that it follows.
+const BEHIND: u64 = 50;
+/// Ticks in which what is left of the storm comes to its end.
+const AFTERMATH_TICKS: u64 = 30;
 /// Ticks of service after that.
 const CALM_TICKS: u64 = 40;
 /// A request in a calm cluster is served within so many ticks.
@@ -224,11 +229,25 @@ impl World {
 
     pub(crate) fn unknown(&mut self, asked: &Asked) {
         self.note(|| format!("{asked:?} has an unknown outcome"));
-        assert!(
-            !self.calm || matches!(asked.wish, crate::clients::Wish::KeepAlive(_)),
-            "{asked:?} was not served by a cluster that has a leader"
-        );
+        let may_wait = !self.calm || matches!(asked.wish, Wish::KeepAlive(_));
+        assert!(may_wait, "a healed cluster does not serve {asked:?}: {}", self.standings());
         self.counts.unknown += 1;
+    }
+
+    /// Where each member stands, for a person.
+    pub(crate) fn standings(&self) -> String {
+        let line = |member: &Member| match &member.replica {
+            Some(replica) => {
+                let (at, voters) = (member.at, replica.voters());
+                format!(
+                    "member {at}, {:x?}, voters {voters:x?}, asleep until {}",
+                    replica.standing(),
+                    member.asleep_until
+                )
+            }
+            None => format!("member {}, id {:x}, is down, gone {}", member.at, member.id, member.gone),
+        };
+        self.members.iter().map(line).collect::<Vec<_>>().join("; ")
     }
 
     pub(crate) fn position(&self, id: u64) -> Option<usize> {
@@ -265,11 +284,33 @@ impl World {
         assert!(ticks < STORM_TICKS || enough(self), "a storm of {tick} ticks: {:?}", self.counts);
     }
 
+    /// Goes on until there is a leader that everybody follows.
+    fn settle(&mut self) {
+        let settled = (0..SETTLE_TICKS).any(|_| {
+            self.ticks(1);
+            self.is_settled()
+        });
+        assert!(
+            settled,
+            "a healed cluster has no leader that all follow after {SETTLE_TICKS} ticks: {}",
+            self.standings()
+        );
+        self.ticks(AFTERMATH_TICKS);
+    }
+
+    fn is_settled(&self) -> bool {
+        let Some(leader) = self.members.iter().rfind(|member| member.leads()) else { return false };
+        let due = leader.applied().saturating_sub(BEHIND);
+        let there = self.members.iter().filter(|member| member.started && !member.gone);
+        self.leaves.is_empty()
+            && there.into_iter().all(|member| member.leader() == leader.id && member.applied() >= due)
+    }
+
     /// Everything that was promised is there, everywhere, and the cluster works.
     fn check_calm(&mut self) {
         let revision = self.judge.revisions.newest();
         let leaders = self.members.iter().filter(|member| member.leads()).count();
-        assert_eq!(leaders, 1, "leaders of a healed cluster");
+        assert_eq!(leaders, 1, "leaders of a healed cluster: {}", self.standings());
         let there: Vec<usize> =
             (0..self.members.len()).filter(|at| self.members[*at].started && !self.members[*at].gone).collect();
         let first = &self.members[there[0]];
@@ -292,7 +333,7 @@ impl World {
     fn run(mut self, plan: &Plan) -> (Counts, Vec<String>) {
         self.storm(plan.ticks, plan.kinds_of_fault);
         self.heal();
-        self.ticks(SETTLE_TICKS);
+        self.settle();
         self.clients.patience = CALM_PATIENCE_TICKS * MOMENTS_PER_TICK;
         // Who has asked while it stormed may still be told nothing.
         for asked in self.clients.give_up(self.now, |_| true) {
