@@ -30,6 +30,7 @@
 
 pub mod cluster;
 pub mod grpc;
+pub mod histories;
 pub mod lease;
 pub mod load;
 pub mod member;

@@ -1,0 +1,117 @@
+//! A client that asks, and writes down what it is told.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use metastore_proto::etcdserverpb::LeaseRevokeRequest;
+use metastore_sim::clients::{User, Wish, Workload};
+use metastore_sim::history::{Moment, Operation, Request, Response};
+use metastore_sim::random::Random;
+use tokio::time::timeout;
+use tonic::Status;
+
+use super::answer::{Outcome, judge};
+use super::{CLIENTS, Shared};
+use crate::grpc::Client;
+use crate::lease::KeepAliveStream;
+use crate::paths;
+
+/// In whose name the cluster revokes leases whose time is over.
+const CLUSTER: usize = CLIENTS + 1;
+/// How long a client waits for an answer: one that gives up early goes on while its request is still on its way.
+const PATIENCE: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(8)];
+/// Milliseconds between an answer and the next request, at most.
+const PAUSE_MS: u64 = 10;
+/// The stream of its seed from which a client draws members and pauses.
+const STREAM: u64 = 1000;
+
+struct Recording {
+    number: usize,
+    random: Random,
+    user: User,
+    members: Vec<Client>,
+    shared: Arc<Shared>,
+    operations: Vec<Operation>,
+}
+
+/// Asks for one thing after the other until it is over.
+pub async fn run(seed: u64, number: usize, workload: Workload, shared: Arc<Shared>) -> Vec<Operation> {
+    let mut client = Recording {
+        number,
+        random: Random::new(seed, STREAM + number as u64),
+        user: User::new(seed, workload, number as u64),
+        members: shared.addresses.iter().map(|address| Client::new(address)).collect(),
+        shared,
+        operations: Vec::new(),
+    };
+    while !client.shared.is_over.load(Ordering::SeqCst) {
+        let wish = client.user.wish(client.shared.next_id(), client.shared.heard.load(Ordering::SeqCst));
+        match wish {
+            Wish::Do(request) => client.ask(request).await,
+            Wish::KeepAlive(lease) => client.renew(lease).await,
+        }
+        let pause = client.random.below(PAUSE_MS + 1);
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+    }
+    client.operations
+}
+
+impl Recording {
+    fn choose(&mut self) -> (Client, Duration) {
+        let member = self.random.pick(&self.members).expect("a cluster has members").clone();
+        (member, *self.random.pick(&PATIENCE).expect("it is not empty"))
+    }
+
+    async fn ask(&mut self, request: Request) {
+        let (member, patience) = self.choose();
+        if let Request::Compact(compaction) = &request {
+            self.shared.compacted.fetch_max(compaction.revision, Ordering::SeqCst);
+        }
+        let called = self.shared.now();
+        let answer = timeout(patience, send(&member, request.clone())).await.ok();
+        let returned = self.shared.now();
+        self.record(request, called, returned, answer);
+    }
+
+    fn record(&mut self, request: Request, called: Moment, returned: Moment, answer: Option<Result<Response, Status>>) {
+        let returned = match judge(&request, answer) {
+            Outcome::Answered(response) => {
+                self.user.told(&request, &response);
+                self.shared.answered.fetch_add(1, Ordering::SeqCst);
+                Some((returned, response))
+            }
+            Outcome::Unknown => None,
+            Outcome::Nothing => return,
+            Outcome::Strange(why) => {
+                self.shared.strange.lock().unwrap().push(why);
+                None
+            }
+        };
+        if let Request::LeaseGrant(grant) = &request {
+            let expiry = Request::LeaseRevoke(LeaseRevokeRequest { id: grant.id });
+            self.operations.push(Operation { client: CLUSTER, request: expiry, called, returned: None });
+        }
+        self.operations.push(Operation { client: self.number, request, called, returned });
+    }
+
+    /// Renews a lease. No part of the history: it changes nothing that anybody reads.
+    async fn renew(&mut self, lease: i64) {
+        let (member, patience) = self.choose();
+        if let Ok(Ok((_, answer))) = timeout(patience, KeepAliveStream::open(&member, lease)).await {
+            self.user.renewed(lease, answer.ttl > 0);
+        }
+    }
+}
+
+async fn send(member: &Client, request: Request) -> Result<Response, Status> {
+    Ok(match request {
+        Request::Put(put) => Response::Put(member.unary(paths::PUT, put).await?),
+        Request::DeleteRange(delete) => Response::DeleteRange(member.unary(paths::DELETE_RANGE, delete).await?),
+        Request::Txn(txn) => Response::Txn(member.unary(paths::TXN, txn).await?),
+        Request::Range(range) => Response::Range(member.unary(paths::RANGE, range).await?),
+        Request::Compact(compaction) => Response::Compact(member.unary(paths::COMPACT, compaction).await?),
+        Request::LeaseGrant(grant) => Response::LeaseGrant(member.unary(paths::LEASE_GRANT, grant).await?),
+        Request::LeaseRevoke(revoke) => Response::LeaseRevoke(member.unary(paths::LEASE_REVOKE, revoke).await?),
+    })
+}
