@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The clients are those of the simulator ([`metastore_sim::clients`]), and so are the checkers ([`metastore_sim::invariants`]): this
-//! is the part between, with real time and real sockets. Linearizability, exact watches and reads of the past are judged; that
+//! is the part between, with real time and real sockets. Linearizability, exact watches, reads of the past and equal hashes are judged; that
 //! nothing acknowledged is lost follows from the linearizable read of everything at the end.
 //!
 //! Rules:
@@ -33,7 +33,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use metastore_proto::etcdserverpb::{LeaseLeasesRequest, LeaseLeasesResponse, RangeResponse};
+use metastore_proto::etcdserverpb::{
+    HashKvRequest, HashKvResponse, LeaseLeasesRequest, LeaseLeasesResponse, RangeResponse,
+};
 use metastore_sim::clients::Workload;
 use metastore_sim::history::{Moment, Operation, Request, Response, Violation, Watch};
 use tokio::task::JoinSet;
@@ -133,8 +135,8 @@ impl Recorder {
         }
     }
 
-    /// Ends it, once all members of the cluster are well: clients stop, leases expire, everything is read once more, and every
-    /// watcher hears the rest. Panics if that takes too long, or if members differ in the end.
+    /// Ends it, once all members of the cluster are well: clients stop, leases expire, everything is read once more, every watcher
+    /// hears the rest, and every member tells its hash. Panics if that takes too long.
     pub fn finish(mut self, cluster: &Cluster) -> History {
         self.shared.is_over.store(true, Ordering::SeqCst);
         let mut operations = join(&mut self.clients);
@@ -148,10 +150,10 @@ impl Recorder {
         let revision = self.read_everything(cluster, &mut operations);
         self.shared.listen_until.store(revision, Ordering::SeqCst);
         let oracle = join(&mut self.oracle);
-        cluster.agree();
+        let hashes = cluster.running().into_iter().map(|node| (node, hash(cluster, node, revision))).collect();
         let strange = self.shared.strange.lock().unwrap().clone();
         operations.sort_by_key(|operation| operation.called);
-        History { seed: self.seed, operations, chains, oracle, strange }
+        History { seed: self.seed, operations, chains, oracle, hashes, strange }
     }
 
     /// A linearizable read of everything, for the history; its revision.
@@ -184,6 +186,13 @@ fn join<T>(thread: &mut Option<JoinHandle<T>>) -> T {
 fn has_no_leases(cluster: &Cluster, node: usize) -> bool {
     let leases: Result<LeaseLeasesResponse, _> = cluster.call(node, paths::LEASE_LEASES, LeaseLeasesRequest {});
     leases.is_ok_and(|leases| leases.leases.is_empty())
+}
+
+/// The hash of a member, once it has reached the revision.
+fn hash(cluster: &Cluster, node: usize, revision: i64) -> HashKvResponse {
+    cluster.eventually(&format!("node {node} tells its hash at revision {revision}"), |cluster| {
+        cluster.call(node, paths::HASH_KV, HashKvRequest { revision }).ok()
+    })
 }
 
 fn workload(number: usize, first_of_kubernetes: usize) -> Workload {

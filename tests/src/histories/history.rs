@@ -3,9 +3,12 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
+use metastore_proto::etcdserverpb::HashKvResponse;
 use metastore_proto::mvccpb::Event;
 use metastore_sim::history::{Operation, Request, Response, Revisions, Violation, Watch};
+use metastore_sim::invariants::hash_kv::HashKvEqual;
 use metastore_sim::invariants::{linearizable, serializable, watch};
+use metastore_store::mvcc::HashKv;
 
 use crate::member::Directory;
 
@@ -18,6 +21,8 @@ pub struct History {
     pub chains: Vec<Vec<Watch>>,
     /// The watches of everything from the first revision to the last.
     pub oracle: Vec<Watch>,
+    /// What each member holds in the end.
+    pub hashes: Vec<(usize, HashKvResponse)>,
     /// Errors that servers may not answer with.
     pub strange: Vec<Violation>,
 }
@@ -39,11 +44,22 @@ impl History {
         if let Some(strange) = self.strange.first() {
             return Err(format!("{} answers are strange: {strange}", self.strange.len()));
         }
+        self.check_hashes()?;
         let revisions = self.revisions()?;
         watch::check_chain(&self.oracle, &revisions)?;
         self.chains.iter().try_for_each(|chain| watch::check_chain(chain, &revisions))?;
         serializable::check(&self.operations, &revisions)?;
         linearizable::check(&self.operations, &revisions)
+    }
+
+    /// Whether all members hold the same.
+    fn check_hashes(&self) -> Result<(), Violation> {
+        let mut equal = HashKvEqual::default();
+        self.hashes.iter().try_for_each(|(member, told)| {
+            let HashKvResponse { header, hash, compact_revision, hash_revision } = *told;
+            let revision = header.map_or(0, |header| header.revision);
+            equal.hashed(*member, hash_revision, HashKv { hash, compact_revision, hash_revision, revision })
+        })
     }
 
     /// What each revision changed, as the oracle heard it.
@@ -106,6 +122,7 @@ impl History {
                 }
             }
         }
+        let _ = writeln!(text, "\nhashes: {:?}", self.hashes);
         text
     }
 }

@@ -83,6 +83,7 @@ fn round(cluster: &mut Cluster, seed: u64, name: &str) {
     let history = recorder.finish(cluster);
     let recorded = began.elapsed();
     history.check();
+    cluster.agree();
     println!("histories: {name}, {}; {recorded:?}, judged in {:?}", history.summary(), began.elapsed() - recorded);
 }
 

@@ -61,7 +61,9 @@ fn history() -> History {
     let revisions = || 2..=WRITES + 1;
     let operations = revisions().flat_map(|revision| [write(revision), read(revision)]).collect();
     let chains = vec![vec![watch(3, revisions().skip(1))]];
-    History { seed: 1, operations, chains, oracle: vec![watch(1, revisions())], strange: Vec::new() }
+    let oracle = vec![watch(1, revisions())];
+    let hash = HashKvResponse { header: header(WRITES + 1), hash: 9, compact_revision: 0, hash_revision: WRITES + 1 };
+    History { seed: 1, operations, chains, oracle, hashes: vec![(0, hash), (1, hash)], strange: Vec::new() }
 }
 
 /// The violation in a history in which `change` has changed something.
@@ -125,6 +127,12 @@ fn an_event_that_the_oracle_heard_twice() {
 #[test]
 fn a_revision_that_the_oracle_never_heard() {
     violation(|history| drop(history.oracle[0].responses.remove(2)));
+}
+
+#[test]
+fn members_that_differ() {
+    let parted = violation(|history| history.hashes[1].1.hash += 1);
+    assert!(parted.contains("members 0 and 1 have the hashes 9 and 10"), "{parted}");
 }
 
 #[test]
