@@ -53,6 +53,8 @@ const WATCHERS: usize = 3;
 const KUBERNETES_WATCHERS: usize = 1;
 /// How long some progress may take.
 const PROGRESS_PATIENCE: Duration = Duration::from_secs(60);
+/// How long leases may take to expire, members to catch up and watchers to hear the rest in the end.
+const END_PATIENCE: Duration = Duration::from_secs(60);
 /// How often progress is looked at.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -71,7 +73,7 @@ struct Shared {
     /// Watchers and the oracle end when they have heard everything up to these revisions; 0 for not yet.
     watch_until: AtomicI64,
     listen_until: AtomicI64,
-    /// Errors that servers may not answer with.
+    /// Errors that servers may not answer with, and what did not happen in time.
     strange: Mutex<Vec<Violation>>,
 }
 
@@ -94,6 +96,27 @@ impl Shared {
     /// Nanoseconds since the beginning.
     fn now(&self) -> Moment {
         self.began.elapsed().as_nanos() as Moment
+    }
+
+    /// Notes what must not be.
+    fn blame(&self, violation: Violation) {
+        self.strange.lock().unwrap().push(violation);
+    }
+
+    /// Tries until `attempt` gives something. If it does not in time, that is a violation.
+    fn expect<T>(&self, what: &str, mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
+        let deadline = Instant::now() + END_PATIENCE;
+        loop {
+            let found = attempt();
+            if found.is_some() {
+                return found;
+            }
+            if Instant::now() > deadline {
+                self.blame(format!("{what}: not within {END_PATIENCE:?}"));
+                return None;
+            }
+            std::thread::park_timeout(LOOK);
+        }
     }
 
     /// A number that no other request has.
@@ -136,11 +159,11 @@ impl Recorder {
     }
 
     /// Ends it, once all members of the cluster are well: clients stop, leases expire, everything is read once more, every watcher
-    /// hears the rest, and every member tells its hash. Panics if that takes too long.
+    /// hears the rest, and every member tells its hash. Panics if the cluster answers nobody.
     pub fn finish(mut self, cluster: &Cluster) -> History {
         self.shared.is_over.store(true, Ordering::SeqCst);
         let mut operations = join(&mut self.clients);
-        cluster.eventually("all leases expire", |cluster| {
+        self.shared.expect("all leases expire", || {
             cluster.running().into_iter().all(|node| has_no_leases(cluster, node)).then_some(())
         });
         let revision = self.read_everything(cluster, &mut operations);
@@ -150,10 +173,12 @@ impl Recorder {
         let revision = self.read_everything(cluster, &mut operations);
         self.shared.listen_until.store(revision, Ordering::SeqCst);
         let oracle = join(&mut self.oracle);
-        let hashes = cluster.running().into_iter().map(|node| (node, hash(cluster, node, revision))).collect();
+        let nodes = cluster.running();
+        let hashes = nodes.iter().filter_map(|node| Some((*node, self.hash(cluster, *node, revision)?))).collect();
+        let logs = nodes.iter().map(|node| (*node, cluster.member(*node).log())).collect();
         let strange = self.shared.strange.lock().unwrap().clone();
         operations.sort_by_key(|operation| operation.called);
-        History { seed: self.seed, operations, chains, oracle, hashes, strange }
+        History { seed: self.seed, operations, chains, oracle, hashes, logs, strange }
     }
 
     /// A linearizable read of everything, for the history; its revision.
@@ -167,6 +192,12 @@ impl Recorder {
         let returned = Some((self.shared.now(), Response::Range(range)));
         operations.push(Operation { client: CLIENTS, request: Request::Range(everything()), called, returned });
         revision
+    }
+
+    /// The hash of a member, once it has reached the revision.
+    fn hash(&self, cluster: &Cluster, node: usize, revision: i64) -> Option<HashKvResponse> {
+        let what = format!("member {node} tells its hash at revision {revision}");
+        self.shared.expect(&what, || cluster.call(node, paths::HASH_KV, HashKvRequest { revision }).ok())
     }
 }
 
@@ -186,13 +217,6 @@ fn join<T>(thread: &mut Option<JoinHandle<T>>) -> T {
 fn has_no_leases(cluster: &Cluster, node: usize) -> bool {
     let leases: Result<LeaseLeasesResponse, _> = cluster.call(node, paths::LEASE_LEASES, LeaseLeasesRequest {});
     leases.is_ok_and(|leases| leases.leases.is_empty())
-}
-
-/// The hash of a member, once it has reached the revision.
-fn hash(cluster: &Cluster, node: usize, revision: i64) -> HashKvResponse {
-    cluster.eventually(&format!("node {node} tells its hash at revision {revision}"), |cluster| {
-        cluster.call(node, paths::HASH_KV, HashKvRequest { revision }).ok()
-    })
 }
 
 fn workload(number: usize, first_of_kubernetes: usize) -> Workload {

@@ -84,7 +84,7 @@ impl Recording {
             Outcome::Unknown => None,
             Outcome::Nothing => return,
             Outcome::Strange(why) => {
-                self.shared.strange.lock().unwrap().push(why);
+                self.shared.blame(why);
                 None
             }
         };

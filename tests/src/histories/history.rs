@@ -23,7 +23,9 @@ pub struct History {
     pub oracle: Vec<Watch>,
     /// What each member holds in the end.
     pub hashes: Vec<(usize, HashKvResponse)>,
-    /// Errors that servers may not answer with.
+    /// What the members' processes have logged since their last start.
+    pub logs: Vec<(usize, Vec<String>)>,
+    /// Errors that servers may not answer with, and what did not happen in time.
     pub strange: Vec<Violation>,
 }
 
@@ -42,7 +44,7 @@ impl History {
     /// The first violation.
     pub fn judge(&self) -> Result<(), Violation> {
         if let Some(strange) = self.strange.first() {
-            return Err(format!("{} answers are strange: {strange}", self.strange.len()));
+            return Err(format!("{strange} ({} violations of this kind)", self.strange.len()));
         }
         self.check_hashes()?;
         let revisions = self.revisions()?;
@@ -123,6 +125,9 @@ impl History {
             }
         }
         let _ = writeln!(text, "\nhashes: {:?}", self.hashes);
+        for (member, log) in &self.logs {
+            let _ = writeln!(text, "\nlog of member {member}\n{}", log.join("\n"));
+        }
         text
     }
 }

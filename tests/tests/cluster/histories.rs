@@ -25,7 +25,7 @@ const CUT_MS: (i64, i64) = (1000, 4000);
 /// Milliseconds for which a killed member is down.
 const DOWN_MS: (i64, i64) = (1, 1500);
 /// Members write their state out after so many entries, so that who was away is sent a snapshot.
-const SNAPSHOT_COUNT: &str = "--snapshot-count=150";
+const SNAPSHOT_COUNT: &str = "--snapshot-count=40";
 
 each_cluster!(what_clients_and_watchers_are_told_is_true);
 

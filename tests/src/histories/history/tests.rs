@@ -63,7 +63,8 @@ fn history() -> History {
     let chains = vec![vec![watch(3, revisions().skip(1))]];
     let oracle = vec![watch(1, revisions())];
     let hash = HashKvResponse { header: header(WRITES + 1), hash: 9, compact_revision: 0, hash_revision: WRITES + 1 };
-    History { seed: 1, operations, chains, oracle, hashes: vec![(0, hash), (1, hash)], strange: Vec::new() }
+    let (hashes, logs, strange) = (vec![(0, hash), (1, hash)], Vec::new(), Vec::new());
+    History { seed: 1, operations, chains, oracle, hashes, logs, strange }
 }
 
 /// The violation in a history in which `change` has changed something.
