@@ -21,6 +21,9 @@ use crate::paths;
 const CLUSTER: usize = CLIENTS + 1;
 /// How long a client waits for an answer: one that gives up early goes on while its request is still on its way.
 const PATIENCE: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(8)];
+/// A client asks a member that failed it last time again in so many of a thousand cases in which chance says so. Otherwise all
+/// clients would soon wait for the one member that is stopped, and nothing would happen meanwhile.
+const TRUST_PERMILLE: u64 = 20;
 /// Milliseconds between an answer and the next request, at most.
 const PAUSE_MS: u64 = 10;
 /// The stream of its seed from which a client draws members and pauses.
@@ -31,6 +34,8 @@ struct Recording {
     random: Random,
     user: User,
     members: Vec<Client>,
+    /// The member that failed it last.
+    failed: Option<usize>,
     shared: Arc<Shared>,
     operations: Vec<Operation>,
 }
@@ -42,6 +47,7 @@ pub async fn run(seed: u64, number: usize, workload: Workload, shared: Arc<Share
         random: Random::new(seed, STREAM + number as u64),
         user: User::new(seed, workload, number as u64),
         members: shared.addresses.iter().map(|address| Client::new(address)).collect(),
+        failed: None,
         shared,
         operations: Vec::new(),
     };
@@ -58,9 +64,19 @@ pub async fn run(seed: u64, number: usize, workload: Workload, shared: Arc<Share
 }
 
 impl Recording {
-    fn choose(&mut self) -> (Client, Duration) {
-        let member = self.random.pick(&self.members).expect("a cluster has members").clone();
-        (member, *self.random.pick(&PATIENCE).expect("it is not empty"))
+    fn choose(&mut self) -> (usize, Duration) {
+        let distrusted = self.failed.filter(|_| !self.random.permille(TRUST_PERMILLE));
+        let trusted: Vec<usize> = (0..self.members.len()).filter(|member| Some(*member) != distrusted).collect();
+        let member = self.random.pick(&trusted).expect("a cluster has several members");
+        (*member, *self.random.pick(&PATIENCE).expect("it is not empty"))
+    }
+
+    /// Remembers whether a member has answered, if only that it refuses.
+    fn is_answered(&mut self, member: usize, is_answered: bool) {
+        match is_answered {
+            true => self.failed = self.failed.filter(|failed| *failed != member),
+            false => self.failed = Some(member),
+        }
     }
 
     async fn ask(&mut self, request: Request) {
@@ -69,13 +85,15 @@ impl Recording {
             self.shared.compacted.fetch_max(compaction.revision, Ordering::SeqCst);
         }
         let called = self.shared.now();
-        let answer = timeout(patience, send(&member, request.clone())).await.ok();
+        let answer = timeout(patience, send(&self.members[member], request.clone())).await.ok();
         let returned = self.shared.now();
-        self.record(request, called, returned, answer);
+        let outcome = judge(&request, answer);
+        self.is_answered(member, matches!(outcome, Outcome::Answered(_)));
+        self.record(request, called, returned, outcome);
     }
 
-    fn record(&mut self, request: Request, called: Moment, returned: Moment, answer: Option<Result<Response, Status>>) {
-        let returned = match judge(&request, answer) {
+    fn record(&mut self, request: Request, called: Moment, returned: Moment, outcome: Outcome) {
+        let returned = match outcome {
             Outcome::Answered(response) => {
                 self.user.told(&request, &response);
                 self.shared.answered.fetch_add(1, Ordering::SeqCst);
@@ -98,7 +116,9 @@ impl Recording {
     /// Renews a lease. No part of the history: it changes nothing that anybody reads.
     async fn renew(&mut self, lease: i64) {
         let (member, patience) = self.choose();
-        if let Ok(Ok((_, answer))) = timeout(patience, KeepAliveStream::open(&member, lease)).await {
+        let answer = timeout(patience, KeepAliveStream::open(&self.members[member], lease)).await;
+        self.is_answered(member, matches!(answer, Ok(Ok(_))));
+        if let Ok(Ok((_, answer))) = answer {
             self.user.renewed(lease, answer.ttl > 0);
         }
     }

@@ -12,6 +12,9 @@ use metastore_store::mvcc::HashKv;
 
 use crate::member::Directory;
 
+/// What a member logs when it has taken up another one's state.
+const STATE_TAKEN_UP: &str = "applied snapshot";
+
 /// What clients asked for and were told, and what watchers heard, from an empty store on.
 pub struct History {
     /// What the clients asked for was drawn from it.
@@ -84,7 +87,8 @@ impl History {
         let of = |is: fn(&Operation) -> bool| self.operations.iter().filter(|operation| is(operation)).count();
         let watches = || self.chains.iter().flatten();
         format!(
-            "seed {}: {} answered and {} unknown requests, {} compactions, {} leases, {} revisions; {} watches heard {} events",
+            "seed {}: {} answered and {} unknown requests, {} compactions, {} leases, {} revisions; {} watches heard {} events; \
+             {} states of others taken up since the last starts",
             self.seed,
             of(|operation| operation.returned.is_some()),
             of(|operation| operation.returned.is_none() && !matches!(operation.request, Request::LeaseRevoke(_))),
@@ -93,6 +97,7 @@ impl History {
             self.revisions().map_or(0, |revisions| revisions.len()),
             watches().count(),
             watches().flat_map(|watch| &watch.responses).map(|response| response.events.len()).sum::<usize>(),
+            self.logs.iter().flat_map(|(_, log)| log).filter(|line| line.contains(STATE_TAKEN_UP)).count(),
         )
     }
 
