@@ -222,6 +222,10 @@ impl Cluster {
         std::fs::remove_dir_all(self.nodes[node].member.data_directory()).expect("the directory can be removed");
     }
 
+    pub fn has_network(&self) -> bool {
+        self.network.is_some()
+    }
+
     pub fn network(&self) -> &Network {
         self.network.as_ref().expect("the cluster has a network of its own")
     }

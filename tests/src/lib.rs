@@ -10,6 +10,8 @@
 //!     |
 //!     +--------> load::Load        clients at work meanwhile, and the judgement of what they were told
 //!     |
+//!     +--------> histories::Recorder    clients and watchers of the simulator, whose checkers judge what they were told
+//!     |
 //!     +--------> grpc::Client     one call: a path, a request message, an answer or a status
 //!     |             |
 //!     |             +--> watch::WatchStream, lease::KeepAliveStream      the two bidirectional streams
@@ -23,13 +25,14 @@
 //! is right. Both take etcd's flags, so either may be any etcd-compatible binary: [`programs`] says how they are found.
 //!
 //! Rules: a test waits for a condition with a deadline, never for a time to pass. A test that cannot run says why, and
-//! fails where `CI` is set. Nothing here knows what the right answer is.
+//! fails where `CI` is set. Nothing here knows what the right answer is, but for the simulator's model.
 //!
 //! Deliberately absent: generated service stubs. They would refuse an enum number that the protocol does not have, and
 //! sending those is part of the job.
 
 pub mod cluster;
 pub mod grpc;
+pub mod histories;
 pub mod lease;
 pub mod load;
 pub mod member;

@@ -6,6 +6,7 @@
 //!   partition, quorum               messages are lost; too few are left
 //!   membership, identity            who is a member, and who is turned away
 //!   lease, watch                    what goes on while leaders change
+//!   histories                       all of it at once, judged by the simulator's checkers
 //!   surroundings                    disks that hang, names that do not resolve
 //!   beside                          in one cluster with etcd
 //! ```
@@ -26,6 +27,7 @@ mod etcdctl;
 mod everyone;
 mod follower;
 mod formation;
+mod histories;
 mod identity;
 mod leader;
 mod lease;

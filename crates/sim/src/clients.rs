@@ -77,7 +77,7 @@ pub fn writer(value: &[u8]) -> Option<u64> {
 }
 
 /// How one kind of client goes about.
-trait Behaviour {
+trait Behaviour: Send {
     /// Its next request, which gets this id; `told` is the newest revision that any client was told.
     fn wish(&mut self, id: u64, random: &mut Random, told: i64) -> Wish;
 
@@ -88,9 +88,41 @@ trait Behaviour {
     fn renewed(&mut self, _lease: i64, _lives: bool) {}
 }
 
-struct Client {
+/// What one client wants next, after what it was told. Whoever has it carries its requests out: in a simulated world, or in the
+/// real one.
+pub struct User {
     random: Random,
     behaviour: Box<dyn Behaviour>,
+}
+
+impl User {
+    pub fn new(seed: u64, workload: Workload, number: u64) -> Self {
+        let behaviour: Box<dyn Behaviour> = match workload {
+            Workload::Kubernetes => Box::new(Kubernetes::default()),
+            Workload::Mixed if number % 3 == 2 => Box::new(Leaseholder::new(number)),
+            Workload::Mixed => Box::new(Mixed::default()),
+        };
+        Self { random: Random::new(seed, 100 + number), behaviour }
+    }
+
+    /// Its next request, which gets this id; no other has it. It compacts nothing, and reads nothing past, beyond revision `told`.
+    pub fn wish(&mut self, id: u64, told: i64) -> Wish {
+        self.behaviour.wish(id, &mut self.random, told)
+    }
+
+    /// It got an answer.
+    pub fn told(&mut self, request: &Request, response: &Response) {
+        self.behaviour.told(request, response);
+    }
+
+    /// It got an answer to a renewal: whether the lease lives.
+    pub fn renewed(&mut self, lease: i64, lives: bool) {
+        self.behaviour.renewed(lease, lives);
+    }
+}
+
+struct Client {
+    user: User,
     busy: bool,
     /// The moment of its next request.
     next: u64,
@@ -109,16 +141,7 @@ pub struct Clients {
 
 impl Clients {
     pub fn new(seed: u64, workload: Workload, count: u64, pause: u64, patience: u64) -> Self {
-        let client = |at| Client {
-            random: Random::new(seed, 100 + at),
-            behaviour: match workload {
-                Workload::Kubernetes => Box::new(Kubernetes::default()),
-                Workload::Mixed if at % 3 == 2 => Box::new(Leaseholder::new(at)),
-                Workload::Mixed => Box::new(Mixed::default()),
-            },
-            busy: false,
-            next: 0,
-        };
+        let client = |at| Client { user: User::new(seed, workload, at), busy: false, next: 0 };
         let clients = (0..count).map(client).collect();
         Self { clients, waiting: BTreeMap::new(), last_id: 0, stopped: false, pause, patience }
     }
@@ -136,10 +159,10 @@ impl Clients {
             if client.busy || client.next > now {
                 continue;
             }
-            let Some(&member) = client.random.pick(members) else { continue };
+            let Some(&member) = client.user.random.pick(members) else { continue };
             self.last_id += 1;
             let id = self.last_id;
-            let wish = client.behaviour.wish(id, &mut client.random, floor);
+            let wish = client.user.wish(id, floor);
             let asked = Asked { id, client: at, member, wish, floor, deadline: now + self.patience };
             client.busy = true;
             self.waiting.insert(id, asked.clone());
@@ -170,19 +193,19 @@ impl Clients {
         let asked = self.waiting.remove(&id)?;
         let client = &mut self.clients[asked.client];
         client.busy = false;
-        client.next = if self.stopped { u64::MAX } else { now + 1 + client.random.below(self.pause) };
+        client.next = if self.stopped { u64::MAX } else { now + 1 + client.user.random.below(self.pause) };
         Some(asked)
     }
 
     /// A client learns what became of its request.
     pub fn told(&mut self, asked: &Asked, response: &Response) {
         if let Wish::Do(request) = &asked.wish {
-            self.clients[asked.client].behaviour.told(request, response);
+            self.clients[asked.client].user.told(request, response);
         }
     }
 
     /// A client learns whether its lease lives.
     pub fn renewed(&mut self, asked: &Asked, lease: i64, lives: bool) {
-        self.clients[asked.client].behaviour.renewed(lease, lives);
+        self.clients[asked.client].user.renewed(lease, lives);
     }
 }

@@ -41,5 +41,5 @@ mod network;
 pub mod random;
 pub mod runner;
 mod serving;
-mod watching;
+pub mod watching;
 pub mod world;

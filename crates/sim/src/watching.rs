@@ -37,10 +37,7 @@ pub struct Watcher {
 impl Watcher {
     pub fn new(seed: u64, client: usize, workload: Workload) -> Self {
         let mut random = Random::new(seed, 200 + client as u64);
-        let request = match workload {
-            Workload::Mixed => mixed(&mut random),
-            Workload::Kubernetes => informer(),
-        };
+        let request = request(workload, &mut random);
         let zeal = *random.pick(&[1000, 500, 60, 15]).unwrap_or(&1000);
         let (at, next_try) = (None, random.below(100));
         let (responses, chain, chains) = Default::default();
@@ -77,6 +74,14 @@ impl Watcher {
             progress_notify: request.progress_notify,
             watch_id: request.watch_id,
         }
+    }
+}
+
+/// What a client of this workload watches.
+pub fn request(workload: Workload, random: &mut Random) -> WatchCreateRequest {
+    match workload {
+        Workload::Mixed => mixed(random),
+        Workload::Kubernetes => informer(),
     }
 }
 
