@@ -77,6 +77,8 @@ kinds! {
 
 /// Seeds in so many of a hundred leave a kind out.
 const LEFT_OUT_PERCENT: u64 = 35;
+/// What always befalls a member that is alone.
+const ALONE: &[Kind] = &[Kind::Crash, Kind::Pause, Kind::ClockJump];
 /// Kinds that every seed sees at the least.
 const FEWEST_KINDS: usize = 4;
 /// Ticks of a storm's beginning in which nothing befalls anyone, so that there is something to break.
@@ -92,7 +94,7 @@ pub struct Rates(Vec<u64>);
 
 impl Rates {
     /// What the seed says, unless `fixed` says otherwise.
-    pub fn draw(random: &mut Random, fixed: &[(Kind, u64)]) -> Self {
+    pub fn draw(random: &mut Random, size: usize, fixed: &[(Kind, u64)]) -> Self {
         let mut rates: Vec<u64> = Kind::ALL
             .iter()
             .map(|kind| match random.below(100) < LEFT_OUT_PERCENT {
@@ -103,6 +105,10 @@ impl Rates {
         while rates.iter().filter(|rate| **rate > 0).count() < FEWEST_KINDS {
             let kind = random.below(rates.len() as u64) as usize;
             rates[kind] = Kind::ALL[kind].most();
+        }
+        if size == 1 {
+            // Most kinds happen between members.
+            ALONE.iter().for_each(|kind| rates[*kind as usize] = rates[*kind as usize].max(1));
         }
         fixed.iter().for_each(|(kind, rate)| rates[*kind as usize] = *rate);
         Self(rates)
@@ -210,10 +216,10 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// For a storm of so many ticks.
-    pub fn new(seed: u64, ticks: u64, fixed: &[(Kind, u64)]) -> Self {
+    /// For a storm of so many ticks over a cluster of so many members.
+    pub fn new(seed: u64, (ticks, size): (u64, usize), fixed: &[(Kind, u64)]) -> Self {
         let mut random = Random::new(seed, 2);
-        let rates = Rates::draw(&mut random, fixed);
+        let rates = Rates::draw(&mut random, size, fixed);
         let drawn = Kind::ALL.iter().filter(|kind| **kind >= Kind::Crash && rates.of(**kind) > 0);
         let promised = drawn.map(|kind| (random.between(PEACE_TICKS, ticks.max(PEACE_TICKS + 1)), *kind)).collect();
         Self { random, rates, promised, tick: 0 }

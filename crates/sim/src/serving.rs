@@ -9,6 +9,7 @@ use metastore_store::{Outcome, Reply};
 use crate::answers;
 use crate::clients::{Asked, Wish};
 use crate::history::{Request, Response};
+use crate::member::Member;
 use crate::world::{World, must};
 
 /// What a member does once a linearizable read is allowed.
@@ -26,7 +27,9 @@ pub enum Reading {
 impl World {
     /// Clients ask for what they want.
     pub(crate) fn ask(&mut self) {
-        let awake: Vec<usize> = (0..self.members.len()).filter(|at| self.members[*at].awake(self.now)).collect();
+        // In a healed world nobody asks who was removed.
+        let serves = |member: &Member| member.awake(self.now) && !(self.healed && member.left);
+        let awake: Vec<usize> = (0..self.members.len()).filter(|at| serves(&self.members[*at])).collect();
         for asked in self.clients.ask(self.now, &awake, self.judge.acknowledged.told()) {
             self.note(|| format!("{asked:?}"));
             self.counts.operations += 1;
@@ -74,7 +77,8 @@ impl World {
         self.judge.withdrawn(asked);
         self.counts.refused += 1;
         self.clients.end(self.now, asked.id);
-        assert!(!self.calm, "a healed cluster refuses {asked:?}: {}", self.standings());
+        let may_refuse = !self.calm || self.members[asked.member].left;
+        assert!(may_refuse, "a healed cluster refuses {asked:?}: {}", self.standings());
     }
 
     /// Ends a request with an answer.

@@ -117,6 +117,8 @@ pub struct World {
     parcels: Vec<Parcel>,
     /// Members whose removal was proposed.
     removing: BTreeSet<u64>,
+    /// Who votes by the newest entry that any member has applied.
+    voters: (u64, BTreeSet<u64>),
     /// Members that were removed, and when they stop.
     leaves: BTreeMap<usize, u64>,
     /// How many members the cluster began with.
@@ -155,7 +157,7 @@ impl World {
             member
         };
         let members: Vec<Member> = (0..size).map(member).collect();
-        let faults = Faults::new(seed, plan.ticks, &plan.rates);
+        let faults = Faults::new(seed, (plan.ticks, size), &plan.rates);
         let weather = Weather::draw(&mut random, &faults.rates);
         let patience = random.between(10, 60) * MOMENTS_PER_TICK;
         let clients = Clients::new(seed, workload, random.between(4, 9), random.between(4, 12), patience);
@@ -172,6 +174,7 @@ impl World {
             partition: None,
             parcels: Vec::new(),
             removing: BTreeSet::new(),
+            voters: (0, BTreeSet::new()),
             leaves: BTreeMap::new(),
             founders: members.len(),
             settings,
@@ -229,7 +232,7 @@ impl World {
 
     pub(crate) fn unknown(&mut self, asked: &Asked) {
         self.note(|| format!("{asked:?} has an unknown outcome"));
-        let may_wait = !self.calm || matches!(asked.wish, Wish::KeepAlive(_));
+        let may_wait = !self.calm || self.members[asked.member].left || matches!(asked.wish, Wish::KeepAlive(_));
         assert!(may_wait, "a healed cluster does not serve {asked:?}: {}", self.standings());
         self.counts.unknown += 1;
     }

@@ -33,8 +33,8 @@ impl World {
                 self.new_member()
             }
             _ => {
-                let mut staying: Vec<u64> = voters.iter().map(|member| member.id).collect();
-                staying.retain(|id| !self.removing.contains(id));
+                // The member that is asked may be behind.
+                let staying: Vec<u64> = self.voters.1.difference(&self.removing).copied().collect();
                 match self.random.pick(&staying) {
                     Some(id) if staying.len() > *VOTERS.start() => self.removal(*id),
                     _ => return,

@@ -158,6 +158,9 @@ impl World {
         let applied = replica.store().applied();
         if applied.index > *compared {
             *compared = applied.index;
+            if applied.index > self.voters.0 {
+                self.voters = (applied.index, replica.voters().iter().copied().collect());
+            }
             let before = replica.term_of(applied.index - 1);
             must(self.judge.applied(at, (applied.index, applied.term), before));
             if applied.index.is_multiple_of(HASH_EVERY) {
