@@ -28,15 +28,18 @@ impl World {
         let choice = self.random.below(4);
         let change = match learners.first() {
             Some(learner) if choice < 2 => promotion(learner),
-            Some(learner) if choice == 2 => self.removal(learner.id),
+            // It may be a voter by now.
+            Some(learner) if choice == 2 && self.stay_without(learner.id) >= *VOTERS.start() => {
+                self.removal(learner.id)
+            }
             None if voters.len() < *VOTERS.end() && choice < 2 && self.members.len() < self.founders + MAX_ADDED => {
                 self.new_member()
             }
             _ => {
                 // The member that is asked may be behind.
                 let staying: Vec<u64> = self.voters.1.difference(&self.removing).copied().collect();
-                match self.random.pick(&staying) {
-                    Some(id) if staying.len() > *VOTERS.start() => self.removal(*id),
+                match self.random.pick(&staying).copied() {
+                    Some(id) if self.stay_without(id) >= *VOTERS.start() => self.removal(id),
                     _ => return,
                 }
             }
@@ -46,6 +49,11 @@ impl World {
         let Some(replica) = &mut member.replica else { return };
         member.due = true;
         self.counts.changes_proposed += u64::from(replica.propose_change(&change).is_ok());
+    }
+
+    /// How many voters stay at the least if this member goes, too.
+    fn stay_without(&self, id: u64) -> usize {
+        self.voters.1.difference(&self.removing).filter(|voter| **voter != id).count()
     }
 
     /// The members, as one of them knows them.

@@ -55,6 +55,8 @@ impl World {
             Ok(cut) => {
                 self.counts.logs_cut += u64::from(cut);
                 must(self.judge.revisions.restarted(at, self.members[at].revision()));
+                // It takes up its log before it hears of others.
+                self.work(at);
             }
             Err(error) if may_fail => {
                 self.note(|| format!("{at} fails to start: {error}"));
