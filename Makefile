@@ -81,7 +81,7 @@ mutants:
 	@xtask/install.sh run
 	@cargo build --locked --release --package metastore-sim --features mutants
 	@cp -f "$(CARGO_TARGET_DIR)/release/metastore-sim" "$(CARGO_TARGET_DIR)/release/metastore-sim-mutants"
-	@"$(CARGO_TARGET_DIR)/release/metastore-sim-mutants" --mutants all --minutes 2 --seeds 1000000
+	@"$(CARGO_TARGET_DIR)/release/metastore-sim-mutants" --mutants all --minutes 5 --seeds 1000000
 
 # The tests that draw lots, for longer: kills under load, calls compared with etcd, recorded histories (half a minute each), cases
 # of each property; and a delete of a million keys (SOAK).

@@ -10,6 +10,8 @@ use crate::member::Member;
 const COMPACTION_STEPS: u64 = 3;
 /// The hash over everything is compared after every so-many-th entry, where a member stops there.
 const HASH_EVERY: u64 = 8;
+/// Moments for which a member that has waited for its disk may serve clients before it hears of the others, at most.
+const DEAF_MOMENTS: u64 = 12;
 /// Messages that wait for a member that is stopped; more are lost, as in a queue that is full.
 const BACKLOG: usize = 4096;
 
@@ -80,8 +82,10 @@ impl World {
             Some((moments, messages)) if result.is_ok() => {
                 let until = self.now + moments;
                 self.note(|| format!("{at} waits for its disk until {until}"));
-                self.members[at].held = Some(Held { until, output, messages });
-                self.members[at].asleep_until = until;
+                let deaf = self.random.below(DEAF_MOMENTS);
+                let member = &mut self.members[at];
+                member.held = Some(Held { until, output, messages });
+                (member.asleep_until, member.deaf_until) = (until, until + deaf);
             }
             _ => self.finish(at, output, result),
         }
