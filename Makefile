@@ -18,7 +18,7 @@ help:
 	@echo 'make lint       format, clippy, rules of the repository, licences and sources of what is built in'
 	@echo 'make fmt        format the code'
 	@echo 'make coverage   line coverage of engine, store and replica; fails below 90 %'
-	@echo 'make soak       all tests, those that draw lots for longer (KILLS, CUTS, CALLS, HISTORIES, PROPTEST_CASES), and a delete of a million keys'
+	@echo 'make soak       simulated clusters for MINUTES, then all tests, those that draw lots for longer (KILLS, CUTS, CALLS, HISTORIES, PROPTEST_CASES), and a delete of a million keys'
 	@echo 'make sim        simulated clusters, checked: ARGS="--seeds 1000 --engine mixed"; ARGS=--help says what else; docs/testing.md'
 	@echo 'make mutants    switches on one deliberate bug after the other; the simulator must find each'
 	@echo 'make load       ten million keys on disk: rates, memory, restarts, lists; takes a quarter of an hour and 20 GB'
@@ -84,7 +84,12 @@ mutants:
 	@"$(CARGO_TARGET_DIR)/release/metastore-sim-mutants" --mutants all --minutes 5 --seeds 1000000
 
 # The tests that draw lots, for longer: kills under load, calls compared with etcd, recorded histories (half a minute each), cases
-# of each property; and a delete of a million keys (SOAK).
+# of each property; and a delete of a million keys (SOAK). Before that simulated clusters, of seeds that nobody has seen, for
+# MINUTES on each choice of engines.
 soak:
 	@xtask/install.sh test
+	@cargo build --locked --quiet --release --package metastore-sim
+	@first=$$(date +%s)000; for engine in memory mixed rocksdb; do \
+	    "$(CARGO_TARGET_DIR)/release/metastore-sim" --engine $$engine --first-seed $$first --seeds 1000000000 --minutes $${MINUTES:-20} || exit 1; \
+	done
 	@SOAK=1 KILLS=$${KILLS:-500} CUTS=$${CUTS:-100} CALLS=$${CALLS:-1000000} HISTORIES=$${HISTORIES:-20} PROPTEST_CASES=$${PROPTEST_CASES:-10000} xtask/test.sh
