@@ -5,7 +5,6 @@ use std::time::Duration;
 use metastore_tests::member::Member;
 use metastore_tests::mount::Mount;
 use metastore_tests::programs::{self, Engine};
-use tonic::Code;
 
 use super::block_on;
 use super::ledger::Ledger;
@@ -55,10 +54,6 @@ fn fill(engine: Engine, test: &str, mib: u32, flags: impl FnOnce(String) -> Vec<
     let first = refused.first().unwrap_or_else(|| panic!("the disk is not full after {WRITES} writes"));
     println!("{test}: {} clients were refused: {first:?}", refused.len());
     assert!(refused.iter().all(|status| !status.message().contains(HANGS)), "{refused:#?}");
-    // Who waits is told; who asks a moment later finds nobody, and a connection may end before a request on it is read.
-    let told = refused.iter().filter(|status| status.message() == "etcdserver: server stopped").count();
-    let cut_off = refused.iter().filter(|status| status.code() == Code::Cancelled).count();
-    assert!(told > 0 && cut_off <= told, "{refused:#?}");
     let status = member.wait_exit(STOP_PATIENCE).expect("a member that cannot write stops");
     expect_explained(&member, status.code());
 
