@@ -1,0 +1,215 @@
+use super::*;
+
+const TIMING: Timing = Timing { election_ticks: 10, pre_vote: true };
+
+fn consensus(voters: &[u64]) -> Consensus {
+    let hard_state = HardState { term: 1, commit: 1, ..HardState::default() };
+    let conf_state = ConfState { voters: voters.to_vec(), ..ConfState::default() };
+    let log = EntryLog::new(hard_state, conf_state, (1, 1));
+    Consensus::new(1, TIMING, log, 1).unwrap()
+}
+
+#[test]
+fn a_leader_is_sole_leader_only_when_it_has_committed_in_its_term() {
+    let mut consensus = consensus(&[1]);
+    assert_eq!(consensus.propose("early".into()), Err(Dropped));
+    assert_eq!(consensus.standing(), Standing { id: 1, term: 1, commit: 1, applied: 1, ..Standing::default() });
+    assert!(consensus.campaign_if_alone());
+    let elected = Standing { id: 1, role: Role::Leader, leader: 1, term: 2, commit: 1, applied: 1, sole_leader: false };
+    assert_eq!(consensus.standing(), elected);
+    let mut work = consensus.take().unwrap();
+    let append = std::mem::take(&mut work.append);
+    assert!(append.sync && append.entries.len() == 1 && work.committed.is_empty());
+    assert_eq!((append.hard_state.term, append.hard_state.vote, append.hard_state.commit), (2, 1, 1));
+    assert!(!consensus.standing().sole_leader, "not before it is durable");
+    let committed = consensus.persisted(work).committed;
+    assert_eq!(committed.iter().map(|entry| (entry.index, entry.term)).collect::<Vec<_>>(), [(2, 2)]);
+    assert_eq!(consensus.standing(), Standing { commit: 2, sole_leader: true, ..elected });
+    assert!(!consensus.campaign_if_alone(), "it leads");
+    assert!(consensus.take().is_none());
+}
+
+#[test]
+fn one_of_several_or_none_does_not_elect_itself() {
+    for voters in [&[][..], &[1, 2, 3], &[2]] {
+        let mut consensus = consensus(voters);
+        assert!(!consensus.campaign_if_alone(), "{voters:?}");
+        for _ in 0..100 {
+            consensus.tick();
+            while let Some(work) = consensus.take() {
+                consensus.persisted(work);
+            }
+        }
+        let standing = consensus.standing();
+        assert!(!standing.is_leader() && !standing.sole_leader && standing.term == 1, "{voters:?}: {standing:?}");
+    }
+}
+
+#[test]
+fn what_only_a_leader_may_say_is_not_sent_on_to_another() {
+    let mut consensus = consensus(&[1, 2, 3]);
+    consensus.step(message(MessageType::MsgHeartbeat)).unwrap();
+    assert_eq!(consensus.standing().leader, 2);
+    assert_eq!(consensus.propose_as_leader(vec!["revoke".into()]), Err(Dropped));
+    consensus.propose("put".into()).unwrap();
+    let work = consensus.take().unwrap();
+    let sent = consensus.persisted(work).messages;
+    let proposed = sent.iter().filter(|message| message.get_msg_type() == MessageType::MsgPropose);
+    let proposed: Vec<&[u8]> =
+        proposed.flat_map(|message| message.entries.iter().map(|entry| &entry.data[..])).collect();
+    assert_eq!(proposed, [b"put"]);
+}
+
+fn message(kind: MessageType) -> Message {
+    let mut message = Message { to: 1, from: 2, term: 1, log_term: 1, index: 1, ..Message::default() };
+    message.set_msg_type(kind);
+    message
+}
+
+/// A round that is asked for again must not be confirmed by what followers have said to the first question: others have
+/// asked meanwhile, of whom they have not heard.
+#[test]
+fn a_late_confirmation_confirms_no_later_round() {
+    let mut leader = consensus(&[1, 2, 3]);
+    leader.node.raft.become_candidate();
+    leader.node.raft.become_leader();
+    let mut held = message(MessageType::MsgAppendResponse);
+    (held.term, held.index) = (leader.standing().term, 2);
+    all_work(&mut leader);
+    leader.step(held).unwrap();
+    assert!(leader.node.raft.commit_to_current_term());
+    let mut question = read_index(77);
+    (question.to, question.from) = (1, 2);
+    leader.step(question.clone()).unwrap();
+    let heartbeat = |sent: Vec<Message>| sent.into_iter().find(|sent| sent.get_msg_type() == MessageType::MsgHeartbeat);
+    let first = heartbeat(all_work(&mut leader)).unwrap();
+    let confirmation = |of: &Message, from| {
+        let mut confirmation = message(MessageType::MsgHeartbeatResponse);
+        (confirmation.term, confirmation.from, confirmation.context) = (of.term, from, of.context.clone());
+        confirmation
+    };
+    leader.step(confirmation(&first, 2)).unwrap();
+    let answers = all_work(&mut leader);
+    let answer = answers.iter().find(|sent| sent.get_msg_type() == MessageType::MsgReadIndexResp).unwrap();
+    assert_eq!(answer.entries[0].data[..], 77u64.to_be_bytes(), "the name under which it was asked for");
+    leader.read(88);
+    all_work(&mut leader);
+    leader.step(question).unwrap();
+    leader.step(confirmation(&first, 3)).unwrap();
+    let readable = |leader: &mut Consensus| {
+        all_work(leader);
+        let mut ids = Vec::new();
+        leader.readable(u64::MAX, &mut ids);
+        ids
+    };
+    assert_eq!(readable(&mut leader), [0; 0], "nobody has confirmed this round");
+    let second = heartbeat({
+        leader.tick();
+        all_work(&mut leader)
+    });
+    leader.step(confirmation(&second.unwrap(), 3)).unwrap();
+    assert_eq!(readable(&mut leader), [88]);
+}
+
+#[test]
+fn a_candidate_of_an_earlier_term_is_told_so() {
+    let (mut ahead, mut behind) = (consensus(&[1, 2]), consensus(&[1, 2]));
+    let campaign = |candidate: &mut Consensus| {
+        candidate.node.raft.become_candidate();
+        all_work(candidate);
+    };
+    campaign(&mut behind);
+    campaign(&mut ahead);
+    campaign(&mut ahead);
+    let mut request = message(MessageType::MsgRequestVote);
+    request.term = behind.standing().term;
+    assert!(request.term < ahead.standing().term);
+    ahead.step(request).unwrap();
+    let answers = all_work(&mut ahead);
+    let [answer] = &answers[..] else { panic!("{answers:?}") };
+    assert_eq!((answer.to, answer.reject), (2, true));
+    let mut answer = answer.clone();
+    (answer.to, answer.from) = (1, 2);
+    behind.step(answer).unwrap();
+    assert_eq!(behind.standing().term, ahead.standing().term);
+}
+
+/// Does everything that is due; returns what it has sent.
+fn all_work(consensus: &mut Consensus) -> Vec<Message> {
+    let mut sent = Vec::new();
+    while let Some(mut work) = consensus.take() {
+        sent.append(&mut work.messages);
+        let persisted = consensus.persisted(work);
+        sent.extend(persisted.messages);
+        if let Some(last) = persisted.committed.last() {
+            consensus.applied(last.index, (100, 1 << 20));
+        }
+    }
+    sent
+}
+
+/// Who was removed while it led may still send entries to the one that is left.
+#[test]
+fn a_sole_voter_is_not_elected_before_its_log_is_durable() {
+    let mut consensus = consensus(&[1]);
+    let mut append = message(MessageType::MsgAppend);
+    append.entries = vec![Entry { index: 2, term: 1, ..Entry::default() }].into();
+    consensus.step(append).unwrap();
+    (0..100).for_each(|_| consensus.tick());
+    assert!(consensus.step(message(MessageType::MsgTimeoutNow)).is_err(), "nobody else votes");
+    assert_eq!(consensus.standing().role, Role::Follower);
+    while let Some(work) = consensus.take() {
+        consensus.persisted(work);
+    }
+    assert!(consensus.campaign_if_alone());
+}
+
+#[test]
+fn a_leader_that_was_removed_hands_over_and_goes_on_as_nobody() {
+    let mut consensus = consensus(&[1, 2, 3]);
+    consensus.node.raft.become_candidate();
+    consensus.node.raft.become_leader();
+    while let Some(work) = consensus.take() {
+        consensus.persisted(work);
+    }
+    let acknowledged = Message { from: 3, term: 2, index: 2, ..message(MessageType::MsgAppendResponse) };
+    consensus.step(acknowledged.clone()).unwrap();
+    let removal = raftpb::ConfChange {
+        r#type: Some(raftpb::ConfChangeType::ConfChangeRemoveNode as i32),
+        node_id: Some(1),
+        ..raftpb::ConfChange::default()
+    };
+    assert_eq!(consensus.change_members(3, &removal, false).unwrap().voters.len(), 2);
+    assert_eq!((consensus.standing().role, consensus.standing().leader), (Role::Follower, 0));
+    let mut messages = Vec::new();
+    while let Some(mut work) = consensus.take() {
+        messages.append(&mut work.messages);
+        messages.append(&mut consensus.persisted(work).messages);
+    }
+    let told: Vec<_> = messages.iter().filter(|message| message.get_msg_type() == MessageType::MsgTimeoutNow).collect();
+    assert_eq!(told.iter().map(|message| message.to).collect::<Vec<_>>(), [3], "it has come furthest");
+    consensus.step(acknowledged).unwrap();
+    (0..100).for_each(|_| consensus.tick());
+    assert_eq!(consensus.standing().role, Role::Follower);
+}
+
+#[test]
+fn what_was_proposed_is_taken_up_before_leadership_is_handed_over() {
+    let mut consensus = consensus(&[1, 2]);
+    consensus.node.raft.become_candidate();
+    consensus.node.raft.become_leader();
+    consensus.propose("x".into()).unwrap();
+    consensus.transfer_leader(2);
+    assert_eq!(consensus.propose("y".into()), Err(Dropped));
+    let entries = consensus.take().unwrap().append.entries;
+    assert_eq!(entries.iter().map(|entry| &entry.data[..]).collect::<Vec<_>>(), [&b""[..], b"x"]);
+}
+
+#[test]
+fn what_waits_for_commitment_is_bounded() {
+    let mut consensus = consensus(&[1]);
+    consensus.campaign_if_alone();
+    let large = Bytes::from(vec![0; MAX_UNCOMMITTED_BYTES as usize / 4]);
+    let taken = (0..8).take_while(|_| consensus.propose(large.clone()).is_ok()).count();
+    assert_eq!(taken, 4);
+}
