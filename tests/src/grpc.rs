@@ -11,6 +11,13 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
+/// Whether the server never looked at the request that ended so: it said as much when it closed the connection (GOAWAY), or the
+/// request never left the client. Whoever is told so may safely ask another member, and etcd's clients do.
+pub fn never_taken(status: &Status) -> bool {
+    let cause = format!("{:?}", std::error::Error::source(status));
+    ["GoAway(b\"\", NO_ERROR, Remote)", "Canceled", "ConnectError"].iter().any(|sign| cause.contains(sign))
+}
+
 /// One connection to one member. Clones share the connection.
 #[derive(Clone)]
 pub struct Client(Channel);

@@ -7,6 +7,7 @@
 mod disk_full;
 mod kill_loop;
 mod ledger;
+mod polite_stop;
 mod power_cut;
 mod sync;
 mod traced;

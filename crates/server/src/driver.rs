@@ -203,11 +203,9 @@ impl Driver {
 
     /// Lets nobody in any more, and tells all who wait.
     fn turn_away(&mut self) {
-        self.inbox.close();
-        let mut late = Vec::new();
-        self.inbox.drain(&mut late, Duration::ZERO);
+        let late = self.inbox.close();
         let asked: Vec<_> = self.unheard.drain(..).chain(late.iter().filter_map(Event::waiter)).collect();
-        let held: Vec<_> = self.held.drain().collect();
+        let held: Vec<_> = self.held.drain().chain(self.group.drain_moves()).collect();
         let proposed = self.waiting.drain().chain(self.reading.drain()).map(|(_, (waiter, _))| waiter);
         let renewing = self.too_late.drain().flat_map(|(_, waiters)| waiters);
         for waiter in asked.into_iter().chain(held).chain(proposed).chain(renewing).collect::<Vec<_>>() {

@@ -35,6 +35,8 @@ struct Version {
 /// The writers, and what they and the store agreed on when it was last looked at.
 pub struct Ledger {
     writers: Vec<Writer>,
+    /// Writes that the store has although their clients were not told so.
+    pub unacknowledged: usize,
     revision: i64,
     /// Compacted revisions that the store may have: what it had, and what was asked for since.
     compacted: (i64, i64),
@@ -45,14 +47,15 @@ pub struct Ledger {
 impl Ledger {
     pub fn new(seed: u64) -> Ledger {
         let (versions, newest) = Default::default();
-        Ledger { writers: Writer::all(seed), revision: 1, compacted: (-1, -1), versions, newest }
+        Ledger { writers: Writer::all(seed), unacknowledged: 0, revision: 1, compacted: (-1, -1), versions, newest }
     }
 
-    /// Lets the clients write until `enough` writes are acknowledged, and calls `end` then.
-    pub async fn write_until(&mut self, address: &str, enough: usize, end: impl FnOnce()) {
+    /// Lets the clients write until `enough` writes are acknowledged, and calls `end` then. How they ended.
+    pub async fn write_until(&mut self, address: &str, enough: usize, end: impl FnOnce()) -> Vec<Status> {
         let writers = std::mem::take(&mut self.writers);
         let load = write_until(address, writers, enough, end);
         self.writers = tokio::join!(load, self.compact(address)).0;
+        self.refused()
     }
 
     /// Lets the clients write `enough` times, or until the member refuses to. How the clients ended that were refused.
@@ -60,6 +63,11 @@ impl Ledger {
         let writers = std::mem::take(&mut self.writers);
         let load = write_some(address, writers, enough);
         self.writers = tokio::join!(load, self.compact(address)).0;
+        self.refused()
+    }
+
+    /// How the clients ended that were refused.
+    fn refused(&mut self) -> Vec<Status> {
         self.writers.iter_mut().filter_map(|writer| writer.ended.take()).collect()
     }
 
@@ -141,6 +149,7 @@ impl Ledger {
             None => {
                 let changes = writer.open.take().ok_or(format!("nobody made the write at revision {revision}"))?;
                 writer.applied(&changes);
+                self.unacknowledged += 1;
                 changes
             }
         };

@@ -158,7 +158,7 @@ async fn send(client: &Client, changes: &[Change]) -> Result<i64, Status> {
 }
 
 /// How a write that is neither acknowledged nor refused in time ends.
-pub const HANGS: &str = "the server neither acknowledged nor refused this write";
+const HANGS: &str = "the server neither acknowledged nor refused this write";
 
 fn put(key: &Bytes, value: Value) -> PutRequest {
     PutRequest { key: key.clone(), value: value.bytes(), ..PutRequest::default() }

@@ -69,6 +69,11 @@ impl Group {
             met_apart: false,
         }
     }
+
+    /// Who waits for leadership to arrive elsewhere.
+    pub(super) fn drain_moves(&mut self) -> impl Iterator<Item = Waiter> + '_ {
+        self.moving.drain(..).map(|(waiter, ..)| waiter)
+    }
 }
 
 /// The way of consensus' messages to the others.

@@ -79,14 +79,15 @@ impl<E: Send> Inbox<E> {
         true
     }
 
-    /// Refuses everything from now on, and drops what is queued.
-    pub fn close(&self) {
+    /// Refuses everything from now on. Returns what is queued: whoever sent it waits for an answer.
+    #[must_use]
+    pub fn close(&self) -> Vec<E> {
         let mut state = self.state.lock();
         state.closed = true;
         state.bytes = 0;
         let queue = std::mem::take(&mut state.queue);
         wake(state);
-        drop(queue);
+        queue
     }
 
     /// Moves everything into `into`, which must be empty and gives its memory to the queue. Sleeps up to `patience` if
@@ -176,7 +177,7 @@ mod tests {
     fn a_closed_inbox_refuses() {
         let inbox = Inbox::new(BOUNDS);
         inbox.push(1, 1).unwrap();
-        inbox.close();
+        assert_eq!(inbox.close(), [1]);
         assert_eq!(inbox.push(2, 1), Err(Refused::Closed(2)));
         assert!(!inbox.push_control(3));
         let mut into = Vec::new();

@@ -25,6 +25,7 @@
 
 pub mod accept;
 pub mod inbox;
+pub mod lingering;
 pub mod listen;
 pub mod mailbox;
 pub mod serve;

@@ -13,6 +13,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::accept::{Dealt, Door, Stream, accept};
+use super::lingering::Lingering;
 use super::listen::Listener;
 use super::serve::{self, Protocol, Service, serve};
 use super::socket::Socket;
@@ -26,6 +27,10 @@ const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// A peer that takes nothing of an answer for this long is gone, as in etcd.
 const PEER_WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the other side may take to close a connection after we have. As in etcd's gRPC library, it takes more than that
+/// only if it is gone.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// What a worker knows when its service is built.
 #[derive(Clone, Debug)]
@@ -158,6 +163,7 @@ impl Worker {
                 dealt = self.dealt.recv() => {
                     let Some((stream, door, place)) = dealt else { break };
                     let Ok(socket) = take_over(stream) else { continue };
+                    let socket = Lingering::new(socket, LINGER);
                     let service = service.clone();
                     let (builder, stopping) = (builder.clone(), stopping.clone());
                     connections.spawn_local(async move {
