@@ -24,6 +24,10 @@ const MEMTABLE_BLOOM_SHARE: f64 = 0.05;
 /// RocksDB's own notes, in files `LOG*` of its directory.
 const NOTES_BYTES: usize = 4 << 20;
 const NOTES_FILES: usize = 4;
+/// The quickest of the Zstandard levels proper: every write passes through it.
+const ZSTD_LEVEL: i32 = 1;
+/// RocksDB's default.
+const ZSTD_WINDOW: i32 = -14;
 /// A file of superseded versions that no write causes to be rewritten is rewritten after a day, so that the dead in it go.
 const REWRITE_SUPERSEDED_SECONDS: u64 = 24 * 60 * 60;
 /// A file is rewritten if half of so many rows in sequence are deleted ones.
@@ -58,18 +62,16 @@ pub(super) fn families(cache: &Cache, forgotten: &Forgotten) -> Vec<ColumnFamily
     superseded.set_compaction_filter("dead versions", forgotten.filter());
     superseded.set_periodic_compaction_seconds(REWRITE_SUPERSEDED_SECONDS);
     superseded.set_prefix_extractor(SliceTransform::create("user key", superseded_prefix, None));
-    let mut current = family(cache);
-    // Each write looks for its key first, and most keys are older than what is in memory.
-    current.set_memtable_whole_key_filtering(true);
-    current.set_memtable_prefix_bloom_ratio(MEMTABLE_BLOOM_SHARE);
     let mut families = vec![
         ColumnFamilyDescriptor::new(DEFAULT_COLUMN_FAMILY_NAME, family(cache)),
-        ColumnFamilyDescriptor::new(CURRENT, current),
+        ColumnFamilyDescriptor::new(CURRENT, family(cache)),
         ColumnFamilyDescriptor::new(TABLES, family(cache)),
     ];
-    // Old history is read in sequence, and rarely.
+    // Old history is read in sequence, and rarely. At all levels the same: so files of revisions, which come in order, move
+    // down as they are, without being written again.
     let mut revisions = family(cache);
-    revisions.set_bottommost_compression_type(DBCompressionType::Zstd);
+    revisions.set_compression_type(DBCompressionType::Zstd);
+    revisions.set_compression_options(ZSTD_WINDOW, ZSTD_LEVEL, 0, 0);
     for (name, mut options) in [(REVISIONS, revisions), (SUPERSEDED, superseded)] {
         options.add_compact_on_deletion_collector_factory(DELETED_WINDOW, DELETED_WINDOW / 2, 0.5);
         families.push(ColumnFamilyDescriptor::new(name, options));
@@ -93,7 +95,7 @@ fn family(cache: &Cache) -> Options {
     blocks.set_pin_top_level_index_and_filter(true);
     let mut options = Options::default();
     options.set_block_based_table_factory(&blocks);
-    // Most keys that are looked for are older than what is in memory.
+    // Each write looks for its key first, and most keys are older than what is in memory.
     options.set_memtable_whole_key_filtering(true);
     options.set_memtable_prefix_bloom_ratio(MEMTABLE_BLOOM_SHARE);
     options.set_write_buffer_size(MEMTABLE_BYTES);
