@@ -21,7 +21,7 @@ use tonic::Status;
 use crate::cluster::{Cluster, block_on, put_request};
 use crate::grpc::Client;
 use crate::paths;
-use crate::watch::WatchStream;
+use crate::watch::{WatchStream, everything_from};
 
 const WRITERS: usize = 4;
 const READERS: usize = 2;
@@ -276,9 +276,8 @@ fn writer_of(kv: &KeyValue) -> Option<usize> {
 
 /// All events of a store up to `revision`.
 async fn events(address: &str, revision: i64) -> Result<Vec<Event>, String> {
-    let all = Bytes::from_static(b"\0");
-    let create = WatchCreateRequest { key: all.clone(), range_end: all, start_revision: 1, ..Default::default() };
-    let mut watch = WatchStream::open(&Client::new(address), create).await.map_err(|status| status.to_string())?;
+    let mut watch =
+        WatchStream::open(&Client::new(address), everything_from(1)).await.map_err(|status| status.to_string())?;
     let mut events: Vec<Event> = Vec::new();
     while events.last().and_then(|event| event.kv.as_ref()).map_or(1, |kv| kv.mod_revision) < revision {
         let answer = watch.next(EVENTS_PATIENCE).await.map_err(|status| status.to_string())?;

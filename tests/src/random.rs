@@ -1,20 +1,21 @@
 //! A seeded source of chance: the same seed gives the same run, on every machine.
 
-/// SplitMix64 (Steele, Lea and Flood, 2014): small, fast, and good enough to choose test inputs.
+use metastore_sim::random::Random as Source;
+
+/// The simulator's source of chance, asked as tests of servers ask.
 #[derive(Clone, Debug)]
-pub struct Random(u64);
+pub struct Random(Source);
+
+/// A seed has one stream here.
+const STREAM: u64 = 0;
 
 impl Random {
     pub fn new(seed: u64) -> Random {
-        Random(seed)
+        Random(Source::new(seed, STREAM))
     }
 
     pub fn next_u64(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.0.number()
     }
 
     /// A number below `bound`. Panics if `bound` is 0.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use metastore_proto::etcdserverpb::watch_request::RequestUnion;
 use metastore_proto::etcdserverpb::{
     WatchCancelRequest, WatchCreateRequest, WatchProgressRequest, WatchRequest, WatchResponse,
@@ -14,6 +15,12 @@ use tonic::{Status, Streaming};
 
 use crate::grpc::Client;
 use crate::paths;
+
+/// A watch of all keys, from a revision on.
+pub fn everything_from(start_revision: i64) -> WatchCreateRequest {
+    let all = Bytes::from_static(b"\0");
+    WatchCreateRequest { key: all.clone(), range_end: all, start_revision, ..WatchCreateRequest::default() }
+}
 
 /// One open watch stream. Dropping it ends the stream and all its watchers.
 ///

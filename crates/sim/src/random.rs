@@ -1,4 +1,4 @@
-//! Chance out of one number: the same seed gives the same choices (SplitMix64).
+//! Chance out of one number: the same seed gives the same choices (SplitMix64: Steele, Lea and Flood, 2014).
 
 #[derive(Clone, Debug)]
 pub struct Random(u64);

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
 use metastore_proto::etcdserverpb::{WatchCreateRequest, WatchResponse};
 use metastore_sim::clients::Workload;
 use metastore_sim::history::Watch;
@@ -15,7 +14,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{END_PATIENCE, Shared};
 use crate::grpc::Client;
-use crate::watch::WatchStream;
+use crate::watch::{WatchStream, everything_from};
 
 /// How long a member may take to open a stream before another one is asked.
 const OPEN_PATIENCE: Duration = Duration::from_secs(2);
@@ -53,14 +52,7 @@ impl Watcher {
 
     /// One that hears everything, and tells the others how far it is.
     pub fn oracle(seed: u64, number: usize, shared: Arc<Shared>) -> Watcher {
-        let all = Bytes::from_static(b"\0");
-        let request = WatchCreateRequest {
-            key: all.clone(),
-            range_end: all,
-            start_revision: 1,
-            prev_kv: true,
-            ..WatchCreateRequest::default()
-        };
+        let request = WatchCreateRequest { prev_kv: true, ..everything_from(1) };
         Watcher { request, is_oracle: true, ..Watcher::new(seed, number, Workload::Mixed, shared) }
     }
 

@@ -15,6 +15,7 @@ use metastore_proto::etcdserverpb::request_op::Request;
 use metastore_proto::etcdserverpb::response_op::Response;
 use metastore_proto::etcdserverpb::*;
 use metastore_proto::mvccpb::KeyValue;
+use metastore_sim::model::range;
 
 use super::call::{Answer, Call, FIRST_CHOSEN, Side};
 
@@ -115,7 +116,7 @@ fn settle_ties(request: &RangeRequest, answer: &mut RangeResponse) {
     if target == SortTarget::Key || SortOrder::try_from(request.sort_order).is_err() {
         return;
     }
-    let same = |a: &KeyValue, b: &KeyValue| compare(target, a, b) == Ordering::Equal;
+    let same = |a: &KeyValue, b: &KeyValue| range::compare(a, b, target) == Ordering::Equal;
     let mut kvs = std::mem::take(&mut answer.kvs);
     let last = kvs.chunk_by(same).count().saturating_sub(1);
     for (number, run) in kvs.chunk_by_mut(same).enumerate() {
@@ -125,16 +126,6 @@ fn settle_ties(request: &RangeRequest, answer: &mut RangeResponse) {
         }
     }
     answer.kvs = kvs;
-}
-
-fn compare(target: SortTarget, a: &KeyValue, b: &KeyValue) -> Ordering {
-    match target {
-        SortTarget::Key => a.key.cmp(&b.key),
-        SortTarget::Version => a.version.cmp(&b.version),
-        SortTarget::Create => a.create_revision.cmp(&b.create_revision),
-        SortTarget::Mod => a.mod_revision.cmp(&b.mod_revision),
-        SortTarget::Value => a.value.cmp(&b.value),
-    }
 }
 
 fn only(target: SortTarget, kv: &KeyValue) -> KeyValue {

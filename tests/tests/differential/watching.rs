@@ -17,7 +17,7 @@ use metastore_proto::etcdserverpb::watch_create_request::FilterType;
 use metastore_proto::etcdserverpb::{WatchCreateRequest, WatchResponse};
 use metastore_proto::mvccpb::Event;
 use metastore_proto::mvccpb::event::EventType;
-use metastore_tests::watch::WatchStream;
+use metastore_tests::watch::{WatchStream, everything_from};
 use tokio::time::Instant;
 
 use super::call::{Answer, Side, WatchCall};
@@ -189,14 +189,7 @@ macro_rules! both {
 
 impl Watches {
     pub async fn open(sides: &[Side; 2], progress_waits: bool) -> Result<Watches, String> {
-        let everything = Bytes::from_static(b"\0");
-        let request = WatchCreateRequest {
-            key: everything.clone(),
-            range_end: everything,
-            start_revision: 1,
-            prev_kv: true,
-            ..WatchCreateRequest::default()
-        };
+        let request = WatchCreateRequest { prev_kv: true, ..everything_from(1) };
         let mut history_streams = both!(sides, |side| Inbox::open(side, request.clone()).await)?;
         both!(&mut history_streams, |inbox| inbox.next_control().await)?;
         let (slots, history, news) = ([const { None }; WATCH_STREAMS], Vec::new(), Vec::new());

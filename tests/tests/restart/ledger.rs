@@ -14,7 +14,7 @@ use metastore_proto::etcdserverpb::*;
 use metastore_proto::mvccpb::{Event, KeyValue, event::EventType};
 use metastore_tests::grpc::Client;
 use metastore_tests::paths;
-use metastore_tests::watch::WatchStream;
+use metastore_tests::watch::{WatchStream, everything_from};
 use tonic::Status;
 
 use super::writers::{Change, Value, Writer, write_some, write_until};
@@ -112,13 +112,11 @@ impl Ledger {
 
     /// Takes all events up to `revision` to the writers that made them.
     async fn read_events(&mut self, client: &Client, revision: i64) -> Result<(), String> {
-        let (first, all) = (self.revision + 1, Bytes::from_static(b"\0"));
+        let first = self.revision + 1;
         if first > revision {
             return Ok(());
         }
-        let create =
-            WatchCreateRequest { key: all.clone(), range_end: all, start_revision: first, ..Default::default() };
-        let mut watch = WatchStream::open(client, create).await.map_err(|status| status.to_string())?;
+        let mut watch = WatchStream::open(client, everything_from(first)).await.map_err(|status| status.to_string())?;
         while self.revision < revision {
             let answer = watch.next(PATIENCE).await.map_err(|status| status.to_string())?;
             let answer = answer.ok_or(format!("no events after {} within {PATIENCE:?}", self.revision))?;

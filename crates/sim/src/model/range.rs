@@ -74,7 +74,8 @@ fn is_within(number: i64, min: i64, max: i64) -> bool {
     (min == 0 || min <= number) && (max == 0 || number <= max)
 }
 
-fn compare(a: &KeyValue, b: &KeyValue, target: SortTarget) -> Ordering {
+/// How two keys stand to each other in an answer that is sorted by `target`.
+pub fn compare(a: &KeyValue, b: &KeyValue, target: SortTarget) -> Ordering {
     match target {
         SortTarget::Key => a.key.cmp(&b.key),
         SortTarget::Version => a.version.cmp(&b.version),
