@@ -33,6 +33,7 @@
 pub mod cluster;
 pub mod grpc;
 pub mod histories;
+pub mod injected;
 pub mod lease;
 pub mod load;
 pub mod member;

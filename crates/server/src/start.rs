@@ -44,7 +44,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const SLOW_SYNC: Duration = Duration::from_secs(1);
 /// How long a connection to another member may take beside an election timeout, as in etcd.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long open requests may go on once the member stops.
+/// How long open requests may go on once the member stops, but for those that wait for the engine thread: their time is bounded.
 const STOP_PATIENCE: Duration = Duration::from_millis(500);
 
 /// How long a leader that stops waits for another one.
@@ -148,8 +148,8 @@ impl Running {
         self.ended.clone()
     }
 
-    /// Hands leadership over, lets open requests finish for a moment, then ends all threads but those returned. What was
-    /// acknowledged is on disk already.
+    /// Hands leadership over, lets open requests finish (what the engine thread has taken up always, the rest for a moment), then
+    /// ends all threads but those returned. What was acknowledged is on disk already.
     pub fn stop(self) -> Jobs {
         self.serving.send_replace(false);
         let (done, handed_over) = mpsc::sync_channel(0);

@@ -20,10 +20,10 @@ use metastore_proto::Message;
 use metastore_proto::health::{HealthCheckRequest, HealthCheckResponse};
 use metastore_server::grpc::counts::MethodCounts;
 use metastore_server::grpc::router::{is_grpc, not_grpc};
-use metastore_server::grpc::{Body, Code, Frame, Ledger, Router, Status, health};
+use metastore_server::grpc::{Body, Code, Frame, Ledger, LocalFuture, Router, Status, health};
 use metastore_server::io::accept::Door;
 use metastore_server::io::listen::{Address, Listener, SocketOptions};
-use metastore_server::io::serve::Protocol;
+use metastore_server::io::serve::{Protocol, Service};
 use metastore_server::io::slots::Slots;
 use metastore_server::io::workers::Workers;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -34,6 +34,31 @@ const MAX_BYTES: usize = 2_097_152;
 
 /// Nothing in these tests takes longer unless it is stuck.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long what is open may go on when the server stops.
+const STOP_PATIENCE: Duration = Duration::from_millis(500);
+
+struct Front {
+    router: Router,
+    slots: Slots<()>,
+}
+
+impl Service for Front {
+    fn call(&self, request: Request<Incoming>) -> LocalFuture<Response<Body>> {
+        if is_grpc(request.headers()) {
+            return self.router.call(request);
+        }
+        let response = match self.router.serves(request.uri().path()) {
+            true => not_grpc(request.headers()),
+            false => Response::new(Body::Plain(Bytes::from_static(b"plain"))),
+        };
+        Box::pin(std::future::ready(response))
+    }
+
+    fn awaits_answers(&self) -> bool {
+        !self.slots.is_empty()
+    }
+}
 
 struct Server {
     address: SocketAddr,
@@ -57,22 +82,12 @@ impl Server {
             vec![(listener, Door::Client)],
             usize::MAX,
             Protocol::default(),
-            Duration::from_millis(500),
+            STOP_PATIENCE,
             move |context| {
                 let mut router = Router::new(MAX_BYTES, shared.clone(), context.stopping);
                 health::register(&mut router, serves.clone());
-                register_test_methods(&mut router, gauge.clone());
-                let router = Rc::new(router);
-                Rc::new(move |request: Request<Incoming>| {
-                    if is_grpc(request.headers()) {
-                        return router.call(request);
-                    }
-                    let response = match router.serves(request.uri().path()) {
-                        true => not_grpc(request.headers()),
-                        false => Response::new(Body::Plain(Bytes::from_static(b"plain"))),
-                    };
-                    Box::pin(std::future::ready(response)) as _
-                })
+                let slots = register_test_methods(&mut router, gauge.clone());
+                Rc::new(Front { router, slots })
             },
         );
         Server { address, workers: Some(workers.unwrap()), ledger, waiting, serving }
@@ -111,15 +126,17 @@ impl Drop for Alive {
     }
 }
 
-fn register_test_methods(router: &mut Router, gauge: Arc<AtomicUsize>) {
+/// Returns where "Wait" waits.
+fn register_test_methods(router: &mut Router, gauge: Arc<AtomicUsize>) -> Slots<()> {
     router.unary("test.T", "Length", |call, _: ()| async move {
         Frame::write(8, |buffer| buffer.extend((call.raw.len() as u64).to_be_bytes()))
     });
     let slots = Slots::<()>::default();
     tokio::task::spawn_local(slots.clone().sweep());
     let alive = gauge.clone();
+    let waiting = slots.clone();
     router.unary("test.T", "Wait", move |call, _: ()| {
-        let (wait, alive) = (slots.register(call.deadline), Alive::new(&alive));
+        let (wait, alive) = (waiting.register(call.deadline), Alive::new(&alive));
         async move {
             let _alive = alive;
             wait.await.map_err(|_| Status::deadline_exceeded())?;
@@ -166,6 +183,7 @@ fn register_test_methods(router: &mut Router, gauge: Arc<AtomicUsize>) {
         calls.set(calls.get() + 1);
         async { Frame::of(&()) }
     });
+    slots
 }
 
 type Sender = hyper::client::conn::http2::SendRequest<BoxBody<Bytes, Infallible>>;
@@ -471,6 +489,23 @@ async fn streams_end_when_the_member_stops() {
     assert_eq!((reply.status.as_str(), reply.message.as_str()), ("14", "etcdserver: server stopped"));
     stopper.join().unwrap();
     assert!(TcpStream::connect(server.address).await.is_err(), "nobody listens any more");
+}
+
+#[tokio::test]
+async fn who_waits_for_an_answer_gets_it_although_the_member_stops() {
+    let mut server = Server::start();
+    let mut sender = connect(&server).await;
+    let millis = format!("{}m", 3 * STOP_PATIENCE.as_millis());
+    let waits =
+        tokio::spawn(
+            async move { call(&mut sender, "/test.T/Wait", &[("grpc-timeout", &millis)], vec![0u8; 5]).await },
+        );
+    until("a call that waits", || server.waiting.load(Ordering::SeqCst) == 1).await;
+    let workers = server.workers.take().unwrap();
+    let stopper = std::thread::spawn(move || workers.stop());
+    let reply = waits.await.unwrap();
+    assert_eq!((reply.status.as_str(), reply.message.as_str()), ("4", "context deadline exceeded"));
+    stopper.join().unwrap();
 }
 
 #[tokio::test]

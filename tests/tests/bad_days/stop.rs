@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use metastore_proto::etcdserverpb::PutResponse;
 use metastore_tests::grpc::Client;
+use metastore_tests::injected::Injected;
 use metastore_tests::member::{Member, signal};
 use metastore_tests::paths;
-use metastore_tests::programs::Engine;
+use metastore_tests::programs::{self, Engine};
 use metastore_tests::watch::WatchStream;
 
-use super::observe::eventually;
+use super::observe::{eventually, metrics, open_calls};
 use super::raw::{Raw, framed};
 use super::{block_on, put_request, subject, watch_prefix};
 
@@ -58,6 +59,29 @@ fn a_polite_stop_is_quick_and_its_log_is_clean() {
     assert_eq!(status.signal(), Some(SIGTERM), "{status:?}");
     assert!(took < STOP_LIMIT, "it took {took:?}");
     println!("stop: {took:?} with {WATCH_STREAMS} watch streams and {WRITERS} writers");
+}
+
+/// Longer than a stop waits for another leader, and then for what nobody is sure to answer.
+const SLOW_SYNC_US: u32 = 2_500_000;
+
+#[test]
+fn a_write_that_waits_for_the_disk_as_the_member_stops_is_acknowledged() {
+    let Some(subject) = subject("stop at a slow disk", Engine::Memory) else { return };
+    let Some(strace) = programs::or_skip("stop at a slow disk", programs::tool("strace")) else { return };
+    let mut member = Member::start(&subject, &[]);
+    let address = member.client_address().to_string();
+    let mut tracer = Injected::into_syncs(&strace, member.pid(), &format!("delay_enter={SLOW_SYNC_US}"));
+    block_on(async {
+        let client = Client::new(&address);
+        let write =
+            tokio::spawn(async move { client.unary::<_, PutResponse>(paths::PUT, put_request("slow", "1")).await });
+        let under_way = move || eventually("the write", || open_calls(&metrics(&address), "Put") == 1.0);
+        tokio::task::spawn_blocking(under_way).await.expect("a write is under way");
+        signal(member.pid(), "TERM");
+        write.await.expect("a writer does not panic").expect("what the member has taken up it finishes");
+    });
+    assert_eq!(member.wait_exit(10 * STOP_LIMIT).and_then(|status| status.signal()), Some(SIGTERM));
+    tracer.wait();
 }
 
 async fn write_until_refused(client: Client, number: usize) {

@@ -1,13 +1,12 @@
 //! A sync that fails stops the member, and nothing is acknowledged after it.
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use metastore_proto::etcdserverpb::*;
 use metastore_tests::grpc::Client;
-use metastore_tests::member::{Member, signal};
+use metastore_tests::injected::Injected;
+use metastore_tests::member::Member;
 use metastore_tests::programs::{Engine, Server};
 use metastore_tests::{paths, programs};
 use tonic::Status;
@@ -42,37 +41,18 @@ fn fail_syncs(subject: &Server, strace: &Path, when: &str) {
     };
     runtime.block_on(put("before")).expect("a healthy member acknowledges");
 
-    let mut tracer = attach(strace, member.pid(), when);
+    let mut tracer = Injected::into_syncs(strace, member.pid(), &format!("error=EIO:when={when}"));
     for number in 0..TRIES {
         let outcome = runtime.block_on(put(&format!("after/{number}")));
         assert!(outcome.is_err(), "write {number} was acknowledged after a sync had failed (when={when})");
     }
     let status = member.wait_exit(STOP_PATIENCE).expect("the member stops after a failed sync");
     assert!(!status.success(), "a member whose disk failed ends with {status}");
-    tracer.wait().expect("strace ends with the process it traces");
+    tracer.wait();
 
     member.restart();
     let range = RangeRequest { key: "before".into(), ..RangeRequest::default() };
     let found = runtime.block_on(async { Client::new(&address).unary(paths::RANGE, range).await });
     let found: RangeResponse = found.expect("the restarted member answers");
     assert_eq!(found.count, 1, "what was acknowledged before the failure is there");
-}
-
-/// Makes syncs of a running process fail with EIO. Returns when strace holds all its threads.
-fn attach(strace: &Path, pid: u32, when: &str) -> Child {
-    let mut tracer = Command::new(strace)
-        .args(["-f", "-p", &pid.to_string(), "-o", "/dev/null", "-e", "trace=fdatasync,fsync,sync_file_range"])
-        .args(["-e", &format!("inject=fdatasync,fsync,sync_file_range:error=EIO:when={when}")])
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("strace runs");
-    let mut lines = BufReader::new(tracer.stderr.take().expect("stderr is piped")).lines().map_while(Result::ok);
-    let first = lines.find(|line| line.contains("attached") || line.contains("ptrace"));
-    if first.as_ref().is_none_or(|line| !line.contains("attached")) {
-        signal(tracer.id(), "KILL");
-        panic!("strace cannot trace process {pid}: {first:?}");
-    }
-    // It must not stop at a full pipe.
-    std::thread::spawn(move || lines.for_each(drop));
-    tracer
 }

@@ -37,6 +37,10 @@ impl MemberView for Rc<Member> {
         self.shared.leader() != 0
     }
 
+    fn awaits_answers(&self) -> bool {
+        !self.slots.is_empty()
+    }
+
     fn cluster_version(&self) -> Option<String> {
         self.shared.cluster_version()
     }

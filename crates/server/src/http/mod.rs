@@ -32,6 +32,9 @@ pub trait MemberView {
 
     fn has_leader(&self) -> bool;
 
+    /// Whether requests of this worker wait for an answer of the engine thread, which all get in time or are told that it is up.
+    fn awaits_answers(&self) -> bool;
+
     /// `X.Y.0`, once the cluster has agreed on it.
     fn cluster_version(&self) -> Option<String>;
 
@@ -44,6 +47,30 @@ pub trait MemberView {
     fn try_read(&self, serializable: bool) -> LocalFuture<Result<(), String>>;
 }
 
+/// The client port of a worker: gRPC and the client paths.
+struct ClientPort {
+    site: Site,
+    router: Router,
+}
+
+impl Service for ClientPort {
+    fn call(&self, request: Request<Incoming>) -> LocalFuture<Response<Body>> {
+        if request.version() == Version::HTTP_2 {
+            if is_grpc(request.headers()) {
+                return self.router.call(request);
+            }
+            if self.router.serves(request.uri().path()) {
+                return now(not_grpc(request.headers()));
+            }
+        }
+        self.site.client(&request)
+    }
+
+    fn awaits_answers(&self) -> bool {
+        self.site.view.awaits_answers()
+    }
+}
+
 /// The HTTP paths of one worker.
 #[derive(Clone)]
 pub struct Site {
@@ -54,19 +81,9 @@ pub struct Site {
 }
 
 impl Site {
-    /// The client port of a worker: gRPC and the client paths. The peer port is [`Site::peer`].
+    /// What serves the client port of a worker. The peer port is [`Site::peer`].
     pub fn service(self, router: Router) -> Rc<dyn Service> {
-        Rc::new(move |request: Request<Incoming>| {
-            if request.version() == Version::HTTP_2 {
-                if is_grpc(request.headers()) {
-                    return router.call(request);
-                }
-                if router.serves(request.uri().path()) {
-                    return now(not_grpc(request.headers()));
-                }
-            }
-            self.client(&request)
-        })
+        Rc::new(ClientPort { site: self, router })
     }
 
     fn client<B>(&self, request: &Request<B>) -> LocalFuture<Response<Body>> {

@@ -28,6 +28,10 @@ impl MemberView for Fake {
         self.leader
     }
 
+    fn awaits_answers(&self) -> bool {
+        false
+    }
+
     fn cluster_version(&self) -> Option<String> {
         self.leader.then(|| "3.7.0".to_owned())
     }

@@ -31,6 +31,11 @@ const RESET_STREAMS: usize = 2048;
 /// What answers requests, on one worker.
 pub trait Service {
     fn call(&self, request: Request<Incoming>) -> LocalFuture<Response<Body>>;
+
+    /// Whether some request waits for an answer that is sure to come, and soon: a worker that stops waits for it, too.
+    fn awaits_answers(&self) -> bool {
+        false
+    }
 }
 
 impl<F: Fn(Request<Incoming>) -> LocalFuture<Response<Body>>> Service for F {

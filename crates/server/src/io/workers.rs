@@ -51,7 +51,8 @@ pub struct Workers {
 impl Workers {
     /// Starts `count` threads and serves `listeners`. `build` runs once on each thread, inside its runtime: it may spawn
     /// local tasks (a mailbox reader, the sweep of its slots). At most `connections` are open at a time; more wait in
-    /// the kernel. On stop, open requests get `patience` to finish.
+    /// the kernel. On stop, open requests get `patience` to finish, and those whose answers the service awaits until they
+    /// have them.
     pub fn start(
         count: usize,
         listeners: Vec<(Listener, Door)>,
@@ -101,7 +102,7 @@ impl Workers {
         Ok(Workers { threads, stopping })
     }
 
-    /// Stops accepting, lets open requests finish within the patience given at the start, ends the threads.
+    /// Stops accepting, lets open requests finish as [`Workers::start`] says, ends the threads.
     pub fn stop(self) {
         self.stopping.send_replace(true);
         for thread in self.threads {
@@ -180,8 +181,18 @@ impl Worker {
                 _ = stopped.wait_for(|stopping| *stopping) => break,
             }
         }
+        let finish = async { while connections.join_next().await.is_some() {} };
+        let give_up = async {
+            tokio::time::sleep(self.patience).await;
+            while service.awaits_answers() {
+                tokio::time::sleep(self.patience).await;
+            }
+        };
         // What is still open after this is cut off when the runtime is shut down.
-        let _ = tokio::time::timeout(self.patience, async { while connections.join_next().await.is_some() {} }).await;
+        tokio::select! {
+            () = finish => {}
+            () = give_up => {}
+        }
     }
 }
 
