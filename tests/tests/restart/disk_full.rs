@@ -34,7 +34,10 @@ fn a_full_disk(engine: Engine) {
 }
 
 fn a_full_disk_of_the_log(engine: Engine) {
-    fill(engine, "a full disk of the log", SMALL_MIB, |mount| vec![format!("--wal-dir={mount}/wal")]);
+    let test = "a full disk of the log";
+    let refused = fill(engine, test, SMALL_MIB, |mount| vec![format!("--wal-dir={mount}/wal")]);
+    // A write that cannot be logged has somebody who waits for it.
+    assert!(refused.is_none_or(|refused| refused.iter().any(is_told)), "{test}: nobody was told");
 }
 
 fn a_full_disk_of_the_state(engine: Engine) {
@@ -45,10 +48,15 @@ fn a_full_disk_of_the_state(engine: Engine) {
     });
 }
 
-/// Fills the file system that the flags name; then makes it larger.
-fn fill(engine: Engine, test: &str, mib: u32, flags: impl FnOnce(String) -> Vec<String>) {
+/// Whether the member itself has refused a write.
+fn is_told(status: &Status) -> bool {
+    status.message() == STOPPED
+}
+
+/// Fills the file system that the flags name; then makes it larger. How the clients were refused, if the test can run here.
+fn fill(engine: Engine, test: &str, mib: u32, flags: impl FnOnce(String) -> Vec<String>) -> Option<Vec<Status>> {
     let found = programs::subject(engine).and_then(|subject| Ok((subject, Mount::in_memory(mib)?)));
-    let Some((subject, mount)) = programs::or_skip(test, found) else { return };
+    let (subject, mount) = programs::or_skip(test, found)?;
     let flags = flags(mount.path().display().to_string());
     let mut member = Member::start(&subject, &flags.iter().map(String::as_str).collect::<Vec<_>>());
     let address = member.client_address().to_string();
@@ -56,8 +64,7 @@ fn fill(engine: Engine, test: &str, mib: u32, flags: impl FnOnce(String) -> Vec<
     let refused = block_on(ledger.write_some(&address, WRITES));
     let first = refused.first().unwrap_or_else(|| panic!("the disk is not full after {WRITES} writes"));
     println!("{test}: {} clients were refused: {first:?}", refused.len());
-    let clear = |status: &Status| status.message() == STOPPED || never_taken(status);
-    assert!(refused.iter().all(clear), "{refused:#?}");
+    assert!(refused.iter().all(|status| is_told(status) || never_taken(status)), "{refused:#?}");
     let status = member.wait_exit(STOP_PATIENCE).expect("a member that cannot write stops");
     expect_explained(&member, status.code());
 
@@ -73,11 +80,12 @@ fn fill(engine: Engine, test: &str, mib: u32, flags: impl FnOnce(String) -> Vec<
     mount.grow(LARGE_MIB);
     member.restart();
     block_on(ledger.check(&address)).unwrap_or_else(|reason| panic!("{test}, with room again: {reason}"));
-    let refused = block_on(ledger.write_some(&address, MORE_WRITES));
-    assert!(refused.is_empty(), "{test}, with room again: {refused:#?}");
+    let late = block_on(ledger.write_some(&address, MORE_WRITES));
+    assert!(late.is_empty(), "{test}, with room again: {late:#?}");
     member.kill();
     member.restart();
     block_on(ledger.check(&address)).unwrap_or_else(|reason| panic!("{test}, after a restart: {reason}"));
+    Some(refused)
 }
 
 /// The member ended as one that says what went wrong.

@@ -13,7 +13,6 @@ use super::ledger::Ledger;
 const ROUNDS: usize = 3;
 /// Writes that are acknowledged before each.
 const WRITES_PER_ROUND: usize = 500;
-
 /// How long a member that stops may take to do so.
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
 
