@@ -203,12 +203,13 @@ impl Driver {
 
     /// Lets nobody in any more, and tells all who wait.
     fn turn_away(&mut self) {
-        let late = self.inbox.close();
-        let asked: Vec<_> = self.unheard.drain(..).chain(late.iter().filter_map(Event::waiter)).collect();
-        let held: Vec<_> = self.held.drain().chain(self.group.drain_moves()).collect();
-        let proposed = self.waiting.drain().chain(self.reading.drain()).map(|(_, (waiter, _))| waiter);
-        let renewing = self.too_late.drain().flat_map(|(_, waiters)| waiters);
-        for waiter in asked.into_iter().chain(held).chain(proposed).chain(renewing).collect::<Vec<_>>() {
+        let mut waiters = std::mem::take(&mut self.unheard);
+        waiters.extend(self.inbox.close().iter().filter_map(Event::waiter));
+        waiters.extend(self.held.drain());
+        waiters.extend(self.group.drain_moves());
+        waiters.extend(self.waiting.drain().chain(self.reading.drain()).map(|(_, (waiter, _))| waiter));
+        waiters.extend(self.too_late.drain().flat_map(|(_, waiters)| waiters));
+        for waiter in waiters {
             self.answer(waiter, Answer::Stopped);
         }
         for link in &mut self.links {

@@ -22,7 +22,7 @@ use crate::grpc::{Body, LocalFuture, Router};
 use crate::io::serve::Service;
 use crate::metrics::{Metrics, Readings};
 
-/// What the HTTP paths ask of the member.
+/// What the HTTP paths, and a worker that stops, ask of the member.
 pub trait MemberView {
     /// Takes as long as the medium takes to say how it is doing.
     fn readings(&self) -> LocalFuture<Readings>;

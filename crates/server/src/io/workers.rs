@@ -183,9 +183,11 @@ impl Worker {
         }
         let finish = async { while connections.join_next().await.is_some() {} };
         let give_up = async {
-            tokio::time::sleep(self.patience).await;
-            while service.awaits_answers() {
+            loop {
                 tokio::time::sleep(self.patience).await;
+                if !service.awaits_answers() {
+                    break;
+                }
             }
         };
         // What is still open after this is cut off when the runtime is shut down.
