@@ -64,14 +64,23 @@ impl Client {
         path: &'static str,
         request: Q,
     ) -> Result<Vec<R>, Status> {
-        let mut grpc = self.ready().await?;
-        let path = PathAndQuery::from_static(path);
-        let mut stream = grpc.server_streaming(Request::new(request), path, Protobuf::new()).await?.into_inner();
+        let mut stream = self.open_server_stream(path, request).await?;
         let mut answers = Vec::new();
         while let Some(answer) = stream.message().await? {
             answers.push(answer);
         }
         Ok(answers)
+    }
+
+    /// One request; the answers stay on the connection until they are asked for.
+    pub async fn open_server_stream<Q: Message + 'static, R: Message + Default + 'static>(
+        &self,
+        path: &'static str,
+        request: Q,
+    ) -> Result<Streaming<R>, Status> {
+        let mut grpc = self.ready().await?;
+        let path = PathAndQuery::from_static(path);
+        Ok(grpc.server_streaming(Request::new(request), path, Protobuf::new()).await?.into_inner())
     }
 
     /// A stream in both directions; returns when the server has sent its headers. The requests end when the sender of

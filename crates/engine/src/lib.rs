@@ -34,6 +34,8 @@ mod table;
 pub use mark::{Mark, Sizes};
 pub use memory::Memory;
 pub use range::KeyRange;
+#[cfg(all(feature = "rocksdb", any(test, feature = "contract")))]
+pub use rocks::MemoryFiles;
 #[cfg(feature = "rocksdb")]
 pub use rocks::{RocksDb, RocksDbSettings};
 pub use statistic::Statistic;
@@ -143,9 +145,19 @@ pub trait Engine: Send + Sync + 'static {
     /// meanwhile. An engine that does not outlive the process has nothing to do.
     fn flush(&self) -> Result<Applied>;
 
-    /// The published state as it is now, frozen: an engine that only reads, and goes on while this one is written, compacted
-    /// and closed. The writer's calls on it are errors. `None` if the engine cannot; then a reader holds back compaction instead. Waits for the medium.
-    fn checkpoint(&self) -> Result<Option<Arc<dyn Engine>>>;
+    /// Whether a flush is worth its while although little may have been written since the last: it would rid lists of
+    /// what they pass in vain.
+    fn wants_flush(&self) -> bool {
+        false
+    }
+
+    /// The published state as it is now, frozen: an engine that only reads, and goes on while this one is written,
+    /// compacted and closed. It holds nothing back. The writer's calls on it are errors.
+    ///
+    /// An engine that outlives the process waits for the medium. One that does not takes some microseconds for each thousand
+    /// versions, leaves out [`Table::LeaseKeys`], and may be asked by the writer alone, when everything is published; the
+    /// memory of what is dropped meanwhile is free only once the copy is gone.
+    fn checkpoint(&self) -> Result<Arc<dyn Engine>>;
 
     /// Gives the space of dropped versions back to the medium. Readers and the writer go on meanwhile. The mark stays: only the
     /// writer may lower it, for it has a place among the entries that were applied.

@@ -37,7 +37,7 @@ fn ranges_are_read_from_requests_as_etcd_does() {
     assert!(KeyRange::from_request(b"b", b"a").is_empty() && KeyRange::from_request(b"b", b"b").is_empty());
 }
 
-/// Memory has no checkpoints, so the mirror above makes none.
+/// What is not published is in no checkpoint of an engine on disk; the mirror above has one that is not.
 #[test]
 #[cfg(feature = "rocksdb")]
 fn checkpoints_are_compared() {

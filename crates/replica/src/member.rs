@@ -409,7 +409,8 @@ impl Replica {
     fn plan_snapshot(&mut self, output: &mut Output) -> Result<(), Fatal> {
         let state_bytes = self.store.view().engine().usage().bytes;
         let due = self.medium.due_bytes(&self.settings, state_bytes);
-        if self.snapshot.running || self.snapshot.log_bytes < due {
+        let due = self.snapshot.log_bytes >= due || self.engine.wants_flush();
+        if self.snapshot.running || !due {
             return Ok(());
         }
         (self.snapshot.running, self.snapshot.log_bytes) = (true, 0);

@@ -130,7 +130,7 @@ impl Store {
 
     /// Lets readers see everything that was applied so far, and hands out its events.
     pub fn publish(&mut self) -> Result<Vec<Arc<RevisionEvents>>, EngineError> {
-        self.engine.publish(Published { revision: self.mvcc.current(), applied: self.applied })?;
+        self.mvcc.publish(self.applied)?;
         Ok(std::mem::take(&mut self.events))
     }
 

@@ -60,9 +60,11 @@ pub fn flush_returns_what_is_published(engine: &dyn Engine) {
 pub fn checkpoint_is_frozen(engine: &dyn Engine) {
     let at = fill(engine);
     let before = answers(engine, at);
-    put(engine, b"unpublished", at + 1);
-    engine.put(Table::Lease, b"unpublished", b"").unwrap();
-    let Some(frozen) = engine.checkpoint().unwrap() else { return };
+    if engine.outlives_process() {
+        put(engine, b"unpublished", at + 1);
+        engine.put(Table::Lease, b"unpublished", b"").unwrap();
+    }
+    let frozen = engine.checkpoint().unwrap();
     assert_eq!(answers(&*frozen, at), before, "at once");
     publish(engine, at + 1);
     for number in 1..MANY {
@@ -76,7 +78,7 @@ pub fn checkpoint_is_frozen(engine: &dyn Engine) {
     assert_eq!(answers(&*frozen, at), before, "after the original was written, compacted and rewritten");
     assert_eq!(frozen.newest(b"unpublished", i64::MAX).unwrap(), None);
     assert_eq!(scan(&*frozen, ALL, i64::MAX, STEP), before.alive, "nothing later is in it");
-    let second = engine.checkpoint().unwrap().expect("as before");
+    let second = engine.checkpoint().unwrap();
     assert_eq!(answers(&*second, at + MANY), answers(engine, at + MANY), "a second one beside it");
     drop(frozen);
     assert_eq!(answers(&*second, at + MANY), answers(engine, at + MANY), "the first took nothing with it");
@@ -84,7 +86,7 @@ pub fn checkpoint_is_frozen(engine: &dyn Engine) {
 
 pub fn checkpoint_is_not_written(engine: &dyn Engine) {
     let at = fill(engine);
-    let Some(frozen) = engine.checkpoint().unwrap() else { return };
+    let frozen = engine.checkpoint().unwrap();
     let version = super::version(b"a", Revision::new(at + 1, 0), false);
     let published = frozen.published();
     let before = answers(&*frozen, at);

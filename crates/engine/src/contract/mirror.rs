@@ -134,11 +134,15 @@ impl Engine for Mirror {
         self.read("flush", |engine| engine.flush())
     }
 
-    fn checkpoint(&self) -> Result<Option<Arc<dyn Engine>>> {
+    fn wants_flush(&self) -> bool {
+        self.engines.iter().any(|engine| engine.wants_flush())
+    }
+
+    fn checkpoint(&self) -> Result<Arc<dyn Engine>> {
         let compaction = self.compaction.read();
         let [a, b] = &self.engines;
-        let (Some(a), Some(b)) = (a.checkpoint()?, b.checkpoint()?) else { return Ok(None) };
-        Ok(Some(Arc::new(Self { compaction: RwLock::new(*compaction), ..Self::new(a, b) })))
+        let (a, b) = (a.checkpoint()?, b.checkpoint()?);
+        Ok(Arc::new(Self { compaction: RwLock::new(*compaction), ..Self::new(a, b) }))
     }
 
     fn defragment(&self) -> Result<()> {

@@ -1,10 +1,11 @@
 //! Versions in the order of their revisions.
 
 use super::leaf::Key;
-use super::versions::Stored;
+use super::versions::{Stamp, Stored};
 use crate::{Revision, STEP, Version};
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Included, Unbounded};
+use std::sync::Arc;
 
 /// Versions in a chunk at most; a compaction step looks at one chunk.
 const CHUNK_VERSIONS: usize = 256;
@@ -12,7 +13,7 @@ const CHUNK_VERSIONS: usize = 256;
 const _: () = assert!(CHUNK_VERSIONS <= STEP);
 
 /// A version with its key: 48 bytes, the bytes of key and row aside, which the index shares.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) key: Key,
     pub(super) stored: Stored,
@@ -20,30 +21,42 @@ pub(super) struct Entry {
 
 /// Versions in the order of their revisions, in chunks: versions come at the end and go anywhere, and a chunk that lost
 /// most of its versions gives the memory back.
-#[derive(Debug, Default)]
+///
+/// A clone is a frozen copy: it shares the chunks, and a chunk that changes afterwards is copied first. So the copy
+/// takes a few bytes for each chunk, and the memory of what compactions drop is free only once the copy is gone.
+#[derive(Clone, Debug, Default)]
 pub(super) struct History {
     /// By a revision that is no greater than that of any version in the chunk; no chunk is empty.
-    chunks: BTreeMap<Revision, Vec<Entry>>,
+    chunks: BTreeMap<Revision, Arc<Vec<Entry>>>,
+    /// The newest versions, to be a chunk once it is full.
+    newest: Vec<Entry>,
 }
 
 impl History {
     /// Adds a version, newer than all others.
     pub(super) fn push(&mut self, entry: Entry) {
-        match self.chunks.last_entry() {
-            Some(mut last) if last.get().len() < CHUNK_VERSIONS => last.get_mut().push(entry),
-            _ => {
-                let revision = entry.stored.stamp.revision();
-                let mut chunk = Vec::with_capacity(CHUNK_VERSIONS);
-                chunk.push(entry);
-                self.chunks.insert(revision, chunk);
-            }
+        if self.newest.len() >= CHUNK_VERSIONS {
+            self.close();
+        }
+        if self.newest.is_empty() {
+            self.newest.reserve_exact(CHUNK_VERSIONS);
+        }
+        self.newest.push(entry);
+    }
+
+    /// Makes a chunk of the newest versions.
+    fn close(&mut self) {
+        if let Some(first) = self.newest.first().map(|entry| entry.stored.stamp.revision()) {
+            let chunk = std::mem::take(&mut self.newest);
+            self.chunks.insert(first, Arc::new(chunk));
         }
     }
 
     /// Adds at most `step` versions with `from <= revision` and `main <= to` to `rows`; returns the next one's revision.
     pub(super) fn read(&self, from: Revision, to: i64, step: usize, rows: &mut Vec<Version>) -> Option<Revision> {
-        let chunks = self.chunks.range((Included(self.bound(from)?), Unbounded));
-        let entries = chunks.flat_map(|(_, chunk)| {
+        let begin = self.bound(from).map_or(Unbounded, Included);
+        let chunks = self.chunks.range((begin, Unbounded)).map(|(_, chunk)| &chunk[..]);
+        let entries = chunks.chain([&self.newest[..]]).flat_map(|chunk| {
             let first = chunk.partition_point(|entry| entry.stored.stamp.revision() < from);
             &chunk[first..]
         });
@@ -59,6 +72,12 @@ impl History {
         None
     }
 
+    /// All versions with `main <= to`.
+    pub(super) fn up_to(&self, to: i64) -> impl Iterator<Item = &Entry> {
+        let entries = self.chunks.values().flat_map(|chunk| chunk.iter()).chain(&self.newest);
+        entries.take_while(move |entry| entry.stored.stamp.main <= to)
+    }
+
     /// Drops those versions with `from <= revision` and `main <= at` that `dropped` names, in one chunk. Returns where the
     /// next step begins.
     pub(super) fn compact_step(
@@ -67,12 +86,17 @@ impl History {
         from: Revision,
         mut dropped: impl FnMut(&Entry) -> bool,
     ) -> Option<Revision> {
+        if self.newest.first().is_some_and(|entry| entry.stored.stamp.main <= at) {
+            self.close();
+        }
         let bound = self.bound(from)?;
         if let Some(chunk) = self.chunks.get_mut(&bound) {
-            chunk.retain(|entry| {
-                let stamp = entry.stored.stamp;
-                stamp.revision() < from || stamp.main > at || !dropped(entry)
-            });
+            let reached = |stamp: Stamp| from <= stamp.revision() && stamp.main <= at;
+            let goes: Vec<bool> = chunk.iter().map(|entry| reached(entry.stored.stamp) && dropped(entry)).collect();
+            if goes.contains(&true) {
+                let mut goes = goes.into_iter();
+                Arc::make_mut(chunk).retain(|_| !goes.next().unwrap_or_default());
+            }
         }
         let next = self.chunks.range((Excluded(bound), Unbounded)).next().map(|(&next, _)| next);
         self.tidy(bound);
@@ -89,10 +113,14 @@ impl History {
     fn tidy(&mut self, bound: Revision) {
         let Some(mut chunk) = self.chunks.remove(&bound) else { return };
         match self.chunks.range_mut(..bound).next_back() {
-            Some((_, before)) if before.len() + chunk.len() <= CHUNK_VERSIONS => before.append(&mut chunk),
+            Some((_, before)) if before.len() + chunk.len() <= CHUNK_VERSIONS => {
+                Arc::make_mut(before).append(&mut Arc::unwrap_or_clone(chunk));
+            }
             _ if chunk.is_empty() => {}
             _ => {
-                if chunk.len() * 2 <= chunk.capacity() {
+                if let Some(chunk) = Arc::get_mut(&mut chunk)
+                    && chunk.len() * 2 <= chunk.capacity()
+                {
                     chunk.shrink_to_fit();
                 }
                 self.chunks.insert(bound, chunk);
@@ -125,13 +153,36 @@ mod tests {
     #[test]
     fn chunks_that_lost_versions_give_memory_back() {
         let mut history = filled(20 * CHUNK_VERSIONS as i64);
-        assert_eq!(history.chunks.len(), 20);
+        assert_eq!((history.chunks.len(), history.newest.len()), (19, CHUNK_VERSIONS));
         compact(&mut history, |main| main % 10 != 0);
-        assert_eq!(history.chunks.values().map(Vec::len).sum::<usize>(), 2 * CHUNK_VERSIONS);
-        let capacity: usize = history.chunks.values().map(Vec::capacity).sum();
+        assert_eq!(history.chunks.values().map(|chunk| chunk.len()).sum::<usize>(), 2 * CHUNK_VERSIONS);
+        let capacity: usize = history.chunks.values().map(|chunk| chunk.capacity()).sum();
         assert!(history.chunks.len() <= 4 && capacity <= 4 * CHUNK_VERSIONS, "{capacity}");
         compact(&mut history, |_| true);
         assert_eq!(history.chunks.len(), 0);
+    }
+
+    fn revisions(history: &History) -> Vec<i64> {
+        let mut rows = Vec::new();
+        assert_eq!(history.read(Revision::default(), i64::MAX, usize::MAX, &mut rows), None);
+        rows.iter().map(|version| version.revision.main).collect()
+    }
+
+    #[test]
+    fn a_frozen_copy_stays_as_it_is_and_shares_what_did_not_change() {
+        let versions = 4 * CHUNK_VERSIONS as i64 + 7;
+        let mut history = filled(versions);
+        let frozen = history.clone();
+        let shared = |history: &History| history.chunks.values().filter(|&chunk| Arc::strong_count(chunk) > 1).count();
+        assert_eq!((shared(&history), frozen.newest.len()), (4, 7));
+        let row = [].as_slice().into();
+        let stored = Stored::from(Version { revision: Revision::new(versions, 0), tombstone: false, row });
+        history.push(Entry { key: Key::default(), stored });
+        compact(&mut history, |main| main / CHUNK_VERSIONS as i64 == 1 && main % 2 == 0);
+        assert_eq!(shared(&history), 3, "one chunk lost versions");
+        assert!(revisions(&frozen).into_iter().eq(0..versions));
+        let stay = |main: &i64| main / CHUNK_VERSIONS as i64 != 1 || main % 2 != 0;
+        assert!(revisions(&history).into_iter().eq((0..=versions).filter(stay)));
     }
 
     #[test]

@@ -13,6 +13,11 @@
 //! A plain `BTreeMap` of keys would do, but a leaf fills to the brim when keys arrive in order (the standard one to half),
 //! its two figures let [`Index::count`] take a leaf that lies whole in the range without looking at its keys, and a search
 //! misses the cache less often (leaf.rs).
+//!
+//! Whatever the order in which keys come and go, the number of leaves follows the number of keys: two neighbours hold
+//! at least 3/8 of [`LEAF_KEYS`] together. A full leaf is cut in the middle, or hands a key at its end to a neighbour
+//! with room; a leaf begins with less than half only between full ones. A leaf that lost more than half of its keys
+//! looks for a neighbour that has room for the rest.
 
 use super::leaf::{Key, Leaf, Slot};
 use super::versions::{Fate, Stamp, Stored};
@@ -23,8 +28,12 @@ use std::ops::Bound::{Excluded, Included, Unbounded};
 /// Keys in a leaf at most. An insertion moves half a leaf on average (3 KiB, well under 100 ns).
 const LEAF_KEYS: usize = 128;
 
-/// A leaf with fewer keys is merged with a neighbour if the two together stay under [`MERGED_KEYS`].
-const SPARSE_KEYS: usize = LEAF_KEYS / 4;
+/// A leaf with fewer keys is merged with a neighbour if the two together have no more than [`MERGED_KEYS`].
+const SPARSE_KEYS: usize = LEAF_KEYS / 2;
+
+/// A sparse leaf looks at its neighbours only each time it has lost so many keys: a look costs as much as dropping a
+/// key.
+const LOOK_EVERY: usize = LEAF_KEYS.div_ceil(8);
 
 /// Keys in a merged leaf at most, so that the next insertions do not split it again.
 const MERGED_KEYS: usize = LEAF_KEYS * 3 / 4;
@@ -65,11 +74,37 @@ impl Index {
             Ok(position) => leaf.push(position, stored),
             Err(position) if leaf.slots().len() < LEAF_KEYS => leaf.insert(position, key, stored),
             Err(position) => {
-                let right = leaf.split_off(position);
-                let bound = right.slots().first().map_or_else(|| Key::from(key), |slot| Key::clone(&slot.key));
-                self.leaves.insert(bound, right);
+                self.make_room(key, position);
                 self.append(key, stored)
             }
+        }
+    }
+
+    /// Makes room for a key that belongs at a position of a full leaf.
+    ///
+    /// Keys that arrive in order, ascending or descending, leave full leaves behind: a key at an end of its leaf goes
+    /// to the neighbour there, or begins a new leaf if that is full, too. Any other cuts the leaf in the middle.
+    fn make_room(&mut self, key: &[u8], position: usize) {
+        let (bound, leaf) = self.leaf_mut(key);
+        let bound = Key::clone(bound);
+        if position == leaf.slots().len() {
+            let after = leaf.slots().last().map(|last| least_after(&last.key)).unwrap_or_default();
+            let right = self.right_of(&bound).filter(|right| self.leaves[right].slots().len() < LEAF_KEYS);
+            let right = right.and_then(|right| self.leaves.remove(&right)).unwrap_or_default();
+            // As low as it may be: keys that descend find it, too.
+            self.leaves.insert(after, right);
+        } else if position == 0 {
+            let full = std::mem::take(leaf);
+            let first = full.slots().first().map(|slot| Key::clone(&slot.key)).unwrap_or_default();
+            let left = self.left_of(&bound).map(|left| self.leaves[&left].slots().len());
+            if left.is_some_and(|keys| keys < LEAF_KEYS) {
+                self.leaves.remove(&bound);
+            }
+            self.leaves.insert(first, full);
+        } else {
+            let right = leaf.split_off();
+            let first = right.slots().first().map(|slot| Key::clone(&slot.key)).unwrap_or_default();
+            self.leaves.insert(first, right);
         }
     }
 
@@ -122,9 +157,10 @@ impl Index {
         let (bound, leaf) = self.leaf_mut(key);
         let position = leaf.find(key).expect("a version in history has its key in the index");
         let fate = leaf.compact(position, stamp, at);
-        if matches!(fate, Fate::GoesWithKey { .. }) && leaf.slots().len() < SPARSE_KEYS {
+        let keys = leaf.slots().len();
+        if matches!(fate, Fate::GoesWithKey { .. }) && keys < SPARSE_KEYS && keys.is_multiple_of(LOOK_EVERY) {
             let bound = Key::clone(bound);
-            self.merge(&bound);
+            self.merge(&bound, keys);
         }
         match fate {
             Fate::Stays => None,
@@ -132,27 +168,36 @@ impl Index {
         }
     }
 
-    /// Merges the leaf at `bound` with its left neighbour, or the first leaf with its right one, if both together are
-    /// small enough.
-    fn merge(&mut self, bound: &Key) {
-        let right = if bound.is_empty() {
-            self.leaves.range::<[u8], _>((Excluded(&bound[..]), Unbounded)).next().map(|(right, _)| Key::clone(right))
-        } else {
-            Some(Key::clone(bound))
+    /// Merges the leaf at `bound`, which holds so many keys, with a neighbour, if both together are small enough.
+    fn merge(&mut self, bound: &Key, keys: usize) {
+        let fits = |other: &Leaf| {
+            let others = other.slots().len();
+            keys.min(others) == 0 || keys + others <= MERGED_KEYS
         };
-        let Some(right) = right else { return };
-        let taken = self.leaves[&right].slots().len();
-        let (_, left) = self
-            .leaves
-            .range::<[u8], _>((Unbounded, Excluded(&right[..])))
-            .next_back()
-            .expect("the empty key is the least bound");
-        if taken > 0 && left.slots().len() + taken > MERGED_KEYS {
-            return;
+        let left = self.leaves.range::<[u8], _>((Unbounded, Excluded(&bound[..]))).next_back();
+        let left = left.filter(|(_, leaf)| fits(leaf)).map(|(left, _)| Key::clone(left));
+        let (left, right) = if let Some(left) = left {
+            (left, Key::clone(bound))
+        } else {
+            let right = self.leaves.range::<[u8], _>((Excluded(&bound[..]), Unbounded)).next();
+            let Some((right, _)) = right.filter(|(_, leaf)| fits(leaf)) else { return };
+            (Key::clone(bound), Key::clone(right))
+        };
+        if let Some(taken) = self.leaves.remove(&right)
+            && let Some(left) = self.leaves.get_mut(&left)
+        {
+            left.merge(taken);
         }
-        if let Some(leaf) = self.leaves.remove(&right) {
-            self.leaf_mut(&right).1.merge(leaf);
-        }
+    }
+
+    /// The bound of the leaf before the one at `bound`.
+    fn left_of(&self, bound: &Key) -> Option<Key> {
+        self.leaves.range::<[u8], _>((Unbounded, Excluded(&bound[..]))).next_back().map(|(left, _)| Key::clone(left))
+    }
+
+    /// The bound of the leaf behind the one at `bound`.
+    fn right_of(&self, bound: &Key) -> Option<Key> {
+        self.leaves.range::<[u8], _>((Excluded(&bound[..]), Unbounded)).next().map(|(right, _)| Key::clone(right))
     }
 
     fn leaf(&self, key: &[u8]) -> (&Key, &Leaf) {
@@ -185,8 +230,15 @@ impl Index {
     }
 }
 
+/// The least key that is greater than `key`.
+fn least_after(key: &[u8]) -> Key {
+    [key, &[0]].concat().into()
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::Revision;
 
@@ -197,13 +249,165 @@ mod tests {
         (index.append(format!("key{number:05}").as_bytes(), stored), stamp)
     }
 
+    /// Leaves that so many keys need at most, however they came and went: two neighbours hold 3/8 of a leaf together.
+    fn most_leaves(keys: usize) -> usize {
+        1 + (2 * keys).div_ceil(LEAF_KEYS * 3 / 8)
+    }
+
+    /// Checks that the leaves are few, and that each key is found where it belongs.
+    fn check(index: &Index, keys: &BTreeMap<Vec<u8>, Stamp>, story: &str) {
+        let (leaves, most) = (index.leaves.len(), most_leaves(keys.len()));
+        assert!(leaves <= most, "{story}: {leaves} leaves hold {} keys, {most} should do", keys.len());
+        let found = index.leaves.iter().flat_map(|(bound, leaf)| {
+            assert!(leaf.slots().first().is_none_or(|slot| bound <= &slot.key), "{story}: a key before its leaf");
+            leaf.slots().iter().map(|slot| slot.key.to_vec())
+        });
+        assert!(found.eq(keys.keys().cloned()), "{story}: keys are missing, or out of order");
+        let missing = keys.keys().find(|key| index.newest(key, i64::MAX).is_none());
+        assert_eq!(missing, None, "{story}: it is not found");
+    }
+
+    /// An index, and what should be in it: tombstones, which one compaction drops.
+    #[derive(Default)]
+    struct Filled {
+        index: Index,
+        keys: BTreeMap<Vec<u8>, Stamp>,
+    }
+
+    impl Filled {
+        fn insert(&mut self, key: Vec<u8>) {
+            let stored = Stored::from(Version {
+                revision: Revision::new(self.keys.len() as i64, 0),
+                tombstone: true,
+                row: [].as_slice().into(),
+            });
+            if let std::collections::btree_map::Entry::Vacant(vacant) = self.keys.entry(key) {
+                self.index.append(vacant.key(), stored.clone());
+                vacant.insert(stored.stamp);
+            }
+        }
+
+        fn remove(&mut self, key: &[u8]) {
+            if let Some(stamp) = self.keys.remove(key) {
+                assert!(self.index.compact(key, stamp, i64::MAX).is_some());
+            }
+        }
+
+        fn check(&self, story: &str) {
+            check(&self.index, &self.keys, story);
+        }
+    }
+
+    fn key(prefix: &str, number: usize) -> Vec<u8> {
+        format!("{prefix}{number:06}").into_bytes()
+    }
+
+    /// Numbers up to `count` in an order without any.
+    fn shuffled(count: usize) -> impl DoubleEndedIterator<Item = usize> {
+        (0..count).map(move |number| number * 7919 % count)
+    }
+
     #[test]
     fn keys_in_order_fill_their_leaves() {
-        let mut index = Index::default();
-        for number in 0..10 * LEAF_KEYS {
-            append(&mut index, number, 1, false);
+        for descending in [false, true] {
+            let mut index = Index::default();
+            for number in 0..10 * LEAF_KEYS {
+                append(&mut index, if descending { 10 * LEAF_KEYS - number } else { number }, 1, false);
+            }
+            assert_eq!(index.leaves.len(), 10, "descending: {descending}");
         }
-        assert_eq!(index.leaves.len(), 10);
+    }
+
+    #[test]
+    fn any_order_of_arrival_ends_with_few_leaves() {
+        const KEYS: usize = 40 * LEAF_KEYS;
+        let orders: [(&str, Vec<Vec<u8>>); 7] = [
+            ("ascending", (0..KEYS).map(|number| key("k", number)).collect()),
+            ("descending", (0..KEYS).rev().map(|number| key("k", number)).collect()),
+            ("random", shuffled(KEYS).map(|number| key("k", number)).collect()),
+            ("descending behind a full leaf", {
+                let full = (0..LEAF_KEYS).map(|number| key("a", number));
+                full.chain((0..KEYS).rev().map(|number| key("z", number))).collect()
+            }),
+            ("ascending before a full leaf", {
+                let full = (0..LEAF_KEYS).rev().map(|number| key("z", number));
+                full.chain((0..KEYS).map(|number| key("a", number))).collect()
+            }),
+            ("interleaved prefixes", {
+                let prefixes = (0..KEYS).map(|number| (format!("p{}/", number % 7), number / 7));
+                prefixes
+                    .map(|(prefix, number)| key(&prefix, if number % 2 == 0 { number } else { KEYS - number }))
+                    .collect()
+            }),
+            ("reversed timestamps under two prefixes", {
+                let stamps = (0..KEYS).map(|number| (if number % 2 == 0 { "events/" } else { "jobs/" }, KEYS - number));
+                stamps.map(|(prefix, stamp)| key(prefix, stamp)).collect()
+            }),
+        ];
+        for (story, keys) in orders {
+            let mut filled = Filled::default();
+            keys.into_iter().for_each(|key| filled.insert(key));
+            filled.check(story);
+        }
+    }
+
+    #[test]
+    fn what_is_left_after_any_order_of_deletes_is_in_few_leaves_and_fills_up_again() {
+        const KEYS: usize = 40 * LEAF_KEYS;
+        let all = || (0..KEYS).map(|number| key("k", number));
+        let orders: [(&str, Vec<Vec<u8>>); 3] = [
+            ("ascending", all().collect()),
+            ("descending", all().rev().collect()),
+            ("random", shuffled(KEYS).map(|number| key("k", number)).collect()),
+        ];
+        for (story, order) in orders {
+            for kept in [1, 2, LEAF_KEYS - 1, LEAF_KEYS, KEYS] {
+                let mut filled = Filled::default();
+                all().for_each(|key| filled.insert(key));
+                let last: BTreeMap<Vec<u8>, ()> = all().step_by(kept).map(|key| (key, ())).collect();
+                for (removed, key) in order.iter().filter(|key| kept > 1 && !last.contains_key(*key)).enumerate() {
+                    filled.remove(key);
+                    if removed % 97 == 0 {
+                        filled.check(&format!("{removed} keys deleted, {story}, one in {kept} stays"));
+                    }
+                }
+                filled.check(&format!("deleted, {story}, one in {kept} stays"));
+                all().rev().for_each(|key| filled.insert(key));
+                filled.check(&format!("filled again after deletes, {story}, one in {kept} stayed"));
+            }
+        }
+    }
+
+    /// A few keys in sequence, up or down, beginning anywhere.
+    #[derive(Clone, Debug)]
+    struct Run {
+        insert: bool,
+        first: u16,
+        count: u8,
+        stride: i16,
+    }
+
+    fn runs() -> impl Strategy<Value = Vec<Run>> {
+        let strides = prop::sample::select(vec![1i16, -1, 2, -3, 128, -127]);
+        let run = (any::<bool>(), 0..4000u16, any::<u8>(), strides);
+        prop::collection::vec(
+            run.prop_map(|(insert, first, count, stride)| Run { insert, first, count, stride }),
+            1..150,
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn leaves_are_few_whatever_comes_and_goes(runs in runs()) {
+            let mut filled = Filled::default();
+            for run in runs {
+                for step in 0..i32::from(run.count) {
+                    let key = key("k", (i32::from(run.first) + step * i32::from(run.stride)).rem_euclid(4000) as usize);
+                    if run.insert { filled.insert(key) } else { filled.remove(&key) }
+                }
+                filled.check(&format!("after {run:?}"));
+            }
+        }
     }
 
     #[test]

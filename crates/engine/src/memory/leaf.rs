@@ -135,11 +135,8 @@ impl Leaf {
         fate
     }
 
-    /// Cuts off the upper half; or nothing, if the next key comes last: keys that arrive in order leave full leaves.
-    pub(super) fn split_off(&mut self, next_position: usize) -> Self {
-        if next_position == self.slots.len() {
-            return Self::default();
-        }
+    /// Cuts off the upper half.
+    pub(super) fn split_off(&mut self) -> Self {
         let right = self.slots.split_off(self.slots.len() / 2);
         self.renew();
         self.shrink();

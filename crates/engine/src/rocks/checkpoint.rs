@@ -18,7 +18,7 @@ impl RocksDb {
     pub(super) fn freeze(&self) -> Result<Self> {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let path = sibling(&self.path, &format!("{CHECKPOINT}{}-{number}", std::process::id()));
-        let directory = Temporary(path.clone());
+        let directory = Temporary { path: path.clone(), env: self.env.clone() };
         let made = Checkpoint::new(&self.db).and_then(|checkpoint| checkpoint.create_checkpoint(&path));
         made.map_err(|error| self.failed(&error))?;
         Self::open_frozen(directory, self.settings, self.cache.clone())

@@ -17,9 +17,10 @@
 use std::sync::atomic::Ordering;
 
 use rocksdb::properties::BACKGROUND_ERRORS;
-use rocksdb::{BottommostLevelCompaction, CompactOptions, ReadOptions, WriteBatch};
+use rocksdb::{BottommostLevelCompaction, CompactOptions, Range, ReadOptions, WriteBatch};
 
 use super::RocksDb;
+use super::dead_rows::Rewrite;
 use super::layout::{
     CURRENT, REVISIONS, SUPERSEDED, Stamp, State, TABLES, Walk, Written, parse_revision, parse_revision_key,
     revision_key,
@@ -36,6 +37,8 @@ struct Dropped {
     usage: Usage,
     /// As it is without that.
     mark: Mark,
+    /// Tombstones of revisions before this are found to be dropped by their revision alone.
+    done: i64,
 }
 
 impl Walk {
@@ -82,7 +85,9 @@ impl RocksDb {
         let Some(walk) = state.walk.towards(at) else { return Ok(false) };
         // Readers who miss a version are to know why.
         self.dropping.fetch_max(walk.at, Ordering::Release);
-        let mut dropped = Dropped { batch: WriteBatch::default(), usage: Usage::default(), mark: self.stored.mark() };
+        let done = walk.at.min(state.published.revision);
+        let (batch, usage, mark) = (WriteBatch::default(), Usage::default(), self.stored.mark());
+        let mut dropped = Dropped { batch, usage, mark, done };
         let next = self.walk(walk, &mut dropped)?;
         let more = next.is_some() || walk.at < at;
         let walk = walk.goes_on(next, state.published.revision);
@@ -92,6 +97,11 @@ impl RocksDb {
         self.stored.set_mark(dropped.mark);
         self.write(&mut pending, dropped.batch, State { usage, walk, ..state })?;
         self.stored.remove(dropped.usage);
+        self.deletes_below.store(walk.deletes_below(), Ordering::Release);
+        if !more {
+            let many = self.dead_rows.lock().are_many(self.stored.usage().rows);
+            self.flush_wanted.fetch_or(many, Ordering::Relaxed);
+        }
         Ok(more)
     }
 
@@ -125,8 +135,10 @@ impl RocksDb {
         if let Some(key) = written.deleted.filter(|_| walk.drops_tombstone(revision)) {
             let stamp = Stamp { revision, tombstone: true, row_bytes: written.row.len() as u32 };
             self.drop_version(stamp, revision.main + 1, dropped);
-            // It may be its key's newest version.
-            if self.current_stamp(key)? == Some(stamp) {
+            // It may be its key's newest version: then its row there goes with its file.
+            self.dead_rows.lock().add(key, stamp.row_bytes);
+            // A compaction beyond all that is published drops this, too, though it is not done there.
+            if revision.main >= dropped.done && self.current_stamp(key)? == Some(stamp) {
                 dropped.batch.delete_cf(self.family(CURRENT), key);
             }
         }
@@ -145,29 +157,51 @@ impl RocksDb {
     /// Rewrites all files, so that nothing deleted takes space.
     pub(super) fn compact_files(&self) -> Result<()> {
         // What is dead is left out if its death is durable.
+        self.dead_rows.lock().clear();
         self.flush_all()?;
+        self.rewriting(|| {
+            for name in [CURRENT, REVISIONS, SUPERSEDED, TABLES] {
+                self.db.compact_range_cf_opt(self.family(name), None::<&[u8]>, None::<&[u8]>, &every_file());
+            }
+        })
+    }
+
+    /// What of `current` is to be rewritten because much of it is dead, after the next flush; once.
+    pub(super) fn take_dead_rows(&self) -> Option<Rewrite> {
+        let taken = self.dead_rows.lock().take(self.stored.usage().rows);
+        self.flush_wanted.store(false, Ordering::Relaxed);
+        taken
+    }
+
+    /// Rewrites files that are full of dead rows. What it costs is in proportion to what was deleted.
+    pub(super) fn rewrite_dead_rows(&self, rewrite: Rewrite) -> Result<()> {
+        let current = self.family(CURRENT);
+        self.rewriting(|| match rewrite {
+            Rewrite::All => self.db.compact_range_cf_opt(current, None::<&[u8]>, None::<&[u8]>, &every_file()),
+            Rewrite::Runs(runs) => {
+                for run in runs {
+                    let sizes = self.db.get_approximate_sizes_cf(current, &[Range::new(&run.first, &run.last)]);
+                    if run.is_dense(sizes.iter().sum()) {
+                        self.db.compact_range_cf_opt(current, Some(&run.first), Some(&run.last), &every_file());
+                    }
+                }
+            }
+        })
+    }
+
+    /// Rewrites files; the crate does not say whether that failed.
+    fn rewriting(&self, rewrite: impl FnOnce()) -> Result<()> {
         let errors = self.whole(BACKGROUND_ERRORS);
-        for name in [CURRENT, REVISIONS, SUPERSEDED, TABLES] {
-            // The crate does not say whether it failed.
-            self.db.compact_range_cf_opt(self.family(name), None::<&[u8]>, None::<&[u8]>, &every_file());
-        }
+        rewrite();
         if self.whole(BACKGROUND_ERRORS) > errors {
             let why = "files could not be rewritten; RocksDB's own notes (LOG in this directory) say why";
             return Err(self.failed(&why));
         }
         Ok(())
     }
-
-    /// Rewrites the files of superseded versions, as RocksDB may at any time. Flushes only if there are some that are in no file.
-    #[cfg(any(test, feature = "contract"))]
-    pub fn rewrite_superseded(&self) {
-        // A range with two ends, because RocksDB flushes first if one is missing.
-        let range = [&[0; 4][..], &[0xff; 4]].map(Some);
-        self.db.compact_range_cf_opt(self.family(SUPERSEDED), range[0], range[1], &every_file());
-    }
 }
 
-fn every_file() -> CompactOptions {
+pub(super) fn every_file() -> CompactOptions {
     let mut options = CompactOptions::default();
     // The files that RocksDB rewrites by itself meanwhile need not wait.
     options.set_exclusive_manual_compaction(false);
@@ -232,6 +266,97 @@ mod tests {
         assert!(reader > 100_000, "{reader} marks");
     }
 
+    /// Rows that RocksDB passed in this thread without showing them.
+    fn passed_unseen(during: impl FnOnce()) -> u64 {
+        set_perf_stats(PerfStatsLevel::EnableCount);
+        let mut context = PerfContext::default();
+        context.reset();
+        during();
+        context.metric(PerfMetric::InternalDeleteSkippedCount) + context.metric(PerfMetric::InternalKeySkippedCount)
+    }
+
+    const ALL: KeyRange<'static> = KeyRange { start: b"", end: None };
+
+    /// Keys that are deleted together, and keys around them that stay.
+    const DELETED: i64 = 40_000;
+
+    /// Writes keys and deletes most of them, in the order that `key` gives them, and compacts.
+    fn mass_delete(engine: &RocksDb, key: impl Fn(i64) -> Vec<u8>) -> i64 {
+        write(engine, b"a", 1, false);
+        write(engine, b"z", 2, false);
+        (1..=DELETED).for_each(|number| write(engine, &key(number), 2 + number, false));
+        engine.flush().unwrap();
+        (1..=DELETED).for_each(|number| write(engine, &key(number), 2 + DELETED + number, true));
+        let at = 2 + 2 * DELETED + 1;
+        write(engine, b"a", at, false);
+        compact(engine, at);
+        at
+    }
+
+    fn current(engine: &RocksDb) -> usize {
+        engine.db.iterator_cf(engine.family(CURRENT), IteratorMode::Start).count()
+    }
+
+    #[test]
+    fn a_step_over_deleted_keys_passes_no_more_than_it_counts() {
+        let scratch = Scratch::new();
+        let engine = open(&scratch);
+        let at = mass_delete(&engine, |number| format!("key{number:08}").into_bytes());
+        let (mut start, mut rows, mut most, mut steps) = (Some(Vec::new()), Vec::new(), 0, 0);
+        while let Some(from) = start.take() {
+            most = most.max(passed_unseen(|| {
+                let range = KeyRange { start: &from, end: None };
+                start = engine.scan(range, at, 2 - rows.len(), &mut rows).unwrap();
+            }));
+            steps += 1;
+            if rows.len() == 2 {
+                break;
+            }
+        }
+        assert_eq!(rows.iter().map(|row| row.revision.main).collect::<Vec<_>>(), [at, 2]);
+        // What a key was before it was deleted is passed unseen: a row or two for each.
+        assert!(most <= 2 * STEP as u64 + 2, "a step passed {most} rows unseen; {steps} steps");
+        assert_eq!(engine.newest(b"key00000001", at).unwrap(), None, "it is as if it were gone");
+    }
+
+    #[test]
+    fn a_flush_after_a_mass_delete_rewrites_what_is_full_of_dead_rows() {
+        type Order = (&'static str, fn(i64) -> i64);
+        let orders: [Order; 2] = [("in order", |number| number), ("scattered", |number| number * 7919 % DELETED)];
+        for (order, place) in orders {
+            let scratch = Scratch::new();
+            let engine = open(&scratch);
+            let at = mass_delete(&engine, |number| format!("key{:08}", place(number)).into_bytes());
+            assert!(engine.wants_flush(), "{order}");
+            engine.flush().unwrap();
+            assert!(!engine.wants_flush(), "{order}: it had its flush");
+            assert_eq!(current(&engine), 2, "{order}: what is alive is left");
+            let mut rows = Vec::new();
+            let unseen = passed_unseen(|| assert_eq!(engine.scan(ALL, at, 2, &mut rows).unwrap(), None));
+            assert!(rows.len() == 2 && unseen < 10, "{order}: {} rows, and {unseen} unseen", rows.len());
+        }
+    }
+
+    #[test]
+    fn a_dead_row_stays_until_its_death_is_durable() {
+        let scratch = Scratch::new();
+        let engine = open(&scratch);
+        write(&engine, b"key", 1, false);
+        write(&engine, b"key", 2, true);
+        write(&engine, b"other", 3, false);
+        engine.flush().unwrap();
+        compact(&engine, 3);
+        engine.rewrite_files();
+        assert_eq!(
+            (current(&engine), engine.newest(b"key", 3).unwrap()),
+            (2, None),
+            "a crash would undo the compaction"
+        );
+        engine.flush().unwrap();
+        engine.rewrite_files();
+        assert_eq!((current(&engine), engine.newest(b"key", 3).unwrap()), (1, None));
+    }
+
     fn superseded(engine: &RocksDb) -> usize {
         engine.db.iterator_cf(engine.family(SUPERSEDED), IteratorMode::Start).count()
     }
@@ -247,10 +372,10 @@ mod tests {
         // All but the last, and the ten tombstones stand there from the start.
         assert_eq!(superseded(&engine), 100);
         compact(&engine, 50);
-        engine.rewrite_superseded();
+        engine.rewrite_files();
         assert_eq!(superseded(&engine), 100, "a crash would undo the compaction");
         engine.flush().unwrap();
-        engine.rewrite_superseded();
+        engine.rewrite_files();
         assert_eq!(superseded(&engine), 51, "50 is a tombstone, and stays until the next compaction");
         compact(&engine, 60);
         engine.defragment().unwrap();
@@ -258,7 +383,7 @@ mod tests {
         compact(&engine, 70);
         drop(engine);
         let engine = open(&scratch);
-        engine.rewrite_superseded();
+        engine.rewrite_files();
         assert_eq!(superseded(&engine), 31, "what is found at the start is durable");
     }
 

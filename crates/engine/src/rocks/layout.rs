@@ -4,7 +4,8 @@
 //!   default      "state"              ▶ format u32 | revision i64 | index u64 | term u64 | rows u64 | bytes u64
 //!                                     | compacted i64 | compacting i64 | next main i64 | next sub i64
 //!                                     | the numbers of the mark, u64 each
-//!   current      key                  ▶ main i64 | sub i64 | tombstone u8 | row          the newest version of each key
+//!   current      key                  ▶ main i64 | sub i64 | tombstone u8 | row          the newest version of each key; a
+//!                                                                                        tombstone also once it was dropped
 //!   revisions    main i64 | sub i64   ▶ marks u8 | [replaced main i64 | sub i64 | row length u32]      every version
 //!                                     | [key length u32 | key] | row
 //!   superseded   key length u32 | key | !main i64 | !sub i64                             versions that some compaction
@@ -96,6 +97,13 @@ pub(super) struct Walk {
     pub(super) at: i64,
     /// Where it goes on.
     pub(super) next: Revision,
+}
+
+impl Walk {
+    /// Tombstones of earlier main revisions are dropped, wherever they still stand.
+    pub(super) fn deletes_below(self) -> i64 {
+        self.done.max(self.at.min(self.next.main))
+    }
 }
 
 /// What is stored in the same batch as all that it speaks of.
@@ -217,6 +225,13 @@ pub(super) fn table_key(table: Table, key: &[u8]) -> Vec<u8> {
 /// The least revision at which a compaction drops a superseded version, from its value; `None` if it cannot be read.
 pub(super) fn dead_at(superseded_value: &[u8]) -> Option<i64> {
     superseded_value.first_chunk().map(|dead| i64::from_be_bytes(*dead))
+}
+
+/// The main revision of a current version that is a tombstone, from its value; `None` if it is alive, or cannot be
+/// read.
+pub(super) fn deleted_at(current_value: &[u8]) -> Option<i64> {
+    let tombstone = *current_value.get(REVISION_BYTES)? != 0;
+    current_value.first_chunk().filter(|_| tombstone).map(|main| i64::from_be_bytes(*main))
 }
 
 /// The state and the mark, whose numbers are not always as many.

@@ -21,13 +21,17 @@
 //!
 //! A compaction walks over `revisions` once, from where the last one ended, and drops what dies by each version that it meets:
 //! its cost is that of what was written since. How far it is belongs to the state, so a crash undoes neither more nor less than
-//! a step ([`compaction`]). What is dead leaves `superseded` when RocksDB rewrites its files ([`forgotten`]). RocksDB gives the
+//! a step ([`compaction`]). What is dead leaves `superseded` and `current` when RocksDB rewrites their files
+//! ([`forgotten`]); where much of `current` is dead, a flush rewrites it at once ([`dead_rows`]). RocksDB gives the
 //! space of deleted rows back in its own compactions, which files full of them bring about.
 
 mod checkpoint;
 mod compaction;
+mod dead_rows;
 mod flushed;
 mod forgotten;
+#[cfg(any(test, feature = "contract"))]
+mod in_memory;
 mod layout;
 mod open;
 mod options;
@@ -37,17 +41,21 @@ mod statistics;
 mod temporary;
 mod writing;
 
+#[cfg(any(test, feature = "contract"))]
+pub use in_memory::MemoryFiles;
+
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
-use rocksdb::{Cache, ColumnFamily, DB, Options};
+use rocksdb::{Cache, ColumnFamily, DB, Env, Options};
 
 use crate::stock::Stock;
 use crate::{
     Applied, Engine, EngineError, KeyRange, Mark, Published, Result, Revision, Statistic, Table, Usage, Version,
 };
+use dead_rows::DeadRows;
 use forgotten::Forgotten;
 use pending::Pending;
 use temporary::Temporary;
@@ -72,6 +80,8 @@ pub struct RocksDb {
     db: DB,
     path: PathBuf,
     settings: RocksDbSettings,
+    /// Where the files are, if not on the disk.
+    env: Option<Env>,
     /// For its statistics.
     options: Options,
     cache: Cache,
@@ -82,6 +92,10 @@ pub struct RocksDb {
     stored: Stock,
     /// The greatest revision at which a compaction began to drop versions: what dies later is there, or missing.
     dropping: AtomicI64,
+    /// Tombstones of earlier revisions are dropped, also those that still stand in `current`.
+    deletes_below: AtomicI64,
+    dead_rows: Mutex<DeadRows>,
+    flush_wanted: AtomicBool,
     forgotten: Forgotten,
     /// It is a checkpoint.
     frozen: bool,
@@ -143,16 +157,25 @@ impl Engine for RocksDb {
         // One at a time, so that what is noted does not go back.
         let mut flushed = self.flushed.lock();
         let applied = self.published().applied;
+        // Before: what dies during the flush may stay in the files.
+        let dead_rows = self.take_dead_rows();
         self.flush_all()?;
-        if applied.index > *flushed {
+        if applied.index > *flushed && self.env.is_none() {
             flushed::note(&self.path, applied.index).map_err(|error| self.failed(&error))?;
             *flushed = applied.index;
+        }
+        if let Some(rewrite) = dead_rows {
+            self.rewrite_dead_rows(rewrite)?;
         }
         Ok(applied)
     }
 
-    fn checkpoint(&self) -> Result<Option<Arc<dyn Engine>>> {
-        Ok(Some(Arc::new(self.freeze()?)))
+    fn wants_flush(&self) -> bool {
+        self.flush_wanted.load(Ordering::Relaxed)
+    }
+
+    fn checkpoint(&self) -> Result<Arc<dyn Engine>> {
+        Ok(Arc::new(self.freeze()?))
     }
 
     fn defragment(&self) -> Result<()> {

@@ -3,10 +3,10 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicBool, AtomicI64};
 
 use parking_lot::{Mutex, RwLock};
-use rocksdb::{Cache, DB};
+use rocksdb::{Cache, DB, Env};
 
 use super::forgotten::Forgotten;
 use super::layout::{STATE_KEY, State, parse_state};
@@ -53,18 +53,24 @@ impl RocksDb {
             }
             Err(error) => return Err(refused(path, &error.to_string())),
         }
-        let cache = Cache::new_lru_cache(settings.block_cache_bytes);
-        let options = options::database(settings);
-        let forgotten = Forgotten::default();
+        Self::open_in(path, settings, None)
+    }
+
+    /// Opens a database whose files are in `env`, or on the disk. Makes it only if they are in memory.
+    pub(super) fn open_in(path: &Path, settings: RocksDbSettings, env: Option<Env>) -> Result<Self> {
+        let mut options = options::database(settings, env.as_ref());
+        options.create_if_missing(env.is_some());
+        options.create_missing_column_families(env.is_some());
+        let (cache, forgotten) = (Cache::new_lru_cache(settings.block_cache_bytes), Forgotten::default());
         let db = DB::open_cf_descriptors(&options, path, options::families(&cache, &forgotten));
         let db = db.map_err(|error| unreadable(path, &error))?;
-        Self::opened(db, options, cache, path, settings, forgotten)
+        Self::opened((db, options), cache, path, (settings, env), forgotten)
     }
 
     /// Makes a database that is removed when it is dropped.
     #[cfg(any(test, feature = "contract"))]
     pub fn temporary(path: &Path, settings: RocksDbSettings) -> Result<Self> {
-        let directory = Temporary(path.to_owned());
+        let directory = Temporary { path: path.to_owned(), env: None };
         let mut engine = Self::open(path, settings)?;
         engine.temporary = Some(directory);
         Ok(engine)
@@ -72,12 +78,12 @@ impl RocksDb {
 
     /// Opens a checkpoint, which is removed when it is dropped.
     pub(super) fn open_frozen(directory: Temporary, settings: RocksDbSettings, cache: Cache) -> Result<Self> {
-        let path = &directory.0;
-        let options = options::database(settings);
+        let (path, env) = (&directory.path, directory.env.clone());
+        let options = options::database(settings, env.as_ref());
         let forgotten = Forgotten::default();
         let db = DB::open_cf_descriptors_read_only(&options, path, options::families(&cache, &forgotten), false);
         let db = db.map_err(|error| unreadable(path, &error))?;
-        let mut engine = Self::opened(db, options, cache, path, settings, forgotten)?;
+        let mut engine = Self::opened((db, options), cache, path, (settings, env), forgotten)?;
         engine.frozen = true;
         engine.pending.get_mut().refusal = Some("a checkpoint is not written".to_owned());
         engine.temporary = Some(directory);
@@ -85,11 +91,10 @@ impl RocksDb {
     }
 
     fn opened(
-        db: DB,
-        options: rocksdb::Options,
+        (db, options): (DB, rocksdb::Options),
         cache: Cache,
         path: &Path,
-        settings: RocksDbSettings,
+        (settings, env): (RocksDbSettings, Option<Env>),
         forgotten: Forgotten,
     ) -> Result<Self> {
         let (state, mark) = read_state(&db, path)?;
@@ -101,6 +106,7 @@ impl RocksDb {
             db,
             path: path.to_owned(),
             settings,
+            env,
             options,
             cache,
             pending: Mutex::new(Pending { last, state, ..Pending::default() }),
@@ -109,6 +115,9 @@ impl RocksDb {
             flushed: Mutex::new(0),
             stored: Stock::new(usage, mark),
             dropping: AtomicI64::new(walk.at.max(walk.done)),
+            deletes_below: AtomicI64::new(walk.deletes_below()),
+            dead_rows: Mutex::default(),
+            flush_wanted: AtomicBool::new(false),
             forgotten,
             frozen: false,
             temporary: None,
@@ -118,7 +127,7 @@ impl RocksDb {
 
 /// Opens a database for reading only, to learn whether this version may open it for writing.
 fn check(path: &Path, settings: RocksDbSettings) -> Result<()> {
-    let db = DB::open_for_read_only(&options::database(settings), path, false);
+    let db = DB::open_for_read_only(&options::database(settings, None), path, false);
     let db = db.map_err(|error| unreadable(path, &error))?;
     let found = read_state(&db, path)?.0.published.applied.index;
     let flushed = flushed::noted(path).map_err(|error| refused(path, &format!("{error}. {REMEDY}")))?;
@@ -142,7 +151,7 @@ fn read_state(db: &DB, path: &Path) -> Result<(State, Mark)> {
 fn create(path: &Path, settings: RocksDbSettings) -> Result<()> {
     let unfinished = sibling(path, UNFINISHED);
     let made = (|| {
-        let mut options = options::database(settings);
+        let mut options = options::database(settings, None);
         options.create_if_missing(true);
         options.create_missing_column_families(true);
         let cache = Cache::new_lru_cache(settings.block_cache_bytes);
@@ -215,7 +224,7 @@ mod tests {
         let mut state = crate::rocks::layout::state_value(&State::default(), &Mark::default());
         state[..4].copy_from_slice(&(FORMAT + 1).to_be_bytes());
         engine.db.put(STATE_KEY, [&state[..], b"and more"].concat()).unwrap();
-        engine.flush_all().unwrap();
+        assert!(engine.flush_all().is_err(), "it is written, and then read");
         drop(engine);
         let files = || {
             let names = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());

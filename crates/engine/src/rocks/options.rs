@@ -2,7 +2,7 @@
 
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType,
-    DEFAULT_COLUMN_FAMILY_NAME, LogLevel, Options, SliceTransform,
+    DEFAULT_COLUMN_FAMILY_NAME, Env, LogLevel, Options, SliceTransform,
 };
 
 use super::RocksDbSettings;
@@ -28,14 +28,16 @@ const NOTES_FILES: usize = 4;
 const ZSTD_LEVEL: i32 = 1;
 /// RocksDB's default.
 const ZSTD_WINDOW: i32 = -14;
-/// A file of superseded versions that no write causes to be rewritten is rewritten after a day, so that the dead in it go.
-const REWRITE_SUPERSEDED_SECONDS: u64 = 24 * 60 * 60;
+/// A file with rows that may be dead, and that no write causes to be rewritten, is rewritten after a day, so that they
+/// go.
+const REWRITE_SECONDS: u64 = 24 * 60 * 60;
 /// A file is rewritten if half of so many rows in sequence are deleted ones.
 const DELETED_WINDOW: usize = 1024;
 
-/// Options of the whole database.
-pub(super) fn database(settings: RocksDbSettings) -> Options {
+/// Options of the whole database, whose files are in `env`, or on the disk.
+pub(super) fn database(settings: RocksDbSettings, env: Option<&Env>) -> Options {
     let mut options = Options::default();
+    env.into_iter().for_each(|env| options.set_env(env));
     options.set_atomic_flush(true);
     options.set_max_open_files(i32::try_from(settings.max_open_files).unwrap_or(i32::MAX));
     // Reading the properties of every file would make opening as slow as there are files.
@@ -59,20 +61,20 @@ pub(super) fn database(settings: RocksDbSettings) -> Options {
 /// Options of each column family.
 pub(super) fn families(cache: &Cache, forgotten: &Forgotten) -> Vec<ColumnFamilyDescriptor> {
     let mut superseded = family(cache);
-    superseded.set_compaction_filter("dead versions", forgotten.filter());
-    superseded.set_periodic_compaction_seconds(REWRITE_SUPERSEDED_SECONDS);
+    superseded.set_compaction_filter("dead versions", forgotten.superseded_filter());
+    superseded.set_periodic_compaction_seconds(REWRITE_SECONDS);
     superseded.set_prefix_extractor(SliceTransform::create("user key", superseded_prefix, None));
-    let mut families = vec![
-        ColumnFamilyDescriptor::new(DEFAULT_COLUMN_FAMILY_NAME, family(cache)),
-        ColumnFamilyDescriptor::new(CURRENT, family(cache)),
-        ColumnFamilyDescriptor::new(TABLES, family(cache)),
-    ];
+    let mut current = family(cache);
+    current.set_compaction_filter("dropped tombstones", forgotten.current_filter());
+    current.set_periodic_compaction_seconds(REWRITE_SECONDS);
     // Old history is read in sequence, and rarely. At all levels the same: so files of revisions, which come in order, move
     // down as they are, without being written again.
     let mut revisions = family(cache);
     revisions.set_compression_type(DBCompressionType::Zstd);
     revisions.set_compression_options(ZSTD_WINDOW, ZSTD_LEVEL, 0, 0);
-    for (name, mut options) in [(REVISIONS, revisions), (SUPERSEDED, superseded)] {
+    let mut families = vec![ColumnFamilyDescriptor::new(DEFAULT_COLUMN_FAMILY_NAME, family(cache))];
+    let named = [(CURRENT, current), (REVISIONS, revisions), (SUPERSEDED, superseded), (TABLES, family(cache))];
+    for (name, mut options) in named {
         options.add_compact_on_deletion_collector_factory(DELETED_WINDOW, DELETED_WINDOW / 2, 0.5);
         families.push(ColumnFamilyDescriptor::new(name, options));
     }

@@ -45,10 +45,14 @@ impl RocksDb {
         let value = self.db.get_pinned_cf(self.family(CURRENT), key).map_err(|error| self.failed(&error))?;
         let Some(value) = value else { return Ok(None) };
         let (Stamp { revision, tombstone, .. }, row) = parse_current(&value)?;
-        if revision.main <= at {
-            return Ok(Some(Version { revision, tombstone, row: Row::from(row) }));
+        if revision.main > at {
+            return self.newest_superseded(&mut None, key, at, true);
         }
-        self.newest_superseded(&mut None, key, at, true)
+        // Dropped, and left to the rewriting of its file.
+        if tombstone && revision.main < self.deletes_below.load(Ordering::Acquire) {
+            return Ok(None);
+        }
+        Ok(Some(Version { revision, tombstone, row: Row::from(row) }))
     }
 
     /// The newest version with `main <= at` of a key whose current version is newer; tombstones if they are wanted. `past` is

@@ -1,12 +1,12 @@
 //! Appending, and publishing in one batch.
 
 use parking_lot::MutexGuard;
-use rocksdb::{FlushOptions, WriteBatch, WriteOptions};
+use rocksdb::{FlushOptions, ReadOptions, ReadTier, WriteBatch, WriteOptions};
 
 use super::RocksDb;
 use super::layout::{
-    CURRENT, REVISIONS, STATE_KEY, SUPERSEDED, Stamp, State, Superseded, TABLES, parse_current, revision_key,
-    state_value, superseded_key, superseded_value, table_key, write_current, write_revision,
+    CURRENT, REVISIONS, STATE_KEY, SUPERSEDED, Stamp, State, Superseded, TABLES, Walk, parse_current, parse_state,
+    revision_key, state_value, superseded_key, superseded_value, table_key, write_current, write_revision,
 };
 use super::pending::{Pending, Touched};
 use crate::{EngineError, Published, Result, Table, Usage, Version};
@@ -112,15 +112,23 @@ impl RocksDb {
 
     /// Makes durable what is published. Atomic over the column families.
     pub(super) fn flush_all(&self) -> Result<()> {
-        // Before: what comes meanwhile may not be in it.
-        let done = self.pending.lock().state.walk.done;
         let mut options = FlushOptions::default();
         options.set_wait(true);
         let default = rocksdb::DEFAULT_COLUMN_FAMILY_NAME;
         let families = [default, CURRENT, REVISIONS, SUPERSEDED, TABLES].map(|name| self.family(name));
         self.db.flush_cfs_opt(&families, &options).map_err(|error| self.failed(&error))?;
-        self.forgotten.advance(done);
+        self.forgotten.advance(self.flushed_walk()?.done);
         Ok(())
+    }
+
+    /// Where compaction stands according to the files: what a crash would bring back. The writer goes on during a
+    /// flush, so what is in memory may be further on.
+    fn flushed_walk(&self) -> Result<Walk> {
+        let mut options = ReadOptions::default();
+        options.set_read_tier(ReadTier::Persisted);
+        let state = self.db.get_opt(STATE_KEY, &options).map_err(|error| self.failed(&error))?;
+        let state = state.map(|state| parse_state(&state)).transpose()?;
+        Ok(state.map_or_else(Walk::default, |(state, _)| state.walk))
     }
 }
 

@@ -1,10 +1,11 @@
 //! A database in a directory, and copies of the directory.
 
 use metastore_engine::contract::Scratch;
-use metastore_engine::{Applied, Engine, Published, Revision, RocksDb, RocksDbSettings, Version};
+use metastore_engine::{Applied, Engine, MemoryFiles, Published, Revision, RocksDb, RocksDbSettings, Version};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a copy may take to find the manifest at rest.
@@ -74,6 +75,55 @@ impl Disk {
 
     pub fn manifest(&self) -> PathBuf {
         self.files(|name| name.starts_with("MANIFEST")).pop().expect("a manifest")
+    }
+}
+
+/// Where a database is made, and lost: on a disk, or, quicker, in memory.
+pub enum Place {
+    Disk(Disk),
+    Memory(MemoryFiles, PathBuf),
+}
+
+impl Place {
+    /// A new one of each kind.
+    pub fn each() -> [Self; 2] {
+        [Self::Disk(Disk::new()), Self::in_memory()]
+    }
+
+    pub fn in_memory() -> Self {
+        Self::Memory(MemoryFiles::new(), "/state".into())
+    }
+
+    pub fn open(&self) -> RocksDb {
+        match self {
+            Self::Disk(disk) => disk.open(),
+            Self::Memory(files, path) => {
+                let settings = RocksDbSettings { block_cache_bytes: 1 << 20, ..Default::default() };
+                RocksDb::open_in_memory(files, path, settings).unwrap_or_else(|error| panic!("{error}"))
+            }
+        }
+    }
+
+    /// What a crash leaves of `engine`, which is open here.
+    pub fn crash(&self, engine: &RocksDb) -> Self {
+        static COPIES: AtomicU64 = AtomicU64::new(0);
+        match self {
+            Self::Disk(disk) => Self::Disk(disk.copy()),
+            Self::Memory(files, _) => {
+                let path = PathBuf::from(format!("/copy{}", COPIES.fetch_add(1, Ordering::Relaxed)));
+                engine.crash_copy(&path).expect("a copy");
+                Self::Memory(files.clone(), path)
+            }
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Self::Memory(files, path) = self {
+            // It may be open still: then it stays until the test ends.
+            _ = files.remove(path);
+        }
     }
 }
 

@@ -1,14 +1,15 @@
 //! Random operations with restarts at random moments.
 
-use crate::disk::{Disk, append, publish, published};
+use crate::disk::{Disk, Place, append, publish, published};
 use metastore_engine::contract::Model;
 use metastore_engine::{Engine, KeyRange, Revision, RocksDb, Table, Usage, Version};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use std::collections::BTreeSet;
 
-/// Cases unless PROPTEST_CASES says otherwise, and operations in a case at most.
+/// Cases unless PROPTEST_CASES says otherwise, on disk and in memory, and operations in a case at most.
 const CASES: u32 = 16;
+const CASES_IN_MEMORY: u32 = 100;
 const OPERATIONS: usize = 100;
 
 const ALL: KeyRange<'static> = KeyRange { start: b"", end: None };
@@ -62,11 +63,20 @@ fn operations() -> impl Strategy<Value = Operation> {
 
 #[test]
 fn a_restart_finds_what_was_published_and_a_crash_what_was_flushed() {
-    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(CASES);
+    random_restarts(CASES, || Place::Disk(Disk::new()));
+}
+
+#[test]
+fn the_same_of_files_in_memory() {
+    random_restarts(CASES_IN_MEMORY, Place::in_memory);
+}
+
+fn random_restarts(cases: u32, place: fn() -> Place) {
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(cases);
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     TestRunner::new(config)
         .run(&prop::collection::vec(operations(), 1..OPERATIONS), |operations| {
-            let mut run = Run::new();
+            let mut run = Run::new(place());
             for operation in operations {
                 run.step(operation);
             }
@@ -78,11 +88,11 @@ fn a_restart_finds_what_was_published_and_a_crash_what_was_flushed() {
 
 struct Run {
     engine: RocksDb,
-    disk: Disk,
+    place: Place,
     /// Everything since the beginning, as if nothing was ever compacted.
     written: Model,
-    /// What was published: the revision is the index.
-    moments: Vec<Model>,
+    /// What was published, and the revision below which nothing is read then: the published revision is the index.
+    moments: Vec<(Model, i64)>,
     /// The revision that was published when the last flush began.
     flushed: usize,
     next: Revision,
@@ -92,13 +102,12 @@ struct Run {
 }
 
 impl Run {
-    fn new() -> Self {
-        let disk = Disk::new();
+    fn new(place: Place) -> Self {
         Self {
-            engine: disk.open(),
-            disk,
+            engine: place.open(),
+            place,
             written: Model::default(),
-            moments: vec![Model::default()],
+            moments: vec![(Model::default(), 0)],
             flushed: 0,
             next: Revision::new(1, 0),
             compacted: 0,
@@ -128,10 +137,12 @@ impl Run {
             Operation::Compact { at } => {
                 self.compacted = (self.published() * i64::from(at) / 255).max(self.compacted);
                 self.compacting = true;
+                // As a store does: what is dropped is refused by then, also by what a crash leaves.
+                self.publish();
                 self.step_compaction();
             }
             Operation::StepCompaction => self.step_compaction(),
-            Operation::Rewrite => self.engine.rewrite_superseded(),
+            Operation::Rewrite => self.engine.rewrite_files(),
             Operation::Defragment => {
                 self.engine.defragment().expect("defragment");
                 self.flushed = self.moments.len() - 1;
@@ -157,7 +168,7 @@ impl Run {
 
     fn publish(&mut self) {
         publish(&self.engine, self.next.main);
-        self.moments.push(self.written.clone());
+        self.moments.push((self.written.clone(), self.compacted));
         self.next = Revision::new(self.next.main + 1, 0);
     }
 
@@ -173,18 +184,18 @@ impl Run {
 
     fn restart(&mut self) {
         let moment = self.published();
-        let elsewhere = Disk::new();
+        let elsewhere = Place::in_memory();
         drop(std::mem::replace(&mut self.engine, elsewhere.open()));
-        self.engine = self.disk.open();
+        self.engine = self.place.open();
         assert_eq!(self.engine.published().revision, moment, "everything published is there, and no more");
         self.go_on(false);
     }
 
     fn crash(&mut self, finish: bool) {
-        let copy = self.disk.copy();
+        let copy = self.place.crash(&self.engine);
         // The engine first: the directory goes with what is replaced.
         self.engine = copy.open();
-        self.disk = copy;
+        self.place = copy;
         let found = self.engine.published().revision as usize;
         let (flushed, published) = (self.flushed, self.moments.len() - 1);
         assert!(flushed <= found && found <= published, "{found} was found, flushed {flushed}, published {published}");
@@ -197,10 +208,9 @@ impl Run {
         let revision = found.revision;
         assert_eq!(found, if revision == 0 { Default::default() } else { published(revision) });
         self.moments.truncate(revision as usize + 1);
-        self.written = self.moments[revision as usize].clone();
+        (self.written, self.compacted) = self.moments[revision as usize].clone();
         self.flushed = self.flushed.min(revision as usize);
         self.next = Revision::new(revision + 1, 0);
-        self.compacted = self.compacted.min(revision);
         self.compacting = false;
         self.compare();
         if finish {
@@ -228,6 +238,16 @@ impl Run {
             let mut rows = Vec::new();
             assert_eq!(engine.scan(ALL, at, usize::MAX, &mut rows).expect("scan"), None);
             assert_eq!(rows, written.live(ALL, at), "at {at}");
+            let mut count = 0;
+            assert_eq!(engine.count(ALL, at, &mut count).expect("count"), None);
+            assert_eq!(count, rows.len() as u64, "at {at}");
+            for key in (0..12).map(|key| format!("key{key}")) {
+                // A tombstone that some compaction dropped, or will drop, is as good as nothing.
+                let alive = |version: &&Version| !version.tombstone;
+                let found = engine.newest(key.as_bytes(), at).expect("newest");
+                let expected = written.newest(key.as_bytes(), at).filter(alive);
+                assert_eq!(found.as_ref().filter(alive), expected, "{key} at {at}");
+            }
         }
         // Some compaction dropped some of what it may drop.
         let stored = history(engine);

@@ -85,7 +85,7 @@ fn a_crash_after_files_were_rewritten_loses_nothing() {
     let (disk, engine) = filled();
     let before = answers(&engine, 1);
     compact(&engine, REVISIONS);
-    engine.rewrite_superseded();
+    engine.rewrite_files();
     let crashed = disk.copy();
     let found = crashed.open();
     assert_eq!(found.published(), published(REVISIONS));
@@ -115,13 +115,13 @@ fn what_is_forgotten_is_missed_by_no_reader() {
     let at = REVISIONS / 2;
     compact(&engine, at);
     let before = answers(&engine, at);
-    engine.rewrite_superseded();
+    engine.rewrite_files();
     assert_eq!(answers(&engine, at), before);
     engine.flush().expect("flush");
-    engine.rewrite_superseded();
+    engine.rewrite_files();
     assert_eq!(answers(&engine, at), before);
     drop(engine);
     let engine = disk.open();
-    engine.rewrite_superseded();
+    engine.rewrite_files();
     assert_eq!(answers(&engine, at), before);
 }

@@ -10,10 +10,9 @@ use super::{Medium, conf_state};
 
 /// A state that is to be sent: taken on the engine thread at once, opened and written on another.
 ///
-/// On Memory it is the state of the moment in which it was taken, and as long as it lives, no old version is dropped: history is
-/// pinned from its beginning, compactions wait, and the state grows by what they would have dropped. That is the one thing
-/// which sending to a slow follower costs; nothing else is kept back or copied but the small tables. An engine on disk is frozen
-/// by [`StateToSend::open`], which holds nothing back.
+/// On Memory it is the state of the moment in which it was taken. It holds nothing back, but as long as it lives, what
+/// compactions drop of it stays in memory: that is what sending to a slow follower costs. Only the small tables are
+/// copied. An engine on disk is frozen by [`StateToSend::open`].
 pub struct StateToSend(From);
 
 enum From {
@@ -37,10 +36,7 @@ impl StateToSend {
     pub fn open(self, mut message: raftpb::Message) -> Result<(raftpb::Message, Source), SnapshotError> {
         let source = match self.0 {
             From::Taken(source) => source,
-            From::ToBeFrozen(view) => match view.freeze()? {
-                Some(source) => source,
-                None => return Err(EngineError("an engine on disk cannot freeze its state".into()).into()),
-            },
+            From::ToBeFrozen(view) => view.freeze()?,
         };
         let conf_state = conf_state::stored(|table, key| source.row(table, key))?.map_err(SnapshotError::Damaged)?;
         let applied = source.applied();

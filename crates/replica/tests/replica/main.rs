@@ -27,6 +27,7 @@ macro_rules! each_engine {
     };
 }
 
+mod compacting;
 mod consensus;
 mod conversion;
 mod crash_points;

@@ -67,7 +67,7 @@ pub fn advance(replica: &mut Replica, output: &mut Output) -> Result<(), Fatal> 
     Ok(())
 }
 
-/// The same for a member that was just opened, whose snapshot nobody writes: it would hold up a compaction.
+/// The same for a member that was just opened, whose snapshot nobody writes.
 pub fn take_up(replica: &mut Replica, output: &mut Output) -> Result<(), Fatal> {
     advance(replica, output)?;
     output.snapshot = None;

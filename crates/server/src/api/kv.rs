@@ -138,12 +138,14 @@ async fn range_stream(
         member.read_barrier(&call).await?;
     }
     let view = member.view();
+    // A client that does not read holds back nothing: each piece is read from the state as it is then.
     let mut cursor = on_pool(move || view.cursor(&range_query(&request)).map_err(errors::unreadable)).await?;
     let target_bytes = member.limits.max_request_bytes;
     let mut keys = FIRST_CHUNK_KEYS;
     loop {
+        let view = member.view();
         let (rows, back) = on_pool(move || {
-            let rows = cursor.next_rows(keys).map_err(errors::unreadable)?;
+            let rows = cursor.next_rows(&view, keys).map_err(errors::unreadable)?;
             Ok((rows, cursor))
         })
         .await?;
@@ -162,7 +164,8 @@ async fn range_stream(
             return Ok(());
         }
     }
-    let last = on_pool(move || cursor.finish().map_err(errors::unreadable)).await?;
+    let view = member.view();
+    let last = on_pool(move || cursor.finish(&view).map_err(errors::unreadable)).await?;
     let frame = encode::range_chunk(Some(Header::new(&member.shared, last.revision)), &last)?;
     // A client that has gone needs no end.
     let _ = outbound.send(frame).await;

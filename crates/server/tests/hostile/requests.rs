@@ -118,7 +118,7 @@ impl Server {
         if check::range(&request).is_ok() {
             let view = self.store.view();
             let (at_once, in_steps) = (view.range(&range_query(&request)), view.cursor(&range_query(&request)));
-            let rows = in_steps.and_then(|mut cursor| cursor.next_rows(10)).map(|rows| rows.len());
+            let rows = in_steps.and_then(|mut cursor| cursor.next_rows(view, 10)).map(|rows| rows.len());
             assert_eq!(at_once.is_ok(), rows.is_ok());
         }
     }

@@ -39,9 +39,7 @@ impl Store {
     fn check_branch(&self, request: &TxnRequest, taken: &mut impl Iterator<Item = bool>) -> Applying<()> {
         for op in branch(request, next(taken)?) {
             let checked = match operation(op)? {
-                Request::RequestRange(range) => {
-                    self.view().readable_in_txn(range.revision, self.mvcc.current()).map(|_| ())
-                }
+                Request::RequestRange(range) => self.mvcc.readable_in_txn(range.revision).map(|_| ()),
                 Request::RequestPut(put) => self.check_put(put)?,
                 Request::RequestDeleteRange(_) => Ok(()),
                 Request::RequestTxn(txn) => self.check_branch(txn, taken)?,

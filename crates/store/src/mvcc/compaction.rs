@@ -1,7 +1,7 @@
 //! Compaction: old revisions are refused at once, and the versions that only they need are dropped bit by bit.
 //!
 //! ```text
-//!   compact ─▶ reads below are refused
+//!   compact, publish ─▶ reads below are refused
 //!          └─▶ CompactionHashJob     any thread: hashes what is there, and holds back the dropping meanwhile
 //!                compact_step ...    the writer, between other work: one bounded step each
 //!                finished            the hash is remembered
@@ -91,12 +91,13 @@ impl CompactionHashJob {
 }
 
 impl Mvcc {
-    /// Refuses reads below `revision` from now on and schedules the dropping of versions that nobody can read any more.
+    /// Schedules the dropping of versions that nobody can read any more. Reads below `revision` are refused from the
+    /// next [`Mvcc::publish`] on.
     ///
     /// # Errors
     /// Outside: the medium failed. Inside: [`Refusal::Compacted`] or [`Refusal::FutureRevision`].
     pub fn compact(&mut self, revision: i64) -> Result<std::result::Result<(), Refusal>> {
-        let before = self.view.compact_revision();
+        let before = self.compacted;
         if revision <= before {
             return Ok(Err(Refusal::Compacted));
         }
@@ -118,7 +119,7 @@ impl Mvcc {
             });
         }
         if !metastore_mutants::on(Mutant::CompactRevisionNotRaised) {
-            self.view.set_compact_revision(revision);
+            self.compacted = revision;
         }
         self.compaction = Some(compaction);
         Ok(Ok(()))

@@ -116,7 +116,8 @@ impl View {
     /// # Errors
     /// [`Refusal::Compacted`] and [`Refusal::FutureRevision`], or a failed medium.
     pub fn hash_kv(&self, revision: i64) -> Result<HashKv, ReadError> {
-        let _pin = self.pin_all();
+        // Pinned before the newest revision is read, so that this is not below the compacted one.
+        let (compact_revision, _pin) = self.pin_compacted();
         let current = self.revision();
         if let Some(remembered) = self.compaction_hashes().of(revision) {
             return Ok(HashKv { revision: current, ..remembered });
@@ -124,7 +125,6 @@ impl View {
         if revision > current {
             return Err(Refusal::FutureRevision.into());
         }
-        let compact_revision = self.compact_revision();
         if revision > 0 && revision < compact_revision {
             return Err(Refusal::Compacted.into());
         }
@@ -151,12 +151,12 @@ impl View {
     }
 
     /// Hashes the whole state as etcd's Hash does: the name of each bucket, then its rows, in order; without the rows that
-    /// differ between members.
+    /// differ between members. While a compaction is under way it tells how far that is, as in etcd.
     ///
     /// # Errors
     /// If the medium failed.
     pub fn hash(&self) -> Result<u32, ReadError> {
-        let _pin = self.pin_all();
+        let (_, _pin) = self.pin_compacted();
         let revision = self.revision();
         let mut hash = 0;
         for table in Table::ALL {

@@ -26,9 +26,10 @@ pub use views::Views;
 
 use std::sync::Arc;
 
-use metastore_engine::{Engine, KeyRange, Revision, Row, Version};
+use metastore_engine::{Applied, Engine, KeyRange, Published, Revision, Row, Version};
 use metastore_mutants::Mutant;
 
+use crate::Refusal;
 use crate::watch::Change;
 use compaction::Compaction;
 use row::KeyValue;
@@ -44,6 +45,8 @@ pub struct Mvcc {
     view: View,
     /// The newest complete revision.
     current: i64,
+    /// The revision below which reads are refused. Readers see it once it is published.
+    compacted: i64,
     /// What the transaction that is open changed so far, in order.
     changes: Vec<Change>,
     compaction: Option<Compaction>,
@@ -71,7 +74,7 @@ impl Mvcc {
             let why = format!("the state is damaged: compacted at revision {at}, but the newest is {current}");
             return Err(metastore_engine::EngineError(why));
         }
-        Ok(Self { view: View::new(engine, at), current, changes: Vec::new(), compaction })
+        Ok(Self { view: View::new(engine, at), current, compacted: at, changes: Vec::new(), compaction })
     }
 
     pub fn view(&self) -> &View {
@@ -81,6 +84,22 @@ impl Mvcc {
     /// The newest complete revision.
     pub fn current(&self) -> i64 {
         self.current
+    }
+
+    /// [`View::readable_in_txn`] for the writer, who must not wait for a compaction to be published.
+    ///
+    /// # Errors
+    /// As [`View::readable`].
+    pub fn readable_in_txn(&self, revision: i64) -> Result<i64, Refusal> {
+        view::readable_in_txn(revision, self.current, self.compacted)
+    }
+
+    /// Lets readers see everything up to the newest complete revision. Only then are they refused what a compaction
+    /// among it compacts: until then there is no newer revision that they could read instead.
+    pub fn publish(&mut self, applied: Applied) -> metastore_engine::Result<()> {
+        self.view.engine().publish(Published { revision: self.current, applied })?;
+        self.view.set_compact_revision(self.compacted);
+        Ok(())
     }
 
     /// The revision that a read inside the open transaction sees.

@@ -265,10 +265,14 @@ fn without_value(row: &Row, target: Target) -> Row {
 }
 
 /// A range that is read in pieces, at the revision that was current when it began.
+///
+/// Between two pieces it holds nothing: neither what a compaction drops nor a state whose place another one has taken.
+/// A client may take as long as it likes to read a piece. So each piece is read from the state as it is then, and is
+/// refused if its revision was compacted in the meantime, as in etcd.
 pub struct RangeCursor {
-    view: View,
-    _pin: Pin,
     at: i64,
+    /// The current revision is asked for and nothing was read yet: a compaction that comes first moves `at`.
+    unfixed: bool,
     revision: i64,
     end: Option<Vec<u8>>,
     next: Option<Vec<u8>>,
@@ -284,9 +288,9 @@ impl View {
     /// # Errors
     /// As [`View::range`].
     pub fn cursor(&self, query: &RangeQuery<'_>) -> Result<RangeCursor, ReadError> {
+        let unfixed = query.revision <= 0;
         let revision = self.revision();
-        let at = self.readable(query.revision, revision)?;
-        let pin = self.pin(at)?;
+        let at = if unfixed { revision } else { self.readable(query.revision, revision)? };
         let end = if query.range_end.is_empty() {
             Some([query.key, &[0]].concat())
         } else {
@@ -298,19 +302,40 @@ impl View {
             (false, 0) => usize::MAX,
             (false, limit) => limit,
         };
-        let (view, next) = (self.clone(), Some(query.key.to_vec()));
-        Ok(RangeCursor { view, _pin: pin, at, revision, end, next, left, keys_only: query.keys_only, count: 0 })
+        let next = Some(query.key.to_vec());
+        Ok(RangeCursor { at, unfixed, revision, end, next, left, keys_only: query.keys_only, count: 0 })
     }
 }
 
 impl RangeCursor {
-    /// The next rows, at most `limit`; empty at the end of the range or of its limit.
-    pub fn next_rows(&mut self, limit: usize) -> Result<Vec<Row>, ReadError> {
+    /// Keeps what one piece needs.
+    fn pin(&mut self, view: &View) -> Result<Pin, ReadError> {
+        loop {
+            match view.pin(self.at) {
+                Err(_compacted) if self.unfixed => {
+                    self.revision = view.revision();
+                    self.at = self.revision;
+                }
+                pinned => {
+                    self.unfixed = false;
+                    return Ok(pinned?);
+                }
+            }
+        }
+    }
+
+    /// The next rows, at most `limit`, from the state as it is now; empty at the end of the range or of its limit.
+    ///
+    /// # Errors
+    /// [`crate::Refusal::Compacted`] if the revision was compacted since, or a failed medium.
+    pub fn next_rows(&mut self, view: &View, limit: usize) -> Result<Vec<Row>, ReadError> {
         let wanted = limit.min(self.left);
         let mut versions = Vec::new();
-        if let Some(start) = self.next.take_if(|_| wanted > 0) {
+        if wanted > 0 && self.next.is_some() {
+            let _pin = self.pin(view)?;
+            let start = self.next.take().unwrap_or_default();
             let range = KeyRange { start: &start, end: self.end.as_deref() };
-            self.next = self.view.collect(range, self.at, wanted, &mut versions)?;
+            self.next = view.collect(range, self.at, wanted, &mut versions)?;
         }
         self.left -= versions.len();
         self.count += versions.len() as i64;
@@ -320,12 +345,16 @@ impl RangeCursor {
     }
 
     /// What stands in the answer beside the rows, once no more of them are wanted.
-    pub fn finish(mut self) -> Result<RangeReply, ReadError> {
+    ///
+    /// # Errors
+    /// As [`RangeCursor::next_rows`].
+    pub fn finish(mut self, view: &View) -> Result<RangeReply, ReadError> {
         let returned = self.count;
+        let _pin = self.next.is_some().then(|| self.pin(view)).transpose()?;
         while let Some(start) = self.next.take() {
             let mut count = 0;
             let range = KeyRange { start: &start, end: self.end.as_deref() };
-            self.next = self.view.engine().count(range, self.at, &mut count)?;
+            self.next = view.engine().count(range, self.at, &mut count)?;
             self.count += count as i64;
         }
         // Without rows asked for there is nothing that a limit could have cut off.

@@ -22,7 +22,8 @@ pub struct View {
 
 struct Shared {
     engine: Arc<dyn Engine>,
-    /// Set before the first version is dropped; a reader that looks at it after reading knows whether to trust what it read.
+    /// Raised when the compaction is published, before the first version is dropped: a reader that looks at it after
+    /// reading knows whether to trust what it read. It is never greater than the published revision.
     compact_revision: AtomicI64,
     pins: Mutex<BTreeMap<i64, usize>>,
     compaction_hashes: Mutex<CompactionHashes>,
@@ -96,11 +97,7 @@ impl View {
     /// # Errors
     /// [`Refusal::FutureRevision`] and [`Refusal::Compacted`], as etcd.
     pub fn readable(&self, revision: i64, current: i64) -> Result<i64, Refusal> {
-        if revision > current {
-            return Err(Refusal::FutureRevision);
-        }
-        let at = if revision <= 0 { current } else { revision };
-        if at < self.compact_revision() { Err(Refusal::Compacted) } else { Ok(at) }
+        readable(revision, current, self.compact_revision())
     }
 
     /// [`View::readable`] for a range of a transaction, where etcd takes 0 alone for the current revision, and holds a
@@ -109,10 +106,7 @@ impl View {
     /// # Errors
     /// As [`View::readable`].
     pub fn readable_in_txn(&self, revision: i64, current: i64) -> Result<i64, Refusal> {
-        if revision < 0 && revision < self.compact_revision() {
-            return Err(Refusal::Compacted);
-        }
-        self.readable(revision, current)
+        readable_in_txn(revision, current, self.compact_revision())
     }
 
     /// Keeps what reads at `revision` or later need.
@@ -126,11 +120,17 @@ impl View {
         if revision < self.compact_revision() { Err(Refusal::Compacted) } else { Ok(pin) }
     }
 
-    /// Keeps every version that is stored now, and those that a compaction under way was about to drop, too: who reads all of
-    /// history step by step must not see a version that was deleted and miss what deleted it.
-    pub fn pin_all(&self) -> Pin {
-        *self.shared.pins.lock().entry(i64::MIN).or_insert(0) += 1;
-        Pin { shared: self.shared.clone(), revision: i64::MIN }
+    /// Keeps what reads at the compacted revision or later need, and returns that revision. What a compaction has still
+    /// to drop is not kept: a compaction that is under way goes on, and only a later one waits for the pin. So readers
+    /// of all of history that follow one another never hold up a compaction for longer than one of them takes.
+    pub(super) fn pin_compacted(&self) -> (i64, Pin) {
+        loop {
+            let compacted = self.compact_revision();
+            // Refused only if another compaction was published between the two looks.
+            if let Ok(pin) = self.pin(compacted) {
+                return (compacted, pin);
+            }
+        }
     }
 
     /// Whether someone still reads below `revision`.
@@ -142,6 +142,23 @@ impl View {
     pub fn history(&self, from: Revision, to: i64, rows: &mut Vec<Version>) -> Result<Option<Revision>, EngineError> {
         self.shared.engine.history(from, to, rows)
     }
+}
+
+/// See [`View::readable`].
+fn readable(revision: i64, current: i64, compacted: i64) -> Result<i64, Refusal> {
+    if revision > current {
+        return Err(Refusal::FutureRevision);
+    }
+    let at = if revision <= 0 { current } else { revision };
+    if at < compacted { Err(Refusal::Compacted) } else { Ok(at) }
+}
+
+/// See [`View::readable_in_txn`].
+pub(super) fn readable_in_txn(revision: i64, current: i64, compacted: i64) -> Result<i64, Refusal> {
+    if revision < 0 && revision < compacted {
+        return Err(Refusal::Compacted);
+    }
+    readable(revision, current, compacted)
 }
 
 /// What watchers that are behind read.

@@ -7,59 +7,38 @@ use metastore_mutants::Mutant;
 
 use super::{BLOCK_BYTES, FORMAT, HEADER_BYTES, KEY_TABLE, MAGIC, SnapshotError, table_code};
 use crate::Store;
-use crate::mvcc::{Pin, View};
+use crate::mvcc::View;
 use crate::schema::revision_key;
 
-/// Keys and values of a small table.
-type Rows = Vec<(Vec<u8>, Vec<u8>)>;
-
-/// A consistent state at one log position.
-pub struct Source {
-    published: Published,
-    state: State,
-}
-
-enum State {
-    /// Beside the writer: versions have revisions, but tables have none and were copied. Holds back the dropping of old versions.
-    Live { view: View, tables: Vec<(Table, Rows)>, _pin: Pin },
-    /// The engine's own copy, which nobody writes.
-    Frozen(Arc<dyn Engine>),
-}
+/// A consistent state at one log position: the engine's own copy, which nobody writes, and which holds nothing back.
+pub struct Source(Arc<dyn Engine>);
 
 impl Store {
-    /// Takes the state as it was last published, at once; everything that was applied must be published. The small tables
-    /// are copied, the versioned keys are not. Old versions are not dropped as long as the source lives.
+    /// Takes the state as it was last published; everything that was applied must be published. Waits for the medium if
+    /// the engine outlives the process; else it is taken at once, and what compactions drop stays in memory as long as
+    /// it lives.
     ///
     /// # Errors
     /// If the medium failed.
     pub fn snapshot(&self) -> Result<Source, EngineError> {
-        let view = self.view().clone();
-        let pin = view.pin_all();
-        let published = view.published();
-        let tables = Table::ALL
-            .into_iter()
-            .map(|table| Ok((table, self.engine.rows(table, b"")?)))
-            .collect::<Result<_, EngineError>>()?;
-        Ok(Source { published, state: State::Live { view, tables, _pin: pin } })
+        Ok(Source(self.engine.checkpoint()?))
     }
 }
 
 impl View {
-    /// Takes the state as it was last published from an engine that can freeze it; `None` if it cannot, and then
-    /// [`Store::snapshot`] can. Holds nothing back. Waits for the medium, so it is not for the writer's thread.
+    /// As [`Store::snapshot`], from any thread, of an engine that outlives the process.
     ///
     /// # Errors
     /// If the medium failed.
-    pub fn freeze(&self) -> Result<Option<Source>, EngineError> {
-        let frozen = self.engine().checkpoint()?;
-        Ok(frozen.map(|engine| Source { published: engine.published(), state: State::Frozen(engine) }))
+    pub fn freeze(&self) -> Result<Source, EngineError> {
+        Ok(Source(self.engine().checkpoint()?))
     }
 }
 
 impl Source {
     /// The log position of the state.
     pub fn applied(&self) -> Applied {
-        self.published.applied
+        self.0.published().applied
     }
 
     /// A row of a small table, as it is in this state.
@@ -67,13 +46,7 @@ impl Source {
     /// # Errors
     /// If the medium failed.
     pub fn row(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
-        match &self.state {
-            State::Live { tables, .. } => {
-                let rows = tables.iter().find(|(of, _)| *of == table).map_or(&[][..], |(_, rows)| rows);
-                Ok(rows.iter().find(|(of, _)| of == key).map(|(_, value)| value.clone()))
-            }
-            State::Frozen(engine) => engine.get(table, key),
-        }
+        self.0.get(table, key)
     }
 
     /// Writes the stream in pieces of about 256 KiB.
@@ -93,7 +66,7 @@ impl Source {
     }
 
     fn header(&self) -> Vec<u8> {
-        let Published { revision, applied } = self.published;
+        let Published { revision, applied } = self.0.published();
         let mut header = Vec::with_capacity(HEADER_BYTES);
         header.extend_from_slice(MAGIC);
         header.extend_from_slice(&FORMAT.to_le_bytes());
@@ -109,14 +82,7 @@ impl Source {
         block: &mut Block,
         write: &mut impl FnMut(&[u8]) -> std::io::Result<()>,
     ) -> Result<(), SnapshotError> {
-        let read;
-        let rows = match &self.state {
-            State::Live { tables, .. } => tables.iter().find(|(of, _)| *of == table).map_or(&[][..], |(_, rows)| rows),
-            State::Frozen(engine) => {
-                read = engine.rows(table, b"")?;
-                &read[..]
-            }
-        };
+        let rows = self.0.rows(table, b"")?;
         Ok(rows.iter().try_for_each(|(key, value)| block.row(table_code(table), key, value, write))?)
     }
 
@@ -125,15 +91,11 @@ impl Source {
         block: &mut Block,
         write: &mut impl FnMut(&[u8]) -> std::io::Result<()>,
     ) -> Result<(), SnapshotError> {
-        let engine = match &self.state {
-            State::Live { view, .. } => view.engine(),
-            State::Frozen(engine) => engine.as_ref(),
-        };
-        let to = self.published.revision - i64::from(metastore_mutants::on(Mutant::StateLacksLastRevision));
+        let to = self.0.published().revision - i64::from(metastore_mutants::on(Mutant::StateLacksLastRevision));
         let mut from = Some(Revision::default());
         let mut versions: Vec<Version> = Vec::new();
         while let Some(next) = from {
-            from = engine.history(next, to, &mut versions)?;
+            from = self.0.history(next, to, &mut versions)?;
             for version in versions.drain(..) {
                 block.row(KEY_TABLE, &revision_key(version.revision, version.tombstone), &version.row, write)?;
             }

@@ -20,6 +20,8 @@ mod golden;
 mod hostile;
 mod model;
 mod opening;
+mod pins;
 mod replaced;
 mod script;
 mod streams;
+mod watched;

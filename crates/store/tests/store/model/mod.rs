@@ -178,9 +178,9 @@ impl Pair {
         let mut cursor = self.store.view().cursor(&range_query(request)).map_err(refusal)?;
         let mut rows = Vec::new();
         loop {
-            let more = cursor.next_rows(CURSOR_ROWS).unwrap();
+            let more = cursor.next_rows(self.store.view(), CURSOR_ROWS).unwrap();
             if more.is_empty() {
-                return Ok(RangeReply { rows, ..cursor.finish().unwrap() });
+                return Ok(RangeReply { rows, ..cursor.finish(self.store.view()).unwrap() });
             }
             rows.extend(more);
         }

@@ -1,0 +1,127 @@
+//! A frozen copy of the state.
+
+use std::sync::{Arc, OnceLock};
+
+use super::history::{Entry, History};
+use super::index::Index;
+use super::versions::Stored;
+use super::{COUNT_STEP, Tables, rows_of};
+use crate::{
+    Applied, Engine, EngineError, KeyRange, Mark, Published, Result, Revision, STEP, Statistic, Table, Usage, Version,
+};
+
+/// The state as it was published at one moment. Versions are shared with the state that it is a copy of, tables are
+/// copied.
+pub(super) struct Frozen {
+    pub(super) history: History,
+    pub(super) tables: Tables,
+    pub(super) published: Published,
+    pub(super) usage: Usage,
+    pub(super) mark: Mark,
+    /// Made when a key is looked for: whoever writes the state to a stream reads history alone.
+    pub(super) index: OnceLock<Index>,
+}
+
+impl Frozen {
+    fn index(&self) -> &Index {
+        self.index.get_or_init(|| {
+            let mut index = Index::default();
+            for Entry { key, stored } in self.history.up_to(self.published.revision) {
+                index.append(key, stored.clone());
+            }
+            index
+        })
+    }
+
+    fn refused<T>() -> Result<T> {
+        Err(EngineError("a checkpoint is not written".to_owned()))
+    }
+}
+
+impl Engine for Frozen {
+    fn append(&self, _: &[u8], _: Version) -> Result<()> {
+        Self::refused()
+    }
+
+    fn put(&self, _: Table, _: &[u8], _: &[u8]) -> Result<()> {
+        Self::refused()
+    }
+
+    fn delete(&self, _: Table, _: &[u8]) -> Result<()> {
+        Self::refused()
+    }
+
+    fn publish(&self, _: Published) -> Result<()> {
+        Self::refused()
+    }
+
+    fn compact_step(&self, _: i64) -> Result<bool> {
+        Self::refused()
+    }
+
+    fn begin_compaction(&self, _: i64) {}
+
+    fn set_mark(&self, _: Mark) {}
+
+    fn outlives_process(&self) -> bool {
+        false
+    }
+
+    fn flush(&self) -> Result<Applied> {
+        Ok(self.published.applied)
+    }
+
+    fn checkpoint(&self) -> Result<Arc<dyn Engine>> {
+        Ok(Arc::new(Self {
+            history: self.history.clone(),
+            tables: self.tables.clone(),
+            mark: self.mark.clone(),
+            index: OnceLock::new(),
+            ..*self
+        }))
+    }
+
+    fn defragment(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn statistics(&self) -> Vec<Statistic> {
+        Vec::new()
+    }
+
+    fn published(&self) -> Published {
+        self.published
+    }
+
+    fn newest(&self, key: &[u8], at: i64) -> Result<Option<Version>> {
+        Ok(self.index().newest(key, at).map(Stored::version))
+    }
+
+    fn scan(&self, range: KeyRange<'_>, at: i64, limit: usize, rows: &mut Vec<Version>) -> Result<Option<Vec<u8>>> {
+        Ok(self.index().scan(range, at, limit, STEP, rows).map(<[u8]>::to_vec))
+    }
+
+    fn count(&self, range: KeyRange<'_>, at: i64, count: &mut u64) -> Result<Option<Vec<u8>>> {
+        Ok(self.index().count(range, at, COUNT_STEP, count).map(<[u8]>::to_vec))
+    }
+
+    fn history(&self, from: Revision, to: i64, rows: &mut Vec<Version>) -> Result<Option<Revision>> {
+        Ok(self.history.read(from, to.min(self.published.revision), STEP, rows))
+    }
+
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        Ok(self.tables[table as usize].get(key).cloned())
+    }
+
+    fn rows(&self, table: Table, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        Ok(rows_of(&self.tables, table, prefix))
+    }
+
+    fn usage(&self) -> Usage {
+        self.usage
+    }
+
+    fn mark(&self) -> Mark {
+        self.mark.clone()
+    }
+}

@@ -1,0 +1,127 @@
+//! Where many rows of `current` are dead, so that rewriting their files is worth its while.
+//!
+//! Dead rows among as many living ones cost a reader little, and go when RocksDB rewrites their files anyway. But a
+//! range in which everything was deleted, or the head of a queue, is nothing but dead rows, and every list that begins
+//! there passes them all. The walk of a compaction meets the deletions in their order. A range delete writes its
+//! tombstones in the order of the keys, and so does a consumer of a queue: ascending keys make a [`Run`].
+
+/// A shorter run is not worth a rewriting of its own.
+const RUN_ROWS: u64 = 1024;
+/// Runs at most that are remembered; of more, the rows count as scattered.
+const MOST_RUNS: usize = 64;
+/// A flush is asked for, and files are rewritten, when so many rows are dead: a list passes fewer of them in a few
+/// milliseconds.
+pub(super) const MANY_ROWS: u64 = 16 << 10;
+/// All files are rewritten when one stored row in so many is a dead one.
+const SCATTERED_SHARE: u64 = 4;
+/// Files of a run are not rewritten if they hold so many times its bytes: most of it is alive.
+const MOST_REWRITTEN: u64 = 16;
+
+/// Dead rows that were not rewritten yet, as far as is known: since the last start, and perhaps more than there are.
+#[derive(Debug, Default)]
+pub(super) struct DeadRows {
+    rows: u64,
+    runs: Vec<Run>,
+    open: Run,
+}
+
+/// Dead rows in the order of their keys.
+#[derive(Debug, Default)]
+pub(super) struct Run {
+    pub(super) first: Vec<u8>,
+    pub(super) last: Vec<u8>,
+    rows: u64,
+    bytes: u64,
+}
+
+/// What is to be rewritten.
+#[derive(Debug)]
+pub(super) enum Rewrite {
+    All,
+    Runs(Vec<Run>),
+}
+
+impl DeadRows {
+    /// Takes note of a row that died, in the order of the deaths.
+    pub(super) fn add(&mut self, key: &[u8], row_bytes: u32) {
+        if self.open.rows > 0 && key <= &self.open.last[..] {
+            self.close();
+        }
+        let run = &mut self.open;
+        if run.rows == 0 {
+            run.first = key.to_vec();
+        }
+        run.last.clear();
+        run.last.extend_from_slice(key);
+        run.rows += 1;
+        run.bytes += key.len() as u64 + u64::from(row_bytes);
+        self.rows += 1;
+    }
+
+    fn close(&mut self) {
+        let run = std::mem::take(&mut self.open);
+        if run.rows >= RUN_ROWS && self.runs.len() < MOST_RUNS {
+            self.runs.push(run);
+        }
+    }
+
+    /// All files are rewritten.
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Whether a flush should come, though little may have been written. `stored` is how many rows there are in all.
+    pub(super) fn are_many(&self, stored: u64) -> bool {
+        let long = |run: &&Run| run.rows >= RUN_ROWS;
+        let in_runs: u64 = self.runs.iter().chain([&self.open]).filter(long).map(|run| run.rows).sum();
+        in_runs >= MANY_ROWS || self.are_scattered(stored)
+    }
+
+    fn are_scattered(&self, stored: u64) -> bool {
+        self.rows >= MANY_ROWS && self.rows >= stored / SCATTERED_SHARE
+    }
+
+    /// Takes what is to be rewritten, if there is enough of it.
+    pub(super) fn take(&mut self, stored: u64) -> Option<Rewrite> {
+        if !self.are_many(stored) {
+            return None;
+        }
+        let all = self.are_scattered(stored);
+        self.close();
+        let Self { runs, .. } = std::mem::take(self);
+        Some(if all { Rewrite::All } else { Rewrite::Runs(runs) })
+    }
+}
+
+impl Run {
+    /// Whether its rows make up enough of files of so many bytes.
+    pub(super) fn is_dense(&self, bytes: u64) -> bool {
+        bytes <= self.bytes.saturating_mul(MOST_REWRITTEN)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(number: u64) -> Vec<u8> {
+        format!("key{number:08}").into_bytes()
+    }
+
+    #[test]
+    fn a_long_run_is_rewritten_and_scattered_rows_only_when_they_are_a_good_part_of_all() {
+        let mut dead = DeadRows::default();
+        (0..MANY_ROWS).for_each(|number| dead.add(&key(number), 10));
+        assert!(dead.are_many(u64::MAX));
+        dead.add(&key(0), 10);
+        let Some(Rewrite::Runs(runs)) = dead.take(u64::MAX) else { panic!("runs") };
+        assert_eq!(runs.len(), 1);
+        assert_eq!((&runs[0].first, &runs[0].last), (&key(0), &key(MANY_ROWS - 1)));
+        assert!(runs[0].is_dense(MANY_ROWS * 21) && !runs[0].is_dense(MANY_ROWS * 21 * (MOST_REWRITTEN + 1)));
+        assert!(dead.take(0).is_none(), "they are rewritten once");
+
+        (0..MANY_ROWS).for_each(|number| dead.add(&key(number * 7919 % MANY_ROWS), 10));
+        assert!(!dead.are_many(MANY_ROWS * SCATTERED_SHARE + SCATTERED_SHARE));
+        assert!(matches!(dead.take(MANY_ROWS * SCATTERED_SHARE), Some(Rewrite::All)));
+    }
+}
