@@ -23,6 +23,8 @@ use log::SharedLog;
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
 /// How often the end of a process is looked for: the standard library has no wait with a deadline.
 const EXIT_POLL: Duration = Duration::from_millis(5);
+/// How long the last lines of an ended process may take to be read from its pipe.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A temporary directory, removed with its contents on drop.
 pub struct Directory(PathBuf);
@@ -259,7 +261,13 @@ impl Member {
         let child = self.child();
         child.kill().expect("a child can be killed");
         child.wait().expect("a child can be waited for");
+        self.process_ended();
+    }
+
+    /// The pipe of a process that has ended may still hold its last lines: they are read before a test looks at the log.
+    fn process_ended(&mut self) {
         self.started = None;
+        self.log.wait_until_closed(DRAIN_PATIENCE);
     }
 
     /// The harshest end that there is: kill -9, or inside this process the same as [`Member::stop`].
@@ -308,7 +316,7 @@ impl Member {
         let child = self.child();
         loop {
             if let Some(status) = child.try_wait().expect("a child can be waited for") {
-                self.started = None;
+                self.process_ended();
                 return Some(status);
             }
             if Instant::now() > deadline {
@@ -318,8 +326,8 @@ impl Member {
         }
     }
 
-    /// The lines that this process wrote to stderr so far. Inside this process there is no log, but for why the member
-    /// does not start or cannot go on.
+    /// The lines that this process wrote to stderr: all of them once it has ended, those that were read so far while it runs.
+    /// Inside this process there is no log, but for why the member does not start or cannot go on.
     pub fn log(&self) -> Vec<String> {
         self.log.lines()
     }
@@ -371,4 +379,24 @@ pub fn free_address() -> String {
         }
     }
     panic!("no port from {FIRST} on is free");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// More lines than a pipe holds, so that its reader is behind when the process ends.
+    const LINES: usize = 20_000;
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn the_log_of_a_process_that_has_ended_is_whole() {
+        let mut member = Member::new(&Server::process("true".into()), &[]);
+        member.wrap_in(&["sh".into(), "-c".into(), format!("seq 1 {LINES} >&2")]);
+        for _ in 0..20 {
+            member.launch().unwrap();
+            assert!(member.wait_exit(PATIENCE).is_some());
+            assert_eq!(member.log().len(), LINES);
+        }
+    }
 }

@@ -52,8 +52,9 @@ fn a_follower_behind_a_compacted_log_gets_a_snapshot(engines: Engines) {
     load.progress(WRITES);
     load.stop().check(&cluster);
     let leader = cluster.leader();
-    let log = cluster.member(leader).log();
-    assert!(log.iter().any(|line| line.contains(SENT_SNAPSHOT)), "the leader sent no snapshot: write more");
+    cluster.eventually("the leader says that it sent a snapshot, or this test must write more", |cluster| {
+        cluster.member(leader).log().iter().any(|line| line.contains(SENT_SNAPSHOT)).then_some(())
+    });
 
     // What came as a snapshot is on disk.
     cluster.kill(behind);
