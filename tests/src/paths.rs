@@ -12,6 +12,7 @@ pub const LEASE_REVOKE: &str = "/etcdserverpb.Lease/LeaseRevoke";
 pub const LEASE_KEEP_ALIVE: &str = "/etcdserverpb.Lease/LeaseKeepAlive";
 pub const LEASE_TIME_TO_LIVE: &str = "/etcdserverpb.Lease/LeaseTimeToLive";
 pub const LEASE_LEASES: &str = "/etcdserverpb.Lease/LeaseLeases";
+pub const ALARM: &str = "/etcdserverpb.Maintenance/Alarm";
 pub const STATUS: &str = "/etcdserverpb.Maintenance/Status";
 pub const DEFRAGMENT: &str = "/etcdserverpb.Maintenance/Defragment";
 pub const HASH: &str = "/etcdserverpb.Maintenance/Hash";

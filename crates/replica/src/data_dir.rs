@@ -14,7 +14,7 @@ use std::sync::Arc;
 use metastore_engine::{Applied, EngineError};
 use serde::{Deserialize, Serialize};
 
-use crate::disk::{DirLock, Disk, DiskError};
+use crate::disk::{DirLock, Disk, DiskError, LOST_AND_FOUND};
 use crate::wal::WalError;
 
 const IDENTITY_FILE: &str = "identity.json";
@@ -108,6 +108,10 @@ pub struct Identity {
     /// Hexadecimal, as etcd prints ids.
     pub member_id: String,
     pub cluster_id: String,
+    /// A random number of 16 hexadecimal digits, drawn once for each directory: two that were founded alike differ in it, a
+    /// directory and its copies do not. Versions before this field wrote none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<String>,
     /// The directory of the state, where that is not the usual one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
@@ -120,8 +124,22 @@ impl Identity {
             engine: engine.into(),
             member_id: format!("{member_id:x}"),
             cluster_id: format!("{cluster_id:x}"),
+            directory: None,
             state: None,
         }
+    }
+
+    /// Gives the directory a name, if it has none. Returns whether it got one.
+    pub fn name_directory(&mut self, name: Option<u64>) -> bool {
+        let missing = self.directory.is_none();
+        if missing {
+            self.directory = name.map(|name| format!("{name:016x}"));
+        }
+        missing && name.is_some()
+    }
+
+    pub fn directory(&self) -> Option<u64> {
+        u64::from_str_radix(self.directory.as_ref()?, 16).ok()
     }
 
     fn state_name(&self) -> &str {
@@ -232,8 +250,11 @@ impl DataDir {
         self.paths.member().join(IDENTITY_FILE)
     }
 
+    /// What is in a directory, if there is one. It may be the root of a file system of its own.
     pub fn names(&self, path: &Path) -> Result<Vec<String>, DiskError> {
-        Ok(if self.disk.exists(path)? { self.disk.list(path)? } else { Vec::new() })
+        let mut names = if self.disk.exists(path)? { self.disk.list(path)? } else { Vec::new() };
+        names.retain(|name| name != LOST_AND_FOUND);
+        Ok(names)
     }
 
     pub fn identity(&self) -> Result<Option<Identity>, OpenError> {
@@ -246,6 +267,9 @@ impl DataDir {
         if identity.format != FORMAT {
             let why = format!("format {}, but this version reads format {FORMAT}", identity.format);
             return Err(OpenError::refused(&path, why));
+        }
+        if let Some(name) = identity.directory.as_ref().filter(|_| identity.directory().is_none()) {
+            return Err(OpenError::refused(&path, format!("damaged: directory {name:?} is not a hexadecimal number")));
         }
         if let Some(name) = identity.state.as_ref().filter(|name| !is_state_name(name)) {
             return Err(OpenError::refused(&path, format!("damaged: {name:?} is not the directory of a state")));
@@ -273,8 +297,8 @@ impl DataDir {
         member_id: u64,
         cluster_id: u64,
     ) -> Result<(), OpenError> {
-        let log = Identity { state: own.state.clone(), ..Identity::new(&own.engine, member_id, cluster_id) };
-        if log == *own {
+        let log = Identity::new(&own.engine, member_id, cluster_id);
+        if (&log.member_id, &log.cluster_id) == (&own.member_id, &own.cluster_id) {
             return Ok(());
         }
         let other = if recorded { "the state is that" } else { "there is no state, and the settings are those" };

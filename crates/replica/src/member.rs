@@ -55,13 +55,16 @@ pub struct Settings {
     pub flush_log_bytes: u64,
     /// Segments of the log; the default suits everyone but a test.
     pub log: Options,
+    /// The name that a data directory without one is given at this start: random. With `None` it stays without.
+    pub new_directory: Option<u64>,
 }
 
 impl Settings {
     pub fn new(engine: &'static str, timing: Timing, keep_entries: usize) -> Self {
         let (snapshot_log_bytes, flush_log_bytes) = (SNAPSHOT_LOG_BYTES, FLUSH_LOG_BYTES);
         let (max_learners, log) = (MAX_LEARNERS, Options::default());
-        Self { engine, timing, keep_entries, max_learners, snapshot_log_bytes, flush_log_bytes, log }
+        let new_directory = None;
+        Self { engine, timing, keep_entries, max_learners, snapshot_log_bytes, flush_log_bytes, log, new_directory }
     }
 }
 
@@ -93,6 +96,13 @@ pub enum Fatal {
          that one first if this one is to be kept"
     )]
     Twin { id: u64, url: String },
+    /// The other members know a process as this member that has a directory of another founding.
+    #[error(
+        "another process runs as member {id:x}, at {url}, with a data directory of its own: both were founded with the same \
+         names, peer URLs and token. Give this one peer URLs or an --initial-cluster-token of its own and an empty data \
+         directory; or end the other one first if this one is to be kept"
+    )]
+    Namesake { id: u64, url: String },
     /// Asked for more after it had failed.
     #[error("the member has stopped: {0}")]
     Stopped(String),
@@ -138,6 +148,7 @@ pub struct Replica {
     medium: Medium,
     id: u64,
     cluster_id: u64,
+    directory: Option<u64>,
     consensus: Consensus,
     wal: Wal,
     engine: Arc<dyn Engine>,
@@ -171,6 +182,11 @@ impl Replica {
 
     pub fn cluster_id(&self) -> u64 {
         self.cluster_id
+    }
+
+    /// The name of the data directory, which a copy of it has, too; `None` if it was never given one.
+    pub fn directory(&self) -> Option<u64> {
+        self.directory
     }
 
     pub fn store(&self) -> &Store {

@@ -37,6 +37,7 @@ use tokio::sync::{oneshot, watch as signal};
 use crate::io::inbox::Inbox;
 use crate::io::mailbox;
 use crate::peer::Transport;
+use crate::peer::twin::Twin;
 use crate::shared::{Shared, WorkerFlags};
 use group::{Group, Post};
 use held::{Held, Proposal, What};
@@ -47,8 +48,6 @@ const EXPIRY_INTERVAL: Duration = Duration::from_millis(500);
 const EVENTS_BYTES: usize = 64 << 20;
 /// How long a request is remembered whose answer never came: its client was told long before that the time is up.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
-/// How long a proposal may wait for a leader: no longer than etcd lets a request wait for its answer.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// How soon dropping old versions is tried again while a reader holds them.
 const COMPACTION_RETRY: Duration = Duration::from_millis(10);
 
@@ -158,7 +157,7 @@ impl Driver {
     ///
     /// # Errors
     /// [`Fatal`]: the process must end; nothing was or will be acknowledged after the failure.
-    pub fn run(mut self, look: impl FnOnce(&[String]) -> Option<String>) -> (Result<(), Fatal>, Jobs) {
+    pub fn run(mut self, look: impl FnOnce(&[String]) -> Option<Twin>) -> (Result<(), Fatal>, Jobs) {
         let ended = self.enter(look).and_then(|()| self.work());
         if ended.is_err() {
             self.turn_away();
@@ -236,6 +235,7 @@ impl Driver {
     fn take(&mut self, event: Event) -> Result<(), Fatal> {
         match event {
             Event::Propose { waiter, id, data } => self.propose(waiter, id, What::Command(data)),
+            Event::Withdraw { waiter, id } => self.withdraw(waiter, id),
             Event::Read { waiter } => self.read(waiter),
             Event::KeepAlive { waiter, lease } => self.renew(waiter, lease),
             Event::TimeToLive { waiter, lease, keys } => self.time_to_live(waiter, lease, keys)?,
@@ -250,7 +250,7 @@ impl Driver {
             Event::StateSent { to, arrived } => self.replica.state_sent(to, arrived),
             Event::ClusterVersion(version) => self.agree_on_version(version),
             Event::Removed => self.was_removed(),
-            Event::Twin(url) => return Err(self.twin(url)),
+            Event::Twin(twin) => return Err(self.twin(twin)),
             Event::SnapshotWritten(written) => self.replica.snapshot_written(written?)?,
             Event::CompactionHashed(computed) => computed?,
             Event::LowerMark(done) => self.lower_mark(done)?,
@@ -265,8 +265,17 @@ impl Driver {
         let proposal = Proposal { waiter, id, what, since: Instant::now() };
         if self.held.is_empty() && self.reaches_leader() && proposal.submit(&mut self.replica).is_ok() {
             self.waiting.insert(id, (waiter, proposal.since));
-        } else {
-            self.held.push(proposal);
+        } else if let Err(waiter) = self.held.push(proposal) {
+            self.answer(waiter, Answer::NoRoom);
+        }
+    }
+
+    /// Forgets a request that is waited for no longer.
+    fn withdraw(&mut self, waiter: Option<Waiter>, id: u64) {
+        self.waiting.remove(&id);
+        let held = self.held.remove(id);
+        if let Some(waiter) = waiter {
+            self.answer(waiter, Answer::Withdrawn(held));
         }
     }
 
@@ -279,11 +288,11 @@ impl Driver {
 
     /// Proposes what has waited for a leader. Returns whether there was anything.
     fn submit_held(&mut self) -> bool {
-        let (now, mut any) = (Instant::now(), false);
+        let mut any = false;
         if self.held.is_empty() || !self.reaches_leader() {
             return any;
         }
-        while let Some(proposal) = self.held.pop(now, PATIENCE) {
+        while let Some(proposal) = self.held.pop() {
             if proposal.submit(&mut self.replica).is_err() {
                 self.held.put_back(proposal);
                 break;
@@ -302,6 +311,13 @@ impl Driver {
         let id = self.shared.next_id();
         self.reading.insert(id, (waiter, Instant::now()));
         self.replica.read(id);
+    }
+
+    /// Another leader was elected: as in etcd, reads that were under way are to be asked for again.
+    fn fail_reads(&mut self) {
+        for (waiter, _) in std::mem::take(&mut self.reading).into_values() {
+            self.answer(waiter, Answer::LeaderChanged);
+        }
     }
 
     /// The medium gave space back.

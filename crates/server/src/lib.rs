@@ -15,6 +15,7 @@ pub mod io;
 pub mod keys;
 pub mod logging;
 pub mod metrics;
+pub mod notify;
 pub mod peer;
 pub mod progress;
 pub mod shared;

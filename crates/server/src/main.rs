@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use metastore_server::config::{self, Config, ConfigError, Conversion, Invocation, Notes};
+use metastore_server::notify::Notifier;
 use metastore_server::{convert, logging, signals, start};
 
 #[global_allocator]
@@ -60,6 +61,7 @@ fn run(config: &Config, notes: &Notes) -> u8 {
     for variable in &notes.unrecognized {
         tracing::warn!("environment-variable" = %variable, "unrecognized environment variable");
     }
+    let notifier = Notifier::new(std::env::vars());
     let running = match start::start(config) {
         Ok(running) => running,
         Err(error) => {
@@ -67,5 +69,5 @@ fn run(config: &Config, notes: &Notes) -> u8 {
             return signals::FAILURE;
         }
     };
-    signals::serve_until_told(running)
+    signals::serve_until_told(running, &notifier)
 }

@@ -2,6 +2,7 @@
 
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::notify::Notifier;
 use crate::start::Running;
 
 pub const SUCCESS: u8 = 0;
@@ -15,9 +16,12 @@ enum End {
 }
 
 /// Serves until SIGTERM or SIGINT, or until the member cannot go on, and returns the exit code. After a signal the process
-/// ends by that signal, as its parent expects.
-pub fn serve_until_told(running: Running) -> u8 {
-    match wait(&running) {
+/// ends by that signal, as its parent expects. The service manager is told what it wants to know.
+pub fn serve_until_told(running: Running, manager: &Notifier) -> u8 {
+    manager.ready();
+    let end = wait(&running, manager);
+    manager.stopping();
+    match end {
         Ok(End::Signal(kind)) => {
             tracing::info!(signal = kind.as_raw_value(), "received signal; shutting down");
             running.stop();
@@ -36,7 +40,7 @@ pub fn serve_until_told(running: Running) -> u8 {
     }
 }
 
-fn wait(running: &Running) -> std::io::Result<End> {
+fn wait(running: &Running, manager: &Notifier) -> std::io::Result<End> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
@@ -50,8 +54,25 @@ fn wait(running: &Running) -> std::io::Result<End> {
                 Ok(_) => "the engine thread ended".into(),
                 Err(_) => "the engine thread panicked".into(),
             }),
+            () = keep_alive(running, manager) => unreachable!("it goes on for ever"),
         })
     })
+}
+
+/// Tells the service manager's watchdog that the member is alive, for ever: as long as the engine thread makes progress.
+async fn keep_alive(running: &Running, manager: &Notifier) {
+    let Some(interval) = manager.interval() else { return std::future::pending().await };
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut seen = None;
+    loop {
+        ticks.tick().await;
+        let progress = Some(running.progress());
+        if progress != seen {
+            manager.alive();
+            seen = progress;
+        }
+    }
 }
 
 /// Ends the process now. Returning from `main` would run the destructors of RocksDB's global objects, which its threads, and

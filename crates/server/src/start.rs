@@ -14,7 +14,7 @@ use metastore_store::lease::minimum_ttl_s;
 use metastore_store::watch;
 use tokio::sync::watch as signal;
 
-use crate::api::{self, Barrier, Limits, Member, Watchers};
+use crate::api::{self, Barrier, Limits, Member, Watchers, defragment};
 use crate::config::Config;
 use crate::config::joining::bootstrap;
 use crate::descriptors::Descriptors;
@@ -74,6 +74,7 @@ pub struct Running {
     engine: JoinHandle<Jobs>,
     inbox: Inbox<Event>,
     ended: Ended,
+    shared: Arc<Shared>,
     /// Where clients are served.
     pub client_addresses: Vec<SocketAddr>,
 }
@@ -112,7 +113,7 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
     let metrics = Metrics::new(config.reported_version.clone(), Ledger::default());
     let replica = open(config, descriptors, &metrics)?;
     let shared = Shared::new(replica.cluster_id(), replica.id(), replica.store());
-    let own = peer::twin::Own { cluster_id: replica.cluster_id(), id: replica.id() };
+    let own = peer::twin::Own { cluster_id: replica.cluster_id(), id: replica.id(), directory: replica.directory() };
     let inbox = Inbox::new(Bounds { count: INBOX_COUNT, bytes: INBOX_BYTES });
     // One for each thread that asks the engine thread: those that serve clients, and behind them that of the peers.
     let (links, workers): (Vec<_>, Vec<_>) = (0..=config.io_threads).map(|_| worker()).unzip();
@@ -123,7 +124,7 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
         Transport::new(peer_settings(config, &replica), Arc::new(Ear::new(inbox.clone())), Arc::new(intake));
     let ways = (inbox.clone(), transport.clone());
     let desks = Arc::new(Desks::new(config, &shared, ways.clone(), workers, &metrics));
-    let driver = Driver::new(replica, shared, ways, links, heartbeat(config), advertised(config), ready);
+    let driver = Driver::new(replica, shared.clone(), ways, links, heartbeat(config), advertised(config), ready);
     let look = move |urls: &[String]| peer::twin::look(own, urls);
     let engine = std::thread::Builder::new().name("engine".into()).spawn(move || {
         let (ended, jobs) = driver.run(look);
@@ -131,18 +132,26 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
         jobs
     })?;
     let (client_doors, peer_doors) = listeners.into_iter().partition(|(_, door)| matches!(door, Door::Client));
-    let peers = listen_to_peers(config, &transport, peer_doors, descriptors, &desks)?;
+    let peers = listen_to_peers(config, &transport, peer_doors, descriptors, (&desks, own))?;
     wait_until_ready(&mut known, &ended)?;
+    if config.bootstrap_defrag_threshold_megabytes > 0 {
+        defragment::at_start(config.bootstrap_defrag_threshold_megabytes, &shared, &metrics, &inbox)?;
+    }
     let serving = signal::Sender::new(true);
     let workers = serve(config, (client_doors, descriptors.connections), desks, serving.clone())?;
     tracing::info!("ready to serve client requests");
     for url in &config.listen_client_urls {
         tracing::info!(address = %url.text, "serving client traffic insecurely; this is strongly discouraged!");
     }
-    Ok(Running { workers, peers, serving, engine, inbox, ended, client_addresses })
+    Ok(Running { workers, peers, serving, engine, inbox, ended, shared, client_addresses })
 }
 
 impl Running {
+    /// Grows as long as the engine thread makes progress: with each heartbeat interval, even if there is nothing to do.
+    pub fn progress(&self) -> u64 {
+        self.shared.pulse()
+    }
+
     /// How the engine thread ended, once it has.
     pub fn ended(&self) -> Ended {
         self.ended.clone()
@@ -185,6 +194,7 @@ fn open(config: &Config, descriptors: Descriptors, metrics: &Arc<Metrics>) -> Re
     let timing = Timing { election_ticks: heartbeat(config).election_ticks, pre_vote: config.pre_vote };
     let mut settings = Settings::new(config.engine.name(), timing, config.snapshot_count as usize);
     settings.max_learners = config.max_learners;
+    settings.new_directory = Some(peer::twin::new_directory());
     let disk: Arc<dyn Disk> =
         if config.unsafe_no_fsync { Arc::new(OsDisk::without_fsync()) } else { Arc::new(watched_disk(metrics)) };
     let paths = Paths { data_dir: config.data_dir.clone(), wal_dir: config.wal_dir.clone() };
@@ -323,7 +333,7 @@ fn listen_to_peers(
     transport: &Transport,
     doors: Doors,
     descriptors: Descriptors,
-    desks: &Arc<Desks>,
+    (desks, own): (&Arc<Desks>, peer::twin::Own),
 ) -> Result<Workers, StartError> {
     let listeners = doors.into_iter().map(|(listener, _)| listener).collect();
     let connections = descriptors.connections.min(peer::thread::MAX_CONNECTIONS);
@@ -333,7 +343,7 @@ fn listen_to_peers(
         let member = desks.sit_down(index);
         let site = desks.site(member.clone());
         tokio::task::spawn_local(peer::versions::monitor(member.clone()));
-        tokio::task::spawn_local(peer::twin::watch(member.clone()));
+        tokio::task::spawn_local(peer::twin::watch(member.clone(), own));
         tokio::task::spawn_local(watchdog::watch(desks.shared.clone(), interval, interval * election_ticks as u32));
         Rc::new(move |request: Request<Incoming>| {
             if peer::questions::concerns(request.uri().path()) {
@@ -351,6 +361,7 @@ fn peer_settings(config: &Config, replica: &Replica) -> peer::Settings {
     let identity = peer::Identity {
         id: replica.id(),
         cluster_id: replica.cluster_id(),
+        directory: replica.directory(),
         version: config.reported_version.clone(),
         peer_urls: config.advertise_peer_urls.iter().map(|url| url.text.clone()).collect(),
     };

@@ -2,10 +2,17 @@
 
 use std::process::{Command, Output};
 
+use metastore_proto::etcdserverpb::{
+    CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutResponse, StatusRequest,
+    StatusResponse,
+};
+use metastore_tests::grpc::Client;
 use metastore_tests::member::Member;
+use metastore_tests::paths;
 use metastore_tests::programs::Engine;
 
-use super::subject;
+use super::observe::{eventually, http_get, metrics};
+use super::{block_on, put_request, subject};
 
 /// Flags of etcd's that change topology or safety and are not available: one of each kind.
 const REFUSED: [(&str, &str); 8] = [
@@ -67,13 +74,14 @@ fn a_flag_without_effect_is_warned_about_and_the_environment_counts() {
     let mut member = Member::new(&subject, &["--logger=zap", "--max-wals=7"]);
     member.wrap_in(&["env", "ETCD_ELECTION_TIMEOUT=1500", "ETCD_NO_SUCH_SETTING=1"].map(String::from));
     member.restart();
-    let log = member.log();
-    let warned = |texts: [&str; 2]| {
-        log.iter().any(|line| line.contains("\"level\":\"warn\"") && texts.iter().all(|text| line.contains(text)))
+    // A member that answers /health may be ahead of what was read of its log.
+    let says = |texts: &[&str]| {
+        let said = || member.log().iter().any(|line| texts.iter().all(|text| line.contains(text)));
+        eventually(&format!("a line with {texts:?}"), said);
     };
-    assert!(warned(["this flag has no effect here", "--max-wals=7"]), "{log:#?}");
-    assert!(warned(["unrecognized environment variable", "ETCD_NO_SUCH_SETTING"]), "{log:#?}");
-    assert!(log.iter().any(|line| line.contains("\"election-timeout\":\"1500ms\"")), "{log:#?}");
+    says(&["\"level\":\"warn\"", "this flag has no effect here", "--max-wals=7"]);
+    says(&["\"level\":\"warn\"", "unrecognized environment variable", "ETCD_NO_SUCH_SETTING"]);
+    says(&["\"election-timeout\":\"1500ms\""]);
 }
 
 #[test]
@@ -91,4 +99,51 @@ fn etcd_name_names_the_member() {
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     assert!(stderr(&output).contains("\"name\":\"by-environment\""), "{}", stderr(&output));
     assert!(stderr(&output).contains(unwritable), "{}", stderr(&output));
+}
+
+#[test]
+fn a_start_that_could_free_too_little_says_that_it_does_not_defragment() {
+    let Some(subject) = subject("defragment at the start", Engine::Memory) else { return };
+    let mut member = Member::start(&subject, &["--bootstrap-defrag-threshold-megabytes=1"]);
+    let says = |member: &Member, text: &str| member.log().iter().any(|line| line.contains(text));
+    eventually("etcd's line", || says(&member, "Skipping defragmentation"));
+    // Two megabytes that are there no more.
+    block_on(async {
+        let client = Client::new(member.client_address());
+        let value = "v".repeat(1 << 20);
+        for key in ["a", "b"] {
+            let _: PutResponse = client.unary(paths::PUT, put_request(key, &value)).await.expect("a write");
+        }
+        let all = DeleteRangeRequest { key: "a".into(), range_end: "c".into(), ..DeleteRangeRequest::default() };
+        let deleted: DeleteRangeResponse = client.unary(paths::DELETE_RANGE, all).await.expect("a write");
+        let revision = deleted.header.unwrap_or_default().revision;
+        let compaction = CompactionRequest { revision, physical: true };
+        let _: CompactionResponse = client.unary(paths::COMPACT, compaction).await.expect("a compaction");
+    });
+    let total = |member: &Member| metrics(member.client_address())["etcd_mvcc_db_total_size_in_bytes"];
+    assert!(total(&member) > 2e6);
+    member.terminate();
+    member.restart();
+    assert!(total(&member) < 1e6, "{}", total(&member));
+    assert!(!says(&member, "Skipping defragmentation"));
+}
+
+#[test]
+fn all_places_report_the_version_that_was_asked_for() {
+    let Some(subject) = subject("reported version", Engine::Memory) else { return };
+    for (version, cluster) in [("3.6.11", "3.6"), ("3.8.0-alpha.1", "3.8")] {
+        let member = Member::start(&subject, &[&format!("--reported-version={version}")]);
+        let metrics = metrics(member.client_address());
+        let shown =
+            |name: &str, label: &str, value: &str| metrics.contains_key(&format!("{name}{{{label}=\"{value}\"}}"));
+        assert!(shown("etcd_server_version", "server_version", version), "{metrics:#?}");
+        assert!(shown("etcd_cluster_version", "cluster_version", cluster), "{metrics:#?}");
+        let status: StatusResponse = block_on(async {
+            Client::new(member.client_address()).unary(paths::STATUS, StatusRequest {}).await.expect("a status")
+        });
+        assert_eq!(status.version, version);
+        let page = http_get(member.client_address(), "/version");
+        let expected = format!(r#""etcdserver":"{version}","etcdcluster":"{cluster}.0""#);
+        assert!(page.contains(&expected), "{expected} not in {page}");
+    }
 }

@@ -66,6 +66,31 @@ fn ten_thousand_watch_streams_leave_nothing_behind() {
     println!("watch streams: {before} KiB before, {rounds:?} with 10,000 streams, {after} after");
 }
 
+#[test]
+fn watches_are_counted_before_their_clients_are_told() {
+    let Some(subject) = subject("watch gauges", Engine::Memory) else { return };
+    let member = Member::start(&subject, &[]);
+    let address = member.client_address();
+    let counted = || {
+        let now = metrics(address);
+        (now["etcd_debugging_mvcc_watch_stream_total"], now["etcd_debugging_mvcc_watcher_total"])
+    };
+    const ANSWER_PATIENCE: Duration = Duration::from_secs(20);
+    for _ in 0..20 {
+        block_on(async {
+            let client = Client::new(address);
+            let mut stream = WatchStream::open(&client, watch_prefix("w")).await.expect("a watch opens");
+            let created = stream.next(ANSWER_PATIENCE).await.expect("the stream lives").expect("an answer");
+            assert_eq!(counted(), (1.0, 1.0));
+            stream.cancel(created.watch_id);
+            let canceled = stream.next(ANSWER_PATIENCE).await.expect("the stream lives").expect("an answer");
+            assert!(canceled.canceled);
+            assert_eq!(counted(), (1.0, 0.0));
+        });
+        wait_until_idle(address);
+    }
+}
+
 async fn open_many(client: Client) -> Vec<WatchStream> {
     let mut streams = Vec::new();
     for number in 0..STREAMS_EACH {

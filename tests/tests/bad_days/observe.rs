@@ -46,13 +46,19 @@ pub fn cpu_ticks(pid: u32) -> u64 {
     fields.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("a number")).sum()
 }
 
-/// The /metrics page as a map from sample, labels included, to value.
-pub fn metrics(address: &str) -> BTreeMap<String, f64> {
+/// What GET of a path of the client port answers: head and body.
+pub fn http_get(address: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(address).expect("the server accepts");
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
-    write!(stream, "GET /metrics HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n").expect("the server reads");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n").expect("the server reads");
     let mut page = String::new();
     stream.read_to_string(&mut page).expect("the server answers");
+    page
+}
+
+/// The /metrics page as a map from sample, labels included, to value.
+pub fn metrics(address: &str) -> BTreeMap<String, f64> {
+    let page = http_get(address, "/metrics");
     let samples = page.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.rsplit_once(' '));
     samples.filter_map(|(name, value)| Some((name.to_string(), value.parse().ok()?))).collect()
 }

@@ -1,12 +1,13 @@
 //! SIGTERM: the end by that signal, at once, whatever clients have open.
 
+use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
 use metastore_proto::etcdserverpb::PutResponse;
 use metastore_tests::grpc::Client;
 use metastore_tests::injected::Injected;
-use metastore_tests::member::{Member, signal};
+use metastore_tests::member::{Directory, Member, signal};
 use metastore_tests::paths;
 use metastore_tests::programs::{self, Engine};
 use metastore_tests::watch::WatchStream;
@@ -93,6 +94,62 @@ async fn write_until_refused(client: Client, number: usize) {
         }
         count += 1;
     }
+}
+
+/// A unit with `Type=notify` and a watchdog: the manager hears that the member is ready, that it lives, and that it stops.
+#[test]
+fn the_service_manager_is_told_of_start_life_and_stop() {
+    let Some(subject) = subject("service manager", Engine::Memory) else { return };
+    let directory = Directory::new("manager");
+    let path = directory.path().join("notify");
+    let manager = UnixDatagram::bind(&path).expect("a socket");
+    manager.set_read_timeout(Some(10 * STOP_LIMIT)).expect("a timeout can be set");
+    let heard = || {
+        let mut text = [0; 100];
+        let length = manager.recv(&mut text).expect("the manager hears in time");
+        String::from_utf8_lossy(&text[..length]).into_owned()
+    };
+    let mut member = Member::new(&subject, &[]);
+    let socket = format!("NOTIFY_SOCKET={}", path.display());
+    member.wrap_in(&["env".into(), socket, "WATCHDOG_USEC=600000".into()]);
+    member.launch().expect("a process");
+    assert_eq!(heard(), "READY=1");
+    member.wait_until_ready().expect("clients are served");
+    assert_eq!([heard(), heard(), heard()], ["WATCHDOG=1"; 3]);
+    member.begin_stop();
+    while heard() != "STOPPING=1" {}
+    assert!(member.has_ended(10 * STOP_LIMIT));
+}
+
+/// The disk hangs: the process is there, and does nothing for anybody.
+#[test]
+fn a_member_that_makes_no_progress_gives_the_watchdog_no_sign() {
+    let Some(subject) = subject("watchdog", Engine::Memory) else { return };
+    let Some(strace) = programs::or_skip("watchdog", programs::tool("strace")) else { return };
+    let directory = Directory::new("manager");
+    let path = directory.path().join("notify");
+    let manager = UnixDatagram::bind(&path).expect("a socket");
+    manager.set_read_timeout(Some(10 * STOP_LIMIT)).expect("a timeout can be set");
+    let mut member = Member::new(&subject, &[]);
+    let socket = format!("NOTIFY_SOCKET={}", path.display());
+    member.wrap_in(&["env".into(), socket, "WATCHDOG_USEC=600000".into()]);
+    member.restart();
+    let mut tracer = Injected::into_syncs(&strace, member.pid(), &format!("delay_enter={SLOW_SYNC_US}"));
+    let address = member.client_address().to_string();
+    let write = std::thread::spawn(move || {
+        block_on(async { Client::new(&address).unary::<_, PutResponse>(paths::PUT, put_request("slow", "1")).await })
+    });
+    eventually("the write", || open_calls(&metrics(member.client_address()), "Put") == 1.0);
+    let mut longest = Duration::ZERO;
+    while !write.is_finished() {
+        let before = Instant::now();
+        manager.recv(&mut [0; 100]).expect("it goes on when the disk does");
+        longest = longest.max(before.elapsed());
+    }
+    write.join().expect("no panic").expect("the write is acknowledged in the end");
+    assert!(longest > Duration::from_secs(1), "a sign of life {longest:?} apart at most");
+    member.terminate();
+    tracer.wait();
 }
 
 /// Every line is JSON, none is an error, and the lines that operators wait for are there.

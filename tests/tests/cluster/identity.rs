@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use metastore_tests::cluster::{Cluster, ELECTION_TIMEOUT, HEARTBEAT};
+use metastore_proto::etcdserverpb::{StatusRequest, StatusResponse};
+use metastore_tests::cluster::{Cluster, ELECTION_TIMEOUT, HEARTBEAT, call};
 use metastore_tests::load::Load;
 use metastore_tests::member::{Identity, Member};
+use metastore_tests::paths;
+use metastore_tests::programs::{Engine, subject};
 
 use super::follower::copy;
 use super::{Engines, Members, each_harness};
@@ -14,6 +17,8 @@ const MISMATCH: [&str; 2] = ["cluster id mismatch", "cluster-id-mismatch"];
 
 /// How long a second process of one member may run.
 const TWIN_PATIENCE: Duration = Duration::from_secs(15);
+/// Longer than a member takes to find another process at its peer URL, twice.
+const NAMESAKE_PATIENCE: Duration = Duration::from_secs(8);
 const WRITES: usize = 200;
 
 #[test]
@@ -81,6 +86,32 @@ fn a_second_process_of_a_paused_member_ends_once_that_goes_on() {
     cluster.resume(original);
     expect_twin_ends(&cluster, original, &mut twin);
     cluster.agree();
+}
+
+/// Two single members of equal name, peer URL and token have equal ids. The second one listens at the URL of both.
+#[test]
+fn two_single_members_that_were_founded_alike_leave_each_other_alone() {
+    let Some(server) = metastore_tests::programs::or_skip("namesakes", subject(Engine::Memory)) else { return };
+    let (first, second) = (Identity::local("m"), Identity::local("m"));
+    let url = format!("http://{}", second.peer_address);
+    let flags = [format!("--initial-advertise-peer-urls={url}"), format!("--initial-cluster=m={url}")];
+    let member = |identity| {
+        let mut member = Member::with_identity(&server, identity, &flags.each_ref().map(String::as_str));
+        member.restart();
+        member
+    };
+    let mut members = [member(first), member(second)];
+    let id = |member: &Member| {
+        let status: StatusResponse =
+            call(member.client_address(), paths::STATUS, StatusRequest {}, NAMESAKE_PATIENCE).expect("a status");
+        status.header.unwrap_or_default().member_id
+    };
+    assert_eq!(id(&members[0]), id(&members[1]), "etcd's ids follow from the settings");
+    assert!(!members[0].has_ended(NAMESAKE_PATIENCE), "{:#?}", members[0].log());
+    // Nor does the first one mind at its next start.
+    members[0].stop();
+    members[0].restart();
+    members.iter().for_each(|member| _ = id(member));
 }
 
 /// A process to be started on a copy of the data directory of a member, which is killed for that. It listens elsewhere.

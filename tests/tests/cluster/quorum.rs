@@ -2,11 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use metastore_proto::etcdserverpb::{PutResponse, RangeRequest, RangeResponse};
+use metastore_proto::etcdserverpb::{
+    AlarmRequest, AlarmResponse, LeaseGrantRequest, LeaseGrantResponse, MemberListRequest, MemberListResponse,
+    PutResponse, RangeRequest, RangeResponse,
+};
 use metastore_tests::cluster::{Cluster, block_on, put_request};
 use metastore_tests::grpc::Client;
 use metastore_tests::paths;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::Engines;
 
@@ -15,7 +18,8 @@ const LIMIT: Duration = Duration::from_secs(9);
 /// "At once".
 const AT_ONCE: Duration = Duration::from_millis(500);
 /// How requests end that found no quorum.
-const ERRORS: [&str; 4] = [
+const ERRORS: [&str; 5] = [
+    "context deadline exceeded",
     "etcdserver: request timed out",
     "etcdserver: request timed out, possibly due to previous leader failure",
     "etcdserver: request timed out, possibly due to connection lost",
@@ -54,6 +58,53 @@ fn without_a_quorum_requests_end_in_time() {
     cluster.first_write();
     with_leader(&cluster, left, paths::PUT).expect("there is a leader again");
     cluster.restart(second);
+    cluster.agree();
+}
+
+/// What nobody proposes ends as if the client's own deadline had passed, so that etcd's client tries again; a read, which
+/// cannot do harm, as unavailable. etcd takes even the list of alarms through its log.
+#[test]
+fn without_a_leader_requests_end_as_in_etcd() {
+    let Some(mut cluster) = Engines::Mixed.start("no leader", 3, &[]) else { return };
+    let [first, second] = cluster.followers()[..] else { panic!("two follow") };
+    let left = cluster.leader();
+    cluster.kill(first);
+    cluster.kill(second);
+    cluster.eventually("the last one knows that it is alone", |cluster| {
+        (cluster.status(left).ok()?.leader == 0).then_some(())
+    });
+    let ends = block_on(async {
+        let client = Client::new(cluster.address(left));
+        let range = RangeRequest { key: "key".into(), ..RangeRequest::default() };
+        tokio::join!(
+            client.unary::<_, PutResponse>(paths::PUT, put_request("never", "")),
+            client.unary::<_, LeaseGrantResponse>(paths::LEASE_GRANT, LeaseGrantRequest { id: 0, ttl: 60 }),
+            client.unary::<_, AlarmResponse>(paths::ALARM, AlarmRequest::default()),
+            client.unary::<_, RangeResponse>(paths::RANGE, range),
+            client.unary::<_, MemberListResponse>(paths::MEMBER_LIST, MemberListRequest { linearizable: true }),
+        )
+    });
+    let end = |status: Option<Status>| status.map(|status| (status.code(), status.message().to_owned()));
+    let ends = [end(ends.0.err()), end(ends.1.err()), end(ends.2.err()), end(ends.3.err()), end(ends.4.err())];
+    let not_proposed = Some((Code::DeadlineExceeded, "context deadline exceeded".to_owned()));
+    let not_read = Some((Code::Unavailable, "etcdserver: request timed out".to_owned()));
+    assert_eq!(ends, [&not_proposed, &not_proposed, &not_proposed, &not_read, &not_read].map(Clone::clone));
+    cluster.restart(first);
+    cluster.first_write();
+    assert_eq!(cluster.get(left, "never").expect("a read"), None, "nothing was proposed");
+}
+
+#[test]
+fn a_read_under_way_when_the_leader_changes_is_told_so() {
+    let Some(mut cluster) = Engines::Mixed.start("leader changes", 3, &[]) else { return };
+    let old = cluster.leader();
+    let asked = cluster.followers()[0];
+    cluster.pause(old);
+    let refused = cluster.get(asked, "key").expect_err("the leader that would have to confirm it hangs");
+    assert_eq!((refused.code(), refused.message()), (Code::Unavailable, "etcdserver: leader changed"));
+    cluster.first_write();
+    cluster.get(asked, "key").expect("a leader that answers");
+    cluster.resume(old);
     cluster.agree();
 }
 

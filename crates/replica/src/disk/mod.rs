@@ -41,6 +41,9 @@ pub const SECTOR_BYTES: usize = 512;
 /// The name of the file that [`Disk::lock_dir`] locks.
 pub const LOCK_FILE: &str = "LOCK";
 
+/// A directory that file systems of the ext family have in their root.
+pub const LOST_AND_FOUND: &str = "lost+found";
+
 /// A file system, as far as a member needs one.
 pub trait Disk: Send + Sync {
     /// Creates a directory and what is missing above it, with mode 0700, durably. An existing directory is fine.

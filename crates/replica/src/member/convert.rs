@@ -91,7 +91,8 @@ pub fn convert(
         Medium::Memory => replica.write_state_file(progress)?,
         Medium::Disk => replica.fill_engine(|path| open(target, path), progress)?,
     };
-    let identity = Identity::new(target, replica.id, replica.cluster_id);
+    let mut identity = Identity::new(target, replica.id, replica.cluster_id);
+    identity.name_directory(replica.directory);
     replica.data.write_identity(&identity)?;
     // The engine is closed before its files go.
     let data = replica.into_data();

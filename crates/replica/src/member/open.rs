@@ -52,7 +52,7 @@ impl Replica {
     pub(crate) fn restart(
         settings: Settings,
         mut data: DataDir,
-        (identity, recorded): (Identity, bool),
+        (mut identity, recorded): (Identity, bool),
         open: OpenEngine,
     ) -> Result<(Self, Option<TornTail>), OpenError> {
         let (disk, wal_dir, snap_dir) = (data.disk.clone(), data.paths.wal(), data.paths.snap());
@@ -80,9 +80,11 @@ impl Replica {
         // Nothing is refused from here on, so the disk may be changed.
         let wal = log.open()?;
         disk.create_dir_all(&snap_dir)?;
-        if !recorded {
+        let named_now = identity.name_directory(settings.new_directory);
+        if !recorded || named_now {
             data.write_identity(&identity)?;
-        } else if !data.is_at_home(&identity) {
+        }
+        if recorded && !data.is_at_home(&identity) {
             data.move_state(data.engine.clone())?;
         }
         medium.clear_others(&data)?;
@@ -97,6 +99,7 @@ impl Replica {
             medium,
             id,
             cluster_id,
+            directory: identity.directory(),
             consensus,
             wal,
             engine,

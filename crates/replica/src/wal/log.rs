@@ -10,7 +10,7 @@ use super::frame::{Encoder, MAX_RECORD_BYTES};
 use super::read::{self, Tail};
 use super::segment::{self, Segment, TEMPORARY_SUFFIX};
 use super::{Entry, Keep, Metadata, Replay, Result, WalError};
-use crate::disk::{Disk, DiskFile, LOCK_FILE};
+use crate::disk::{Disk, DiskFile, LOCK_FILE, LOST_AND_FOUND};
 
 /// The size at which a segment is full. etcd's number, so that both fill the disk alike.
 pub const SEGMENT_BYTES: u64 = 64_000_000;
@@ -402,9 +402,10 @@ fn write_segment(disk: &dyn Disk, path: &Path, encoder: &mut Encoder, options: O
     Ok(end)
 }
 
-/// Makes room for a new log: refuses to touch anything but the lock and the rest of an earlier attempt.
+/// Makes room for a new log: refuses to touch anything but the lock and the rest of an earlier attempt. The directory may be
+/// the root of a file system of its own.
 fn clear(disk: &dyn Disk, dir: &Path) -> Result<()> {
-    for name in disk.list(dir)?.into_iter().filter(|name| name != LOCK_FILE) {
+    for name in disk.list(dir)?.into_iter().filter(|name| name != LOCK_FILE && name != LOST_AND_FOUND) {
         if name != NEXT_SEGMENT {
             return Err(WalError::Exists { dir: dir.to_owned(), name });
         }

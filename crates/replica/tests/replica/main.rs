@@ -32,6 +32,7 @@ mod consensus;
 mod conversion;
 mod crash_points;
 mod defragment;
+mod directories;
 mod failures;
 mod kill_loop;
 mod membership;

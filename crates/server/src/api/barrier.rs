@@ -105,6 +105,10 @@ impl Barrier {
         match wait.await {
             Ok(Answer::Readable) => Ok(()),
             Ok(Answer::Stopped) => Err(errors::stopped()),
+            Ok(Answer::LeaderChanged) => {
+                counts.read_indexes_failed.add(1);
+                Err(errors::leader_changed())
+            }
             Ok(_) => Err(Status::internal("the member answered another question")),
             Err(Expired) => {
                 counts.slow_read_indexes.add(1);
@@ -163,6 +167,15 @@ mod tests {
         late.await.unwrap().unwrap();
         settle().await;
         assert!(asked(&inbox).is_empty(), "nobody waits");
+    }
+
+    #[tokio::test(flavor = "local", start_paused = true)]
+    async fn a_read_that_is_under_way_when_the_leader_changes_is_told_so() {
+        let (barrier, inbox, slots) = barrier();
+        let read = tokio::task::spawn_local(async move { barrier.pass(None).await });
+        settle().await;
+        slots.complete(asked(&inbox)[0].key, Answer::LeaderChanged);
+        assert_eq!(read.await.unwrap(), Err(Status::unavailable("etcdserver: leader changed")));
     }
 
     #[tokio::test(flavor = "local", start_paused = true)]

@@ -63,7 +63,8 @@ impl Bench {
         let flags = Arc::<WorkerFlags>::default();
         let (request_timeout, election_timeout) = (Duration::from_secs(7), Duration::from_secs(1));
         let watch_limits = watch::Limits::new(1 << 20, 600_000);
-        let identity = Identity { id: 1, cluster_id: 9, version: "3.7.0".into(), peer_urls: Vec::new() };
+        let identity =
+            Identity { id: 1, cluster_id: 9, directory: None, version: "3.7.0".into(), peer_urls: Vec::new() };
         let settings = Settings { identity, dial_timeout: request_timeout, read_timeout: request_timeout };
         let member = Member {
             shared: Shared::new(9, 1, &store),
@@ -107,7 +108,8 @@ impl Bench {
         }
     }
 
-    fn asked(&self) -> Vec<(Event, Waiter)> {
+    /// The questions that have arrived.
+    pub fn asked(&self) -> Vec<(Event, Waiter)> {
         let mut events = Vec::new();
         self.member.inbox.drain(&mut events, Duration::ZERO);
         events.into_iter().filter_map(|event| event.waiter().map(|waiter| (event, waiter))).collect()

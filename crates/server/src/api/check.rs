@@ -37,9 +37,23 @@ pub fn delete_range(request: &DeleteRangeRequest) -> Result<(), Status> {
     if request.key.is_empty() { Err(errors::empty_key()) } else { Ok(()) }
 }
 
+/// Peer URLs that one member may have. Each is tried when the member is dialed, and goes into every list of members.
+const MAX_PEER_URLS: usize = 64;
+/// Bytes of one of them. Host names have 253 at most.
+const MAX_PEER_URL_BYTES: usize = 1024;
+
 /// The URLs of a member that joins or moves, sorted as etcd sorts them. One that asks for TLS could not be reached, and is
 /// refused with the others.
 pub fn peer_urls(urls: &[String]) -> Result<Vec<String>, Status> {
+    let longest = urls.iter().map(String::len).max().unwrap_or_default();
+    if urls.len() > MAX_PEER_URLS || longest > MAX_PEER_URL_BYTES {
+        tracing::warn!(
+            urls = urls.len(),
+            "longest-url-bytes" = longest,
+            "refused the peer URLs of a member: at most {MAX_PEER_URLS} of {MAX_PEER_URL_BYTES} bytes each"
+        );
+        return Err(errors::member_bad_urls());
+    }
     let mut urls: Vec<_> = urls.iter().map(|url| url.trim().to_owned()).collect();
     urls.sort_unstable();
     let bad = urls.iter().find_map(|text| url::parse(text).err());
@@ -213,5 +227,9 @@ mod tests {
         for bad in [&[][..], &[""], &["http://a:1", "a:1"], &["http://a"], &["http://a:1/x"], &["https://a:1"]] {
             assert_eq!(checked(bad), Err("etcdserver: given member URLs are invalid".into()), "{bad:?}");
         }
+        let long = format!("http://{}:1", "a".repeat(MAX_PEER_URL_BYTES));
+        assert!(checked(&[&long]).is_err());
+        let many: Vec<String> = (1..=MAX_PEER_URLS + 1).map(|port| format!("http://a:{port}")).collect();
+        assert!(peer_urls(&many).is_err() && peer_urls(&many[1..]).is_ok());
     }
 }

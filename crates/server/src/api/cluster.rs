@@ -118,7 +118,7 @@ async fn promote_here(member: &Member, call: &Call, id: u64) -> Result<Option<Ve
     if known() {
         member.may_promote()?;
     }
-    match member.ask_for_change(call, 0, |waiter| Event::Promote { waiter, change }).await? {
+    match member.ask_for_change(call, (change.id(), 0), |waiter| Event::Promote { waiter, change }).await? {
         Answer::NotLeader => Ok(None),
         Answer::LearnerNotReady => Err(if known() { Unpromoted::NotReady } else { Unpromoted::NotFound }),
         Answer::Outcome(Outcome { reply: Err(Refusal::MemberNotLearner), .. }) => Err(Unpromoted::NotLearner),
@@ -156,7 +156,8 @@ async fn configure(
     context: Option<Vec<u8>>,
 ) -> Result<Vec<ClusterMember>, Status> {
     let change = change(member, kind, id, context);
-    let answer = member.ask_for_change(call, 0, |waiter: Waiter| Event::ChangeMembers { waiter, change }).await?;
+    let request = (change.id(), 0);
+    let answer = member.ask_for_change(call, request, |waiter: Waiter| Event::ChangeMembers { waiter, change }).await?;
     let members = changed(member, answer)?;
     tracing::info!(
         "local-member-id" = %format!("{:x}", member.shared.member_id), "raft-conf-change" = kind.as_str_name(),

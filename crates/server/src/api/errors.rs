@@ -46,6 +46,10 @@ pub fn no_leader() -> Status {
     Status::unavailable("etcdserver: no leader")
 }
 
+pub fn leader_changed() -> Status {
+    Status::unavailable("etcdserver: leader changed")
+}
+
 pub fn stopped() -> Status {
     Status::unavailable("etcdserver: server stopped")
 }

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderValue, Method};
 use metastore_store::Member as ClusterMember;
 use tokio::time::{Duration, Instant, sleep, sleep_until};
 
@@ -72,7 +72,7 @@ async fn ask_there<T, E>(
 ) -> Option<Result<T, E>> {
     let Question { method, path, body } = question;
     for url in leader.peer_urls.iter().filter_map(|text| url::parse(text).ok()) {
-        let mut headers = HeaderMap::new();
+        let mut headers = member.transport.headers(leader.id);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/protobuf"));
         let left = deadline.saturating_duration_since(Instant::now());
         let what = (headers, body.clone());

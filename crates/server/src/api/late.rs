@@ -41,7 +41,62 @@ fn reached(leader: u64, own: u64, members: &[ClusterMember], connected: impl Fn(
 
 #[cfg(test)]
 mod tests {
+    use metastore_proto::etcdserverpb::PutRequest;
+    use metastore_store::command::Kind;
+
     use super::*;
+    use crate::api::bench::Bench;
+    use crate::driver::{Answer, Event};
+    use crate::grpc::Call;
+
+    /// How a put ends of which the engine thread says, after the time for it, whether it was withdrawn in time.
+    async fn ends(call: Call, held: bool) -> Status {
+        let bench = Bench::new(&["http://127.0.0.1:1", "http://127.0.0.1:2"]);
+        let request = PutRequest::default();
+        let put = bench.member.propose(&call, Kind::Put, &request);
+        let mut put = std::pin::pin!(put);
+        let mut proposed = 0;
+        loop {
+            let ended = tokio::time::timeout(Duration::from_millis(10), &mut put).await;
+            if let Ok(ended) = ended {
+                return ended.unwrap_err();
+            }
+            for (event, waiter) in bench.asked() {
+                match event {
+                    Event::Propose { id, .. } => proposed = id,
+                    Event::Withdraw { id, .. } => {
+                        assert_eq!(id, proposed);
+                        bench.member.slots.complete(waiter.key, Answer::Withdrawn(held));
+                    }
+                    _ => panic!("another question"),
+                }
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "local", start_paused = true)]
+    async fn a_write_that_was_not_proposed_in_time_has_passed_its_deadline() {
+        let call = || Call::of_member(tokio::time::Instant::now() + Duration::from_secs(100));
+        assert_eq!(ends(call(), true).await, Status::deadline_exceeded());
+        assert_eq!(ends(call(), false).await, errors::timeout(), "it may still be committed");
+        let hasty = Call::of_member(tokio::time::Instant::now() + Duration::from_secs(1));
+        assert_eq!(ends(hasty, false).await, Status::deadline_exceeded(), "the client's own deadline");
+    }
+
+    #[tokio::test(flavor = "local", start_paused = true)]
+    async fn a_write_whose_client_has_gone_is_withdrawn() {
+        let bench = Bench::new(&["http://127.0.0.1:1", "http://127.0.0.1:2"]);
+        let call = Call::of_member(tokio::time::Instant::now() + Duration::from_secs(100));
+        let request = PutRequest::default();
+        let put = bench.member.propose(&call, Kind::Put, &request);
+        assert!(tokio::time::timeout(Duration::from_millis(10), put).await.is_err());
+        let mut events = Vec::new();
+        bench.member.inbox.drain(&mut events, Duration::ZERO);
+        let [Event::Propose { id: proposed, .. }, Event::Withdraw { waiter: None, id }] = &events[..] else {
+            panic!("not a proposal and its end")
+        };
+        assert_eq!(id, proposed);
+    }
 
     #[test]
     fn a_new_leader_excuses_what_was_proposed_shortly_before() {

@@ -111,7 +111,10 @@ pub(crate) async fn time_left_here(
     keys: bool,
 ) -> Result<Told<TimeToLive>, Status> {
     // The keys could have been attached under another leader, too.
-    member.read_barrier(call).await?;
+    match member.read_barrier(call).await {
+        Err(status) if status == errors::leader_changed() => return Ok(Told::NotLeader),
+        passed => passed?,
+    }
     match member.ask(call, 0, |waiter| Event::TimeToLive { waiter, lease, keys }).await? {
         Answer::TimeToLive(found) => Ok(found.map_or(Told::Unknown, Told::Known)),
         Answer::NotLeader => Ok(Told::NotLeader),

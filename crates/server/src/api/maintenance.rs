@@ -10,6 +10,8 @@ use metastore_proto::etcdserverpb::{
     MoveLeaderRequest, MoveLeaderResponse, StatusRequest, StatusResponse,
 };
 
+use tokio::time::timeout_at;
+
 use super::{Member, absent, another_question, defragment, errors, unary, unary_on_learners};
 use crate::driver::{Answer, Event};
 use crate::grpc::{Call, Frame, Router, Status};
@@ -66,11 +68,24 @@ async fn hash_kv(member: &Member, _call: Call, request: HashKvRequest) -> Result
     })
 }
 
-/// Nothing raises an alarm yet, so the list is empty.
-async fn alarm(member: &Member, _call: Call, request: AlarmRequest) -> Result<Frame, Status> {
+/// Nothing raises an alarm yet, so the list is empty. etcd takes the question through its log, so it needs a quorum, and ends
+/// like a write without one.
+async fn alarm(member: &Member, call: Call, request: AlarmRequest) -> Result<Frame, Status> {
     if request.action() != AlarmAction::Get {
         return Err(absent::unimplemented("Maintenance", "Alarm with an action other than GET"));
     }
+    let (limit, leaderless) = (member.time_limit(&call), member.shared.leader() == 0);
+    let known = async {
+        loop {
+            match member.read_barrier(&call).await {
+                // The rounds of reads are shared, and end at times of their own.
+                Err(status) if status == errors::leader_changed() || status == errors::timeout() => {}
+                passed => return passed,
+            }
+        }
+    };
+    let timed_out = || if leaderless { Status::deadline_exceeded() } else { limit.passed() };
+    timeout_at(limit.at, known).await.unwrap_or_else(|_| Err(timed_out()))?;
     Frame::of(&AlarmResponse { header: Some(member.header(member.view().revision())), alarms: Vec::new() })
 }
 

@@ -9,7 +9,7 @@ mod barrier;
 pub(crate) mod bench;
 pub mod check;
 pub(crate) mod cluster;
-mod defragment;
+pub(crate) mod defragment;
 mod encode;
 mod errors;
 mod forward;
@@ -43,6 +43,9 @@ use crate::io::slots::{Expired, Slots};
 use crate::metrics::Metrics;
 use crate::peer::{Kept, Transport};
 use crate::shared::{Counts, Shared, WorkerFlags};
+
+/// How long the engine thread may take to say whether a request that ran out of time was proposed.
+const WITHDRAWAL_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Settings of the API; the same on all workers.
 #[derive(Clone, Debug)]
@@ -101,7 +104,7 @@ impl Member {
             return Err(errors::request_too_large());
         }
         let bytes = data.len();
-        let answer = self.ask_for_change(call, bytes, |waiter| Event::Propose { waiter, id, data }).await;
+        let answer = self.ask_for_change(call, (id, bytes), |waiter| Event::Propose { waiter, id, data }).await;
         match answer.inspect_err(|_| self.counts().proposals_failed.add(1))? {
             Answer::Outcome(Outcome { revision, reply, .. }) => {
                 reply.map(|reply| (revision, reply)).map_err(errors::refused)
@@ -116,17 +119,37 @@ impl Member {
         self.ask_until(limit.at, bytes, event).await?.ok_or_else(|| limit.passed())
     }
 
-    /// The same; one that runs out of time is told what may have been the reason.
+    /// The same for a request that is to be proposed, with its id and size. One that runs out of time before it was proposed ends
+    /// as a call whose deadline has passed, as in etcd, whose client then tries again; any other is told the likely reason.
     async fn ask_for_change(
         &self,
         call: &Call,
-        bytes: usize,
+        (id, bytes): (u64, usize),
         event: impl FnOnce(Waiter) -> Event,
     ) -> Result<Answer, Status> {
         let began = Instant::now();
         let limit = self.time_limit(call);
-        let answer = self.ask_until(limit.at, bytes, event).await?;
-        answer.ok_or_else(|| if limit.theirs { limit.passed() } else { self.why_late(began) })
+        let mut open = OpenRequest { member: self, id: Some(id) };
+        let answer = self.ask_until(limit.at, bytes, event).await;
+        if matches!(answer, Ok(None)) {
+            let withdrawn = self.withdraw(id).await;
+            open.id = None;
+            return Err(if withdrawn || limit.theirs { Status::deadline_exceeded() } else { self.why_late(began) });
+        }
+        open.id = None;
+        match answer? {
+            Some(Answer::NoRoom) => Err(errors::too_many_requests()),
+            Some(answer) => Ok(answer),
+            None => Err(errors::timeout()),
+        }
+    }
+
+    /// Takes a request back that is without an answer; whether it was not proposed yet. An engine thread that is held up does
+    /// not say.
+    async fn withdraw(&self, id: u64) -> bool {
+        let deadline = Instant::now() + WITHDRAWAL_PATIENCE;
+        let answer = self.ask_until(deadline, 0, |waiter| Event::Withdraw { waiter: Some(waiter), id }).await;
+        matches!(answer, Ok(Some(Answer::Withdrawn(true))))
     }
 
     /// How long a call may go on: as long as the client waits, but not longer than requests take here.
@@ -185,6 +208,20 @@ impl Member {
     pub(crate) async fn read_barrier(&self, call: &Call) -> Result<(), Status> {
         self.check_leader(call)?;
         if self.shared.sole_leader() { Ok(()) } else { self.barrier.pass(call.deadline).await }
+    }
+}
+
+/// A request that the engine thread may be keeping. Dropped with an id, its client has gone: it need not be proposed any more.
+struct OpenRequest<'a> {
+    member: &'a Member,
+    id: Option<u64>,
+}
+
+impl Drop for OpenRequest<'_> {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            self.member.inbox.push_control(Event::Withdraw { waiter: None, id });
+        }
     }
 }
 

@@ -114,6 +114,13 @@ impl Watchers {
         }
     }
 
+    /// Called before a client is told of a watcher or stream that came or went: it may look at the metrics next.
+    fn show_sizes(&self) {
+        let (streams, watchers) = self.hub.borrow().sizes();
+        self.flags.watches.streams.store(streams as u64, Ordering::Relaxed);
+        self.flags.watches.watchers.store(watchers as u64, Ordering::Relaxed);
+    }
+
     fn show_counts(&self) {
         let Counts { streams, watchers, unsynced, events, .. } = self.hub.borrow().counts();
         let shown = &self.flags.watches;
@@ -133,6 +140,7 @@ impl Watchers {
         self.streams.borrow_mut().insert(id, notify.clone());
         self.open.set(self.open.get() + 1);
         self.flags.set_watched(true);
+        self.show_sizes();
         Stream { watchers: self.clone(), id, notify }
     }
 }
@@ -151,6 +159,7 @@ impl Drop for Stream {
         watchers.streams.borrow_mut().remove(&self.id);
         watchers.open.set(watchers.open.get() - 1);
         watchers.flags.set_watched(watchers.open.get() > 0);
+        watchers.show_sizes();
     }
 }
 
@@ -174,7 +183,10 @@ async fn serve(
         let accepts = member.watchers.hub.borrow().accepts_requests(stream.id);
         tokio::select! {
             request = inbound.next(), if accepts => match request? {
-                Some(request) => stream.request(request),
+                Some(request) => {
+                    stream.request(request);
+                    member.watchers.show_sizes();
+                }
                 // A client that closes its half has done with watching, as in etcd.
                 None => return Ok(()),
             },

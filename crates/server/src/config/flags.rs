@@ -211,7 +211,7 @@ pub const FLAGS: &[Flag] = &[
     harmless("downgrade-check-time", Duration, "5s"),
     harmless("warning-apply-duration", Duration, "100ms"),
     harmless("warning-unary-request-duration", Duration, "300ms"),
-    harmless("bootstrap-defrag-threshold-megabytes", Number, "0"),
+    acts("bootstrap-defrag-threshold-megabytes", Number, "0", Member, "Defragment at the start if that frees this many megabytes. 0: never."),
     harmless("enable-grpc-gateway", Bool, "true"),
 
     // Unsafe and other
@@ -239,7 +239,7 @@ pub const FLAGS: &[Flag] = &[
     harmless("experimental-warning-unary-request-duration", Duration, "300ms"),
     harmless("experimental-memory-mlock", Bool, "false"),
     harmless("experimental-txn-mode-write-with-shared-buffer", Bool, "true"),
-    harmless("experimental-bootstrap-defrag-threshold-megabytes", Number, "0"),
+    acts("experimental-bootstrap-defrag-threshold-megabytes", Number, "0", Member, "Former name of bootstrap-defrag-threshold-megabytes."),
     harmless("experimental-backend-bbolt-freelist-type", Text, ""),
     harmless("experimental-wait-cluster-ready-timeout", Duration, "5s"),
     harmless("experimental-snapshot-catchup-entries", Number, "5000"),

@@ -20,6 +20,9 @@ const MIN_PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 /// Every learner costs the leader as much as a voter: a number beyond is a mistake.
 const MAX_LEARNERS: u64 = 1024;
 
+/// More than any state has: a number beyond is a mistake.
+const MAX_DEFRAG_THRESHOLD_MB: u64 = 1 << 40;
+
 /// More threads than this gain nothing on any machine we know.
 const MAX_IO_THREADS: u64 = 256;
 
@@ -77,6 +80,12 @@ pub(super) fn validate(values: &Values) -> Result<Config, String> {
         log_outputs: outputs(value(values, "log-outputs"))?,
         pre_vote: boolean(value(values, "pre-vote")) == Some(true),
         unsafe_no_fsync: boolean(value(values, "unsafe-no-fsync")) == Some(true),
+        bootstrap_defrag_threshold_megabytes: at_least(
+            values,
+            former(values, "bootstrap-defrag-threshold-megabytes", "experimental-bootstrap-defrag-threshold-megabytes"),
+            0,
+            MAX_DEFRAG_THRESHOLD_MB,
+        )?,
         reported_version: version(value(values, "reported-version"))?,
     })
 }
@@ -201,9 +210,12 @@ fn outputs(text: &str) -> Result<Vec<Output>, String> {
 }
 
 fn version(text: &str) -> Result<String, String> {
+    // Members compare it, in a header of what they tell each other.
+    let plain = text.chars().all(|letter| letter.is_ascii_alphanumeric() || "-+.".contains(letter));
     let (core, _) = text.split_once('-').unwrap_or((text, ""));
-    let numbers = core.split('.').filter(|part| part.parse::<u16>().is_ok()).count();
-    if numbers != 3 || core.split('.').count() != 3 {
+    let number = |part: &str| part.parse::<u16>().is_ok_and(|number| number.to_string() == part);
+    let numbers = core.split('.').filter(|part| number(part)).count();
+    if !plain || numbers != 3 || core.split('.').count() != 3 {
         return Err(format!("--reported-version={text:?} is not a version like 3.7.0"));
     }
     Ok(text.to_owned())
@@ -249,6 +261,10 @@ mod tests {
         assert!(check(&[("max-concurrent-streams", "4294967296")]).is_err());
         assert!(check(&[("log-level", "loud")]).is_err());
         assert!(check(&[("log-outputs", "stderr,,x")]).is_err());
+        for version in ["3.7", "+3.7.0", "03.7.0", "3.7.0-ü", "3.7.0 ", "v3.7.0"] {
+            assert!(check(&[("reported-version", version)]).is_err(), "{version}");
+        }
+        assert!(check(&[("reported-version", "3.8.0-alpha.1+build")]).is_ok());
     }
 
     #[test]

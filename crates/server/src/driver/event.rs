@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::hearing::Heard;
 use crate::io::slots::Key;
+use crate::peer::twin::Twin;
 
 /// Who waits for an answer.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +48,12 @@ pub enum Event {
     Read {
         waiter: Waiter,
     },
+    /// The request `id` is waited for no longer: if it was not proposed yet, it never will be. The waiter is told whether that is
+    /// so.
+    Withdraw {
+        waiter: Option<Waiter>,
+        id: u64,
+    },
     /// Proposes a membership change, whose id is the request's.
     ChangeMembers {
         waiter: Waiter,
@@ -79,8 +86,8 @@ pub enum Event {
     ClusterVersion(String),
     /// The others say that this member was removed.
     Removed,
-    /// Another process runs as this member: where the others reach it.
-    Twin(String),
+    /// Another process runs as this member, where the others reach it.
+    Twin(Twin),
     SnapshotWritten(Result<SnapshotWritten, Fatal>),
     /// The medium gave space back: the size of the state is to fall. It is told once that is durable, and dropped if it comes to
     /// nothing.
@@ -104,6 +111,7 @@ impl Event {
             | Self::ChangeMembers { waiter, .. }
             | Self::Promote { waiter, .. }
             | Self::MoveLeader { waiter, .. } => Some(*waiter),
+            Self::Withdraw { waiter, .. } => *waiter,
             _ => None,
         }
     }
@@ -118,6 +126,12 @@ pub enum Answer {
     Leases(Vec<i64>),
     /// What was acknowledged when it was asked for can be read.
     Readable,
+    /// Another leader was elected before it was known what can be read.
+    LeaderChanged,
+    /// Too many proposals wait for a leader: this one was not made.
+    NoRoom,
+    /// Whether the request was withdrawn before it was proposed.
+    Withdrawn(bool),
     /// Leadership is where it was to go.
     LeaderMoved,
     /// Only the leader can say.

@@ -11,6 +11,7 @@ use metastore_store::command::{Command, Kind};
 use super::event::{Answer, Waiter};
 use super::held::What;
 use super::{Driver, FORGET_AFTER};
+use crate::peer::twin::Twin;
 use crate::peer::{Peer, Transport};
 
 /// How long a proposal about this member may be under way before it is made again.
@@ -88,14 +89,17 @@ impl Outbox for Post {
 impl Driver {
     /// Takes up the log, and joins the others unless another process is this member already. A leader that hears from two
     /// takes what one of them holds for held by the other; so nothing is sent, and nothing answered, before that is known.
-    pub(super) fn enter(&mut self, look: impl FnOnce(&[String]) -> Option<String>) -> Result<(), Fatal> {
+    /// A single member asks nobody: no other member dials it.
+    pub(super) fn enter(&mut self, look: impl FnOnce(&[String]) -> Option<Twin>) -> Result<(), Fatal> {
         if self.replica.store().members().get(self.replica.id()).is_some() {
             self.members_changed();
         }
         self.advance()?;
-        let urls = self.replica.store().members().get(self.replica.id()).map(|own| own.peer_urls.clone());
-        if let Some(url) = look(&urls.unwrap_or_default()) {
-            return Err(self.twin(url));
+        let members = self.replica.store().members();
+        let own = members.get(self.replica.id()).filter(|_| members.iter().count() > 1);
+        let urls = own.map(|own| own.peer_urls.clone()).unwrap_or_default();
+        if let Some(twin) = look(&urls) {
+            return Err(self.twin(twin));
         }
         self.group.apart = false;
         if self.group.met_apart {
@@ -105,8 +109,9 @@ impl Driver {
     }
 
     /// Another process runs as this member, and the others know that one.
-    pub(super) fn twin(&self, url: String) -> Fatal {
-        Fatal::Twin { id: self.replica.id(), url }
+    pub(super) fn twin(&self, Twin { url, copy }: Twin) -> Fatal {
+        let id = self.replica.id();
+        if copy { Fatal::Twin { id, url } } else { Fatal::Namesake { id, url } }
     }
 
     /// Takes another member's message.
@@ -149,13 +154,16 @@ impl Driver {
         self.advertise(&standing)
     }
 
-    /// etcd's log lines about elections.
+    /// etcd's log lines about elections, and what clients are told of one.
     fn tell_of_leader(&mut self, standing: &Standing) {
         let (before, now) = (self.group.leader, standing.leader);
         if before == now {
             return;
         }
         self.group.leader = now;
+        if now != 0 {
+            self.fail_reads();
+        }
         let (own, term) = (self.replica.id(), standing.term);
         match (before, now) {
             (0, _) => tracing::info!("raft.node: {own:x} elected leader {now:x} at term {term}"),

@@ -1,8 +1,9 @@
 //! Proposals that came while there was no leader, or leadership was being handed over: as in etcd they wait for one, as long as
-//! whoever proposed them does. So the first write after an election is answered at once, and not when it has run out of time.
+//! their request does. So the first write after an election is answered at once, and not when it has run out of time. A request
+//! that ends before there is a leader is withdrawn: its client may be told that nothing was proposed, and try again.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use metastore_proto::raftpb;
@@ -10,7 +11,7 @@ use metastore_replica::{Dropped, Replica};
 
 use super::event::Waiter;
 
-/// Proposals that wait for a leader; what comes on top is lost, and runs out of time.
+/// Proposals that wait for a leader; one more is refused.
 const HELD: usize = 16 << 10;
 /// Bytes of the same.
 const HELD_BYTES: usize = 64 << 20;
@@ -53,24 +54,33 @@ pub struct Held {
 
 impl Held {
     /// Keeps a proposal, if there is room.
-    pub fn push(&mut self, proposal: Proposal) {
+    ///
+    /// # Errors
+    /// The waiter of a proposal for which there is none.
+    pub fn push(&mut self, proposal: Proposal) -> Result<(), Waiter> {
         let bytes = self.bytes + proposal.bytes();
-        if self.queue.len() < HELD && (self.queue.is_empty() || bytes <= HELD_BYTES) {
-            self.bytes = bytes;
-            self.queue.push_back(proposal);
+        if self.queue.len() >= HELD || (bytes > HELD_BYTES && !self.queue.is_empty()) {
+            return Err(proposal.waiter);
         }
+        self.bytes = bytes;
+        self.queue.push_back(proposal);
+        Ok(())
     }
 
-    /// The one that has waited longest. It is not given out any more if it has waited for longer than `patience`: nobody may
-    /// be surprised by a write for which its client was told that the time is up.
-    pub fn pop(&mut self, now: Instant, patience: Duration) -> Option<Proposal> {
-        loop {
-            let proposal = self.queue.pop_front()?;
-            self.bytes -= proposal.bytes();
-            if now.duration_since(proposal.since) < patience {
-                return Some(proposal);
-            }
-        }
+    /// The one that has waited longest.
+    pub fn pop(&mut self) -> Option<Proposal> {
+        let proposal = self.queue.pop_front()?;
+        self.bytes -= proposal.bytes();
+        Some(proposal)
+    }
+
+    /// Takes a proposal out of the queue; false if it is not there. Requests end in the order in which they came, so the search
+    /// is short.
+    pub fn remove(&mut self, id: u64) -> bool {
+        let found = self.queue.iter().position(|proposal| proposal.id == id);
+        let removed = found.and_then(|at| self.queue.remove(at));
+        self.bytes -= removed.as_ref().map_or(0, Proposal::bytes);
+        removed.is_some()
     }
 
     /// Puts the one that was given out last back to its place.
@@ -95,33 +105,33 @@ mod tests {
     use super::*;
     use crate::io::slots::Slots;
 
-    fn proposal(id: u64, bytes: usize, since: Instant) -> Proposal {
+    fn proposal(id: u64, bytes: usize) -> Proposal {
         let waiter = Waiter { worker: 0, key: Slots::<()>::default().register(None).key() };
-        Proposal { waiter, id, what: What::Command(vec![0; bytes].into()), since }
+        Proposal { waiter, id, what: What::Command(vec![0; bytes].into()), since: Instant::now() }
     }
 
     #[test]
-    fn they_come_back_in_order_unless_their_time_is_over() {
-        let (mut held, start) = (Held::default(), Instant::now());
-        let second = Duration::from_secs(1);
-        for (id, after) in [(1, 0), (2, 5), (3, 6)] {
-            held.push(proposal(id, 1, start + second * after));
-        }
-        let next = held.pop(start + second * 8, second * 7).unwrap();
-        assert_eq!(next.id, 2, "the first has waited for 8 s");
+    fn they_come_back_in_order_unless_they_were_withdrawn() {
+        let mut held = Held::default();
+        (1..=4).for_each(|id| held.push(proposal(id, 1)).unwrap());
+        assert!(held.remove(3) && held.remove(1));
+        assert!(!held.remove(1), "once");
+        let next = held.pop().unwrap();
+        assert_eq!(next.id, 2);
         held.put_back(next);
-        assert_eq!(held.pop(start + second * 8, second * 7).unwrap().id, 2);
-        assert_eq!(held.pop(start + second * 8, second * 7).unwrap().id, 3);
+        assert_eq!((held.pop().unwrap().id, held.pop().unwrap().id), (2, 4));
         assert!(held.is_empty() && held.bytes == 0);
+        assert!(!held.remove(2), "it was proposed");
     }
 
     #[test]
     fn both_bounds_hold() {
-        let (mut held, now) = (Held::default(), Instant::now());
-        held.push(proposal(1, HELD_BYTES + 1, now));
-        held.push(proposal(2, 1, now));
+        let mut held = Held::default();
+        held.push(proposal(1, HELD_BYTES + 1)).unwrap();
+        assert!(held.push(proposal(2, 1)).is_err());
         assert_eq!(held.drain().count(), 1, "a large one alone");
-        (0..HELD as u64 + 1).for_each(|id| held.push(proposal(id, 1, now)));
+        (0..HELD as u64).for_each(|id| held.push(proposal(id, 1)).unwrap());
+        assert!(held.push(proposal(0, 1)).is_err());
         assert_eq!(held.drain().count(), HELD);
     }
 }

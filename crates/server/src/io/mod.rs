@@ -27,6 +27,7 @@ pub mod accept;
 pub mod inbox;
 pub mod lingering;
 pub mod listen;
+pub mod lobby;
 pub mod mailbox;
 pub mod serve;
 pub mod slots;

@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use super::accept::{Dealt, Door, Stream, accept};
 use super::lingering::Lingering;
 use super::listen::Listener;
+use super::lobby::{self, Lobby};
 use super::serve::{self, Protocol, Service, serve};
 use super::socket::Socket;
 use super::timed::Timed;
@@ -24,6 +25,11 @@ const DEALT: usize = 256;
 
 /// A TCP connection without traffic is probed this often, as etcd does.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// Connections to the peer port that no member has claimed yet, and how long they may stay so. The first request of another
+/// member follows its connection at once; a member that joins is not known yet, and asks little.
+const STRANGERS: lobby::Limits =
+    lobby::Limits { connections: 256, first_request: Duration::from_secs(5), stay: Duration::from_secs(30) };
 
 /// A peer that takes nothing of an answer for this long is gone, as in etcd.
 const PEER_WRITE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -158,6 +164,7 @@ impl Worker {
         }
         drop(self.senders);
         let builder = Rc::new(serve::builder(self.protocol));
+        let lobby = Lobby::new(STRANGERS.within(self.places.available_permits()));
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
@@ -167,11 +174,16 @@ impl Worker {
                     let socket = Lingering::new(socket, LINGER);
                     let service = service.clone();
                     let (builder, stopping) = (builder.clone(), stopping.clone());
+                    let guest = (door == Door::Peer).then(|| lobby.enter());
                     connections.spawn_local(async move {
-                        match door {
-                            Door::Client => serve(socket, builder, service, stopping).await,
-                            Door::Peer => {
-                                serve(Timed::new(socket, PEER_WRITE_TIMEOUT), builder, service, stopping).await;
+                        match guest {
+                            None => serve(socket, builder, service, stopping).await,
+                            Some(guest) => {
+                                let socket = Timed::new(socket, PEER_WRITE_TIMEOUT);
+                                tokio::select! {
+                                    () = serve(socket, builder, guest.escort(service), stopping) => {}
+                                    () = guest.shown_out() => {}
+                                }
                             }
                         }
                         drop(place);

@@ -156,6 +156,8 @@ fn write_server(page: &mut Page, readings: &Readings, version: &str) {
     let r = readings;
     page.label("etcd_server_version", "Which version is running.", "server_version", version);
     if let Some(version) = &r.cluster_version {
+        // Major and minor, as in etcd.
+        let version = version.rsplit_once('.').map_or(&**version, |(short, _)| short);
         page.label("etcd_cluster_version", "Which version the cluster speaks.", "cluster_version", version);
     }
     page.label("etcd_server_id", "Server or member id in hexadecimal.", "server_id", &format!("{:x}", r.member_id));

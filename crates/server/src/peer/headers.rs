@@ -17,6 +17,8 @@ pub(super) const CLUSTER_ID: HeaderName = HeaderName::from_static("x-etcd-cluste
 const RAFT_TO: HeaderName = HeaderName::from_static("x-raft-to");
 /// Not etcd's: the name that a process draws when it starts.
 pub(super) const PROCESS: HeaderName = HeaderName::from_static("x-metastore-process");
+/// Not etcd's: the name of the data directory.
+pub(super) const DIRECTORY: HeaderName = HeaderName::from_static("x-metastore-directory");
 const PEER_URLS: HeaderName = HeaderName::from_static("x-peerurls");
 
 /// What other members compare, word by word.
@@ -28,6 +30,8 @@ pub(super) const INCOMPATIBLE_VERSION: &str = "incompatible version";
 pub struct Identity {
     pub id: u64,
     pub cluster_id: u64,
+    /// The name of the data directory.
+    pub directory: Option<u64>,
     /// The etcd version that is reported.
     pub version: String,
     /// Where others reach it.
@@ -78,11 +82,20 @@ impl Identity {
         headers.insert(CLUSTER_ID, hex(self.cluster_id));
     }
 
-    /// Puts into the answer to a probe which process answers, and as whom.
+    /// Puts into the answer to a probe which process answers, as which member, and on which directory.
     pub fn introduce(&self, process: &str, headers: &mut HeaderMap) {
         self.sign(headers);
         headers.insert(SERVER_FROM, hex(self.id));
         headers.insert(PROCESS, text(process));
+        if let Some(directory) = self.directory {
+            headers.insert(DIRECTORY, hex(directory));
+        }
+    }
+
+    /// The sender's id, if it says that it belongs to this cluster.
+    pub(super) fn same_cluster(&self, headers: &HeaderMap) -> Option<u64> {
+        let same = said(headers, &CLUSTER_ID)? == format!("{:x}", self.cluster_id);
+        same.then(|| u64::from_str_radix(said(headers, &SERVER_FROM)?, 16).ok()).flatten()
     }
 
     /// Whether the sender of these headers may be talked to: its version, then its cluster.
@@ -158,7 +171,7 @@ mod tests {
 
     fn identity(id: u64) -> Identity {
         let peer_urls = vec!["http://a:1".to_owned(), "http://b:2".to_owned()];
-        Identity { id, cluster_id: 0xcdf, version: "3.7.0".into(), peer_urls }
+        Identity { id, cluster_id: 0xcdf, directory: None, version: "3.7.0".into(), peer_urls }
     }
 
     #[test]

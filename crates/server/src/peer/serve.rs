@@ -7,8 +7,8 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use hyper::body::{Body as _, Incoming};
 use metastore_proto::Message as _;
 use metastore_proto::raftpb::Message;
 use tokio::sync::watch;
@@ -23,14 +23,19 @@ use super::state_receive::Senders;
 use super::transport::Shared;
 use super::{probe, state_send, twin};
 use crate::grpc::{Body, LocalFuture};
+use crate::io::lobby::Pass;
 use crate::logging::timestamp;
 
 /// Link heartbeats that go out in the time for which the other side waits for one.
 const HEARTBEATS_PER_TIMEOUT: u32 = 3;
 
-/// What all posts that are being read hold together: as much as the largest one may have. A connection costs nothing, and
-/// each could otherwise hold so much.
+/// What all posts of members that are being read hold together: as much as the largest one may have. A connection costs
+/// nothing, and each could otherwise hold so much.
 const POSTED_BYTES: u64 = MAX_FRAME_BYTES;
+
+/// The same for posts of those that this member does not know. One that joined while this member was away sends appends of a
+/// megabyte, and one of a single entry that is larger.
+const STRANGERS_POSTED_BYTES: u64 = 32 << 20;
 
 /// The paths of the peer port that are not the transport's: `/version`, `/members`, leases, promotion, hashes. `None`: not
 /// found.
@@ -42,8 +47,8 @@ pub(super) struct Front {
     pub shared: Arc<Shared>,
     pub further: Further,
     pub senders: Senders,
-    /// Bytes of the posts that are being read.
-    pub posted: Rc<Cell<u64>>,
+    /// Bytes of the posts that are being read: of members, and of strangers.
+    pub posted: Posted,
     /// True once the member stops: then no stream begins.
     pub stopping: watch::Receiver<bool>,
 }
@@ -51,6 +56,9 @@ pub(super) struct Front {
 impl Front {
     pub fn call(&self, request: Request<Incoming>) -> LocalFuture<Response<Body>> {
         let front = self.clone();
+        if let (true, Some(pass)) = (self.is_from_member(request.headers()), request.extensions().get::<Pass>()) {
+            pass.admit();
+        }
         match request.uri().path() {
             probe::PATH => now(front.answer_probe()),
             "/raft" => Box::pin(async move { front.answer("POST", front.take_message(request).await) }),
@@ -58,6 +66,11 @@ impl Front {
             path if path.starts_with("/raft/stream/") => now(front.answer("GET", front.open_stream(&request))),
             _ => (self.further)(request).unwrap_or_else(|| now(plain(StatusCode::NOT_FOUND, "404 page not found"))),
         }
+    }
+
+    /// Whether the sender names itself as a member of this cluster that this one knows.
+    fn is_from_member(&self, headers: &HeaderMap) -> bool {
+        self.shared.settings.identity.same_cluster(headers).is_some_and(|id| self.shared.peer(id).is_some())
     }
 
     fn answer_probe(&self) -> Response<Body> {
@@ -97,7 +110,10 @@ impl Front {
 
     async fn take_message(&self, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
         let sender = self.admit_post(&request)?;
-        let mut post = Post { held: 0, posted: self.posted.clone() };
+        let known = sender.id.is_some_and(|id| self.shared.peer(id).is_some());
+        let length = request.body().size_hint().exact();
+        let length = length.ok_or_else(|| Refusal::new(StatusCode::LENGTH_REQUIRED, "Length Required"))?;
+        let post = Post::begin(&self.posted, known, length).inspect_err(|_| self.failed(&sender))?;
         let bytes = post.read(request.into_body(), &self.shared).await;
         let bad = |what: &'static str, error: &dyn std::fmt::Display| {
             tracing::warn!(error = %error, what, "failed to read Raft message");
@@ -134,8 +150,8 @@ impl Front {
 
     async fn take_state(&self, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
         let sender = self.admit_post(&request)?;
-        let received = self.senders.receive(&self.shared, &sender, request.into_body()).await;
-        received?;
+        let pass = request.extensions().get::<Pass>().cloned();
+        self.senders.receive(&self.shared, &sender, pass, request.into_body()).await?;
         Ok(empty(StatusCode::NO_CONTENT))
     }
 
@@ -176,32 +192,47 @@ impl Front {
     }
 }
 
-/// A posted message while it is read.
+/// Bytes of posts that are being read, as their headers announce them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Posted {
+    members: Rc<Cell<u64>>,
+    strangers: Rc<Cell<u64>>,
+}
+
+/// A posted message while it is read: its place among the others.
 struct Post {
-    held: u64,
+    length: u64,
     posted: Rc<Cell<u64>>,
 }
 
 impl Post {
-    async fn read(&mut self, body: Incoming, shared: &Shared) -> Result<Bytes, Broken> {
-        let mut source = Source::new(body, shared.settings.read_timeout);
-        let mut bytes = Vec::new();
-        while let Some(piece) = source.piece().await? {
-            let posted = self.posted.get() + piece.len() as u64;
-            if posted > POSTED_BYTES {
-                return Err(Broken::TooLarge { bytes: posted, limit: POSTED_BYTES });
-            }
-            self.posted.set(posted);
-            self.held += piece.len() as u64;
-            bytes.extend_from_slice(&piece);
+    /// Takes a place for `length` bytes before any of them is read.
+    fn begin(posted: &Posted, known: bool, length: u64) -> Result<Post, Refusal> {
+        let (posted, limit) = match known {
+            true => (&posted.members, POSTED_BYTES),
+            false => (&posted.strangers, STRANGERS_POSTED_BYTES),
+        };
+        if length > limit {
+            let text = format!("a message of {length} bytes exceeds the limit of {limit}");
+            return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, text));
         }
-        Ok(bytes.into())
+        if posted.get() + length > limit {
+            let text = "too many messages are being read; try again when they have ended";
+            return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text));
+        }
+        posted.set(posted.get() + length);
+        Ok(Post { length, posted: posted.clone() })
+    }
+
+    /// The message in memory of its own, which is no larger than the message.
+    async fn read(&self, body: Incoming, shared: &Shared) -> Result<Bytes, Broken> {
+        Source::new(body, shared.settings.read_timeout).bytes(self.length, self.length).await
     }
 }
 
 impl Drop for Post {
     fn drop(&mut self) {
-        self.posted.set(self.posted.get() - self.held);
+        self.posted.set(self.posted.get() - self.length);
     }
 }
 

@@ -15,15 +15,22 @@ use tokio::sync::mpsc;
 
 use super::check::{Way, check};
 use super::codec::message::decode_limited;
-use super::codec::source::Source;
+use super::codec::source::{Broken, Source};
 use super::headers::{Refusal, Sender};
 use super::meters::StateMeters;
 use super::seam::StateIntake;
 use super::state_send::index;
 use super::transport::Shared;
+use crate::io::lobby::Pass;
 
-/// The longest announcement, as in etcd; the state behind it may have any size.
+/// The longest announcement of a member, as in etcd; the state behind it may have any size.
 const ANNOUNCEMENT_BYTES: u64 = 64 << 20;
+
+/// The longest announcement of a sender that is not known here: it names an index and the members.
+const STRANGERS_ANNOUNCEMENT_BYTES: u64 = 64 << 10;
+
+/// An announcement is there after this long, counted from the beginning of the request.
+const ANNOUNCEMENT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Pieces between the connection and the thread that takes them.
 const PIECES: usize = 8;
@@ -31,12 +38,23 @@ const PIECES: usize = 8;
 /// A sender from whom nothing comes for this long is given up: it reads from a disk that may be behind.
 const SILENCE: Duration = Duration::from_secs(60);
 
-/// States that come in at a time, from whomever. There is one leader; an old one may still be at it.
+/// States that members send at a time. There is one leader; an old one may still be at it.
 const STATES_AT_ONCE: usize = 2;
 
-/// Who is sending now. One state at a time for each.
+/// States that senders send at a time whom this member does not know: a leader may have joined while this member was away.
+const STRANGERS_STATES_AT_ONCE: usize = 1;
+
+/// A stranger's state that comes more slowly than this, counted from its beginning and after [`STRANGERS_GRACE`], is given up:
+/// its place is the only one.
+const STRANGERS_BYTES_PER_S: u64 = 256 << 10;
+const STRANGERS_GRACE: Duration = Duration::from_secs(30);
+
+/// The members that are sending now, one state at a time for each; and the others.
 #[derive(Clone, Default)]
-pub(super) struct Senders(Rc<RefCell<HashSet<u64>>>);
+pub(super) struct Senders {
+    members: Rc<RefCell<HashSet<u64>>>,
+    strangers: Rc<RefCell<HashSet<u64>>>,
+}
 
 enum Piece {
     Bytes(Bytes),
@@ -48,19 +66,36 @@ impl Senders {
     ///
     /// # Errors
     /// [`Refusal`]; nothing of the state remains.
-    pub async fn receive(&self, shared: &Shared, sender: &Sender, body: Incoming) -> Result<(), Refusal> {
+    pub async fn receive(
+        &self,
+        shared: &Shared,
+        sender: &Sender,
+        pass: Option<Pass>,
+        body: Incoming,
+    ) -> Result<(), Refusal> {
+        let start = Instant::now();
         let bad = |text: String| Refusal::new(StatusCode::BAD_REQUEST, text);
         let from = sender.id.ok_or_else(|| bad("the request does not say who sends it".into()))?;
-        // Before anything is read: an announcement may be large.
-        let _turn = self.enter(from)?;
+        let known = shared.peer(from).is_some();
+        // A member takes its place before anything is read, as its announcement may be large; a stranger only with an
+        // announcement that is whole.
+        let mut turn = if known { Some(self.enter(from, known)?) } else { None };
+        let limit = if known { ANNOUNCEMENT_BYTES } else { STRANGERS_ANNOUNCEMENT_BYTES };
         let mut source = Source::new(body, SILENCE);
-        let (message, _) = decode_limited(&mut source, ANNOUNCEMENT_BYTES)
-            .await
+        let announced = tokio::time::timeout(ANNOUNCEMENT_PATIENCE, decode_limited(&mut source, limit)).await;
+        let (message, _) = announced
+            .unwrap_or(Err(Broken::Silent(ANNOUNCEMENT_PATIENCE)))
             .map_err(|error| bad(format!("failed to decode raft message ({error})")))?;
         check(&message, Way::State, from, shared.settings.identity.id).map_err(|unfit| bad(unfit.to_string()))?;
+        if !known {
+            turn = Some(self.enter(from, known)?);
+        }
+        let _turn = turn;
+        // Its time is limited here from now on.
+        pass.iter().for_each(Pass::admit);
+        let pace = (!known).then_some(Pace { began: start });
         let link = shared.link(from);
         let meters = link.as_ref().map(|link| &link.meters.state_received);
-        let start = Instant::now();
         let (index, id) = (index(&message), format!("{from:x}"));
         tracing::info!(
             "remote-snapshot-sender-id" = id,
@@ -69,7 +104,7 @@ impl Senders {
         );
         let taken = {
             let _inflight = meters.map(Inflight::new);
-            take(shared.intake.clone(), message, source).await
+            take(shared.intake.clone(), message, source, pace).await
         };
         match taken {
             Ok(bytes) => {
@@ -100,25 +135,42 @@ impl Senders {
         }
     }
 
-    fn enter(&self, from: u64) -> Result<Turn, Refusal> {
-        let mut senders = self.0.borrow_mut();
-        if senders.len() >= STATES_AT_ONCE || !senders.insert(from) {
+    fn enter(&self, from: u64, known: bool) -> Result<Turn, Refusal> {
+        let (senders, most) = match known {
+            true => (&self.members, STATES_AT_ONCE),
+            false => (&self.strangers, STRANGERS_STATES_AT_ONCE),
+        };
+        let mut entered = senders.borrow_mut();
+        if entered.len() >= most || !entered.insert(from) {
             let text = "another snapshot is being received; try again when it has ended";
             return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text));
         }
-        Ok(Turn { senders: self.clone(), from })
+        Ok(Turn { senders: senders.clone(), from })
     }
 }
 
 /// The turn of one sender.
 struct Turn {
-    senders: Senders,
+    senders: Rc<RefCell<HashSet<u64>>>,
     from: u64,
+}
+
+/// How fast a stranger's state has to come.
+#[derive(Clone, Copy)]
+struct Pace {
+    began: Instant,
+}
+
+impl Pace {
+    /// The moment at which the bytes after the first `received` must have begun to arrive.
+    fn deadline(self, received: u64) -> Instant {
+        self.began + STRANGERS_GRACE + Duration::from_secs(received / STRANGERS_BYTES_PER_S)
+    }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.senders.0.borrow_mut().remove(&self.from);
+        self.senders.borrow_mut().remove(&self.from);
     }
 }
 
@@ -138,13 +190,25 @@ impl Drop for Inflight<'_> {
 }
 
 /// Hands the body to the intake on a blocking thread, and waits for its word. How many bytes that were.
-async fn take(intake: Arc<dyn StateIntake>, message: Message, mut source: Source<Incoming>) -> Result<u64, String> {
+async fn take(
+    intake: Arc<dyn StateIntake>,
+    message: Message,
+    mut source: Source<Incoming>,
+    pace: Option<Pace>,
+) -> Result<u64, String> {
     let (pieces, inlet) = mpsc::channel(PIECES);
     let taking = tokio::task::spawn_blocking(move || take_all(&*intake, message, inlet));
     let bytes = AtomicU64::new(0);
     let feed = async {
         loop {
-            let piece = source.piece().await.map_err(|error| error.to_string())?;
+            let next = source.piece();
+            let piece = match pace {
+                None => next.await,
+                Some(pace) => tokio::time::timeout_at(pace.deadline(bytes.load(Ordering::Relaxed)).into(), next)
+                    .await
+                    .map_err(|_| format!("it comes more slowly than {STRANGERS_BYTES_PER_S} bytes a second"))?,
+            };
+            let piece = piece.map_err(|error| error.to_string())?;
             let end = piece.is_none();
             let length = piece.as_ref().map_or(0, Bytes::len);
             let piece = piece.map_or(Piece::End, Piece::Bytes);

@@ -16,7 +16,6 @@ use super::pipeline::keep_posting;
 use super::probe::keep_probing;
 use super::reading::keep_reading;
 use super::serve::{Front, Further};
-use super::state_receive::Senders;
 use super::state_send;
 use super::transport::{Command, Shared, Transport};
 use crate::io::accept::Door;
@@ -24,7 +23,8 @@ use crate::io::listen::Listener;
 use crate::io::serve::{Protocol, Service};
 use crate::io::workers::{WorkerContext, Workers};
 
-/// Connections to the peer port at a time: five for each of a few dozen members, and as many more for tools.
+/// Connections to the peer port at a time: five for each of a few dozen members, and as many more for what members ask each
+/// other. Connections of nobody who is known get few of these: see [`crate::io::lobby`].
 pub const MAX_CONNECTIONS: usize = 1024;
 
 /// Starts the thread. `further` answers what is not the transport's; it is made on the thread, once. On stop, what is
@@ -48,7 +48,7 @@ pub fn start(
         let commands = shared.inlet.lock().take().expect("a transport starts once");
         let further = further(context.clone());
         let stopping = context.stopping.clone();
-        let (senders, posted) = (Senders::default(), Rc::default());
+        let (senders, posted) = Default::default();
         let front = Front { shared: shared.clone(), further, senders, posted, stopping };
         tokio::task::spawn_local(direct(shared.clone(), commands, context.stopping));
         Rc::new(move |request: Request<Incoming>| front.call(request))

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::HeaderMap;
 use metastore_proto::raftpb::{Message, MessageType};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::mpsc;
@@ -150,6 +151,11 @@ impl Transport {
     pub fn has_streams(&self, id: u64) -> bool {
         let kinds = [Kind::Appends, Kind::Messages];
         self.shared.peer(id).is_some_and(|link| kinds.iter().all(|kind| link.queue(*kind).is_open()))
+    }
+
+    /// The headers by which the member `to` knows a request of this one.
+    pub fn headers(&self, to: u64) -> HeaderMap {
+        self.shared.settings.identity.headers(to)
     }
 
     /// The figures about other members.

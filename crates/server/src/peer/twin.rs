@@ -9,13 +9,18 @@
 //! The second one listens elsewhere, so no port and no lock is in its way; and it dials the others, whose streams to the first
 //! one it takes over. What it then says it holds, the leader takes for held by the first one, which never got it.
 //!
-//! So each process draws a name when it starts, and tells it to whoever probes it. A member asks at its own peer URLs, as the
-//! membership records them: before anybody hears of it, and every few seconds as long as it runs. If a process of another
-//! name answers there as this member, twice in a row, then the others know that one, and this one ends.
+//! So each process draws a name when it starts, and tells it, and the name of its data directory, to each prober. A member asks
+//! at its own peer URLs, as the membership records them: before another member hears of it, and every few seconds as long as it
+//! runs. If another process answers there as this member, twice in a row, then the others know that one.
 //!
+//! - A single member asks nobody: no other member dials it, so two processes of one founding disturb each other as little as
+//!   two etcds do.
+//! - A start ends then, whatever the data directory of the other process: nobody has heard of this one yet.
+//! - A member that runs ends only if the other process works on a copy of its directory. One that was founded alike on a
+//!   directory of its own is a stranger with the same ids: it must not end a healthy member, and is warned about.
 //! - The first URL at which this member answers decides, so that of two that each have one of its URLs only one ends.
-//! - No answer means nothing: whoever cannot reach its own URL from inside would never run. Nor does one without a name,
-//!   which is an older version's, an etcd's or a stranger's.
+//! - No answer means nothing: a member that cannot reach its own URL from inside would never run. Nor does an answer without
+//!   a process name, which is an older version's, an etcd's or a stranger's.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -28,7 +33,7 @@ use http::{HeaderMap, HeaderName, Method};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::client::request;
-use super::headers::{CLUSTER_ID, PROCESS, SERVER_FROM, said};
+use super::headers::{CLUSTER_ID, DIRECTORY, PROCESS, SERVER_FROM, said};
 use super::probe;
 use crate::api::Member;
 use crate::config::url;
@@ -41,18 +46,29 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// What was seen is looked at again after this, because a process that is about to end may still have answered.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// Who a member is, beside the process that it runs in.
+/// This member, beside the process that it runs in.
 #[derive(Clone, Copy, Debug)]
 pub struct Own {
     pub cluster_id: u64,
     pub id: u64,
+    /// The name of its data directory.
+    pub directory: Option<u64>,
 }
 
-/// Who answers as this member.
+/// Another process that answers as this member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Twin {
+    /// Where it answers.
+    pub url: String,
+    /// Whether its data directory is a copy of this one's, or the other way round, as far as the two are known.
+    pub copy: bool,
+}
+
+/// The process that answers as this member.
 #[derive(Debug, PartialEq, Eq)]
 enum Found {
     Itself,
-    Another,
+    Another { copy: bool },
 }
 
 /// The name of this process: random, the same until it ends.
@@ -64,9 +80,15 @@ pub(super) fn process() -> &'static str {
     &NAME
 }
 
-/// The first of these URLs at which another process runs as this member. Blocks for some seconds at most; needs no runtime,
-/// but somebody who serves the peer port.
-pub fn look(own: Own, urls: &[String]) -> Option<String> {
+/// The name of a new data directory.
+pub fn new_directory() -> u64 {
+    // As above.
+    RandomState::new().build_hasher().finish()
+}
+
+/// The process that runs as this member at the first of these URLs at which there is one. Blocks for some seconds at most;
+/// needs no runtime, but the peer port must be served.
+pub fn look(own: Own, urls: &[String]) -> Option<Twin> {
     if urls.is_empty() {
         return None;
     }
@@ -80,55 +102,78 @@ pub fn look(own: Own, urls: &[String]) -> Option<String> {
     twin
 }
 
-/// Looks again and again, until another process is found to run as this member. For a local runtime; one in a process.
-pub async fn watch(member: Rc<Member>) {
+/// Looks again and again, until another process is found to work on a copy of this member's directory. For a local runtime; one
+/// in a process.
+pub async fn watch(member: Rc<Member>, own: Own) {
     let shared = &member.shared;
-    let own = Own { cluster_id: shared.cluster_id, id: shared.member_id };
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The start has just looked.
     ticks.reset();
+    let mut warned_of = String::new();
     loop {
         ticks.tick().await;
-        let record = shared.members().into_iter().find(|member| member.id == own.id);
-        let Some(record) = record else { continue };
-        if let Some(url) = find_twice(own, &record.peer_urls).await {
-            member.inbox.push_control(Event::Twin(url));
-            return;
+        let members = shared.members();
+        let Some(record) = members.iter().find(|member| member.id == own.id) else { continue };
+        if members.len() == 1 {
+            continue;
+        }
+        match find_twice(own, &record.peer_urls).await {
+            Some(twin) if twin.copy => {
+                member.inbox.push_control(Event::Twin(twin));
+                return;
+            }
+            Some(Twin { url, .. }) if url != warned_of => {
+                tracing::warn!(
+                    "local-member-id" = %format_args!("{:x}", own.id), url,
+                    "another process, founded with the same names, peer URLs and token on a data directory of its own, answers \
+                     at a peer URL of this member; give it peer URLs or an --initial-cluster-token of its own"
+                );
+                warned_of = url;
+            }
+            _ => {}
         }
     }
 }
 
-async fn find_twice(own: Own, urls: &[String]) -> Option<String> {
-    let url = find(own, urls).await?;
-    tracing::warn!(
-        "local-member-id" = %format_args!("{:x}", own.id), url,
-        "another process answers as this member; looking again before this one ends"
+async fn find_twice(own: Own, urls: &[String]) -> Option<Twin> {
+    let first = find(own, urls).await?;
+    tracing::debug!(
+        "local-member-id" = %format_args!("{:x}", own.id), url = first.url,
+        "another process answers as this member; looking again"
     );
     sleep(LOOK_AGAIN_AFTER).await;
     find(own, urls).await
 }
 
-async fn find(own: Own, urls: &[String]) -> Option<String> {
+async fn find(own: Own, urls: &[String]) -> Option<Twin> {
     for text in urls {
         // What was recorded long ago, by another program perhaps, need not be a URL of ours.
         let Ok(url) = url::parse(text) else { continue };
         let answer = request(&url, Method::GET, probe::PATH, HeaderMap::new(), Bytes::new(), PATIENCE).await;
         match answer.ok().and_then(|reply| judge(own, process(), &reply.headers)) {
             Some(Found::Itself) => return None,
-            Some(Found::Another) => return Some(text.clone()),
+            Some(Found::Another { copy }) => return Some(Twin { url: text.clone(), copy }),
             None => {}
         }
     }
     None
 }
 
-/// Who answered with these headers; `None` if it is not this member, or does not say which process it is.
+/// The process that answered with these headers; `None` if it is not this member, or does not say which process it is.
 fn judge(own: Own, process: &str, headers: &HeaderMap) -> Option<Found> {
     let says = |name: &HeaderName, id: u64| said(headers, name).is_some_and(|text| text == format!("{id:x}"));
     let name = said(headers, &PROCESS)?;
     let same = says(&CLUSTER_ID, own.cluster_id) && says(&SERVER_FROM, own.id);
-    same.then_some(if name == process { Found::Itself } else { Found::Another })
+    let found = || {
+        if name == process {
+            return Found::Itself;
+        }
+        let theirs = said(headers, &DIRECTORY).and_then(|text| u64::from_str_radix(text, 16).ok());
+        // A directory whose name is not told may be a copy.
+        Found::Another { copy: theirs.is_none() || own.directory.is_none() || theirs == own.directory }
+    };
+    same.then(found)
 }
 
 #[cfg(test)]
@@ -141,26 +186,30 @@ mod tests {
     use crate::peer::Identity;
 
     /// The member of [`Bench`].
-    const OWN: Own = Own { cluster_id: 9, id: 1 };
+    const OWN: Own = Own { cluster_id: 9, id: 1, directory: Some(0xd) };
 
-    fn answer(cluster_id: u64, id: u64, process: &str) -> HeaderMap {
-        let identity = Identity { id, cluster_id, version: "3.7.0".into(), peer_urls: Vec::new() };
+    fn answer(cluster_id: u64, id: u64, process: &str, directory: Option<u64>) -> HeaderMap {
+        let identity = Identity { id, cluster_id, directory, version: "3.7.0".into(), peer_urls: Vec::new() };
         let mut headers = HeaderMap::new();
         identity.introduce(process, &mut headers);
         headers
     }
 
     #[test]
-    fn only_who_answers_as_this_member_and_has_another_name_is_a_twin() {
+    fn only_another_process_that_answers_as_this_member_is_a_twin() {
         let judged = |headers| judge(OWN, "aa", &headers);
-        assert_eq!(judged(answer(9, 1, "aa")), Some(Found::Itself));
-        assert_eq!(judged(answer(9, 1, "ab")), Some(Found::Another));
-        assert_eq!(judged(answer(9, 2, "ab")), None, "another member at an address that was this one's");
-        assert_eq!(judged(answer(8, 1, "ab")), None, "another cluster");
+        assert_eq!(judged(answer(9, 1, "aa", Some(0xd))), Some(Found::Itself));
+        assert_eq!(judged(answer(9, 1, "ab", Some(0xd))), Some(Found::Another { copy: true }));
+        assert_eq!(judged(answer(9, 1, "ab", Some(0xe))), Some(Found::Another { copy: false }), "founded alike");
+        assert_eq!(judged(answer(9, 1, "ab", None)), Some(Found::Another { copy: true }), "an older version");
+        let unnamed = Own { directory: None, ..OWN };
+        assert_eq!(judge(unnamed, "aa", &answer(9, 1, "ab", Some(0xe))), Some(Found::Another { copy: true }));
+        assert_eq!(judged(answer(9, 2, "ab", Some(0xd))), None, "another member at an address that was this one's");
+        assert_eq!(judged(answer(8, 1, "ab", Some(0xd))), None, "another cluster");
         assert_eq!(judged(HeaderMap::new()), None, "an etcd");
-        let mut unnamed = answer(9, 1, "ab");
+        let mut unnamed = answer(9, 1, "ab", Some(0xd));
         unnamed.remove(PROCESS);
-        assert_eq!(judged(unnamed), None, "an older version");
+        assert_eq!(judged(unnamed), None, "an older version still");
     }
 
     /// A member at the other end; and the URL that leads to it.
@@ -183,35 +232,51 @@ mod tests {
         url
     }
 
+    fn copy_at(url: &str) -> Twin {
+        Twin { url: url.to_owned(), copy: true }
+    }
+
     #[tokio::test(flavor = "local")]
     async fn the_first_url_at_which_this_member_answers_decides() {
-        let (own, twin) = (listens(answer(9, 1, process())).await, listens(answer(9, 1, "other")).await);
+        let own = listens(answer(9, 1, process(), Some(0xd))).await;
+        let twin = listens(answer(9, 1, "other", Some(0xd))).await;
         let (stranger, nobody) = (listens(HeaderMap::new()).await, "http://127.0.0.1:1".to_owned());
         let found = async |urls: &[&String]| {
             let urls: Vec<String> = urls.iter().map(|url| url.to_string()).collect();
             find(OWN, &urls).await
         };
         assert_eq!(found(&[&own, &twin]).await, None);
-        assert_eq!(found(&[&nobody, &stranger, &twin, &own]).await, Some(twin.clone()));
+        assert_eq!(found(&[&nobody, &stranger, &twin, &own]).await, Some(copy_at(&twin)));
         assert_eq!(found(&[&nobody, &stranger]).await, None);
-        assert_eq!(found(&[&"not a url".to_owned(), &twin]).await, Some(twin));
+        assert_eq!(found(&[&"not a url".to_owned(), &twin]).await, Some(copy_at(&twin)));
     }
 
-    #[tokio::test(flavor = "local")]
-    async fn a_member_that_runs_is_told_of_its_twin() {
-        let twin = listens(answer(9, 1, "other")).await;
-        let bench = Bench::new(&[&twin]);
-        tokio::task::spawn_local(watch(bench.member.clone()));
+    /// The second process of which a member that runs is told within some rounds.
+    async fn told(members: &[&str]) -> Option<Twin> {
+        let bench = Bench::new(members);
+        tokio::task::spawn_local(watch(bench.member.clone(), OWN));
         let told = async {
             let mut events = Vec::new();
             loop {
                 bench.member.inbox.drain(&mut events, Duration::ZERO);
-                if let Some(Event::Twin(url)) = events.drain(..).find(|event| matches!(event, Event::Twin(_))) {
-                    return url;
+                if let Some(Event::Twin(twin)) = events.drain(..).find(|event| matches!(event, Event::Twin(_))) {
+                    return twin;
                 }
                 sleep(Duration::from_millis(1)).await;
             }
         };
-        assert_eq!(tokio::time::timeout(INTERVAL * 12, told).await.expect("not told"), twin);
+        tokio::time::timeout(INTERVAL * 2, told).await.ok()
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn a_member_that_runs_is_told_of_a_copy_and_not_of_one_that_was_founded_alike() {
+        let other = "http://127.0.0.1:1";
+        let copy = listens(answer(9, 1, "other", Some(0xd))).await;
+        let founded_alike = listens(answer(9, 1, "other", Some(0xe))).await;
+        let (cluster, alone, other) = ([&*copy, other], [&*copy], [&*founded_alike, other]);
+        let (told_of_copy, alone, namesake) = tokio::join!(told(&cluster), told(&alone), told(&other));
+        assert_eq!(told_of_copy, Some(copy_at(&copy)));
+        assert_eq!(alone, None, "no other member dials a single one");
+        assert_eq!(namesake, None);
     }
 }

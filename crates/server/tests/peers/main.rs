@@ -5,3 +5,4 @@ mod member;
 mod real_etcd;
 mod refusals;
 mod states;
+mod strangers;

@@ -147,8 +147,13 @@ impl Member {
     pub fn start_with(id: u64, cluster_id: u64, address: SocketAddr, intake: Arc<dyn StateIntake>) -> Member {
         let listener = Listener::bind(&Address::Tcp(address), SocketOptions::default()).unwrap();
         let address = listener.local_addr().unwrap();
-        let identity =
-            Identity { id, cluster_id, version: "3.7.0".into(), peer_urls: vec![format!("http://{address}")] };
+        let identity = Identity {
+            id,
+            cluster_id,
+            directory: None,
+            version: "3.7.0".into(),
+            peer_urls: vec![format!("http://{address}")],
+        };
         let settings = Settings { identity, dial_timeout: Duration::from_secs(2), read_timeout: READ_TIMEOUT };
         let double = Arc::<Double>::default();
         let transport = Transport::new(settings, double.clone(), intake);
@@ -199,7 +204,7 @@ pub fn launch(
     intake: Arc<dyn StateIntake>,
 ) -> (Transport, Workers) {
     let peer_urls = vec![format!("http://{}", listener.local_addr().unwrap())];
-    let identity = Identity { id, cluster_id, version: "3.7.0".into(), peer_urls };
+    let identity = Identity { id, cluster_id, directory: None, version: "3.7.0".into(), peer_urls };
     let settings = Settings { identity, dial_timeout: Duration::from_secs(2), read_timeout: READ_TIMEOUT };
     let transport = Transport::new(settings, sink, intake);
     let patience = Duration::from_millis(500);
@@ -229,7 +234,7 @@ pub fn peer(id: u64, address: SocketAddr) -> Peer {
 
 /// The headers with which member `id` asks member `to`.
 pub fn headers(id: u64, to: u64) -> HeaderMap {
-    Identity { id, cluster_id: CLUSTER, version: "3.7.0".into(), peer_urls: vec![] }.headers(to)
+    Identity { id, cluster_id: CLUSTER, directory: None, version: "3.7.0".into(), peer_urls: vec![] }.headers(to)
 }
 
 pub fn heartbeat(from: u64, to: u64, index: u64) -> Message {

@@ -125,7 +125,7 @@ fn strangers_are_remembered_up_to_a_bound() {
     let one = Member::start(1);
     for id in 100..200 {
         let peer_urls = vec!["http://127.0.0.1:1".to_owned()];
-        let stranger = Identity { id, cluster_id: CLUSTER, version: "3.7.0".into(), peer_urls };
+        let stranger = Identity { id, cluster_id: CLUSTER, directory: None, version: "3.7.0".into(), peer_urls };
         assert_eq!(get(&one, &format!("/raft/stream/message/{id:x}"), stranger.headers(1)).0, 404);
     }
     let known = one.transport.meters().render();

@@ -1,5 +1,6 @@
 //! States on their way to a follower.
 
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,6 +11,7 @@ use metastore_server::peer::{StateIntake, StateTaker};
 use parking_lot::{Condvar, Mutex};
 
 use crate::member::*;
+use crate::strangers::{post_head, send, status};
 
 const MIB: usize = 1 << 20;
 
@@ -206,4 +208,25 @@ fn what_is_no_state_is_refused() {
     assert_eq!(taken.bytes.load(Ordering::SeqCst), 5);
     let got = two.ask(Method::GET, "/raft/snapshot", headers(1, 2), "");
     assert_eq!(got.status.as_u16(), 405);
+}
+
+#[test]
+fn unfinished_states_of_strangers_hold_up_no_member() {
+    let (one, two, taken) = cluster();
+    let begin = |from: u64| {
+        let mut message = announcement(from);
+        message.from = Some(from);
+        let bytes = message.encode_to_vec();
+        let mut stream = send(two.address, &post_head("/raft/snapshot", from, 2, 1000));
+        stream.write_all(&[&(bytes.len() as u64).to_be_bytes(), &bytes[..]].concat()).unwrap();
+        stream
+    };
+    // Neither says how its announcement goes on.
+    let _silent = [8, 9].map(|from| send(two.address, &post_head("/raft/snapshot", from, 2, 1000)));
+    let _unfinished = begin(10);
+    taken.wait("begin 10");
+    assert_eq!(status(&mut begin(11)), "HTTP/1.1 503 Service Unavailable", "one stranger at a time");
+    let write = |out: &mut dyn FnMut(&[u8]) -> std::io::Result<()>| out(&[1; 100]).map_err(|e| e.to_string());
+    one.transport.send_state(2, Box::new(State { announcement: announcement(7), write }));
+    assert_eq!(sent(&one), (2, true));
 }

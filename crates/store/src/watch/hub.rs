@@ -238,6 +238,11 @@ impl Hub {
         Some(StreamId { slot, generation: self.streams[slot as usize].generation })
     }
 
+    /// Streams and watchers: the part of [`Hub::counts`] that costs nothing.
+    pub fn sizes(&self) -> (usize, usize) {
+        (self.streams.len(), self.watchers.len())
+    }
+
     /// What the hub holds now.
     pub fn counts(&self) -> Counts {
         Counts {

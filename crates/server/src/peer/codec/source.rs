@@ -88,6 +88,11 @@ impl<B: Body<Data = Bytes, Error: std::fmt::Display> + Unpin> Source<B> {
         while bytes.len() < length {
             let mut piece = self.piece().await?.ok_or(Broken::Cut)?;
             let taken = piece.split_to(piece.len().min(length - bytes.len()));
+            if bytes.len() + taken.len() > bytes.capacity() {
+                // Twice as much as came so far, as a vector grows by itself; but never beyond the end.
+                let most = length - bytes.len();
+                bytes.reserve_exact(bytes.len().clamp(taken.len(), most));
+            }
             bytes.extend_from_slice(&taken);
             self.chunk = piece;
         }

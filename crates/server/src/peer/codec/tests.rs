@@ -38,6 +38,17 @@ fn run<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(future)
 }
 
+#[test]
+fn a_frame_takes_no_more_memory_than_it_is_long() {
+    const PIECE_BYTES: usize = 10_000;
+    for pieces in [1, 7, 100, 1000] {
+        let mut source = Source::new(Pieces::new(&vec![7; PIECE_BYTES * pieces], PIECE_BYTES), PATIENCE);
+        let length = PIECE_BYTES * pieces - 1;
+        let bytes = run(source.bytes(length as u64, u64::MAX)).unwrap().try_into_mut().unwrap();
+        assert_eq!((bytes.len(), bytes.capacity()), (length, length), "{pieces} pieces");
+    }
+}
+
 fn entry(term: u64, index: u64, data: &'static [u8]) -> Entry {
     Entry { r#type: None, term: Some(term), index: Some(index), data: Some(Bytes::from_static(data)) }
 }
