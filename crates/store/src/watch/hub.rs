@@ -96,8 +96,8 @@ pub struct Hub {
     pub(super) from_head: bool,
     /// Streams with something to take that the shell has not heard of, by slot.
     woken: BTreeSet<u32>,
-    /// Streams whose request for progress waits.
-    pub(super) progress_waiting: BTreeSet<u32>,
+    /// Streams whose request for progress waits, by the revision that it waits for.
+    pub(super) progress_waiting: BTreeSet<(i64, u32)>,
     /// Streams by the end of their progress interval.
     pub(super) deadlines: BTreeSet<(u64, u32)>,
     generation: u32,
@@ -144,7 +144,9 @@ impl Hub {
         }
         let stream = self.streams.remove(id.slot as usize);
         self.deadlines.remove(&(stream.progress_deadline_ms, id.slot));
-        self.progress_waiting.remove(&id.slot);
+        if let Some(from) = stream.progress_from {
+            self.progress_waiting.remove(&(from, id.slot));
+        }
         self.woken.remove(&id.slot);
     }
 

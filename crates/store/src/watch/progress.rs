@@ -13,28 +13,36 @@ impl Hub {
     /// one answer.
     pub fn progress(&mut self, id: StreamId) {
         let Some(stream) = self.stream(id) else { return };
-        let from = stream.progress_from.unwrap_or_else(|| self.revision());
-        self.streams[id.slot as usize].progress_from = Some(from);
-        self.progress_waiting.insert(id.slot);
-        self.answer_progress();
+        if stream.progress_from.is_none() {
+            self.answer_or_wait(id.slot, self.revision());
+        }
     }
 
-    /// Answers the requests for progress that waited for revisions which are published now.
+    /// Answers the requests for progress that waited for revisions which are published now, and looks at no others: a
+    /// request must not cost more because many streams wait.
     pub(super) fn answer_progress(&mut self) {
-        if self.progress_waiting.is_empty() {
+        while let Some(&(from, slot)) = self.progress_waiting.first()
+            && from <= self.tail
+        {
+            self.progress_waiting.pop_first();
+            self.answer_or_wait(slot, from);
+        }
+    }
+
+    /// Answers a request for progress, if everything up to `from` and up to what the stream has named is published
+    /// here.
+    fn answer_or_wait(&mut self, slot: u32, from: i64) {
+        let stream = &mut self.streams[slot as usize];
+        let from = from.max(stream.named_revision);
+        if from > self.tail {
+            stream.progress_from = Some(from);
+            self.progress_waiting.insert((from, slot));
             return;
         }
-        for slot in std::mem::take(&mut self.progress_waiting) {
-            let stream = &mut self.streams[slot as usize];
-            if stream.progress_from.is_some_and(|from| from.max(stream.named_revision) > self.tail) {
-                self.progress_waiting.insert(slot);
-                continue;
-            }
-            stream.progress_from = None;
-            if self.all_synced(&self.streams[slot as usize]) {
-                let (watch_id, revision) = (INVALID_WATCH_ID, self.tail);
-                self.push(slot, Response { watch_id, revision, ..Response::default() });
-            }
+        stream.progress_from = None;
+        if self.all_synced(&self.streams[slot as usize]) {
+            let (watch_id, revision) = (INVALID_WATCH_ID, self.tail);
+            self.push(slot, Response { watch_id, revision, ..Response::default() });
         }
     }
 

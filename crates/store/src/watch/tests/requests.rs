@@ -1,5 +1,7 @@
 //! Creating, cancelling, progress: what a client asks for, and etcd's peculiarities in the answers.
 
+use std::time::{Duration, Instant};
+
 use super::*;
 
 fn prefix<'a>(key: &'a [u8], range_end: &'a [u8]) -> WatchSpec<'a> {
@@ -225,6 +227,32 @@ fn requested_progress_waits_for_events_that_are_on_their_way() {
     let responses = bench.take();
     assert_eq!(text(&responses[0].events), ["put a=2@3"]);
     assert_eq!((responses.len(), responses[1].watch_id, revision(&responses[1])), (2, -1, 3));
+}
+
+#[test]
+fn requests_for_progress_cost_the_same_however_many_streams_wait() {
+    const STREAMS: u64 = 20_000;
+    let mut bench = Bench::new(Limits::default());
+    let streams: Vec<_> = (0..STREAMS).map(|now| bench.hub.open_stream(now)).collect();
+    for stream in &streams {
+        bench.hub.create(*stream, &WatchSpec { key: b"a", ..WatchSpec::default() });
+        bench.hub.take(*stream);
+    }
+    let events: Vec<_> = (0..10).map(|_| bench.store.put("b", "1")).collect();
+    let began = Instant::now();
+    for stream in &streams {
+        bench.hub.progress(*stream);
+    }
+    for published in &events {
+        assert!(bench.hub.take(streams[0]).is_none(), "the revision of the request is not published yet");
+        bench.hub.publish(published);
+    }
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    for stream in streams {
+        let response = bench.hub.take(stream).expect("progress");
+        assert_eq!((response.watch_id, response.revision), (-1, 11));
+        assert!(bench.hub.take(stream).is_none(), "one answer");
+    }
 }
 
 #[test]
