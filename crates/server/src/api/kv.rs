@@ -10,6 +10,8 @@ use metastore_proto::etcdserverpb::{
 use metastore_store::Reply;
 use metastore_store::apply::range_query;
 use metastore_store::command::Kind;
+use metastore_store::mvcc::row::key_of;
+use metastore_store::mvcc::{RangeQuery, RangeReply, ReadError, View};
 
 use super::encode::{self, Header};
 use super::{Member, check, errors, unary, unary_on_learners};
@@ -137,6 +139,7 @@ async fn range_stream(
     if !request.serializable {
         member.read_barrier(&call).await?;
     }
+    let Some(request) = send_sorted(&member, request, &mut outbound).await? else { return Ok(()) };
     let view = member.view();
     // A client that does not read holds back nothing: each piece is read from the state as it is then.
     let mut cursor = on_pool(move || view.cursor(&range_query(&request)).map_err(errors::unreadable)).await?;
@@ -153,7 +156,7 @@ async fn range_stream(
         if rows.is_empty() {
             break;
         }
-        let chunk = metastore_store::mvcc::RangeReply { rows, ..Default::default() };
+        let chunk = RangeReply { rows, ..Default::default() };
         let frame = encode::range_chunk(None, &chunk)?;
         keys = match frame.message_bytes() {
             bytes if bytes < target_bytes / 2 => keys.saturating_mul(2),
@@ -170,6 +173,53 @@ async fn range_stream(
     // A client that has gone needs no end.
     let _ = outbound.send(frame).await;
     Ok(())
+}
+
+/// Answers a request that names a sort target without an order, if etcd's first message would hold the whole answer:
+/// etcd sorts each message by the target. Gives the request back otherwise. A longer answer is sent in key order, and
+/// holds every key once.
+async fn send_sorted(
+    member: &Member,
+    request: RangeRequest,
+    outbound: &mut Outbound,
+) -> Result<Option<RangeRequest>, Status> {
+    if request.sort_order() != SortOrder::None || request.sort_target() == SortTarget::Key || request.count_only {
+        return Ok(Some(request));
+    }
+    let view = member.view();
+    let (request, reply) = on_pool(move || {
+        let reply = first_message(&view, &request).map_err(errors::unreadable)?;
+        Ok((request, reply))
+    })
+    .await?;
+    let Some(reply) = reply else { return Ok(Some(request)) };
+    let frame = encode::range_chunk(Some(Header::new(&member.shared, reply.revision)), &reply)?;
+    // A client that has gone needs no answer.
+    let _ = outbound.send(frame).await;
+    Ok(None)
+}
+
+/// The sorted answer, if it fits into the first message of a stream.
+fn first_message(view: &View, request: &RangeRequest) -> Result<Option<RangeReply>, ReadError> {
+    let first = FIRST_CHUNK_KEYS as i64;
+    let limited = (1..=first).contains(&request.limit);
+    let query = RangeQuery { limit: if limited { request.limit } else { first }, ..range_query(request) };
+    let mut reply = view.range(&query)?;
+    if !reply.more {
+        return Ok(Some(reply));
+    }
+    if !limited {
+        return Ok(None);
+    }
+    // As in etcd, keys are counted on from the last one of the sorted answer.
+    if let Some(last) = reply.rows.last() {
+        let key = [key_of(last), &[0]].concat();
+        let revision = if request.revision > 0 { request.revision } else { reply.revision };
+        let rest =
+            RangeQuery { key: &key, range_end: &request.range_end, revision, count_only: true, ..Default::default() };
+        reply.count = reply.rows.len() as i64 + view.range(&rest)?.count;
+    }
+    Ok(Some(reply))
 }
 
 fn check_streamable(request: &RangeRequest) -> Result<(), Status> {
