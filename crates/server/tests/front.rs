@@ -1,5 +1,7 @@
 //! The front as a client meets it: real sockets, real HTTP, handlers made for the test.
 
+mod streams;
+
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -11,16 +13,17 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use h2::RecvStream;
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Frame as BodyFrame, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use metastore_proto::Message;
-use metastore_proto::health::{HealthCheckRequest, HealthCheckResponse};
+use metastore_proto::health::{HealthCheckRequest, HealthCheckResponse, HealthListResponse};
 use metastore_server::grpc::counts::MethodCounts;
 use metastore_server::grpc::router::{is_grpc, not_grpc};
-use metastore_server::grpc::{Body, Code, Frame, Ledger, LocalFuture, Router, Status, health};
+use metastore_server::grpc::{Body, Code, Frame, Inbound, Ledger, LocalFuture, Router, Status, health};
 use metastore_server::io::accept::Door;
 use metastore_server::io::listen::{Address, Listener, SocketOptions};
 use metastore_server::io::serve::{Protocol, Service};
@@ -44,20 +47,25 @@ struct Front {
 }
 
 impl Service for Front {
-    fn call(&self, request: Request<Incoming>) -> LocalFuture<Response<Body>> {
+    fn call(&self, _: Request<Incoming>) -> LocalFuture<Response<Body>> {
+        Box::pin(std::future::ready(plain()))
+    }
+
+    fn call_http2(&self, request: Request<RecvStream>) -> LocalFuture<Response<Body>> {
         if is_grpc(request.headers()) {
             return self.router.call(request);
         }
-        let response = match self.router.serves(request.uri().path()) {
-            true => not_grpc(request.headers()),
-            false => Response::new(Body::Plain(Bytes::from_static(b"plain"))),
-        };
-        Box::pin(std::future::ready(response))
+        let serves = self.router.serves(request.uri().path());
+        Box::pin(std::future::ready(if serves { not_grpc(request.headers()) } else { plain() }))
     }
 
     fn awaits_answers(&self) -> bool {
         !self.slots.is_empty()
     }
+}
+
+fn plain() -> Response<Body> {
+    Response::new(Body::Plain(Bytes::from_static(b"plain")))
 }
 
 struct Server {
@@ -70,6 +78,10 @@ struct Server {
 
 impl Server {
     fn start() -> Server {
+        Server::start_with(Protocol::default())
+    }
+
+    fn start_with(protocol: Protocol) -> Server {
         let any = Address::Tcp("127.0.0.1:0".parse().unwrap());
         let listener = Listener::bind(&any, SocketOptions::default()).unwrap();
         let address = listener.local_addr().unwrap();
@@ -77,19 +89,13 @@ impl Server {
         let waiting = Arc::<AtomicUsize>::default();
         let serving = tokio::sync::watch::Sender::new(true);
         let (shared, gauge, serves) = (ledger.clone(), waiting.clone(), serving.subscribe());
-        let workers = Workers::start(
-            2,
-            vec![(listener, Door::Client)],
-            usize::MAX,
-            Protocol::default(),
-            STOP_PATIENCE,
-            move |context| {
+        let workers =
+            Workers::start(2, vec![(listener, Door::Client)], usize::MAX, protocol, STOP_PATIENCE, move |context| {
                 let mut router = Router::new(MAX_BYTES, shared.clone(), context.stopping);
                 health::register(&mut router, serves.clone());
                 let slots = register_test_methods(&mut router, gauge.clone());
                 Rc::new(Front { router, slots })
-            },
-        );
+            });
         Server { address, workers: Some(workers.unwrap()), ledger, waiting, serving }
     }
 
@@ -167,6 +173,10 @@ fn register_test_methods(router: &mut Router, gauge: Arc<AtomicUsize>) -> Slots<
             let _alive = (alive, outbound);
             std::future::pending().await
         }
+    });
+    router.bidi("test.T", "Deaf", |_call, inbound: Inbound<()>, outbound| async move {
+        let _open = (inbound, outbound);
+        std::future::pending().await
     });
     router.server_stream("test.T", "Large", move |_call, _: (), mut outbound| async move {
         let Ok(mut pieces) = outbound.begin(64 << 20).await? else { return Ok(()) };
@@ -262,6 +272,12 @@ async fn health_check() {
     let unknown = framed(&HealthCheckRequest { service: "x".into() });
     let reply = call(&mut sender, check, &[], unknown).await;
     assert_eq!((reply.status.as_str(), reply.message.as_str()), ("5", "unknown service"));
+    for (serving, status) in [(true, 1), (false, 2)] {
+        server.serving.send_replace(serving);
+        let reply = call(&mut sender, "/grpc.health.v1.Health/List", &[], vec![0u8; 5]).await;
+        let statuses = [(String::new(), HealthCheckResponse { status })].into();
+        assert_eq!(HealthListResponse::decode(reply.data.slice(5..)).unwrap(), HealthListResponse { statuses });
+    }
     until("the count", || server.handled("Check", Code::Ok) == 1 && server.handled("Check", Code::NotFound) == 1).await;
 }
 
@@ -299,21 +315,33 @@ async fn broken_requests() {
     let server = Server::start();
     let mut sender = connect(&server).await;
     for (body, message) in [
-        (&b""[..], "unexpected EOF"),
-        (&b"\0\0\0\0"[..], "unexpected EOF"),
-        (&b"\0\0\0\0\x02a"[..], "unexpected EOF"),
-        (&b"\0\0\0\0\0x"[..], "grpc: more than one message in the request of a unary call"),
-        (&b"\x01\0\0\0\0"[..], "grpc: compressed flag set with identity or empty encoding"),
+        (&b""[..], ("2", "EOF")),
+        (&b"\0\0\0\0"[..], ("2", "EOF")),
+        (&b"\0\0\0\0\x02a"[..], ("2", "unexpected EOF")),
+        (&b"\x01\0\0\0\0"[..], ("13", "grpc: compressed flag set with identity or empty encoding")),
+        (&b"\0\0\0\0\0x"[..], ("0", "")),
     ] {
         let reply = call(&mut sender, "/test.T/Empty", &[], body).await;
+        assert_eq!((reply.status.as_str(), reply.message.as_str()), message, "{body:?}");
+    }
+    for (body, message) in [
+        (&b"\0\0\0\0"[..], "cardinality violation: received no request message from non-client-streaming RPC"),
+        (&b"\0\0\0\0\x02a"[..], "unexpected EOF"),
+        (&b"\0\0\0\0\0\0\0\0\0\x01"[..], "unexpected EOF"),
+        (
+            &b"\0\0\0\0\0\0\0\0\0\0"[..],
+            "cardinality violation: received multiple request messages for non-client-streaming RPC",
+        ),
+    ] {
+        let reply = call(&mut sender, "/test.T/Large", &[], body).await;
         assert_eq!((reply.status.as_str(), reply.message.as_str()), ("13", message), "{body:?}");
     }
     let reply = call(&mut sender, "/grpc.health.v1.Health/Check", &[], &b"\0\0\0\0\x02\xff\xff"[..]).await;
     assert_eq!(reply.status, "13");
     assert!(reply.message.starts_with("grpc: error unmarshalling request: "), "{}", reply.message);
-    let reply = call(&mut sender, "/test.T/Empty", &[("grpc-encoding", "gzip")], &b"\x01\0\0\0\0"[..]).await;
+    let reply = call(&mut sender, "/test.T/Empty", &[("grpc-encoding", "snappy")], &b"\x01\0\0\0\0"[..]).await;
     assert_eq!(reply.status, "12");
-    assert_eq!(reply.message, "grpc: Decompressor is not installed for grpc-encoding \"gzip\"");
+    assert_eq!(reply.message, "grpc: Decompressor is not installed for grpc-encoding \"snappy\"");
 }
 
 #[tokio::test]
@@ -323,6 +351,7 @@ async fn paths_that_lead_nowhere() {
     for (path, message) in [
         ("/test.T/Nothing", "unknown method Nothing for service test.T"),
         ("/etcdserverpb.Nothing/Put", "unknown service etcdserverpb.Nothing"),
+        ("/test.T/Empty?x=1", "unknown method Empty?x=1 for service test.T"),
     ] {
         let reply = call(&mut sender, path, &[], vec![0u8; 5]).await;
         assert_eq!((reply.status.as_str(), reply.message.as_str()), ("12", message));

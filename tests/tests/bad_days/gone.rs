@@ -24,7 +24,7 @@ const SECOND_ROUND_PERCENT: u64 = 115;
 const DEADLINE_EXCEEDED: u32 = 4;
 const UNAVAILABLE: u32 = 14;
 
-fn wait_until_idle(address: &str) {
+pub fn wait_until_idle(address: &str) {
     eventually("all calls are over", || {
         let now = metrics(address);
         let open = ["Put", "Watch"].map(|method| open_calls(&now, method)).iter().sum::<f64>();

@@ -179,16 +179,17 @@ async fn serve(
     member.admit(&call)?;
     let stream = member.watchers.open();
     let mut leader = LeaderWatch::new(&member, &call);
+    // A client that has closed its half asks for nothing more; its watchers go on until the stream ends, as in etcd.
+    let mut asks = true;
     loop {
-        let accepts = member.watchers.hub.borrow().accepts_requests(stream.id);
+        let accepts = asks && member.watchers.hub.borrow().accepts_requests(stream.id);
         tokio::select! {
             request = inbound.next(), if accepts => match request? {
                 Some(request) => {
                     stream.request(request);
                     member.watchers.show_sizes();
                 }
-                // A client that closes its half has done with watching, as in etcd.
-                None => return Ok(()),
+                None => asks = false,
             },
             () = stream.notify.notified() => {}
             status = leader.lost() => return Err(status),

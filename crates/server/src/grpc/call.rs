@@ -6,31 +6,29 @@ use bytes::Bytes;
 use http::HeaderMap;
 use tokio::time::Instant;
 
+use super::encoding::Encoding;
 use super::status::Status;
 
 /// The longest `grpc-timeout` that is kept as a deadline; a longer one (the notation reaches 11,000 years) counts as none.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(60 * 60 * 24 * 365);
 
-/// One call of a client.
+/// One call of a client. Of its metadata it holds what somebody reads, not what the client sent: that may be large.
 #[derive(Debug)]
 pub struct Call {
     /// When the client stops waiting; `None` if it did not say.
     pub deadline: Option<Instant>,
-    /// The message as it came, without the prefix: a slice of the receive buffer, to be copied if kept. Empty for
-    /// calls whose client streams.
+    /// The message as it came, without the prefix and not compressed: a slice of the receive buffer, to be copied if
+    /// kept. Empty for calls whose client streams.
     pub raw: Bytes,
-    headers: HeaderMap,
+    pub(super) encoding: Encoding,
+    requires_leader: bool,
 }
 
 impl Call {
     /// Takes the headers of a request. A `grpc-timeout` that cannot be read is Internal, as in grpc-go; an encoding
-    /// other than identity is Unimplemented, because nothing here decompresses.
-    pub(super) fn new(headers: HeaderMap) -> Result<Call, Status> {
-        if let Some(encoding) = headers.get("grpc-encoding").filter(|value| *value != "identity") {
-            let name = String::from_utf8_lossy(encoding.as_bytes()).into_owned();
-            let text = format!("grpc: Decompressor is not installed for grpc-encoding {name:?}");
-            return Err(Status::unimplemented(text));
-        }
+    /// other than identity and gzip is Unimplemented.
+    pub(super) fn new(headers: &HeaderMap) -> Result<Call, Status> {
+        let encoding = Encoding::of(headers)?;
         let deadline = match headers.get("grpc-timeout") {
             None => None,
             Some(value) => {
@@ -39,38 +37,24 @@ impl Call {
                 (timeout <= LONGEST_TIMEOUT).then(|| Instant::now() + timeout)
             }
         };
-        Ok(Call { deadline, raw: Bytes::new(), headers })
+        let requires_leader = headers.get("hasleader").is_some_and(|value| value == "true");
+        Ok(Call { deadline, raw: Bytes::new(), encoding, requires_leader })
     }
 
     /// A question that another member puts on behalf of its client.
     pub fn of_member(deadline: Instant) -> Call {
-        Call { deadline: Some(deadline), raw: Bytes::new(), headers: HeaderMap::new() }
+        Call { deadline: Some(deadline), raw: Bytes::new(), encoding: Encoding::Identity, requires_leader: false }
     }
 
     #[cfg(test)]
     pub(crate) fn with_metadata(name: &'static str, value: &'static str) -> Call {
-        Call::new(HeaderMap::from_iter([(http::HeaderName::from_static(name), http::HeaderValue::from_static(value))]))
-            .unwrap()
-    }
-
-    /// The client's token: metadata `token`.
-    pub fn token(&self) -> Option<&[u8]> {
-        self.metadata("token")
+        let entry = (http::HeaderName::from_static(name), http::HeaderValue::from_static(value));
+        Call::new(&HeaderMap::from_iter([entry])).unwrap()
     }
 
     /// True if the client wants an error rather than a wait while there is no leader: metadata `hasleader: true`.
     pub fn requires_leader(&self) -> bool {
-        self.metadata("hasleader") == Some(b"true")
-    }
-
-    /// The version that the client says it speaks: metadata `client-api-version`.
-    pub fn client_api_version(&self) -> Option<&[u8]> {
-        self.metadata("client-api-version")
-    }
-
-    /// The first value of any metadata key.
-    pub fn metadata(&self, name: &str) -> Option<&[u8]> {
-        self.headers.get(name).map(|value| value.as_bytes())
+        self.requires_leader
     }
 }
 
@@ -121,22 +105,26 @@ mod tests {
     fn call(name: &'static str, value: &'static str) -> Result<Call, Status> {
         let mut headers = HeaderMap::new();
         headers.insert(name, HeaderValue::from_static(value));
-        Call::new(headers)
+        Call::new(&headers)
     }
 
     #[test]
     fn metadata() {
         assert!(call("hasleader", "true").unwrap().requires_leader());
         assert!(!call("hasleader", "1").unwrap().requires_leader());
-        assert_eq!(call("token", "abc.7").unwrap().token(), Some(&b"abc.7"[..]));
         assert_eq!(call("grpc-timeout", "99999999H").unwrap().deadline, None);
         assert_eq!(call("grpc-timeout", "later").unwrap_err().code, Code::Internal);
     }
 
     #[test]
-    fn only_identity_encoding() {
-        assert!(call("grpc-encoding", "identity").is_ok());
-        let status = call("grpc-encoding", "gzip").unwrap_err();
-        assert_eq!(status, Status::unimplemented("grpc: Decompressor is not installed for grpc-encoding \"gzip\""));
+    fn encodings() {
+        for (name, encoding) in [("identity", Encoding::Identity), ("", Encoding::Identity), ("gzip", Encoding::Gzip)] {
+            assert_eq!(call("grpc-encoding", name).unwrap().encoding, encoding);
+        }
+        for other in ["snappy", "GZIP"] {
+            let text = format!("grpc: Decompressor is not installed for grpc-encoding {other:?}");
+            assert_eq!(call("grpc-encoding", other).unwrap_err(), Status::unimplemented(text));
+        }
+        assert_eq!(call("te", "trailers").unwrap().encoding, Encoding::Identity);
     }
 }

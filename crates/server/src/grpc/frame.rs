@@ -1,8 +1,13 @@
 //! gRPC's framing of messages: one flag byte, four bytes of length, the message.
 
+use std::io::Write;
+
 use bytes::{Buf, Bytes, BytesMut};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use metastore_proto::Message;
 
+use super::encoding::{self, Encoding};
 use super::status::Status;
 
 /// Bytes in front of every message.
@@ -43,6 +48,16 @@ impl Frame {
         Ok(Bytes::copy_from_slice(&prefix))
     }
 
+    /// The same message in gzip. An empty one stays as it is, as in grpc-go.
+    pub(super) fn deflated(self) -> Frame {
+        if self.message_bytes() == 0 {
+            return self;
+        }
+        let mut deflater = Deflater::new();
+        deflater.push(&self.0[PREFIX_BYTES..]);
+        deflater.finish()
+    }
+
     /// Prefix and message.
     pub fn into_bytes(self) -> Bytes {
         self.0
@@ -54,6 +69,28 @@ impl Frame {
     }
 }
 
+/// A message that is compressed while its pieces come.
+#[derive(Debug)]
+pub(super) struct Deflater(GzEncoder<Vec<u8>>);
+
+impl Deflater {
+    pub(super) fn new() -> Deflater {
+        Deflater(GzEncoder::new(vec![1, 0, 0, 0, 0], Compression::default()))
+    }
+
+    pub(super) fn push(&mut self, piece: &[u8]) {
+        self.0.write_all(piece).expect("a Vec grows");
+    }
+
+    pub(super) fn finish(self) -> Frame {
+        let mut buffer = self.0.finish().expect("a Vec grows");
+        // Deflate adds a thousandth at most, which a prefix holds for everything that may be sent.
+        let length = (buffer.len() - PREFIX_BYTES) as u32;
+        buffer[1..PREFIX_BYTES].copy_from_slice(&length.to_be_bytes());
+        Frame(buffer.into())
+    }
+}
+
 fn check_send(length: usize) -> Result<(), Status> {
     if length <= MAX_SEND_BYTES {
         return Ok(());
@@ -62,7 +99,7 @@ fn check_send(length: usize) -> Result<(), Status> {
     Err(Status::resource_exhausted(text))
 }
 
-/// Cuts a byte stream into messages. Holds at most one message of `max_bytes` and one chunk of the connection's.
+/// Cuts a byte stream into messages. Holds what it was given and did not cut yet.
 ///
 /// A message that lies whole in one chunk is a slice of that chunk: nothing is copied. The length is checked as soon
 /// as the prefix is there, before anything of the message is kept.
@@ -71,11 +108,25 @@ pub struct Cutter {
     whole: Bytes,
     joined: BytesMut,
     max_bytes: usize,
+    encoding: Encoding,
+}
+
+/// A message as it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Cut {
+    Plain(Bytes),
+    /// Still compressed.
+    Gzip(Bytes),
 }
 
 impl Cutter {
+    /// For messages that are not compressed.
     pub fn new(max_bytes: usize) -> Cutter {
-        Cutter { whole: Bytes::new(), joined: BytesMut::new(), max_bytes }
+        Cutter::with(Encoding::Identity, max_bytes)
+    }
+
+    pub(super) fn with(encoding: Encoding, max_bytes: usize) -> Cutter {
+        Cutter { whole: Bytes::new(), joined: BytesMut::new(), max_bytes, encoding }
     }
 
     /// Adds what the connection delivered.
@@ -88,21 +139,45 @@ impl Cutter {
         self.joined.extend_from_slice(&chunk);
     }
 
-    /// True when nothing is left over from the last message.
-    pub fn is_empty(&self) -> bool {
-        self.whole.is_empty() && self.joined.is_empty()
+    fn held(&self) -> &[u8] {
+        if self.joined.is_empty() { &self.whole } else { &self.joined }
+    }
+
+    /// Bytes that are held.
+    pub(super) fn len(&self) -> usize {
+        self.held().len()
+    }
+
+    /// Whether a message has begun that was not cut. As in grpc-go, a prefix that is not complete begins none.
+    pub(super) fn is_torn(&self) -> bool {
+        self.held().len() >= PREFIX_BYTES
     }
 
     /// The next message, `None` when more bytes are needed.
-    /// Errors, with grpc-go's texts: a compressed message (nothing here decompresses), and one over the limit.
+    ///
+    /// # Errors
+    /// With grpc-go's texts: a message that is compressed otherwise than the request said, or cannot be decompressed,
+    /// and one over the limit, before or after.
     pub fn cut_next(&mut self) -> Result<Option<Bytes>, Status> {
-        let held: &[u8] = if self.joined.is_empty() { &self.whole } else { &self.joined };
-        let Some(prefix) = held.first_chunk::<PREFIX_BYTES>() else { return Ok(None) };
-        match prefix[0] {
-            0 => {}
-            1 => return Err(Status::internal("grpc: compressed flag set with identity or empty encoding")),
-            flag => return Err(Status::internal(format!("grpc: received unexpected payload format {flag}"))),
+        match self.cut_raw()? {
+            Some(Cut::Gzip(message)) => encoding::inflate(&message, self.max_bytes).map(Some),
+            Some(Cut::Plain(message)) => Ok(Some(message)),
+            None => Ok(None),
         }
+    }
+
+    /// The same, without decompressing it.
+    pub(super) fn cut_raw(&mut self) -> Result<Option<Cut>, Status> {
+        let held = self.held();
+        let Some(prefix) = held.first_chunk::<PREFIX_BYTES>() else { return Ok(None) };
+        let compressed = match (prefix[0], self.encoding) {
+            (0, _) => false,
+            (1, Encoding::Gzip) => true,
+            (1, Encoding::Identity) => {
+                return Err(Status::internal("grpc: compressed flag set with identity or empty encoding"));
+            }
+            (flag, _) => return Err(Status::internal(format!("grpc: received unexpected payload format {flag}"))),
+        };
         let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;
         if length > self.max_bytes {
             let text = format!("grpc: received message larger than max ({length} vs. {})", self.max_bytes);
@@ -111,7 +186,8 @@ impl Cutter {
         if held.len() < PREFIX_BYTES + length {
             return Ok(None);
         }
-        Ok(Some(self.cut(length)))
+        let message = self.cut(length);
+        Ok(Some(if compressed { Cut::Gzip(message) } else { Cut::Plain(message) }))
     }
 
     fn cut(&mut self, length: usize) -> Bytes {
@@ -142,7 +218,7 @@ mod tests {
         cutter.push(chunk);
         let message = cutter.cut_next().unwrap().unwrap();
         assert_eq!((&message[..], message.as_ptr()), (&b"hello"[..], address));
-        assert!(cutter.is_empty());
+        assert_eq!(cutter.len(), 0);
     }
 
     #[test]
@@ -158,7 +234,7 @@ mod tests {
                 }
             }
             assert_eq!(messages, ["one", "", "three"], "in chunks of {size}");
-            assert!(cutter.is_empty());
+            assert_eq!(cutter.len(), 0);
         }
     }
 
@@ -172,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn compressed_messages_are_refused() {
+    fn messages_compressed_otherwise_than_announced_are_refused() {
         let mut cutter = Cutter::new(10);
         cutter.push(Bytes::from_static(&[1, 0, 0, 0, 0]));
         assert_eq!(cutter.cut_next().unwrap_err().code, Code::Internal);

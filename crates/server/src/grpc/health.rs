@@ -1,7 +1,7 @@
 //! `grpc.health.v1.Health`: is this server serving?
 
 use metastore_proto::health::health_check_response::ServingStatus;
-use metastore_proto::health::{HealthCheckRequest, HealthCheckResponse};
+use metastore_proto::health::{HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse};
 use tokio::sync::watch;
 
 use super::call::Call;
@@ -12,7 +12,7 @@ use super::status::Status;
 
 const SERVICE: &str = "grpc.health.v1.Health";
 
-/// Adds Check and Watch. `serving` says whether the whole server serves; no service has a status of its own.
+/// Adds Check, List and Watch. `serving` says whether the whole server serves; no service has a status of its own.
 pub fn register(router: &mut Router, serving: watch::Receiver<bool>) {
     let now = serving.clone();
     router.unary(SERVICE, "Check", move |_call, request: HealthCheckRequest| {
@@ -23,6 +23,12 @@ pub fn register(router: &mut Router, serving: watch::Receiver<bool>) {
             }
             reply(serving)
         }
+    });
+    let now = serving.clone();
+    router.unary(SERVICE, "List", move |_call, _: HealthListRequest| {
+        let status = HealthCheckResponse { status: status(*now.borrow()).into() };
+        let statuses = [(String::new(), status)].into();
+        async move { Frame::of(&HealthListResponse { statuses }) }
     });
     router.server_stream(SERVICE, "Watch", move |call, request: HealthCheckRequest, outbound| {
         watch_serving(call, request, serving.clone(), outbound)
@@ -49,6 +55,9 @@ async fn watch_serving(
 }
 
 fn reply(serving: bool) -> Result<Frame, Status> {
-    let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
-    Frame::of(&HealthCheckResponse { status: status.into() })
+    Frame::of(&HealthCheckResponse { status: status(serving).into() })
+}
+
+fn status(serving: bool) -> ServingStatus {
+    if serving { ServingStatus::Serving } else { ServingStatus::NotServing }
 }

@@ -1,65 +1,211 @@
 //! The messages of a client: one for a unary call, many for a streaming one.
+//!
+//! A stream's frames are read as they arrive, by a task that also runs the handler, and its window opens when the
+//! handler takes the messages:
+//!
+//! ```text
+//!   HTTP/2 ── frames ──▶ Reader ──▶ Intake ──▶ Inbound::next ──▶ handler
+//!      ▲                                           │
+//!      └───────────── window opens ◀───────────────┘
+//! ```
+//!
+//! So a handler that is behind holds at most one window of bytes, packed, and the client waits; the other streams of
+//! the connection go on.
 
+use std::cell::RefCell;
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::marker::PhantomData;
-use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use http_body::Body as _;
-use hyper::body::Incoming;
+use h2::RecvStream;
 use metastore_proto::Message;
 use tokio::time::Instant;
 
 use super::counts::MethodCounts;
-use super::frame::Cutter;
+use super::encoding::{self, Encoding};
+use super::frame::{Cut, Cutter};
 use super::status::{Code, Status};
 
-/// Reads the only message of a unary call, to the end of the stream. A client that has not sent it all by its own
-/// `deadline` gets DeadlineExceeded: it must not hold the call open for ever.
-pub(super) async fn read_one(body: Incoming, max_bytes: usize, deadline: Option<Instant>) -> Result<Bytes, Status> {
-    let Some(deadline) = deadline else { return read_whole(body, max_bytes).await };
-    let read = tokio::time::timeout_at(deadline, read_whole(body, max_bytes)).await;
-    read.unwrap_or_else(|_elapsed| Err(Status::deadline_exceeded()))
+/// The window of a stream is opened in steps of this many bytes while its handler is busy.
+const RELEASE_BYTES: usize = 16 * 1024;
+
+/// A handler takes this many bytes of messages before other tasks of its thread have their turn.
+const TURN_BYTES: usize = 64 * 1024;
+
+/// What a message counts in a turn beside its bytes.
+const MESSAGE_BYTES: usize = 64;
+
+/// Reads the first message of a call. A client that has not sent it by its own `deadline` gets DeadlineExceeded: it
+/// must not hold the call open for ever. Nothing behind the message is looked at, as in grpc-go: the client need not
+/// have finished its half.
+pub(super) async fn read_first(
+    body: &mut RecvStream,
+    encoding: Encoding,
+    max_bytes: usize,
+    deadline: Option<Instant>,
+) -> Result<Bytes, Status> {
+    let read = async {
+        let mut cutter = Cutter::with(encoding, max_bytes);
+        match read_next(body, &mut cutter).await? {
+            Some(message) => encoding::decode(message, max_bytes).await,
+            None if cutter.is_torn() => Err(Status::unknown("unexpected EOF")),
+            None => Err(Status::unknown("EOF")),
+        }
+    };
+    within(deadline, read).await
 }
 
-/// The usual case is one DATA frame that holds the prefix and the whole message and ends the stream: it is handed on
-/// as a slice, without a copy and without a second poll.
-async fn read_whole(mut body: Incoming, max_bytes: usize) -> Result<Bytes, Status> {
-    let mut cutter = Cutter::new(max_bytes);
-    let mut message = None;
+/// Reads the only message of a call whose server streams, to the end of the client's half; otherwise as [`read_first`].
+pub(super) async fn read_only(
+    body: &mut RecvStream,
+    encoding: Encoding,
+    max_bytes: usize,
+    deadline: Option<Instant>,
+) -> Result<Bytes, Status> {
+    let read = async {
+        let mut cutter = Cutter::with(encoding, max_bytes);
+        let message = match read_next(body, &mut cutter).await? {
+            Some(message) => encoding::decode(message, max_bytes).await?,
+            None if cutter.is_torn() => return Err(torn()),
+            None => {
+                let text = "cardinality violation: received no request message from non-client-streaming RPC";
+                return Err(Status::internal(text));
+            }
+        };
+        match read_next(body, &mut cutter).await? {
+            None if cutter.is_torn() => Err(torn()),
+            None => Ok(message),
+            Some(_) => {
+                let text = "cardinality violation: received multiple request messages for non-client-streaming RPC";
+                Err(Status::internal(text))
+            }
+        }
+    };
+    within(deadline, read).await
+}
+
+async fn within<T>(deadline: Option<Instant>, read: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let Some(deadline) = deadline else { return read.await };
+    tokio::time::timeout_at(deadline, read).await.unwrap_or_else(|_elapsed| Err(Status::deadline_exceeded()))
+}
+
+/// The next message; `None` at the end of the client's half. The usual case is one DATA frame that holds the prefix and
+/// the whole message: it is handed on as a slice, without a copy and without a second poll.
+async fn read_next(body: &mut RecvStream, cutter: &mut Cutter) -> Result<Option<Cut>, Status> {
     loop {
+        if let Some(message) = cutter.cut_raw()? {
+            return Ok(Some(message));
+        }
         if body.is_end_stream() {
-            break;
+            return Ok(None);
         }
-        let Some(chunk) = poll_fn(|cx| poll_data(&mut body, cx)).await? else { break };
-        cutter.push(chunk);
-        if message.is_none() {
-            message = cutter.cut_next()?;
-        }
-        if message.is_some() && !cutter.is_empty() {
-            return Err(Status::internal("grpc: more than one message in the request of a unary call"));
+        match poll_fn(|cx| body.poll_data(cx)).await {
+            Some(Ok(chunk)) => {
+                release(body, chunk.len());
+                cutter.push(chunk);
+            }
+            Some(Err(_gone)) => return Err(gone()),
+            None => return Ok(None),
         }
     }
-    message.ok_or_else(|| Status::internal("unexpected EOF"))
 }
 
-/// Decodes the message of a unary call, or of a call whose server alone streams.
+/// Lets the client send as many bytes more.
+fn release(body: &mut RecvStream, bytes: usize) {
+    // Fails only on a stream that has ended, and takes nothing any more.
+    _ = body.flow_control().release_capacity(bytes);
+}
+
+fn gone() -> Status {
+    Status::new(Code::Canceled, "context canceled")
+}
+
+fn torn() -> Status {
+    Status::internal("unexpected EOF")
+}
+
+/// Decodes the message of a unary call.
 pub(super) fn decode_request<T: Message + Default>(message: Bytes) -> Result<T, Status> {
     T::decode(message).map_err(|error| Status::internal(format!("grpc: error unmarshalling request: {error}")))
 }
 
-/// The next DATA of a request; trailers are passed over.
-fn poll_data(body: &mut Incoming, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Status>> {
-    loop {
-        match ready!(Pin::new(&mut *body).poll_frame(cx)) {
-            None => return Poll::Ready(Ok(None)),
-            Some(Err(_gone)) => return Poll::Ready(Err(Status::new(Code::Canceled, "context canceled"))),
-            Some(Ok(frame)) => {
-                if let Ok(chunk) = frame.into_data() {
-                    return Poll::Ready(Ok(Some(chunk)));
+/// Decodes a message of a streaming call.
+pub(super) fn decode_streamed<T: Message + Default>(message: Bytes) -> Result<T, Status> {
+    let text = |error| format!("grpc: failed to unmarshal the received message: {error}");
+    T::decode(message).map_err(|error| Status::internal(text(error)))
+}
+
+/// The requests of a stream that have arrived and were not taken.
+#[derive(Debug)]
+struct Intake {
+    body: RecvStream,
+    cutter: Cutter,
+    /// Bytes that the window does not know to be taken.
+    unreleased: usize,
+    /// How the client's half ended.
+    end: Option<Result<(), Status>>,
+    /// The handler, where it waits for more.
+    taker: Option<Waker>,
+    /// What the handler took in this turn.
+    turn_bytes: usize,
+}
+
+impl Intake {
+    /// Takes what has arrived.
+    fn fill(&mut self, cx: &mut Context<'_>) {
+        let mut news = false;
+        while self.end.is_none() {
+            match self.body.poll_data(cx) {
+                Poll::Pending => break,
+                Poll::Ready(Some(Ok(chunk))) => {
+                    self.unreleased += chunk.len();
+                    self.cutter.push(chunk);
                 }
+                Poll::Ready(Some(Err(_gone))) => self.end = Some(Err(gone())),
+                Poll::Ready(None) => self.end = Some(Ok(())),
+            }
+            news = true;
+        }
+        // A handler of the same task runs next anyway.
+        if news && let Some(taker) = self.taker.take_if(|taker| !taker.will_wake(cx.waker())) {
+            taker.wake();
+        }
+    }
+
+    fn release(&mut self, bytes: usize) {
+        if bytes > 0 {
+            self.unreleased -= bytes;
+            release(&mut self.body, bytes);
+        }
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Status>> {
+        if self.turn_bytes >= TURN_BYTES {
+            self.turn_bytes = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if let Some(message) = self.cutter.cut_next()? {
+            self.turn_bytes += message.len() + MESSAGE_BYTES;
+            let taken = self.unreleased.saturating_sub(self.cutter.len());
+            if taken >= RELEASE_BYTES {
+                self.release(taken);
+            }
+            return Poll::Ready(Ok(Some(message)));
+        }
+        match &self.end {
+            Some(Ok(())) if self.cutter.is_torn() => Poll::Ready(Err(torn())),
+            Some(end) => Poll::Ready(end.clone().map(|()| None)),
+            None => {
+                // All of it, also the beginning of a message that is larger than the window.
+                self.release(self.unreleased);
+                self.turn_bytes = 0;
+                self.taker = Some(cx.waker().clone());
+                Poll::Pending
             }
         }
     }
@@ -68,17 +214,39 @@ fn poll_data(body: &mut Incoming, cx: &mut Context<'_>) -> Poll<Result<Option<By
 /// The messages of a client that streams.
 #[derive(Debug)]
 pub struct Inbound<T> {
-    body: Incoming,
-    cutter: Cutter,
+    intake: Rc<RefCell<Intake>>,
     counts: Arc<MethodCounts>,
     message: PhantomData<fn() -> T>,
 }
 
-impl<T: Message + Default> Inbound<T> {
-    pub(super) fn new(body: Incoming, max_bytes: usize, counts: Arc<MethodCounts>) -> Inbound<T> {
-        Inbound { body, cutter: Cutter::new(max_bytes), counts, message: PhantomData }
-    }
+/// What reads them as they arrive.
+#[derive(Debug)]
+pub(super) struct Reader(Rc<RefCell<Intake>>);
 
+pub(super) fn channel<T>(
+    body: RecvStream,
+    encoding: Encoding,
+    max_bytes: usize,
+    counts: Arc<MethodCounts>,
+) -> (Inbound<T>, Reader) {
+    let cutter = Cutter::with(encoding, max_bytes);
+    let intake = Intake { body, cutter, unreleased: 0, end: None, taker: None, turn_bytes: 0 };
+    let intake = Rc::new(RefCell::new(intake));
+    (Inbound { intake: intake.clone(), counts, message: PhantomData }, Reader(intake))
+}
+
+impl Reader {
+    /// To be polled beside the handler, and before it.
+    pub(super) async fn read(self) -> Infallible {
+        poll_fn(|cx| {
+            self.0.borrow_mut().fill(cx);
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+impl<T: Message + Default> Inbound<T> {
     /// The next message; `None` when the client has said all it will. Safe to drop and call again: nothing is lost.
     pub async fn next(&mut self) -> Result<Option<T>, Status> {
         poll_fn(|cx| self.poll_next(cx)).await
@@ -86,19 +254,11 @@ impl<T: Message + Default> Inbound<T> {
 
     /// [`Inbound::next`] for handlers that poll several sources.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<T>, Status>> {
-        loop {
-            if let Some(message) = self.cutter.cut_next()? {
-                self.counts.message_received(message.len());
-                let decoded = T::decode(message).map_err(|error| {
-                    Status::internal(format!("grpc: failed to unmarshal the received message: {error}"))
-                });
-                return Poll::Ready(decoded.map(Some));
-            }
-            match ready!(poll_data(&mut self.body, cx))? {
-                Some(chunk) => self.cutter.push(chunk),
-                None if self.cutter.is_empty() => return Poll::Ready(Ok(None)),
-                None => return Poll::Ready(Err(Status::internal("unexpected EOF"))),
-            }
-        }
+        let next = self.intake.borrow_mut().poll_next(cx)?;
+        next.map(|message| {
+            let Some(message) = message else { return Ok(None) };
+            self.counts.message_received(message.len());
+            decode_streamed(message).map(Some)
+        })
     }
 }

@@ -1,12 +1,12 @@
-//! gRPC on hyper, written here: framing, status, metadata, streams.
+//! gRPC on HTTP/2, written here: framing, status, metadata, streams.
 //!
 //! The problem: a small request must cost a few microseconds of CPU, and errors must carry etcd's exact codes and
 //! texts. A general framework gives neither (`docs/decisions/0001-grpc-front.md`). What a server needs of gRPC is small:
 //!
 //! ```text
-//!   hyper ── Request<Incoming> ──> Router ── path ──> handler(Call, message) ──> Frame or Status
-//!                                    │                                             │
-//!                                    └── Cutter: prefix, limit, bytes              └──> Body: DATA, trailers
+//!   h2 ── Request<RecvStream> ──> Router ── path ──> handler(Call, message) ──> Frame or Status
+//!                                   │                                             │
+//!                                   └── Cutter: prefix, limit, bytes, gzip        └──> Body: DATA, trailers
 //! ```
 //!
 //! A unary handler is a function from [`Call`] and a message to a future of [`Frame`] or [`Status`]; a streaming one also
@@ -16,14 +16,16 @@
 //! - A router and everything behind it lives on one I/O thread; futures need not be `Send`.
 //! - The length of a message is judged by its prefix, before its bytes are kept.
 //! - When the client goes away, the handler's future is dropped; whatever it holds must clean up on drop.
-//! - Nothing queues without a bound: [`outbound::QUEUE_BYTES`] per stream, one message per request.
+//! - Nothing queues without a bound: [`outbound::QUEUE_BYTES`] per stream, one message per request, and of a client
+//!   that streams one window of HTTP/2.
 //!
-//! Deliberately absent: compression (etcd's clients do not ask for it), client streaming without server streaming (no such
+//! Deliberately absent: compression other than gzip, client streaming without server streaming (no such
 //! method exists here), reflection, interceptors.
 
 pub mod body;
 pub mod call;
 pub mod counts;
+mod encoding;
 pub mod frame;
 pub mod health;
 pub mod inbound;

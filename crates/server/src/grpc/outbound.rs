@@ -19,7 +19,8 @@ use tokio::task::AbortHandle;
 
 use super::body::trailers;
 use super::counts::MethodCounts;
-use super::frame::Frame;
+use super::encoding::{self, Encoding};
+use super::frame::{Deflater, Frame};
 use super::status::{Status, ok_trailers};
 
 /// A sender waits while this much is queued for its client. One frame may exceed it (a whole watch response may); the
@@ -49,6 +50,7 @@ struct Queue {
 pub struct Outbound {
     queue: Rc<RefCell<Queue>>,
     counts: Arc<MethodCounts>,
+    encoding: Encoding,
 }
 
 /// What ends the stream once the handler is through. Dropped without an end (the handler panicked), it ends the stream
@@ -63,16 +65,18 @@ pub struct Outgoing {
     handler: Option<AbortHandle>,
 }
 
-pub(super) fn channel(counts: Arc<MethodCounts>) -> (Outbound, Outgoing) {
+pub(super) fn channel(encoding: Encoding, counts: Arc<MethodCounts>) -> (Outbound, Outgoing) {
     let queue = Rc::<RefCell<Queue>>::default();
-    (Outbound { queue: queue.clone(), counts }, Outgoing { queue, handler: None })
+    (Outbound { queue: queue.clone(), counts, encoding }, Outgoing { queue, handler: None })
 }
 
 impl Outbound {
     /// Queues one message, after waiting for room. Dropping the future before it is ready sends nothing.
     pub async fn send(&mut self, frame: Frame) -> Result<(), Gone> {
         self.ready().await?;
-        self.counts.message_sent(frame.message_bytes());
+        let length = frame.message_bytes();
+        let frame = encoding::encode(frame, self.encoding).await;
+        self.counts.message_sent(length);
         self.push(frame.into_bytes());
         Ok(())
     }
@@ -93,15 +97,19 @@ impl Outbound {
         .await
     }
 
-    /// Begins a message of `length` bytes that is produced in pieces, for replies too large to hold at once.
+    /// Begins a message of `length` bytes that is produced in pieces, for replies too large to hold at once. A
+    /// compressed one is held until it is whole, because its length stands in front.
     pub async fn begin(&mut self, length: usize) -> Result<Result<Pieces<'_>, Gone>, Status> {
         let prefix = Frame::prefix(length)?;
         if self.ready().await.is_err() {
             return Ok(Err(Gone));
         }
         self.counts.message_sent(length);
-        self.push(prefix);
-        Ok(Ok(Pieces { outbound: self, missing: length }))
+        let deflater = (self.encoding == Encoding::Gzip && length > 0).then(Deflater::new);
+        if deflater.is_none() {
+            self.push(prefix);
+        }
+        Ok(Ok(Pieces { outbound: self, missing: length, deflater }))
     }
 
     fn push(&mut self, bytes: Bytes) {
@@ -141,6 +149,7 @@ impl Drop for Closer {
 pub struct Pieces<'a> {
     outbound: &'a mut Outbound,
     missing: usize,
+    deflater: Option<Deflater>,
 }
 
 impl Pieces<'_> {
@@ -152,7 +161,13 @@ impl Pieces<'_> {
         assert!(piece.len() <= self.missing, "{} bytes in a piece, {} were left", piece.len(), self.missing);
         self.outbound.ready().await?;
         self.missing -= piece.len();
-        self.outbound.push(piece);
+        match &mut self.deflater {
+            None => self.outbound.push(piece),
+            Some(deflater) => deflater.push(&piece),
+        }
+        if let Some(whole) = self.deflater.take_if(|_| self.missing == 0) {
+            self.outbound.push(whole.finish().into_bytes());
+        }
         Ok(())
     }
 
@@ -230,7 +245,7 @@ mod tests {
     use crate::grpc::counts::{Kind, Ledger};
 
     fn channel() -> (Outbound, Outgoing) {
-        super::channel(Ledger::default().open("a.B", "C", Kind::ServerStream))
+        super::channel(Encoding::Identity, Ledger::default().open("a.B", "C", Kind::ServerStream))
     }
 
     fn frame(length: usize) -> Frame {
@@ -276,6 +291,21 @@ mod tests {
         assert_eq!(pieces.missing(), 0);
         let data = next(&mut outgoing).await.unwrap().into_data().unwrap();
         assert_eq!(&data[..], b"\0\0\0\0\x06abcdef");
+    }
+
+    #[tokio::test]
+    async fn pieces_are_compressed_as_one_message() {
+        let counts = Ledger::default().open("a.B", "C", Kind::ServerStream);
+        let (mut outbound, mut outgoing) = super::channel(Encoding::Gzip, counts.clone());
+        let mut pieces = outbound.begin(6).await.unwrap().unwrap();
+        pieces.push(Bytes::from_static(b"abc")).await.unwrap();
+        pieces.push(Bytes::from_static(b"def")).await.unwrap();
+        outbound.send(frame(0)).await.unwrap();
+        let data = next(&mut outgoing).await.unwrap().into_data().unwrap();
+        let length = data.len() - 5;
+        assert_eq!((data[0], &data[length..]), (1, &[0; 5][..]), "an empty message is sent as it is");
+        assert_eq!(encoding::inflate(&data[5..length], 6).unwrap(), &b"abcdef"[..]);
+        assert_eq!((counts.sent.get(), counts.sent_bytes.get()), (2, 6));
     }
 
     #[tokio::test]

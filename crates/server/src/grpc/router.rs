@@ -5,24 +5,25 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use h2::RecvStream;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
-use hyper::body::Incoming;
 use metastore_proto::Message;
 use tokio::sync::watch;
 
 use super::body::Body;
 use super::call::Call;
 use super::counts::{Counted, Kind, Ledger, MethodCounts};
+use super::encoding::{self, Encoding};
 use super::frame::Frame;
-use super::inbound::{Inbound, decode_request, read_one};
+use super::inbound::{self, Inbound, Reader, decode_request, decode_streamed, read_first, read_only};
 use super::outbound::{self, Outbound};
 use super::status::{Code, Status};
 
 /// A future that stays on its thread.
 pub type LocalFuture<T> = Pin<Box<dyn Future<Output = T>>>;
 
-type Handler = Box<dyn Fn(Request<Incoming>) -> LocalFuture<Response<Body>>>;
+type Handler = Box<dyn Fn(Request<RecvStream>) -> LocalFuture<Response<Body>>>;
 
 /// The methods that are served.
 pub struct Router {
@@ -52,20 +53,25 @@ impl Router {
             let (handler, counts) = (handler.clone(), counts.clone());
             Box::pin(async move {
                 let counted = Counted::start(counts.clone());
+                let (head, mut body) = request.into_parts();
+                let call = Call::new(&head.headers);
+                drop(head);
                 let result = async {
-                    let (parts, body) = request.into_parts();
-                    let mut call = Call::new(parts.headers)?;
-                    call.raw = read_one(body, max_bytes, call.deadline).await?;
+                    let mut call = call?;
+                    let encoding = call.encoding;
+                    call.raw = read_first(&mut body, encoding, max_bytes, call.deadline).await?;
                     counts.message_received(call.raw.len());
                     let message = decode_request(call.raw.clone())?;
-                    handler(call, message).await
+                    let frame = handler(call, message).await?;
+                    Ok((frame, encoding))
                 };
                 let result = result.await;
                 counted.end(code_of(&result));
                 match result {
-                    Ok(frame) => {
+                    Ok((frame, encoding)) => {
                         counts.message_sent(frame.message_bytes());
-                        respond(Body::Reply(frame.into_bytes()))
+                        let frame = encoding::encode(frame, encoding).await;
+                        respond(encoding, Body::Reply(frame.into_bytes()))
                     }
                     Err(status) => fail(&status),
                 }
@@ -88,18 +94,21 @@ impl Router {
             let (handler, counts, stopping) = (handler.clone(), counts.clone(), stopping.clone());
             Box::pin(async move {
                 let counted = Counted::start(counts.clone());
-                let (parts, body) = request.into_parts();
+                let (head, mut body) = request.into_parts();
+                let call = Call::new(&head.headers);
+                drop(head);
                 let read = async {
-                    let mut call = Call::new(parts.headers)?;
-                    call.raw = read_one(body, max_bytes, call.deadline).await?;
+                    let mut call = call?;
+                    call.raw = read_only(&mut body, call.encoding, max_bytes, call.deadline).await?;
                     counts.message_received(call.raw.len());
-                    let message = decode_request(call.raw.clone())?;
+                    let message = decode_streamed(call.raw.clone())?;
                     Ok::<_, Status>((call, message))
                 };
                 match read.await {
                     Ok((call, message)) => {
-                        let deadline = call.deadline;
-                        stream(counted, counts, deadline, stopping, |outbound| handler(call, message, outbound))
+                        let end = End { counted, deadline: call.deadline, stopping };
+                        let (encoding, run) = (call.encoding, |outbound| handler(call, message, outbound));
+                        stream(encoding, counts, end, None, run)
                     }
                     Err(status) => {
                         counted.end(status.code);
@@ -122,13 +131,14 @@ impl Router {
         let handler = Rc::new(handler);
         self.add(service, method, Kind::BidiStream, move |request, counts| {
             let counted = Counted::start(counts.clone());
-            let (parts, body) = request.into_parts();
-            let response = match Call::new(parts.headers) {
+            let (head, body) = request.into_parts();
+            let response = match Call::new(&head.headers) {
                 Ok(call) => {
-                    let inbound = Inbound::new(body, max_bytes, counts.clone());
-                    let deadline = call.deadline;
+                    let encoding = call.encoding;
+                    let (inbound, reader) = inbound::channel(body, encoding, max_bytes, counts.clone());
+                    let end = End { counted, deadline: call.deadline, stopping: stopping.clone() };
                     let run = |outbound| handler(call, inbound, outbound);
-                    stream(counted, counts.clone(), deadline, stopping.clone(), run)
+                    stream(encoding, counts.clone(), end, Some(reader), run)
                 }
                 Err(status) => {
                     counted.end(status.code);
@@ -144,7 +154,7 @@ impl Router {
         service: &'static str,
         method: &'static str,
         kind: Kind,
-        handler: impl Fn(Request<Incoming>, &Arc<MethodCounts>) -> LocalFuture<Response<Body>> + 'static,
+        handler: impl Fn(Request<RecvStream>, &Arc<MethodCounts>) -> LocalFuture<Response<Body>> + 'static,
     ) {
         let counts = self.ledger.open(service, method, kind);
         self.services.insert(service);
@@ -159,10 +169,12 @@ impl Router {
     }
 
     /// Answers a request that [`is_grpc`] accepts.
-    pub fn call(&self, request: Request<Incoming>) -> LocalFuture<Response<Body>> {
-        match self.methods.get(request.uri().path()) {
+    pub fn call(&self, request: Request<RecvStream>) -> LocalFuture<Response<Body>> {
+        // A query is part of the name, as in grpc-go.
+        let path = request.uri().path_and_query().map_or("", |path| path.as_str());
+        match self.methods.get(path) {
             Some(handler) => handler(request),
-            None => Box::pin(std::future::ready(fail(&self.unknown(request.uri().path())))),
+            None => Box::pin(std::future::ready(fail(&self.unknown(path)))),
         }
     }
 
@@ -178,20 +190,28 @@ impl Router {
     }
 }
 
-/// Runs a streaming handler as a task that lives as long as the response does.
-fn stream<F>(
+/// What ends a stream besides its handler, and who is told.
+struct End {
     counted: Counted,
-    counts: Arc<MethodCounts>,
     deadline: Option<tokio::time::Instant>,
-    mut stopping: watch::Receiver<bool>,
+    stopping: watch::Receiver<bool>,
+}
+
+/// Runs a streaming handler as a task that lives as long as the response does, and reads its requests as they arrive.
+fn stream<F>(
+    encoding: Encoding,
+    counts: Arc<MethodCounts>,
+    end: End,
+    reader: Option<Reader>,
     handler: impl FnOnce(Outbound) -> F,
 ) -> Response<Body>
 where
     F: Future<Output = Result<(), Status>> + 'static,
 {
-    let (outbound, mut outgoing) = outbound::channel(counts);
+    let (outbound, mut outgoing) = outbound::channel(encoding, counts);
     let closer = outbound.closer();
     let run = handler(outbound);
+    let End { counted, deadline, mut stopping } = end;
     let task = tokio::task::spawn_local(async move {
         let expired = async {
             match deadline {
@@ -199,8 +219,15 @@ where
                 None => std::future::pending().await,
             }
         };
+        let read = async {
+            match reader {
+                Some(reader) => reader.read().await,
+                None => std::future::pending().await,
+            }
+        };
         let result = tokio::select! {
             biased;
+            never = read => match never {},
             result = run => result,
             () = expired => Err(Status::deadline_exceeded()),
             _ = stopping.wait_for(|stopping| *stopping) => Err(Status::stopped()),
@@ -209,7 +236,7 @@ where
         closer.finish(result);
     });
     outgoing.set_handler(task.abort_handle());
-    respond(Body::Stream(outgoing))
+    respond(encoding, Body::Stream(outgoing))
 }
 
 /// True if the content type says gRPC: `application/grpc`, alone or followed by `+` or `;`.
@@ -234,15 +261,18 @@ fn code_of<T>(result: &Result<T, Status>) -> Code {
     result.as_ref().map_or_else(|status| status.code, |_| Code::Ok)
 }
 
-fn respond(body: Body) -> Response<Body> {
+fn respond(encoding: Encoding, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    if encoding == Encoding::Gzip {
+        response.headers_mut().insert("grpc-encoding", HeaderValue::from_static("gzip"));
+    }
     response
 }
 
 /// Headers and trailers in one: the whole answer to a call that failed before it had a reply.
 fn fail(status: &Status) -> Response<Body> {
-    let mut response = respond(Body::Done);
+    let mut response = respond(Encoding::Identity, Body::Done);
     status.write(response.headers_mut());
     response
 }

@@ -12,8 +12,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use h2::RecvStream;
 use http::header::{ALLOW, CONTENT_TYPE};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use metastore_store::Member;
 
@@ -55,13 +56,15 @@ struct ClientPort {
 
 impl Service for ClientPort {
     fn call(&self, request: Request<Incoming>) -> LocalFuture<Response<Body>> {
-        if request.version() == Version::HTTP_2 {
-            if is_grpc(request.headers()) {
-                return self.router.call(request);
-            }
-            if self.router.serves(request.uri().path()) {
-                return now(not_grpc(request.headers()));
-            }
+        self.site.client(&request)
+    }
+
+    fn call_http2(&self, request: Request<RecvStream>) -> LocalFuture<Response<Body>> {
+        if is_grpc(request.headers()) {
+            return self.router.call(request);
+        }
+        if self.router.serves(request.uri().path()) {
+            return now(not_grpc(request.headers()));
         }
         self.site.client(&request)
     }

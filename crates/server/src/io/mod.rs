@@ -19,11 +19,13 @@
 //! - What belongs to a connection stays on its worker; only plain data crosses threads.
 //! - [`inbox`] is bounded by count and bytes and says so; a [`mailbox`] holds at most an answer per registered slot.
 //! - A [`slots`] entry is freed when its future is dropped: a client that went away leaves nothing behind.
+//! - A client's connection is read in turns of bounded length ([`turns`]), so that handlers run before more is read.
 //! - No blocking call on a worker.
 //!
 //! Deliberately absent: work stealing (connections are dealt out round-robin), TLS.
 
 pub mod accept;
+mod http2;
 pub mod inbox;
 pub mod lingering;
 pub mod listen;
@@ -33,4 +35,5 @@ pub mod serve;
 pub mod slots;
 pub mod socket;
 pub mod timed;
+mod turns;
 pub mod workers;

@@ -1,36 +1,37 @@
-//! One connection: HTTP/1 or HTTP/2, whichever the client begins with.
+//! One connection: HTTP/1 or HTTP/2, whichever the other side begins with.
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{Request, Response};
+use h2::RecvStream;
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
+use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
+use super::http2;
+use super::turns::Turns;
 use crate::grpc::{Body, LocalFuture};
-
-/// Flow-control window of one stream: a value of 1.5 MiB arrives without waiting for the window to be opened again.
-const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
-
-/// Flow-control window of one connection: what a client can make us hold unread on it.
-const CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
-
-/// All headers of one request. Tokens are a few KB at most.
-const HEADER_LIST_BYTES: u32 = 64 * 1024;
-
-/// Streams that a client opened and reset before we looked at them. The library's default of 20 would end the connection
-/// of a well-behaved client that cancels a few dozen watches at once; without any bound, rapid resets are an attack.
-const RESET_STREAMS: usize = 2048;
 
 /// What answers requests, on one worker.
 pub trait Service {
+    /// Answers a request that came over HTTP/1, or from a peer.
     fn call(&self, request: Request<Incoming>) -> LocalFuture<Response<Body>>;
+
+    /// Answers a client's request that came over HTTP/2.
+    fn call_http2(&self, request: Request<RecvStream>) -> LocalFuture<Response<Body>> {
+        drop(request);
+        let mut response = Response::new(Body::Done);
+        *response.status_mut() = StatusCode::HTTP_VERSION_NOT_SUPPORTED;
+        Box::pin(std::future::ready(response))
+    }
 
     /// Whether some request waits for an answer that is sure to come, and soon: a worker that stops waits for it, too.
     fn awaits_answers(&self) -> bool {
@@ -79,44 +80,81 @@ where
     }
 }
 
-pub(super) type Builder = auto::Builder<OnThisThread>;
-
-/// The settings of [`Protocol`] and of this file, for all connections of a worker.
-pub(super) fn builder(protocol: Protocol) -> Builder {
-    let mut builder = Builder::new(OnThisThread);
-    builder.http1().timer(TokioTimer::new()).keep_alive(true);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .auto_date_header(false)
-        .max_concurrent_streams(protocol.max_concurrent_streams)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_header_list_size(HEADER_LIST_BYTES)
-        .max_pending_accept_reset_streams(RESET_STREAMS)
-        .keep_alive_interval(protocol.ping_interval)
-        .keep_alive_timeout(protocol.ping_timeout);
-    builder
+/// How connections are served, with the settings of one worker.
+pub(super) struct Connections {
+    protocol: Protocol,
+    http1: http1::Builder,
+    http2: h2::server::Builder,
+    peers: auto::Builder<OnThisThread>,
 }
 
-/// Serves until the client leaves. Once `stopping`, no new request is taken (HTTP/2: GOAWAY), open ones are finished.
-pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + 'static>(
-    socket: S,
-    builder: Rc<Builder>,
-    service: Rc<dyn Service>,
+impl Connections {
+    pub(super) fn new(protocol: Protocol) -> Connections {
+        let mut http1 = http1::Builder::new();
+        http1.timer(TokioTimer::new()).keep_alive(true);
+        let mut peers = auto::Builder::new(OnThisThread);
+        peers.http1().timer(TokioTimer::new()).keep_alive(true);
+        peers.http2().timer(TokioTimer::new()).max_concurrent_streams(protocol.max_concurrent_streams);
+        Connections { protocol, http1, http2: http2::builder(protocol), peers }
+    }
+
+    /// Serves until the client leaves. Once `stopping`, no new request is taken, open ones are finished.
+    pub(super) async fn serve_client<S: AsyncRead + AsyncWrite + Unpin + 'static>(
+        &self,
+        socket: S,
+        service: Rc<dyn Service>,
+        mut stopping: watch::Receiver<bool>,
+    ) {
+        let begun = tokio::select! {
+            begun = Turns::begin(socket) => begun,
+            _ = stopping.wait_for(|stopping| *stopping) => return,
+        };
+        let result: Result<(), Box<dyn Error>> = match begun {
+            Ok((stream, true)) => {
+                let heard = stream.heard();
+                let served = http2::serve(stream, heard, &self.http2, self.protocol, &service, stopping);
+                served.await.map_err(Into::into)
+            }
+            Ok((stream, false)) => {
+                let connection = self.http1.serve_connection(TokioIo::new(stream), Hyper(service));
+                let shut = |connection: Pin<&mut http1::Connection<_, _>>| connection.graceful_shutdown();
+                until_stopped(connection, shut, stopping).await.map_err(Into::into)
+            }
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = result {
+            tracing::debug!(error = %error, "connection ended");
+        }
+    }
+
+    /// The same for a peer, which speaks HTTP/1; hyper takes the other version, too.
+    pub(super) async fn serve_peer<S: AsyncRead + AsyncWrite + Unpin + 'static>(
+        &self,
+        socket: S,
+        service: Rc<dyn Service>,
+        stopping: watch::Receiver<bool>,
+    ) {
+        let connection = self.peers.serve_connection(TokioIo::new(socket), Hyper(service));
+        let shut = |connection: Pin<&mut auto::Connection<'_, _, _, _>>| connection.graceful_shutdown();
+        if let Err(error) = until_stopped(connection, shut, stopping).await {
+            tracing::debug!(error = %error, "connection ended");
+        }
+    }
+}
+
+/// Drives a connection to its end, and shuts it down once `stopping`.
+async fn until_stopped<C: Future>(
+    connection: C,
+    shut: impl FnOnce(Pin<&mut C>),
     mut stopping: watch::Receiver<bool>,
-) {
-    let connection = builder.serve_connection(TokioIo::new(socket), Hyper(service));
+) -> C::Output {
     let mut connection = std::pin::pin!(connection);
-    let result = tokio::select! {
+    tokio::select! {
         result = connection.as_mut() => result,
         _ = stopping.wait_for(|stopping| *stopping) => {
-            connection.as_mut().graceful_shutdown();
+            shut(connection.as_mut());
             connection.await
         }
-    };
-    if let Err(error) = result {
-        tracing::debug!(error = %error, "connection ended");
     }
 }
 

@@ -16,7 +16,7 @@ use super::accept::{Dealt, Door, Stream, accept};
 use super::lingering::Lingering;
 use super::listen::Listener;
 use super::lobby::{self, Lobby};
-use super::serve::{self, Protocol, Service, serve};
+use super::serve::{Connections, Protocol, Service};
 use super::socket::Socket;
 use super::timed::Timed;
 
@@ -163,7 +163,7 @@ impl Worker {
             }
         }
         drop(self.senders);
-        let builder = Rc::new(serve::builder(self.protocol));
+        let served = Rc::new(Connections::new(self.protocol));
         let lobby = Lobby::new(STRANGERS.within(self.places.available_permits()));
         let mut connections = JoinSet::new();
         loop {
@@ -173,15 +173,15 @@ impl Worker {
                     let Ok(socket) = take_over(stream) else { continue };
                     let socket = Lingering::new(socket, LINGER);
                     let service = service.clone();
-                    let (builder, stopping) = (builder.clone(), stopping.clone());
+                    let (served, stopping) = (served.clone(), stopping.clone());
                     let guest = (door == Door::Peer).then(|| lobby.enter());
                     connections.spawn_local(async move {
                         match guest {
-                            None => serve(socket, builder, service, stopping).await,
+                            None => served.serve_client(socket, service, stopping).await,
                             Some(guest) => {
                                 let socket = Timed::new(socket, PEER_WRITE_TIMEOUT);
                                 tokio::select! {
-                                    () = serve(socket, builder, guest.escort(service), stopping) => {}
+                                    () = served.serve_peer(socket, guest.escort(service), stopping) => {}
                                     () = guest.shown_out() => {}
                                 }
                             }

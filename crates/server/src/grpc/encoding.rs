@@ -1,0 +1,166 @@
+//! gzip, for clients that ask for it (etcd: `google.golang.org/grpc/encoding/gzip`).
+//!
+//! A client names the encoding of its messages in `grpc-encoding`; each message says in its prefix whether it is
+//! compressed. As in grpc-go, answers are compressed in the same way, whatever the client says it accepts.
+
+use std::io::{self, Read};
+
+use bytes::Bytes;
+use flate2::bufread::{GzDecoder, MultiGzDecoder};
+use http::HeaderMap;
+
+use super::frame::{Cut, Frame};
+use super::status::Status;
+
+/// Messages of more bytes are compressed and decompressed beside the I/O threads: this many take a millisecond or two.
+const INLINE_BYTES: usize = 16 * 1024;
+
+/// How the messages of a call are compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Encoding {
+    #[default]
+    Identity,
+    Gzip,
+}
+
+impl Encoding {
+    /// What a request names. The last one counts where there are several, and none is identity.
+    ///
+    /// # Errors
+    /// Unimplemented, in grpc-go's words, for any other.
+    pub(super) fn of(headers: &HeaderMap) -> Result<Encoding, Status> {
+        match headers.get_all("grpc-encoding").iter().next_back().map(|value| value.as_bytes()) {
+            None | Some(b"" | b"identity") => Ok(Encoding::Identity),
+            Some(b"gzip") => Ok(Encoding::Gzip),
+            Some(other) => {
+                let name = String::from_utf8_lossy(other);
+                let text = format!("grpc: Decompressor is not installed for grpc-encoding {name:?}");
+                Err(Status::unimplemented(text))
+            }
+        }
+    }
+}
+
+/// Decompresses a message, if it is compressed.
+pub(super) async fn decode(message: Cut, max_bytes: usize) -> Result<Bytes, Status> {
+    match message {
+        Cut::Plain(message) => Ok(message),
+        Cut::Gzip(message) if message.len() <= INLINE_BYTES => inflate(&message, max_bytes),
+        Cut::Gzip(message) => {
+            let inflated = tokio::task::spawn_blocking(move || inflate(&message, max_bytes)).await;
+            inflated.unwrap_or_else(|error| Err(Status::internal(format!("decompressing failed: {error}"))))
+        }
+    }
+}
+
+/// Compresses an answer, if the call's messages are compressed.
+pub(super) async fn encode(frame: Frame, encoding: Encoding) -> Frame {
+    match encoding {
+        Encoding::Identity => frame,
+        Encoding::Gzip if frame.message_bytes() <= INLINE_BYTES => frame.deflated(),
+        Encoding::Gzip => {
+            let plain = frame.clone();
+            // Without a pool the process is ending; a message may always come as it is.
+            tokio::task::spawn_blocking(move || frame.deflated()).await.unwrap_or(plain)
+        }
+    }
+}
+
+/// Decompresses one message, of which at most `max_bytes` may come. Nothing beyond them is decompressed.
+///
+/// # Errors
+/// The codes and texts of grpc-go, for what is no gzip, and for what is larger.
+pub(super) fn inflate(message: &[u8], max_bytes: usize) -> Result<Bytes, Status> {
+    let mut inflated = Vec::new();
+    let most = max_bytes as u64 + 1;
+    if let Err(error) = MultiGzDecoder::new(message).take(most).read_to_end(&mut inflated) {
+        let what = match GzDecoder::new(message).header() {
+            Some(_) => "read decompressed data",
+            None => "decompress the message",
+        };
+        return Err(Status::internal(format!("grpc: failed to {what}: {}", cause(message, &error))));
+    }
+    if inflated.len() > max_bytes {
+        let text = format!("grpc: received message after decompression larger than max {max_bytes}");
+        return Err(Status::resource_exhausted(text));
+    }
+    Ok(inflated.into())
+}
+
+/// What Go's gzip says to such bytes. It adds an offset to the last of these.
+fn cause(message: &[u8], error: &io::Error) -> &'static str {
+    let text = error.to_string();
+    match error.kind() {
+        _ if message.is_empty() => "EOF",
+        io::ErrorKind::UnexpectedEof => "unexpected EOF",
+        _ if text.contains("checksum") => "gzip: invalid checksum",
+        _ if text.contains("header") => "gzip: invalid header",
+        _ => "flate: corrupt input",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::frame::PREFIX_BYTES;
+    use super::super::status::Code;
+    use super::*;
+
+    fn gzip(message: &[u8]) -> Vec<u8> {
+        let frame = Frame::write(message.len(), |buffer| buffer.extend_from_slice(message)).unwrap();
+        frame.deflated().into_bytes()[PREFIX_BYTES..].to_vec()
+    }
+
+    fn refusal(message: &[u8]) -> String {
+        let status = inflate(message, 100).unwrap_err();
+        assert_eq!(status.code, Code::Internal);
+        status.message.into_owned()
+    }
+
+    #[test]
+    fn what_was_compressed_is_decompressed() {
+        for message in [&b"a"[..], &[7; 100]] {
+            assert_eq!(inflate(&gzip(message), 100).unwrap(), message);
+        }
+        let two = [gzip(b"one"), gzip(b"two")].concat();
+        assert_eq!(inflate(&two, 100).unwrap(), &b"onetwo"[..]);
+    }
+
+    #[test]
+    fn a_message_is_bounded_after_decompression() {
+        let status = inflate(&gzip(&[0; 101]), 100).unwrap_err();
+        assert_eq!(status.code, Code::ResourceExhausted);
+        assert_eq!(status.message, "grpc: received message after decompression larger than max 100");
+        let bomb = gzip(&vec![0; 64 << 20]);
+        assert_eq!(inflate(&bomb, 100).unwrap_err().code, Code::ResourceExhausted);
+    }
+
+    #[test]
+    fn what_is_no_gzip_is_refused_in_the_words_of_grpc_go() {
+        let good = gzip(b"a message");
+        let end = good.len();
+        let begins = "grpc: failed to decompress the message: ";
+        assert_eq!(refusal(b""), format!("{begins}EOF"));
+        assert_eq!(refusal(b"abc"), format!("{begins}unexpected EOF"));
+        assert_eq!(refusal(b"not gzip at all"), format!("{begins}gzip: invalid header"));
+        assert_eq!(refusal(&good[..8]), format!("{begins}unexpected EOF"));
+        let goes_on = "grpc: failed to read decompressed data: ";
+        assert_eq!(refusal(&good[..end - 9]), format!("{goes_on}unexpected EOF"));
+        let mut wrong = good.clone();
+        wrong[end - 5] ^= 1;
+        assert_eq!(refusal(&wrong), format!("{goes_on}gzip: invalid checksum"));
+        let corrupt = [&good[..10], &[0xff; 3], &good[13..]].concat();
+        assert_eq!(refusal(&corrupt), format!("{goes_on}flate: corrupt input"));
+        let longer = [&good[..], b"and something else"].concat();
+        assert_eq!(refusal(&longer), format!("{goes_on}gzip: invalid header"));
+    }
+
+    #[tokio::test]
+    async fn large_messages_come_back_alike() {
+        let message: Vec<u8> = (0..10 * INLINE_BYTES).map(|n| (n * n % 251) as u8).collect();
+        let frame = Frame::write(message.len(), |buffer| buffer.extend_from_slice(&message)).unwrap();
+        let compressed = encode(frame, Encoding::Gzip).await.into_bytes();
+        assert_eq!(compressed[0], 1);
+        let cut = Cut::Gzip(compressed.slice(PREFIX_BYTES..));
+        assert_eq!(decode(cut, message.len()).await.unwrap(), message);
+    }
+}

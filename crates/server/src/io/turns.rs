@@ -1,0 +1,158 @@
+//! A client's byte stream: its first bytes looked at, and then read in turns.
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+/// What every HTTP/2 connection begins with (RFC 9113, 3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Bytes of one connection that are read before other tasks of the thread have their turn, the handlers of these bytes
+/// among them.
+pub(super) const TURN_BYTES: usize = 128 * 1024;
+
+/// The smallest frame of HTTP/2 that carries data: nine bytes before it, and one of data.
+pub(super) const SMALLEST_FRAME_BYTES: usize = 10;
+
+/// When something was heard from the other side for the last time.
+#[derive(Clone, Debug)]
+pub(super) struct Heard(Rc<Cell<Instant>>);
+
+impl Heard {
+    pub(super) fn last(&self) -> Instant {
+        self.0.get()
+    }
+}
+
+/// A byte stream that lets others run after each [`TURN_BYTES`]. The library would read as much as the kernel has, and
+/// everything would wait in its queues that the handlers could have taken meanwhile.
+#[derive(Debug)]
+pub(super) struct Turns<S> {
+    stream: S,
+    /// What was read to learn the protocol, and how much of it was read again.
+    first: ([u8; PREFACE.len()], usize, usize),
+    left: usize,
+    heard: Heard,
+}
+
+impl<S: AsyncRead + Unpin> Turns<S> {
+    /// Waits for the first bytes; true if they begin HTTP/2.
+    pub(super) async fn begin(mut stream: S) -> io::Result<(Turns<S>, bool)> {
+        let (mut first, mut length) = ([0; PREFACE.len()], 0);
+        while length < first.len() && first[..length] == PREFACE[..length] {
+            match stream.read(&mut first[length..]).await? {
+                0 => break,
+                read => length += read,
+            }
+        }
+        let heard = Heard(Rc::new(Cell::new(Instant::now())));
+        Ok((Turns { stream, first: (first, length, 0), left: TURN_BYTES, heard }, first == *PREFACE))
+    }
+}
+
+impl<S> Turns<S> {
+    pub(super) fn heard(&self) -> Heard {
+        self.heard.clone()
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Turns<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Turns { stream, first: (first, length, at), left, heard } = self.get_mut();
+        if at < length {
+            let end = (*at + buffer.remaining()).min(*length);
+            buffer.put_slice(&first[*at..end]);
+            *at = end;
+            return Poll::Ready(Ok(()));
+        }
+        if *left == 0 {
+            *left = TURN_BYTES;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = buffer.filled().len();
+        let read = Pin::new(stream).poll_read(cx, buffer);
+        if read.is_pending() {
+            *left = TURN_BYTES;
+        }
+        ready!(read)?;
+        *left = left.saturating_sub(buffer.filled().len() - before);
+        heard.0.set(Instant::now());
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Turns<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_first_bytes_tell_the_protocol_and_are_read_again() {
+        for (bytes, http2) in [(&PREFACE[..], true), (b"GET / HTTP/1.1\r\n\r\n", false), (b"PRI * HTTP/1.1\r\n", false)]
+        {
+            for size in [1, 5, 100] {
+                let (near, mut far) = tokio::io::duplex(size);
+                let write = async {
+                    far.write_all(bytes).await.unwrap();
+                    far.write_all(b"more").await.unwrap();
+                    far.shutdown().await.unwrap();
+                };
+                let read = async {
+                    let (mut turns, found) = Turns::begin(near).await.unwrap();
+                    let mut all = Vec::new();
+                    turns.read_to_end(&mut all).await.unwrap();
+                    (found, all)
+                };
+                let ((), (found, all)) = tokio::join!(write, read);
+                assert_eq!((found, all), (http2, [bytes, b"more"].concat()));
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_always_has_more_lets_others_run() {
+        let (mut turns, _) = Turns::begin(tokio::io::repeat(7)).await.unwrap();
+        let mut read = 0;
+        poll_fn(|cx| {
+            let mut bytes = [0; 4096];
+            loop {
+                let mut buffer = ReadBuf::new(&mut bytes);
+                if Pin::new(&mut turns).poll_read(cx, &mut buffer).is_pending() {
+                    return Poll::Ready(());
+                }
+                read += buffer.filled().len();
+                assert!(read <= TURN_BYTES + 4096, "{read} bytes in one turn");
+            }
+        })
+        .await;
+        assert!(read >= TURN_BYTES);
+        turns.read_exact(&mut [0; 2 * TURN_BYTES]).await.expect("and goes on in the next turn");
+    }
+}

@@ -1,0 +1,166 @@
+//! What clients may do besides one request and one answer: compress, say little or very much, or nothing at all.
+
+use std::io::Read;
+
+use flate2::Compression;
+use flate2::read::{GzDecoder, GzEncoder};
+
+use super::*;
+
+fn gzip(message: &[u8]) -> Vec<u8> {
+    let mut compressed = Vec::new();
+    GzEncoder::new(message, Compression::default()).read_to_end(&mut compressed).unwrap();
+    [&[1], &(compressed.len() as u32).to_be_bytes()[..], &compressed].concat()
+}
+
+fn gunzip(frame: &[u8]) -> Vec<u8> {
+    assert_eq!((frame[0], frame.len()), (1, 5 + u32::from_be_bytes(frame[1..5].try_into().unwrap()) as usize));
+    let mut message = Vec::new();
+    GzDecoder::new(&frame[5..]).read_to_end(&mut message).unwrap();
+    message
+}
+
+#[tokio::test]
+async fn a_client_that_compresses_is_answered_compressed() {
+    let server = Server::start();
+    let mut sender = connect(&server).await;
+    let headers = [("grpc-encoding", "gzip")];
+    let message = HealthCheckRequest { service: "x".repeat(MAX_BYTES - 4) }.encode_to_vec();
+    for body in [gzip(&message), framed(&HealthCheckRequest { service: "x".repeat(MAX_BYTES - 4) }).to_vec()] {
+        let response = sender.send_request(request("/test.T/Length", &headers, whole(body))).await.unwrap();
+        assert_eq!(response.headers()["grpc-encoding"], "gzip");
+        let reply = outcome(response).await;
+        assert_eq!((reply.status.as_str(), gunzip(&reply.data)), ("0", (MAX_BYTES as u64).to_be_bytes().to_vec()));
+    }
+    let reply = call(&mut sender, "/test.T/Length", &[("grpc-accept-encoding", "gzip")], vec![0; 5]).await;
+    assert_eq!(reply.data[..6], [0, 0, 0, 0, 8, 0], "who does not compress is not answered compressed");
+    let over = HealthCheckRequest { service: "x".repeat(MAX_BYTES - 3) }.encode_to_vec();
+    let reply = call(&mut sender, "/test.T/Length", &headers, gzip(&over)).await;
+    let text = "grpc: received message after decompression larger than max 2097152";
+    assert_eq!((reply.status.as_str(), reply.message.as_str()), ("8", text));
+}
+
+#[tokio::test]
+async fn a_stream_that_compresses_is_answered_compressed() {
+    let server = Server::start();
+    let mut sender = connect(&server).await;
+    let (messages, body) = channel_body();
+    let echo = request("/test.T/Echo", &[("grpc-encoding", "gzip")], body);
+    let response = sender.send_request(echo).await.unwrap();
+    assert_eq!(response.headers()["grpc-encoding"], "gzip");
+    let mut replies = response.into_body();
+    for service in ["one".to_owned(), "x".repeat(100_000)] {
+        let message = HealthCheckRequest { service }.encode_to_vec();
+        messages.send(gzip(&message).into()).unwrap();
+        let reply = replies.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(gunzip(&reply), message);
+    }
+    let reply = call(&mut sender, "/test.T/Large", &[("grpc-encoding", "gzip")], gzip(b"")).await;
+    assert_eq!((reply.status.as_str(), gunzip(&reply.data).len()), ("0", 64 << 20));
+}
+
+#[tokio::test]
+async fn a_unary_call_is_answered_although_its_client_may_say_more() {
+    let server = Server::start();
+    let mut sender = connect(&server).await;
+    let (messages, body) = channel_body();
+    messages.send(Bytes::from_static(&[0; 5])).unwrap();
+    let response = sender.send_request(request("/test.T/Empty", &[], body));
+    let response = tokio::time::timeout(PATIENCE, response).await.expect("stuck").unwrap();
+    let reply = tokio::time::timeout(PATIENCE, outcome(response)).await.expect("stuck");
+    assert_eq!(reply.status, "0");
+    drop(messages);
+    assert_eq!(call(&mut sender, "/test.T/Empty", &[], vec![0u8; 5]).await.status, "0", "the connection goes on");
+}
+
+/// As clients send them that have many leases to renew, or many watches to open: each message in a frame of its own.
+#[tokio::test]
+async fn a_hundred_thousand_small_messages_at_once_are_all_answered() {
+    const MESSAGES: usize = 100_000;
+    let server = Server::start();
+    let mut sender = connect(&server).await;
+    let (messages, body) = channel_body();
+    let message = framed(&HealthCheckRequest { service: "ten bytes!".into() });
+    for _ in 0..MESSAGES {
+        messages.send(message.clone()).unwrap();
+    }
+    drop(messages);
+    let response = sender.send_request(request("/test.T/Echo", &[], body)).await.unwrap();
+    let reply = tokio::time::timeout(PATIENCE, outcome(response)).await.expect("stuck");
+    assert_eq!((reply.status.as_str(), reply.data.len()), ("0", MESSAGES * message.len()));
+}
+
+/// A handler that takes no messages must hold neither all of them nor the other streams.
+#[tokio::test]
+async fn a_handler_that_is_behind_makes_its_own_client_wait() {
+    const MESSAGE_BYTES: usize = 20;
+    /// More than a stream may send before its handler takes something.
+    const MORE: usize = 4 << 20;
+    let server = Server::start();
+    let stream = TcpStream::connect(server.address).await.unwrap();
+    let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let request = |path: &str| {
+        let request = Request::post(format!("http://test{path}")).header("content-type", "application/grpc");
+        request.body(()).unwrap()
+    };
+    client = client.ready().await.unwrap();
+    let (response, mut deaf) = client.send_request(request("/test.T/Deaf"), false).unwrap();
+    assert_eq!(response.await.unwrap().status(), StatusCode::OK);
+    let (mut sent, mut stuck) = (0, false);
+    while sent < MORE && !stuck {
+        deaf.reserve_capacity(MESSAGE_BYTES);
+        let room = async {
+            while deaf.capacity() < MESSAGE_BYTES {
+                std::future::poll_fn(|cx| deaf.poll_capacity(cx)).await.unwrap().unwrap();
+            }
+        };
+        // What the server has given may be on its way; what it does not give within this time, it does not give at all.
+        stuck = tokio::time::timeout(Duration::from_secs(2), room).await.is_err();
+        if !stuck {
+            deaf.send_data(Bytes::from_static(&[0, 0, 0, 0, 15, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7]), false)
+                .unwrap();
+            sent += MESSAGE_BYTES;
+        }
+    }
+    assert!(stuck && sent >= 1 << 20, "{sent} bytes were sent to a handler that takes none");
+    client = client.ready().await.unwrap();
+    let (response, mut other) = client.send_request(request("/test.T/Empty"), false).unwrap();
+    other.send_data(Bytes::from_static(&[0; 5]), true).unwrap();
+    let mut body = tokio::time::timeout(PATIENCE, response).await.expect("stuck").unwrap().into_body();
+    assert_eq!(body.data().await.unwrap().unwrap().len(), 5, "another stream of the connection is answered");
+}
+
+#[tokio::test]
+async fn large_metadata_is_accepted() {
+    let server = Server::start();
+    let mut sender = connect(&server).await;
+    let large = "t".repeat(1 << 20);
+    let reply = call(&mut sender, "/test.T/Empty", &[("token", &large), ("other", &large)], vec![0u8; 5]).await;
+    assert_eq!(reply.status, "0");
+}
+
+#[tokio::test]
+async fn a_connection_that_does_not_answer_a_ping_is_closed() {
+    const PING: u8 = 6;
+    const SETTINGS: u8 = 4;
+    let ping = Protocol {
+        ping_interval: Some(Duration::from_millis(100)),
+        ping_timeout: Duration::from_millis(300),
+        ..Protocol::default()
+    };
+    let server = Server::start_with(ping);
+    // A client of the library answers by itself.
+    let mut answers = connect(&server).await;
+    let mut silent = TcpStream::connect(server.address).await.unwrap();
+    silent
+        .write_all(&[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &h2_frame(SETTINGS, 0, 0, &[])[..]].concat())
+        .await
+        .unwrap();
+    let mut heard = Vec::new();
+    let end = tokio::time::timeout(PATIENCE, silent.read_to_end(&mut heard)).await.expect("it is still open");
+    end.unwrap();
+    let pinged = heard.windows(5).any(|window| window == [0, 0, 8, PING, 0]);
+    assert!(pinged, "closed without a ping: {heard:?}");
+    assert_eq!(call(&mut answers, "/test.T/Empty", &[], vec![0u8; 5]).await.status, "0", "who answers stays");
+}
