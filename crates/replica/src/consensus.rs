@@ -46,6 +46,25 @@ pub struct Timing {
     pub pre_vote: bool,
 }
 
+/// How much consensus sends and hands out at once. The default suits everyone but a test: with small portions, few entries take
+/// many of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Portions {
+    /// Bytes of entries that one append message carries at most, and a message that sends proposals on.
+    pub message_bytes: u64,
+    /// Append messages under way to one follower.
+    pub inflight_messages: usize,
+    /// Bytes of committed entries handed out at once.
+    pub committed_bytes: u64,
+}
+
+impl Default for Portions {
+    fn default() -> Self {
+        let (message_bytes, inflight_messages) = (MAX_MESSAGE_BYTES, MAX_INFLIGHT_MESSAGES);
+        Self { message_bytes, inflight_messages, committed_bytes: MAX_COMMITTED_BYTES }
+    }
+}
+
 /// What a member is in its group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Role {
@@ -131,6 +150,8 @@ pub struct Append {
 pub struct Consensus {
     node: RawNode<EntryLog>,
     election_ticks: usize,
+    /// See [`Portions::message_bytes`].
+    message_bytes: u64,
     /// Proposed since the last [`Consensus::take`].
     proposed: Vec<Entry>,
     proposed_bytes: u64,
@@ -143,7 +164,7 @@ impl Consensus {
     ///
     /// # Errors
     /// If the log contradicts itself.
-    pub fn new(id: u64, timing: Timing, log: EntryLog, applied: u64) -> raft::Result<Self> {
+    pub fn new(id: u64, timing: Timing, portions: Portions, log: EntryLog, applied: u64) -> raft::Result<Self> {
         let Timing { election_ticks, pre_vote } = timing;
         let by_lease = metastore_mutants::on(Mutant::ReadByLease);
         let config = Config {
@@ -152,10 +173,10 @@ impl Consensus {
             read_only_option: if by_lease { ReadOnlyOption::LeaseBased } else { ReadOnlyOption::Safe },
             election_tick: election_ticks,
             heartbeat_tick: 1,
-            max_size_per_msg: MAX_MESSAGE_BYTES,
-            max_inflight_msgs: MAX_INFLIGHT_MESSAGES,
+            max_size_per_msg: portions.message_bytes,
+            max_inflight_msgs: portions.inflight_messages,
             max_uncommitted_size: MAX_UNCOMMITTED_BYTES,
-            max_committed_size_per_ready: MAX_COMMITTED_BYTES,
+            max_committed_size_per_ready: portions.committed_bytes,
             check_quorum: true,
             pre_vote,
             ..Config::default()
@@ -165,6 +186,7 @@ impl Consensus {
         let mut consensus = Self {
             node,
             election_ticks,
+            message_bytes: portions.message_bytes,
             proposed: Vec::new(),
             proposed_bytes: 0,
             reads: Reads::default(),
@@ -291,7 +313,7 @@ impl Consensus {
 
     /// Steps what was proposed: a leader appends all of it at once, a follower sends it on in messages of bounded size.
     fn step_proposed(&mut self) {
-        let bound = if self.node.raft.state == StateRole::Leader { u64::MAX } else { MAX_MESSAGE_BYTES };
+        let bound = if self.node.raft.state == StateRole::Leader { u64::MAX } else { self.message_bytes };
         let (mut batch, mut bytes) = (Vec::new(), 0);
         self.proposed_bytes = 0;
         for entry in std::mem::take(&mut self.proposed) {

@@ -31,7 +31,7 @@ mod message;
 mod state;
 pub mod wal;
 
-pub use consensus::{Dropped, Progress, Rejected, Role, Standing, Timing};
+pub use consensus::{Dropped, Portions, Progress, Rejected, Role, Standing, Timing};
 pub use data_dir::{OpenError, Paths};
 pub use leases::LeaseKeeper;
 pub use member::{Bootstrap, ConvertError, Converted, Fatal, Founder, Outbox, Output, Replica, Settings, convert};

@@ -11,7 +11,7 @@ use metastore_store::watch::RevisionEvents;
 use metastore_store::{Halt, MemberChange, Outcome, Reply, Store};
 use raft::eraftpb::{self, ConfState, Entry, EntryType, HardState};
 
-use crate::consensus::{Append, Consensus, Dropped, Progress, Rejected, Standing, Timing};
+use crate::consensus::{Append, Consensus, Dropped, Portions, Progress, Rejected, Standing, Timing};
 use crate::data_dir::{DataDir, OpenError};
 use crate::disk::DiskError;
 use crate::entry::{EntryError, decode_change, to_disk};
@@ -57,14 +57,25 @@ pub struct Settings {
     pub log: Options,
     /// The name that a data directory without one is given at this start: random. With `None` it stays without.
     pub new_directory: Option<u64>,
+    /// What consensus does at once; the default suits everyone but a test.
+    pub portions: Portions,
 }
 
 impl Settings {
     pub fn new(engine: &'static str, timing: Timing, keep_entries: usize) -> Self {
         let (snapshot_log_bytes, flush_log_bytes) = (SNAPSHOT_LOG_BYTES, FLUSH_LOG_BYTES);
-        let (max_learners, log) = (MAX_LEARNERS, Options::default());
-        let new_directory = None;
-        Self { engine, timing, keep_entries, max_learners, snapshot_log_bytes, flush_log_bytes, log, new_directory }
+        let (max_learners, log, portions) = (MAX_LEARNERS, Options::default(), Portions::default());
+        Self {
+            engine,
+            timing,
+            keep_entries,
+            max_learners,
+            snapshot_log_bytes,
+            flush_log_bytes,
+            log,
+            new_directory: None,
+            portions,
+        }
     }
 }
 

@@ -6,7 +6,7 @@ fn consensus(voters: &[u64]) -> Consensus {
     let hard_state = HardState { term: 1, commit: 1, ..HardState::default() };
     let conf_state = ConfState { voters: voters.to_vec(), ..ConfState::default() };
     let log = EntryLog::new(hard_state, conf_state, (1, 1));
-    Consensus::new(1, TIMING, log, 1).unwrap()
+    Consensus::new(1, TIMING, Portions::default(), log, 1).unwrap()
 }
 
 #[test]

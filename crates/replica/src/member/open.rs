@@ -61,7 +61,16 @@ impl Replica {
         let medium = Medium::of(settings.engine);
         let named = Named::newest(&named);
         data.find_state(&identity);
-        medium.finish_adoption(&data, &named)?;
+        let mut cut = None;
+        if medium.has_to_adopt(&data, &named)? {
+            // After a kill, the record that names the state may be in the page cache alone. Were the power to go behind the
+            // adoption, there would be a state that the log does not reach.
+            let at = (named.applied.index, named.applied.term);
+            let (log, replay) = Wal::read(settings.log, disk.clone(), &wal_dir, at, Keep::ALL)?;
+            log.open()?;
+            cut = replay.cut;
+            medium.finish_adoption(&data, &named)?;
+        }
         let engine = medium.open_engine(&mut data, named.applied, &open)?;
         let start = medium.find(&data, named.applied, engine.as_ref())?;
         if !recorded && start.applied.index > 0 {
@@ -73,12 +82,14 @@ impl Replica {
         let (log, replay) = Wal::read(settings.log, disk.clone(), &wal_dir, from, keep)?;
         medium.take_up(&data, &start, &replay, &engine)?;
         let store = Store::open(engine.clone()).map_err(|error| OpenError::Replay(error.to_string()))?;
-        let (cut, log_bytes) = (replay.cut.clone(), replay.log_bytes);
+        let (cut, log_bytes) = (cut.or_else(|| replay.cut.clone()), replay.log_bytes);
         let past = Past { last: replay.last_index(), lowered: start.lowered };
         let consensus = open_consensus(&settings, id, &start, replay)
             .map_err(|why| OpenError::refused(&wal_dir, format!("the log cannot be replayed: {why}")))?;
         // Nothing is refused from here on, so the disk may be changed.
         let wal = log.open()?;
+        // The name of the identity may be in the page cache alone, as the log was.
+        disk.sync_dir(&data.paths.member())?;
         disk.create_dir_all(&snap_dir)?;
         let named_now = identity.name_directory(settings.new_directory);
         if !recorded || named_now {
@@ -129,5 +140,5 @@ fn open_consensus(settings: &Settings, id: u64, start: &Start, replay: Replay) -
     let mut log = EntryLog::new(hard_state, start.conf_state.clone(), replay.before);
     let entries = replay.entries.into_iter().map(to_consensus).collect::<Result<Vec<_>, _>>();
     log.append(&entries.map_err(|error| error.to_string())?);
-    Consensus::new(id, settings.timing, log, applied.index).map_err(|error| error.to_string())
+    Consensus::new(id, settings.timing, settings.portions, log, applied.index).map_err(|error| error.to_string())
 }

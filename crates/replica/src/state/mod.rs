@@ -182,7 +182,17 @@ impl Medium {
         }
     }
 
-    /// What a start does first: finishes what [`Medium::adopt`] had not got to when a crash came.
+    /// Whether [`Medium::finish_adoption`] has something to do.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn has_to_adopt(self, data: &DataDir, newest: &Named) -> Result<bool, OpenError> {
+        let may_have_to = self == Self::Memory && newest.conf_state.is_some();
+        Ok(may_have_to && on_memory::is_to_be_adopted(data, newest.applied)?)
+    }
+
+    /// What a start does first: finishes what [`Medium::adopt`] had not got to when a crash came. The record that names the state
+    /// must be durable.
     ///
     /// # Errors
     /// If the disk fails.

@@ -109,6 +109,11 @@ pub fn received(dir: &Path, applied: Applied, whole: bool) -> PathBuf {
     dir.join(file_name(applied, if whole { RECEIVED } else { RECEIVING }))
 }
 
+/// Whether the state that the log names was received, and is not the snapshot of this member yet.
+pub fn is_to_be_adopted(data: &DataDir, applied: Applied) -> Result<bool, DiskError> {
+    data.disk.exists(&received(&data.paths.snap(), applied, true))
+}
+
 /// Makes a state that was received, if it is there, the snapshot of this member that the log names. A crash may have come
 /// between any two steps of this.
 pub fn adopt(data: &DataDir, applied: Applied, conf_state: &raftpb::ConfState) -> Result<(), DiskError> {

@@ -99,6 +99,9 @@ pub(super) struct Tail {
     pub(super) sum: u32,
     /// Whether the last record is a crc record.
     pub(super) sealed: bool,
+    /// Where the last batch begins that a sync may have failed to make durable: behind the last crc record but one if the log
+    /// ends with one, else behind the last one.
+    pub(super) unproven: u64,
     /// The length of the file.
     pub(super) file_bytes: u64,
 }
@@ -130,7 +133,7 @@ pub(super) fn read(
     for (i, segment) in segments.iter().enumerate() {
         let file = segment::path(dir, *segment);
         let bytes = load(disk, &file)?;
-        let mut scanner = Scanner { bytes: &bytes, at: 0, sum: log.sum, sealed: 0 };
+        let mut scanner = Scanner { bytes: &bytes, at: 0, sum: log.sum, sealed: 0, sealed_before: 0 };
         let outcome = log.read_segment(&mut scanner);
         let corrupt = |offset, reason| WalError::Corrupt { file: file.clone(), offset: offset as u64, reason };
         let intact = outcome.map_err(|reason| corrupt(scanner.at, reason))?;
@@ -150,6 +153,7 @@ pub(super) fn read(
             end: scanner.at as u64,
             sum: scanner.sum.unwrap_or(0),
             sealed: scanner.at == scanner.sealed,
+            unproven: if scanner.at == scanner.sealed { scanner.sealed_before } else { scanner.sealed } as u64,
             file_bytes: bytes.len() as u64,
         });
     }
@@ -183,8 +187,9 @@ struct Scanner<'a> {
     at: usize,
     /// The running sum; unknown before the first record of the first segment that is read.
     sum: Option<u32>,
-    /// The end of the last crc record.
+    /// The end of the last crc record, and of the one before it.
     sealed: usize,
+    sealed_before: usize,
 }
 
 enum Step<'a> {
@@ -218,7 +223,7 @@ impl<'a> Scanner<'a> {
         self.at = record.end;
         self.sum = Some(record.crc);
         if record.kind == CRC {
-            self.sealed = record.end;
+            (self.sealed_before, self.sealed) = (self.sealed, record.end);
         }
     }
 }

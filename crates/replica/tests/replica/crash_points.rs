@@ -7,7 +7,7 @@ use crate::script::{mix, run};
 use crate::world::{Reference, Told, World, open, paths};
 
 /// Seeds of power losses that leave a random part of what was not synced, for each crash point.
-const RANDOM_LOSSES: u64 = 6;
+const RANDOM_LOSSES: u64 = 7;
 const ROUNDS: u64 = 48;
 const SEED: u64 = 1;
 
@@ -15,7 +15,8 @@ const SEED: u64 = 1;
 /// there each point sees one way, in turn.
 fn policies(engine: Engine, n: u64) -> Vec<CrashPolicy> {
     let random = (0..RANDOM_LOSSES).map(CrashPolicy::Random);
-    let all: Vec<_> = [CrashPolicy::DropUnsynced, CrashPolicy::KeepUnsynced].into_iter().chain(random).collect();
+    let certain = [CrashPolicy::DropUnsynced, CrashPolicy::KeepUnsynced, CrashPolicy::Kill];
+    let all: Vec<_> = certain.into_iter().chain(random).collect();
     match engine {
         Engine::Memory => all,
         Engine::RocksDb => vec![all[n as usize % all.len()]],

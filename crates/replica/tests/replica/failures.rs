@@ -32,7 +32,8 @@ fn runs_into(
     heal(&world.disk);
     world.told.check_outcomes(reference, &context);
     stays_stopped(&mut world, &context);
-    for policy in [CrashPolicy::DropUnsynced, CrashPolicy::KeepUnsynced, CrashPolicy::Random(mix(SEED, 9))] {
+    let random = CrashPolicy::Random(mix(SEED, 9));
+    for policy in [CrashPolicy::DropUnsynced, CrashPolicy::KeepUnsynced, CrashPolicy::Kill, random] {
         world.told.check(&world.disk.crash(policy), reference, &format!("{context}, {policy:?}"));
     }
     true

@@ -17,6 +17,7 @@ fn policy(choice: u64) -> CrashPolicy {
     match choice % 6 {
         0 => CrashPolicy::DropUnsynced,
         1 => CrashPolicy::KeepUnsynced,
+        2 => CrashPolicy::Kill,
         _ => CrashPolicy::Random(choice),
     }
 }
@@ -49,10 +50,12 @@ fn nothing_acknowledged_is_lost_however_often_the_power_goes(engine: Engine) {
             world.told.check_outcomes(&reference, &context);
             acknowledged += world.told.outcomes.len();
             snapshots += world.snapshots;
-            disk = world.disk.crash(policy(mix(seed, 2)));
+            let policy = policy(mix(seed, 2));
+            disk = world.disk.crash(policy);
             let (held, _) = world.told.check(&disk.fork(), &reference, &context);
-            // What was lost was lost to everyone; what is there may be relied on.
-            told = Told { acknowledged: held, ..Told::default() };
+            // What was lost was lost to everyone; what is there may be relied on, unless only the page cache holds it.
+            let acknowledged = if policy == CrashPolicy::Kill { world.told.acknowledged } else { held };
+            told = Told { acknowledged, ..Told::default() };
             told.proposed = world.told.proposed[..held].to_vec();
         }
     }

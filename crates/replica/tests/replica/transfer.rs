@@ -133,10 +133,10 @@ fn old_state_and_log_or_new_ones_whatever_fails(engine: Engine) {
 
 /// What becomes of what was not synced when the power goes after `n` operations, `since` of them since the state was sent.
 fn policies(engine: Engine, n: u64, since: u64) -> Vec<CrashPolicy> {
-    let all =
-        [CrashPolicy::DropUnsynced, CrashPolicy::KeepUnsynced, CrashPolicy::Random(n), CrashPolicy::Random(n + 1)];
+    let random = [CrashPolicy::Random(n), CrashPolicy::Random(n + 1)];
+    let all = [&[CrashPolicy::DropUnsynced, CrashPolicy::KeepUnsynced, CrashPolicy::Kill][..], &random].concat();
     // Opening a RocksDB takes its time, so only what is near the change of states is looked at from all sides.
-    if engine == Engine::Memory || since < 12 { all.into() } else { vec![all[n as usize % all.len()]] }
+    if engine == Engine::Memory || since < 12 { all } else { vec![all[n as usize % all.len()]] }
 }
 
 /// After a start there is one state, and nothing half received.
@@ -162,16 +162,18 @@ fn a_crash_while_the_start_finishes_the_install_is_recovered_from(engine: Engine
         let mut world = new_follower(engine);
         world.disk.crash_after(n);
         fall_behind_and_recover(&mut world, &sent).unwrap_err();
-        let after = world.disk.crash(CrashPolicy::Random(n));
-        for m in 0.. {
-            let again = after.fork();
-            again.crash_after(m);
-            let mut restart = World::on(again, world.told.clone());
-            if restart.start().is_ok() {
-                break;
+        for policy in [CrashPolicy::Random(n), CrashPolicy::Kill] {
+            let after = world.disk.fork().crash(policy);
+            for m in 0.. {
+                let again = after.fork();
+                again.crash_after(m);
+                let mut restart = World::on(again, world.told.clone());
+                if restart.start().is_ok() {
+                    break;
+                }
+                let context = format!("{policy:?} after {n} operations, and a power loss after {m} of the restart");
+                restart.told.check(&restart.disk.crash(CrashPolicy::DropUnsynced), &reference, &context);
             }
-            let context = format!("crash after {n} operations, and after {m} of the restart");
-            restart.told.check(&restart.disk.crash(CrashPolicy::DropUnsynced), &reference, &context);
         }
     }
 }

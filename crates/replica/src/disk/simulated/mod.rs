@@ -80,11 +80,14 @@ impl SimulatedDisk {
         self.state().crash_after = Some(n);
     }
 
-    /// The disk as it is found after a power loss now. Handles on this one fail from here on.
+    /// The disk as it is found after a power loss now, or after a kill of the process. Handles on this one fail from here on.
     pub fn crash(&self, policy: CrashPolicy) -> SimulatedDisk {
         let mut state = self.state();
         state.crash_after = Some(0);
-        let tree = state.tree.after_power_loss(policy);
+        let tree = match policy {
+            CrashPolicy::Kill => state.tree.clone(),
+            policy => state.tree.after_power_loss(policy),
+        };
         SimulatedDisk { state: Arc::new(Mutex::new(State { tree, ..State::default() })) }
     }
 

@@ -5,8 +5,11 @@
 pub enum CrashPolicy {
     /// Nothing: only what was synced is there.
     DropUnsynced,
-    /// Everything, as after a kill of the process alone.
+    /// Everything: the device had written all of it.
     KeepUnsynced,
+    /// No power loss: the process was killed, and the page cache is as it was. Everything is seen, and nothing more is durable
+    /// than before, so a later power loss may still take it.
+    Kill,
     /// A choice made by the seed for each sector, each length and each change of a directory. Depending on the seed,
     /// writes are torn into a prefix or into scattered sectors.
     Random(u64),
@@ -30,7 +33,7 @@ impl Survival {
     /// How many of `changes`, in their order, reached this sector.
     pub(super) fn steps(self, sector: u64, changes: usize) -> usize {
         let CrashPolicy::Random(seed) = self.policy else {
-            return if self.policy == CrashPolicy::KeepUnsynced { changes } else { 0 };
+            return if self.policy == CrashPolicy::DropUnsynced { 0 } else { changes };
         };
         let file = mix(seed, self.node);
         match file % 4 {
@@ -52,7 +55,7 @@ impl Survival {
     pub(super) fn keeps(self, i: usize) -> bool {
         match self.policy {
             CrashPolicy::DropUnsynced => false,
-            CrashPolicy::KeepUnsynced => true,
+            CrashPolicy::KeepUnsynced | CrashPolicy::Kill => true,
             CrashPolicy::Random(seed) => mix(mix(seed, self.node), i as u64).is_multiple_of(2),
         }
     }

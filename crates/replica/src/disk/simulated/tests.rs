@@ -42,6 +42,40 @@ fn synced_bytes_and_kept_bytes_are_found() {
 }
 
 #[test]
+fn a_kill_keeps_the_page_cache_and_a_later_power_loss_takes_it() {
+    let (disk, file) = with_file(b"old");
+    file.write_at(0, b"new").unwrap();
+    disk.rename(&path("/d/f"), &path("/d/g")).unwrap();
+    let killed = disk.crash(CrashPolicy::Kill);
+    assert_eq!(killed.read(&path("/d/g")).unwrap(), b"new");
+    assert!(file.write_at(0, b"dead").is_err(), "the process is dead");
+    let lost = killed.crash(CrashPolicy::DropUnsynced);
+    assert_eq!(
+        (lost.list(&path("/d")).unwrap(), lost.read(&path("/d/f")).unwrap()),
+        (vec!["f".into()], b"old".to_vec())
+    );
+    // What the next process syncs is durable.
+    let (disk, file) = with_file(b"old");
+    file.write_at(0, b"new").unwrap();
+    let killed = disk.crash(CrashPolicy::Kill);
+    killed.open(&path("/d/f")).unwrap().sync_data().unwrap();
+    assert_eq!(found(&killed, CrashPolicy::DropUnsynced), b"new");
+}
+
+#[test]
+fn what_a_failed_sync_left_in_the_page_cache_survives_a_kill_and_no_power_loss() {
+    let (disk, file) = with_file(b"old");
+    file.write_at(0, b"new").unwrap();
+    disk.fail_sync(1);
+    file.sync_data().unwrap_err();
+    let killed = disk.crash(CrashPolicy::Kill);
+    let file = killed.open(&path("/d/f")).unwrap();
+    assert_eq!(killed.read(&path("/d/f")).unwrap(), b"new");
+    file.sync_data().unwrap();
+    assert_eq!(found(&killed, CrashPolicy::DropUnsynced), b"old", "the pages were clean");
+}
+
+#[test]
 fn a_name_needs_a_sync_of_its_directory() {
     let (disk, _) = with_file(b"x");
     let file = disk.create(&path("/d/g")).unwrap();

@@ -109,7 +109,8 @@ fn go_on(wal: &mut Wal, disk: &SimulatedDisk, told: &Told, context: &str) {
 }
 
 fn policies() -> impl Iterator<Item = CrashPolicy> {
-    [CrashPolicy::DropUnsynced, CrashPolicy::KeepUnsynced].into_iter().chain((0..SEEDS).map(CrashPolicy::Random))
+    let certain = [CrashPolicy::DropUnsynced, CrashPolicy::KeepUnsynced, CrashPolicy::Kill];
+    certain.into_iter().chain((0..SEEDS).map(CrashPolicy::Random))
 }
 
 fn operations_of_script(layout: usize) -> u64 {
