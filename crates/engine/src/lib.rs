@@ -32,7 +32,7 @@ mod stock;
 mod table;
 
 pub use mark::{Mark, Sizes};
-pub use memory::Memory;
+pub use memory::{Memory, MemorySettings};
 pub use range::KeyRange;
 #[cfg(all(feature = "rocksdb", any(test, feature = "contract")))]
 pub use rocks::MemoryFiles;
@@ -45,6 +45,16 @@ use std::sync::Arc;
 
 /// Rows that one call visits at most while it holds a lock, be they returned or not.
 pub const STEP: usize = 256;
+
+/// How far one call goes while it holds a lock. The default of each engine suits everyone but a test: with small steps, little
+/// data takes many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Steps {
+    /// Rows that it visits at most, be they returned or not: [`STEP`] or less.
+    pub rows: usize,
+    /// Keys that a count visits at most.
+    pub counted_keys: usize,
+}
 
 /// The bytes of one version of a key, as etcd stores them: a canonical `mvccpb.KeyValue`.
 pub type Row = Arc<[u8]>;

@@ -2,7 +2,7 @@
 
 #[cfg(feature = "rocksdb")]
 use metastore_engine::contract::{Mirror, scratch_rocksdb};
-use metastore_engine::{KeyRange, Memory};
+use metastore_engine::{KeyRange, Memory, MemorySettings, Steps};
 use std::sync::Arc;
 
 /// Random cases. On RocksDB each makes a database, which takes its time.
@@ -13,6 +13,18 @@ const CASES_ON_DISK: u32 = 32;
 mod memory {
     use super::*;
     metastore_engine::contract_suite!(Arc::new(Memory::new()), CASES);
+}
+
+/// As simulated members have it: little data takes many steps, leaves and chunks.
+mod memory_in_small_steps {
+    use super::*;
+
+    fn small() -> Memory {
+        let steps = Steps { rows: 5, counted_keys: 6 };
+        Memory::with(MemorySettings { steps, leaf_keys: 4, chunk_versions: 5 })
+    }
+
+    metastore_engine::contract_suite!(Arc::new(small()), CASES);
 }
 
 #[cfg(feature = "rocksdb")]

@@ -36,7 +36,7 @@ fn on_disk(
     max_open_files: u32,
 ) -> Result<Arc<dyn metastore_engine::Engine>, EngineError> {
     use metastore_engine::{RocksDb, RocksDbSettings};
-    let settings = RocksDbSettings { block_cache_bytes, max_open_files };
+    let settings = RocksDbSettings { block_cache_bytes, max_open_files, ..RocksDbSettings::default() };
     Ok(Arc::new(RocksDb::open(path, settings)?))
 }
 

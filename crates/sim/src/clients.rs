@@ -20,6 +20,11 @@ use mixed::Mixed;
 
 pub use kubernetes::REGISTRY;
 
+/// How many keys clients use: few, so that they meet often, or more than simulated storage engines visit in a step.
+const KEYS: &[u64] = &[6, 8, 24];
+/// The stream of choices that says which.
+const KEYS_STREAM: u64 = 90;
+
 /// What clients do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Workload {
@@ -97,10 +102,12 @@ pub struct User {
 
 impl User {
     pub fn new(seed: u64, workload: Workload, number: u64) -> Self {
+        // The same for all of one world, so that clients meet.
+        let keys = *Random::new(seed, KEYS_STREAM).pick(KEYS).unwrap_or(&KEYS[0]);
         let behaviour: Box<dyn Behaviour> = match workload {
-            Workload::Kubernetes => Box::new(Kubernetes::default()),
+            Workload::Kubernetes => Box::new(Kubernetes::new(keys)),
             Workload::Mixed if number % 3 == 2 => Box::new(Leaseholder::new(number)),
-            Workload::Mixed => Box::new(Mixed::default()),
+            Workload::Mixed => Box::new(Mixed::new(keys)),
         };
         Self { random: Random::new(seed, 100 + number), behaviour }
     }

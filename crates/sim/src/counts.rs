@@ -36,6 +36,8 @@ counts! {
     unknown,
     refused,
     leases_granted,
+    // Under the id of one that was gone.
+    leases_granted_anew,
     leases_renewed,
     leases_expired,
     watches,
@@ -58,6 +60,9 @@ counts! {
     overtaken,
     partitions,
     crashes,
+    kills,
+    // A power loss after a kill, at the start or a little later.
+    kills_and_crashes,
     // In the middle of the work, as opposed to between.
     crashes_at_work,
     pauses,
@@ -92,7 +97,7 @@ impl Counts {
         self.kinds().iter().filter(|count| **count > 0).count()
     }
 
-    fn kinds(&self) -> [u64; 18] {
+    fn kinds(&self) -> [u64; 19] {
         [
             self.lost,
             self.cut_off,
@@ -100,6 +105,7 @@ impl Counts {
             self.overtaken,
             self.partitions,
             self.crashes,
+            self.kills,
             self.pauses,
             self.clock_jumps,
             self.transfers,

@@ -45,6 +45,8 @@ kinds! {
     Straggling "straggling" up to 250,
     /// This and all below: thousandths per tick. The power of a member goes: what was not synced is lost, kept, or torn.
     Crash "crash" up to 20,
+    /// The process of a member is killed; the page cache survives. Often the power goes as it starts again, or a little later.
+    Kill "kill" up to 20,
     /// A member is stopped for a while, and goes on.
     Pause "pause" up to 20,
     /// A clock jumps forward.
@@ -78,13 +80,15 @@ kinds! {
 /// Seeds in so many of a hundred leave a kind out.
 const LEFT_OUT_PERCENT: u64 = 35;
 /// What always befalls a member that is alone.
-const ALONE: &[Kind] = &[Kind::Crash, Kind::Pause, Kind::ClockJump];
+const ALONE: &[Kind] = &[Kind::Crash, Kind::Kill, Kind::Pause, Kind::ClockJump];
 /// Kinds that every seed sees at the least.
 const FEWEST_KINDS: usize = 4;
 /// Ticks of a storm's beginning in which nothing befalls anyone, so that there is something to break.
 const PEACE_TICKS: u64 = 15;
 /// Faults that befall the leader, in thousandths; all others befall anybody.
 const AT_LEADER: u64 = 300;
+/// Operations of the disk after a kill, at most, before the power goes: a start takes about ten.
+const OPERATIONS_AFTER_KILL: u64 = 20;
 /// Moments for which a sync hangs: a minute.
 const HUNG_MOMENTS: u64 = 600 * MOMENTS_PER_TICK;
 
@@ -119,6 +123,15 @@ impl Rates {
     }
 }
 
+/// When the power goes after a kill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Power {
+    /// When the disk has done so many operations since the start.
+    Operations(u64),
+    /// When the member has told another one that it holds entries, or votes for it.
+    Promise,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The power of a member goes, at once or after some operations of its disk, for so many moments.
@@ -127,6 +140,14 @@ pub enum Fault {
         operations: Option<u64>,
         policy: CrashPolicy,
         down: u64,
+    },
+    /// The process of a member is killed, at once or after some operations of its disk, and starts after so many moments. Perhaps
+    /// the power goes soon after that.
+    Kill {
+        member: usize,
+        operations: Option<u64>,
+        down: u64,
+        power: Option<Power>,
     },
     /// A member is stopped for so many moments, and hears of what came meanwhile so many later.
     Pause {
@@ -192,6 +213,7 @@ impl Fault {
     pub fn whom(&self) -> Option<usize> {
         match self {
             Self::Crash { member, .. }
+            | Self::Kill { member, .. }
             | Self::Pause { member, .. }
             | Self::ClockJump { member, .. }
             | Self::Transfer { to: member }
@@ -248,6 +270,10 @@ impl Faults {
         let mut moments = |ticks: u64| random.between(1, ticks * MOMENTS_PER_TICK);
         faults.push(match kind {
             Kind::Crash => return self.crash(member, size, faults),
+            Kind::Kill => {
+                let (down, operations) = (moments(6), self.operations());
+                Fault::Kill { member, operations, down, power: self.power_after_kill() }
+            }
             Kind::Pause => Fault::Pause { member, moments: moments(40), deaf: moments(2) - 1 },
             Kind::ClockJump => Fault::ClockJump { member, ticks: moments(8) },
             Kind::Partition => Fault::Partition { moments: moments(80), turn: None, ways: self.ways(member, size) },
@@ -269,11 +295,25 @@ impl Faults {
         });
     }
 
+    /// Operations of a disk that a dying member still does; `None` if it dies between two of its works.
+    fn operations(&mut self) -> Option<u64> {
+        self.random.permille(600).then(|| self.random.below(8))
+    }
+
+    /// Whether and when the power goes after a kill.
+    pub fn power_after_kill(&mut self) -> Option<Power> {
+        match self.random.below(3) {
+            0 => Some(Power::Operations(self.random.below(OPERATIONS_AFTER_KILL))),
+            1 => Some(Power::Promise),
+            _ => None,
+        }
+    }
+
     /// Now and then the power goes everywhere.
     fn crash(&mut self, one: usize, size: usize, faults: &mut Vec<Fault>) {
         let members = if self.random.permille(100) { 0..size } else { one..one + 1 };
         for member in members {
-            let operations = self.random.permille(600).then(|| self.random.below(8));
+            let operations = self.operations();
             let policy = match self.random.below(4) {
                 0 | 1 => CrashPolicy::DropUnsynced,
                 2 => CrashPolicy::KeepUnsynced,

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use metastore_engine::{EngineError, Memory, RocksDb, RocksDbSettings};
+use metastore_engine::{EngineError, Memory, MemorySettings, RocksDb, RocksDbSettings, STEP, Steps};
 use metastore_replica::disk::{CrashPolicy, DirLock, Disk, DiskFile, Result, SimulatedDisk};
 use metastore_replica::{OpenEngine, Paths};
 
@@ -47,23 +47,40 @@ impl Engine {
 #[derive(Clone)]
 pub struct Machine {
     pub engine: Engine,
+    /// Rows in a step of the storage engine.
+    step_rows: usize,
     disk: SimulatedDisk,
     files: Arc<Files>,
 }
 
 impl Machine {
     pub fn new(engine: Engine) -> Self {
-        Self { engine, disk: SimulatedDisk::new(), files: Arc::default() }
+        Self { engine, step_rows: STEP, disk: SimulatedDisk::new(), files: Arc::default() }
+    }
+
+    /// The same, whose storage engine takes steps of so many rows, and cuts up what it holds into pieces as small: four or more.
+    pub fn in_steps_of(self, rows: usize) -> Self {
+        Self { step_rows: rows, ..self }
     }
 
     /// As it is found after a power loss now.
     pub fn crash(&self, policy: CrashPolicy) -> Self {
-        Self { engine: self.engine, disk: self.disk.crash(policy), files: Arc::new(self.files.copy()) }
+        Self {
+            disk: self.disk.crash(policy),
+            files: Arc::new(self.files.copy()),
+            engine: self.engine,
+            step_rows: self.step_rows,
+        }
     }
 
     /// Another one in the same state, except that no process runs on it.
     pub fn fork(&self) -> Self {
-        Self { engine: self.engine, disk: self.disk.fork(), files: Arc::new(self.files.copy()) }
+        Self {
+            disk: self.disk.fork(),
+            files: Arc::new(self.files.copy()),
+            engine: self.engine,
+            step_rows: self.step_rows,
+        }
     }
 
     /// The same, to be started with another engine.
@@ -85,13 +102,30 @@ impl Machine {
         path: &Path,
     ) -> std::result::Result<Arc<dyn metastore_engine::Engine>, EngineError> {
         Ok(match engine {
-            Engine::Memory => Arc::new(Memory::new()),
+            Engine::Memory => Arc::new(Memory::with(self.memory())),
             Engine::RocksDb => {
                 let path = self.real(path).expect("a directory of RocksDB");
                 fs::create_dir_all(path.parent().unwrap()).unwrap();
-                Arc::new(RocksDb::open(&path, small())?)
+                Arc::new(RocksDb::open(&path, self.rocksdb())?)
             }
         })
+    }
+
+    fn memory(&self) -> MemorySettings {
+        let usual = MemorySettings::default();
+        let Some(steps) = self.steps() else { return usual };
+        MemorySettings { steps, leaf_keys: self.step_rows, chunk_versions: self.step_rows }
+    }
+
+    /// Little memory: many are open at once.
+    fn rocksdb(&self) -> RocksDbSettings {
+        let usual = RocksDbSettings { block_cache_bytes: 1 << 20, max_open_files: 64, ..RocksDbSettings::default() };
+        RocksDbSettings { steps: self.steps().unwrap_or(usual.steps), ..usual }
+    }
+
+    /// Other steps than the usual ones.
+    fn steps(&self) -> Option<Steps> {
+        (self.step_rows < STEP).then_some(Steps { rows: self.step_rows, counted_keys: self.step_rows + 1 })
     }
 
     /// Opens that storage engine, wherever it is asked to.
@@ -128,11 +162,6 @@ impl Deref for Machine {
     fn deref(&self) -> &SimulatedDisk {
         &self.disk
     }
-}
-
-/// Little memory: many are open at once.
-fn small() -> RocksDbSettings {
-    RocksDbSettings { block_cache_bytes: 1 << 20, max_open_files: 64 }
 }
 
 /// The file system of the machine that runs the tests, for paths of RocksDB; the double for all others.

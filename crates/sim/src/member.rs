@@ -11,7 +11,7 @@ use metastore_replica::{
 use metastore_store::Member as Description;
 use metastore_store::watch::{Hub, Limits};
 
-use crate::machine::{Engine, Machine, paths};
+use crate::machine::{Machine, paths};
 use crate::serving::Reading;
 use crate::world::{Beside, MOMENT_MS, MOMENTS_PER_TICK};
 
@@ -23,7 +23,10 @@ const ELECTION_MS: u64 = ELECTION_TICKS as u64 * MOMENTS_PER_TICK * MOMENT_MS;
 const TOKEN: &str = "token";
 /// Small bounds, so that watchers stumble and catch up in pieces.
 const QUEUE_RESPONSES: usize = 4;
+const QUEUE_BYTES: usize = 3000;
 const CHUNK_ROWS: usize = 5;
+const CHUNK_BYTES: usize = 1500;
+const FRAGMENT_BYTES: usize = 300;
 /// Watchers that asked for it hear of progress this often.
 const PROGRESS_MS: u64 = 2000;
 
@@ -142,22 +145,21 @@ pub struct Member {
 
 impl Member {
     /// A member that founds a group of `size`, and is not started yet.
-    pub fn founding(at: usize, size: usize, engine: Engine, settings: Settings) -> Self {
+    pub fn founding(at: usize, size: usize, machine: Machine, settings: Settings) -> Self {
         let members = (0..size).map(|at| Founder { name: name(at), peer_urls: peer_urls(at) }).collect();
         let bootstrap = Bootstrap::Found { members, own: name(at), cluster_token: TOKEN.into() };
-        Self::new(at, engine, settings, bootstrap)
+        Self::new(at, machine, settings, bootstrap)
     }
 
     /// A member that joins the group that so many have founded, once it was added.
-    pub fn joining(at: usize, founders: usize, engine: Engine, settings: Settings) -> Self {
+    pub fn joining(at: usize, founders: usize, machine: Machine, settings: Settings) -> Self {
         let ids: Vec<u64> = (0..founders).map(own_id).collect();
         let bootstrap = Bootstrap::Join { id: own_id(at), cluster_id: identity::cluster_id(&ids) };
-        Self::new(at, engine, settings, bootstrap)
+        Self::new(at, machine, settings, bootstrap)
     }
 
-    fn new(at: usize, engine: Engine, settings: Settings, bootstrap: Bootstrap) -> Self {
-        let settings = Settings { engine: engine.name(), ..settings };
-        let machine = Machine::new(engine);
+    fn new(at: usize, machine: Machine, settings: Settings, bootstrap: Bootstrap) -> Self {
+        let settings = Settings { engine: machine.engine.name(), ..settings };
         Self {
             id: own_id(at),
             at,
@@ -192,6 +194,11 @@ impl Member {
         Description { id: self.id, name: name(self.at), peer_urls: peer_urls(self.at), ..Description::default() }
     }
 
+    /// Whether it is part of the cluster, as far as the world knows.
+    pub fn is_there(&self) -> bool {
+        self.started && !self.gone
+    }
+
     pub fn awake(&self, now: u64) -> bool {
         self.replica.is_some() && self.asleep_until <= now
     }
@@ -203,7 +210,10 @@ impl Member {
         replica.connect(Box::new(self.letters.clone()));
         let limits = Limits {
             queue_responses: QUEUE_RESPONSES,
+            queue_bytes: QUEUE_BYTES,
             chunk_rows: CHUNK_ROWS,
+            chunk_bytes: CHUNK_BYTES,
+            fragment_bytes: FRAGMENT_BYTES,
             progress_interval_ms: PROGRESS_MS,
             ..Limits::default()
         };

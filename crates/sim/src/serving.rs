@@ -59,10 +59,19 @@ impl World {
     }
 
     fn propose(&mut self, asked: &Asked) {
-        if let Wish::Do(Request::LeaseGrant(grant)) = &asked.wish {
-            let clocks = self.clocks();
-            must(self.judge.leases.asked_for(grant.id, &clocks));
-            self.asked_at.insert(asked.id, clocks);
+        match &asked.wish {
+            Wish::Do(Request::LeaseGrant(grant)) => {
+                // A lease of its own, whatever had this id before.
+                *self.grants.entry(grant.id).or_default() += 1;
+                let (name, clocks) = (self.lease_name(grant.id), self.clocks());
+                self.counts.leases_granted_anew += u64::from(self.grants[&grant.id] > 1);
+                must(self.judge.leases.asked_for(name, &clocks));
+                self.asked_at.insert(asked.id, clocks);
+            }
+            Wish::Do(Request::LeaseRevoke(revoke)) => {
+                self.revocations.insert(asked.id, (self.lease_name(revoke.id), None));
+            }
+            _ => {}
         }
         let member = &mut self.members[asked.member];
         let (Some(command), Some(replica)) = (asked.command(), &mut member.replica) else { return };
@@ -103,14 +112,14 @@ impl World {
         must(self.judge.answers(at, outcome));
         let now_ms = self.members[at].clock.ms();
         self.members[at].keeper.applied(outcome, now_ms);
-        if let Ok(Reply::LeaseRevoke { id }) = outcome.reply {
-            self.lease_revoked(id, outcome.id);
+        if let Ok(Reply::LeaseRevoke { .. }) = outcome.reply {
+            self.lease_revoked(outcome.id);
         }
         let Some(asked) = self.clients.waiting(at, outcome.id).cloned() else { return };
         let Some(response) = answers::outcome(outcome) else { return };
         if let (Wish::Do(Request::LeaseGrant(_)), Response::LeaseGrant(granted)) = (&asked.wish, &response) {
             let clocks = self.asked_at.remove(&asked.id).unwrap_or_default();
-            must(self.judge.leases.granted(granted.id, granted.ttl, &clocks));
+            must(self.judge.leases.granted(self.lease_name(granted.id), granted.ttl, &clocks));
             self.counts.leases_granted += 1;
         }
         let (acknowledged, revision) = (&mut self.judge.acknowledged, outcome.revision);
@@ -154,7 +163,7 @@ impl World {
     /// A member passes a renewal on to whom it takes for the leader.
     fn pass_on_renewal(&mut self, lease: i64, asked: &Asked) {
         let clocks = self.clocks();
-        must(self.judge.leases.asked_for(lease, &clocks));
+        must(self.judge.leases.asked_for(self.lease_name(lease), &clocks));
         let leader = self.members[asked.member].leader();
         let Some(to) = self.position(leader) else { return };
         let (there, back) = ((asked.member, to), (to, asked.member));
@@ -189,7 +198,7 @@ impl World {
         self.note(|| format!("{} tells {}: lease {lease} {ttl_s:?}", asked.member, asked.id));
         self.clients.renewed(asked, lease, ttl_s.is_some());
         if let Some(ttl_s) = ttl_s {
-            must(self.judge.leases.renewed(lease, ttl_s, &clocks));
+            must(self.judge.leases.renewed(self.lease_name(lease), ttl_s, &clocks));
             self.counts.leases_renewed += 1;
         }
     }
@@ -213,19 +222,26 @@ impl World {
         for (lease, id) in expired.into_iter().zip(ids) {
             self.note(|| format!("{at} revokes lease {lease} by {id}: its time is over"));
             self.judge.revokes(LeaseRevokeRequest { id: lease });
-            must(self.judge.leases.expired(lease, at, now_ms));
-            self.expiries.insert(id, (at, now_ms));
+            let name = self.lease_name(lease);
+            must(self.judge.leases.expired(name, at, now_ms));
+            self.revocations.insert(id, (name, Some((at, now_ms))));
         }
     }
 
     /// A lease is gone; judged once, whoever tells of it first.
-    fn lease_revoked(&mut self, lease: i64, by: u64) {
-        if !self.revoked.insert(lease) {
+    fn lease_revoked(&mut self, by: u64) {
+        let (name, by) = *self.revocations.get(&by).expect("somebody has asked for each revocation");
+        if !self.revoked.insert(name) {
             return;
         }
-        let by = self.expiries.get(&by).copied();
         self.counts.leases_expired += u64::from(by.is_some());
-        must(self.judge.leases.revoked(lease, by));
+        must(self.judge.leases.revoked(name, by));
+    }
+
+    /// The name of the lease that has this id now: an id may be granted anew, but only once the client that knows it was told that
+    /// the lease before is gone.
+    fn lease_name(&self, id: i64) -> i64 {
+        id + self.grants.get(&id).copied().unwrap_or_default()
     }
 }
 

@@ -104,6 +104,7 @@ fn mixed(random: &mut Random) -> WatchCreateRequest {
         start_revision: random.below(3) as i64,
         prev_kv: random.permille(500),
         progress_notify: random.permille(500),
+        fragment: random.permille(300),
         filters,
         ..WatchCreateRequest::default()
     }

@@ -5,22 +5,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use metastore_engine::STEP;
 use metastore_replica::disk::CrashPolicy;
 use metastore_replica::wal::Options;
-use metastore_replica::{Fatal, Output, Settings, Timing};
+use metastore_replica::{Fatal, Output, Portions, Settings, Timing};
 
 use crate::clients::{Asked, Clients, Wish, Workload};
 use crate::counts::Counts;
-use crate::faults::{Faults, Kind};
+use crate::faults::{Faults, Kind, Power};
 use crate::history::Violation;
 use crate::judge::Judge;
-use crate::machine::Engine;
+use crate::machine::{Engine, Machine};
 use crate::member::{Clock, ELECTION_TICKS, Held, Member, SEGMENT_BYTES};
 use crate::network::{Network, Weather};
 use crate::random::Random;
 use crate::watching::Watcher;
 
 mod befall;
+mod compacted;
 mod damage;
 mod hostile;
 mod reshape;
@@ -58,6 +60,9 @@ const CALM_PATIENCE_TICKS: u64 = 15;
 const LEASE_TICKS: u64 = 160;
 /// Leases may live so much longer than they were granted for.
 const LEASE_SLACK_MS: u64 = 5000;
+
+/// Rows in a step of the storage engines: most seeds have more keys than a step takes, some do all in one.
+const STEP_ROWS: &[usize] = &[4, 5, 6, 8, STEP];
 
 /// What a run is made of.
 #[derive(Clone, Debug)]
@@ -125,12 +130,21 @@ pub struct World {
     founders: usize,
     settings: Settings,
     engines: &'static [Engine],
+    step_rows: usize,
     /// What a crash will leave of a doomed member's disk, and how long it will be down.
     dooms: BTreeMap<usize, (CrashPolicy, u64)>,
+    /// When the power of members goes that were killed and start again.
+    power: BTreeMap<usize, Power>,
+    /// Members whose power goes when they promise something, and those that just have.
+    promising: BTreeSet<usize>,
+    promised: Vec<usize>,
     /// What the clocks showed when somebody asked for a grant or a renewal.
     pub(crate) asked_at: BTreeMap<u64, Vec<u64>>,
-    /// Revocations that a leader proposed because a lease's time was over: which leader, and what its clock showed.
-    pub(crate) expiries: BTreeMap<u64, (usize, u64)>,
+    /// How often each id of a lease was asked for.
+    pub(crate) grants: BTreeMap<i64, i64>,
+    /// Revocations by request: the name of the lease and, if a leader proposed it because the lease's time was over, which leader,
+    /// and what its clock showed.
+    pub(crate) revocations: BTreeMap<u64, (i64, Option<(usize, u64)>)>,
     pub(crate) revoked: BTreeSet<i64>,
     /// The newest compaction.
     pub(crate) compacted: i64,
@@ -151,8 +165,10 @@ impl World {
             false => Workload::Mixed,
         };
         let workload = plan.workload.unwrap_or(workload);
+        let step_rows = *random.pick(STEP_ROWS).unwrap_or(&STEP);
         let member = |at| {
-            let mut member = Member::founding(at, size, plan.engines[at % plan.engines.len()], settings.clone());
+            let machine = Machine::new(plan.engines[at % plan.engines.len()]).in_steps_of(step_rows);
+            let mut member = Member::founding(at, size, machine, settings.clone());
             member.clock = Clock::new(random.between(850, 1150));
             member
         };
@@ -179,9 +195,14 @@ impl World {
             founders: members.len(),
             settings,
             engines: plan.engines,
+            step_rows,
             dooms: BTreeMap::new(),
+            power: BTreeMap::new(),
+            promising: BTreeSet::new(),
+            promised: Vec::new(),
             asked_at: BTreeMap::new(),
-            expiries: BTreeMap::new(),
+            grants: BTreeMap::new(),
+            revocations: BTreeMap::new(),
             revoked: BTreeSet::new(),
             compacted: 0,
             healed: false,
@@ -223,6 +244,7 @@ impl World {
                 self.work(at);
             }
         }
+        self.darken_promised();
         self.watch();
         let now = self.now;
         for asked in self.clients.give_up(now, |asked| asked.deadline <= now) {
@@ -257,9 +279,9 @@ impl World {
         self.members.iter().position(|member| member.id == id && !member.gone)
     }
 
-    /// The engine of a member.
-    fn engine(&self, at: usize) -> Engine {
-        self.engines[at % self.engines.len()]
+    /// An empty machine for a member.
+    fn new_machine(&self, at: usize) -> Machine {
+        Machine::new(self.engines[at % self.engines.len()]).in_steps_of(self.step_rows)
     }
 }
 
@@ -303,7 +325,7 @@ impl World {
     fn is_settled(&self) -> bool {
         let Some(leader) = self.members.iter().rfind(|member| member.leads()) else { return false };
         let due = leader.applied().saturating_sub(BEHIND);
-        let there = self.members.iter().filter(|member| member.started && !member.gone);
+        let there = self.members.iter().filter(|member| member.is_there());
         self.leaves.is_empty()
             && there.into_iter().all(|member| member.leader() == leader.id && member.applied() >= due)
     }
@@ -313,8 +335,7 @@ impl World {
         let revision = self.judge.revisions.newest();
         let leaders = self.members.iter().filter(|member| member.leads()).count();
         assert_eq!(leaders, 1, "leaders of a healed cluster: {}", self.standings());
-        let there: Vec<usize> =
-            (0..self.members.len()).filter(|at| self.members[*at].started && !self.members[*at].gone).collect();
+        let there: Vec<usize> = (0..self.members.len()).filter(|at| self.members[*at].is_there()).collect();
         let first = &self.members[there[0]];
         let known = |member: &Member| member.replica.as_ref().map(|replica| replica.store().members().clone());
         for &at in &there {
@@ -348,6 +369,7 @@ impl World {
         self.clients.stop();
         self.ticks(LEASE_TICKS);
         self.check_calm();
+        self.check_stored();
         let chains = self.end_watches();
         self.counts.elections = self.judge.terms();
         self.counts.hear(&self.network.traffic);
@@ -371,6 +393,11 @@ fn settings(random: &mut Random) -> Settings {
     let mut settings = Settings::new(Engine::Memory.name(), timing, keep_entries);
     (settings.snapshot_log_bytes, settings.flush_log_bytes) = (log_bytes, log_bytes);
     settings.log = Options { segment_bytes: SEGMENT_BYTES };
+    if random.permille(700) {
+        let (message_bytes, committed_bytes) = (random.between(1, 600), random.between(1, 1000));
+        settings.portions =
+            Portions { message_bytes, inflight_messages: random.between(1, 8) as usize, committed_bytes };
+    }
     settings
 }
 

@@ -8,7 +8,7 @@ use metastore_replica::{Output, Settings, Timing};
 use metastore_store::command::{Command, Kind};
 use metastore_store::mvcc::HashKv;
 
-use metastore_sim::machine::Engine;
+use metastore_sim::machine::{Engine, Machine};
 use metastore_sim::member::{ELECTION_TICKS, Member, SEGMENT_BYTES};
 
 const KEEP_ENTRIES: usize = 8;
@@ -32,7 +32,7 @@ impl Trio {
             let timing = Timing { election_ticks: ELECTION_TICKS, pre_vote: true };
             let mut settings = Settings::new(Engine::name(engine), timing, KEEP_ENTRIES);
             settings.log = Options { segment_bytes: SEGMENT_BYTES };
-            let mut member = Member::founding(at, 3, engine, settings);
+            let mut member = Member::founding(at, 3, Machine::new(engine), settings);
             member.start().unwrap();
             member
         };

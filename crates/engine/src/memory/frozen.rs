@@ -5,14 +5,15 @@ use std::sync::{Arc, OnceLock};
 use super::history::{Entry, History};
 use super::index::Index;
 use super::versions::Stored;
-use super::{COUNT_STEP, Tables, rows_of};
+use super::{Tables, rows_of};
 use crate::{
-    Applied, Engine, EngineError, KeyRange, Mark, Published, Result, Revision, STEP, Statistic, Table, Usage, Version,
+    Applied, Engine, EngineError, KeyRange, Mark, Published, Result, Revision, Statistic, Steps, Table, Usage, Version,
 };
 
 /// The state as it was published at one moment. Versions are shared with the state that it is a copy of, tables are
 /// copied.
 pub(super) struct Frozen {
+    pub(super) steps: Steps,
     pub(super) history: History,
     pub(super) tables: Tables,
     pub(super) published: Published,
@@ -98,15 +99,15 @@ impl Engine for Frozen {
     }
 
     fn scan(&self, range: KeyRange<'_>, at: i64, limit: usize, rows: &mut Vec<Version>) -> Result<Option<Vec<u8>>> {
-        Ok(self.index().scan(range, at, limit, STEP, rows).map(<[u8]>::to_vec))
+        Ok(self.index().scan(range, at, limit, self.steps.rows, rows).map(<[u8]>::to_vec))
     }
 
     fn count(&self, range: KeyRange<'_>, at: i64, count: &mut u64) -> Result<Option<Vec<u8>>> {
-        Ok(self.index().count(range, at, COUNT_STEP, count).map(<[u8]>::to_vec))
+        Ok(self.index().count(range, at, self.steps.counted_keys, count).map(<[u8]>::to_vec))
     }
 
     fn history(&self, from: Revision, to: i64, rows: &mut Vec<Version>) -> Result<Option<Revision>> {
-        Ok(self.history.read(from, to.min(self.published.revision), STEP, rows))
+        Ok(self.history.read(from, to.min(self.published.revision), self.steps.rows, rows))
     }
 
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {

@@ -8,7 +8,7 @@ use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::sync::Arc;
 
 /// Versions in a chunk at most; a compaction step looks at one chunk.
-const CHUNK_VERSIONS: usize = 256;
+pub(super) const CHUNK_VERSIONS: usize = 256;
 
 const _: () = assert!(CHUNK_VERSIONS <= STEP);
 
@@ -24,8 +24,10 @@ pub(super) struct Entry {
 ///
 /// A clone is a frozen copy: it shares the chunks, and a chunk that changes afterwards is copied first. So the copy
 /// takes a few bytes for each chunk, and the memory of what compactions drop is free only once the copy is gone.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct History {
+    /// Versions in a chunk at most.
+    full: usize,
     /// By a revision that is no greater than that of any version in the chunk; no chunk is empty.
     chunks: BTreeMap<Revision, Arc<Vec<Entry>>>,
     /// The newest versions, to be a chunk once it is full.
@@ -33,13 +35,18 @@ pub(super) struct History {
 }
 
 impl History {
+    /// An empty one, with so many versions in a chunk at most.
+    pub(super) fn new(chunk_versions: usize) -> Self {
+        Self { full: chunk_versions, chunks: BTreeMap::new(), newest: Vec::new() }
+    }
+
     /// Adds a version, newer than all others.
     pub(super) fn push(&mut self, entry: Entry) {
-        if self.newest.len() >= CHUNK_VERSIONS {
+        if self.newest.len() >= self.full {
             self.close();
         }
         if self.newest.is_empty() {
-            self.newest.reserve_exact(CHUNK_VERSIONS);
+            self.newest.reserve_exact(self.full);
         }
         self.newest.push(entry);
     }
@@ -113,7 +120,7 @@ impl History {
     fn tidy(&mut self, bound: Revision) {
         let Some(mut chunk) = self.chunks.remove(&bound) else { return };
         match self.chunks.range_mut(..bound).next_back() {
-            Some((_, before)) if before.len() + chunk.len() <= CHUNK_VERSIONS => {
+            Some((_, before)) if before.len() + chunk.len() <= self.full => {
                 Arc::make_mut(before).append(&mut Arc::unwrap_or_clone(chunk));
             }
             _ if chunk.is_empty() => {}
@@ -134,7 +141,7 @@ mod tests {
     use super::*;
 
     fn filled(versions: i64) -> History {
-        let mut history = History::default();
+        let mut history = History::new(CHUNK_VERSIONS);
         for main in 0..versions {
             let row = [].as_slice().into();
             let stored = Stored::from(Version { revision: Revision::new(main, 0), tombstone: false, row });

@@ -26,23 +26,29 @@ use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Included, Unbounded};
 
 /// Keys in a leaf at most. An insertion moves half a leaf on average (3 KiB, well under 100 ns).
-const LEAF_KEYS: usize = 128;
+pub(super) const LEAF_KEYS: usize = 128;
 
-/// A leaf with fewer keys is merged with a neighbour if the two together have no more than [`MERGED_KEYS`].
-const SPARSE_KEYS: usize = LEAF_KEYS / 2;
+/// A leaf with fewer keys is merged with a neighbour if the two together have no more than [`merged`].
+const fn sparse(leaf_keys: usize) -> usize {
+    leaf_keys / 2
+}
 
 /// A sparse leaf looks at its neighbours only each time it has lost so many keys: a look costs as much as dropping a
 /// key.
-const LOOK_EVERY: usize = LEAF_KEYS.div_ceil(8);
+const fn look_every(leaf_keys: usize) -> usize {
+    leaf_keys.div_ceil(8)
+}
 
 /// Keys in a merged leaf at most, so that the next insertions do not split it again.
-const MERGED_KEYS: usize = LEAF_KEYS * 3 / 4;
-
-const _: () = assert!(SPARSE_KEYS < MERGED_KEYS && MERGED_KEYS < LEAF_KEYS);
+const fn merged(leaf_keys: usize) -> usize {
+    leaf_keys * 3 / 4
+}
 
 /// Keys in order, each with its versions.
 #[derive(Debug)]
 pub(super) struct Index {
+    /// Keys in a leaf at most.
+    leaf_keys: usize,
     /// By lower bound. There is always a leaf for the empty key, so every key has a leaf.
     leaves: BTreeMap<Key, Leaf>,
 }
@@ -62,17 +68,24 @@ impl Part<'_> {
 
 impl Default for Index {
     fn default() -> Self {
-        Self { leaves: BTreeMap::from([(Key::default(), Leaf::default())]) }
+        Self::new(LEAF_KEYS)
     }
 }
 
 impl Index {
+    /// An empty one, with so many keys in a leaf at most.
+    pub(super) fn new(leaf_keys: usize) -> Self {
+        assert!(sparse(leaf_keys) > 0 && merged(leaf_keys) < leaf_keys, "leaves of {leaf_keys} keys");
+        Self { leaf_keys, leaves: BTreeMap::from([(Key::default(), Leaf::default())]) }
+    }
+
     /// Adds a version, newer than all others of its key. Returns the key as it is kept.
     pub(super) fn append(&mut self, key: &[u8], stored: Stored) -> Key {
+        let full = self.leaf_keys;
         let (_, leaf) = self.leaf_mut(key);
         match leaf.find(key) {
             Ok(position) => leaf.push(position, stored),
-            Err(position) if leaf.slots().len() < LEAF_KEYS => leaf.insert(position, key, stored),
+            Err(position) if leaf.slots().len() < full => leaf.insert(position, key, stored),
             Err(position) => {
                 self.make_room(key, position);
                 self.append(key, stored)
@@ -89,7 +102,7 @@ impl Index {
         let bound = Key::clone(bound);
         if position == leaf.slots().len() {
             let after = leaf.slots().last().map(|last| least_after(&last.key)).unwrap_or_default();
-            let right = self.right_of(&bound).filter(|right| self.leaves[right].slots().len() < LEAF_KEYS);
+            let right = self.right_of(&bound).filter(|right| self.leaves[right].slots().len() < self.leaf_keys);
             let right = right.and_then(|right| self.leaves.remove(&right)).unwrap_or_default();
             // As low as it may be: keys that descend find it, too.
             self.leaves.insert(after, right);
@@ -97,7 +110,7 @@ impl Index {
             let full = std::mem::take(leaf);
             let first = full.slots().first().map(|slot| Key::clone(&slot.key)).unwrap_or_default();
             let left = self.left_of(&bound).map(|left| self.leaves[&left].slots().len());
-            if left.is_some_and(|keys| keys < LEAF_KEYS) {
+            if left.is_some_and(|keys| keys < self.leaf_keys) {
                 self.leaves.remove(&bound);
             }
             self.leaves.insert(first, full);
@@ -154,11 +167,12 @@ impl Index {
     /// Removes the version of `key` with this stamp, if a compaction at `at` drops it; returns the least revision at
     /// which one would have.
     pub(super) fn compact(&mut self, key: &[u8], stamp: Stamp, at: i64) -> Option<i64> {
+        let full = self.leaf_keys;
         let (bound, leaf) = self.leaf_mut(key);
         let position = leaf.find(key).expect("a version in history has its key in the index");
         let fate = leaf.compact(position, stamp, at);
         let keys = leaf.slots().len();
-        if matches!(fate, Fate::GoesWithKey { .. }) && keys < SPARSE_KEYS && keys.is_multiple_of(LOOK_EVERY) {
+        if matches!(fate, Fate::GoesWithKey { .. }) && keys < sparse(full) && keys.is_multiple_of(look_every(full)) {
             let bound = Key::clone(bound);
             self.merge(&bound, keys);
         }
@@ -170,9 +184,10 @@ impl Index {
 
     /// Merges the leaf at `bound`, which holds so many keys, with a neighbour, if both together are small enough.
     fn merge(&mut self, bound: &Key, keys: usize) {
+        let most = merged(self.leaf_keys);
         let fits = |other: &Leaf| {
             let others = other.slots().len();
-            keys.min(others) == 0 || keys + others <= MERGED_KEYS
+            keys.min(others) == 0 || keys + others <= most
         };
         let left = self.leaves.range::<[u8], _>((Unbounded, Excluded(&bound[..]))).next_back();
         let left = left.filter(|(_, leaf)| fits(leaf)).map(|(left, _)| Key::clone(left));
@@ -418,9 +433,9 @@ mod tests {
         for (number, (key, stamp)) in written.iter().enumerate() {
             assert!(index.compact(key, *stamp, i64::MAX).is_some(), "{key:?}");
             let left = written.len() - number - 1;
-            // Two neighbours that could not be merged hold more than MERGED_KEYS; the first leaf may be empty.
+            // Two neighbours that could not be merged hold more than `merged`; the first leaf may be empty.
             assert!(
-                index.leaves.len() <= 2 + left.div_ceil(MERGED_KEYS / 2),
+                index.leaves.len() <= 2 + left.div_ceil(merged(LEAF_KEYS) / 2),
                 "{} leaves, {left} keys",
                 index.leaves.len()
             );

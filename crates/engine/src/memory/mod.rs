@@ -26,11 +26,14 @@ mod leaf;
 mod versions;
 
 use crate::stock::Stock;
-use crate::{Applied, Engine, KeyRange, Mark, Published, Result, Revision, STEP, Statistic, Table, Usage, Version};
+use crate::{
+    Applied, Engine, KeyRange, Mark, Published, Result, Revision, STEP, Statistic, Steps, Table, Usage, Version,
+};
 use frozen::Frozen;
-use history::{Entry, History};
-use index::Index;
+use history::{CHUNK_VERSIONS, Entry, History};
+use index::{Index, LEAF_KEYS};
 use leaf::Key;
+use metastore_mutants::Mutant;
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
 use std::ops::Bound::{Included, Unbounded};
@@ -41,9 +44,27 @@ use versions::Stored;
 /// rows that are copied.
 const COUNT_STEP: usize = 8192;
 
+/// How the state in memory is cut up. The default suits everyone but a test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemorySettings {
+    pub steps: Steps,
+    /// Keys in a leaf of the index at most; four or more.
+    pub leaf_keys: usize,
+    /// Versions in a chunk of the history at most; a step of a compaction looks at one chunk.
+    pub chunk_versions: usize,
+}
+
+impl Default for MemorySettings {
+    fn default() -> Self {
+        let steps = Steps { rows: STEP, counted_keys: COUNT_STEP };
+        Self { steps, leaf_keys: LEAF_KEYS, chunk_versions: CHUNK_VERSIONS }
+    }
+}
+
 /// State in memory.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Memory {
+    steps: Steps,
     versions: RwLock<Versioned>,
     tables: RwLock<Tables>,
     /// Every read request asks for it: a lock of its own, which the writer holds for three words.
@@ -54,7 +75,7 @@ pub struct Memory {
 type TableRows = BTreeMap<Vec<u8>, Vec<u8>>;
 type Tables = [TableRows; Table::COUNT];
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Versioned {
     index: Index,
     history: History,
@@ -64,9 +85,24 @@ struct Versioned {
     compaction: Option<(i64, Revision)>,
 }
 
+impl Default for Memory {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Memory {
     pub fn new() -> Self {
-        Self::default()
+        Self::with(MemorySettings::default())
+    }
+
+    /// An empty state that is cut up otherwise than usual.
+    pub fn with(settings: MemorySettings) -> Self {
+        let MemorySettings { steps, leaf_keys, chunk_versions } = settings;
+        let (index, history) = (Index::new(leaf_keys), History::new(chunk_versions));
+        let versions = Versioned { index, history, last: None, compaction: None };
+        let (tables, published, stored) = Default::default();
+        Self { steps, versions: RwLock::new(versions), tables, published, stored }
     }
 }
 
@@ -94,7 +130,11 @@ impl Versioned {
         let Self { index, history, compaction, .. } = self;
         let from = compaction.filter(|(under_way, _)| *under_way == at).map(|(_, next)| next).unwrap_or_default();
         let mut gone = Usage::default();
+        let tombstones_stay = metastore_mutants::on(Mutant::TombstonesStay);
         let next = history.compact_step(at, from, |Entry { key, stored }| {
+            if tombstones_stay && stored.stamp.is_tombstone() {
+                return false;
+            }
             let dead = index.compact(key, stored.stamp, at);
             if let Some(dead) = dead {
                 let Usage { rows, bytes } = stored.usage();
@@ -181,7 +221,7 @@ impl Engine for Memory {
         drop(tables);
         let tables = copied;
         let (published, usage, mark) = (self.published(), self.usage(), self.mark());
-        Ok(Arc::new(Frozen { history, tables, published, usage, mark, index: OnceLock::new() }))
+        Ok(Arc::new(Frozen { steps: self.steps, history, tables, published, usage, mark, index: OnceLock::new() }))
     }
 
     /// Nothing to do: a compaction frees what it drops.
@@ -203,15 +243,15 @@ impl Engine for Memory {
     }
 
     fn scan(&self, range: KeyRange<'_>, at: i64, limit: usize, rows: &mut Vec<Version>) -> Result<Option<Vec<u8>>> {
-        Ok(self.versions.read().index.scan(range, at, limit, STEP, rows).map(<[u8]>::to_vec))
+        Ok(self.versions.read().index.scan(range, at, limit, self.steps.rows, rows).map(<[u8]>::to_vec))
     }
 
     fn count(&self, range: KeyRange<'_>, at: i64, count: &mut u64) -> Result<Option<Vec<u8>>> {
-        Ok(self.versions.read().index.count(range, at, COUNT_STEP, count).map(<[u8]>::to_vec))
+        Ok(self.versions.read().index.count(range, at, self.steps.counted_keys, count).map(<[u8]>::to_vec))
     }
 
     fn history(&self, from: Revision, to: i64, rows: &mut Vec<Version>) -> Result<Option<Revision>> {
-        Ok(self.versions.read().history.read(from, to, STEP, rows))
+        Ok(self.versions.read().history.read(from, to, self.steps.rows, rows))
     }
 
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {

@@ -26,7 +26,7 @@ use super::layout::{
     revision_key,
 };
 use super::reading::item;
-use crate::{Mark, Result, Revision, STEP, Usage};
+use crate::{Mark, Result, Revision, Usage};
 
 /// Bytes of versions that a step reads at most, and one version more.
 const STEP_BYTES: usize = 1 << 20;
@@ -116,7 +116,7 @@ impl RocksDb {
         let (mut visited, mut bytes) = (0, 0);
         while let Some((key, value)) = item(self, &revisions)? {
             let revision = parse_revision_key(key)?;
-            if visited == STEP || bytes >= STEP_BYTES {
+            if visited == self.settings.steps.rows || bytes >= STEP_BYTES {
                 return Ok(Some(revision));
             }
             visited += 1;

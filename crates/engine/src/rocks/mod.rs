@@ -53,11 +53,13 @@ use rocksdb::{Cache, ColumnFamily, DB, Env, Options};
 
 use crate::stock::Stock;
 use crate::{
-    Applied, Engine, EngineError, KeyRange, Mark, Published, Result, Revision, Statistic, Table, Usage, Version,
+    Applied, Engine, EngineError, KeyRange, Mark, Published, Result, Revision, STEP, Statistic, Steps, Table, Usage,
+    Version,
 };
 use dead_rows::DeadRows;
 use forgotten::Forgotten;
 use pending::Pending;
+use reading::COUNT_STEP;
 use temporary::Temporary;
 
 /// What an operator may choose.
@@ -67,11 +69,14 @@ pub struct RocksDbSettings {
     pub block_cache_bytes: usize,
     /// Files that are kept open at most.
     pub max_open_files: u32,
+    /// Not for operators: the default suits everyone but a test.
+    pub steps: Steps,
 }
 
 impl Default for RocksDbSettings {
     fn default() -> Self {
-        Self { block_cache_bytes: 256 << 20, max_open_files: 512 }
+        let steps = Steps { rows: STEP, counted_keys: COUNT_STEP };
+        Self { block_cache_bytes: 256 << 20, max_open_files: 512, steps }
     }
 }
 

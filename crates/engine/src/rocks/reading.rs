@@ -13,10 +13,10 @@ use super::layout::{
     parse_superseded, revision_key, superseded_from, superseded_prefix, table_key,
 };
 use super::pending::Touched;
-use crate::{KeyRange, Result, Revision, Row, STEP, Table, Version};
+use crate::{KeyRange, Result, Revision, Row, Table, Version};
 
 /// Keys that a count visits at most: about 300 us, if they are in memory.
-const COUNT_STEP: usize = 1024;
+pub(super) const COUNT_STEP: usize = 1024;
 
 impl RocksDb {
     /// The newest version with `main <= at`, unpublished ones included; for the writer.
@@ -114,7 +114,7 @@ impl RocksDb {
         rows: &mut Vec<Version>,
     ) -> Result<Option<Vec<u8>>> {
         let full = rows.len().saturating_add(limit);
-        self.visit(range, at, STEP, |found| {
+        self.visit(range, at, self.settings.steps.rows, |found| {
             if rows.len() == full {
                 return Ok(false);
             }
@@ -124,7 +124,7 @@ impl RocksDb {
     }
 
     pub(super) fn count_step(&self, range: KeyRange<'_>, at: i64, count: &mut u64) -> Result<Option<Vec<u8>>> {
-        self.visit(range, at, COUNT_STEP, |found| {
+        self.visit(range, at, self.settings.steps.counted_keys, |found| {
             *count += u64::from(found.is_alive()?);
             Ok(true)
         })
@@ -183,7 +183,7 @@ impl RocksDb {
         for visited in 0.. {
             let Some((key, value)) = item(self, &stored)? else { break };
             let revision = parse_revision_key(key)?;
-            if visited == STEP {
+            if visited == self.settings.steps.rows {
                 return Ok(Some(revision));
             }
             rows.push(parse_revision(value)?.version(revision));

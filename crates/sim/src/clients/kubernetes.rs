@@ -16,20 +16,26 @@ use crate::random::Random;
 
 /// What all objects' keys begin with, and the end of that range.
 pub const REGISTRY: (&[u8], &[u8]) = (b"/registry/pods/", b"/registry/pods0");
-const OBJECTS: u64 = 8;
 const PAGE: i64 = 3;
 /// Revisions that a compaction leaves.
 const KEPT_REVISIONS: i64 = 40;
 
-#[derive(Default)]
 pub struct Kubernetes {
+    /// How many there are.
+    objects: u64,
     /// The revision at which it knows each object.
     known: BTreeMap<Bytes, i64>,
 }
 
+impl Kubernetes {
+    pub fn new(objects: u64) -> Self {
+        Self { objects, known: BTreeMap::new() }
+    }
+}
+
 impl Behaviour for Kubernetes {
     fn wish(&mut self, id: u64, random: &mut Random, told: i64) -> Wish {
-        let key = Bytes::from(format!("/registry/pods/p{}", random.below(OBJECTS)));
+        let key = Bytes::from(format!("/registry/pods/p{}", random.below(self.objects)));
         let known = self.known.get(&key).copied().unwrap_or(0);
         Wish::Do(match random.below(100) {
             0..55 => {

@@ -1,7 +1,9 @@
-//! A client with leases: it renews some and forgets others.
+//! A client with leases: it renews some and forgets others, and grants leases that are gone anew.
 
 use bytes::Bytes;
-use metastore_proto::etcdserverpb::{LeaseGrantRequest, LeaseRevokeRequest, PutRequest, RangeRequest};
+use metastore_proto::etcdserverpb::{
+    DeleteRangeRequest, LeaseGrantRequest, LeaseRevokeRequest, PutRequest, RangeRequest,
+};
 
 use super::{Behaviour, Wish, value};
 use crate::history::{Request, Response};
@@ -16,16 +18,28 @@ pub struct Leaseholder {
     /// Tells its keys and leases from those of others.
     number: u64,
     held: Vec<i64>,
+    /// Leases that are gone for certain, whose ids may be granted anew.
+    gone: Vec<i64>,
+    /// A lease that it has asked to revoke, and what came of that is not known.
+    revoking: Vec<i64>,
 }
 
 impl Leaseholder {
     pub fn new(number: u64) -> Self {
-        Self { number, held: Vec::new() }
+        Self { number, held: Vec::new(), gone: Vec::new(), revoking: Vec::new() }
     }
 
     /// Few keys, so that a later lease takes over an earlier one's.
     fn key(&self, random: &mut Random) -> Bytes {
         format!("lease/{}/{}", self.number, random.below(3)).into()
+    }
+
+    /// A lease is gone. A revocation that is under way may still come, and would take a new lease with the same id.
+    fn lose(&mut self, lease: i64) {
+        self.held.retain(|held| *held != lease);
+        if !self.revoking.contains(&lease) && !self.gone.contains(&lease) {
+            self.gone.push(lease);
+        }
     }
 }
 
@@ -34,9 +48,12 @@ impl Behaviour for Leaseholder {
         let held = random.pick(&self.held).copied();
         let Some(lease) = held.filter(|_| self.held.len() >= HELD || random.permille(700)) else {
             let ttl = random.between(TTL_S.0, TTL_S.1) as i64;
-            return Wish::Do(Request::LeaseGrant(LeaseGrantRequest { id: (id << 8) as i64, ttl }));
+            // The id of a former lease, or one that was never used. The low bits tell leases of one id from each other.
+            let former = self.gone.pop().filter(|_| random.permille(600));
+            let id = former.unwrap_or((id << 8) as i64);
+            return Wish::Do(Request::LeaseGrant(LeaseGrantRequest { id, ttl }));
         };
-        match random.below(20) {
+        match random.below(22) {
             0..8 => Wish::KeepAlive(lease),
             8..14 => {
                 let (key, value) = (self.key(random), value(id, random));
@@ -48,6 +65,7 @@ impl Behaviour for Leaseholder {
             }
             15 => {
                 self.held.retain(|held| *held != lease);
+                self.revoking.push(lease);
                 Wish::Do(Request::LeaseRevoke(LeaseRevokeRequest { id: lease }))
             }
             16 => {
@@ -55,6 +73,11 @@ impl Behaviour for Leaseholder {
                 self.held.retain(|held| *held != lease);
                 Wish::KeepAlive(lease)
             }
+            17 => {
+                let (key, value) = (self.key(random), value(id, random));
+                Wish::Do(Request::Put(PutRequest { key, value, ignore_lease: true, ..PutRequest::default() }))
+            }
+            18 => Wish::Do(Request::DeleteRange(DeleteRangeRequest { key: self.key(random), ..Default::default() })),
             _ => {
                 let (key, range_end) = (Bytes::from_static(b"lease/"), Bytes::from_static(b"lease0"));
                 Wish::Do(Request::Range(RangeRequest { key, range_end, ..RangeRequest::default() }))
@@ -65,14 +88,18 @@ impl Behaviour for Leaseholder {
     fn told(&mut self, request: &Request, response: &Response) {
         match (request, response) {
             (Request::LeaseGrant(_), Response::LeaseGrant(granted)) => self.held.push(granted.id),
-            (Request::Put(put), Response::Refused(_)) => self.held.retain(|held| *held != put.lease),
+            (Request::LeaseRevoke(revoke), _) => {
+                self.revoking.retain(|revoking| *revoking != revoke.id);
+                self.lose(revoke.id);
+            }
+            (Request::Put(put), Response::Refused(_)) if put.lease != 0 => self.lose(put.lease),
             _ => {}
         }
     }
 
     fn renewed(&mut self, lease: i64, lives: bool) {
         if !lives {
-            self.held.retain(|held| *held != lease);
+            self.lose(lease);
         }
     }
 }

@@ -14,39 +14,41 @@ use super::{Behaviour, Wish, value};
 use crate::history::{Request, Response};
 use crate::random::Random;
 
-const KEYS: u64 = 6;
 /// A compaction leaves so many of the newest revisions, at most.
 const KEPT_REVISIONS: u64 = 60;
 
-#[derive(Default)]
 pub struct Mixed {
+    /// How many there are.
+    keys: u64,
     /// What it believes to be there.
     believes: BTreeMap<Bytes, KeyValue>,
 }
 
-fn key(random: &mut Random) -> Bytes {
-    format!("k{}", random.below(KEYS)).into()
+fn key(keys: u64, random: &mut Random) -> Bytes {
+    format!("k{}", random.below(keys)).into()
 }
 
 /// One key, or some neighbours, or all.
-fn range(random: &mut Random) -> (Bytes, Bytes) {
-    let key = key(random);
-    let end: &[u8] = match random.below(6) {
-        0 => b"k4",
-        1 => b"l",
-        2 => b"\0",
-        _ => b"",
+fn range(keys: u64, random: &mut Random) -> (Bytes, Bytes) {
+    let start = key(keys, random);
+    let end = match random.below(8) {
+        0 => Bytes::from_static(b"k4"),
+        1 => Bytes::from_static(b"l"),
+        2 => Bytes::from_static(b"\0"),
+        3 => key(keys, random),
+        _ => Bytes::new(),
     };
-    (key, Bytes::from_static(end))
+    // Now and then from the first one on.
+    if !end.is_empty() && random.permille(300) { (Bytes::from_static(b"k"), end) } else { (start, end) }
 }
 
 impl Behaviour for Mixed {
     fn wish(&mut self, id: u64, random: &mut Random, told: i64) -> Wish {
         Wish::Do(match random.below(100) {
-            0..28 => Request::Put(put(id, random)),
-            28..36 => Request::DeleteRange(delete(random)),
-            36..58 => Request::Txn(self.txn(id, random)),
-            58..98 => Request::Range(read(random, told)),
+            0..30 => Request::Put(put(self.keys, id, random)),
+            30..36 => Request::DeleteRange(delete(self.keys, random)),
+            36..58 => Request::Txn(self.txn(id, random, told)),
+            58..98 => Request::Range(read(self.keys, random, told)),
             _ => {
                 let revision = (told - random.below(KEPT_REVISIONS) as i64).max(1);
                 Request::Compact(CompactionRequest { revision, physical: random.permille(300) })
@@ -65,24 +67,29 @@ impl Behaviour for Mixed {
     }
 }
 
-fn put(id: u64, random: &mut Random) -> PutRequest {
-    let (key, value, prev_kv) = (key(random), value(id, random), random.permille(300));
+fn put(keys: u64, id: u64, random: &mut Random) -> PutRequest {
+    let (key, value, prev_kv) = (key(keys, random), value(id, random), random.permille(300));
     PutRequest { key, value, prev_kv, ..PutRequest::default() }
 }
 
-fn delete(random: &mut Random) -> DeleteRangeRequest {
-    let (key, range_end) = range(random);
+fn delete(keys: u64, random: &mut Random) -> DeleteRangeRequest {
+    let (key, range_end) = range(keys, random);
     DeleteRangeRequest { key, range_end, prev_kv: random.permille(300) }
 }
 
-fn read(random: &mut Random, told: i64) -> RangeRequest {
-    let (key, range_end) = range(random);
+fn read(keys: u64, random: &mut Random, told: i64) -> RangeRequest {
+    let (key, range_end) = range(keys, random);
     let past = random.permille(120);
+    let bounds = random.permille(60);
     RangeRequest {
         key,
         range_end,
         revision: if past { (told - random.below(30) as i64).max(1) } else { 0 },
-        limit: if random.permille(150) { 2 } else { 0 },
+        limit: if random.permille(150) { random.between(1, keys) as i64 } else { 0 },
+        sort_order: if random.permille(100) { random.below(3) as i32 } else { 0 },
+        sort_target: if random.permille(100) { random.below(5) as i32 } else { 0 },
+        min_mod_revision: if bounds { (told - random.below(20) as i64).max(0) } else { 0 },
+        max_create_revision: if bounds && random.permille(300) { told } else { 0 },
         serializable: random.permille(250),
         count_only: random.permille(50),
         keys_only: random.permille(50),
@@ -91,20 +98,42 @@ fn read(random: &mut Random, told: i64) -> RangeRequest {
 }
 
 impl Mixed {
-    fn txn(&self, id: u64, random: &mut Random) -> TxnRequest {
+    pub fn new(keys: u64) -> Self {
+        Self { keys, believes: BTreeMap::new() }
+    }
+
+    fn txn(&self, id: u64, random: &mut Random, told: i64) -> TxnRequest {
         let compare = (0..random.between(1, 2)).map(|_| self.compare(random)).collect();
         // Keys that one branch writes differ: etcd refuses others.
-        let first = random.below(KEYS);
-        let branch = |count, random: &mut Random| {
-            (0..count).map(|nth| op(id, format!("k{}", (first + nth) % KEYS).into(), random)).collect()
+        let first = random.below(self.keys);
+        let branch = |count, random: &mut Random| match random.permille(100) {
+            true => self.ranges(random, told),
+            false => (0..count).map(|nth| op(id, format!("k{}", (first + nth) % self.keys).into(), random)).collect(),
         };
         let (success, failure) = (random.between(1, 3), random.below(3));
         TxnRequest { compare, success: branch(success, random), failure: branch(failure, random) }
     }
 
+    /// A branch that reads, deletes a range, and reads again.
+    fn ranges(&self, random: &mut Random, told: i64) -> Vec<RequestOp> {
+        let ops = [
+            Op::RequestRange(read(self.keys, random, told)),
+            Op::RequestDeleteRange(delete(self.keys, random)),
+            Op::RequestRange(read(self.keys, random, told)),
+        ];
+        ops.map(|op| RequestOp { request: Some(op) }).into()
+    }
+
     /// Something that holds if the client's belief is true, most of the time.
     fn compare(&self, random: &mut Random) -> Compare {
-        let key = key(random);
+        if random.permille(150) {
+            // Of each key in a range: whether it was there before.
+            let (key, range_end) = range(self.keys, random);
+            let union = TargetUnion::CreateRevision(random.below(200) as i64);
+            let (result, target) = (CompareResult::Less as i32, CompareTarget::Create as i32);
+            return Compare { key, range_end, result, target, target_union: Some(union) };
+        }
+        let key = key(self.keys, random);
         let absent = KeyValue::default();
         let known = self.believes.get(&key).unwrap_or(&absent);
         let (target, union) = match random.below(4) {

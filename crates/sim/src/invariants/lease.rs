@@ -12,7 +12,7 @@ use crate::history::Violation;
 
 const MS_PER_S: u64 = 1000;
 
-/// All leases. Their ids are not used again.
+/// All leases. Each has a name of its own, even if it has the id of one that is gone.
 #[derive(Default)]
 pub struct Leases {
     leases: BTreeMap<i64, Lease>,

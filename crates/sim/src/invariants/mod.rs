@@ -14,4 +14,5 @@ pub mod membership;
 pub mod revisions;
 pub mod serializable;
 pub mod state_machine_safety;
+pub mod stored;
 pub mod watch;

@@ -3,7 +3,8 @@
 use metastore_replica::disk::CrashPolicy;
 
 use super::World;
-use crate::faults::Fault;
+use crate::faults::{Fault, Power};
+use crate::member::Member;
 use crate::network::Weather;
 
 /// Ways on which nothing passes.
@@ -23,6 +24,14 @@ impl World {
         match fault {
             Fault::Crash { member, operations, policy, down } => {
                 self.dooms.insert(member, (policy, down));
+                match operations {
+                    Some(operations) => self.members[member].doom(operations),
+                    None => self.crashes(member),
+                }
+            }
+            Fault::Kill { member, operations, down, power } => {
+                self.dooms.insert(member, (CrashPolicy::Kill, down));
+                self.power.extend(power.map(|power| (member, power)));
                 match operations {
                     Some(operations) => self.members[member].doom(operations),
                     None => self.crashes(member),
@@ -82,9 +91,15 @@ impl World {
             _ => return,
         };
         self.members[at].faulty = true;
-        // A kernel that could not write a page drops it, or does not.
-        let policy = CrashPolicy::Random(self.random.number());
+        // A kernel that could not write a page shows it until the power goes; then it is found, or is not.
+        let policy = match self.random.permille(500) {
+            true => CrashPolicy::Kill,
+            false => CrashPolicy::Random(self.random.number()),
+        };
         self.dooms.insert(at, (policy, down));
+        if policy == CrashPolicy::Kill {
+            self.power.extend(self.faults.power_after_kill().map(|power| (at, power)));
+        }
     }
 
     pub(super) fn crashes(&mut self, at: usize) {
@@ -94,6 +109,7 @@ impl World {
         self.disconnect_watchers(at);
         self.members[at].crash(policy);
         self.counts.crashes += 1;
+        self.counts.kills += u64::from(policy == CrashPolicy::Kill);
         if let Some(from) = sender {
             self.report_state(from, at, false);
         }
@@ -101,6 +117,43 @@ impl World {
         for asked in self.clients.give_up(self.now, |asked| asked.member == at) {
             self.unknown(&asked);
         }
+    }
+
+    /// A member that was killed starts, and the power may go soon.
+    pub(super) fn doom_after_kill(&mut self, at: usize) {
+        match self.power.remove(&at) {
+            Some(Power::Operations(operations)) => {
+                let down = self.random.between(1, 20);
+                self.dooms.insert(at, (CrashPolicy::DropUnsynced, down));
+                self.members[at].doom(operations);
+                self.counts.kills_and_crashes += 1;
+            }
+            Some(Power::Promise) => _ = self.promising.insert(at),
+            None => {}
+        }
+    }
+
+    /// The power of members goes that were killed, started, and have promised something since: of what they had not synced nothing
+    /// is left. Often it goes at the leader, too, so that the others have to do with what was promised.
+    pub(super) fn darken_promised(&mut self) {
+        for at in std::mem::take(&mut self.promised) {
+            if self.members[at].replica.is_none() {
+                continue;
+            }
+            self.counts.kills_and_crashes += 1;
+            let leader = self.members.iter().rposition(Member::leads);
+            let down = self.random.between(1, 20);
+            self.goes_dark(at, down);
+            if let Some(leader) = leader.filter(|leader| *leader != at && self.random.permille(500)) {
+                let down = self.random.between(50, 300);
+                self.goes_dark(leader, down);
+            }
+        }
+    }
+
+    fn goes_dark(&mut self, at: usize, down: u64) {
+        self.dooms.insert(at, (CrashPolicy::DropUnsynced, down));
+        self.crashes(at);
     }
 
     fn transfer(&mut self, to: usize) {
@@ -131,6 +184,7 @@ impl World {
     pub(super) fn heal(&mut self) {
         self.note(|| "heals".into());
         self.partition = None;
+        (self.power, self.promising) = Default::default();
         self.network.cut([]);
         self.network.weather = Weather::FAIR;
         self.healed = true;

@@ -65,7 +65,7 @@ impl World {
     /// Makes a member that joins, and the change that adds it.
     fn new_member(&mut self) -> ConfChange {
         let at = self.members.len();
-        let member = Member::joining(at, self.founders, self.engine(at), self.settings.clone());
+        let member = Member::joining(at, self.founders, self.new_machine(at), self.settings.clone());
         let description = Description { is_learner: true, ..member.description() };
         self.members.push(member);
         change(ConfChangeType::ConfChangeAddLearnerNode, description.id, &serde_json::to_value(description).unwrap())

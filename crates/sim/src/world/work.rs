@@ -1,6 +1,6 @@
 //! What members do in a moment, and what the world sees of it.
 
-use metastore_proto::raftpb::Message;
+use metastore_proto::raftpb::{Message, MessageType};
 
 use super::{Fatal, Held, Output, World, must};
 use crate::invariants::membership;
@@ -52,6 +52,7 @@ impl World {
             return;
         }
         self.note(|| format!("{at} starts"));
+        self.doom_after_kill(at);
         let may_fail = self.members[at].may_stop();
         match self.members[at].start() {
             Ok(cut) => {
@@ -140,6 +141,9 @@ impl World {
     fn send(&mut self, at: usize, messages: Vec<Message>) {
         for message in messages {
             must(self.judge.sends(at, &message));
+            if is_promise(&message) && self.promising.remove(&at) {
+                self.promised.push(at);
+            }
             // Whoever is sent nothing has left for good.
             let Some(to) = self.position(message.to()) else { continue };
             if self.network.send(self.now, (at, to), &message)
@@ -189,6 +193,12 @@ impl World {
         self.counts.crashes_at_work += 1;
         self.crashes(at);
     }
+}
+
+/// Whether a message says that its sender holds entries, or votes for somebody.
+fn is_promise(message: &Message) -> bool {
+    let kinds = [MessageType::MsgAppResp, MessageType::MsgVoteResp];
+    kinds.contains(&message.r#type()) && !message.reject()
 }
 
 /// A message in a line.

@@ -39,7 +39,9 @@ impl Store {
         }
         for key in keys::keys_of(self.engine.as_ref(), id)? {
             self.mvcc.delete(&key)?;
-            keys::detach(self.engine.as_ref(), id, &key)?;
+            if !metastore_mutants::on(Mutant::LeaseKeysSurvive) {
+                keys::detach(self.engine.as_ref(), id, &key)?;
+            }
         }
         self.engine.delete(Table::Lease, &Leases::row_key(id))?;
         Ok(Ok(Reply::LeaseRevoke { id }))

@@ -37,9 +37,6 @@ use row::KeyValue;
 /// Revision of an empty store.
 pub const FIRST_REVISION: i64 = 1;
 
-/// Rows that a long write collects before it goes on.
-const DELETE_STEP: usize = 256;
-
 /// The writing side.
 pub struct Mvcc {
     view: View,
@@ -144,9 +141,11 @@ impl Mvcc {
         let mut count = 0;
         let mut from = Some(range.start.to_vec());
         while let Some(start) = from {
+            // What is collected before it is deleted is bounded by a step of the engine.
             let mut rows = Vec::new();
             let range = KeyRange { start: &start, ..range };
-            from = self.view.engine().scan(range, i64::MAX, DELETE_STEP, &mut rows)?;
+            from = self.view.engine().scan(range, i64::MAX, usize::MAX, &mut rows)?;
+            from = from.filter(|_| !metastore_mutants::on(Mutant::DeleteEndsAfterStep));
             count += rows.len() as i64;
             for version in rows {
                 deleted(&version.row)?;

@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 
 use metastore_engine::{KeyRange, Row, Version};
+use metastore_mutants::Mutant;
 
 use super::row::KeyValue;
 use super::view::{Pin, ReadError, View};
@@ -197,12 +198,16 @@ impl View {
             let Some(left) = steps.checked_sub(1) else { return Ok(None) };
             steps = left;
             next = engine.scan(KeyRange { start: from, ..range }, at, fetch - rows.len(), &mut rows)?;
+            if rows.len() < fetch {
+                lose_border(&mut next);
+            }
         }
         let mut count = rows.len() as u64;
         while let Some(from) = next {
             let Some(left) = steps.checked_sub(1) else { return Ok(None) };
             steps = left;
             next = engine.count(KeyRange { start: &from, ..range }, at, &mut count)?;
+            lose_border(&mut next);
         }
         Ok(Some((rows, count as i64)))
     }
@@ -223,6 +228,13 @@ impl View {
             next = self.engine().scan(KeyRange { start: from, ..range }, at, wanted, rows)?;
         }
         Ok(next)
+    }
+}
+
+/// A deliberate bug: the key at which a step ended is not looked at by the next one.
+fn lose_border(next: &mut Option<Vec<u8>>) {
+    if metastore_mutants::on(Mutant::BorderKeyLost) {
+        next.iter_mut().for_each(|key| key.push(0));
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use metastore_engine::{Engine, EngineError, Published, Revision, Row, Version};
+use metastore_mutants::Mutant;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::hash::CompactionHashes;
@@ -184,6 +185,9 @@ impl HistorySource for View {
             && rows.len() < enough
         {
             next = self.shared.engine.history(from, to, rows)?;
+            if metastore_mutants::on(Mutant::CatchUpEndsAfterStep) {
+                return Ok(None);
+            }
         }
         Ok(next)
     }
