@@ -46,8 +46,8 @@ use std::sync::Arc;
 /// Rows that one call visits at most while it holds a lock, be they returned or not.
 pub const STEP: usize = 256;
 
-/// How far one call goes while it holds a lock. The default of each engine suits everyone but a test: with small steps, little
-/// data takes many.
+/// How far one call goes while it holds a lock. The default of each engine suits everyone but a test: with small steps,
+/// little data takes many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Steps {
     /// Rows that it visits at most, be they returned or not: [`STEP`] or less.

@@ -156,27 +156,28 @@ mutants! {
 
     // ---- what a crash leaves ----
 
-    /// A start relies on what it reads in the log, and does not make it durable first. Breaks: what was promised is durable. Needs a
-    /// member that is killed between a write and its sync, starts, votes or confirms entries, and then loses power.
+    /// A start relies on what it reads in the log, and does not make it durable first. Breaks: what was promised is
+    /// durable. Needs a member that is killed between a write and its sync, starts, votes or confirms entries, and then
+    /// loses power.
     FoundLogNotSynced = 31, "found-log-not-synced", "election safety, acknowledged, leader completeness; proof of a lost log";
 
     // ---- more than one step ----
 
-    /// A range is deleted up to the end of the first step. Breaks: a delete takes all that is in its range. Needs more keys than a
-    /// step of the engine visits.
+    /// A range is deleted up to the end of the first step. Breaks: a delete takes all that is in its range. Needs more
+    /// keys than a step of the engine visits.
     DeleteEndsAfterStep = 32, "delete-ends-after-step", "linearizable";
     /// The key at which a step of a range ended is in no answer. Breaks: a range is whole. Needs the same.
     BorderKeyLost = 33, "border-key-lost", "linearizable, serializable";
     /// Watchers that catch up take a step of history for all that there is. Breaks: watch is complete. Needs the same.
     CatchUpEndsAfterStep = 34, "catch-up-ends-after-step", "watch: complete";
-    /// A compaction leaves the tombstones of keys that are long gone, in memory. Breaks: what nobody can read any more goes. No hash
-    /// counts them.
+    /// A compaction leaves the tombstones of keys that are long gone, in memory. Breaks: what nobody can read any more
+    /// goes. No hash counts them.
     TombstonesStay = 35, "tombstones-stay", "stored";
 
     // ---- what nobody sees at once ----
 
-    /// Keys of a lease that is revoked are deleted, and stay attached to it. Breaks: a lease takes its own keys. Needs a lease that is
-    /// granted anew under the same id.
+    /// Keys of a lease that is revoked are deleted, and stay attached to it. Breaks: a lease takes its own keys. Needs
+    /// a lease that is granted anew under the same id.
     LeaseKeysSurvive = 36, "lease-keys-survive", "stored, linearizable, state machine safety";
 }
 

@@ -46,8 +46,8 @@ pub struct Timing {
     pub pre_vote: bool,
 }
 
-/// How much consensus sends and hands out at once. The default suits everyone but a test: with small portions, few entries take
-/// many of them.
+/// How much consensus sends and hands out at once. The default suits everyone but a test: with small portions, few
+/// entries take many of them.
 #[derive(Clone, Copy, Debug)]
 pub struct Portions {
     /// Bytes of entries that one append message carries at most, and a message that sends proposals on.

@@ -45,7 +45,8 @@ kinds! {
     Straggling "straggling" up to 250,
     /// This and all below: thousandths per tick. The power of a member goes: what was not synced is lost, kept, or torn.
     Crash "crash" up to 20,
-    /// The process of a member is killed; the page cache survives. Often the power goes as it starts again, or a little later.
+    /// The process of a member is killed; the page cache survives. Often the power goes as it starts again, or a little
+    /// later.
     Kill "kill" up to 20,
     /// A member is stopped for a while, and goes on.
     Pause "pause" up to 20,
@@ -141,8 +142,8 @@ pub enum Fault {
         policy: CrashPolicy,
         down: u64,
     },
-    /// The process of a member is killed, at once or after some operations of its disk, and starts after so many moments. Perhaps
-    /// the power goes soon after that.
+    /// The process of a member is killed, at once or after some operations of its disk, and starts after so many
+    /// moments. Perhaps the power goes soon after that.
     Kill {
         member: usize,
         operations: Option<u64>,

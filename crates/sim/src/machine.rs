@@ -58,7 +58,8 @@ impl Machine {
         Self { engine, step_rows: STEP, disk: SimulatedDisk::new(), files: Arc::default() }
     }
 
-    /// The same, whose storage engine takes steps of so many rows, and cuts up what it holds into pieces as small: four or more.
+    /// The same, whose storage engine takes steps of so many rows, and cuts up what it holds into pieces as small: four
+    /// or more.
     pub fn in_steps_of(self, rows: usize) -> Self {
         Self { step_rows: rows, ..self }
     }

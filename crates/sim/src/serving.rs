@@ -238,8 +238,8 @@ impl World {
         must(self.judge.leases.revoked(name, by));
     }
 
-    /// The name of the lease that has this id now: an id may be granted anew, but only once the client that knows it was told that
-    /// the lease before is gone.
+    /// The name of the lease that has this id now: an id may be granted anew, but only once the client that knows it
+    /// was told that the lease before is gone.
     fn lease_name(&self, id: i64) -> i64 {
         id + self.grants.get(&id).copied().unwrap_or_default()
     }

@@ -142,8 +142,8 @@ pub struct World {
     pub(crate) asked_at: BTreeMap<u64, Vec<u64>>,
     /// How often each id of a lease was asked for.
     pub(crate) grants: BTreeMap<i64, i64>,
-    /// Revocations by request: the name of the lease and, if a leader proposed it because the lease's time was over, which leader,
-    /// and what its clock showed.
+    /// Revocations by request: the name of the lease and, if a leader proposed it because the lease's time was over,
+    /// which leader, and what its clock showed.
     pub(crate) revocations: BTreeMap<u64, (i64, Option<(usize, u64)>)>,
     pub(crate) revoked: BTreeSet<i64>,
     /// The newest compaction.

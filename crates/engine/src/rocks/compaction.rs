@@ -217,7 +217,7 @@ mod tests {
     use super::super::layout::superseded_key;
     use super::*;
     use crate::contract::Scratch;
-    use crate::{Applied, Engine, KeyRange, Published, RocksDbSettings, Row, Version};
+    use crate::{Applied, Engine, KeyRange, Published, RocksDbSettings, Row, STEP, Version};
 
     /// Versions that the first compaction drops, and versions written after it.
     const DROPPED: i64 = 300_000;

@@ -63,8 +63,8 @@ impl Replica {
         data.find_state(&identity);
         let mut cut = None;
         if medium.has_to_adopt(&data, &named)? {
-            // After a kill, the record that names the state may be in the page cache alone. Were the power to go behind the
-            // adoption, there would be a state that the log does not reach.
+            // After a kill, the record that names the state may be in the page cache alone. Were the power to go behind
+            // the adoption, there would be a state that the log does not reach.
             let at = (named.applied.index, named.applied.term);
             let (log, replay) = Wal::read(settings.log, disk.clone(), &wal_dir, at, Keep::ALL)?;
             log.open()?;

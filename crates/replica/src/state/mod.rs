@@ -191,8 +191,8 @@ impl Medium {
         Ok(may_have_to && on_memory::is_to_be_adopted(data, newest.applied)?)
     }
 
-    /// What a start does first: finishes what [`Medium::adopt`] had not got to when a crash came. The record that names the state
-    /// must be durable.
+    /// What a start does first: finishes what [`Medium::adopt`] had not got to when a crash came. The record that names
+    /// the state must be durable.
     ///
     /// # Errors
     /// If the disk fails.

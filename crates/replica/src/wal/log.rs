@@ -362,8 +362,8 @@ impl Wal {
         self.write(true)
     }
 
-    /// Writes what was read from `from` on once more, to the same place. If the sync of it failed before the member stopped, the
-    /// kernel takes the pages for clean, and no other sync writes them.
+    /// Writes what was read from `from` on once more, to the same place. If the sync of it failed before the member
+    /// stopped, the kernel takes the pages for clean, and no other sync writes them.
     fn rewrite(&self, from: u64) -> Result<()> {
         let mut bytes = vec![0; (self.offset - from) as usize];
         let read = self.file.read_at(from, &mut bytes)?;

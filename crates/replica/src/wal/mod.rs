@@ -21,8 +21,8 @@
 //! - **Names become durable last.** A segment is written under a temporary name, synced, renamed, and the directory
 //!   synced; the first one, with the entries that a new member begins with, likewise.
 //! - **What open returns is durable.** After a kill of the process the page cache still shows bytes that no sync
-//!   covered, or whose sync failed. So [`Wal::open`] writes the last batch again, closes an unfinished one with a crc record, and
-//!   syncs the directory and the tail before it returns: from then on these entries may be acknowledged.
+//!   covered, or whose sync failed. So [`Wal::open`] writes the last batch again, closes an unfinished one with a crc
+//!   record, and syncs the directory and the tail before it returns: from then on these entries may be acknowledged.
 //! - **A failed write or sync is the last one.** Every later call repeats the first error. Nothing is retried: after a
 //!   failed fsync the kernel may have dropped the bytes and call the pages clean.
 //! - **A snapshot of another member is one record** ([`Wal::replace_by_snapshot`]). Whoever reads from it leaves out what this

@@ -99,8 +99,8 @@ pub(super) struct Tail {
     pub(super) sum: u32,
     /// Whether the last record is a crc record.
     pub(super) sealed: bool,
-    /// Where the last batch begins that a sync may have failed to make durable: behind the last crc record but one if the log
-    /// ends with one, else behind the last one.
+    /// Where the last batch begins that a sync may have failed to make durable: behind the last crc record but one if
+    /// the log ends with one, else behind the last one.
     pub(super) unproven: u64,
     /// The length of the file.
     pub(super) file_bytes: u64,

@@ -1,8 +1,8 @@
 //! What is stored. A compaction drops every version that no read at its revision or later can see (etcd,
-//! <https://etcd.io/docs/v3.6/op-guide/maintenance/>, "History compaction"): of the versions up to that revision the newest of
-//! each key stays if the key is alive then, and a tombstone stays at exactly that revision, for watchers from there. So once a
-//! compaction is through, all that a member stores follows from what was written. What should have gone is seen by no client, and
-//! fills the disk.
+//! <https://etcd.io/docs/v3.6/op-guide/maintenance/>, "History compaction"): of the versions up to that revision the
+//! newest of each key stays if the key is alive then, and a tombstone stays at exactly that revision, for watchers from
+//! there. So once a compaction is through, all that a member stores follows from what was written. What should have
+//! gone is seen by no client, and fills the disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -133,8 +133,8 @@ impl World {
         }
     }
 
-    /// The power of members goes that were killed, started, and have promised something since: of what they had not synced nothing
-    /// is left. Often it goes at the leader, too, so that the others have to do with what was promised.
+    /// The power of members goes that were killed, started, and have promised something since: of what they had not
+    /// synced nothing is left. Often it goes at the leader, too, so that the others have to do with what was promised.
     pub(super) fn darken_promised(&mut self) {
         for at in std::mem::take(&mut self.promised) {
             if self.members[at].replica.is_none() {

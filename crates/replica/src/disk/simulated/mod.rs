@@ -80,7 +80,8 @@ impl SimulatedDisk {
         self.state().crash_after = Some(n);
     }
 
-    /// The disk as it is found after a power loss now, or after a kill of the process. Handles on this one fail from here on.
+    /// The disk as it is found after a power loss now, or after a kill of the process. Handles on this one fail from
+    /// here on.
     pub fn crash(&self, policy: CrashPolicy) -> SimulatedDisk {
         let mut state = self.state();
         state.crash_after = Some(0);

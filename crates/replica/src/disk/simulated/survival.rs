@@ -7,8 +7,8 @@ pub enum CrashPolicy {
     DropUnsynced,
     /// Everything: the device had written all of it.
     KeepUnsynced,
-    /// No power loss: the process was killed, and the page cache is as it was. Everything is seen, and nothing more is durable
-    /// than before, so a later power loss may still take it.
+    /// No power loss: the process was killed, and the page cache is as it was. Everything is seen, and nothing more is
+    /// durable than before, so a later power loss may still take it.
     Kill,
     /// A choice made by the seed for each sector, each length and each change of a directory. Depending on the seed,
     /// writes are torn into a prefix or into scattered sectors.
