@@ -68,11 +68,19 @@ impl RocksDb {
     /// Rewrites the files of superseded versions and of current ones, as RocksDB may at any time. Flushes only if there
     /// is something of them that is in no file.
     pub fn rewrite_files(&self) {
+        self.rewrite_superseded();
+        self.rewrite(CURRENT);
+    }
+
+    /// The same of superseded versions alone.
+    pub fn rewrite_superseded(&self) {
+        self.rewrite(SUPERSEDED);
+    }
+
+    fn rewrite(&self, name: &str) {
         // A range with two ends, because RocksDB flushes first if one is missing.
-        for name in [SUPERSEDED, CURRENT] {
-            let range = [&[0; 1][..], &[0xff; 32]].map(Some);
-            self.db.compact_range_cf_opt(self.family(name), range[0], range[1], &super::compaction::every_file());
-        }
+        let range = [&[0; 1][..], &[0xff; 32]].map(Some);
+        self.db.compact_range_cf_opt(self.family(name), range[0], range[1], &super::compaction::every_file());
     }
 }
 

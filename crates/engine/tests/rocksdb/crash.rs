@@ -1,7 +1,7 @@
 //! A crash while one thread writes and another flushes.
 
 use crate::disk::{Place, append, publish};
-use metastore_engine::{Engine, KeyRange, Revision, RocksDb, Table, Usage};
+use metastore_engine::{Engine, KeyRange, Revision, RocksDb, Table, Usage, Version};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Copies that are taken while the threads run.
@@ -110,4 +110,60 @@ fn check(engine: &RocksDb) {
     let usage = engine.usage();
     let tables = Usage { rows: 1 + compaction_rows, bytes: 16 + 17 * compaction_rows };
     assert_eq!((usage.rows, usage.bytes), (rows.len() as u64 + tables.rows, rows_bytes as u64 + tables.bytes));
+}
+
+/// Rows of a flush that takes a while, and the bytes of each.
+const LARGE_ROWS: i64 = 2000;
+const LARGE_BYTES: usize = 16 << 10;
+/// Crashes that must come during such a flush, and how many flushes may be tried for it.
+const CRASHES_DURING: usize = 3;
+const FLUSHES: i64 = 50;
+
+/// RocksDB may rewrite files while others are flushed. What a compaction dropped is needed until the flush that makes the
+/// compaction durable has ended: a crash before that brings back a state in which it can still be read.
+#[test]
+fn nothing_is_forgotten_before_the_flush_that_makes_its_death_durable_has_ended() {
+    let place = Place::in_memory();
+    let engine = place.open();
+    let (mut crashes, mut last) = (0, 0);
+    for _ in 0..FLUSHES {
+        let first = last + 1;
+        last += KEYS;
+        for revision in first..=last {
+            append(&engine, b"key", Revision::new(revision, 0), false);
+        }
+        publish(&engine, last);
+        engine.flush().expect("flush");
+        let flushed = engine.published();
+        // Keys of their own: they supersede nothing.
+        for sub in 0..LARGE_ROWS {
+            let key = format!("large{last:06}/{sub:06}");
+            let row = key.as_bytes().repeat(LARGE_BYTES / key.len()).into();
+            let version = Version { revision: Revision::new(last + 1, sub), tombstone: false, row };
+            engine.append(key.as_bytes(), version).expect("append");
+        }
+        publish(&engine, last + 1);
+        while engine.compact_step(last).expect("compact_step") {}
+        std::thread::scope(|threads| {
+            let flush = threads.spawn(|| engine.flush().expect("flush"));
+            while !flush.is_finished() {
+                engine.rewrite_superseded();
+                let copy = place.crash(&engine);
+                let found = copy.open();
+                if found.published() != flushed {
+                    break;
+                }
+                for at in first..=last {
+                    let newest = found.newest(b"key", at).expect("newest").map(|version| version.revision);
+                    assert_eq!(newest, Some(Revision::new(at, 0)), "the compaction was not durable");
+                }
+                crashes += 1;
+            }
+        });
+        last += 1;
+        if crashes >= CRASHES_DURING {
+            return;
+        }
+    }
+    panic!("{crashes} crashes came during {FLUSHES} flushes");
 }

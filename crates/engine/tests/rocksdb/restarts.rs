@@ -38,6 +38,10 @@ enum Operation {
     Defragment,
     /// Closes, and opens again.
     Restart,
+    /// A compaction, rewritten files, and a crash, with no flush between them.
+    CrashAmid {
+        at: u8,
+    },
     /// Opens what a crash would leave, and goes on there.
     Crash {
         finish: bool,
@@ -57,6 +61,7 @@ fn operations() -> impl Strategy<Value = Operation> {
         3 => Just(Rewrite),
         1 => Just(Defragment),
         1 => Just(Restart),
+        2 => any::<u8>().prop_map(|at| CrashAmid { at }),
         3 => any::<bool>().prop_map(|finish| Crash { finish }),
     ]
 }
@@ -148,6 +153,13 @@ impl Run {
                 self.flushed = self.moments.len() - 1;
             }
             Operation::Restart => self.restart(),
+            Operation::CrashAmid { at } => {
+                self.publish();
+                self.step(Operation::Flush);
+                self.step(Operation::Compact { at });
+                self.engine.rewrite_superseded();
+                self.crash(false);
+            }
             Operation::Crash { finish } => self.crash(finish),
         }
     }
