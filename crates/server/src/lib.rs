@@ -3,6 +3,9 @@
 //! Nothing here decides about data. A request comes in through [`io`], is read by [`grpc`], answered by [`api`], and becomes
 //! an event for the engine thread ([`driver`]); the answer goes back the same way. [`start`] puts the parts together.
 
+#[macro_use]
+mod seldom;
+
 pub mod api;
 pub mod config;
 pub mod convert;

@@ -159,7 +159,8 @@ async fn configure(
     let request = (change.id(), 0);
     let answer = member.ask_for_change(call, request, |waiter: Waiter| Event::ChangeMembers { waiter, change }).await?;
     let members = changed(member, answer)?;
-    tracing::info!(
+    seldom!(
+        CHANGES: info, (member.shared.member_id, id),
         "local-member-id" = %format!("{:x}", member.shared.member_id), "raft-conf-change" = kind.as_str_name(),
         "raft-conf-change-node-id" = %format!("{id:x}"), "applied a configuration change through raft"
     );

@@ -19,7 +19,7 @@ use crate::start::StartError;
 
 /// The header of the answer is empty, as in etcd.
 pub(super) async fn defragment(member: &Member, _call: Call, _request: DefragmentRequest) -> Result<Frame, Status> {
-    tracing::info!("starting defragment");
+    seldom!(CHANGES: info, (), "starting defragment");
     let turn = member.shared.defragmenting.clone().lock_owned().await;
     let (shared, metrics, inbox) = (member.shared.clone(), member.metrics.clone(), member.inbox.clone());
     // A task of its own, which nobody ends.
@@ -28,8 +28,8 @@ pub(super) async fn defragment(member: &Member, _call: Call, _request: Defragmen
         work(shared, metrics, inbox).await
     });
     let done = task.await.unwrap_or_else(|error| Err(Status::internal(format!("defragmenting failed: {error}"))));
-    done.inspect_err(|error| tracing::warn!(error = %error.message, "failed to defragment"))?;
-    tracing::info!("finished defragment");
+    done.inspect_err(|error| seldom!(CHANGES: warn, (), error = %error.message, "failed to defragment"))?;
+    seldom!(CHANGES: info, (), "finished defragment");
     Frame::of(&DefragmentResponse::default())
 }
 
@@ -84,7 +84,8 @@ async fn work(shared: Arc<Shared>, metrics: Arc<Metrics>, inbox: Inbox<Event>) -
     let after = shared.sizes();
     let took = began.elapsed();
     metrics.defragment_seconds.observe(took.as_secs_f64());
-    tracing::info!(
+    seldom!(
+        CHANGES: info, (),
         "current-db-size-bytes-diff" = after.allocated as i64 - before.allocated as i64,
         "current-db-size-bytes" = after.allocated, "current-db-size-in-use-bytes" = after.in_use, took = ?took,
         "finished defragmenting directory"

@@ -118,7 +118,7 @@ pub fn unreadable(error: ReadError) -> Status {
     match error {
         ReadError::Refused(refusal) => refused(refusal),
         ReadError::Engine(error) => {
-            tracing::error!(error = %error, "cannot read the state");
+            seldom!(error, (), error = %error, "cannot read the state");
             Status::unknown(error.to_string())
         }
     }

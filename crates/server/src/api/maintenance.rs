@@ -99,7 +99,10 @@ async fn move_leader(member: &Member, call: Call, request: MoveLeaderRequest) ->
         return Err(errors::bad_leader_transferee());
     }
     let [own, to_text] = [shared.member_id, to].map(|id| format!("{id:x}"));
-    tracing::info!("local-member-id" = %own, "transferee-member-id" = %to_text, "leadership transfer starting");
+    seldom!(
+        CHANGES: info, (&own, &to_text),
+        "local-member-id" = %own, "transferee-member-id" = %to_text, "leadership transfer starting"
+    );
     let began = Instant::now();
     let deadline = member.time_limit(&call).at;
     let moved = member.ask_until(deadline, 0, |waiter| Event::MoveLeader { waiter, to }).await?;
@@ -108,7 +111,8 @@ async fn move_leader(member: &Member, call: Call, request: MoveLeaderRequest) ->
         Answer::NotLeader => return Err(errors::not_leader()),
         _ => return Err(another_question()),
     }
-    tracing::info!(
+    seldom!(
+        CHANGES: info, (&own, &to_text),
         "local-member-id" = %own, "new-leader-member-id" = %to_text, took = ?began.elapsed(),
         "leadership transfer finished"
     );

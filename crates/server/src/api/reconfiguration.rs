@@ -74,7 +74,8 @@ impl Member {
         let (own, members) = (self.shared.member_id, self.shared.members());
         check(&Electorate { own, members: &members, connected: &connected }).map_err(|danger| {
             let status = Status::from(danger);
-            tracing::warn!(
+            seldom!(
+                warn, (own, &status.message),
                 "local-member-id" = %format!("{own:x}"), error = %status.message,
                 "rejecting {what} request; it might leave the cluster without a quorum"
             );

@@ -16,8 +16,8 @@ use crate::peer::{Peer, Transport};
 
 /// How long a proposal about this member may be under way before it is made again.
 const ADVERTISE_RETRY: Duration = Duration::from_secs(1);
-/// How often a member complains of messages that cannot be.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(1);
+/// How long a member is without a leader before it says what it waits for: no election takes so long.
+const TELL_AFTER: Duration = Duration::from_secs(10);
 /// How long a removed member goes on, so that it can tell the others what it knows; as etcd does.
 const LEAVE_AFTER: Duration = Duration::from_secs(1);
 /// A learner may become a voter once it holds this share of what the leader holds, in percent; as in etcd.
@@ -40,11 +40,11 @@ pub(super) struct Group {
     advertised_at: Option<Instant>,
     /// The leader that was last told of.
     leader: u64,
+    /// Since when this member knows no leader.
+    leaderless: Option<Instant>,
     /// Who waits for leadership to arrive where.
     moving: Vec<(Waiter, u64, Instant)>,
     handing_over: Option<mpsc::SyncSender<()>>,
-    /// When a message was last called impossible.
-    complained_at: Option<Instant>,
     /// This member was removed, and ends then.
     leaves_at: Option<Instant>,
     /// Nobody else hears of this member yet: it may be one too many.
@@ -56,15 +56,15 @@ pub(super) struct Group {
 impl Group {
     pub(super) fn new(advertised: Advertised) -> Self {
         let moving = Vec::new();
-        let (agreed_version, advertised_at, handing_over, complained_at, leaves_at) = Default::default();
+        let (agreed_version, advertised_at, handing_over, leaves_at) = Default::default();
         Self {
             advertised,
             agreed_version,
             advertised_at,
             leader: 0,
+            leaderless: None,
             moving,
             handing_over,
-            complained_at,
             leaves_at,
             apart: true,
             met_apart: false,
@@ -116,13 +116,9 @@ impl Driver {
 
     /// Takes another member's message.
     pub(super) fn hear(&mut self, message: raftpb::Message) -> Result<(), Fatal> {
+        let from = message.from();
         let Err(rejected) = self.replica.step(message)? else { return Ok(()) };
-        let now = Instant::now();
-        // Whoever sends one sends many.
-        if self.group.complained_at.is_none_or(|at| now - at >= COMPLAIN_EVERY) {
-            self.group.complained_at = Some(now);
-            tracing::warn!(error = %rejected, "dropped a message of another member");
-        }
+        seldom!(warn, (self.replica.id(), from), error = %rejected, "dropped a message of another member");
         Ok(())
     }
 
@@ -157,6 +153,11 @@ impl Driver {
     /// etcd's log lines about elections, and what clients are told of one.
     fn tell_of_leader(&mut self, standing: &Standing) {
         let (before, now) = (self.group.leader, standing.leader);
+        if now == 0 {
+            self.tell_what_is_waited_for();
+        } else {
+            self.group.leaderless = None;
+        }
         if before == now {
             return;
         }
@@ -166,10 +167,48 @@ impl Driver {
         }
         let (own, term) = (self.replica.id(), standing.term);
         match (before, now) {
-            (0, _) => tracing::info!("raft.node: {own:x} elected leader {now:x} at term {term}"),
-            (_, 0) => tracing::info!("raft.node: {own:x} lost leader {before:x} at term {term}"),
-            _ => tracing::info!("raft.node: {own:x} changed leader from {before:x} to {now:x} at term {term}"),
+            (0, _) => seldom!(CHANGES: info, own, "raft.node: {own:x} elected leader {now:x} at term {term}"),
+            (_, 0) => seldom!(CHANGES: info, own, "raft.node: {own:x} lost leader {before:x} at term {term}"),
+            _ => {
+                seldom!(
+                    CHANGES: info, own,
+                    "raft.node: {own:x} changed leader from {before:x} to {now:x} at term {term}"
+                )
+            }
         }
+    }
+
+    /// Says once a minute which members are missing, and what to do, while there is no leader.
+    fn tell_what_is_waited_for(&mut self) {
+        let since = *self.group.leaderless.get_or_insert_with(Instant::now);
+        if since.elapsed() < TELL_AFTER {
+            return;
+        }
+        let (own, voters, members) = (self.replica.id(), self.replica.voters(), self.replica.store().members());
+        let missing: Vec<u64> =
+            voters.iter().copied().filter(|id| *id != own && self.transport.connected_since(*id).is_none()).collect();
+        let reached = voters.len() - missing.len();
+        let describe = |id: &u64| match members.get(*id) {
+            Some(member) => format!("{} ({id:x}) at {}", member.name, member.peer_urls.join(" ")),
+            None => format!("{id:x}"),
+        };
+        let advice = match voters {
+            [] => "this member waits for a member of the cluster to tell it who the members are",
+            _ if reached <= voters.len() / 2 => {
+                "writes and linearizable reads wait until a majority of the voters can be reached: start the members that \
+                 are missing, or check the network between the members. If their directories are lost for good, see \
+                 docs/backup.md of this version"
+            }
+            _ => "a majority of the voters can be reached, and the next election should give a leader",
+        };
+        seldom!(
+            warn, own,
+            "local-member-id" = %format_args!("{own:x}"),
+            "leaderless-for" = %format_args!("{}s", since.elapsed().as_secs()),
+            "voters" = voters.len(), "reached-voters" = reached,
+            "missing-voters" = %missing.iter().map(describe).collect::<Vec<_>>().join(", "),
+            "waiting for a leader: {advice}"
+        );
     }
 
     /// Whether the cluster knows this member, and this member a version of the cluster.

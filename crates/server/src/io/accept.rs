@@ -6,15 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::time::Instant;
 
 use super::listen::Registered;
 
 /// Pause after an accept that failed. Out of file descriptors it would fail again at once and spin.
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// A failing accept is logged this often at most.
-const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Which service a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -44,17 +40,16 @@ pub(super) async fn accept(
     mut stopping: watch::Receiver<bool>,
 ) {
     let deal = async {
-        let mut complaint = Complaint::default();
         for worker in workers.iter().cycle() {
             if places.available_permits() == 0 {
-                complaint.make(&"all connections that the file descriptor limit allows are open");
+                complain(&"all connections that the file descriptor limit allows are open");
             }
             let Ok(place) = places.clone().acquire_owned().await else { return };
             let stream = loop {
                 match take(&listener).await {
                     Ok(stream) => break stream,
                     Err(error) => {
-                        complaint.make(&error);
+                        complain(&error);
                         tokio::time::sleep(PAUSE).await;
                     }
                 }
@@ -77,20 +72,6 @@ async fn take(listener: &Registered) -> io::Result<Stream> {
     }
 }
 
-#[derive(Default)]
-struct Complaint {
-    last: Option<Instant>,
-    unsaid: u64,
-}
-
-impl Complaint {
-    fn make(&mut self, error: &dyn fmt::Display) {
-        let now = Instant::now();
-        if self.last.is_some_and(|last| now < last + LOG_INTERVAL) {
-            self.unsaid += 1;
-            return;
-        }
-        tracing::warn!(error = %error, "failures-since" = self.unsaid, "cannot accept a connection; trying again");
-        *self = Complaint { last: Some(now), unsaid: 0 };
-    }
+fn complain(error: &dyn fmt::Display) {
+    seldom!(warn, (), error = %error, "cannot accept a connection; trying again");
 }

@@ -107,7 +107,8 @@ impl Identity {
         let server = said(headers, &SERVER_VERSION).unwrap_or(UNSAID_VERSION);
         let minimum = said(headers, &MIN_VERSION).unwrap_or(UNSAID_VERSION);
         if !compatible(server, minimum, &self.version) {
-            tracing::warn!(
+            seldom!(
+                warn, (self.id, name),
                 "local-member-id" = %format_args!("{:x}", self.id), "local-member-server-version" = %self.version,
                 "local-member-server-minimum-cluster-version" = MIN_CLUSTER_VERSION, "remote-peer-server-name" = name,
                 "remote-peer-server-version" = server, "remote-peer-server-minimum-cluster-version" = minimum,
@@ -117,10 +118,16 @@ impl Identity {
         }
         let cluster = said(headers, &CLUSTER_ID).unwrap_or_default();
         if cluster != format!("{:x}", self.cluster_id) {
-            tracing::warn!(
+            seldom!(
+                warn, (self.id, name),
                 "local-member-id" = %format_args!("{:x}", self.id),
                 "local-member-cluster-id" = %format_args!("{:x}", self.cluster_id),
-                "remote-peer-server-name" = name, "remote-peer-cluster-id" = cluster, "request cluster ID mismatch"
+                "remote-peer-server-name" = name, "remote-peer-cluster-id" = cluster,
+                "remote-peer-urls" = said(headers, &PEER_URLS).unwrap_or_default(),
+                "request cluster ID mismatch: that member was founded as part of another cluster, or this one was. \
+                 Compare --initial-cluster and --initial-cluster-token of both; the one that is wrong starts with an \
+                 empty data directory and the right flags (to join a running cluster: etcdctl member add, then \
+                 --initial-cluster-state=existing)"
             );
             return Err(Refusal::new(StatusCode::PRECONDITION_FAILED, CLUSTER_ID_MISMATCH));
         }

@@ -23,9 +23,6 @@ const PIPELINE_BOUNDS: Bounds = Bounds { count: 64, bytes: 64 << 20 };
 /// raft is told this often at most that a peer loses messages: it knows after the first time.
 const UNREACHABLE_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Drops are logged this often at most.
-const COMPLAINT_INTERVAL: Duration = Duration::from_secs(1);
-
 /// The two streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -66,16 +63,8 @@ pub struct Link {
     messages: Queue,
     sink: Arc<dyn Sink>,
     active: Mutex<Option<Instant>>,
-    losses: Mutex<Losses>,
-}
-
-#[derive(Default)]
-struct Losses {
-    reported: Option<Instant>,
-    logged: Option<Instant>,
-    refused: Option<Instant>,
-    unfit: Option<Instant>,
-    unsaid: u64,
+    /// When raft was last told that messages were lost.
+    reported: Mutex<Option<Instant>>,
 }
 
 impl Link {
@@ -94,7 +83,7 @@ impl Link {
             messages: Queue::new(STREAM_BOUNDS),
             sink,
             active: Mutex::default(),
-            losses: Mutex::default(),
+            reported: Mutex::default(),
         };
         link.urls.set(id, urls);
         link
@@ -141,23 +130,17 @@ impl Link {
             return;
         }
         self.meters.sent_failures.inc_by(messages as u64);
-        if due(&mut self.losses.lock().reported, UNREACHABLE_INTERVAL) {
+        if due(&mut self.reported.lock(), UNREACHABLE_INTERVAL) {
             self.sink.unreachable(self.id);
         }
     }
 
     fn complain(&self, way: &str, kind: MessageType) {
-        let mut losses = self.losses.lock();
-        if !due(&mut losses.logged, COMPLAINT_INTERVAL) {
-            losses.unsaid += 1;
-            return;
-        }
-        let unsaid = std::mem::take(&mut losses.unsaid);
-        drop(losses);
-        tracing::warn!(
+        seldom!(
+            warn, (self.local, self.id),
             "message-type" = kind.as_str_name(), "local-member-id" = %format_args!("{:x}", self.local),
             "remote-peer-id" = %format_args!("{:x}", self.id), "remote-peer-name" = way,
-            "remote-peer-active" = self.active_since().is_some(), "dropped-since" = unsaid,
+            "remote-peer-active" = self.active_since().is_some(),
             "dropped internal Raft message since sending buffer is full"
         );
     }
@@ -165,12 +148,8 @@ impl Link {
     /// The member had no room for a message of this peer.
     pub fn refused(&self) {
         self.meters.received_failures.inc();
-        let mut losses = self.losses.lock();
-        if !due(&mut losses.refused, COMPLAINT_INTERVAL) {
-            return;
-        }
-        drop(losses);
-        tracing::warn!(
+        seldom!(
+            warn, (self.local, self.id),
             "local-member-id" = %format_args!("{:x}", self.local), "from" = %format_args!("{:x}", self.id),
             "remote-peer-active" = self.active_since().is_some(),
             "dropped internal Raft message since receiving buffer is full (overloaded network)"
@@ -180,12 +159,11 @@ impl Link {
     /// The peer sent what no member should send. It was dropped.
     pub fn unfit(&self, unfit: &Unfit) {
         self.meters.received_failures.inc();
-        if due(&mut self.losses.lock().unfit, COMPLAINT_INTERVAL) {
-            tracing::warn!(
-                "local-member-id" = %format_args!("{:x}", self.local), "from" = %format_args!("{:x}", self.id),
-                error = %unfit, "dropped a message that no member should send"
-            );
-        }
+        seldom!(
+            warn, (self.local, self.id),
+            "local-member-id" = %format_args!("{:x}", self.local), "from" = %format_args!("{:x}", self.id),
+            error = %unfit, "dropped a message that no member should send"
+        );
     }
 
     /// Something went through to the peer, or came from it.
@@ -194,7 +172,10 @@ impl Link {
         if active.is_none() {
             *active = Some(Instant::now());
             self.meters.active.set(1);
-            tracing::info!("peer-id" = %format_args!("{:x}", self.id), "peer became active");
+            seldom!(
+                CHANGES: info, (self.local, self.id),
+                "peer-id" = %format_args!("{:x}", self.id), "peer became active"
+            );
         }
     }
 
@@ -209,7 +190,10 @@ impl Link {
         }
         self.meters.active.set(0);
         self.meters.disconnected.inc();
-        tracing::warn!("peer-id" = %id, error = text, "peer became inactive (message send to peer failed)");
+        seldom!(
+            CHANGES: warn, (self.local, self.id),
+            "peer-id" = %id, error = text, "peer became inactive (message send to peer failed)"
+        );
     }
 
     /// Since when the peer has been there; `None` if it is not.

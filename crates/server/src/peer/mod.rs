@@ -29,14 +29,15 @@
 //!   believed when the bytes are there ([`codec`]).
 //! - A new stream of a peer takes the place of its old one, and begins empty.
 //! - A state that was cut short never looks whole: its request breaks instead of ending.
-//! - The log hears of changes, not of attempts.
+//! - The log hears of changes, not of attempts, and of nothing without bound ([`crate::seldom`]).
 //!
 //! Deliberately absent: TLS; raft's meaning, which is the member's; retries of messages, which are raft's; compression.
 
 /// A line about one end of a stream, in etcd's fields.
 macro_rules! log_stream {
     ($level:ident, $end:tt, $link:expr, $kind:expr, $text:tt) => {
-        tracing::$level!(
+        seldom!(
+            CHANGES: $level, ($link.local, $link.id, $kind.name()),
             $end = $kind.name(), "local-member-id" = %format_args!("{:x}", $link.local),
             "remote-peer-id" = %format_args!("{:x}", $link.id), $text
         )

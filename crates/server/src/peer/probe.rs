@@ -50,8 +50,18 @@ pub(super) async fn keep_probing(shared: Arc<Shared>, link: Arc<Link>) {
 fn report(link: &Link, url: &Url, error: Option<String>) {
     let id = format_args!("{:x}", link.id);
     match error {
-        Some(error) => tracing::warn!("remote-peer-id" = %id, error, "prober detected unhealthy status"),
-        None => tracing::info!("remote-peer-id" = %id, url = url.text, "prober detected healthy status again"),
+        Some(error) => {
+            seldom!(
+                CHANGES: warn, (link.local, link.id),
+                "remote-peer-id" = %id, error, "prober detected unhealthy status"
+            )
+        }
+        None => {
+            seldom!(
+                CHANGES: info, (link.local, link.id),
+                "remote-peer-id" = %id, url = url.text, "prober detected healthy status again"
+            )
+        }
     }
 }
 

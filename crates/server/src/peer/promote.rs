@@ -46,7 +46,10 @@ pub(super) async fn answer(member: &Member, id: &str) -> Result<Response<Bytes>,
             answer_with(StatusCode::OK, "application/json", json.into())
         }
         Err(why) => {
-            tracing::warn!("member-id" = %format!("{number:x}"), error = etcds_text(&why), "failed to promote a member");
+            seldom!(
+                warn, number,
+                "member-id" = %format!("{number:x}"), error = etcds_text(&why), "failed to promote a member"
+            );
             refuse(&why)?
         }
     };

@@ -60,7 +60,8 @@ pub(super) async fn keep_reading(shared: Arc<Shared>, link: Arc<Link>, kind: Kin
                     "established TCP streaming connection with remote peer"
                 );
                 let broken = read(&shared, &link, kind, body).await;
-                tracing::warn!(
+                seldom!(
+                    CHANGES: warn, (link.local, link.id, kind.name()),
                     "stream-reader-type" = kind.name(), "local-member-id" = %format_args!("{:x}", link.local),
                     "remote-peer-id" = %format_args!("{:x}", link.id), error = %broken,
                     "lost TCP streaming connection with remote peer"
@@ -90,12 +91,15 @@ fn complain(shared: &Shared, link: &Link, error: &DialError) {
     let identity = &shared.settings.identity;
     let (local, remote) = (format_args!("{:x}", identity.id), format_args!("{:x}", link.id));
     match error {
-        DialError::ClusterId(theirs) => tracing::warn!(
+        DialError::ClusterId(theirs) => seldom!(
+            warn, (identity.id, link.id),
             "remote-peer-id" = %remote, "remote-peer-cluster-id" = theirs, "local-member-id" = %local,
             "local-member-cluster-id" = %format_args!("{:x}", identity.cluster_id), error = CLUSTER_ID_MISMATCH,
-            "request sent was ignored by remote peer due to cluster ID mismatch"
+            "request sent was ignored by remote peer due to cluster ID mismatch: at its URL runs a member of another \
+             cluster. Compare --initial-cluster and --initial-cluster-token of both members"
         ),
-        DialError::Version => tracing::warn!(
+        DialError::Version => seldom!(
+            warn, (identity.id, link.id),
             "local-member-id" = %local, "remote-peer-id" = %remote, error = INCOMPATIBLE_VERSION,
             "request sent was ignored by remote peer due to server version incompatibility"
         ),

@@ -101,7 +101,7 @@ impl Front {
         let sender = self.admit(request, &Method::POST)?;
         let Some(id) = sender.id else { return Ok(sender) };
         if self.shared.is_removed(id) {
-            tracing::warn!("from" = %format_args!("{id:x}"), "rejected Raft message from removed member");
+            seldom!(warn, id, "from" = %format_args!("{id:x}"), "rejected Raft message from removed member");
             return Err(Refusal::new(StatusCode::FORBIDDEN, "cannot process message from removed member"));
         }
         self.shared.remember(id, &sender);
@@ -116,7 +116,7 @@ impl Front {
         let post = Post::begin(&self.posted, known, length).inspect_err(|_| self.failed(&sender))?;
         let bytes = post.read(request.into_body(), &self.shared).await;
         let bad = |what: &'static str, error: &dyn std::fmt::Display| {
-            tracing::warn!(error = %error, what, "failed to read Raft message");
+            seldom!(warn, (sender.id, what), error = %error, what, "failed to read Raft message");
             self.failed(&sender);
             Refusal::new(StatusCode::BAD_REQUEST, what)
         };
@@ -171,7 +171,7 @@ impl Front {
         let from = u64::from_str_radix(from, 16).map_err(|_| Refusal::new(StatusCode::NOT_FOUND, "invalid from"))?;
         let id = format_args!("{from:x}");
         if self.shared.is_removed(from) {
-            tracing::warn!("remote-peer-id-from" = %id, "rejected stream from remote peer because it was removed");
+            seldom!(warn, from, "remote-peer-id-from" = %id, "rejected stream from remote peer because it was removed");
             return Err(Refusal::new(StatusCode::GONE, "removed member"));
         }
         let Some(link) = self.shared.peer(from) else {
@@ -181,7 +181,7 @@ impl Front {
             return Err(Refusal::new(StatusCode::NOT_FOUND, "error sender not found"));
         };
         if !self.shared.settings.identity.is_meant(request.headers()) {
-            tracing::warn!("remote-peer-id-from" = %id, "ignored streaming request; ID mismatch");
+            seldom!(warn, from, "remote-peer-id-from" = %id, "ignored streaming request; ID mismatch");
             return Err(Refusal::new(StatusCode::PRECONDITION_FAILED, "to field mismatch"));
         }
         if *self.stopping.borrow() {

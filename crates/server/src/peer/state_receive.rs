@@ -97,7 +97,8 @@ impl Senders {
         let link = shared.link(from);
         let meters = link.as_ref().map(|link| &link.meters.state_received);
         let (index, id) = (index(&message), format!("{from:x}"));
-        tracing::info!(
+        seldom!(
+            CHANGES: info, from,
             "remote-snapshot-sender-id" = id,
             "incoming-snapshot-index" = index,
             "receiving database snapshot"
@@ -113,7 +114,8 @@ impl Senders {
                     link.meters.state_received.success.inc();
                     link.meters.state_received.seconds.observe(start.elapsed().as_secs_f64());
                 }
-                tracing::info!(
+                seldom!(
+                    CHANGES: info, from,
                     "remote-snapshot-sender-id" = id, "incoming-snapshot-index" = index,
                     "incoming-snapshot-size-bytes" = bytes, "download-took" = ?start.elapsed(),
                     "received and saved database snapshot"
@@ -124,7 +126,8 @@ impl Senders {
                 if let Some(meters) = meters {
                     meters.failures.inc();
                 }
-                tracing::warn!(
+                seldom!(
+                    CHANGES: warn, from,
                     "remote-snapshot-sender-id" = id,
                     "incoming-snapshot-index" = index,
                     error,

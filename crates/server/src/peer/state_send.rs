@@ -64,12 +64,18 @@ pub(super) async fn send(shared: Arc<Shared>, link: Arc<Link>, places: Arc<Semap
             meters.seconds.observe(start.elapsed().as_secs_f64());
             link.meters.sent_bytes.inc_by(bytes);
             link.activate();
-            tracing::info!("snapshot-index" = index, "remote-peer-id" = %id, bytes, "sent database snapshot");
+            seldom!(
+                CHANGES: info, (link.local, link.id),
+                "snapshot-index" = index, "remote-peer-id" = %id, bytes, "sent database snapshot"
+            );
             link.state_sent(true);
         }
         Err(error) => {
             meters.failures.inc();
-            tracing::warn!("remote-peer-id" = %id, error = %error, "failed to send database snapshot");
+            seldom!(
+                CHANGES: warn, (link.local, link.id),
+                "remote-peer-id" = %id, error = %error, "failed to send database snapshot"
+            );
             if matches!(error, PostError::Removed) {
                 shared.sink.removed();
             }
@@ -87,7 +93,10 @@ async fn post(shared: &Shared, link: &Link, state: Box<dyn StateStream>) -> Resu
     let (announce, announced) = oneshot::channel();
     let reading = tokio::task::spawn_blocking(move || read(state, announce, &pieces));
     let Ok(index) = announced.await else { return Err(PostError::State(outcome(reading.await).unwrap_err())) };
-    tracing::info!("snapshot-index" = index, "remote-peer-id" = %format_args!("{:x}", link.id), "sending database snapshot");
+    seldom!(
+        CHANGES: info, (link.local, link.id),
+        "snapshot-index" = index, "remote-peer-id" = %format_args!("{:x}", link.id), "sending database snapshot"
+    );
     let mut headers = shared.settings.identity.headers(link.id);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     let request = client::new_request(&url, Method::POST, PATH, headers, Pieces(body));

@@ -102,7 +102,9 @@ async fn ask(member: ClusterMember) -> Option<Version> {
     for text in &member.peer_urls {
         match ask_at(text).await {
             Ok(version) => return Some(version),
-            Err(error) => tracing::warn!("remote-member-id" = %id, error = %error, "failed to get version"),
+            Err(error) => {
+                seldom!(warn, member.id, "remote-member-id" = %id, error = %error, "failed to get version");
+            }
         }
     }
     None
