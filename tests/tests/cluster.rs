@@ -6,6 +6,7 @@
 //!   partition, quorum               messages are lost; too few are left
 //!   membership, identity            who is a member, and who is turned away
 //!   lease, watch                    what goes on while leaders change
+//!   copies                          directories that are copied and put back
 //!   histories                       all of it at once, judged by the simulator's checkers
 //!   surroundings                    disks that hang, names that do not resolve
 //!   beside                          in one cluster with etcd
@@ -23,6 +24,7 @@
 //! wrong.
 
 mod beside;
+mod copies;
 mod etcdctl;
 mod everyone;
 mod follower;

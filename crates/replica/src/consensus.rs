@@ -19,12 +19,15 @@ use raft::{Config, INVALID_ID, ProgressState, RawNode, ReadOnlyOption, Ready, Sn
 use slog::{Discard, Logger, o};
 
 use crate::entry::{EntryError, change_entry, library_change};
-use crate::entry_log::EntryLog;
+use crate::entry_log::{EntryLog, Retention};
 use crate::message::read_index;
 
+mod catching_up;
 mod inbound;
+mod loss;
 mod reads;
 
+use catching_up::CatchingUp;
 pub use inbound::Rejected;
 pub use reads::{Questions, Reads};
 
@@ -157,6 +160,7 @@ pub struct Consensus {
     proposed_bytes: u64,
     reads: Reads,
     questions: Questions,
+    catching_up: CatchingUp,
 }
 
 impl Consensus {
@@ -191,6 +195,7 @@ impl Consensus {
             proposed_bytes: 0,
             reads: Reads::default(),
             questions: Questions::default(),
+            catching_up: CatchingUp::default(),
         };
         consensus.settle_patience();
         Ok(consensus)
@@ -203,6 +208,7 @@ impl Consensus {
             self.node.tick();
         }
         self.reads.tick();
+        self.catching_up.tick(self.election_ticks);
         self.settle_patience();
     }
 
@@ -231,6 +237,7 @@ impl Consensus {
             self.questions.name(&mut message);
         }
         self.answer_outdated(&message);
+        self.catching_up.hear(message.from);
         // What the library refuses comes from a member that is gone, or proposes to nobody: both are lost on the way.
         let _ = self.node.step(message);
         self.settle_patience();
@@ -442,7 +449,7 @@ impl Consensus {
         }
         self.node.mut_store().append(&append.entries);
         let mut messages = ready.take_messages();
-        Questions::restore(&mut messages);
+        self.look_at(&mut messages);
         Some(Work { messages, snapshot, append, committed: ready.take_committed_entries(), ready })
     }
 
@@ -457,14 +464,27 @@ impl Consensus {
         let mut messages = work.ready.take_persisted_messages();
         let mut light = self.node.advance_append(work.ready);
         messages.extend(light.take_messages());
-        Questions::restore(&mut messages);
+        self.look_at(&mut messages);
         Persisted { messages, committed: light.take_committed_entries() }
     }
 
-    /// Says that the state holds everything up to `index`; `keep` bounds the entries and bytes kept for followers.
-    pub fn applied(&mut self, index: u64, keep: (usize, usize)) {
+    /// Looks at what is about to be sent.
+    fn look_at(&mut self, messages: &mut [Message]) {
+        Questions::restore(messages);
+        let states = messages.iter().filter(|message| message.get_msg_type() == MessageType::MsgSnapshot);
+        states.for_each(|state| self.catching_up.begins(state.to));
+    }
+
+    /// Says that the state holds everything up to `index`; `keep` says how much of the log stays for followers.
+    pub fn applied(&mut self, index: u64, keep: Retention) {
         self.node.advance_apply_to(index);
-        self.node.mut_store().compact(index, keep.0, keep.1);
+        let raft = &self.node.raft;
+        if raft.state != StateRole::Leader {
+            self.catching_up.clear();
+        }
+        let (first, close) = (raft.raft_log.first_index(), (index + 1).saturating_sub(keep.entries as u64));
+        let needed = self.catching_up.needed(raft.prs(), first, close);
+        self.node.mut_store().compact(index, keep, needed);
     }
 
     /// Takes a committed membership change into account. A refused one changes nothing: the library skips member 0.

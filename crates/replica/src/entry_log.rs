@@ -5,6 +5,36 @@ use std::collections::VecDeque;
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot, SnapshotMetadata};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
+/// Bytes of entries kept in memory for followers that lag.
+const KEEP_BYTES: usize = 256 << 20;
+/// Entries held at most for followers that are sent a state: some minutes of small writes. Behind more, a follower
+/// needs another state.
+const HELD_ENTRIES: usize = 1 << 20;
+/// Bytes of the same.
+const HELD_BYTES: usize = 512 << 20;
+
+/// How much of the log a member keeps in memory for its followers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Applied entries kept when the log is cut (`--snapshot-catchup-entries`).
+    pub entries: usize,
+    /// The log is cut when it holds so many more (`--snapshot-count`).
+    pub more_entries: usize,
+    /// Bytes beyond which the log is cut whatever its number of entries.
+    pub bytes: usize,
+    /// Entries and bytes held at most for followers that are sent a state.
+    pub held_entries: usize,
+    pub held_bytes: usize,
+}
+
+impl Retention {
+    /// Keeps so many entries, and cuts the log after each.
+    pub fn new(entries: usize) -> Self {
+        let (more_entries, bytes) = (0, KEEP_BYTES);
+        Self { entries, more_entries, bytes, held_entries: HELD_ENTRIES, held_bytes: HELD_BYTES }
+    }
+}
+
 /// Entries behind a compacted prefix. Everything here is also in the log on disk or covered by a snapshot.
 pub struct EntryLog {
     hard_state: HardState,
@@ -55,15 +85,21 @@ impl EntryLog {
         self.conf_state = conf_state;
     }
 
-    /// Forgets entries up to `applied`, except the newest ones that fit into `keep_entries` and `keep_bytes`: a follower
-    /// that lacks no more than these needs no snapshot.
-    pub fn compact(&mut self, applied: u64, keep_entries: usize, keep_bytes: usize) {
+    /// Forgets entries up to `applied`, except the newest ones that `keep` allows: a follower that lacks no more than
+    /// these needs no state. Entries from `needed` on are held for followers that are sent one.
+    pub fn compact(&mut self, applied: u64, keep: Retention, needed: Option<u64>) {
         if let Some(entry) = applied.checked_sub(self.first()).and_then(|at| self.entries.get(at as usize)) {
             self.applied = (entry.index, entry.term);
         }
+        if self.entries.len() <= keep.entries.saturating_add(keep.more_entries) && self.bytes <= keep.bytes {
+            return;
+        }
+        let full = self.entries.len() > keep.held_entries || self.bytes > keep.held_bytes;
+        let needed = needed.filter(|_| !full).unwrap_or(u64::MAX);
         while let Some(first) = self.entries.front()
             && first.index <= applied
-            && (self.entries.len() > keep_entries || self.bytes > keep_bytes)
+            && first.index < needed
+            && (self.entries.len() > keep.entries || self.bytes > keep.bytes)
         {
             self.compacted = (first.index, first.term);
             self.bytes -= first.data.len();
@@ -194,12 +230,40 @@ mod tests {
     #[test]
     fn compaction_keeps_what_followers_may_need_and_what_is_not_applied() {
         let mut log = log();
-        log.compact(7, 2, usize::MAX);
+        log.compact(7, Retention::new(2), None);
         assert_eq!(log.first_index().unwrap(), 6);
-        log.compact(6, 0, 0);
+        log.compact(6, Retention { bytes: 0, ..Retention::new(0) }, None);
         assert_eq!(log.first_index().unwrap(), 7, "entry 7 is not applied");
-        log.compact(7, 1, 50);
+        log.compact(7, Retention { bytes: 50, ..Retention::new(1) }, None);
         assert_eq!((log.first_index().unwrap(), log.last_index().unwrap()), (8, 7));
         assert_eq!(log.term(7).unwrap(), 2);
+    }
+
+    #[test]
+    fn the_log_is_cut_when_it_has_grown_by_as_much_as_it_may() {
+        let mut log = log();
+        let keep = Retention { more_entries: 2, ..Retention::new(1) };
+        log.compact(7, keep, None);
+        assert_eq!(log.first_index().unwrap(), 5);
+        log.append(&[entry(8, 2)]);
+        log.compact(7, keep, None);
+        assert_eq!(log.first_index().unwrap(), 8, "entry 8 is kept");
+    }
+
+    #[test]
+    fn entries_that_a_follower_needs_are_held_up_to_a_bound() {
+        let mut log = log();
+        let keep = Retention { held_entries: 4, ..Retention::new(1) };
+        log.compact(7, keep, Some(6));
+        assert_eq!(log.first_index().unwrap(), 6);
+        log.append(&[entry(8, 2), entry(9, 2)]);
+        log.compact(9, keep, Some(6));
+        assert_eq!(log.first_index().unwrap(), 6, "4 entries");
+        log.append(&[entry(10, 2)]);
+        log.compact(10, keep, Some(6));
+        assert_eq!(log.first_index().unwrap(), 10, "5 entries are too many, and a part of them is of no use");
+        log.append(&[entry(11, 2), entry(12, 2)]);
+        log.compact(12, Retention { held_bytes: 250, ..keep }, Some(10));
+        assert_eq!(log.first_index().unwrap(), 12, "300 bytes are too many");
     }
 }

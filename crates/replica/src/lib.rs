@@ -33,6 +33,7 @@ pub mod wal;
 
 pub use consensus::{Dropped, Portions, Progress, Rejected, Role, Standing, Timing};
 pub use data_dir::{OpenError, Paths};
+pub use entry_log::Retention;
 pub use leases::LeaseKeeper;
 pub use member::{Bootstrap, ConvertError, Converted, Fatal, Founder, Outbox, Output, Replica, Settings, convert};
 pub use state::{

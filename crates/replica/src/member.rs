@@ -15,6 +15,7 @@ use crate::consensus::{Append, Consensus, Dropped, Portions, Progress, Rejected,
 use crate::data_dir::{DataDir, OpenError};
 use crate::disk::DiskError;
 use crate::entry::{EntryError, decode_change, to_disk};
+use crate::entry_log::Retention;
 use crate::message::{from_wire, to_wire};
 use crate::state::{Medium, ReceivedState, Retired, SnapshotJob, SnapshotWritten, StateReceiver};
 use crate::wal::{Options, Wal, WalError, log_bytes};
@@ -36,8 +37,6 @@ const SNAPSHOT_LOG_BYTES: u64 = 256 << 20;
 const FLUSH_LOG_BYTES: u64 = 512 << 20;
 /// Learners that a cluster may have if nobody says otherwise, as in etcd.
 const MAX_LEARNERS: usize = 1;
-/// Bytes of entries kept in memory for followers that lag.
-const KEEP_BYTES: usize = 256 << 20;
 
 /// What a member is told at its start and keeps.
 #[derive(Clone, Debug)]
@@ -45,8 +44,8 @@ pub struct Settings {
     /// Name of the storage engine; a directory of another one is refused.
     pub engine: &'static str,
     pub timing: Timing,
-    /// Applied entries kept in memory for followers that lag (`--snapshot-count`).
-    pub keep_entries: usize,
+    /// How much of the log is kept in memory for followers.
+    pub keep: Retention,
     /// Learners that the cluster may have (`--max-learners`); it must be the same on all members.
     pub max_learners: usize,
     /// Log bytes that call for a snapshot of an engine in memory; the default suits everyone but a test.
@@ -68,7 +67,7 @@ impl Settings {
         Self {
             engine,
             timing,
-            keep_entries,
+            keep: Retention::new(keep_entries),
             max_learners,
             snapshot_log_bytes,
             flush_log_bytes,
@@ -94,7 +93,7 @@ pub enum Fatal {
     Entry(#[from] EntryError),
     #[error(transparent)]
     Snapshot(#[from] OpenError),
-    /// The leader has proof that this member lost a part of its log.
+    /// Proof that this member has lost a part of its log, or that acknowledged entries are lost elsewhere.
     #[error("{0}")]
     LogLost(Rejected),
     /// The members have removed this one.
@@ -230,9 +229,8 @@ impl Replica {
 
     /// Takes a message of another member.
     ///
-    /// # Errors
-    /// [`Fatal::LogLost`], and whatever stopped the member before. A message that is impossible is logged by the caller
-    /// ([`Rejected`], inside) and dropped.
+    /// # Errors [`Fatal::LogLost`], and the failure that stopped the member before. A message that is impossible is
+    /// logged by the caller ([`Rejected`], inside) and dropped.
     pub fn step(&mut self, message: raftpb::Message) -> Result<Result<(), Rejected>, Fatal> {
         self.unless_failed(|member| {
             let from = message.from();
@@ -241,7 +239,7 @@ impl Replica {
                 Err(error) => Err(Rejected::Unreadable { from, why: error.to_string() }),
             };
             match stepped {
-                Err(lost @ Rejected::LogLost { .. }) => Err(Fatal::LogLost(lost)),
+                Err(lost) if lost.is_fatal() => Err(Fatal::LogLost(lost)),
                 stepped => Ok(stepped),
             }
         })
@@ -374,7 +372,7 @@ impl Replica {
         let first_outcome = output.outcomes.len();
         // Readers need not see anything of a batch that fails in the middle, so nobody may be told of its beginning.
         self.apply_all(committed, output).inspect_err(|_| output.outcomes.truncate(first_outcome))?;
-        self.consensus.applied(last, (self.settings.keep_entries, KEEP_BYTES));
+        self.consensus.applied(last, self.settings.keep);
         self.hold_physical(output, first_outcome);
         Ok(())
     }

@@ -97,7 +97,9 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
     let listeners = listen(config)?;
     tracing::info!(
         "etcd-version" = %config.reported_version, name = %config.name, "data-dir" = %config.data_dir.display(),
-        engine = config.engine.name(), "snapshot-count" = config.snapshot_count, "heartbeat-interval" = %format!("{}ms", config.heartbeat_ms),
+        engine = config.engine.name(), "snapshot-count" = config.snapshot_count,
+        "snapshot-catchup-entries" = config.snapshot_catchup_entries,
+        "heartbeat-interval" = %format!("{}ms", config.heartbeat_ms),
         "election-timeout" = %format!("{}ms", config.election_ms), "listen-client-urls" = %texts(&config.listen_client_urls),
         "listen-peer-urls" = %texts(&config.listen_peer_urls), "initial-cluster" = %config.initial_cluster,
         "starting an etcd server"
@@ -192,7 +194,8 @@ fn listen(config: &Config) -> Result<Vec<(Listener, Door)>, StartError> {
 
 fn open(config: &Config, descriptors: Descriptors, metrics: &Arc<Metrics>) -> Result<Replica, StartError> {
     let timing = Timing { election_ticks: heartbeat(config).election_ticks, pre_vote: config.pre_vote };
-    let mut settings = Settings::new(config.engine.name(), timing, config.snapshot_count as usize);
+    let mut settings = Settings::new(config.engine.name(), timing, config.snapshot_catchup_entries as usize);
+    settings.keep.more_entries = config.snapshot_count as usize;
     settings.max_learners = config.max_learners;
     settings.new_directory = Some(peer::twin::new_directory());
     let disk: Arc<dyn Disk> =

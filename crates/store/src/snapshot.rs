@@ -16,7 +16,7 @@ mod load;
 mod source;
 
 pub use load::Incoming;
-pub use source::Source;
+pub use source::{Cursor, Source};
 
 use metastore_engine::{EngineError, Table};
 

@@ -70,7 +70,11 @@ fn a_rolling_restart_under_load(members: Members) {
 /// the next start.
 fn one_that_stops_at_work_starts_again_at_once(members: Members) {
     let on_disk = members.with(Engines::All(Engine::RocksDb));
-    let Some(mut cluster) = on_disk.start("stops at work", 1, &["--snapshot-count=100"]) else { return };
+    let Some(mut cluster) =
+        on_disk.start("stops at work", 1, &["--snapshot-count=100", "--snapshot-catchup-entries=100"])
+    else {
+        return;
+    };
     for round in 0..RESTARTS {
         cluster.put_many(0, WRITES_AT_WORK, IN_FLIGHT);
         cluster.put(0, "round", &round.to_string()).expect("a write");

@@ -24,8 +24,8 @@ const PAUSE_MS: (i64, i64) = (200, 3000);
 const CUT_MS: (i64, i64) = (1000, 4000);
 /// Milliseconds for which a killed member is down.
 const DOWN_MS: (i64, i64) = (1, 1500);
-/// Members write their state out after so many entries, so that who was away is sent a snapshot.
-const SNAPSHOT_COUNT: &str = "--snapshot-count=40";
+/// Members keep so few entries that one that was away is sent a snapshot.
+const SHORT_LOG: [&str; 2] = ["--snapshot-count=20", "--snapshot-catchup-entries=20"];
 
 each_cluster!(what_clients_and_watchers_are_told_is_true);
 
@@ -54,7 +54,7 @@ fn what_clients_and_watchers_are_told_is_true(engines: Engines) {
             return eprintln!("SKIPPED histories: the checkers are stricter than etcd is");
         }
         let network = programs::or_skip("partitions in histories", Network::new(MEMBERS));
-        let mut cluster = Cluster::start_in(network, &servers, &[SNAPSHOT_COUNT]);
+        let mut cluster = Cluster::start_in(network, &servers, &SHORT_LOG);
         round(&mut cluster, seed, &format!("{engines:?}"));
     }
 }

@@ -3,6 +3,8 @@
 use raft::eraftpb::{Message, MessageType};
 use raft::{Raft, StateRole, Storage};
 
+use super::loss;
+
 /// Bytes that the name of a read round may have; etcd's and ours have 8.
 const MAX_READ_CONTEXT_BYTES: usize = 64;
 /// More elections than there ever are; beyond, the library would count over the end of its numbers.
@@ -24,6 +26,21 @@ pub enum Rejected {
          empty data directory"
     )]
     LogLost { leader: u64, held: u64, last: u64 },
+    /// Proof that acknowledged entries are lost, here or elsewhere: the member must stop.
+    #[error(
+        "acknowledged writes are lost: {proof}. Members were started from copies of their data directories that were not \
+         all taken while all members were stopped, or a disk has lost writes. Stop all members and keep their directories; \
+         then start all members from copies that were taken while all of them were stopped, or keep the member with the \
+         newest data and give the others empty data directories (docs/backup.md)"
+    )]
+    EntriesLost { proof: String },
+}
+
+impl Rejected {
+    /// Whether the member must stop.
+    pub fn is_fatal(&self) -> bool {
+        matches!(self, Self::LogLost { .. } | Self::EntriesLost { .. })
+    }
 }
 
 /// Checks a message that came over the network, but for the entries' own bytes.
@@ -32,6 +49,15 @@ pub enum Rejected {
 /// [`Rejected`]
 pub fn check<T: Storage>(raft: &Raft<T>, message: &Message) -> Result<(), Rejected> {
     check_ends(raft, message)?;
+    check_kind(raft, message)?;
+    loss::check(raft, message)?;
+    match message.get_msg_type() {
+        MessageType::MsgAppendResponse if leads(raft, message) => check_append_response(raft, message),
+        _ => Ok(()),
+    }
+}
+
+fn check_kind<T: Storage>(raft: &Raft<T>, message: &Message) -> Result<(), Rejected> {
     let kind = message.get_msg_type();
     let impossible = |why: String| Rejected::Impossible { kind: format!("{kind:?}"), from: message.from, why };
     // What is of the past or of another kind is ignored by the library.
@@ -50,7 +76,6 @@ pub fn check<T: Storage>(raft: &Raft<T>, message: &Message) -> Result<(), Reject
         MessageType::MsgTimeoutNow if raft.prs().is_singleton() && raft.promotable() => {
             Err(impossible("this member alone votes".into()))
         }
-        MessageType::MsgAppendResponse if leads(raft, message) => check_append_response(raft, message),
         MessageType::MsgPropose
         | MessageType::MsgHeartbeat
         | MessageType::MsgAppendResponse
@@ -93,7 +118,7 @@ pub fn check_ends<T: Storage>(raft: &Raft<T>, message: &Message) -> Result<(), R
 
 /// Whether this member leads in the message's term. One that has led and lost its power may hear of entries that it had sent
 /// but not written.
-fn leads<T: Storage>(raft: &Raft<T>, message: &Message) -> bool {
+pub(super) fn leads<T: Storage>(raft: &Raft<T>, message: &Message) -> bool {
     raft.state == StateRole::Leader && message.term == raft.term
 }
 
@@ -209,7 +234,10 @@ mod tests {
         message.index = LAST + 2;
         assert_eq!(check(&node().raft, &message), Ok(()));
         message.term = TERM + 1;
-        assert!(why(&leader(), &message).contains("it holds entry 6 of a log that ends before"));
+        assert!(
+            why(&leader(), &message).contains("member 2 holds entry 6, but the log of this leader ends at entry 5")
+        );
+        assert!(check(&leader().raft, &message).is_err_and(|rejected| rejected.is_fatal()));
     }
 
     #[test]
@@ -228,11 +256,11 @@ mod tests {
     fn entries_follow_each_other() {
         let append = |entries: &[(u64, u64)]| {
             let mut message = with_entries(message(MessageType::MsgAppend), entries);
-            (message.index, message.log_term) = (LAST, 2);
+            (message.term, message.index, message.log_term) = (TERM + 1, LAST, TERM);
             message
         };
-        assert_eq!(check(&node().raft, &append(&[(5, 2), (6, 3)])), Ok(()));
-        for wrong in [&[(6, 2)][..], &[(5, 2), (7, 2)], &[(5, 3), (6, 2)], &[(5, 1)], &[(5, 4)]] {
+        assert_eq!(check(&node().raft, &append(&[(5, 3), (6, 4)])), Ok(()));
+        for wrong in [&[(6, 3)][..], &[(5, 3), (7, 3)], &[(5, 4), (6, 3)], &[(5, 2)], &[(5, 5)]] {
             assert!(why(&node(), &append(wrong)).contains("is due"), "{wrong:?}");
         }
     }

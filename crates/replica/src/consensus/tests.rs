@@ -142,7 +142,7 @@ fn all_work(consensus: &mut Consensus) -> Vec<Message> {
         let persisted = consensus.persisted(work);
         sent.extend(persisted.messages);
         if let Some(last) = persisted.committed.last() {
-            consensus.applied(last.index, (100, 1 << 20));
+            consensus.applied(last.index, Retention::new(100));
         }
     }
     sent
@@ -212,4 +212,114 @@ fn what_waits_for_commitment_is_bounded() {
     let large = Bytes::from(vec![0; MAX_UNCOMMITTED_BYTES as usize / 4]);
     let taken = (0..8).take_while(|_| consensus.propose(large.clone()).is_ok()).count();
     assert_eq!(taken, 4);
+}
+
+/// A leader of three, of which one follower holds everything, and the other one nothing but what the log has no more.
+struct Behind {
+    leader: Consensus,
+    applied: u64,
+    states: u64,
+    keep: Retention,
+}
+
+const CLOSE: u64 = 2;
+const LAGS: u64 = 3;
+
+impl Behind {
+    fn new(keep: Retention) -> Self {
+        let mut leader = consensus(&[1, CLOSE, LAGS]);
+        leader.node.raft.become_candidate();
+        leader.node.raft.become_leader();
+        let mut behind = Self { leader, applied: 1, states: 0, keep };
+        behind.work();
+        behind.write(100);
+        assert!(behind.leader.node.raft.raft_log.first_index() > 50);
+        behind.say(LAGS, MessageType::MsgHeartbeatResponse, 0);
+        let term = behind.leader.standing().term;
+        let lacks = Message { from: LAGS, term, index: 1, reject: true, ..message(MessageType::MsgAppendResponse) };
+        behind.leader.step(lacks).unwrap();
+        behind.work();
+        assert_eq!(behind.states, 1);
+        behind
+    }
+
+    fn work(&mut self) {
+        while let Some(mut work) = self.leader.take() {
+            let (mut sent, mut committed) = (std::mem::take(&mut work.messages), std::mem::take(&mut work.committed));
+            let persisted = self.leader.persisted(work);
+            sent.extend(persisted.messages);
+            committed.extend(persisted.committed);
+            self.states += sent.iter().filter(|sent| sent.get_msg_type() == MessageType::MsgSnapshot).count() as u64;
+            if let Some(last) = committed.last() {
+                self.applied = last.index;
+                self.leader.applied(last.index, self.keep);
+            }
+        }
+    }
+
+    fn say(&mut self, from: u64, kind: MessageType, index: u64) {
+        let term = self.leader.standing().term;
+        self.leader.step(Message { from, term, index, ..message(kind) }).unwrap();
+        self.work();
+    }
+
+    fn write(&mut self, entries: u64) {
+        for _ in 0..entries {
+            self.leader.propose("put".into()).unwrap();
+            self.work();
+            let last = self.leader.node.raft.raft_log.last_index();
+            self.say(CLOSE, MessageType::MsgAppendResponse, last);
+        }
+    }
+
+    fn held(&self) -> u64 {
+        self.applied + 1 - self.leader.node.raft.raft_log.first_index()
+    }
+}
+
+#[test]
+fn a_follower_that_is_sent_a_state_needs_no_second_one_however_much_is_written_meanwhile() {
+    let mut behind = Behind::new(Retention::new(10));
+    let state = behind.applied;
+    behind.write(500);
+    assert_eq!(behind.held(), 500, "all behind the state");
+    behind.leader.snapshot_sent(LAGS, true);
+    behind.write(500);
+    behind.say(LAGS, MessageType::MsgAppendResponse, state);
+    behind.say(LAGS, MessageType::MsgAppendResponse, state + 400);
+    behind.write(100);
+    assert_eq!((behind.states, behind.held()), (1, 700), "what it has need not be held");
+    behind.say(LAGS, MessageType::MsgAppendResponse, behind.applied);
+    behind.write(1);
+    assert_eq!((behind.states, behind.held()), (1, 10), "it is in step");
+}
+
+#[test]
+fn entries_are_not_held_for_a_follower_that_never_comes() {
+    let mut behind = Behind::new(Retention { held_entries: 1000, ..Retention::new(10) });
+    behind.write(900);
+    assert_eq!(behind.held(), 900);
+    behind.write(200);
+    assert!(behind.held() <= 200, "{} entries are held beyond the bound", behind.held());
+
+    let mut behind = Behind::new(Retention::new(10));
+    behind.write(100);
+    for _ in 0..400 {
+        behind.leader.tick();
+        behind.say(CLOSE, MessageType::MsgHeartbeatResponse, 0);
+    }
+    behind.write(1);
+    assert_eq!(behind.held(), 10, "it has been silent for too long");
+}
+
+#[test]
+fn a_state_that_did_not_arrive_is_sent_again_and_entries_are_held_behind_the_new_one() {
+    let mut behind = Behind::new(Retention::new(10));
+    behind.write(50);
+    behind.leader.snapshot_sent(LAGS, false);
+    behind.write(50);
+    behind.say(LAGS, MessageType::MsgHeartbeatResponse, 0);
+    assert_eq!(behind.states, 2);
+    behind.write(300);
+    assert_eq!(behind.held(), 300);
 }

@@ -28,7 +28,7 @@ use metastore_engine::Applied;
 use metastore_proto::raftpb;
 use raft::eraftpb::{HardState, Snapshot};
 
-use super::{Fatal, KEEP_BYTES, Output, Replica, conf_state_from_disk, hard_state_to_disk};
+use super::{Fatal, Output, Replica, conf_state_from_disk, hard_state_to_disk};
 use crate::message::from_wire;
 use crate::state::{ReceivedState, Retired, StateReceiver, StateToSend};
 
@@ -99,7 +99,7 @@ impl Replica {
 
     /// Says to consensus that a state was taken up.
     pub(super) fn installed(&mut self, snapshot: &Snapshot) {
-        self.consensus.applied(snapshot.get_metadata().index, (self.settings.keep_entries, KEEP_BYTES));
+        self.consensus.applied(snapshot.get_metadata().index, self.settings.keep);
     }
 
     /// Lets go of a state that was received and that consensus does not want.

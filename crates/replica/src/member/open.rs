@@ -7,12 +7,12 @@ use raft::eraftpb::HardState;
 
 use super::bootstrap::Bootstrap;
 use super::past::Past;
-use super::{KEEP_BYTES, Replica, Settings, SnapshotProgress};
+use super::{Replica, Settings, SnapshotProgress};
 use crate::consensus::Consensus;
 use crate::data_dir::{DataDir, Found, Identity, OpenError, Paths};
 use crate::disk::Disk;
 use crate::entry::to_consensus;
-use crate::entry_log::EntryLog;
+use crate::entry_log::{EntryLog, Retention};
 use crate::state::{Medium, Named, OpenEngine, Start, StateReceiver};
 use crate::wal::{self, Keep, Metadata, Replay, TornTail, Wal};
 
@@ -77,7 +77,8 @@ impl Replica {
             let why = "the file is missing, but there is state; restore it from a copy, or remove the data directory to start afresh";
             return Err(OpenError::refused(&data.identity_path(), why));
         }
-        let keep = Keep { applied: start.applied.index, entries: settings.keep_entries, bytes: KEEP_BYTES };
+        let Retention { entries, more_entries, bytes, .. } = settings.keep;
+        let keep = Keep { applied: start.applied.index, entries: entries.saturating_add(more_entries), bytes };
         let from = (start.log.index, start.log.term);
         let (log, replay) = Wal::read(settings.log, disk.clone(), &wal_dir, from, keep)?;
         medium.take_up(&data, &start, &replay, &engine)?;

@@ -42,6 +42,7 @@ use crate::member::{Settings, conf_state_from_disk};
 use crate::wal::Replay;
 
 pub(crate) use on_memory::StateFile;
+use on_memory::WritingState;
 pub use receiving::{ReceiveError, ReceivedState, StateIncoming, StateReceiver};
 pub use retired::Retired;
 pub use sending::StateToSend;
@@ -222,7 +223,8 @@ impl Medium {
         Ok(SnapshotJob(match self {
             Self::Memory => {
                 let (disk, dir, mark) = (data.disk.clone(), data.paths.snap(), engine.mark());
-                Work::Write(StateFile { disk, dir, source: store.snapshot()?, mark, conf_state })
+                let file = StateFile { disk, dir, source: store.snapshot()?, mark, conf_state };
+                Work::Write(Box::new(WritingState::new(file)))
             }
             Self::Disk => Work::Flush { engine: engine.clone(), applied: engine.published().applied, conf_state },
         }))
@@ -269,7 +271,7 @@ pub struct SnapshotJob(Work);
 
 enum Work {
     /// Memory: a state file is written.
-    Write(StateFile),
+    Write(Box<WritingState>),
     /// On disk: the engine is flushed. By then it may have published more than what is noted here.
     Flush { engine: Arc<dyn Engine>, applied: Applied, conf_state: raftpb::ConfState },
 }
@@ -288,13 +290,25 @@ impl SnapshotJob {
     ///
     /// # Errors
     /// If a write or sync fails; the member must stop.
-    pub fn run(self) -> Result<SnapshotWritten, OpenError> {
-        match self.0 {
-            Work::Write(file) => file.write(&mut |_| {}),
+    pub fn run(mut self) -> Result<SnapshotWritten, OpenError> {
+        loop {
+            if let Some(written) = self.step()? {
+                return Ok(written);
+            }
+        }
+    }
+
+    /// Does a part of that, and says so when the state is durable. The member may go on between two parts.
+    ///
+    /// # Errors
+    /// As [`SnapshotJob::run`].
+    pub fn step(&mut self) -> Result<Option<SnapshotWritten>, OpenError> {
+        match &mut self.0 {
+            Work::Write(writing) => writing.step(),
             Work::Flush { engine, applied, conf_state } => {
                 let flushed = engine.flush()?;
                 assert!(flushed.index >= applied.index, "flushed entry {} of {}", flushed.index, applied.index);
-                Ok(SnapshotWritten { applied, bytes: 0, conf_state })
+                Ok(Some(SnapshotWritten { applied: *applied, bytes: 0, conf_state: conf_state.clone() }))
             }
         }
     }

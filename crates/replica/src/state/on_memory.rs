@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use metastore_engine::{Applied, Engine, Mark};
 use metastore_proto::{Message, raftpb, walpb};
-use metastore_store::snapshot::{Incoming, SnapshotError, Source};
+use metastore_store::snapshot::{Cursor, Incoming, SnapshotError, Source};
 
 use super::{SnapshotWritten, conf_state};
 use crate::data_dir::{DataDir, OpenError, write_durably};
@@ -49,23 +49,61 @@ pub struct StateFile {
 impl StateFile {
     /// Writes the file and its record; tells `progress` how many bytes are written.
     pub fn write(self, progress: &mut dyn FnMut(u64)) -> Result<SnapshotWritten, OpenError> {
-        let applied = self.source.applied();
-        let path = self.dir.join(file_name(applied, STATE));
+        let mut writing = WritingState::new(self);
+        loop {
+            if let Some(written) = writing.step()? {
+                return Ok(written);
+            }
+            progress(writing.written());
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.join(file_name(self.source.applied(), STATE))
+    }
+}
+
+/// A state file on its way to the disk, piece by piece.
+pub struct WritingState {
+    state: StateFile,
+    cursor: Cursor,
+    piece: Vec<u8>,
+    out: Option<Out>,
+}
+
+impl WritingState {
+    pub fn new(state: StateFile) -> Self {
+        Self { state, cursor: Cursor::default(), piece: Vec::new(), out: None }
+    }
+
+    fn written(&self) -> u64 {
+        self.out.as_ref().map_or(0, |out| out.written)
+    }
+
+    /// Writes a piece; says so when file and record are durable.
+    pub fn step(&mut self) -> Result<Option<SnapshotWritten>, OpenError> {
+        let Self { state, cursor, piece, out } = self;
+        let (disk, path) = (state.disk.as_ref(), state.path());
         let temporary = path.with_extension("state.tmp");
-        let mut out = Out::create(self.disk.as_ref(), &temporary)?;
-        self.source
-            .write(|bytes| {
-                out.write(bytes).map_err(std::io::Error::other)?;
-                progress(out.written);
-                Ok(())
-            })
-            .map_err(|error| OpenError::refused(&temporary, format!("cannot be written: {error}")))?;
+        let out = match out {
+            Some(out) => out,
+            none => none.insert(Out::create(disk, &temporary)?),
+        };
+        let refused = |error| OpenError::refused(&temporary, format!("cannot be written: {error}"));
+        if state.source.step(cursor, piece).map_err(refused)? {
+            if !piece.is_empty() {
+                out.write(piece)?;
+                piece.clear();
+            }
+            return Ok(None);
+        }
         out.file.sync_all()?;
-        self.disk.rename(&temporary, &path)?;
-        self.disk.sync_dir(&self.dir)?;
-        let record = snap_file(applied, &self.conf_state, Some(&self.mark));
-        write_durably(self.disk.as_ref(), &self.dir.join(file_name(applied, SNAP)), &record)?;
-        Ok(SnapshotWritten { applied, bytes: out.written, conf_state: self.conf_state })
+        disk.rename(&temporary, &path)?;
+        disk.sync_dir(&state.dir)?;
+        let applied = state.source.applied();
+        let record = snap_file(applied, &state.conf_state, Some(&state.mark));
+        write_durably(disk, &state.dir.join(file_name(applied, SNAP)), &record)?;
+        Ok(Some(SnapshotWritten { applied, bytes: out.written, conf_state: state.conf_state.clone() }))
     }
 }
 

@@ -57,7 +57,10 @@ pub struct Config {
     pub strict_reconfig_check: bool,
     /// Learners that the cluster may have; all members must agree on it.
     pub max_learners: usize,
+    /// Applied entries by which the log in memory grows before it is cut.
     pub snapshot_count: u64,
+    /// Applied entries that stay then, for followers that lag.
+    pub snapshot_catchup_entries: u64,
     pub heartbeat_ms: u64,
     pub election_ms: u64,
     pub max_txn_ops: usize,

@@ -17,6 +17,9 @@ const MAX_REQUEST_BYTES: u64 = 512 * 1024 * 1024;
 /// Watch progress faster than this would be a load of its own.
 const MIN_PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
+/// Entries that stay for followers when the log is cut, as in etcd.
+const CATCHUP_ENTRIES: u64 = 5000;
+
 /// Every learner costs the leader as much as a voter: a number beyond is a mistake.
 const MAX_LEARNERS: u64 = 1024;
 
@@ -63,6 +66,7 @@ pub(super) fn validate(values: &Values) -> Result<Config, String> {
         strict_reconfig_check: boolean(value(values, "strict-reconfig-check")) == Some(true),
         max_learners: max_learners(values)?,
         snapshot_count: at_least(values, "snapshot-count", 1, u64::MAX)?,
+        snapshot_catchup_entries: catchup_entries(values)?,
         heartbeat_ms,
         election_ms,
         max_txn_ops: at_least(values, "max-txn-ops", 1, u64::from(u32::MAX))? as usize,
@@ -160,6 +164,13 @@ fn progress_interval(values: &Values) -> Result<Duration, String> {
 fn max_learners(values: &Values) -> Result<usize, String> {
     let flag = former(values, "max-learners", "experimental-max-learners");
     Ok(at_least(values, flag, 0, MAX_LEARNERS)? as usize)
+}
+
+/// 0 means the default, as in etcd.
+fn catchup_entries(values: &Values) -> Result<u64, String> {
+    let flag = former(values, "snapshot-catchup-entries", "experimental-snapshot-catchup-entries");
+    let entries = at_least(values, flag, 0, u64::MAX)?;
+    Ok(if entries == 0 { CATCHUP_ENTRIES } else { entries })
 }
 
 /// The former name of a flag counts unless the present one is set.
@@ -284,5 +295,9 @@ mod tests {
         let learners = |pairs: &[_]| check(pairs).unwrap().max_learners;
         assert_eq!((learners(&[]), learners(&[("experimental-max-learners", "3")])), (1, 3));
         assert_eq!(learners(&[("experimental-max-learners", "3"), ("max-learners", "2")]), 2);
+        let catchup = |given: &'static [(&'static str, &'static str)]| check(given).unwrap().snapshot_catchup_entries;
+        assert_eq!(catchup(&[]), 5000);
+        assert_eq!(catchup(&[("snapshot-catchup-entries", "0")]), 5000, "as in etcd");
+        assert_eq!(catchup(&[("experimental-snapshot-catchup-entries", "7")]), 7);
     }
 }

@@ -11,7 +11,10 @@ use crate::mvcc::View;
 use crate::schema::revision_key;
 
 /// A consistent state at one log position: the engine's own copy, which nobody writes, and which holds nothing back.
-pub struct Source(Arc<dyn Engine>);
+pub struct Source {
+    engine: Arc<dyn Engine>,
+    published: Published,
+}
 
 impl Store {
     /// Takes the state as it was last published; everything that was applied must be published. Waits for the medium if
@@ -21,7 +24,7 @@ impl Store {
     /// # Errors
     /// If the medium failed.
     pub fn snapshot(&self) -> Result<Source, EngineError> {
-        Ok(Source(self.engine.checkpoint()?))
+        Ok(Source::new(self.engine.checkpoint()?))
     }
 }
 
@@ -31,14 +34,19 @@ impl View {
     /// # Errors
     /// If the medium failed.
     pub fn freeze(&self) -> Result<Source, EngineError> {
-        Ok(Source(self.engine().checkpoint()?))
+        Ok(Source::new(self.engine().checkpoint()?))
     }
 }
 
 impl Source {
+    fn new(engine: Arc<dyn Engine>) -> Self {
+        let published = engine.published();
+        Self { engine, published }
+    }
+
     /// The log position of the state.
     pub fn applied(&self) -> Applied {
-        self.0.published().applied
+        self.published.applied
     }
 
     /// A row of a small table, as it is in this state.
@@ -46,27 +54,66 @@ impl Source {
     /// # Errors
     /// If the medium failed.
     pub fn row(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
-        self.0.get(table, key)
+        self.engine.get(table, key)
     }
 
     /// Writes the stream in pieces of about 256 KiB.
     pub fn write(&self, mut write: impl FnMut(&[u8]) -> std::io::Result<()>) -> Result<(), SnapshotError> {
-        let header = self.header();
-        write(&header)?;
-        let mut block = Block::default();
-        for table in Table::ALL.into_iter().filter(|table| table_code(*table) < KEY_TABLE) {
-            self.write_table(table, &mut block, &mut write)?;
+        let (mut cursor, mut piece) = (Cursor::default(), Vec::new());
+        while self.step(&mut cursor, &mut piece)? {
+            if !piece.is_empty() {
+                write(&piece)?;
+                piece.clear();
+            }
         }
-        self.write_versions(&mut block, &mut write)?;
-        for table in Table::ALL.into_iter().filter(|table| table_code(*table) > KEY_TABLE) {
-            self.write_table(table, &mut block, &mut write)?;
-        }
-        block.end(&header, &mut write)?;
         Ok(())
     }
 
+    /// Does one bounded step of reading, and adds what is complete by then to `out`. Returns false once the stream has
+    /// ended. The writer may go on between two steps.
+    ///
+    /// # Errors
+    /// If the medium failed.
+    pub fn step(&self, cursor: &mut Cursor, out: &mut Vec<u8>) -> Result<bool, SnapshotError> {
+        let Cursor { part, block } = cursor;
+        let before = |table: &Table| table_code(*table) < KEY_TABLE;
+        *part = match *part {
+            Part::Header => {
+                out.extend_from_slice(&self.header());
+                Part::Before(0)
+            }
+            Part::Before(nth) => match Table::ALL.into_iter().filter(before).nth(nth) {
+                Some(table) => {
+                    self.write_table(table, block, out)?;
+                    Part::Before(nth + 1)
+                }
+                None => Part::Versions(Revision::default()),
+            },
+            Part::Versions(from) => match self.write_versions(from, block, out)? {
+                Some(next) => Part::Versions(next),
+                None => Part::After(0),
+            },
+            Part::After(nth) => match Table::ALL.into_iter().filter(|table| table_code(*table) > KEY_TABLE).nth(nth) {
+                Some(table) => {
+                    self.write_table(table, block, out)?;
+                    Part::After(nth + 1)
+                }
+                None => {
+                    block.flush(out);
+                    Part::End
+                }
+            },
+            Part::End => {
+                block.end(&self.header(), out);
+                Part::Over
+            }
+            Part::Over => return Ok(false),
+        };
+        Ok(true)
+    }
+
     fn header(&self) -> Vec<u8> {
-        let Published { revision, applied } = self.0.published();
+        let Published { revision, applied } = self.published;
         let mut header = Vec::with_capacity(HEADER_BYTES);
         header.extend_from_slice(MAGIC);
         header.extend_from_slice(&FORMAT.to_le_bytes());
@@ -76,32 +123,48 @@ impl Source {
         header
     }
 
-    fn write_table(
-        &self,
-        table: Table,
-        block: &mut Block,
-        write: &mut impl FnMut(&[u8]) -> std::io::Result<()>,
-    ) -> Result<(), SnapshotError> {
-        let rows = self.0.rows(table, b"")?;
-        Ok(rows.iter().try_for_each(|(key, value)| block.row(table_code(table), key, value, write))?)
-    }
-
-    fn write_versions(
-        &self,
-        block: &mut Block,
-        write: &mut impl FnMut(&[u8]) -> std::io::Result<()>,
-    ) -> Result<(), SnapshotError> {
-        let to = self.0.published().revision - i64::from(metastore_mutants::on(Mutant::StateLacksLastRevision));
-        let mut from = Some(Revision::default());
-        let mut versions: Vec<Version> = Vec::new();
-        while let Some(next) = from {
-            from = self.0.history(next, to, &mut versions)?;
-            for version in versions.drain(..) {
-                block.row(KEY_TABLE, &revision_key(version.revision, version.tombstone), &version.row, write)?;
-            }
-        }
+    fn write_table(&self, table: Table, block: &mut Block, out: &mut Vec<u8>) -> Result<(), SnapshotError> {
+        let rows = self.engine.rows(table, b"")?;
+        rows.iter().for_each(|(key, value)| block.row(table_code(table), key, value, out));
         Ok(())
     }
+
+    /// Writes some versions from a revision on; returns where the next ones begin.
+    fn write_versions(
+        &self,
+        from: Revision,
+        block: &mut Block,
+        out: &mut Vec<u8>,
+    ) -> Result<Option<Revision>, SnapshotError> {
+        let to = self.published.revision - i64::from(metastore_mutants::on(Mutant::StateLacksLastRevision));
+        let mut versions: Vec<Version> = Vec::new();
+        let next = self.engine.history(from, to, &mut versions)?;
+        for version in versions {
+            block.row(KEY_TABLE, &revision_key(version.revision, version.tombstone), &version.row, out);
+        }
+        Ok(next)
+    }
+}
+
+/// How far a state was read.
+#[derive(Default)]
+pub struct Cursor {
+    part: Part,
+    block: Block,
+}
+
+/// What is read next.
+#[derive(Clone, Copy, Default)]
+enum Part {
+    #[default]
+    Header,
+    /// The tables before the versioned keys, by number.
+    Before(usize),
+    Versions(Revision),
+    /// The tables behind them.
+    After(usize),
+    End,
+    Over,
 }
 
 /// Collects rows and writes them with a checksum.
@@ -112,37 +175,31 @@ struct Block {
 }
 
 impl Block {
-    fn row(
-        &mut self,
-        code: u8,
-        key: &[u8],
-        value: &[u8],
-        write: &mut impl FnMut(&[u8]) -> std::io::Result<()>,
-    ) -> std::io::Result<()> {
+    fn row(&mut self, code: u8, key: &[u8], value: &[u8], out: &mut Vec<u8>) {
         self.bytes.push(code);
         self.bytes.extend_from_slice(&(key.len() as u32).to_le_bytes());
         self.bytes.extend_from_slice(&(value.len() as u32).to_le_bytes());
         self.bytes.extend_from_slice(key);
         self.bytes.extend_from_slice(value);
         self.rows += 1;
-        if self.bytes.len() >= BLOCK_BYTES { self.flush(write) } else { Ok(()) }
+        if self.bytes.len() >= BLOCK_BYTES {
+            self.flush(out);
+        }
     }
 
-    fn flush(&mut self, write: &mut impl FnMut(&[u8]) -> std::io::Result<()>) -> std::io::Result<()> {
+    fn flush(&mut self, out: &mut Vec<u8>) {
         if !self.bytes.is_empty() {
-            write(&(self.bytes.len() as u32).to_le_bytes())?;
-            write(&crc32c::crc32c(&self.bytes).to_le_bytes())?;
-            write(&self.bytes)?;
+            out.extend_from_slice(&(self.bytes.len() as u32).to_le_bytes());
+            out.extend_from_slice(&crc32c::crc32c(&self.bytes).to_le_bytes());
+            out.extend_from_slice(&self.bytes);
             self.bytes.clear();
         }
-        Ok(())
     }
 
-    fn end(&mut self, header: &[u8], write: &mut impl FnMut(&[u8]) -> std::io::Result<()>) -> std::io::Result<()> {
-        self.flush(write)?;
+    fn end(&self, header: &[u8], out: &mut Vec<u8>) {
         let rows = self.rows.to_le_bytes();
-        write(&0u32.to_le_bytes())?;
-        write(&crc32c::crc32c_append(crc32c::crc32c(header), &rows).to_le_bytes())?;
-        write(&rows)
+        out.extend_from_slice(&0u32.to_le_bytes());
+        out.extend_from_slice(&crc32c::crc32c_append(crc32c::crc32c(header), &rows).to_le_bytes());
+        out.extend_from_slice(&rows);
     }
 }
