@@ -74,7 +74,7 @@ impl CompactionHashJob {
     /// # Errors
     /// If the medium fails; the member must stop.
     pub fn run(self) -> std::result::Result<(), EngineError> {
-        let mut hasher = KvHasher::new(&self.view, self.before, self.at)?;
+        let mut hasher = KvHasher::of_compaction(&self.view, self.before, self.at)?;
         let mut from = Some(Revision::default());
         while let Some(next) = from {
             if self.result.strong_count() == 0 {

@@ -56,8 +56,20 @@ impl CompactionHashes {
 }
 
 impl KvHasher {
-    pub(super) fn new(view: &View, compact_revision: i64, revision: i64) -> Result<Self, EngineError> {
-        let kept_at = if view.any_live(revision)? { revision } else { compact_revision };
+    /// For HashKV. etcd asks which versions a compaction at `revision` would keep (`Keep`), tombstones not among them.
+    pub(super) fn of_revision(view: &View, compact_revision: i64, revision: i64) -> Result<Self, EngineError> {
+        Self::new(view, compact_revision, revision, view.any_live(revision)?)
+    }
+
+    /// For the hash that a compaction at `revision` leaves behind. There the tombstones at that very revision are kept as well
+    /// (`Compact`).
+    pub(super) fn of_compaction(view: &View, compact_revision: i64, revision: i64) -> Result<Self, EngineError> {
+        let keeps = view.any_live(revision)? || view.any_deleted(revision)?;
+        Self::new(view, compact_revision, revision, keeps)
+    }
+
+    fn new(view: &View, compact_revision: i64, revision: i64, keeps: bool) -> Result<Self, EngineError> {
+        let kept_at = if keeps { revision } else { compact_revision };
         let dropped = schema::compact_revision(view.engine(), FINISHED_COMPACTION)? == Some(compact_revision);
         let changed = dropped.then(|| ChangedKeys::between(view, compact_revision, revision)).transpose()?;
         Ok(Self { hash: crc32c::crc32c(b"key"), compact_revision, revision, kept_at, changed })
@@ -76,9 +88,9 @@ impl KvHasher {
     }
 
     /// Of the versions up to the compacted revision only those count that are the newest of a key that is alive at the
-    /// hashed revision. If no key is alive there, etcd counts what is stored; so here those count that a finished compaction
-    /// leaves, or the hash would tell how far the dropping of versions is, in which members differ. A tombstone at the
-    /// compacted revision never counts.
+    /// hashed revision. If a compaction there would keep nothing, etcd counts what is stored; so here those count that a finished
+    /// compaction leaves, or the hash would tell how far the dropping of versions is, in which members differ. A tombstone at
+    /// the compacted revision never counts.
     fn counts(&self, view: &View, version: &Version) -> Result<bool, EngineError> {
         let main = version.revision.main;
         if main > self.compact_revision {
@@ -128,7 +140,8 @@ impl View {
         if revision > 0 && revision < compact_revision {
             return Err(Refusal::Compacted.into());
         }
-        let mut hasher = KvHasher::new(self, compact_revision, if revision == 0 { current } else { revision })?;
+        let hashed = if revision == 0 { current } else { revision };
+        let mut hasher = KvHasher::of_revision(self, compact_revision, hashed)?;
         let mut from = Some(Revision::default());
         while let Some(next) = from {
             from = hasher.step(self, next)?;
@@ -144,6 +157,19 @@ impl View {
             let range = KeyRange { start: &start, end: None };
             from = self.engine().scan(range, revision, 1, &mut found)?;
             if !found.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether any key was deleted at `revision`.
+    fn any_deleted(&self, revision: i64) -> Result<bool, EngineError> {
+        let mut from = Some(Revision::new(revision, 0));
+        while let Some(next) = from {
+            let mut found = Vec::new();
+            from = self.history(next, revision, &mut found)?;
+            if found.iter().any(|version| version.tombstone) {
                 return Ok(true);
             }
         }
