@@ -1,25 +1,26 @@
 //! The small tables beside the versioned keys.
 
-/// A small table; the names are those of etcd's buckets, but for the last.
+/// A small table; the names are those of etcd's buckets, but for the last. The numbers are on disk: they never change, and a new
+/// table takes one that was never used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Table {
-    Alarm,
-    Auth,
-    AuthRoles,
-    AuthUsers,
-    Cluster,
-    Lease,
-    Members,
-    MembersRemoved,
-    Meta,
+    Alarm = 0,
+    Auth = 1,
+    AuthRoles = 2,
+    AuthUsers = 3,
+    Cluster = 4,
+    Lease = 5,
+    Members = 6,
+    MembersRemoved = 7,
+    Meta = 8,
     /// Which keys hang on which lease. Not a bucket of etcd's: it can be worked out from the newest versions, so it is neither
     /// hashed, nor in the state stream, nor counted ([`crate::Usage`]).
-    LeaseKeys,
+    LeaseKeys = 9,
 }
 
 impl Table {
-    /// How many tables there are.
+    /// One more than the greatest number of a table.
     pub(crate) const COUNT: usize = Self::LeaseKeys as usize + 1;
 
     /// Every table of the state, in the order of the names; all but [`Table::LeaseKeys`].
@@ -55,5 +56,29 @@ impl Table {
     /// Whether its rows count as stored ([`crate::Usage`]).
     pub(crate) const fn counts(self) -> bool {
         !matches!(self, Self::LeaseKeys)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_numbers_are_those_on_disk() {
+        let numbered = Table::ALL.into_iter().chain([Table::LeaseKeys]).map(|table| (table.name(), table as u8));
+        let on_disk = [
+            ("alarm", 0),
+            ("auth", 1),
+            ("authRoles", 2),
+            ("authUsers", 3),
+            ("cluster", 4),
+            ("lease", 5),
+            ("members", 6),
+            ("members_removed", 7),
+            ("meta", 8),
+            ("leaseKeys", 9),
+        ];
+        assert!(numbered.eq(on_disk));
+        assert!(on_disk.iter().all(|(_, number)| usize::from(*number) < Table::COUNT));
     }
 }

@@ -28,7 +28,7 @@ const HEADER_BYTES: usize = 8 + 4 + 8 + 8 + 8;
 const BLOCK_BYTES: usize = 256 << 10;
 /// A block larger than this is damage, not data: it holds one row of any size a request can have, and a little more.
 const MAX_BLOCK_BYTES: usize = 1 << 30;
-/// Position of the versioned keys among the tables, by name.
+/// The number of the versioned keys.
 const KEY_TABLE: u8 = 5;
 
 /// Why a stream cannot be read.
@@ -44,8 +44,44 @@ pub enum SnapshotError {
     Io(#[from] std::io::Error),
 }
 
-/// Tables by position in the order of their names, with the versioned keys at [`KEY_TABLE`].
-fn table_code(table: Table) -> u8 {
-    let position = table as u8;
-    if position < KEY_TABLE { position } else { position + 1 }
+/// The number of a table in the stream. Numbers never change; a new table takes one that was never used. [`KEY_TABLE`] is that of
+/// the versioned keys, and [`Table::LeaseKeys`] is in no stream.
+const fn table_code(table: Table) -> u8 {
+    match table {
+        Table::Alarm => 0,
+        Table::Auth => 1,
+        Table::AuthRoles => 2,
+        Table::AuthUsers => 3,
+        Table::Cluster => 4,
+        Table::Lease => 6,
+        Table::Members => 7,
+        Table::MembersRemoved => 8,
+        Table::Meta => 9,
+        Table::LeaseKeys => 10,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_numbers_are_those_in_streams() {
+        let mut codes = Table::ALL.map(|table| (table.name(), table_code(table))).to_vec();
+        codes.push(("key", KEY_TABLE));
+        codes.sort_unstable_by_key(|(_, code)| *code);
+        let written = [
+            "alarm",
+            "auth",
+            "authRoles",
+            "authUsers",
+            "cluster",
+            "key",
+            "lease",
+            "members",
+            "members_removed",
+            "meta",
+        ];
+        assert!(codes.into_iter().eq(written.into_iter().zip(0..)));
+    }
 }
