@@ -45,15 +45,20 @@ pub fn check(message: &Message, way: Way, peer: u64, own: u64) -> Result<(), Unf
     if message.to() != own {
         return Err(Unfit::To(message.to()));
     }
-    // A request to transfer the leadership, passed on by a follower, bears the name of the one that is to lead.
     let from_peer = message.from() == peer && peer != own;
-    if message.from() == 0 || !(from_peer || kind == MessageType::MsgTransferLeader) {
+    if message.from() == 0 || !(from_peer || passed_on(kind)) {
         return Err(Unfit::From { said: message.from(), peer });
     }
     match message.context().len() {
         bytes if bytes > MAX_CONTEXT_BYTES => Err(Unfit::Context(bytes)),
         _ => Ok(()),
     }
+}
+
+/// Whether a follower passes such a message on to the leader that it knows. It still bears the name of its origin, and a member
+/// that has just lost leadership passes on what others have sent to it; so the origin may be any member, even this one.
+fn passed_on(kind: MessageType) -> bool {
+    matches!(kind, MessageType::MsgProp | MessageType::MsgReadIndex | MessageType::MsgTransferLeader)
 }
 
 fn travels(kind: MessageType, way: Way) -> bool {
@@ -120,8 +125,12 @@ mod tests {
         assert_eq!(checked(3, 2, 1), Err(Unfit::From { said: 3, peer: 1 }));
         assert_eq!(checked(0, 2, 0), Err(Unfit::From { said: 0, peer: 0 }));
         assert_eq!(checked(2, 2, 2), Err(Unfit::From { said: 2, peer: 2 }));
-        let transfer = Message { from: Some(3), ..message(MessageType::MsgTransferLeader) };
-        assert_eq!(check(&transfer, Way::Messages, 1, 2), Ok(()));
+        for kind in [MessageType::MsgProp, MessageType::MsgReadIndex, MessageType::MsgTransferLeader] {
+            for origin in [2, 3] {
+                let passed_on = Message { from: Some(origin), ..message(kind) };
+                assert_eq!(check(&passed_on, Way::Messages, 1, 2), Ok(()), "{kind:?} of {origin}");
+            }
+        }
         let long = Message { context: Some(vec![0; 65_537].into()), ..message(MessageType::MsgReadIndex) };
         assert_eq!(check(&long, Way::Messages, 1, 2), Err(Unfit::Context(65_537)));
     }
