@@ -9,7 +9,7 @@
 //!   copies                          directories that are copied and put back
 //!   histories                       all of it at once, judged by the simulator's checkers
 //!   surroundings                    disks that hang, names that do not resolve
-//!   beside                          in one cluster with etcd
+//!   beside, recorded                in one cluster with etcd
 //! ```
 //!
 //! Clients write and read meanwhile and keep their own log ([`metastore_tests::load`]). In the end everything
@@ -36,6 +36,7 @@ mod lease;
 mod membership;
 mod partition;
 mod quorum;
+mod recorded;
 mod surroundings;
 mod watch;
 

@@ -15,6 +15,11 @@ pub mod etcdserverpb {
     include!(concat!(env!("OUT_DIR"), "/etcdserverpb.rs"));
 }
 
+/// Users and roles.
+pub mod authpb {
+    include!(concat!(env!("OUT_DIR"), "/authpb.rs"));
+}
+
 /// Commands about members.
 pub mod membershippb {
     include!(concat!(env!("OUT_DIR"), "/membershippb.rs"));

@@ -112,7 +112,8 @@ impl LeaseKeeper {
         if expired.is_empty() {
             return expired;
         }
-        let revoke = |&id: &i64| Command::encode(next_id(), Kind::LeaseRevoke, &LeaseRevokeRequest { id });
+        let caller = replica.store().auth().own_caller();
+        let revoke = |&id: &i64| Command::encode_as(&caller, next_id(), Kind::LeaseRevoke, &LeaseRevokeRequest { id });
         match replica.propose_as_leader(expired.iter().map(revoke).collect()) {
             Ok(()) => expired,
             Err(_) => Vec::new(),

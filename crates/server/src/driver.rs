@@ -354,7 +354,7 @@ impl Driver {
             if let Some(id) = self.leases.applied(&outcome, now_ms) {
                 self.lease_revoked(id);
             }
-            if let Ok(Reply::Recorded | Reply::MembersChanged) = outcome.reply {
+            if let Ok(Reply::Recorded | Reply::Alarms(_) | Reply::MembersChanged) = outcome.reply {
                 self.members_changed();
             }
             if let Some((waiter, _)) = self.waiting.remove(&outcome.id) {

@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use metastore_engine::Sizes;
+use metastore_proto::etcdserverpb::{AlarmMember, AlarmType};
 use metastore_replica::Standing;
 use metastore_store::mvcc::Views;
-use metastore_store::{Member, Members, Store};
+use metastore_store::{Member, Store};
 use parking_lot::RwLock;
 use tokio::sync::Notify;
 
@@ -43,8 +44,18 @@ pub struct Shared {
     led_since_us: AtomicU64,
     /// Requests that the engine thread knows and has not answered.
     pending: AtomicU64,
-    members: RwLock<(Vec<Member>, Option<String>)>,
+    facts: RwLock<Facts>,
+    auth_enabled: AtomicBool,
     next_id: AtomicU64,
+}
+
+/// What the state records beside the keys.
+#[derive(Default)]
+struct Facts {
+    members: Vec<Member>,
+    cluster_version: Option<String>,
+    downgrade: Option<String>,
+    alarms: Vec<AlarmMember>,
 }
 
 /// What one worker counts, for the metrics. Only that worker writes.
@@ -97,12 +108,13 @@ impl Shared {
             started: Instant::now(),
             led_since_us: AtomicU64::default(),
             pending: AtomicU64::default(),
-            members: RwLock::default(),
+            facts: RwLock::default(),
+            auth_enabled: AtomicBool::default(),
             // etcd's layout: 2 bytes of the member's id, 5 of the time in milliseconds, 1 to count; the count carries over
             // into the time, which runs faster than any member makes requests.
             next_id: AtomicU64::new((millis & ((1 << 40) - 1)) << 8),
         };
-        shared.set_members(store.members());
+        shared.set_facts(store);
         shared.set_applied(store);
         Arc::new(shared)
     }
@@ -140,11 +152,18 @@ impl Shared {
         self.pending.load(Ordering::Relaxed)
     }
 
-    pub fn set_members(&self, members: &Members) {
-        let version = members.cluster_version().map(str::to_owned);
+    /// Takes over what the state records beside the keys.
+    pub fn set_facts(&self, store: &Store) {
+        let members = store.members();
         let learns = members.get(self.member_id).is_some_and(|own| own.is_learner);
         self.is_learner.store(learns, Ordering::Relaxed);
-        *self.members.write() = (members.iter().cloned().collect(), version);
+        self.auth_enabled.store(store.auth().enabled(), Ordering::Relaxed);
+        *self.facts.write() = Facts {
+            members: members.iter().cloned().collect(),
+            cluster_version: members.cluster_version().map(str::to_owned),
+            downgrade: members.downgrade().map(str::to_owned),
+            alarms: store.alarms().of(AlarmType::None as i32),
+        };
     }
 
     pub fn term(&self) -> u64 {
@@ -207,12 +226,27 @@ impl Shared {
     }
 
     pub fn members(&self) -> Vec<Member> {
-        self.members.read().0.clone()
+        self.facts.read().members.clone()
     }
 
     /// The version that all members understand; `None` until the first leader has set it.
     pub fn cluster_version(&self) -> Option<String> {
-        self.members.read().1.clone()
+        self.facts.read().cluster_version.clone()
+    }
+
+    /// The version to which the members are being taken back, if they are.
+    pub fn downgrade(&self) -> Option<String> {
+        self.facts.read().downgrade.clone()
+    }
+
+    /// The alarms that stand.
+    pub fn alarms(&self) -> Vec<AlarmMember> {
+        self.facts.read().alarms.clone()
+    }
+
+    /// Whether clients must say who they are.
+    pub fn auth_enabled(&self) -> bool {
+        self.auth_enabled.load(Ordering::Relaxed)
     }
 
     /// The size of the state as a file of pages would have it, on every engine: what its rows take now, and the most they

@@ -51,7 +51,11 @@ pub fn outcome(outcome: &Outcome) -> Option<Response> {
             Response::LeaseGrant(LeaseGrantResponse { header, id: *id, ttl: *ttl_s, error: String::new() })
         }
         Reply::LeaseRevoke { .. } => Response::LeaseRevoke(LeaseRevokeResponse { header }),
-        Reply::LeaseCheckpoint | Reply::Recorded | Reply::MembersChanged => return None,
+        Reply::LeaseCheckpoint
+        | Reply::Recorded
+        | Reply::MembersChanged
+        | Reply::Alarms(_)
+        | Reply::AnsweredElsewhere => return None,
     })
 }
 

@@ -7,6 +7,7 @@
 //!                      mvcc/    versions of keys ─────────▶ RevisionEvents (for watch/)
 //!                      lease/   who keeps which key alive
 //!                      members  who belongs to the cluster
+//!                      auth/    users, roles, permissions;  alarms
 //!                        │
 //!                        ▼
 //!                      engine   rows on a medium, published with the applied index
@@ -22,7 +23,9 @@
 //!
 //! What is deliberately absent: time (leases expire through commands that the leader proposes), the network, the log.
 
+mod alarms;
 pub mod apply;
+mod auth;
 pub mod lease;
 mod member_change;
 mod members;
@@ -33,8 +36,10 @@ pub mod snapshot;
 pub mod watch;
 mod wire;
 
+pub use alarms::Alarms;
 pub use apply::command;
 pub use apply::{Halt, OpReply, Outcome, Reply, TxnReply};
+pub use auth::Auth;
 pub use member_change::MemberChange;
 pub use members::{Member, Members};
 pub use refusal::Refusal;
@@ -45,7 +50,7 @@ use metastore_engine::{Applied, Engine, EngineError, Published, Table};
 
 use lease::Leases;
 use mvcc::{CompactionHashJob, Mvcc, View, Views};
-use schema::{AUTH_REVISION, FIRST_AUTH_REVISION, LOADING};
+use schema::LOADING;
 use watch::RevisionEvents;
 
 /// The whole replicated state of one member, and the only writer of its engine.
@@ -56,6 +61,8 @@ pub struct Store {
     views: Views,
     leases: Leases,
     members: Members,
+    alarms: Alarms,
+    auth: Auth,
     applied: Applied,
     events: Vec<Arc<RevisionEvents>>,
 }
@@ -75,14 +82,11 @@ impl Store {
         let leases = Leases::load(leases.iter().map(|(key, value)| (&key[..], &value[..])))
             .map_err(|error| EngineError(error.to_string()))?;
         let members = Members::load(engine.as_ref())?;
-        // What etcd writes when it opens an empty store, so that Hash agrees.
-        if engine.get(Table::Auth, AUTH_REVISION)?.is_none() {
-            engine.put(Table::Auth, AUTH_REVISION, &FIRST_AUTH_REVISION.to_be_bytes())?;
-        }
+        let (alarms, auth) = (Alarms::load(engine.as_ref())?, Auth::load(engine.as_ref())?);
         let applied = engine.published().applied;
         engine.publish(Published { revision: mvcc.current(), applied })?;
         let views = Views::new(mvcc.view().clone());
-        Ok(Self { engine, mvcc, views, leases, members, applied, events: Vec::new() })
+        Ok(Self { engine, mvcc, views, leases, members, alarms, auth, applied, events: Vec::new() })
     }
 
     /// Puts another state in the place of this one; returns the one that was. Readers that began go on with that, and whoever
@@ -116,6 +120,14 @@ impl Store {
 
     pub fn members(&self) -> &Members {
         &self.members
+    }
+
+    pub fn alarms(&self) -> &Alarms {
+        &self.alarms
+    }
+
+    pub fn auth(&self) -> &Auth {
+        &self.auth
     }
 
     /// Index and term of the last entry that was applied.

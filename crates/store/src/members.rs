@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use metastore_engine::{Engine, EngineError, Table};
 use serde::{Deserialize, Serialize};
 
-use crate::schema::CLUSTER_VERSION;
+use crate::schema::{CLUSTER_VERSION, DOWNGRADE};
 
 /// A member of the cluster. The JSON form is etcd's: in membership changes and in stored rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +55,16 @@ pub struct Members {
     /// Never used again: a removed member that comes back must not be taken for a new one.
     removed: BTreeSet<u64>,
     cluster_version: Option<String>,
+    /// The version to go back to, while that is under way.
+    downgrade: Option<String>,
+}
+
+/// The row about a downgrade.
+#[derive(Serialize, Deserialize)]
+struct Downgrade {
+    #[serde(rename = "target-version")]
+    target_version: String,
+    enabled: bool,
 }
 
 impl Members {
@@ -76,6 +86,11 @@ impl Members {
         }
         members.cluster_version =
             engine.get(Table::Cluster, CLUSTER_VERSION)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        if let Some(row) = engine.get(Table::Cluster, DOWNGRADE)? {
+            let row: Downgrade = serde_json::from_slice(&row)
+                .map_err(|error| EngineError(format!("row downgrade of table cluster is damaged: {error}")))?;
+            members.downgrade = row.enabled.then_some(row.target_version);
+        }
         Ok(members)
     }
 
@@ -118,6 +133,11 @@ impl Members {
         self.cluster_version.as_deref()
     }
 
+    /// The version to which the members are being taken back, if they are.
+    pub fn downgrade(&self) -> Option<&str> {
+        self.downgrade.as_deref()
+    }
+
     pub(crate) fn set(&mut self, engine: &dyn Engine, member: Member) -> Result<(), EngineError> {
         let json = member.to_json().map_err(|error| EngineError(error.to_string()))?;
         engine.put(Table::Members, &row_key(member.id), &json)?;
@@ -136,6 +156,14 @@ impl Members {
     pub(crate) fn set_cluster_version(&mut self, engine: &dyn Engine, version: String) -> Result<(), EngineError> {
         engine.put(Table::Cluster, CLUSTER_VERSION, version.as_bytes())?;
         self.cluster_version = Some(version);
+        Ok(())
+    }
+
+    pub(crate) fn set_downgrade(&mut self, engine: &dyn Engine, target: Option<String>) -> Result<(), EngineError> {
+        let row = Downgrade { enabled: target.is_some(), target_version: target.clone().unwrap_or_default() };
+        let json = serde_json::to_vec(&row).map_err(|error| EngineError(error.to_string()))?;
+        engine.put(Table::Cluster, DOWNGRADE, &json)?;
+        self.downgrade = target;
         Ok(())
     }
 }

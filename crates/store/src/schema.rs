@@ -10,8 +10,12 @@ pub const FINISHED_COMPACTION: &[u8] = b"finishedCompactRev";
 pub const LOADING: &[u8] = b"loading";
 /// Row of [`Table::Cluster`]: the version that all members understand, as text.
 pub const CLUSTER_VERSION: &[u8] = b"clusterVersion";
+/// Row of [`Table::Cluster`]: whether the members are to understand an older version only, as etcd's JSON.
+pub const DOWNGRADE: &[u8] = b"downgrade";
 /// Row of [`Table::Meta`]: who votes, as etcd's JSON.
 pub const CONF_STATE: &[u8] = b"confState";
+/// Row of [`Table::Auth`]: one byte, 1 if clients must say who they are. It is there once they had to.
+pub const AUTH_ENABLED: &[u8] = b"authEnabled";
 /// Row of [`Table::Auth`]: how often users, roles or permissions changed; 8 bytes, big endian.
 pub const AUTH_REVISION: &[u8] = b"authRevision";
 /// The auth revision of a cluster that has no users.

@@ -10,21 +10,21 @@ use serde_json::Value;
 
 use super::{Members, each_harness};
 
-struct Etcdctl {
-    program: PathBuf,
-    endpoints: String,
+pub(super) struct Etcdctl {
+    pub program: PathBuf,
+    pub endpoints: String,
 }
 
 impl Etcdctl {
     /// What it printed on stdout. Panics if it fails.
-    fn run(&self, arguments: &str) -> String {
+    pub fn run(&self, arguments: &str) -> String {
         let (printed, error) = self.try_run(arguments);
         assert_eq!(error, None, "etcdctl {arguments}");
         printed
     }
 
     /// What it printed on stdout, and on stderr if it failed.
-    fn try_run(&self, arguments: &str) -> (String, Option<String>) {
+    pub fn try_run(&self, arguments: &str) -> (String, Option<String>) {
         let mut command = Command::new(&self.program);
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ETCDCTL_")) {
             command.env_remove(name);

@@ -24,6 +24,15 @@ pub fn unimplemented(service: &str, what: &str) -> Status {
     Status::unimplemented(format!("etcdserver: {service}: {what} is not implemented by this version of MetaStore"))
 }
 
+/// The answer to every call while authentication is enabled, which only a member of etcd can do: this version cannot check
+/// users, so it serves none.
+pub fn no_authentication() -> Status {
+    Status::unimplemented(
+        "etcdserver: authentication is enabled in this cluster, and this version of MetaStore cannot check users: it serves \
+         no client until authentication is disabled (auth disable, at a member of etcd)",
+    )
+}
+
 pub fn register(router: &mut Router, member: &Rc<Member>) {
     for (service, methods) in METHODS {
         for &method in methods {
@@ -33,7 +42,7 @@ pub fn register(router: &mut Router, member: &Rc<Member>) {
             };
             let member = member.clone();
             router.unary(path, method, move |call, (): ()| {
-                let admitted = if method == SNAPSHOT { member.check_leader(&call) } else { member.admit(&call) };
+                let admitted = if method == SNAPSHOT { member.admit_anywhere(&call) } else { member.admit(&call) };
                 async move { Err::<Frame, _>(admitted.err().unwrap_or_else(|| unimplemented(service, method))) }
             });
         }

@@ -99,15 +99,31 @@ pub fn timeout_due_to_connection_lost() -> Status {
 pub fn refused(refusal: Refusal) -> Status {
     let code = match refusal {
         Refusal::Compacted | Refusal::FutureRevision | Refusal::LeaseTtlTooLarge => Code::OutOfRange,
-        Refusal::KeyNotFound => Code::InvalidArgument,
+        Refusal::KeyNotFound
+        | Refusal::UserEmpty
+        | Refusal::RoleEmpty
+        | Refusal::PermissionNotGiven
+        | Refusal::InvalidAuthManagement
+        | Refusal::AuthOldRevision => Code::InvalidArgument,
         Refusal::LeaseNotFound | Refusal::MemberNotFound | Refusal::MemberRemoved => Code::NotFound,
         Refusal::LeaseExists
         | Refusal::MemberExists
         | Refusal::PeerUrlExists
         | Refusal::MemberNotLearner
-        | Refusal::TooManyLearners => Code::FailedPrecondition,
+        | Refusal::TooManyLearners
+        | Refusal::UserExists
+        | Refusal::UserNotFound
+        | Refusal::RoleExists
+        | Refusal::RoleNotFound
+        | Refusal::RoleNotGranted
+        | Refusal::PermissionNotGranted
+        | Refusal::RootUserNotFound
+        | Refusal::RootRoleNotFound => Code::FailedPrecondition,
+        Refusal::PermissionDenied => Code::PermissionDenied,
+        Refusal::NoSpace => Code::ResourceExhausted,
+        Refusal::Corrupt => Code::DataLoss,
         // The documented code is FailedPrecondition; what etcd really sends is Unknown.
-        Refusal::NotEnoughMembers => Code::Unknown,
+        Refusal::NotEnoughMembers | Refusal::NoPasswordUser => Code::Unknown,
     };
     Status::new(code, refusal.to_string())
 }

@@ -59,7 +59,7 @@ async fn range(member: &Member, call: Call, request: RangeRequest) -> Result<Fra
 }
 
 /// Reads that may be long run beside the I/O threads.
-pub(super) async fn on_pool<T: Send + 'static>(
+pub(crate) async fn on_pool<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Status> + Send + 'static,
 ) -> Result<T, Status> {
     let result = tokio::task::spawn_blocking(work).await;

@@ -6,13 +6,14 @@ use std::time::Instant;
 
 use metastore_proto::etcdserverpb::alarm_request::AlarmAction;
 use metastore_proto::etcdserverpb::{
-    AlarmRequest, AlarmResponse, DowngradeInfo, HashKvRequest, HashKvResponse, HashRequest, HashResponse,
-    MoveLeaderRequest, MoveLeaderResponse, StatusRequest, StatusResponse,
+    AlarmMember, AlarmRequest, AlarmResponse, AlarmType, DowngradeInfo, HashKvRequest, HashKvResponse, HashRequest,
+    HashResponse, MoveLeaderRequest, MoveLeaderResponse, StatusRequest, StatusResponse,
 };
-
+use metastore_store::Reply;
+use metastore_store::command::Kind;
 use tokio::time::timeout_at;
 
-use super::{Member, absent, another_question, defragment, errors, unary, unary_on_learners};
+use super::{Member, another_question, defragment, errors, unary, unary_on_learners};
 use crate::driver::{Answer, Event};
 use crate::grpc::{Call, Frame, Router, Status};
 
@@ -34,6 +35,7 @@ async fn status(member: &Member, _call: Call, _request: StatusRequest) -> Result
     let sizes = shared.sizes();
     let storage_version = shared.cluster_version().unwrap_or_default();
     let no_leader = (shared.leader() == 0).then(|| errors::no_leader().message.into_owned());
+    let (alarms, downgrade) = (shared.alarms(), shared.downgrade());
     Frame::of(&StatusResponse {
         header: Some(member.header(member.view().revision())),
         version: member.limits.version.clone(),
@@ -42,12 +44,15 @@ async fn status(member: &Member, _call: Call, _request: StatusRequest) -> Result
         raft_index: shared.commit(),
         raft_term: shared.term(),
         raft_applied_index: shared.applied(),
-        errors: no_leader.into_iter().collect(),
+        errors: no_leader.into_iter().chain(alarms.iter().map(alarm_text)).collect(),
         db_size_in_use: sizes.in_use as i64,
         is_learner: shared.is_learner(),
         storage_version,
         db_size_quota: DEFAULT_QUOTA_BYTES,
-        downgrade_info: Some(DowngradeInfo::default()),
+        downgrade_info: Some(DowngradeInfo {
+            enabled: downgrade.is_some(),
+            target_version: downgrade.unwrap_or_default(),
+        }),
     })
 }
 
@@ -68,16 +73,28 @@ async fn hash_kv(member: &Member, _call: Call, request: HashKvRequest) -> Result
     })
 }
 
-/// Nothing raises an alarm yet, so the list is empty. etcd takes the question through its log, so it needs a quorum, and ends
-/// like a write without one.
+/// This member raises no alarm by itself; a client may, and so does a member of etcd.
 async fn alarm(member: &Member, call: Call, request: AlarmRequest) -> Result<Frame, Status> {
-    if request.action() != AlarmAction::Get {
-        return Err(absent::unimplemented("Maintenance", "Alarm with an action other than GET"));
-    }
-    let (limit, leaderless) = (member.time_limit(&call), member.shared.leader() == 0);
+    let alarms = if request.action() == AlarmAction::Get {
+        quorum(member, &call).await?;
+        let (wanted, mut alarms) = (request.alarm, member.shared.alarms());
+        alarms.retain(|alarm| wanted == AlarmType::None as i32 || alarm.alarm == wanted);
+        alarms
+    } else {
+        match member.propose(&call, Kind::Alarm, &request).await? {
+            (_, Reply::Alarms(alarms)) => alarms,
+            _ => return Err(another_question()),
+        }
+    };
+    Frame::of(&AlarmResponse { header: Some(member.header(member.view().revision())), alarms })
+}
+
+/// etcd takes the question for alarms through its log, so it needs a quorum, and ends like a write without one.
+async fn quorum(member: &Member, call: &Call) -> Result<(), Status> {
+    let (limit, leaderless) = (member.time_limit(call), member.shared.leader() == 0);
     let known = async {
         loop {
-            match member.read_barrier(&call).await {
+            match member.read_barrier(call).await {
                 // The rounds of reads are shared, and end at times of their own.
                 Err(status) if status == errors::leader_changed() || status == errors::timeout() => {}
                 passed => return passed,
@@ -85,8 +102,13 @@ async fn alarm(member: &Member, call: Call, request: AlarmRequest) -> Result<Fra
         }
     };
     let timed_out = || if leaderless { Status::deadline_exceeded() } else { limit.passed() };
-    timeout_at(limit.at, known).await.unwrap_or_else(|_| Err(timed_out()))?;
-    Frame::of(&AlarmResponse { header: Some(member.header(member.view().revision())), alarms: Vec::new() })
+    timeout_at(limit.at, known).await.unwrap_or_else(|_| Err(timed_out()))
+}
+
+/// An alarm as Go writes it.
+fn alarm_text(alarm: &AlarmMember) -> String {
+    let member = if alarm.member_id == 0 { String::new() } else { format!("memberID:{}  ", alarm.member_id) };
+    format!("{member}alarm:{}", alarm.alarm().as_str_name())
 }
 
 /// The header of the answer is empty, as in etcd. It is sent once this member has heard of the new leader.

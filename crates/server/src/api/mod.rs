@@ -13,7 +13,7 @@ pub(crate) mod defragment;
 mod encode;
 mod errors;
 mod forward;
-mod kv;
+pub(crate) mod kv;
 mod late;
 mod leader;
 pub(crate) mod lease;
@@ -193,6 +193,14 @@ impl Member {
         if self.shared.is_learner() {
             return Err(errors::learner_unsupported());
         }
+        self.admit_anywhere(call)
+    }
+
+    /// The same for what a learner serves, too.
+    fn admit_anywhere(&self, call: &Call) -> Result<(), Status> {
+        if self.shared.auth_enabled() {
+            return Err(absent::no_authentication());
+        }
         self.check_leader(call)
     }
 
@@ -277,7 +285,7 @@ macro_rules! unary_on_learners {
         $router.unary($service, $method, move |call, request| {
             let member = member.clone();
             async move {
-                member.check_leader(&call)?;
+                member.admit_anywhere(&call)?;
                 $handler(&member, call, request).await
             }
         });

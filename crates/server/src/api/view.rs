@@ -28,9 +28,8 @@ impl MemberView for Rc<Member> {
         })
     }
 
-    /// Nothing raises alarms yet.
     fn alarms(&self) -> Vec<&'static str> {
-        Vec::new()
+        self.shared.alarms().iter().map(|alarm| alarm.alarm().as_str_name()).collect()
     }
 
     fn has_leader(&self) -> bool {

@@ -215,7 +215,9 @@ impl Driver {
     fn is_known(&self, standing: &Standing) -> bool {
         let members = self.replica.store().members();
         let version = members.cluster_version();
-        let agreed = if standing.sole_leader { version == self.version() } else { version.is_some() };
+        // While members are taken back to an older version, that of the cluster is not raised.
+        let decides = standing.sole_leader && members.downgrade().is_none();
+        let agreed = if decides { version == self.version() } else { version.is_some() };
         agreed && self.attributes_known()
     }
 
@@ -246,8 +248,8 @@ impl Driver {
             };
             commands.push(Command::encode(self.shared.next_id(), Kind::ClusterMemberAttrSet, &attributes));
         }
-        let version =
-            self.version().filter(|version| standing.is_leader() && members.cluster_version() != Some(*version));
+        let decides = standing.is_leader() && members.downgrade().is_none();
+        let version = self.version().filter(|version| decides && members.cluster_version() != Some(*version));
         if let Some(version) = version {
             let version = ClusterVersionSetRequest { ver: version.to_owned() };
             commands.push(Command::encode(self.shared.next_id(), Kind::ClusterVersionSet, &version));
@@ -316,8 +318,8 @@ impl Driver {
 
     /// The members, or what is known of them, have changed.
     pub(super) fn members_changed(&mut self) {
+        self.shared.set_facts(self.replica.store());
         let members = self.replica.store().members();
-        self.shared.set_members(members);
         if self.group.apart {
             self.group.met_apart = true;
             return;

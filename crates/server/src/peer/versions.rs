@@ -54,7 +54,7 @@ pub async fn monitor(member: Rc<Member>) {
         let _ = tokio::time::timeout(INTERVAL, shared.elected.notified()).await;
         // A new leader may not know yet what the one before it has settled.
         let call = Call::of_member(Instant::now() + INTERVAL);
-        if !shared.is_leader() || member.read_barrier(&call).await.is_err() {
+        if !shared.is_leader() || member.read_barrier(&call).await.is_err() || shared.downgrade().is_some() {
             continue;
         }
         let versions = ask_all(shared, &member.limits.version).await;

@@ -5,37 +5,80 @@
 
 use bytes::{Buf, Bytes};
 use metastore_proto::Message;
+use metastore_proto::prost::DecodeError;
 use metastore_proto::prost::encoding::{self, DecodeContext, WireType};
 
 use super::old_request;
 
-/// Kinds of commands; the numbers are the fields of etcd's `InternalRaftRequest`.
+/// Kinds of commands: all that etcd 3.5 to 3.8 write. The numbers are the fields of etcd's `InternalRaftRequest`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Kind {
+    Range = 3,
     Put = 4,
     DeleteRange = 5,
     Txn = 6,
     Compaction = 7,
     LeaseGrant = 8,
     LeaseRevoke = 9,
+    Alarm = 10,
     LeaseCheckpoint = 11,
+    AuthEnable = 1000,
+    AuthDisable = 1011,
+    Authenticate = 1012,
+    AuthStatus = 1013,
+    AuthUserAdd = 1100,
+    AuthUserDelete = 1101,
+    AuthUserGet = 1102,
+    AuthUserChangePassword = 1103,
+    AuthUserGrantRole = 1104,
+    AuthUserRevokeRole = 1105,
+    AuthUserList = 1106,
+    AuthRoleList = 1107,
+    AuthRoleAdd = 1200,
+    AuthRoleDelete = 1201,
+    AuthRoleGet = 1202,
+    AuthRoleGrantPermission = 1203,
+    AuthRoleRevokePermission = 1204,
     ClusterVersionSet = 1300,
     ClusterMemberAttrSet = 1301,
+    DowngradeInfoSet = 1302,
+    DowngradeVersionTest = 9900,
 }
 
 impl Kind {
-    /// Every kind that this version applies.
-    pub const ALL: [Self; 9] = [
+    /// Every kind, the frequent ones first.
+    pub const ALL: [Self; 30] = [
         Self::Put,
-        Self::DeleteRange,
         Self::Txn,
+        Self::DeleteRange,
         Self::Compaction,
         Self::LeaseGrant,
         Self::LeaseRevoke,
+        Self::Range,
+        Self::Alarm,
         Self::LeaseCheckpoint,
+        Self::AuthEnable,
+        Self::AuthDisable,
+        Self::Authenticate,
+        Self::AuthStatus,
+        Self::AuthUserAdd,
+        Self::AuthUserDelete,
+        Self::AuthUserGet,
+        Self::AuthUserChangePassword,
+        Self::AuthUserGrantRole,
+        Self::AuthUserRevokeRole,
+        Self::AuthUserList,
+        Self::AuthRoleList,
+        Self::AuthRoleAdd,
+        Self::AuthRoleDelete,
+        Self::AuthRoleGet,
+        Self::AuthRoleGrantPermission,
+        Self::AuthRoleRevokePermission,
         Self::ClusterVersionSet,
         Self::ClusterMemberAttrSet,
+        Self::DowngradeInfoSet,
+        Self::DowngradeVersionTest,
     ];
 
     fn from_field(field: u32) -> Option<Self> {
@@ -43,38 +86,19 @@ impl Kind {
     }
 }
 
-/// Kinds of etcd's that this version does not apply, for messages.
-const NAMES: [(u32, &str); 20] = [
-    (3, "range"),
-    (10, "alarm"),
-    (1000, "auth_enable"),
-    (1011, "auth_disable"),
-    (1012, "authenticate"),
-    (1013, "auth_status"),
-    (1100, "auth_user_add"),
-    (1101, "auth_user_delete"),
-    (1102, "auth_user_get"),
-    (1103, "auth_user_change_password"),
-    (1104, "auth_user_grant_role"),
-    (1105, "auth_user_revoke_role"),
-    (1106, "auth_user_list"),
-    (1107, "auth_role_list"),
-    (1200, "auth_role_add"),
-    (1201, "auth_role_delete"),
-    (1202, "auth_role_get"),
-    (1203, "auth_role_grant_permission"),
-    (1204, "auth_role_revoke_permission"),
-    (1302, "downgrade_info_set"),
-];
-
-/// The name that etcd gives a kind, in parentheses; nothing if it has none.
-fn name(kind: u32) -> String {
-    NAMES.iter().find(|(number, _)| *number == kind).map_or_else(String::new, |(_, name)| format!(" ({name})"))
-}
-
 const FIELD_ID: u32 = 1;
 const FIELD_HEADER: u32 = 100;
 const FIELD_HEADER_ID: u32 = 1;
+const FIELD_HEADER_USER: u32 = 2;
+const FIELD_HEADER_AUTH_REVISION: u32 = 3;
+
+/// The user in whose name a command was proposed, and the revision of the users and roles at that time. Both are empty where
+/// the member that proposed it did not ask for users.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Caller {
+    pub user: Bytes,
+    pub auth_revision: u64,
+}
 
 /// A command as it stands in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +106,7 @@ pub struct Command {
     /// The request that waits for the outcome; unique over restarts. 0 if nobody waits.
     pub id: u64,
     pub kind: Kind,
+    pub caller: Caller,
     /// The command's own message.
     pub body: Bytes,
 }
@@ -89,7 +114,7 @@ pub struct Command {
 /// Why an entry's bytes are no command.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
-    #[error("command kind {0}{name}, which this version does not know", name = name(*.0))]
+    #[error("command kind {0}, which this version does not know")]
     UnknownKind(u32),
     #[error(
         "a request of etcd's old API, {method} {path:?}, which is neither a member's attributes nor the cluster version"
@@ -102,7 +127,17 @@ pub enum CommandError {
 impl Command {
     /// Encodes a command for the log: its message, and a header with the request's id.
     pub fn encode(id: u64, kind: Kind, message: &impl Message) -> Bytes {
-        let header_len = encoding::uint64::encoded_len(FIELD_HEADER_ID, &id);
+        Self::encode_as(&Caller::default(), id, kind, message)
+    }
+
+    /// The same in the name of a user.
+    pub fn encode_as(caller: &Caller, id: u64, kind: Kind, message: &impl Message) -> Bytes {
+        let Caller { user, auth_revision } = caller;
+        let mut header_len = encoding::uint64::encoded_len(FIELD_HEADER_ID, &id);
+        if !user.is_empty() {
+            header_len += encoding::bytes::encoded_len(FIELD_HEADER_USER, user)
+                + encoding::uint64::encoded_len(FIELD_HEADER_AUTH_REVISION, auth_revision);
+        }
         let len = message.encoded_len();
         let mut out = Vec::with_capacity(len + header_len + 20);
         encoding::encode_key(kind as u32, WireType::LengthDelimited, &mut out);
@@ -111,6 +146,10 @@ impl Command {
         encoding::encode_key(FIELD_HEADER, WireType::LengthDelimited, &mut out);
         encoding::encode_varint(header_len as u64, &mut out);
         encoding::uint64::encode(FIELD_HEADER_ID, &id, &mut out);
+        if !user.is_empty() {
+            encoding::bytes::encode(FIELD_HEADER_USER, user, &mut out);
+            encoding::uint64::encode(FIELD_HEADER_AUTH_REVISION, auth_revision, &mut out);
+        }
         out.into()
     }
 
@@ -126,51 +165,65 @@ impl Command {
     }
 
     fn decode_fields(mut bytes: Bytes) -> Result<Self, CommandError> {
-        let malformed = |error: metastore_proto::prost::DecodeError| CommandError::Malformed(error.to_string());
-        let (mut id, mut command) = (0, None);
+        let (mut id, mut command, mut caller) = (0, None, Caller::default());
         while bytes.has_remaining() {
             let (field, wire) = encoding::decode_key(&mut bytes).map_err(malformed)?;
             if field == FIELD_ID {
                 encoding::uint64::merge(wire, &mut id, &mut bytes, DecodeContext::default()).map_err(malformed)?;
                 continue;
             }
+            if field == FIELD_HEADER {
+                let header = message_of(wire, &mut bytes)?;
+                id = read_header(header, &mut caller).map_err(malformed)?.unwrap_or(id);
+                continue;
+            }
             let kind = Kind::from_field(field);
-            let old_request = field == old_request::FIELD_IN_COMMAND;
-            if kind.is_none() && field != FIELD_HEADER && !old_request {
+            if kind.is_none() && field != old_request::FIELD_IN_COMMAND {
                 return Err(CommandError::UnknownKind(field));
             }
-            let mut body = Bytes::new();
-            encoding::bytes::merge(wire, &mut body, &mut bytes, DecodeContext::default()).map_err(malformed)?;
-            match kind {
-                None if !old_request => id = header_id(body).map_err(malformed)?.unwrap_or(id),
-                _ if command.is_some() => {
-                    return Err(CommandError::Malformed(format!("a second command of kind {field} in one entry")));
-                }
-                Some(kind) => command = Some((kind, body)),
+            let body = message_of(wire, &mut bytes)?;
+            if command.is_some() {
+                return Err(CommandError::Malformed(format!("a second command of kind {field} in one entry")));
+            }
+            command = match kind {
+                Some(kind) => Some((kind, body)),
                 None => {
                     let old = old_request::decode(body)?;
                     id = if id == 0 { old.id } else { id };
-                    command = Some((old.kind, old.body));
+                    Some((old.kind, old.body))
                 }
-            }
+            };
         }
         match command {
-            Some((kind, body)) => Ok(Self { id, kind, body }),
+            Some((kind, body)) => Ok(Self { id, kind, caller, body }),
             None => Err(CommandError::Malformed("an entry without a command".into())),
         }
     }
 }
 
-fn header_id(mut header: Bytes) -> Result<Option<u64>, metastore_proto::prost::DecodeError> {
+fn malformed(error: DecodeError) -> CommandError {
+    CommandError::Malformed(error.to_string())
+}
+
+fn message_of(wire: WireType, bytes: &mut Bytes) -> Result<Bytes, CommandError> {
+    let mut message = Bytes::new();
+    encoding::bytes::merge(wire, &mut message, bytes, DecodeContext::default()).map_err(malformed)?;
+    Ok(message)
+}
+
+/// Reads the header: the request's id, if it is there, and the caller.
+fn read_header(mut header: Bytes, caller: &mut Caller) -> Result<Option<u64>, DecodeError> {
     let mut id = None;
     while header.has_remaining() {
         let (field, wire) = encoding::decode_key(&mut header)?;
-        if field == FIELD_HEADER_ID {
-            let mut number = 0;
-            encoding::uint64::merge(wire, &mut number, &mut header, DecodeContext::default())?;
-            id = Some(number);
-        } else {
-            encoding::skip_field(wire, field, &mut header, DecodeContext::default())?;
+        let context = DecodeContext::default();
+        match field {
+            FIELD_HEADER_ID => encoding::uint64::merge(wire, id.insert(0), &mut header, context)?,
+            FIELD_HEADER_USER => encoding::bytes::merge(wire, &mut caller.user, &mut header, context)?,
+            FIELD_HEADER_AUTH_REVISION => {
+                encoding::uint64::merge(wire, &mut caller.auth_revision, &mut header, context)?;
+            }
+            _ => encoding::skip_field(wire, field, &mut header, context)?,
         }
     }
     Ok(id)
@@ -197,9 +250,18 @@ mod tests {
     #[test]
     fn an_unknown_kind_is_named_not_skipped() {
         let mut bytes = Vec::new();
-        encoding::encode_key(1100, WireType::LengthDelimited, &mut bytes);
+        encoding::encode_key(1303, WireType::LengthDelimited, &mut bytes);
         encoding::encode_varint(0, &mut bytes);
-        assert_eq!(Command::decode(bytes.into()), Err(CommandError::UnknownKind(1100)));
+        assert_eq!(Command::decode(bytes.into()), Err(CommandError::UnknownKind(1303)));
+    }
+
+    #[test]
+    fn the_caller_stands_in_the_header() {
+        let caller = Caller { user: "alice".into(), auth_revision: 300 };
+        let bytes = Command::encode_as(&caller, 7, Kind::Put, &PutRequest::default());
+        let header = InternalRaftRequest::decode(bytes.clone()).unwrap().header.unwrap();
+        assert_eq!((header.id, &header.username[..], header.auth_revision), (7, "alice", 300));
+        assert_eq!(Command::decode(bytes).unwrap().caller, caller);
     }
 
     #[test]

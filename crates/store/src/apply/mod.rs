@@ -3,8 +3,10 @@
 //! [`Store::apply`] takes entries in the order of the log, each once. Protobuf ends here: below, everything is keys, rows
 //! and revisions.
 
+mod admission;
 mod cluster;
 pub mod command;
+mod facts;
 mod kv;
 mod lease;
 mod old_request;
@@ -18,6 +20,7 @@ use bytes::Bytes;
 use metastore_engine::{Applied, EngineError, Row};
 use metastore_mutants::Mutant;
 use metastore_proto::Message;
+use metastore_proto::etcdserverpb::AlarmMember;
 
 use crate::mvcc::RangeReply;
 use crate::watch::RevisionEvents;
@@ -59,8 +62,12 @@ pub enum Reply {
     },
     /// Remaining times of leases were noted.
     LeaseCheckpoint,
-    /// A fact about the cluster was recorded.
+    /// A fact about the cluster, or its users, was recorded.
     Recorded,
+    /// The alarms that were asked for, raised or taken back.
+    Alarms(Vec<AlarmMember>),
+    /// The command asks for something, and is answered where it was proposed: by a member of etcd.
+    AnsweredElsewhere,
     /// A member joined, left, was promoted, or is reached elsewhere.
     MembersChanged,
 }
@@ -151,6 +158,11 @@ impl Store {
     }
 
     fn apply_command(&mut self, command: Command) -> Applying<Reply> {
+        if self.is_restricted()
+            && let Err(refusal) = self.admits(&command)?
+        {
+            return Ok(Err(refusal));
+        }
         let body = command.body;
         match command.kind {
             Kind::Put => self.put(&Message::decode(body)?),
@@ -162,6 +174,28 @@ impl Store {
             Kind::LeaseCheckpoint => self.lease_checkpoint(&Message::decode(body)?),
             Kind::ClusterVersionSet => self.set_cluster_version(&Message::decode(body)?),
             Kind::ClusterMemberAttrSet => self.set_member_attributes(&Message::decode(body)?),
+            Kind::DowngradeInfoSet => self.set_downgrade(Message::decode(body)?),
+            Kind::Alarm => self.alarm(&Message::decode(body)?),
+            Kind::AuthEnable
+            | Kind::AuthDisable
+            | Kind::AuthUserAdd
+            | Kind::AuthUserDelete
+            | Kind::AuthUserChangePassword
+            | Kind::AuthUserGrantRole
+            | Kind::AuthUserRevokeRole
+            | Kind::AuthRoleAdd
+            | Kind::AuthRoleDelete
+            | Kind::AuthRoleGrantPermission
+            | Kind::AuthRoleRevokePermission => self.change_auth(command.kind, body),
+            // Questions change nothing; nor does a login, whose token is no part of the state, nor what etcd's own tests write.
+            Kind::Range
+            | Kind::Authenticate
+            | Kind::AuthStatus
+            | Kind::AuthUserGet
+            | Kind::AuthUserList
+            | Kind::AuthRoleGet
+            | Kind::AuthRoleList
+            | Kind::DowngradeVersionTest => Ok(Ok(Reply::AnsweredElsewhere)),
         }
     }
 }

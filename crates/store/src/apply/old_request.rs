@@ -11,7 +11,7 @@ use metastore_proto::prost::DecodeError;
 use metastore_proto::prost::encoding::{self, DecodeContext};
 use serde::Deserialize;
 
-use super::command::{Command, CommandError, Kind};
+use super::command::{Caller, Command, CommandError, Kind};
 
 const FIELD_ID: u32 = 1;
 const FIELD_METHOD: u32 = 2;
@@ -97,14 +97,18 @@ impl OldRequest {
         }
         if path == VERSION_PATH {
             let version = ClusterVersionSetRequest { ver: text(&self.value) };
-            return Ok(Command { id: self.id, kind: Kind::ClusterVersionSet, body: version.encode_to_vec().into() });
+            return Ok(self.command(Kind::ClusterVersionSet, &version));
         }
         let Some(member_id) = member_of(&path) else { return Err(CommandError::OldRequest { method, path }) };
         let json: AttributesJson = serde_json::from_slice(&self.value)
             .map_err(|error| CommandError::Malformed(format!("attributes of member {member_id:x}: {error}")))?;
         let attributes = Attributes { name: json.name, client_urls: json.client_urls.unwrap_or_default() };
         let attributes = ClusterMemberAttrSetRequest { member_id, member_attributes: Some(attributes) };
-        Ok(Command { id: self.id, kind: Kind::ClusterMemberAttrSet, body: attributes.encode_to_vec().into() })
+        Ok(self.command(Kind::ClusterMemberAttrSet, &attributes))
+    }
+
+    fn command(&self, kind: Kind, message: &impl Message) -> Command {
+        Command { id: self.id, kind, caller: Caller::default(), body: message.encode_to_vec().into() }
     }
 }
 
@@ -144,7 +148,7 @@ mod tests {
     #[test]
     fn what_etcd_3_5_writes_about_itself_is_understood() {
         for entry in [Bytes::from_static(ATTRIBUTES), in_command(ATTRIBUTES)] {
-            let Command { id, kind, body } = Command::decode(entry).unwrap();
+            let Command { id, kind, body, .. } = Command::decode(entry).unwrap();
             assert!(id == 7 || id == 0x5315_a1fa_d462_1101, "{id:x}");
             assert_eq!(kind, Kind::ClusterMemberAttrSet);
             let read = ClusterMemberAttrSetRequest::decode(body).unwrap();

@@ -32,7 +32,7 @@ const TRAPS: [(u32, Shown, &str); 13] = [
 ];
 
 /// Texts of errors about keys, leases, watches and members, which clients compare word for word.
-const ERRORS: [(&str, Shown); 23] = [
+const ERRORS: [(&str, Shown); 40] = [
     ("etcdserver: mvcc: required revision has been compacted", Script),
     ("etcdserver: mvcc: required revision is a future revision", Script),
     ("etcdserver: key not found", Script),
@@ -45,6 +45,23 @@ const ERRORS: [(&str, Shown); 23] = [
     ("etcdserver: can only promote a learner member", Script),
     ("etcdserver: too many learner members in cluster", Script),
     ("etcdserver: re-configuration failed due to not enough started members", Script),
+    ("etcdserver: mvcc: database space exceeded", Script),
+    ("etcdserver: corrupt cluster", Script),
+    ("etcdserver: user name is empty", Script),
+    ("etcdserver: user name already exists", Script),
+    ("etcdserver: user name not found", Script),
+    ("auth: authentication failed, password was given for no password user", Script),
+    ("etcdserver: role name is empty", Script),
+    ("etcdserver: role name already exists", Script),
+    ("etcdserver: role name not found", Script),
+    ("etcdserver: role is not granted to the user", Script),
+    ("etcdserver: permission not given", Script),
+    ("etcdserver: permission is not granted to the role", Script),
+    ("etcdserver: permission denied", Script),
+    ("etcdserver: invalid auth management", Script),
+    ("etcdserver: revision of auth store is old", Script),
+    ("etcdserver: root user does not exist", Script),
+    ("etcdserver: root user does not have root role", Script),
     ("mvcc: watcher range is empty", Script),
     ("mvcc: duplicate watch ID provided on the WatchStream", Script),
     ("etcdserver: key is not provided", Server),
@@ -107,13 +124,57 @@ fn every_refusal_is_in_the_list() {
         MemberNotLearner,
         TooManyLearners,
         NotEnoughMembers,
+        NoSpace,
+        Corrupt,
+        UserEmpty,
+        UserExists,
+        UserNotFound,
+        NoPasswordUser,
+        RoleEmpty,
+        RoleExists,
+        RoleNotFound,
+        RoleNotGranted,
+        PermissionNotGiven,
+        PermissionNotGranted,
+        PermissionDenied,
+        InvalidAuthManagement,
+        AuthOldRevision,
+        RootUserNotFound,
+        RootRoleNotFound,
     ];
     for refusal in all {
         // A new refusal stops this match from compiling, so that it is not forgotten here.
         match refusal {
-            Compacted | FutureRevision | KeyNotFound | LeaseNotFound | LeaseExists | LeaseTtlTooLarge
-            | MemberNotFound | MemberRemoved | MemberExists | PeerUrlExists | MemberNotLearner | TooManyLearners
-            | NotEnoughMembers => {}
+            Compacted
+            | FutureRevision
+            | KeyNotFound
+            | LeaseNotFound
+            | LeaseExists
+            | LeaseTtlTooLarge
+            | MemberNotFound
+            | MemberRemoved
+            | MemberExists
+            | PeerUrlExists
+            | MemberNotLearner
+            | TooManyLearners
+            | NotEnoughMembers
+            | NoSpace
+            | Corrupt
+            | UserEmpty
+            | UserExists
+            | UserNotFound
+            | NoPasswordUser
+            | RoleEmpty
+            | RoleExists
+            | RoleNotFound
+            | RoleNotGranted
+            | PermissionNotGiven
+            | PermissionNotGranted
+            | PermissionDenied
+            | InvalidAuthManagement
+            | AuthOldRevision
+            | RootUserNotFound
+            | RootRoleNotFound => {}
         }
         let text = refusal.to_string();
         assert!(ERRORS.contains(&(&text, Script)), "{text}");

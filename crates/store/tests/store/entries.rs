@@ -5,14 +5,19 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use metastore_engine::{Applied, Engine, Memory};
+use metastore_proto::authpb::Permission;
 use metastore_proto::etcdserverpb::compare::TargetUnion;
 use metastore_proto::etcdserverpb::request_op::Request;
 use metastore_proto::etcdserverpb::{
-    CompactionRequest, Compare, DeleteRangeRequest, LeaseGrantRequest, LeaseRevokeRequest, PutRequest, RangeRequest,
-    RequestOp, TxnRequest,
+    AlarmRequest, AuthRoleAddRequest, AuthRoleDeleteRequest, AuthRoleGrantPermissionRequest,
+    AuthRoleRevokePermissionRequest, AuthUserAddRequest, AuthUserChangePasswordRequest, AuthUserDeleteRequest,
+    AuthUserGrantRoleRequest, AuthUserRevokeRoleRequest, CompactionRequest, Compare, DeleteRangeRequest,
+    LeaseGrantRequest, LeaseRevokeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
 };
-use metastore_proto::membershippb::{Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest};
-use metastore_store::command::{Command, Kind};
+use metastore_proto::membershippb::{
+    Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest, DowngradeInfoSetRequest,
+};
+use metastore_store::command::{Caller, Command, Kind};
 use metastore_store::mvcc::RangeQuery;
 use metastore_store::snapshot::{Incoming, SnapshotError};
 use metastore_store::{Halt, Store};
@@ -185,7 +190,14 @@ impl Input<'_> {
 
     fn command(&mut self) -> Bytes {
         let id = u64::from(self.byte());
-        match self.byte() % 12 {
+        match self.byte() {
+            224.. => self.fact(id),
+            choice => self.frequent(choice, id),
+        }
+    }
+
+    fn frequent(&mut self, choice: u8, id: u64) -> Bytes {
+        match choice % 12 {
             0..3 => Command::encode(id, Kind::Put, &self.put()),
             3..5 => Command::encode(id, Kind::DeleteRange, &self.delete()),
             5..8 => Command::encode(id, Kind::Txn, &self.txn(0)),
@@ -196,6 +208,61 @@ impl Input<'_> {
             9 => Command::encode(id, Kind::LeaseGrant, &LeaseGrantRequest { ttl: self.number(), id: self.id() }),
             10 => Command::encode(id, Kind::LeaseRevoke, &LeaseRevokeRequest { id: self.id() }),
             _ => self.cluster(id),
+        }
+    }
+
+    /// A name that users and roles may have.
+    fn name(&mut self) -> String {
+        const NAMES: [&str; 4] = ["", "root", "a", "b"];
+        NAMES[usize::from(self.byte()) % NAMES.len()].to_owned()
+    }
+
+    /// Facts beside the keys, in the name of a user that may be there.
+    fn fact(&mut self, id: u64) -> Bytes {
+        let caller = Caller { user: self.name().into(), auth_revision: u64::from(self.byte() % 16) };
+        let (name, role) = (self.name(), self.name());
+        match self.byte() % 13 {
+            0 => Command::encode_as(&caller, id, Kind::AuthEnable, &()),
+            1 => Command::encode_as(&caller, id, Kind::AuthDisable, &()),
+            2 => {
+                let request = AuthUserAddRequest { name, ..AuthUserAddRequest::default() };
+                Command::encode_as(&caller, id, Kind::AuthUserAdd, &request)
+            }
+            3 => Command::encode_as(&caller, id, Kind::AuthUserDelete, &AuthUserDeleteRequest { name }),
+            4 => {
+                let hashed_password = String::from_utf8_lossy(&self.bytes()).into_owned();
+                let request = AuthUserChangePasswordRequest { name, hashed_password, ..Default::default() };
+                Command::encode_as(&caller, id, Kind::AuthUserChangePassword, &request)
+            }
+            5 => {
+                let request = AuthUserGrantRoleRequest { user: name, role };
+                Command::encode_as(&caller, id, Kind::AuthUserGrantRole, &request)
+            }
+            6 => {
+                let request = AuthUserRevokeRoleRequest { name, role };
+                Command::encode_as(&caller, id, Kind::AuthUserRevokeRole, &request)
+            }
+            7 => Command::encode_as(&caller, id, Kind::AuthRoleAdd, &AuthRoleAddRequest { name: role }),
+            8 => Command::encode_as(&caller, id, Kind::AuthRoleDelete, &AuthRoleDeleteRequest { role }),
+            9 => {
+                let perm_type = i32::from(self.byte() % 4);
+                let perm = Permission { perm_type, key: self.key(), range_end: self.key() };
+                let request = AuthRoleGrantPermissionRequest { name: role, perm: self.bit().then_some(perm) };
+                Command::encode_as(&caller, id, Kind::AuthRoleGrantPermission, &request)
+            }
+            10 => {
+                let request = AuthRoleRevokePermissionRequest { role, key: self.key(), range_end: self.key() };
+                Command::encode_as(&caller, id, Kind::AuthRoleRevokePermission, &request)
+            }
+            11 => {
+                let request = DowngradeInfoSetRequest { enabled: self.bit(), ver: name };
+                Command::encode_as(&caller, id, Kind::DowngradeInfoSet, &request)
+            }
+            _ => {
+                let (action, alarm) = (i32::from(self.byte() % 4), i32::from(self.byte() % 4));
+                let request = AlarmRequest { action, member_id: u64::from(self.byte()), alarm };
+                Command::encode_as(&caller, id, Kind::Alarm, &request)
+            }
         }
     }
 

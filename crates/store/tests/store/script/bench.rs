@@ -10,7 +10,7 @@ use metastore_proto::etcdserverpb::CompactionRequest;
 use metastore_proto::membershippb::{Attributes, ClusterMemberAttrSetRequest, ClusterVersionSetRequest};
 use metastore_proto::raftpb::{ConfChange, ConfState};
 use metastore_store::apply::range_query;
-use metastore_store::command::{Command, Kind};
+use metastore_store::command::{Caller, Command, Kind};
 use metastore_store::lease::Expiry;
 use metastore_store::mvcc::{CompactionHashJob, Pin};
 use metastore_store::schema::CONF_STATE;
@@ -36,6 +36,8 @@ pub struct Bench {
     pub streams: BTreeMap<String, StreamId>,
     pub expiry: Expiry,
     pub now_ms: u64,
+    /// In whose name commands are given.
+    pub caller: Caller,
     /// Applied entries stay unpublished until `publish`.
     holding: bool,
     /// The hub does not hear of what is published.
@@ -52,8 +54,9 @@ impl Bench {
         let (limits, home) = (Limits::default(), Home::new(medium));
         let (store, hub) = open(home.open(), limits);
         let (streams, expiry, pins) = (BTreeMap::new(), Expiry::default(), Vec::new());
-        let (now_ms, holding, deaf, hashing) = (0, false, false, None);
-        Self { medium, store, hub, limits, streams, expiry, now_ms, holding, deaf, pins, hashing, home }
+        let (now_ms, caller) = (0, Caller::default());
+        let (holding, deaf, hashing) = (false, false, None);
+        Self { medium, store, hub, limits, streams, expiry, now_ms, caller, holding, deaf, pins, hashing, home }
     }
 
     /// Runs one command; returns the trace.
@@ -73,9 +76,12 @@ impl Bench {
             "cluster_version" | "member_change" | "member_attributes" | "members" => self.cluster(command, rest),
             "entry" | "skip" => self.raw(command, rest),
             "hold" | "publish" | "restart" | "snapshot" | "snapshot_damaged" => self.lifecycle(command),
-            _ => match self.run_lease(command, rest)? {
+            _ => match self.run_facts(command, rest)? {
                 Some(trace) => Ok(trace),
-                None => self.run_watch(command, rest),
+                None => match self.run_lease(command, rest)? {
+                    Some(trace) => Ok(trace),
+                    None => self.run_watch(command, rest),
+                },
             },
         }
     }
@@ -83,7 +89,7 @@ impl Bench {
     /// Applies a command as the next entry of the log.
     pub fn apply(&mut self, kind: Kind, message: &impl Message) -> Result<Vec<String>> {
         let index = self.store.applied().index + 1;
-        Ok(self.apply_bytes(index, Command::encode(index, kind, message)))
+        Ok(self.apply_bytes(index, Command::encode_as(&self.caller, index, kind, message)))
     }
 
     fn apply_bytes(&mut self, index: u64, entry: Bytes) -> Vec<String> {

@@ -10,6 +10,7 @@
 //! `x`. Options stand behind, as `name=value` or alone: [`bench`] has the commands, [`request`] their options.
 
 mod bench;
+mod facts;
 mod leases;
 mod request;
 mod trace;

@@ -73,6 +73,11 @@ pub fn outcome(outcome: &Outcome) -> Vec<String> {
         Ok(Reply::LeaseCheckpoint) => out.push(format!("noted rev={revision}")),
         Ok(Reply::MembersChanged) => out.push(format!("members changed rev={revision}")),
         Ok(Reply::Recorded) => out.push(format!("recorded rev={revision}")),
+        Ok(Reply::Alarms(alarms)) => {
+            out.push(format!("{} alarms rev={revision}", alarms.len()));
+            out.extend(alarms.iter().map(|alarm| format!("  {} of member {}", alarm.alarm, alarm.member_id)));
+        }
+        Ok(Reply::AnsweredElsewhere) => out.push(format!("nothing changes rev={revision}")),
     }
     out
 }

@@ -1,0 +1,153 @@
+//! What is refused for a while: commands that need more room than there is, commands on a state that is not that of the others,
+//! and those that their caller may not give (etcd: `server/etcdserver/apply`).
+//!
+//! etcd's members ask this when they apply a command, and so must this one, or the same log would give different states. Nothing
+//! of this is looked at while no alarm stands and no users are asked for.
+
+use metastore_proto::Message;
+use metastore_proto::etcdserverpb::request_op::Request;
+use metastore_proto::etcdserverpb::{
+    AlarmType, Compare, DeleteRangeRequest, LeaseRevokeRequest, PutRequest, RequestOp, TxnRequest,
+};
+
+use super::Applying;
+use super::command::{Caller, Command, Kind};
+use crate::auth::Access;
+use crate::lease::keys;
+use crate::{Refusal, Store};
+
+impl Store {
+    /// Whether there is any reason to ask [`Store::admits`].
+    pub(super) fn is_restricted(&self) -> bool {
+        !self.alarms.is_empty() || self.auth.enabled()
+    }
+
+    /// Whether a command may be executed now.
+    pub(super) fn admits(&self, command: &Command) -> Applying<()> {
+        let Command { kind, caller, body, .. } = command;
+        let body = body.clone();
+        Ok(match kind {
+            Kind::Put => {
+                let request = PutRequest::decode(body)?;
+                match self.has_room(true) {
+                    Ok(()) => self.may_put(caller, &request)?,
+                    refused => refused,
+                }
+            }
+            Kind::DeleteRange => {
+                let request = DeleteRangeRequest::decode(body)?;
+                self.is_sound().and_then(|()| self.may_delete(caller, &request))
+            }
+            Kind::Txn => {
+                let request = TxnRequest::decode(body)?;
+                match self.has_room(puts(&request)) {
+                    Ok(()) => self.may_run(caller, &request)?,
+                    refused => refused,
+                }
+            }
+            Kind::Compaction => self.is_sound(),
+            Kind::LeaseGrant => self.has_room(true),
+            Kind::LeaseRevoke => {
+                let LeaseRevokeRequest { id } = LeaseRevokeRequest::decode(body)?;
+                match self.is_sound() {
+                    Ok(()) => self.may_change_keys_of(caller, id)?,
+                    refused => refused,
+                }
+            }
+            Kind::AuthEnable
+            | Kind::AuthDisable
+            | Kind::AuthUserAdd
+            | Kind::AuthUserDelete
+            | Kind::AuthUserChangePassword
+            | Kind::AuthUserGrantRole
+            | Kind::AuthUserRevokeRole
+            | Kind::AuthRoleAdd
+            | Kind::AuthRoleDelete
+            | Kind::AuthRoleGrantPermission
+            | Kind::AuthRoleRevokePermission => self.auth.admin(caller),
+            Kind::Range
+            | Kind::Alarm
+            | Kind::LeaseCheckpoint
+            | Kind::Authenticate
+            | Kind::AuthStatus
+            | Kind::AuthUserGet
+            | Kind::AuthUserList
+            | Kind::AuthRoleList
+            | Kind::AuthRoleGet
+            | Kind::ClusterVersionSet
+            | Kind::ClusterMemberAttrSet
+            | Kind::DowngradeInfoSet
+            | Kind::DowngradeVersionTest => Ok(()),
+        })
+    }
+
+    /// Whether the state is that of the others.
+    fn is_sound(&self) -> Result<(), Refusal> {
+        if self.alarms.stands(AlarmType::Corrupt) { Err(Refusal::Corrupt) } else { Ok(()) }
+    }
+
+    /// The same; and room for a command that takes some.
+    fn has_room(&self, takes_room: bool) -> Result<(), Refusal> {
+        self.is_sound()?;
+        if takes_room && self.alarms.stands(AlarmType::Nospace) { Err(Refusal::NoSpace) } else { Ok(()) }
+    }
+
+    fn may_put(&self, caller: &Caller, request: &PutRequest) -> Applying<()> {
+        let PutRequest { key, lease, prev_kv, .. } = request;
+        if let Err(refusal) = self.auth.permits(caller, Access::Write, key, b"") {
+            return Ok(Err(refusal));
+        }
+        if let Err(refusal) = self.may_change_keys_of(caller, *lease)? {
+            return Ok(Err(refusal));
+        }
+        Ok(if *prev_kv { self.auth.permits(caller, Access::Read, key, b"") } else { Ok(()) })
+    }
+
+    fn may_delete(&self, caller: &Caller, request: &DeleteRangeRequest) -> Result<(), Refusal> {
+        let DeleteRangeRequest { key, range_end, prev_kv } = request;
+        self.auth.permits(caller, Access::Write, key, range_end)?;
+        if *prev_kv { self.auth.permits(caller, Access::Read, key, range_end) } else { Ok(()) }
+    }
+
+    /// With a lease go all its keys.
+    fn may_change_keys_of(&self, caller: &Caller, lease: i64) -> Applying<()> {
+        if !self.leases.contains(lease) || self.auth.admin(caller).is_ok() {
+            return Ok(Ok(()));
+        }
+        let keys = keys::keys_of(self.engine.as_ref(), lease)?;
+        Ok(keys.iter().try_for_each(|key| self.auth.permits(caller, Access::Write, key, b"")))
+    }
+
+    /// Both branches are looked at, whichever is taken.
+    fn may_run(&self, caller: &Caller, request: &TxnRequest) -> Applying<()> {
+        let read = |compare: &Compare| self.auth.permits(caller, Access::Read, &compare.key, &compare.range_end);
+        if let Err(refusal) = request.compare.iter().try_for_each(read) {
+            return Ok(Err(refusal));
+        }
+        for op in request.success.iter().chain(&request.failure) {
+            if let Err(refusal) = self.may_do(caller, op)? {
+                return Ok(Err(refusal));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    fn may_do(&self, caller: &Caller, op: &RequestOp) -> Applying<()> {
+        Ok(match &op.request {
+            Some(Request::RequestRange(range)) => self.auth.permits(caller, Access::Read, &range.key, &range.range_end),
+            Some(Request::RequestPut(put)) => self.may_put(caller, put)?,
+            Some(Request::RequestDeleteRange(delete)) => self.may_delete(caller, delete),
+            Some(Request::RequestTxn(txn)) => self.may_run(caller, txn)?,
+            None => Ok(()),
+        })
+    }
+}
+
+/// Whether a transaction may write a key, in either branch.
+fn puts(request: &TxnRequest) -> bool {
+    request.success.iter().chain(&request.failure).any(|op| match &op.request {
+        Some(Request::RequestPut(_)) => true,
+        Some(Request::RequestTxn(txn)) => puts(txn),
+        _ => false,
+    })
+}

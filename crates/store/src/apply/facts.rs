@@ -1,0 +1,57 @@
+//! What is recorded beside the keys: alarms, users and roles, a downgrade under way.
+
+use metastore_proto::Message;
+use metastore_proto::etcdserverpb::alarm_request::AlarmAction;
+use metastore_proto::etcdserverpb::{AlarmMember, AlarmRequest, AlarmType};
+use metastore_proto::membershippb::DowngradeInfoSetRequest;
+
+use bytes::Bytes;
+
+use super::command::Kind;
+use super::{Applying, HaltCause, Reply};
+use crate::{Refusal, Store};
+
+impl Store {
+    /// Answers with the alarms that were asked for, raised or taken back.
+    pub(super) fn alarm(&mut self, request: &AlarmRequest) -> Applying<Reply> {
+        let alarm = AlarmMember { member_id: request.member_id, alarm: request.alarm };
+        let none = alarm.alarm == AlarmType::None as i32;
+        let engine = self.engine.as_ref();
+        let concerned = match AlarmAction::try_from(request.action) {
+            Ok(AlarmAction::Get) => self.alarms.of(request.alarm),
+            Ok(AlarmAction::Activate) if !none => {
+                self.alarms.raise(engine, &alarm)?;
+                vec![alarm]
+            }
+            Ok(AlarmAction::Deactivate) if self.alarms.clear(engine, &alarm)? => vec![alarm],
+            Ok(AlarmAction::Activate | AlarmAction::Deactivate) | Err(_) => Vec::new(),
+        };
+        Ok(Ok(Reply::Alarms(concerned)))
+    }
+
+    /// A command about users or roles that changes them.
+    pub(super) fn change_auth(&mut self, kind: Kind, body: Bytes) -> Result<Result<Reply, Refusal>, HaltCause> {
+        let (auth, engine) = (&mut self.auth, self.engine.as_ref());
+        let changed = match kind {
+            Kind::AuthEnable => auth.enable(engine)?,
+            Kind::AuthDisable => auth.disable(engine)?,
+            Kind::AuthUserAdd => auth.add_user(engine, Message::decode(body)?)?,
+            Kind::AuthUserDelete => auth.delete_user(engine, &Message::decode(body)?)?,
+            Kind::AuthUserChangePassword => auth.change_password(engine, Message::decode(body)?)?,
+            Kind::AuthUserGrantRole => auth.grant_role(engine, Message::decode(body)?)?,
+            Kind::AuthUserRevokeRole => auth.revoke_role(engine, Message::decode(body)?)?,
+            Kind::AuthRoleAdd => auth.add_role(engine, Message::decode(body)?)?,
+            Kind::AuthRoleDelete => auth.delete_role(engine, &Message::decode(body)?)?,
+            Kind::AuthRoleGrantPermission => auth.grant_permission(engine, Message::decode(body)?)?,
+            Kind::AuthRoleRevokePermission => auth.revoke_permission(engine, &Message::decode(body)?)?,
+            other => return Err(HaltCause::Malformed(format!("{other:?} is no change of users or roles"))),
+        };
+        Ok(changed.map(|()| Reply::Recorded))
+    }
+
+    pub(super) fn set_downgrade(&mut self, request: DowngradeInfoSetRequest) -> Applying<Reply> {
+        let target = request.enabled.then_some(request.ver);
+        self.members.set_downgrade(self.engine.as_ref(), target)?;
+        Ok(Ok(Reply::Recorded))
+    }
+}

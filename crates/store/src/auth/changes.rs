@@ -1,0 +1,236 @@
+//! What the commands about users and roles change. Rows are written as etcd writes them, byte by byte.
+
+use base64::Engine as _;
+use base64::alphabet::STANDARD;
+use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
+use bytes::Bytes;
+use metastore_engine::{Engine, EngineError, Table};
+use metastore_proto::Message;
+use metastore_proto::authpb::{Permission, Role, User, UserAddOptions};
+use metastore_proto::etcdserverpb::{
+    AuthRoleAddRequest, AuthRoleDeleteRequest, AuthRoleGrantPermissionRequest, AuthRoleRevokePermissionRequest,
+    AuthUserAddRequest, AuthUserChangePasswordRequest, AuthUserDeleteRequest, AuthUserGrantRoleRequest,
+    AuthUserRevokeRoleRequest,
+};
+
+use super::{Auth, DISABLED, ENABLED, ROOT};
+use crate::Refusal;
+use crate::schema::{AUTH_ENABLED, AUTH_REVISION};
+
+/// What became of a change: outside, the medium failed; inside, it is refused and nothing has changed.
+type Changing = Result<Result<(), Refusal>, EngineError>;
+
+/// What Go's decoder takes: padded, and whatever the unused bits are.
+const BASE64: GeneralPurpose =
+    GeneralPurpose::new(&STANDARD, GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true));
+
+impl Auth {
+    pub(crate) fn enable(&mut self, engine: &dyn Engine) -> Changing {
+        if self.enabled {
+            return Ok(Ok(()));
+        }
+        let Some(root) = self.users.get(ROOT) else { return Ok(Err(Refusal::RootUserNotFound)) };
+        if !is_root(root) {
+            return Ok(Err(Refusal::RootRoleNotFound));
+        }
+        engine.put(Table::Auth, AUTH_ENABLED, ENABLED)?;
+        self.enabled = true;
+        Ok(Ok(()))
+    }
+
+    pub(crate) fn disable(&mut self, engine: &dyn Engine) -> Changing {
+        if !self.enabled {
+            return Ok(Ok(()));
+        }
+        engine.put(Table::Auth, AUTH_ENABLED, DISABLED)?;
+        self.enabled = false;
+        self.changed(engine)
+    }
+
+    pub(crate) fn add_user(&mut self, engine: &dyn Engine, request: AuthUserAddRequest) -> Changing {
+        let AuthUserAddRequest { name, options, hashed_password, .. } = request;
+        if name.is_empty() {
+            return Ok(Err(Refusal::UserEmpty));
+        }
+        if self.users.contains_key(&name) {
+            return Ok(Err(Refusal::UserExists));
+        }
+        let options = options.unwrap_or_default();
+        let password = match password(Some(&options), &hashed_password) {
+            Ok(password) => password,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let user = User { name: name.clone().into(), password, options: Some(options), ..User::default() };
+        self.put_user(engine, name, user)?;
+        self.changed(engine)
+    }
+
+    pub(crate) fn delete_user(&mut self, engine: &dyn Engine, request: &AuthUserDeleteRequest) -> Changing {
+        if self.enabled && request.name == ROOT {
+            return Ok(Err(Refusal::InvalidAuthManagement));
+        }
+        if self.users.remove(&request.name).is_none() {
+            return Ok(Err(Refusal::UserNotFound));
+        }
+        engine.delete(Table::AuthUsers, request.name.as_bytes())?;
+        self.changed(engine)
+    }
+
+    pub(crate) fn change_password(&mut self, engine: &dyn Engine, request: AuthUserChangePasswordRequest) -> Changing {
+        let AuthUserChangePasswordRequest { name, hashed_password, .. } = request;
+        let Some(user) = self.users.get(&name) else { return Ok(Err(Refusal::UserNotFound)) };
+        let password = match password(user.options.as_ref(), &hashed_password) {
+            Ok(password) => password,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let user = User { password, ..user.clone() };
+        self.put_user(engine, name, user)?;
+        self.changed(engine)
+    }
+
+    /// A role that the user has already is granted once more without a change, as in etcd. The role root need not exist.
+    pub(crate) fn grant_role(&mut self, engine: &dyn Engine, request: AuthUserGrantRoleRequest) -> Changing {
+        let AuthUserGrantRoleRequest { user: name, role } = request;
+        let Some(user) = self.users.get(&name) else { return Ok(Err(Refusal::UserNotFound)) };
+        if role != ROOT && !self.roles.contains_key(&role) {
+            return Ok(Err(Refusal::RoleNotFound));
+        }
+        if user.roles.contains(&role) {
+            return Ok(Ok(()));
+        }
+        let mut user = user.clone();
+        user.roles.push(role);
+        user.roles.sort_unstable();
+        self.put_user(engine, name, user)?;
+        self.changed(engine)
+    }
+
+    pub(crate) fn revoke_role(&mut self, engine: &dyn Engine, request: AuthUserRevokeRoleRequest) -> Changing {
+        let AuthUserRevokeRoleRequest { name, role } = request;
+        if self.enabled && name == ROOT && role == ROOT {
+            return Ok(Err(Refusal::InvalidAuthManagement));
+        }
+        let Some(user) = self.users.get(&name) else { return Ok(Err(Refusal::UserNotFound)) };
+        let Some(user) = without_role(user, &role) else { return Ok(Err(Refusal::RoleNotGranted)) };
+        self.put_user(engine, name, user)?;
+        self.changed(engine)
+    }
+
+    pub(crate) fn add_role(&mut self, engine: &dyn Engine, request: AuthRoleAddRequest) -> Changing {
+        let AuthRoleAddRequest { name } = request;
+        if name.is_empty() {
+            return Ok(Err(Refusal::RoleEmpty));
+        }
+        if self.roles.contains_key(&name) {
+            return Ok(Err(Refusal::RoleExists));
+        }
+        let role = Role { name: name.clone().into(), ..Role::default() };
+        self.put_role(engine, name, role)?;
+        self.changed(engine)
+    }
+
+    /// Users who had the role have it no more.
+    pub(crate) fn delete_role(&mut self, engine: &dyn Engine, request: &AuthRoleDeleteRequest) -> Changing {
+        let AuthRoleDeleteRequest { role } = request;
+        if self.enabled && role == ROOT {
+            return Ok(Err(Refusal::InvalidAuthManagement));
+        }
+        if self.roles.remove(role).is_none() {
+            return Ok(Err(Refusal::RoleNotFound));
+        }
+        engine.delete(Table::AuthRoles, role.as_bytes())?;
+        let changed = self.users.iter().filter_map(|(name, user)| Some((name.clone(), without_role(user, role)?)));
+        for (name, user) in changed.collect::<Vec<_>>() {
+            self.put_user(engine, name, user)?;
+        }
+        self.changed(engine)
+    }
+
+    /// The permission on the same range is replaced only where it is the first one that begins with its key; as in etcd, another
+    /// one is added otherwise.
+    pub(crate) fn grant_permission(
+        &mut self,
+        engine: &dyn Engine,
+        request: AuthRoleGrantPermissionRequest,
+    ) -> Changing {
+        let AuthRoleGrantPermissionRequest { name, perm } = request;
+        let Some(perm) = perm else { return Ok(Err(Refusal::PermissionNotGiven)) };
+        if !is_range(&perm) {
+            return Ok(Err(Refusal::InvalidAuthManagement));
+        }
+        let Some(role) = self.roles.get(&name) else { return Ok(Err(Refusal::RoleNotFound)) };
+        let mut role = role.clone();
+        let permissions = &mut role.key_permission;
+        let same = |other: &Permission| other.key == perm.key && other.range_end == perm.range_end;
+        let first = permissions.iter().position(|other| other.key >= perm.key);
+        match first.filter(|&at| same(&permissions[at])) {
+            Some(at) => permissions[at].perm_type = perm.perm_type,
+            None => {
+                permissions.push(perm);
+                permissions.sort_by(|one, other| one.key.cmp(&other.key));
+            }
+        }
+        self.put_role(engine, name, role)?;
+        self.changed(engine)
+    }
+
+    pub(crate) fn revoke_permission(
+        &mut self,
+        engine: &dyn Engine,
+        request: &AuthRoleRevokePermissionRequest,
+    ) -> Changing {
+        let AuthRoleRevokePermissionRequest { role: name, key, range_end } = request;
+        let Some(role) = self.roles.get(name) else { return Ok(Err(Refusal::RoleNotFound)) };
+        let mut role = role.clone();
+        let before = role.key_permission.len();
+        role.key_permission.retain(|perm| perm.key != key || perm.range_end != range_end);
+        if role.key_permission.len() == before {
+            return Ok(Err(Refusal::PermissionNotGranted));
+        }
+        self.put_role(engine, name.clone(), role)?;
+        self.changed(engine)
+    }
+
+    fn put_user(&mut self, engine: &dyn Engine, name: String, user: User) -> Result<(), EngineError> {
+        engine.put(Table::AuthUsers, name.as_bytes(), &user.encode_to_vec())?;
+        self.users.insert(name, user);
+        Ok(())
+    }
+
+    fn put_role(&mut self, engine: &dyn Engine, name: String, role: Role) -> Result<(), EngineError> {
+        engine.put(Table::AuthRoles, name.as_bytes(), &role.encode_to_vec())?;
+        self.roles.insert(name, role);
+        Ok(())
+    }
+
+    fn changed(&mut self, engine: &dyn Engine) -> Changing {
+        self.revision += 1;
+        engine.put(Table::Auth, AUTH_REVISION, &self.revision.to_be_bytes())?;
+        Ok(Ok(()))
+    }
+}
+
+pub(super) fn is_root(user: &User) -> bool {
+    user.roles.iter().any(|role| role == ROOT)
+}
+
+/// The bcrypt hash to store. There is none for users who cannot log in by a password; nor for a password that an etcd before 3.5
+/// proposed unhashed, since each of its members hashes it otherwise: that user must be given a new one.
+fn password(options: Option<&UserAddOptions>, hashed: &str) -> Result<Bytes, Refusal> {
+    if options.is_some_and(|options| options.no_password) {
+        return Ok(Bytes::new());
+    }
+    BASE64.decode(hashed).map(Bytes::from).map_err(|_| Refusal::NoPasswordUser)
+}
+
+/// The user without a role; `None` if it was not granted.
+fn without_role(user: &User, role: &str) -> Option<User> {
+    let roles: Vec<String> = user.roles.iter().filter(|other| *other != role).cloned().collect();
+    (roles.len() < user.roles.len()).then(|| User { roles, ..user.clone() })
+}
+
+/// Whether a permission is about a key, or about a range that can hold one.
+fn is_range(perm: &Permission) -> bool {
+    let Permission { key, range_end, .. } = perm;
+    !key.is_empty() && (range_end.is_empty() || key < range_end || range_end == &b"\0"[..])
+}

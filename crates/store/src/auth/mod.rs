@@ -1,0 +1,87 @@
+//! Users, roles and permissions (etcd: `server/auth/store.go`).
+//!
+//! ```text
+//!   commands ─▶ changes.rs      users and roles, and their rows in etcd's bytes
+//!               permission.rs   may this caller do that?  ◀── every command, while users are asked for
+//! ```
+//!
+//! A member of etcd checks permissions when a command is applied, because a client's own member may have an old view of the
+//! users. So must this one: a command that etcd refuses there, and that is applied here, would be the end of equal states.
+//! Deliberately absent: passwords, which are compared before a command is proposed; tokens, which are no part of the state.
+
+mod changes;
+mod permission;
+
+pub(crate) use permission::Access;
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use metastore_engine::{Engine, EngineError, Table};
+use metastore_proto::Message;
+use metastore_proto::authpb::{Role, User};
+
+use crate::command::Caller;
+use crate::schema::{AUTH_ENABLED, AUTH_REVISION, FIRST_AUTH_REVISION};
+
+/// The user without whom nothing can be enabled, and the role that may do everything.
+const ROOT: &str = "root";
+/// What stands at [`AUTH_ENABLED`].
+const ENABLED: &[u8] = &[1];
+const DISABLED: &[u8] = &[0];
+
+/// All users and roles, as the rows of the state have them.
+#[derive(Debug)]
+pub struct Auth {
+    enabled: bool,
+    /// Grows with each change of users, roles and permissions.
+    revision: u64,
+    users: BTreeMap<String, User>,
+    roles: BTreeMap<String, Role>,
+}
+
+impl Auth {
+    /// Reads what `engine` holds. An empty state gets the row that etcd writes into one, so that Hash agrees.
+    pub(crate) fn load(engine: &dyn Engine) -> Result<Self, EngineError> {
+        let enabled = engine.get(Table::Auth, AUTH_ENABLED)?.as_deref() == Some(ENABLED);
+        let revision = match engine.get(Table::Auth, AUTH_REVISION)? {
+            Some(bytes) => u64::from_be_bytes(bytes[..].try_into().map_err(|_| {
+                EngineError(format!("row authRevision of table auth is damaged: expected 8 bytes, found {bytes:?}"))
+            })?),
+            None => {
+                engine.put(Table::Auth, AUTH_REVISION, &FIRST_AUTH_REVISION.to_be_bytes())?;
+                FIRST_AUTH_REVISION
+            }
+        };
+        let users = load_rows(engine, Table::AuthUsers)?;
+        let roles = load_rows(engine, Table::AuthRoles)?;
+        Ok(Self { enabled, revision, users, roles })
+    }
+
+    /// Whether clients must say who they are.
+    pub fn enabled(&self) -> bool {
+        self.enabled
+    }
+
+    /// In whose name a member proposes what no client has asked for.
+    pub fn own_caller(&self) -> Caller {
+        if self.enabled {
+            Caller { user: Bytes::from_static(ROOT.as_bytes()), auth_revision: self.revision }
+        } else {
+            Caller::default()
+        }
+    }
+}
+
+/// The rows of a table, by name.
+fn load_rows<T: Message + Default>(engine: &dyn Engine, table: Table) -> Result<BTreeMap<String, T>, EngineError> {
+    let read = |(key, value): (Vec<u8>, Vec<u8>)| {
+        let damaged = |error: &dyn std::fmt::Display| {
+            EngineError(format!("row {} of table {} is damaged: {error}", key.escape_ascii(), table.name()))
+        };
+        let row = T::decode(&value[..]).map_err(|error| damaged(&error))?;
+        let name = std::str::from_utf8(&key).map_err(|error| damaged(&error))?;
+        Ok((name.to_owned(), row))
+    };
+    engine.rows(table, b"")?.into_iter().map(read).collect()
+}

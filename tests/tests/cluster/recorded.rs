@@ -1,0 +1,162 @@
+//! What an etcd writes into the log of a cluster that it shares with MetaStore, beside keys and leases: questions, alarms, users and
+//! roles, downgrades.
+
+use std::time::Duration;
+
+use metastore_proto::etcdserverpb::alarm_request::AlarmAction;
+use metastore_proto::etcdserverpb::*;
+use metastore_tests::cluster::Cluster;
+use metastore_tests::paths;
+use metastore_tests::programs::{self, Engine, Server};
+use tonic::Code;
+
+use super::etcdctl::Etcdctl;
+
+/// The member that is an etcd; the others are MetaStore's, one of each engine.
+const ETCD: usize = 0;
+/// For a lease of two seconds, and an election of its leader.
+const EXPIRY: Duration = Duration::from_secs(30);
+
+/// Each is a command in the log of etcd, and changes nothing.
+const QUESTIONS: [&str; 8] = [
+    "endpoint health",
+    "endpoint status",
+    "alarm list",
+    "auth status",
+    "user list",
+    "role list",
+    "downgrade validate 3.6.0",
+    "get --prefix a",
+];
+
+/// These are recorded by every member, in this order.
+const RECORDS: [&str; 21] = [
+    "user add root:pw",
+    "user add alice:pw",
+    "user add robot --no-password",
+    "role add root",
+    "role add r",
+    "role add gone",
+    "role grant-permission r readwrite a c",
+    "role grant-permission r read c",
+    "role grant-permission r write x --from-key",
+    "role grant-permission r read a c",
+    "role grant-permission r readwrite a c",
+    "role grant-permission gone read b",
+    "role revoke-permission r c",
+    "user grant-role root root",
+    "user grant-role alice r",
+    "user grant-role alice gone",
+    "user grant-role robot gone",
+    "role delete gone",
+    "user revoke-role alice r",
+    "user grant-role alice r",
+    "user delete robot",
+];
+
+/// Regression: the first of these ended every MetaStore of the cluster, and each restart.
+#[test]
+fn what_an_etcd_writes_into_the_log_beside_keys_is_recorded_alike_by_all() {
+    let found = programs::etcd("newest").and_then(|etcd| {
+        let metastores = [programs::subject(Engine::Memory)?, programs::subject(Engine::RocksDb)?];
+        Ok((etcd, metastores))
+    });
+    let Some((etcd, [memory, rocksdb])) = programs::or_skip("recorded beside etcd", found) else { return };
+    let is_etcd = memory.is_etcd();
+    let mut cluster = Cluster::start(&[Server::etcd(&etcd), memory, rocksdb], &[]);
+    let etcdctl = Etcdctl { program: etcd.join("etcdctl"), endpoints: cluster.address(ETCD).to_string() };
+
+    for leader in [ETCD, 1, 2] {
+        cluster.move_leader(leader);
+        QUESTIONS.iter().for_each(|question| _ = etcdctl.run(question));
+    }
+    same_state(&cluster);
+    RECORDS.iter().for_each(|record| _ = etcdctl.run(record));
+    same_state(&cluster);
+    alarms(&cluster, &etcdctl);
+    downgrade(&cluster, &etcdctl);
+    users(&cluster, &etcdctl, is_etcd);
+
+    same_state(&cluster);
+    for node in [1, 2] {
+        cluster.kill(node);
+        cluster.restart(node);
+    }
+    cluster.put(1, "b", "after all this").expect("a write");
+    cluster.agree();
+    same_state(&cluster);
+}
+
+/// All that is stored hashes alike on all members.
+fn same_state(cluster: &Cluster) {
+    cluster.agree();
+    let hash = |node| cluster.call::<_, HashResponse>(node, paths::HASH, HashRequest {}).map(|hash| hash.hash);
+    cluster.eventually("equal states", |cluster| {
+        let hashes: Vec<u32> = cluster.running().into_iter().map(|node| hash(node).ok()).collect::<Option<_>>()?;
+        hashes.windows(2).all(|pair| pair[0] == pair[1]).then_some(())
+    });
+}
+
+/// An alarm that one member raises binds all, and any may take it back.
+fn alarms(cluster: &Cluster, etcdctl: &Etcdctl) {
+    let alarm = |node, action: AlarmAction| {
+        let request =
+            AlarmRequest { action: action.into(), member_id: cluster.id(1), alarm: AlarmType::Nospace.into() };
+        let answer: AlarmResponse = cluster.call(node, paths::ALARM, request).expect("an answer");
+        answer.alarms.iter().map(|alarm| (alarm.member_id, alarm.alarm())).collect::<Vec<_>>()
+    };
+    let raised = [(cluster.id(1), AlarmType::Nospace)];
+    assert_eq!(alarm(1, AlarmAction::Activate), raised);
+    assert!(etcdctl.run("alarm list").contains("NOSPACE"));
+    for node in cluster.running() {
+        assert_eq!(alarm(node, AlarmAction::Get), raised);
+        assert_eq!(cluster.put(node, "a", "no room").unwrap_err().code(), Code::ResourceExhausted);
+    }
+    assert!(cluster.status(2).expect("a status").errors.iter().any(|error| error.contains("NOSPACE")));
+    same_state(cluster);
+    etcdctl.run("alarm disarm");
+    for node in cluster.running() {
+        assert_eq!(alarm(node, AlarmAction::Get), []);
+        cluster.put(node, "a", "room again").expect("a write");
+    }
+}
+
+/// As long as it is under way, a MetaStore that leads does not take the cluster's version back up.
+fn downgrade(cluster: &Cluster, etcdctl: &Etcdctl) {
+    cluster.move_leader(ETCD);
+    etcdctl.run("downgrade enable 3.6");
+    let shown = |cluster: &Cluster, enabled| {
+        let info = |node| Some(cluster.status(node).ok()?.downgrade_info?.enabled == enabled);
+        cluster.running().into_iter().all(|node| info(node) == Some(true)).then_some(())
+    };
+    cluster.eventually("all members show the downgrade", |cluster| shown(cluster, true));
+    cluster.move_leader(1);
+    etcdctl.run("downgrade cancel");
+    cluster.eventually("all members show its end", |cluster| shown(cluster, false));
+}
+
+/// Who may do what is asked when a command is applied, so MetaStore must refuse what etcd refuses. It serves no client then.
+fn users(cluster: &Cluster, etcdctl: &Etcdctl, is_etcd: bool) {
+    for leader in [1, ETCD] {
+        cluster.move_leader(leader);
+        etcdctl.run("auth enable");
+        let [root, alice] = ["root", "alice"].map(|user| move |rest: &str| format!("{rest} --user {user}:pw"));
+        etcdctl.run(&root("put z 1"));
+        etcdctl.run(&alice("put a 1"));
+        for refused in [alice("put c 1"), alice("del a d"), alice("user add eve:pw"), "put a 2".into()] {
+            assert!(etcdctl.try_run(&refused).1.is_some(), "{refused}");
+        }
+        // A lease that nobody keeps alive ends, whoever may write its key.
+        let granted = etcdctl.run(&root("lease grant 2"));
+        let lease = granted.split_whitespace().nth(1).expect("\"lease <id> granted ...\"");
+        etcdctl.run(&root(&format!("put z 2 --lease={lease}")));
+        cluster.within(EXPIRY, "the key of a lease is gone", |_| {
+            etcdctl.run(&root("get z --print-value-only")).trim().is_empty().then_some(())
+        });
+        for node in [1, 2].into_iter().filter(|_| !is_etcd) {
+            assert_eq!(cluster.get(node, "a").unwrap_err().code(), Code::Unimplemented);
+            assert_eq!(cluster.put(node, "a", "1").unwrap_err().code(), Code::Unimplemented);
+        }
+        etcdctl.run(&root("auth disable"));
+    }
+}
