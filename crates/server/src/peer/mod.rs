@@ -45,6 +45,7 @@ macro_rules! log_stream {
 }
 
 pub mod check;
+mod checks;
 pub mod client;
 pub mod codec;
 pub mod headers;

@@ -1,4 +1,5 @@
-//! What other members ask of this one beside consensus: about leases, which the leader knows, and to promote a learner.
+//! What other members ask of this one beside consensus: about leases, which the leader knows, to promote a learner, and whether
+//! the states are equal.
 
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -9,7 +10,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 
-use super::{leases, promote};
+use super::{checks, leases, promote};
 use crate::api::Member;
 
 /// Why there is no answer, as plain text.
@@ -27,12 +28,7 @@ impl Refused {
 
 impl From<Refused> for Response<Bytes> {
     fn from(refused: Refused) -> Response<Bytes> {
-        let mut response =
-            answer_with(refused.status, "text/plain; charset=utf-8", format!("{}\n", refused.text).into());
-        if refused.status == StatusCode::METHOD_NOT_ALLOWED {
-            response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
-        }
-        response
+        answer_with(refused.status, "text/plain; charset=utf-8", format!("{}\n", refused.text).into())
     }
 }
 
@@ -45,7 +41,8 @@ pub(super) fn answer_with(status: StatusCode, content_type: &'static str, body: 
 
 /// Whether a path of the peer port is one of these.
 pub fn concerns(path: &str) -> bool {
-    matches!(path, leases::PATH | leases::INTERNAL_PATH) || path.starts_with(promote::PREFIX)
+    matches!(path, leases::PATH | leases::INTERNAL_PATH | checks::HASH_PATH | checks::DOWNGRADE_PATH)
+        || path.starts_with(promote::PREFIX)
 }
 
 /// Answers a request whose path is one that [`concerns`] this room.
@@ -60,11 +57,19 @@ async fn route<B>(member: &Member, request: Request<B>) -> Result<Response<Bytes
 where
     B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
 {
-    if request.method() != Method::POST {
-        return Err(Refused::new(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"));
-    }
     let (head, body) = request.into_parts();
-    match head.uri.path() {
+    let path = head.uri.path();
+    let method = if matches!(path, checks::HASH_PATH | checks::DOWNGRADE_PATH) { Method::GET } else { Method::POST };
+    if head.method != method {
+        let refused = Refused::new(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
+        let mut response = Response::from(refused);
+        let allowed = HeaderValue::from_str(method.as_str()).expect("a method is a token");
+        response.headers_mut().insert(ALLOW, allowed);
+        return Ok(response);
+    }
+    match path {
+        checks::HASH_PATH => checks::hash(member, &head.headers, read(body).await?).await,
+        checks::DOWNGRADE_PATH => checks::downgrade(member).await,
         leases::PATH => leases::renew(member, read(body).await?).await,
         leases::INTERNAL_PATH => leases::time_left(member, read(body).await?).await,
         path => promote::answer(member, path.strip_prefix(promote::PREFIX).unwrap_or(path)).await,
@@ -218,5 +223,48 @@ mod tests {
             () = test => {}
             _ = bench.answer(engine) => {}
         }
+    }
+
+    #[tokio::test(flavor = "local", start_paused = true)]
+    async fn states_are_compared_as_etcd_asks() {
+        let bench = Bench::new(&["http://127.0.0.1:1"]);
+        let hash = async |body: &'static str| ask(&bench, Method::GET, checks::HASH_PATH, body).await;
+        let reply = hash(r#"{"revision":1}"#).await;
+        assert_eq!((reply.status, &reply.headers["x-etcd-cluster-id"]), (StatusCode::OK, "9"));
+        assert_eq!(reply.headers["content-type"], "application/json");
+        // The answer of a real etcd 3.7.3 that holds nothing.
+        let body = r#"{"header":{"revision":1},"hash":1084519789,"compact_revision":-1,"hash_revision":1}"#;
+        assert_eq!(reply.body, body);
+        assert_eq!(hash("{}").await.body, body);
+        let refused = async |body| {
+            let reply = hash(body).await;
+            (reply.status.as_u16(), String::from_utf8_lossy(&reply.body).into_owned())
+        };
+        let future = "mvcc: required revision is a future revision\n".to_owned();
+        assert_eq!(refused(r#"{"revision":2}"#).await, (400, future));
+        for unreadable in ["", "x", "[", r#"{"revision":"1"}"#] {
+            assert_eq!(refused(unreadable).await, (400, "error unmarshalling request\n".to_owned()), "{unreadable}");
+        }
+        let post = ask(&bench, Method::POST, checks::HASH_PATH, "{}").await;
+        assert_eq!((post.status.as_u16(), &post.headers["allow"]), (405, "GET"));
+        let request = Request::builder().uri(checks::HASH_PATH).header("X-Etcd-Cluster-ID", "8");
+        let request = request.body(Full::new(Bytes::from_static(b"{}"))).unwrap();
+        let stranger = answer(bench.member.clone(), request).await;
+        assert_eq!((stranger.status().as_u16(), &stranger.body()[..]), (412, &b"cluster ID mismatch\n"[..]));
+    }
+
+    #[tokio::test(flavor = "local", start_paused = true)]
+    async fn a_downgrade_is_told_of_as_etcd_asks() {
+        let bench = Bench::new(&["http://127.0.0.1:1"]);
+        beside_the_engine(&bench, async {
+            let reply = ask(&bench, Method::GET, checks::DOWNGRADE_PATH, "").await;
+            assert_eq!((reply.status.as_u16(), &reply.body[..]), (200, &b"false"[..]));
+            assert_eq!(reply.headers["content-type"], "text/plain");
+            assert_eq!(ask(&bench, Method::POST, checks::DOWNGRADE_PATH, "").await.status.as_u16(), 405);
+        })
+        .await;
+        let alone = ask(&bench, Method::GET, checks::DOWNGRADE_PATH, "").await;
+        let text = String::from_utf8_lossy(&alone.body).into_owned();
+        assert_eq!((alone.status.as_u16(), text.starts_with("failed linearized read: ")), (500, true), "{text}");
     }
 }

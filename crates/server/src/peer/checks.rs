@@ -1,0 +1,96 @@
+//! `GET /members/hashkv` and `GET /downgrade/enabled`: what members of etcd ask to find out whether the states are equal, and whether
+//! the cluster is being taken back to an older version (etcd: `etcdserver/corrupt.go`, `etcdserver/server.go`).
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use metastore_store::Refusal;
+use metastore_store::mvcc::{HashKv, ReadError};
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::headers::{CLUSTER_ID, CLUSTER_ID_MISMATCH, said};
+use super::questions::{Refused, answer_with};
+use crate::api::Member;
+use crate::api::kv::on_pool;
+use crate::grpc::{Call, Status};
+
+pub const HASH_PATH: &str = "/members/hashkv";
+pub const DOWNGRADE_PATH: &str = "/downgrade/enabled";
+
+/// The question, as Go writes it. The revision 0 is left out, and means the current one.
+#[derive(Deserialize)]
+struct HashRequest {
+    #[serde(default)]
+    revision: i64,
+}
+
+/// The answer. Go leaves out what is 0.
+#[derive(Serialize)]
+struct HashResponse {
+    header: Header,
+    #[serde(skip_serializing_if = "is_zero")]
+    hash: i64,
+    #[serde(skip_serializing_if = "is_zero")]
+    compact_revision: i64,
+    #[serde(skip_serializing_if = "is_zero")]
+    hash_revision: i64,
+}
+
+#[derive(Serialize)]
+struct Header {
+    revision: i64,
+}
+
+fn is_zero(number: &i64) -> bool {
+    *number == 0
+}
+
+/// Answers [`HASH_PATH`].
+pub(super) async fn hash(member: &Member, headers: &HeaderMap, body: Bytes) -> Result<Response<Bytes>, Refused> {
+    if said(headers, &CLUSTER_ID).is_some_and(|id| id != cluster_id(member)) {
+        return Err(Refused::new(StatusCode::PRECONDITION_FAILED, CLUSTER_ID_MISMATCH));
+    }
+    let request: HashRequest = serde_json::from_slice(&body)
+        .map_err(|_| Refused::new(StatusCode::BAD_REQUEST, "error unmarshalling request"))?;
+    let view = member.view();
+    let hashed = on_pool(move || Ok::<_, Status>(view.hash_kv(request.revision))).await;
+    let hashed = hashed.map_err(|status| Refused::new(StatusCode::INTERNAL_SERVER_ERROR, status.message))?;
+    let HashKv { hash, compact_revision, hash_revision, revision } = hashed.map_err(unhashed)?;
+    let hash = i64::from(hash);
+    let answer = HashResponse { header: Header { revision }, hash, compact_revision, hash_revision };
+    let json = serde_json::to_vec(&answer).expect("plain structures become JSON");
+    Ok(sign(member, answer_with(StatusCode::OK, "application/json", json.into())))
+}
+
+/// The texts are those that etcd looks for: without what the client API puts in front of them.
+fn unhashed(error: ReadError) -> Refused {
+    let text = match error {
+        ReadError::Refused(Refusal::Compacted) => "mvcc: required revision has been compacted".into(),
+        ReadError::Refused(Refusal::FutureRevision) => "mvcc: required revision is a future revision".into(),
+        ReadError::Refused(refusal) => refusal.to_string(),
+        ReadError::Engine(error) => error.to_string(),
+    };
+    Refused::new(StatusCode::BAD_REQUEST, text)
+}
+
+/// Answers [`DOWNGRADE_PATH`], with what is so now.
+pub(super) async fn downgrade(member: &Member) -> Result<Response<Bytes>, Refused> {
+    let call = Call::of_member(Instant::now() + member.limits.request_timeout);
+    let late = |status: Status| {
+        let text = format!("failed linearized read: {}", status.message);
+        Refused::new(StatusCode::INTERNAL_SERVER_ERROR, text)
+    };
+    member.read_barrier(&call).await.map_err(late)?;
+    let enabled = if member.shared.downgrade().is_some() { "true" } else { "false" };
+    Ok(sign(member, answer_with(StatusCode::OK, "text/plain", Bytes::from_static(enabled.as_bytes()))))
+}
+
+fn cluster_id(member: &Member) -> String {
+    format!("{:x}", member.shared.cluster_id)
+}
+
+fn sign(member: &Member, mut response: Response<Bytes>) -> Response<Bytes> {
+    let id = HeaderValue::from_str(&cluster_id(member)).expect("hexadecimal digits");
+    response.headers_mut().insert(CLUSTER_ID, id);
+    response
+}
