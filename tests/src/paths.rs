@@ -14,7 +14,6 @@ pub const LEASE_TIME_TO_LIVE: &str = "/etcdserverpb.Lease/LeaseTimeToLive";
 pub const LEASE_LEASES: &str = "/etcdserverpb.Lease/LeaseLeases";
 pub const ALARM: &str = "/etcdserverpb.Maintenance/Alarm";
 pub const STATUS: &str = "/etcdserverpb.Maintenance/Status";
-pub const ALARM: &str = "/etcdserverpb.Maintenance/Alarm";
 pub const DEFRAGMENT: &str = "/etcdserverpb.Maintenance/Defragment";
 pub const HASH: &str = "/etcdserverpb.Maintenance/Hash";
 pub const HASH_KV: &str = "/etcdserverpb.Maintenance/HashKV";

@@ -37,6 +37,9 @@ const SNAPSHOT_LOG_BYTES: u64 = 256 << 20;
 const FLUSH_LOG_BYTES: u64 = 512 << 20;
 /// Learners that a cluster may have if nobody says otherwise, as in etcd.
 const MAX_LEARNERS: usize = 1;
+/// Entries kept at least while an etcd is among the members, which cannot be sent a state: some minutes of writes. One
+/// that lacks more must wait until an etcd leads.
+const KEEP_ENTRIES_FOR_ETCD: usize = 1 << 19;
 
 /// What a member is told at its start and keeps.
 #[derive(Clone, Debug)]
@@ -96,6 +99,13 @@ pub enum Fatal {
     /// Proof that this member has lost a part of its log, or that acknowledged entries are lost elsewhere.
     #[error("{0}")]
     LogLost(Rejected),
+    /// The leader is an etcd, and has no more entries for this member.
+    #[error(
+        "the leader, member {leader:x}, has sent its state at entry {index} as a database of etcd's, which this version of MetaStore \
+         does not read; its log does not reach back to entry {applied}, where this member is. Let a member of MetaStore lead \
+         (etcdctl move-leader) and start this one again, or add members of MetaStore while the log of the etcds is short"
+    )]
+    ForeignState { leader: u64, index: u64, applied: u64 },
     /// The members have removed this one.
     #[error("the member has been permanently removed from the cluster")]
     Removed,
@@ -171,6 +181,8 @@ pub struct Replica {
     /// Whether a job runs, and log bytes written since the last one was planned.
     snapshot: SnapshotProgress,
     past: past::Past,
+    /// An etcd is among the members.
+    beside_etcd: bool,
     /// Compactions whose requests want to be told when the old versions are gone.
     physical: Vec<Outcome>,
     /// What stopped the member.
@@ -225,6 +237,17 @@ impl Replica {
     /// Sends through `outbox` from now on. Before that, messages are lost.
     pub fn connect(&mut self, outbox: Box<dyn Outbox>) {
         self.outbox = outbox;
+    }
+
+    /// Says whether an etcd is among the members: more of the log is kept for it.
+    pub fn set_beside_etcd(&mut self, beside_etcd: bool) {
+        self.beside_etcd = beside_etcd;
+    }
+
+    /// How much of the log is kept in memory for followers.
+    fn keep(&self) -> Retention {
+        let least = if self.beside_etcd { KEEP_ENTRIES_FOR_ETCD } else { 0 };
+        Retention { entries: self.settings.keep.entries.max(least), ..self.settings.keep }
     }
 
     /// Takes a message of another member.
@@ -372,7 +395,7 @@ impl Replica {
         let first_outcome = output.outcomes.len();
         // Readers need not see anything of a batch that fails in the middle, so nobody may be told of its beginning.
         self.apply_all(committed, output).inspect_err(|_| output.outcomes.truncate(first_outcome))?;
-        self.consensus.applied(last, self.settings.keep);
+        self.consensus.applied(last, self.keep());
         self.hold_physical(output, first_outcome);
         Ok(())
     }

@@ -218,6 +218,8 @@ impl Driver {
 
     /// Does what is due, tells everyone, and says how long there is nothing more to do.
     fn advance(&mut self) -> Result<Duration, Fatal> {
+        // Before the log is cut, or what an etcd still lacks might go as soon as it is met.
+        self.replica.set_beside_etcd(self.transport.has_foreign_peers());
         self.replica.process(&mut self.output)?;
         let worked = self.replica.compact_step(&mut self.output)?;
         self.shared.set_standing(&self.replica.standing());
@@ -247,6 +249,7 @@ impl Driver {
             Event::Message(heard) => self.hear(heard.take())?,
             Event::Unreachable(id) => self.replica.unreachable(id),
             Event::StateReceived(received) => self.take_state(*received)?,
+            Event::ForeignState { from, index } => self.foreign_state(from, index)?,
             Event::StateSent { to, arrived } => self.replica.state_sent(to, arrived),
             Event::ClusterVersion(version) => self.agree_on_version(version),
             Event::Removed => self.was_removed(),

@@ -12,6 +12,10 @@ const MANY_BEFORE: usize = 4_000;
 /// Writes that all have applied in the end, at the least.
 const WRITES: usize = 10_000;
 const IN_FLIGHT: usize = 64;
+/// Entries that members of MetaStore keep for others of their kind. An etcd that is known gets more.
+const FEW_ENTRIES: &str = "--snapshot-count=100";
+/// More than that, and more than an etcd keeps for who joins.
+const TOO_MANY: usize = 1_000;
 const MORE_WRITES: usize = 200;
 
 #[test]
@@ -64,4 +68,81 @@ fn joins(name: &str, before: usize, founders: Result<Vec<Server>, String>, joine
     cluster.restart(third);
     cluster.put(third, "through the third", "").expect("a write");
     load.stop().check(&cluster);
+}
+
+/// Regression: the joiner refused ten states a second for ever.
+#[test]
+fn a_member_that_is_sent_a_database_of_etcds_says_so_once_and_ends() {
+    for engine in [Engine::Memory, Engine::RocksDb] {
+        let found = programs::etcd("newest").and_then(|etcd| Ok((Server::etcd(&etcd), programs::subject(engine)?)));
+        let Some((etcd, subject)) = programs::or_skip("a database of etcd's", found) else { return };
+        if subject.is_etcd() {
+            println!("a database of etcd's: skipped, because an etcd reads it");
+            return;
+        }
+        let mut cluster = Cluster::start(&[etcd], &[]);
+        cluster.put_many(0, TOO_MANY, IN_FLIGHT);
+        let joiner = cluster.intruder(&subject);
+        cluster.announce(joiner, true);
+        cluster.launch(joiner);
+        let log = cluster.wait_exit(joiner);
+        let said = |what: &str| log.iter().filter(|line| line.contains(what)).count();
+        assert_eq!(said("as a database of etcd's, which this version of MetaStore does not read"), 1, "{log:#?}");
+        assert!(said("receiving database snapshot") <= 3, "{log:#?}");
+        cluster.put(0, "the etcd", "goes on").expect("a write");
+    }
+}
+
+/// Regression: it was sent a state of MetaStore's, put that in the place of its database, and never started again.
+#[test]
+fn an_etcd_that_lacks_too_much_is_sent_nothing_and_stays_whole() {
+    let Some((etcd, founders)) = programs::or_skip("an etcd that lacks too much", etcd_and_subjects()) else { return };
+    if founders[0].is_etcd() {
+        println!("an etcd that lacks too much: skipped, because an etcd sends it its database");
+        return;
+    }
+    let mut cluster = Cluster::start(&founders, &[FEW_ENTRIES]);
+    let leader = cluster.leader();
+    cluster.put_many(leader, TOO_MANY, IN_FLIGHT);
+    let joiner = cluster.intruder(&etcd);
+    cluster.announce(joiner, true);
+    let withheld = |cluster: &Cluster| {
+        let log = cluster.member(leader).log();
+        log.iter().filter(|line| line.contains("nothing is sent to it")).count()
+    };
+    for start in 0..2 {
+        cluster.launch(joiner);
+        cluster.eventually("the leader says that it withholds its state", |cluster| {
+            (withheld(cluster) == 1).then_some(())
+        });
+        cluster.put_many(leader, TOO_MANY, IN_FLIGHT);
+        let log = cluster.member(joiner).log();
+        assert!(log.iter().all(|line| !line.contains("receiving database snapshot")), "start {start}: {log:#?}");
+        cluster.kill(joiner);
+    }
+    assert_eq!(withheld(&cluster), 1);
+}
+
+/// The log is kept for an etcd that is known, because it cannot be sent anything else.
+#[test]
+fn an_etcd_that_was_away_catches_up_from_the_log() {
+    let Some((etcd, founders)) = programs::or_skip("an etcd that was away", etcd_and_subjects()) else { return };
+    let mut cluster = Cluster::start(&[founders, vec![etcd]].concat(), &[FEW_ENTRIES]);
+    cluster.agree();
+    cluster.move_leader(0);
+    // Followers keep as much as the leader: any of them may lead when the etcd is back.
+    for (number, leader) in [0, 1].into_iter().enumerate() {
+        cluster.kill(2);
+        cluster.put_many(cluster.leader(), TOO_MANY, IN_FLIGHT);
+        cluster.move_leader(leader);
+        cluster.restart(2);
+        cluster.put(2, "back", &number.to_string()).expect("a write");
+        cluster.agree();
+    }
+}
+
+/// An etcd, and two members of MetaStore.
+fn etcd_and_subjects() -> Result<(Server, Vec<Server>), String> {
+    let etcd = Server::etcd(&programs::etcd("newest")?);
+    Ok((etcd, vec![programs::subject(Engine::Memory)?, programs::subject(Engine::RocksDb)?]))
 }

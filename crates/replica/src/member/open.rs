@@ -122,6 +122,7 @@ impl Replica {
             received: None,
             snapshot,
             past,
+            beside_etcd: false,
             physical,
             failed,
         };

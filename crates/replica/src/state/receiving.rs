@@ -49,6 +49,13 @@ pub enum ReceiveError {
     Engine(#[from] EngineError),
 }
 
+impl ReceiveError {
+    /// Whether the state is a database of etcd's.
+    pub fn is_foreign(&self) -> bool {
+        matches!(self, Self::Stream(SnapshotError::Foreign))
+    }
+}
+
 /// Where states that other members send are received, one at a time; a handle for any thread.
 #[derive(Clone)]
 pub struct StateReceiver(Arc<Receiver>);
@@ -178,6 +185,11 @@ pub struct StateIncoming {
 }
 
 impl StateIncoming {
+    /// The log position of the state.
+    pub fn position(&self) -> Applied {
+        self.position
+    }
+
     /// Takes the next piece of the stream, of any size.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use metastore_store::command::{Command, Kind};
 
 use crate::machine::{Engine, Machine};
 use crate::script::run;
-use crate::world::{PEER_URL, World, advance, asked_for, bootstrap, open, paths, put, settings};
+use crate::world::{PEER_URL, World, advance, asked_for, bootstrap, open, open_with, paths, put, settings};
 
 /// What the log on this disk says, from its beginning.
 fn replay(disk: &Machine) -> Replay {
@@ -61,6 +61,31 @@ fn a_proposal_before_leadership_is_dropped(engine: Engine) {
     advance(&mut replica, &mut output).unwrap();
     assert_eq!(output.outcomes.iter().map(|outcome| outcome.id).collect::<Vec<_>>(), [2]);
     assert_eq!(output.events.len(), 1);
+}
+
+each_engine!(more_of_the_log_is_kept_beside_an_etcd);
+
+fn more_of_the_log_is_kept_beside_an_etcd(engine: Engine) {
+    const KEEP_ENTRIES: usize = 5;
+    let disk = Machine::new(engine);
+    let settings = metastore_replica::Settings::new(engine.name(), settings(engine).timing, KEEP_ENTRIES);
+    let (mut replica, _) = open_with(settings, &disk, paths()).unwrap();
+    advance(&mut replica, &mut Output::default()).unwrap();
+    let first = replica.store().applied().index;
+    let write = |replica: &mut Replica| {
+        for id in 1..=20 {
+            replica.propose(put(id, "k", "v")).unwrap();
+            advance(replica, &mut Output::default()).unwrap();
+        }
+    };
+    replica.set_beside_etcd(true);
+    write(&mut replica);
+    assert!(replica.term_of(first + 1).is_some(), "an etcd may need it");
+    replica.set_beside_etcd(false);
+    write(&mut replica);
+    let last = replica.store().applied().index;
+    assert_eq!(replica.term_of(last - KEEP_ENTRIES as u64 - 1), None);
+    assert!(replica.term_of(last - 1).is_some());
 }
 
 each_engine!(ticks_change_nothing_for_a_sole_leader);
@@ -126,7 +151,7 @@ fn proposals_that_wait_together_share_a_write_and_a_sync(engine: Engine) {
     (settings.snapshot_log_bytes, settings.flush_log_bytes) = (u64::MAX, u64::MAX);
     settings.log = Default::default();
     let disk = Machine::new(engine);
-    let (mut replica, _) = crate::world::open_with(settings, &disk, paths()).unwrap();
+    let (mut replica, _) = open_with(settings, &disk, paths()).unwrap();
     advance(&mut replica, &mut Output::default()).unwrap();
     let operations = disk.operations();
     for id in 1..=50 {

@@ -77,6 +77,11 @@ pub enum Event {
     Unreachable(u64),
     /// Another member's whole state, because this one lacked entries.
     StateReceived(Box<ReceivedState>),
+    /// Another member has sent its state, at entry `index`, in etcd's format.
+    ForeignState {
+        from: u64,
+        index: u64,
+    },
     /// How sending a state to a follower has ended.
     StateSent {
         to: u64,

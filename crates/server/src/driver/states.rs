@@ -41,24 +41,34 @@ impl Intake {
 
 impl StateIntake for Intake {
     fn begin(&self, message: raftpb::Message) -> Result<Box<dyn StateTaker>, String> {
+        let from = message.from();
         let incoming = self.receiver.begin(message).map_err(|error| error.to_string())?;
-        Ok(Box::new(Taker { incoming, inbox: self.inbox.clone() }))
+        let index = incoming.position().index;
+        Ok(Box::new(Taker { incoming, from, index, inbox: self.inbox.clone() }))
     }
 }
 
 struct Taker {
     incoming: StateIncoming,
+    /// The sender, and the entry at which its state is.
+    from: u64,
+    index: u64,
     inbox: Inbox<Event>,
 }
 
 impl StateTaker for Taker {
     fn take(&mut self, piece: &[u8]) -> Result<(), String> {
-        self.incoming.take(piece).map_err(|error| error.to_string())
+        self.incoming.take(piece).map_err(|error| {
+            if error.is_foreign() {
+                self.inbox.push_control(Event::ForeignState { from: self.from, index: self.index });
+            }
+            error.to_string()
+        })
     }
 
     /// Whether consensus wants the state, the leader is told by consensus.
     fn finish(self: Box<Self>) -> Result<(), String> {
-        let Self { incoming, inbox } = *self;
+        let Self { incoming, inbox, .. } = *self;
         let received = incoming.finish().map_err(|error| error.to_string())?;
         if inbox.push_control(Event::StateReceived(Box::new(received))) {
             Ok(())
@@ -72,6 +82,10 @@ impl Driver {
     /// Sends followers the state that they lack the entries for.
     pub(super) fn send_states(&mut self, wanted: Vec<raftpb::Message>) -> Result<(), Fatal> {
         for message in wanted {
+            if !self.transport.takes_states(message.to()) {
+                self.replica.state_sent(message.to(), false);
+                continue;
+            }
             let state = self.replica.state_to_send()?;
             self.transport.send_state(message.to(), Box::new(Wanted(state, message)));
         }
@@ -82,6 +96,16 @@ impl Driver {
     pub(super) fn take_state(&mut self, received: ReceivedState) -> Result<(), Fatal> {
         self.replica.state_received(received)?;
         self.replica.process(&mut self.output)
+    }
+
+    /// Another member has sent a database of etcd's. If it leads, this member cannot go on: the leader has no more entries for it, and
+    /// would send the same again and again.
+    pub(super) fn foreign_state(&self, from: u64, index: u64) -> Result<(), Fatal> {
+        let (standing, applied) = (self.replica.standing(), self.replica.store().applied().index);
+        if standing.leader == from && index > applied {
+            return Err(Fatal::ForeignState { leader: from, index, applied });
+        }
+        Ok(())
     }
 
     /// Another state is in the place of the one that everybody knew.

@@ -19,7 +19,13 @@ const RAFT_TO: HeaderName = HeaderName::from_static("x-raft-to");
 pub(super) const PROCESS: HeaderName = HeaderName::from_static("x-metastore-process");
 /// Not etcd's: the name of the data directory.
 pub(super) const DIRECTORY: HeaderName = HeaderName::from_static("x-metastore-directory");
+/// Not etcd's: the format of the states that a member takes, and sends. One that does not name ours is an etcd, as far as states
+/// are concerned: what it would put in the place of its database, it could never start from again.
+const STATE_FORMAT: HeaderName = HeaderName::from_static("x-metastore-state");
 const PEER_URLS: HeaderName = HeaderName::from_static("x-peerurls");
+
+/// That of this version.
+const OWN_STATE_FORMAT: &str = "1";
 
 /// What other members compare, word by word.
 pub(super) const CLUSTER_ID_MISMATCH: &str = "cluster ID mismatch";
@@ -70,6 +76,7 @@ impl Identity {
         headers.insert(MIN_VERSION, HeaderValue::from_static(MIN_CLUSTER_VERSION));
         headers.insert(CLUSTER_ID, hex(self.cluster_id));
         headers.insert(RAFT_TO, hex(to));
+        headers.insert(STATE_FORMAT, HeaderValue::from_static(OWN_STATE_FORMAT));
         if !self.peer_urls.is_empty() {
             headers.insert(PEER_URLS, text(&self.peer_urls.join(",")));
         }
@@ -80,6 +87,7 @@ impl Identity {
     pub fn sign(&self, headers: &mut HeaderMap) {
         headers.insert(SERVER_VERSION, text(&self.version));
         headers.insert(CLUSTER_ID, hex(self.cluster_id));
+        headers.insert(STATE_FORMAT, HeaderValue::from_static(OWN_STATE_FORMAT));
     }
 
     /// Puts into the answer to a probe which process answers, as which member, and on which directory.
@@ -147,6 +155,11 @@ pub(super) fn knows_streams(headers: &HeaderMap) -> bool {
     major_minor(said(headers, &SERVER_VERSION).unwrap_or(UNSAID_VERSION)) >= major_minor(MIN_CLUSTER_VERSION)
 }
 
+/// Whether the member that sent these headers takes states of this version's format.
+pub(super) fn takes_states(headers: &HeaderMap) -> bool {
+    said(headers, &STATE_FORMAT) == Some(OWN_STATE_FORMAT)
+}
+
 /// The value of a header, as text.
 pub(super) fn said<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name)?.to_str().ok().filter(|value| !value.is_empty())
@@ -192,6 +205,7 @@ mod tests {
             "x-min-cluster-version: 3.0.0",
             "x-etcd-cluster-id: cdf",
             "x-raft-to: 1f",
+            "x-metastore-state: 1",
             "x-peerurls: http://a:1,http://b:2",
         ];
         assert_eq!(shown, expected);

@@ -9,6 +9,7 @@ use metastore_proto::raftpb::{Message, MessageType};
 use parking_lot::Mutex;
 
 use super::check::Unfit;
+use super::format::Format;
 use super::meters::PeerMeters;
 use super::queue::{Bounds, Pushed, Queue, Reader};
 use super::seam::Sink;
@@ -57,6 +58,8 @@ pub struct Link {
     pub pipeline: Queue,
     /// For whoever posts. The queue is open from the beginning.
     pub posting: Reader,
+    /// Whether it takes states.
+    pub(super) format: Format,
     /// Held while a state is being sent: one at a time.
     sending_state: AtomicBool,
     appends: Queue,
@@ -78,6 +81,7 @@ impl Link {
             meters,
             pipeline,
             posting,
+            format: Format::default(),
             sending_state: AtomicBool::new(false),
             appends: Queue::new(STREAM_BOUNDS),
             messages: Queue::new(STREAM_BOUNDS),
@@ -211,6 +215,19 @@ impl Link {
     /// Takes the right to send a state, until [`Link::state_sent`].
     pub fn begin_state(&self) -> bool {
         !self.sending_state.swap(true, Ordering::AcqRel)
+    }
+
+    /// The follower lacks entries that are gone here, and takes no state of this member's.
+    pub fn withhold_state(&self) {
+        self.meters.state_withheld.inc();
+        if self.format.complain() {
+            tracing::warn!(
+                "local-member-id" = %format_args!("{:x}", self.local), "remote-peer-id" = %format_args!("{:x}", self.id),
+                "a follower lacks entries that are not in this member's log any more, and it is not known to take a state of \
+                 MetaStore's, as an etcd does not: nothing is sent to it. Let a member of etcd that has all entries lead \
+                 (etcdctl move-leader): that one can send its database"
+            );
+        }
     }
 
     pub fn state_sent(&self, ok: bool) {

@@ -28,6 +28,7 @@
 //! - A message reaches the member only if a member may send it, from whom it says, to this one ([`check`]). Lengths are
 //!   believed when the bytes are there ([`codec`]).
 //! - A new stream of a peer takes the place of its old one, and begins empty.
+//! - A state goes only to a peer that is known to take it, never to an etcd ([`format`]).
 //! - A state that was cut short never looks whole: its request breaks instead of ending.
 //! - The log hears of changes, not of attempts, and of nothing without bound ([`crate::seldom`]).
 //!
@@ -48,6 +49,7 @@ pub mod check;
 mod checks;
 pub mod client;
 pub mod codec;
+mod format;
 pub mod headers;
 pub mod kept;
 pub mod leases;

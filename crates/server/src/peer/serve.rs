@@ -105,6 +105,7 @@ impl Front {
             return Err(Refusal::new(StatusCode::FORBIDDEN, "cannot process message from removed member"));
         }
         self.shared.remember(id, &sender);
+        self.shared.link(id).inspect(|link| link.format.hear(request.headers()));
         Ok(sender)
     }
 
@@ -184,6 +185,7 @@ impl Front {
             seldom!(warn, from, "remote-peer-id-from" = %id, "ignored streaming request; ID mismatch");
             return Err(Refusal::new(StatusCode::PRECONDITION_FAILED, "to field mismatch"));
         }
+        link.format.hear(request.headers());
         if *self.stopping.borrow() {
             return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the member is stopping"));
         }

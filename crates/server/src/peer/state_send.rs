@@ -17,8 +17,10 @@ use super::client::{self, ClientError};
 use super::codec::message;
 use super::link::Link;
 use super::pipeline::{PostError, judge};
+use super::probe;
 use super::seam::StateStream;
 use super::transport::Shared;
+use crate::config::Url;
 
 /// States that are sent at a time. More wait: each reads a whole state from the disk.
 pub(super) const STATES_AT_ONCE: usize = 2;
@@ -70,6 +72,10 @@ pub(super) async fn send(shared: Arc<Shared>, link: Arc<Link>, places: Arc<Semap
             );
             link.state_sent(true);
         }
+        Err(PostError::Foreign) => {
+            link.withhold_state();
+            link.state_sent(false);
+        }
         Err(error) => {
             meters.failures.inc();
             seldom!(
@@ -89,6 +95,7 @@ pub(super) async fn send(shared: Arc<Shared>, link: Arc<Link>, places: Arc<Semap
 /// The index of the state, and its bytes.
 async fn post(shared: &Shared, link: &Link, state: Box<dyn StateStream>) -> Result<(u64, u64), PostError> {
     let url = link.urls.pick().ok_or(PostError::NoUrl)?;
+    recognise(shared, link, &url).await?;
     let (pieces, body) = mpsc::channel(PIECES);
     let (announce, announced) = oneshot::channel();
     let reading = tokio::task::spawn_blocking(move || read(state, announce, &pieces));
@@ -130,6 +137,15 @@ async fn post(shared: &Shared, link: &Link, state: Box<dyn StateStream>) -> Resu
         link.urls.failed(&url);
     }
     exchange
+}
+
+/// Asks who is there, at the very address to which the state will go: since the peer was heard of last, an etcd may have taken its
+/// place.
+async fn recognise(shared: &Shared, link: &Link, url: &Url) -> Result<(), PostError> {
+    let (timeout, headers) = (shared.settings.dial_timeout, shared.settings.identity.headers(link.id));
+    let reply = client::request(url, Method::GET, probe::PATH, headers, Bytes::new(), timeout).await?;
+    link.format.hear(&reply.headers);
+    if link.format.is_ours() { Ok(()) } else { Err(PostError::Foreign) }
 }
 
 fn outcome(read: Result<Result<u64, String>, tokio::task::JoinError>) -> Result<u64, String> {

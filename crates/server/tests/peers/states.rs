@@ -1,6 +1,7 @@
 //! States on their way to a follower.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -229,4 +230,44 @@ fn unfinished_states_of_strangers_hold_up_no_member() {
     let write = |out: &mut dyn FnMut(&[u8]) -> std::io::Result<()>| out(&[1; 100]).map_err(|e| e.to_string());
     one.transport.send_state(2, Box::new(State { announcement: announcement(7), write }));
     assert_eq!(sent(&one), (2, true));
+}
+
+/// Answers probes, as an etcd does, and everything else with 404; and what it was asked for.
+fn etcd() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, asked) = (listener.local_addr().unwrap(), Arc::<Mutex<Vec<String>>>::default());
+    let heard = asked.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
+            let Some(first) = lines.next() else { continue };
+            lines.take_while(|line| !line.is_empty()).for_each(drop);
+            let (status, body) =
+                if first.contains("/raft/probing") { ("200 OK", "{\"OK\":true}") } else { ("404 Not Found", "") };
+            heard.lock().push(first);
+            let head = format!("HTTP/1.1 {status}\r\nConnection: close\r\nX-Server-Version: 3.7.3\r\n");
+            let _ = write!(&stream, "{head}Content-Length: {}\r\n\r\n{body}", body.len());
+        }
+    });
+    (address, asked)
+}
+
+/// Regression: an etcd puts what it is sent in the place of its database, and never starts again.
+#[test]
+fn nothing_is_sent_to_a_peer_that_does_not_say_that_it_takes_states() {
+    let (one, two, _) = cluster();
+    let (address, asked) = etcd();
+    assert!(!one.transport.takes_states(3), "nobody knows it");
+    one.transport.set_peers(vec![two.peer(), peer(3, address)], vec![]);
+    let write = |out: &mut dyn FnMut(&[u8]) -> std::io::Result<()>| out(&[1; 100]).map_err(|error| error.to_string());
+    one.transport.send_state(3, Box::new(State { announcement: announcement(7), write }));
+    assert_eq!(sent(&one), (3, false));
+    assert_eq!(one.figure(r#"metastore_states_withheld_total{To="3"}"#), Some(1.0));
+    eventually("the peers are known", || one.transport.has_foreign_peers() && one.is_connected_to(2));
+    assert!(one.transport.takes_states(2) && !one.transport.takes_states(3));
+    assert_eq!(one.figure(r#"metastore_states_withheld_total{To="3"}"#), Some(2.0));
+    assert_eq!(one.figure(r#"metastore_states_withheld_total{To="2"}"#), Some(0.0));
+    let asked = asked.lock();
+    assert!(asked.iter().any(|line| line.starts_with("GET /raft/probing")), "{asked:?}");
+    assert!(asked.iter().all(|line| !line.starts_with("POST")), "{asked:?}");
 }
