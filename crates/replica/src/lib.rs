@@ -35,7 +35,9 @@ pub use consensus::{Dropped, Portions, Progress, Rejected, Role, Standing, Timin
 pub use data_dir::{OpenError, Paths};
 pub use entry_log::Retention;
 pub use leases::LeaseKeeper;
-pub use member::{Bootstrap, ConvertError, Converted, Fatal, Founder, Outbox, Output, Replica, Settings, convert};
+pub use member::{
+    Bootstrap, ConvertError, Converted, Fatal, Founder, Observer, Outbox, Output, Replica, Settings, convert,
+};
 pub use state::{
     MarkJob, OpenEngine, ReceiveError, ReceivedState, Retired, SnapshotJob, SnapshotWritten, StateIncoming,
     StateReceiver, StateToSend,

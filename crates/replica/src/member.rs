@@ -139,6 +139,29 @@ impl Outbox for () {
     fn send(&mut self, _: Vec<raftpb::Message>) {}
 }
 
+/// Is told of committed entries as they become part of the state; by it a caller with a clock measures how long that takes.
+pub trait Observer: Send {
+    /// A batch begins.
+    fn begin(&mut self) {}
+
+    /// The kind of a command, from its bytes, for [`Observer::applied`].
+    fn recognize(&self, _command: &[u8]) -> u32 {
+        0
+    }
+
+    /// A command was applied, or refused by the state machine.
+    fn applied(&mut self, _kind: u32, _accepted: bool) {}
+
+    /// All of the batch is applied, and is to be published.
+    fn publishing(&mut self) {}
+
+    /// It was published.
+    fn published(&mut self) {}
+}
+
+/// Nobody measures.
+impl Observer for () {}
+
 /// What a call of [`Replica::process`] brought about, in the order in which it happened.
 #[derive(Default)]
 pub struct Output {
@@ -175,6 +198,7 @@ pub struct Replica {
     store: Store,
     conf_state: ConfState,
     outbox: Box<dyn Outbox>,
+    observer: Box<dyn Observer>,
     /// Where states of other members arrive, and the one that consensus has to decide about.
     receiver: StateReceiver,
     received: Option<ReceivedState>,
@@ -248,6 +272,11 @@ impl Replica {
     fn keep(&self) -> Retention {
         let least = if self.beside_etcd { KEEP_ENTRIES_FOR_ETCD } else { 0 };
         Retention { entries: self.settings.keep.entries.max(least), ..self.settings.keep }
+    }
+
+    /// Tells `observer` from now on.
+    pub fn observe(&mut self, observer: Box<dyn Observer>) {
+        self.observer = observer;
     }
 
     /// Takes a message of another member.
@@ -401,20 +430,26 @@ impl Replica {
     }
 
     fn apply_all(&mut self, committed: Vec<Entry>, output: &mut Output) -> Result<(), Fatal> {
+        self.observer.begin();
         for entry in committed {
             let index = entry.index;
             if entry.get_entry_type() == EntryType::EntryNormal {
                 if metastore_mutants::on(Mutant::ApplyTwiceAfterRestart) && index == self.past.last {
                     self.store.apply(entry.index, entry.term, entry.data.clone())?;
                 }
-                let outcome = self.store.apply(entry.index, entry.term, entry.data)?;
-                output.outcomes.extend(outcome);
+                let kind = self.observer.recognize(&entry.data);
+                if let Some(outcome) = self.store.apply(entry.index, entry.term, entry.data)? {
+                    self.observer.applied(kind, outcome.reply.is_ok());
+                    output.outcomes.push(outcome);
+                }
             } else {
                 output.outcomes.push(self.apply_member_change(&entry)?);
             }
             self.relive(index, output)?;
         }
+        self.observer.publishing();
         output.events.extend(self.store.publish()?);
+        self.observer.published();
         if let Some(job) = self.store.take_compaction_hash() {
             output.compaction_hash = Some(job);
         }

@@ -36,6 +36,8 @@ use tokio::sync::{oneshot, watch as signal};
 
 use crate::io::inbox::Inbox;
 use crate::io::mailbox;
+use crate::metrics::Metrics;
+use crate::metrics::engine::Stopwatch;
 use crate::peer::Transport;
 use crate::peer::twin::Twin;
 use crate::shared::{Shared, WorkerFlags};
@@ -86,6 +88,8 @@ pub struct Driver {
     /// Who wants to read what was acknowledged by then.
     reading: HashMap<u64, (Waiter, Instant), BuildHasherDefault<IdHasher>>,
     jobs: Jobs,
+    compacting_since: Option<Instant>,
+    metrics: Arc<Metrics>,
     ready: signal::Sender<bool>,
 }
 
@@ -125,10 +129,11 @@ impl Driver {
         links: Vec<WorkerLink>,
         heartbeat: Heartbeat,
         advertised: Advertised,
-        ready: signal::Sender<bool>,
+        (ready, metrics): (signal::Sender<bool>, Arc<Metrics>),
     ) -> Self {
         let links = links.into_iter().map(|to| Link { to, batch: Vec::new(), losing: false }).collect();
         replica.connect(Box::new(Post(transport.clone())));
+        replica.observe(Box::new(Stopwatch::new(metrics.engine.clone())));
         let election = heartbeat.interval * heartbeat.election_ticks as u32;
         Self {
             replica,
@@ -148,6 +153,8 @@ impl Driver {
             retired: Vec::new(),
             reading: HashMap::default(),
             jobs: Jobs::default(),
+            compacting_since: None,
+            metrics,
             ready,
         }
     }
@@ -187,6 +194,10 @@ impl Driver {
             let now = Instant::now();
             self.leave(now)?;
             if now >= next_tick {
+                // etcd, too, counts what is late by a whole interval.
+                if now >= next_tick + self.heartbeat && self.has_followers() {
+                    self.metrics.engine.heartbeat_was_late();
+                }
                 // One, however late: time that this thread was held up must not make it campaign.
                 self.replica.tick();
                 next_tick = now + self.heartbeat;
@@ -221,7 +232,7 @@ impl Driver {
         // Before the log is cut, or what an etcd still lacks might go as soon as it is met.
         self.replica.set_beside_etcd(self.transport.has_foreign_peers());
         self.replica.process(&mut self.output)?;
-        let worked = self.replica.compact_step(&mut self.output)?;
+        let worked = self.compact_step()?;
         self.shared.set_standing(&self.replica.standing());
         self.publish()?;
         // After the answers, as the lease keeper asks. Nor may a member be called ready before everyone can read what makes it
@@ -232,6 +243,32 @@ impl Driver {
             (false, true) => COMPACTION_RETRY,
             (false, false) => Duration::MAX,
         })
+    }
+
+    fn has_followers(&self) -> bool {
+        let standing = self.replica.standing();
+        standing.is_leader() && !standing.sole_leader
+    }
+
+    /// A step of the compaction that is under way, measured.
+    fn compact_step(&mut self) -> Result<bool, Fatal> {
+        if !self.replica.store().compacting() {
+            return self.replica.compact_step(&mut self.output);
+        }
+        let rows = |replica: &Replica| replica.store().view().engine().usage().rows;
+        let (began, before) = (Instant::now(), rows(&self.replica));
+        let since = *self.compacting_since.get_or_insert(began);
+        let worked = self.replica.compact_step(&mut self.output)?;
+        if worked {
+            // The first compaction's note of its end is a row more, and hides one.
+            let dropped = before.saturating_sub(rows(&self.replica));
+            self.metrics.engine.compaction_step(began.elapsed(), dropped);
+        }
+        if !self.replica.store().compacting() {
+            self.compacting_since = None;
+            self.metrics.engine.compacted(since.elapsed());
+        }
+        Ok(worked)
     }
 
     fn take(&mut self, event: Event) -> Result<(), Fatal> {
@@ -378,9 +415,14 @@ impl Driver {
             self.links.iter_mut().for_each(|link| link.push_events(&events));
         }
         if let Some(job) = output.snapshot.take() {
-            let inbox = self.inbox.clone();
+            let (inbox, seconds) = (self.inbox.clone(), self.metrics.snap_save_seconds.clone());
             // Beside the running member: writes go on meanwhile.
-            self.jobs.start(move || _ = inbox.push_control(Event::SnapshotWritten(job.run().map_err(Fatal::from))));
+            self.jobs.start(move || {
+                let began = Instant::now();
+                let written = job.run().map_err(Fatal::from);
+                seconds.observe(began.elapsed().as_secs_f64());
+                inbox.push_control(Event::SnapshotWritten(written));
+            });
         }
         if let Some(job) = output.compaction_hash.take() {
             let inbox = self.inbox.clone();

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use crate::grpc::counts::Tally;
 use crate::keys::KeyCount;
+use crate::metrics::requests::{Requests, WatchSends};
 
 /// The member's state as its requests see it.
 pub struct Shared {
@@ -73,6 +74,10 @@ pub struct Counts {
     pub lease_granted: Tally,
     pub lease_revoked: Tally,
     pub lease_renewed: Tally,
+    /// Bytes of the keys and values that were put.
+    pub put_bytes: Tally,
+    pub requests: Requests,
+    pub watch_sends: WatchSends,
 }
 
 /// The watches of one worker, as they were a moment ago.
@@ -82,6 +87,7 @@ pub struct WatchCounts {
     pub watchers: AtomicU64,
     pub slow: AtomicU64,
     pub events: AtomicU64,
+    pub queued: AtomicU64,
 }
 
 impl Shared {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use http::Request;
 use hyper::body::Incoming;
-use metastore_replica::disk::{Disk, OsDisk};
+use metastore_replica::disk::{Access, Disk, OsDisk};
 use metastore_replica::{Fatal, OpenError, Paths, Replica, Settings, Timing};
 use metastore_store::lease::minimum_ttl_s;
 use metastore_store::watch;
@@ -112,7 +112,8 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
         .filter(|(_, door)| matches!(door, Door::Client))
         .filter_map(|(listener, _)| listener.local_addr())
         .collect();
-    let metrics = Metrics::new(config.reported_version.clone(), Ledger::default());
+    let ledger = if config.extensive_metrics { Ledger::extensive() } else { Ledger::default() };
+    let metrics = Metrics::new(config.reported_version.clone(), ledger);
     let replica = open(config, descriptors, &metrics)?;
     let shared = Shared::new(replica.cluster_id(), replica.id(), replica.store());
     let own = peer::twin::Own { cluster_id: replica.cluster_id(), id: replica.id(), directory: replica.directory() };
@@ -121,11 +122,12 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
     let (links, workers): (Vec<_>, Vec<_>) = (0..=config.io_threads).map(|_| worker()).unzip();
     let (ready, mut known) = signal::channel(false);
     let (end, ended) = signal::channel(None);
-    let intake = Intake::new(replica.receiver(), inbox.clone());
+    let intake = Intake::new(replica.receiver(), inbox.clone(), metrics.received_seconds.clone());
     let transport =
         Transport::new(peer_settings(config, &replica), Arc::new(Ear::new(inbox.clone())), Arc::new(intake));
     let ways = (inbox.clone(), transport.clone());
     let desks = Arc::new(Desks::new(config, &shared, ways.clone(), workers, &metrics));
+    let ready = (ready, metrics.clone());
     let driver = Driver::new(replica, shared.clone(), ways, links, heartbeat(config), advertised(config), ready);
     let look = move |urls: &[String]| peer::twin::look(own, urls);
     let engine = std::thread::Builder::new().name("engine".into()).spawn(move || {
@@ -198,8 +200,8 @@ fn open(config: &Config, descriptors: Descriptors, metrics: &Arc<Metrics>) -> Re
     settings.keep.more_entries = config.snapshot_count as usize;
     settings.max_learners = config.max_learners;
     settings.new_directory = Some(peer::twin::new_directory());
-    let disk: Arc<dyn Disk> =
-        if config.unsafe_no_fsync { Arc::new(OsDisk::without_fsync()) } else { Arc::new(watched_disk(metrics)) };
+    let disk = if config.unsafe_no_fsync { OsDisk::without_fsync() } else { OsDisk::new() };
+    let disk: Arc<dyn Disk> = Arc::new(watched(disk, metrics));
     let paths = Paths { data_dir: config.data_dir.clone(), wal_dir: config.wal_dir.clone() };
     let engine = engine::opener(config.engine, descriptors);
     let (replica, cut) = Replica::open(settings, disk, paths, || bootstrap(config), engine)?;
@@ -212,15 +214,28 @@ fn open(config: &Config, descriptors: Descriptors, metrics: &Arc<Metrics>) -> Re
     Ok(replica)
 }
 
-/// A disk that reports every sync of the log.
-fn watched_disk(metrics: &Arc<Metrics>) -> OsDisk {
+/// The disk, with every write and sync of the log and of states measured.
+fn watched(disk: OsDisk, metrics: &Arc<Metrics>) -> OsDisk {
     let metrics = metrics.clone();
-    OsDisk::observed(Arc::new(move |path, took| {
-        if path.extension().is_some_and(|extension| extension == "wal") {
-            metrics.wal_fsync_seconds.observe(took.as_secs_f64());
-            if took > SLOW_SYNC {
-                tracing::warn!(took = ?took, "expected-duration" = ?SLOW_SYNC, "slow fdatasync");
+    disk.observed(Arc::new(move |path, access, took| {
+        let is = |end: &str| path.extension().is_some_and(|extension| extension == end);
+        match access {
+            Access::Write(bytes) if is("wal") => {
+                metrics.wal_write_seconds.observe(took.as_secs_f64());
+                metrics.wal_write_bytes.add(bytes as i64);
             }
+            Access::Write(_) => {}
+            Access::SyncData | Access::SyncAll if is("wal") => {
+                metrics.wal_fsync_seconds.observe(took.as_secs_f64());
+                if took > SLOW_SYNC {
+                    tracing::warn!(took = ?took, "expected-duration" = ?SLOW_SYNC, "slow fdatasync");
+                }
+            }
+            _ if is("receiving") || is("received") => metrics.received_fsync_seconds.observe(took.as_secs_f64()),
+            _ if path.parent().is_some_and(|parent| parent.ends_with("snap")) => {
+                metrics.snap_fsync_seconds.observe(took.as_secs_f64());
+            }
+            _ => {}
         }
     }))
 }

@@ -12,14 +12,25 @@ use rustix::io::Errno;
 
 use super::{DirLock, Disk, DiskError, DiskFile, LOCK_FILE, Result};
 
-/// Is told of every sync of a file's data: which file, and how long it took.
-pub type SyncObserver = Arc<dyn Fn(&Path, Duration) + Send + Sync>;
+/// What was done with a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// So many bytes were written.
+    Write(usize),
+    /// Its data was synced.
+    SyncData,
+    /// It was synced whole.
+    SyncAll,
+}
+
+/// Is told of every write and sync of a file: which one, and how long it took.
+pub type Observer = Arc<dyn Fn(&Path, Access, Duration) + Send + Sync>;
 
 /// The file system of the machine.
 #[derive(Clone)]
 pub struct OsDisk {
     fsync: bool,
-    observer: Option<SyncObserver>,
+    observer: Option<Observer>,
 }
 
 impl OsDisk {
@@ -28,9 +39,9 @@ impl OsDisk {
         OsDisk { fsync: true, observer: None }
     }
 
-    /// A disk whose syncs are real, and reported.
-    pub fn observed(observer: SyncObserver) -> OsDisk {
-        OsDisk { fsync: true, observer: Some(observer) }
+    /// The same disk, whose writes and syncs are reported.
+    pub fn observed(self, observer: Observer) -> OsDisk {
+        OsDisk { observer: Some(observer), ..self }
     }
 
     /// A disk whose syncs do nothing (`--unsafe-no-fsync`): an acknowledged write may be lost with the power.
@@ -146,10 +157,19 @@ struct OsFile {
     file: File,
     path: PathBuf,
     fsync: bool,
-    observer: Option<SyncObserver>,
+    observer: Option<Observer>,
 }
 
 impl OsFile {
+    /// Does something with the file, and reports how long it took.
+    fn watched<T>(&self, access: Access, act: impl FnOnce() -> Result<T>) -> Result<T> {
+        let Some(observer) = &self.observer else { return act() };
+        let began = Instant::now();
+        let result = act();
+        observer(&self.path, access, began.elapsed());
+        result
+    }
+
     fn named<T>(&self, operation: &'static str, result: io::Result<T>) -> Result<T> {
         named(operation, &self.path, result)
     }
@@ -157,7 +177,7 @@ impl OsFile {
 
 impl DiskFile for OsFile {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        self.named("write", self.file.write_all_at(bytes, offset))
+        self.watched(Access::Write(bytes.len()), || self.named("write", self.file.write_all_at(bytes, offset)))
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize> {
@@ -197,16 +217,14 @@ impl DiskFile for OsFile {
         if !self.fsync {
             return Ok(());
         }
-        let began = Instant::now();
-        let result = self.named("sync", self.file.sync_data());
-        if let Some(observer) = &self.observer {
-            observer(&self.path, began.elapsed());
-        }
-        result
+        self.watched(Access::SyncData, || self.named("sync", self.file.sync_data()))
     }
 
     fn sync_all(&self) -> Result<()> {
-        if self.fsync { self.named("sync", self.file.sync_all()) } else { Ok(()) }
+        if !self.fsync {
+            return Ok(());
+        }
+        self.watched(Access::SyncAll, || self.named("sync", self.file.sync_all()))
     }
 }
 

@@ -92,8 +92,7 @@ impl Replica {
         // The name of the identity may be in the page cache alone, as the log was.
         disk.sync_dir(&data.paths.member())?;
         disk.create_dir_all(&snap_dir)?;
-        let named_now = identity.name_directory(settings.new_directory);
-        if !recorded || named_now {
+        if identity.name_directory(settings.new_directory) || !recorded {
             data.write_identity(&identity)?;
         }
         if recorded && !data.is_at_home(&identity) {
@@ -118,6 +117,7 @@ impl Replica {
             store,
             conf_state,
             outbox: Box::new(()),
+            observer: Box::new(()),
             receiver,
             received: None,
             snapshot,

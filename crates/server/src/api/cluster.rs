@@ -15,6 +15,7 @@ use metastore_proto::etcdserverpb::{
 use metastore_proto::raftpb::{ConfChange, ConfChangeType};
 use metastore_replica::identity::member_id;
 use metastore_store::{Member as ClusterMember, Outcome, Refusal, Reply};
+use tokio::time::Instant;
 
 use super::forward::{Question, ask_leader};
 use super::{Member, another_question, check, errors, unary};
@@ -118,7 +119,10 @@ async fn promote_here(member: &Member, call: &Call, id: u64) -> Result<Option<Ve
     if known() {
         member.may_promote()?;
     }
-    match member.ask_for_change(call, (change.id(), 0), |waiter| Event::Promote { waiter, change }).await? {
+    match member
+        .ask_for_change(call, (change.id(), 0, Instant::now()), |waiter| Event::Promote { waiter, change })
+        .await?
+    {
         Answer::NotLeader => Ok(None),
         Answer::LearnerNotReady => Err(if known() { Unpromoted::NotReady } else { Unpromoted::NotFound }),
         Answer::Outcome(Outcome { reply: Err(Refusal::MemberNotLearner), .. }) => Err(Unpromoted::NotLearner),
@@ -156,7 +160,7 @@ async fn configure(
     context: Option<Vec<u8>>,
 ) -> Result<Vec<ClusterMember>, Status> {
     let change = change(member, kind, id, context);
-    let request = (change.id(), 0);
+    let request = (change.id(), 0, Instant::now());
     let answer = member.ask_for_change(call, request, |waiter: Waiter| Event::ChangeMembers { waiter, change }).await?;
     let members = changed(member, answer)?;
     seldom!(

@@ -1,6 +1,8 @@
 //! The KV service (etcd: `server/etcdserver/v3_server.go`).
 
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use metastore_proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use metastore_proto::etcdserverpb::request_op::Request;
@@ -16,6 +18,7 @@ use metastore_store::mvcc::{RangeQuery, RangeReply, ReadError, View};
 use super::encode::{self, Header};
 use super::{Member, check, errors, unary, unary_on_learners};
 use crate::grpc::{Call, Frame, Outbound, Router, Status};
+use crate::metrics::requests::{RANGE, TXN};
 
 const SERVICE: &str = "etcdserverpb.KV";
 /// Keys in the first message of a RangeStream; later ones grow and shrink towards [`Member`]'s request size, as in etcd.
@@ -43,9 +46,30 @@ async fn range(member: &Member, call: Call, request: RangeRequest) -> Result<Fra
     }
     check::range(&request)?;
     member.counts().ranges.add(1);
-    if !request.serializable {
-        member.read_barrier(&call).await?;
+    let reading = wait_to_read(member, &call, request.serializable, RANGE).await?;
+    let result = range_now(member, request).await;
+    member.counts().requests.read(RANGE, reading, result.is_ok());
+    result
+}
+
+/// Returns once a linearizable read sees everything that was acknowledged before: when it began, and when it may read. One that
+/// may not has ended.
+async fn wait_to_read(
+    member: &Member,
+    call: &Call,
+    serializable: bool,
+    kind: u32,
+) -> Result<(Instant, Instant), Status> {
+    let began = Instant::now();
+    if serializable || member.shared.sole_leader() && !call.requires_leader() {
+        return Ok((began, began));
     }
+    let passed = member.read_barrier(call).await;
+    passed.inspect_err(|_| member.counts().requests.ended(kind, began.elapsed(), false))?;
+    Ok((began, Instant::now()))
+}
+
+async fn range_now(member: &Member, request: RangeRequest) -> Result<Frame, Status> {
     let view = member.view();
     if let Some(reply) = view.range_within(&range_query(&request), INLINE_STEPS).map_err(errors::unreadable)? {
         return encode::range(Header::new(&member.shared, reply.revision), &reply);
@@ -58,21 +82,45 @@ async fn range(member: &Member, call: Call, request: RangeRequest) -> Result<Fra
     .await
 }
 
+/// Reads of this process that go on beside the I/O threads.
+static OPEN_READS: AtomicU64 = AtomicU64::new(0);
+
+pub(super) fn open_reads() -> u64 {
+    OPEN_READS.load(Ordering::Relaxed)
+}
+
 /// Reads that may be long run beside the I/O threads.
 pub(crate) async fn on_pool<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Status> + Send + 'static,
 ) -> Result<T, Status> {
-    let result = tokio::task::spawn_blocking(work).await;
+    let counted = move || {
+        OPEN_READS.fetch_add(1, Ordering::Relaxed);
+        let result = work();
+        OPEN_READS.fetch_sub(1, Ordering::Relaxed);
+        result
+    };
+    let result = tokio::task::spawn_blocking(counted).await;
     result.unwrap_or_else(|error| Err(Status::internal(format!("a read failed: {error}"))))
 }
 
 async fn put(member: &Member, call: Call, request: PutRequest) -> Result<Frame, Status> {
     check::put(&request)?;
     member.counts().puts.add(1);
+    member.counts().put_bytes.add(put_bytes(&request));
     match member.propose(&call, Kind::Put, &request).await? {
         (revision, Reply::Put { previous }) => encode::put(Header::new(&member.shared, revision), previous.as_ref()),
         (_, other) => Err(mismatch(&other)),
     }
+}
+
+fn put_bytes(request: &PutRequest) -> u64 {
+    (request.key.len() + request.value.len()) as u64
+}
+
+/// Those of both branches, one of which will run.
+fn txn_put_bytes(request: &TxnRequest) -> u64 {
+    let ops = request.success.iter().chain(&request.failure);
+    ops.map(|op| if let Some(Request::RequestPut(put)) = &op.request { put_bytes(put) } else { 0 }).sum()
 }
 
 async fn delete_range(member: &Member, call: Call, request: DeleteRangeRequest) -> Result<Frame, Status> {
@@ -90,16 +138,17 @@ async fn txn(member: &Member, call: Call, request: TxnRequest) -> Result<Frame, 
     check::txn(&request, member.limits.max_txn_ops)?;
     member.counts().txns.add(1);
     if let Some(serializable) = only_reads(&request) {
-        if !serializable {
-            member.read_barrier(&call).await?;
-        }
+        let reading = wait_to_read(member, &call, serializable, TXN).await?;
         let (view, shared) = (member.view(), member.shared.clone());
-        return on_pool(move || {
+        let result = on_pool(move || {
             let (revision, reply) = view.read_txn(&request).map_err(errors::unreadable)?;
             encode::txn(Header::new(&shared, revision), &reply)
-        })
-        .await;
+        });
+        let result = result.await;
+        member.counts().requests.read(TXN, reading, result.is_ok());
+        return result;
     }
+    member.counts().put_bytes.add(txn_put_bytes(&request));
     match member.propose(&call, Kind::Txn, &request).await? {
         (revision, Reply::Txn(reply)) => encode::txn(Header::new(&member.shared, revision), &reply),
         (_, other) => Err(mismatch(&other)),

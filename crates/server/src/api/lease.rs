@@ -47,6 +47,7 @@ async fn grant(member: &Member, call: Call, request: LeaseGrantRequest) -> Resul
     match member.propose(&call, Kind::LeaseGrant, &LeaseGrantRequest { id, ttl }).await? {
         (revision, Reply::LeaseGrant { id, ttl_s }) => {
             member.counts().lease_granted.add(1);
+            member.metrics.lease_ttl.observe(ttl_s as f64);
             let header = Some(member.header(revision));
             Frame::of(&LeaseGrantResponse { header, id, ttl: ttl_s, error: String::new() })
         }

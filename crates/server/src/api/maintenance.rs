@@ -57,14 +57,16 @@ async fn status(member: &Member, _call: Call, _request: StatusRequest) -> Result
 }
 
 async fn hash(member: &Member, _call: Call, _request: HashRequest) -> Result<Frame, Status> {
-    let view = member.view();
+    let (view, began) = (member.view(), Instant::now());
     let hash = super::kv::on_pool(move || view.hash().map_err(errors::unreadable)).await?;
+    member.metrics.hash_seconds.observe(began.elapsed().as_secs_f64());
     Frame::of(&HashResponse { header: Some(member.header(member.view().revision())), hash })
 }
 
 async fn hash_kv(member: &Member, _call: Call, request: HashKvRequest) -> Result<Frame, Status> {
-    let view = member.view();
+    let (view, began) = (member.view(), Instant::now());
     let answer = super::kv::on_pool(move || view.hash_kv(request.revision).map_err(errors::unreadable)).await?;
+    member.metrics.hash_rev_seconds.observe(began.elapsed().as_secs_f64());
     Frame::of(&HashKvResponse {
         header: Some(member.header(answer.revision)),
         hash: answer.hash,

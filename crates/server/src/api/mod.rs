@@ -103,8 +103,10 @@ impl Member {
         if data.len() > self.limits.max_request_bytes {
             return Err(errors::request_too_large());
         }
-        let bytes = data.len();
-        let answer = self.ask_for_change(call, (id, bytes), |waiter| Event::Propose { waiter, id, data }).await;
+        let (bytes, began) = (data.len(), Instant::now());
+        let request = (id, bytes, began);
+        let answer = self.ask_for_change(call, request, |waiter| Event::Propose { waiter, id, data }).await;
+        self.counts().requests.ended(kind as u32, began.elapsed(), answer.is_ok());
         match answer.inspect_err(|_| self.counts().proposals_failed.add(1))? {
             Answer::Outcome(Outcome { revision, reply, .. }) => {
                 reply.map(|reply| (revision, reply)).map_err(errors::refused)
@@ -119,16 +121,15 @@ impl Member {
         self.ask_until(limit.at, bytes, event).await?.ok_or_else(|| limit.passed())
     }
 
-    /// The same for a request that is to be proposed, with its id and size. One that runs out of time before it was proposed ends
+    /// The same for a request that is to be proposed, with its id, its size, and when it began. One that runs out of time before it was proposed ends
     /// as a call whose deadline has passed, as in etcd, whose client then tries again; any other is told the likely reason.
     async fn ask_for_change(
         &self,
         call: &Call,
-        (id, bytes): (u64, usize),
+        (id, bytes, began): (u64, usize, Instant),
         event: impl FnOnce(Waiter) -> Event,
     ) -> Result<Answer, Status> {
-        let began = Instant::now();
-        let limit = self.time_limit(call);
+        let limit = self.time_limit_from(call, began);
         let mut open = OpenRequest { member: self, id: Some(id) };
         let answer = self.ask_until(limit.at, bytes, event).await;
         if matches!(answer, Ok(None)) {
@@ -154,7 +155,11 @@ impl Member {
 
     /// How long a call may go on: as long as the client waits, but not longer than requests take here.
     fn time_limit(&self, call: &Call) -> TimeLimit {
-        let ours = Instant::now() + self.limits.request_timeout;
+        self.time_limit_from(call, Instant::now())
+    }
+
+    fn time_limit_from(&self, call: &Call, began: Instant) -> TimeLimit {
+        let ours = began + self.limits.request_timeout;
         match call.deadline {
             Some(theirs) if theirs < ours => TimeLimit { at: theirs, theirs: true },
             _ => TimeLimit { at: ours, theirs: false },

@@ -11,7 +11,7 @@ use super::maintenance::DEFAULT_QUOTA_BYTES;
 use crate::grpc::counts::Tally;
 use crate::grpc::{Call, LocalFuture};
 use crate::http::MemberView;
-use crate::metrics::Readings;
+use crate::metrics::{Readings, write_workers};
 use crate::shared::{Counts, WatchCounts};
 
 impl MemberView for Rc<Member> {
@@ -100,6 +100,9 @@ fn numbers(member: &Member) -> Readings {
         watchers: watches(|counts| &counts.watchers),
         slow_watchers: watches(|counts| &counts.slow),
         watch_events: watches(|counts| &counts.events),
+        pending_responses: watches(|counts| &counts.queued),
+        put_bytes: sum(|counts| &counts.put_bytes),
+        open_reads: super::kv::open_reads(),
         leases_granted: sum(|counts| &counts.lease_granted),
         leases_revoked: sum(|counts| &counts.lease_revoked),
         leases_renewed: sum(|counts| &counts.lease_renewed),
@@ -107,5 +110,6 @@ fn numbers(member: &Member) -> Readings {
         defragmenting: shared.defragmenting.try_lock().is_err(),
         engine: Vec::new(),
         peers: member.transport.meters().render(),
+        workers: write_workers(&member.all),
     }
 }

@@ -15,7 +15,7 @@ use metastore_proto::etcdserverpb::watch_create_request::FilterType;
 use metastore_proto::etcdserverpb::watch_request::RequestUnion;
 use metastore_proto::etcdserverpb::{WatchCreateRequest, WatchRequest};
 use metastore_store::mvcc::Views;
-use metastore_store::watch::{self, Counts, Hub, Limits, RevisionEvents, StreamId, WatchSpec};
+use metastore_store::watch::{self, Counts, Events, Hub, Limits, RevisionEvents, StreamId, WatchSpec};
 use tokio::sync::Notify;
 use tokio::time::{Duration, Instant};
 
@@ -122,12 +122,13 @@ impl Watchers {
     }
 
     fn show_counts(&self) {
-        let Counts { streams, watchers, unsynced, events, .. } = self.hub.borrow().counts();
+        let Counts { streams, watchers, unsynced, events, queued, .. } = self.hub.borrow().counts();
         let shown = &self.flags.watches;
         shown.streams.store(streams as u64, Ordering::Relaxed);
         shown.watchers.store(watchers as u64, Ordering::Relaxed);
         shown.slow.store(unsynced as u64, Ordering::Relaxed);
         shown.events.store(events, Ordering::Relaxed);
+        shown.queued.store(queued as u64, Ordering::Relaxed);
     }
 
     fn now_ms(&self) -> u64 {
@@ -229,8 +230,20 @@ impl Stream {
                 member_id: member.shared.member_id,
                 raft_term: member.shared.term(),
             };
+            let (began, figures) = (std::time::Instant::now(), &member.counts().watch_sends);
+            let (control, events) =
+                (response.created || response.canceled, response.events.as_ref().map_or(0, Events::count));
             if !send(response, &header, outbound).await? {
                 return Ok(false);
+            }
+            let took = began.elapsed();
+            if events > 0 {
+                figures.events.observe_time(took);
+                figures.per_event.observe_time(took / events as u32);
+            } else if control {
+                figures.control.observe_time(took);
+            } else {
+                figures.progress.observe_time(took);
             }
         }
     }

@@ -194,7 +194,7 @@ pub const FLAGS: &[Flag] = &[
     harmless("debug", Bool, "false"),
     harmless("log-package-levels", Text, ""),
     harmless("enable-pprof", Bool, "false"),
-    harmless("metrics", Text, "basic"),
+    acts("metrics", Text, "basic", Logging, "Level of detail of /metrics: 'extensive' adds how long calls take."),
     harmless("enable-distributed-tracing", Bool, "false"),
     harmless("distributed-tracing-address", Text, "localhost:4317"),
     harmless("distributed-tracing-service-name", Text, "etcd"),

@@ -75,6 +75,8 @@ pub struct Config {
     pub log_outputs: Vec<Output>,
     pub pre_vote: bool,
     pub unsafe_no_fsync: bool,
+    /// Whether the time of every call is kept for `/metrics`.
+    pub extensive_metrics: bool,
     /// A start that can free so much of the state's size gives it back to the medium; 0: never.
     pub bootstrap_defrag_threshold_megabytes: u64,
     pub reported_version: String,

@@ -84,6 +84,7 @@ pub(super) fn validate(values: &Values) -> Result<Config, String> {
         log_outputs: outputs(value(values, "log-outputs"))?,
         pre_vote: boolean(value(values, "pre-vote")) == Some(true),
         unsafe_no_fsync: boolean(value(values, "unsafe-no-fsync")) == Some(true),
+        extensive_metrics: value(values, "metrics") == "extensive",
         bootstrap_defrag_threshold_megabytes: at_least(
             values,
             former(values, "bootstrap-defrag-threshold-megabytes", "experimental-bootstrap-defrag-threshold-megabytes"),

@@ -3,26 +3,29 @@
 use metastore_proto::raftpb;
 use metastore_replica::{Fatal, ReceivedState, Retired, StateIncoming, StateReceiver, StateToSend};
 use metastore_store::snapshot::Source;
+use prometheus::{Histogram, HistogramTimer};
 
 use super::event::{Event, Mail};
 use super::{Driver, Inbox};
 use crate::peer::{StateBody, StateIntake, StateStream, StateTaker};
 
 /// A state for a follower, and the message that asks for it.
-struct Wanted(StateToSend, raftpb::Message);
+struct Wanted(StateToSend, raftpb::Message, Histogram);
 
 impl StateStream for Wanted {
     fn open(self: Box<Self>) -> Result<(raftpb::Message, Box<dyn StateBody>), String> {
-        let Self(state, message) = *self;
+        let Self(state, message, seconds) = *self;
         let (message, source) = state.open(message).map_err(|error| error.to_string())?;
-        Ok((message, Box::new(Opened(source))))
+        Ok((message, Box::new(Opened(source, seconds))))
     }
 }
 
-struct Opened(Source);
+/// A state, and where the time is kept that it takes.
+struct Opened(Source, Histogram);
 
 impl StateBody for Opened {
     fn write(&self, out: &mut dyn FnMut(&[u8]) -> std::io::Result<()>) -> Result<(), String> {
+        let _timer = self.1.start_timer();
         self.0.write(out).map_err(|error| error.to_string())
     }
 }
@@ -31,11 +34,13 @@ impl StateBody for Opened {
 pub struct Intake {
     receiver: StateReceiver,
     inbox: Inbox<Event>,
+    seconds: Histogram,
 }
 
 impl Intake {
-    pub fn new(receiver: StateReceiver, inbox: Inbox<Event>) -> Self {
-        Self { receiver, inbox }
+    /// The time that each takes goes to `seconds`.
+    pub fn new(receiver: StateReceiver, inbox: Inbox<Event>, seconds: Histogram) -> Self {
+        Self { receiver, inbox, seconds }
     }
 }
 
@@ -44,7 +49,8 @@ impl StateIntake for Intake {
         let from = message.from();
         let incoming = self.receiver.begin(message).map_err(|error| error.to_string())?;
         let index = incoming.position().index;
-        Ok(Box::new(Taker { incoming, from, index, inbox: self.inbox.clone() }))
+        let (inbox, timer) = (self.inbox.clone(), self.seconds.start_timer());
+        Ok(Box::new(Taker { incoming, from, index, inbox, timer }))
     }
 }
 
@@ -54,6 +60,7 @@ struct Taker {
     from: u64,
     index: u64,
     inbox: Inbox<Event>,
+    timer: HistogramTimer,
 }
 
 impl StateTaker for Taker {
@@ -68,8 +75,9 @@ impl StateTaker for Taker {
 
     /// Whether consensus wants the state, the leader is told by consensus.
     fn finish(self: Box<Self>) -> Result<(), String> {
-        let Self { incoming, inbox, .. } = *self;
+        let Self { incoming, inbox, timer, .. } = *self;
         let received = incoming.finish().map_err(|error| error.to_string())?;
+        timer.observe_duration();
         if inbox.push_control(Event::StateReceived(Box::new(received))) {
             Ok(())
         } else {
@@ -87,15 +95,19 @@ impl Driver {
                 continue;
             }
             let state = self.replica.state_to_send()?;
-            self.transport.send_state(message.to(), Box::new(Wanted(state, message)));
+            let seconds = self.metrics.sent_seconds.clone();
+            self.transport.send_state(message.to(), Box::new(Wanted(state, message, seconds)));
         }
         Ok(())
     }
 
     /// Another member's state has come; it is taken up at once, or let go.
     pub(super) fn take_state(&mut self, received: ReceivedState) -> Result<(), Fatal> {
+        self.metrics.engine.set_installing(true);
         self.replica.state_received(received)?;
-        self.replica.process(&mut self.output)
+        let processed = self.replica.process(&mut self.output);
+        self.metrics.engine.set_installing(false);
+        processed
     }
 
     /// Another member has sent a database of etcd's. If it leads, this member cannot go on: the leader has no more entries for it, and

@@ -1,11 +1,38 @@
 //! What each method counts. One instance per method and I/O thread; `/metrics` adds them up.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
+use http::{HeaderMap, HeaderValue};
 use parking_lot::Mutex;
 
-use super::status::Code;
+use super::status::{Code, Status};
+use crate::metrics::histogram::{Bounds, Histogram};
+
+/// The buckets that Prometheus' libraries have by default, in nanoseconds.
+const HANDLING: Bounds = Bounds::Listed(&[
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+    250_000_000,
+    500_000_000,
+    1_000_000_000,
+    2_500_000_000,
+    5_000_000_000,
+    10_000_000_000,
+]);
+
+/// Versions that clients name which one I/O thread tells apart: labels must not grow with what strangers say.
+const CLIENT_VERSIONS: usize = 32;
+/// All beyond them.
+const OTHER_VERSIONS: &str = "other";
+/// A client that names none, as in etcd.
+const NO_VERSION: &str = "unknown";
 
 /// A counter with one writing thread and any number of readers. An addition is a plain load and store: no locked
 /// instruction, no shared cache line. Two writers would lose counts, which is why each I/O thread has its own.
@@ -52,6 +79,8 @@ pub struct MethodCounts {
     pub received_bytes: Tally,
     pub sent: Tally,
     pub sent_bytes: Tally,
+    /// How long calls took, with `--metrics=extensive`.
+    pub handling: Option<Histogram>,
 }
 
 impl MethodCounts {
@@ -68,9 +97,33 @@ impl MethodCounts {
 
 /// All methods of all I/O threads. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Ledger(Arc<Mutex<Vec<Arc<MethodCounts>>>>);
+pub struct Ledger {
+    methods: Arc<Mutex<Vec<Arc<MethodCounts>>>>,
+    clients: Arc<Mutex<Vec<ClientVersion>>>,
+    extensive: bool,
+}
+
+/// Requests of one version's clients on one I/O thread: unary, and of streams.
+type ClientCounts = [Tally; 2];
+/// A version that clients name, and their requests.
+type ClientVersion = (Arc<str>, Arc<ClientCounts>);
 
 impl Ledger {
+    /// One that keeps the time of every call.
+    pub fn extensive() -> Ledger {
+        Ledger { extensive: true, ..Ledger::default() }
+    }
+
+    /// The requests so far, by the version that their clients named.
+    pub fn client_requests(&self) -> BTreeMap<Arc<str>, [u64; 2]> {
+        let mut requests = BTreeMap::<_, [u64; 2]>::new();
+        for (version, counts) in self.clients.lock().iter() {
+            let sums = requests.entry(version.clone()).or_default();
+            sums.iter_mut().zip(counts.iter()).for_each(|(sum, count)| *sum += count.get());
+        }
+        requests
+    }
+
     /// Opens the counts of one method for the calling thread.
     pub fn open(&self, service: &'static str, method: &'static str, kind: Kind) -> Arc<MethodCounts> {
         let counts = Arc::new(MethodCounts {
@@ -83,14 +136,64 @@ impl Ledger {
             received_bytes: Tally::default(),
             sent: Tally::default(),
             sent_bytes: Tally::default(),
+            handling: self.extensive.then(|| Histogram::new(HANDLING)),
         });
-        self.0.lock().push(counts.clone());
+        self.methods.lock().push(counts.clone());
         counts
     }
 
     /// Everything that was opened, in order. A method appears once per thread.
     pub fn all(&self) -> Vec<Arc<MethodCounts>> {
-        self.0.lock().clone()
+        self.methods.lock().clone()
+    }
+}
+
+/// The clients of one I/O thread.
+#[derive(Debug)]
+pub(super) struct Clients {
+    ledger: Ledger,
+    /// The version seen last at the end: mostly there is one.
+    known: RefCell<Vec<ClientVersion>>,
+}
+
+impl Clients {
+    pub fn new(ledger: Ledger) -> Clients {
+        Clients { ledger, known: RefCell::default() }
+    }
+
+    /// Counts a request by the version that its client names in the metadata `client-api-version`.
+    ///
+    /// # Errors
+    /// A version that is no text, as in etcd.
+    pub fn count(&self, headers: &HeaderMap, streams: bool) -> Result<(), Status> {
+        let version = headers.get("client-api-version").map_or(NO_VERSION.as_bytes(), HeaderValue::as_bytes);
+        let version = std::str::from_utf8(version)
+            .map_err(|_| Status::invalid_argument("etcdserver: invalid client api version"))?;
+        let mut known = self.known.borrow_mut();
+        if known.last().is_none_or(|(last, _)| **last != *version) {
+            self.bring_to_end(&mut known, version);
+        }
+        if let Some((_, counts)) = known.last() {
+            counts[usize::from(streams)].add(1);
+        }
+        Ok(())
+    }
+
+    fn bring_to_end(&self, known: &mut Vec<ClientVersion>, version: &str) {
+        let version = if known.len() < CLIENT_VERSIONS || known.iter().any(|(one, _)| **one == *version) {
+            version
+        } else {
+            OTHER_VERSIONS
+        };
+        let found = match known.iter().position(|(one, _)| **one == *version) {
+            Some(at) => known.remove(at),
+            None => {
+                let new = (Arc::from(version), Arc::default());
+                self.ledger.clients.lock().push(Clone::clone(&new));
+                new
+            }
+        };
+        known.push(found);
     }
 }
 
@@ -99,12 +202,14 @@ impl Ledger {
 pub(super) struct Counted {
     counts: Arc<MethodCounts>,
     code: Code,
+    began: Option<Instant>,
 }
 
 impl Counted {
     pub(super) fn start(counts: Arc<MethodCounts>) -> Counted {
         counts.started.add(1);
-        Counted { counts, code: Code::Canceled }
+        let began = counts.handling.as_ref().map(|_| Instant::now());
+        Counted { counts, code: Code::Canceled, began }
     }
 
     /// The call has ended with `code`.
@@ -116,5 +221,54 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.counts.handled[self.code as usize].add(1);
+        if let (Some(began), Some(handling)) = (self.began, &self.counts.handling) {
+            handling.observe_time(began.elapsed());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderName;
+
+    use super::*;
+
+    #[test]
+    fn clients_are_counted_by_the_version_that_they_name_up_to_a_bound() {
+        let headers = |version: Option<&[u8]>| {
+            let version = version.map(|version| HeaderValue::from_bytes(version).unwrap());
+            version.into_iter().map(|version| (HeaderName::from_static("client-api-version"), version)).collect()
+        };
+        let ledger = Ledger::default();
+        let threads = [Clients::new(ledger.clone()), Clients::new(ledger.clone())];
+        for (version, streams) in
+            [(Some(&b"3.7"[..]), false), (Some(b"3.6"), false), (Some(b"3.7"), true), (None, false)]
+        {
+            threads.iter().for_each(|clients| clients.count(&headers(version), streams).unwrap());
+        }
+        assert_eq!(
+            threads[0].count(&headers(Some(b"\xff")), false).unwrap_err().message,
+            "etcdserver: invalid client api version"
+        );
+        let requests = ledger.client_requests();
+        assert_eq!((requests["3.7"], requests["3.6"], requests["unknown"]), ([2, 2], [2, 0], [2, 0]));
+        for number in 0..100 {
+            threads[0].count(&headers(Some(format!("{number}").as_bytes())), false).unwrap();
+        }
+        let requests = ledger.client_requests();
+        assert_eq!(requests.len(), CLIENT_VERSIONS + 1);
+        assert_eq!(requests.values().map(|[unary, _]| unary).sum::<u64>(), 106);
+        threads[0].count(&headers(Some(b"3.7")), false).unwrap();
+        assert_eq!(ledger.client_requests()["3.7"], [3, 2], "the first ones are told apart still");
+    }
+
+    #[test]
+    fn the_time_of_calls_is_kept_where_it_is_wanted() {
+        for (ledger, wanted) in [(Ledger::extensive(), true), (Ledger::default(), false)] {
+            let counts = ledger.open("a.B", "C", Kind::Unary);
+            Counted::start(counts.clone()).end(Code::Ok);
+            let sum = crate::metrics::histogram::Sum::of(counts.handling.as_ref());
+            assert_eq!(sum.map(|sum| sum.count()), wanted.then_some(1));
+        }
     }
 }

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use super::body::Body;
 use super::call::Call;
-use super::counts::{Counted, Kind, Ledger, MethodCounts};
+use super::counts::{Clients, Counted, Kind, Ledger, MethodCounts};
 use super::encoding::{self, Encoding};
 use super::frame::Frame;
 use super::inbound::{self, Inbound, Reader, decode_request, decode_streamed, read_first, read_only};
@@ -31,13 +31,15 @@ pub struct Router {
     services: HashSet<&'static str>,
     max_receive_bytes: usize,
     ledger: Ledger,
+    clients: Rc<Clients>,
     stopping: watch::Receiver<bool>,
 }
 
 impl Router {
     /// `max_receive_bytes` bounds each incoming message; streams end with [`Status::stopped`] once `stopping` is true.
     pub fn new(max_receive_bytes: usize, ledger: Ledger, stopping: watch::Receiver<bool>) -> Router {
-        Router { methods: HashMap::new(), services: HashSet::new(), max_receive_bytes, ledger, stopping }
+        let clients = Rc::new(Clients::new(ledger.clone()));
+        Router { methods: HashMap::new(), services: HashSet::new(), max_receive_bytes, ledger, clients, stopping }
     }
 
     /// Adds a method with one request and one reply. The handler's future is dropped when the client goes away.
@@ -48,13 +50,13 @@ impl Router {
         F: Future<Output = Result<Frame, Status>> + 'static,
     {
         let max_bytes = self.max_receive_bytes;
-        let handler = Rc::new(handler);
+        let (handler, clients) = (Rc::new(handler), self.clients.clone());
         self.add(service, method, Kind::Unary, move |request, counts| {
-            let (handler, counts) = (handler.clone(), counts.clone());
+            let (handler, counts, clients) = (handler.clone(), counts.clone(), clients.clone());
             Box::pin(async move {
                 let counted = Counted::start(counts.clone());
                 let (head, mut body) = request.into_parts();
-                let call = Call::new(&head.headers);
+                let call = clients.count(&head.headers, false).and_then(|()| Call::new(&head.headers));
                 drop(head);
                 let result = async {
                     let mut call = call?;
@@ -89,13 +91,14 @@ impl Router {
     {
         let max_bytes = self.max_receive_bytes;
         let stopping = self.stopping.clone();
-        let handler = Rc::new(handler);
+        let (handler, clients) = (Rc::new(handler), self.clients.clone());
         self.add(service, method, Kind::ServerStream, move |request, counts| {
             let (handler, counts, stopping) = (handler.clone(), counts.clone(), stopping.clone());
+            let clients = clients.clone();
             Box::pin(async move {
                 let counted = Counted::start(counts.clone());
                 let (head, mut body) = request.into_parts();
-                let call = Call::new(&head.headers);
+                let call = clients.count(&head.headers, true).and_then(|()| Call::new(&head.headers));
                 drop(head);
                 let read = async {
                     let mut call = call?;
@@ -128,11 +131,12 @@ impl Router {
     {
         let max_bytes = self.max_receive_bytes;
         let stopping = self.stopping.clone();
-        let handler = Rc::new(handler);
+        let (handler, clients) = (Rc::new(handler), self.clients.clone());
         self.add(service, method, Kind::BidiStream, move |request, counts| {
             let counted = Counted::start(counts.clone());
             let (head, body) = request.into_parts();
-            let response = match Call::new(&head.headers) {
+            let call = clients.count(&head.headers, true).and_then(|()| Call::new(&head.headers));
+            let response = match call {
                 Ok(call) => {
                     let encoding = call.encoding;
                     let (inbound, reader) = inbound::channel(body, encoding, max_bytes, counts.clone());

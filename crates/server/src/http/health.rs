@@ -18,6 +18,15 @@ pub(super) fn health<B>(site: &Site, request: &Request<B>) -> LocalFuture<Respon
             .filter_map(move |pair| pair.split_once('=').filter(|(name, _)| *name == key))
             .map(|pair| pair.1)
     };
+    let metrics = site.metrics.clone();
+    let answer = move |reason: &str| {
+        if reason.is_empty() {
+            metrics.health_successes.inc()
+        } else {
+            metrics.health_failures.inc()
+        }
+        answer(reason)
+    };
     let serializable = values("serializable").next() == Some("true");
     if let Some(alarm) = site.view.alarms().into_iter().find(|alarm| !values("exclude").any(|name| name == *alarm)) {
         return now(answer(&format!("ALARM {alarm}")));

@@ -101,7 +101,7 @@ impl Site {
     fn show_metrics(&self) -> LocalFuture<Response<Body>> {
         let (readings, metrics) = (self.view.readings(), self.metrics.clone());
         Box::pin(async move {
-            let page = metrics.render(&readings.await);
+            let page = metrics.scrape(readings).await;
             text(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", page)
         })
     }

@@ -4,9 +4,12 @@
 //! gRPC methods, `/proc` from the kernel, the storage engine's own figures. Counting costs the hot path a load and a store, or nothing. Only distributions
 //! are kept here, because they cannot be read afterwards.
 //!
-//! Deliberately absent: names of etcd's that nothing here can update.
+//! Deliberately absent: names of etcd's that nothing here can update; `tests/tests/metrics.rs` lists them, each with its reason.
 
+pub mod engine;
+pub mod histogram;
 mod process;
+pub mod requests;
 mod text;
 
 use std::sync::Arc;
@@ -14,11 +17,15 @@ use std::sync::Arc;
 use metastore_engine::Statistic;
 use prometheus::core::Collector;
 use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry, TextEncoder, exponential_buckets,
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder, exponential_buckets,
 };
 
 use crate::grpc::counts::MethodCounts;
 use crate::grpc::{Code, Ledger};
+use crate::shared::WorkerFlags;
+use engine::EngineFigures;
+use histogram::{Histogram as Local, Sum};
+use requests::{ByKind, Requests, WatchSends};
 use text::Page;
 
 /// The member's numbers at one moment. Counters count from the start of the process.
@@ -50,6 +57,11 @@ pub struct Readings {
     pub watchers: u64,
     pub slow_watchers: u64,
     pub watch_events: u64,
+    /// Responses that wait for their streams.
+    pub pending_responses: u64,
+    pub put_bytes: u64,
+    /// Reads that go on beside the I/O threads.
+    pub open_reads: u64,
     pub leases_granted: u64,
     pub leases_revoked: u64,
     pub leases_renewed: u64,
@@ -59,15 +71,38 @@ pub struct Readings {
     pub engine: Vec<Statistic>,
     /// The figures about other members, as they are to be shown.
     pub peers: String,
+    /// The distributions of all I/O threads, as they are to be shown.
+    pub workers: String,
 }
 
 /// What `/metrics` shows beside the readings. One for the whole process.
 #[derive(Debug)]
 pub struct Metrics {
-    /// Seconds per sync of the write-ahead log; to be observed by whoever syncs.
+    /// Seconds per sync of the write-ahead log, and per write to it; observed at the disk.
     pub wal_fsync_seconds: Histogram,
+    pub wal_write_seconds: Histogram,
+    pub wal_write_bytes: IntGauge,
+    /// Seconds per sync of a snapshot's files, and of a state that another member sends.
+    pub snap_fsync_seconds: Histogram,
+    pub received_fsync_seconds: Histogram,
+    /// Seconds per state that was made durable, sent to another member, and received from one.
+    pub snap_save_seconds: Histogram,
+    pub sent_seconds: Histogram,
+    pub received_seconds: Histogram,
     /// Seconds per Defragment.
     pub defragment_seconds: Histogram,
+    /// Seconds per Hash and HashKV.
+    pub hash_seconds: Histogram,
+    pub hash_rev_seconds: Histogram,
+    /// Seconds to live of leases as they are granted.
+    pub lease_ttl: Histogram,
+    /// Answers of `/health`.
+    pub health_successes: IntCounter,
+    pub health_failures: IntCounter,
+    /// What the engine thread measures.
+    pub engine: Arc<EngineFigures>,
+    scrapes: IntCounterVec,
+    scrapes_in_flight: IntGauge,
     learner_promote_successes: IntCounter,
     learner_promote_failures: IntCounterVec,
     registry: Registry,
@@ -79,38 +114,78 @@ impl Metrics {
     /// `version` is the one that is reported; `ledger` is where the routers count.
     pub fn new(version: String, ledger: Ledger) -> Arc<Metrics> {
         let registry = Registry::new();
-        let wal_fsync_seconds = histogram(
-            &registry,
-            "etcd_disk_wal_fsync_duration_seconds",
-            "The latency distributions of fsync called by WAL.",
-            (0.001, 14),
-        );
-        let defragment_seconds = histogram(
-            &registry,
-            "etcd_disk_backend_defrag_duration_seconds",
-            "The latency distribution of backend defragmentation.",
-            (0.1, 13),
-        );
-        let learner_promote_successes = IntCounter::new(
-            "etcd_server_learner_promote_successes",
-            "The number of learners made voters while this member led.",
-        );
-        let learner_promote_successes = learner_promote_successes.expect("a valid name");
-        let failures = Opts::new(
-            "etcd_server_learner_promote_failures",
-            "The number of learners that could not be made voters while this member led.",
-        );
-        let learner_promote_failures = IntCounterVec::new(failures, &["Reason"]).expect("a valid name");
-        let counters: [Box<dyn Collector>; 2] =
-            [Box::new(learner_promote_successes.clone()), Box::new(learner_promote_failures.clone())];
-        for counter in counters {
-            registry.register(counter).expect("a name of its own");
-        }
+        let seconds = |name: &str, help: &str, buckets: (f64, usize)| histogram(&registry, name, help, buckets);
+        let counter = |name: &str, help: &str| -> IntCounter { register(&registry, IntCounter::new(name, help)) };
+        let counters = |name: &str, help: &str, label: &str| -> IntCounterVec {
+            register(&registry, IntCounterVec::new(Opts::new(name, help), &[label]))
+        };
+        let gauge = |name: &str, help: &str| -> IntGauge { register(&registry, IntGauge::new(name, help)) };
+        let scrapes =
+            counters("promhttp_metric_handler_requests_total", "Total number of scrapes by HTTP status code.", "code");
+        // There from the start, as a scrape shows those before it.
+        scrapes.with_label_values(&["200"]);
         Arc::new(Metrics {
-            wal_fsync_seconds,
-            defragment_seconds,
-            learner_promote_successes,
-            learner_promote_failures,
+            wal_fsync_seconds: seconds(
+                "etcd_disk_wal_fsync_duration_seconds",
+                "Seconds per sync of the log.",
+                (0.001, 14),
+            ),
+            wal_write_seconds: seconds(
+                "etcd_disk_wal_write_duration_seconds",
+                "Seconds per write to the log.",
+                (0.001, 14),
+            ),
+            wal_write_bytes: gauge("etcd_disk_wal_write_bytes_total", "Total number of bytes written in WAL."),
+            snap_fsync_seconds: seconds(
+                "etcd_snap_fsync_duration_seconds",
+                "Seconds per sync of a snapshot.",
+                (0.001, 14),
+            ),
+            received_fsync_seconds: seconds(
+                "etcd_snap_db_fsync_duration_seconds",
+                "The latency distributions of fsyncing a state that another member sends.",
+                (0.001, 14),
+            ),
+            snap_save_seconds: seconds(
+                "etcd_debugging_snap_save_total_duration_seconds",
+                "Seconds per snapshot.",
+                (0.001, 14),
+            ),
+            sent_seconds: seconds("etcd_disk_backend_snapshot_duration_seconds", "Seconds per state sent.", (0.01, 17)),
+            received_seconds: seconds(
+                "etcd_snap_db_save_total_duration_seconds",
+                "The total latency distributions of saving a state that another member sends.",
+                (0.1, 10),
+            ),
+            defragment_seconds: seconds(
+                "etcd_disk_backend_defrag_duration_seconds",
+                "The latency distribution of backend defragmentation.",
+                (0.1, 13),
+            ),
+            hash_seconds: seconds("etcd_mvcc_hash_duration_seconds", "Seconds per hash.", (0.01, 15)),
+            hash_rev_seconds: seconds(
+                "etcd_mvcc_hash_rev_duration_seconds",
+                "The latency distribution of storage hash by revision operation.",
+                (0.01, 15),
+            ),
+            lease_ttl: seconds("etcd_debugging_lease_ttl_total", "Bucketed histogram of lease TTLs.", (1.0, 24)),
+            health_successes: counter("etcd_server_health_success", "The total number of successful health checks."),
+            health_failures: counter("etcd_server_health_failures", "The total number of failed health checks."),
+            engine: Arc::default(),
+            scrapes,
+            scrapes_in_flight: gauge(
+                "promhttp_metric_handler_requests_in_flight",
+                "Current number of scrapes being served.",
+            ),
+            learner_promote_successes: counter(
+                "etcd_server_learner_promote_successes",
+                "The number of learners made voters while this member led.",
+            ),
+            learner_promote_failures: counters(
+                "etcd_server_learner_promote_failures",
+                "The number of learners that could not be made voters while this member led.",
+                "Reason",
+            ),
             registry,
             ledger,
             version,
@@ -130,13 +205,23 @@ impl Metrics {
         &self.ledger
     }
 
-    /// The page.
-    pub fn render(&self, readings: &Readings) -> String {
+    /// The page, once it has its readings. Counts as a scrape.
+    pub async fn scrape(&self, readings: impl Future<Output = Readings>) -> String {
+        self.scrapes_in_flight.inc();
+        let page = self.render(&readings.await);
+        self.scrapes_in_flight.dec();
+        self.scrapes.with_label_values(&["200"]).inc();
+        page
+    }
+
+    fn render(&self, readings: &Readings) -> String {
         let mut page = Page::default();
         write_server(&mut page, readings, &self.version);
         write_store(&mut page, readings);
         write_engine(&mut page, readings);
+        self.engine.write(&mut page);
         write_methods(&mut page, &self.ledger);
+        page.raw(&readings.workers);
         process::write(&mut page);
         page.raw(&readings.peers);
         page.raw(&TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default());
@@ -147,9 +232,43 @@ impl Metrics {
 /// etcd's buckets: from so many seconds on, so many of them, doubling.
 fn histogram(registry: &Registry, name: &str, help: &str, (least, count): (f64, usize)) -> Histogram {
     let buckets = exponential_buckets(least, 2.0, count).expect("a positive start and a factor above 1");
-    let histogram = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets)).expect("a valid name");
-    registry.register(Box::new(histogram.clone())).expect("a name of its own");
-    histogram
+    register(registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets)))
+}
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, made: prometheus::Result<C>) -> C {
+    let collector = made.expect("a valid name");
+    registry.register(Box::new(collector.clone())).expect("a name of its own");
+    collector
+}
+
+/// The distributions of all I/O threads, added up.
+pub fn write_workers(workers: &[Arc<WorkerFlags>]) -> String {
+    let mut page = Page::default();
+    let requests: Vec<&Requests> = workers.iter().map(|worker| &worker.counts.requests).collect();
+    let name = "etcd_server_request_duration_seconds";
+    page.family(name, "Response latency distribution in seconds for each type.", "histogram");
+    let taken: Vec<&ByKind> = requests.iter().map(|requests| &requests.taken).collect();
+    ByKind::write(&taken, &mut page, name, "type", &[]);
+    let name = "etcd_server_range_duration_seconds";
+    page.family(name, "The latency distributions of txn.Range.", "histogram");
+    for (success, text) in ["false", "true"].into_iter().enumerate() {
+        let sum = Sum::of(requests.iter().map(|requests| &requests.ranges[success]));
+        sum.iter().filter(|sum| sum.count() > 0).for_each(|sum| sum.write(&mut page, name, &[("success", text)], 1e9));
+    }
+    type Of = fn(&WatchSends) -> &Local;
+    let sends: [(&str, &str, Of); 4] = [
+        ("control_stream_duration_seconds", "Answers to requests of watch streams.", |sends| &sends.control),
+        ("progress_duration_seconds", "Progress notifications.", |sends| &sends.progress),
+        ("watch_stream_duration_seconds", "Responses with events.", |sends| &sends.events),
+        ("watch_stream_duration_per_event_seconds", "Responses with events, for each event.", |sends| &sends.per_event),
+    ];
+    for (name, what, of) in sends {
+        let name = format!("etcd_debugging_server_watch_send_loop_{name}");
+        page.family(&name, &format!("The time that sending takes. {what}"), "histogram");
+        let sum = Sum::of(workers.iter().map(|worker| of(&worker.counts.watch_sends)));
+        sum.iter().for_each(|sum| sum.write(&mut page, &name, &[], 1e9));
+    }
+    page.finish()
 }
 
 fn write_server(page: &mut Page, readings: &Readings, version: &str) {
@@ -189,6 +308,13 @@ fn write_store(page: &mut Page, readings: &Readings) {
     page.gauge("etcd_debugging_mvcc_watcher_total", "Watchers.", r.watchers);
     page.gauge("etcd_debugging_mvcc_slow_watcher_total", "Watchers that read history.", r.slow_watchers);
     page.counter("etcd_debugging_mvcc_events_total", "Events sent by this member.", r.watch_events);
+    page.gauge(
+        "etcd_debugging_mvcc_pending_events_total",
+        "Responses that watchers have not taken.",
+        r.pending_responses,
+    );
+    page.gauge("etcd_debugging_mvcc_total_put_size_in_bytes", "Keys and values put through this member.", r.put_bytes);
+    page.gauge("etcd_mvcc_db_open_read_transactions", "Reads that go on beside the I/O threads.", r.open_reads);
     page.counter("etcd_debugging_lease_granted_total", "Leases granted.", r.leases_granted);
     page.counter("etcd_debugging_lease_revoked_total", "Leases revoked.", r.leases_revoked);
     page.counter("etcd_debugging_lease_renewed_total", "Lease renewals, seen by the leader.", r.leases_renewed);
@@ -234,6 +360,21 @@ fn write_methods(page: &mut Page, ledger: &Ledger) {
             let [kind, name, service] = labels(&method[0]);
             let labels = [("grpc_code", code.name()), kind, name, service];
             page.sample("grpc_server_handled_total", &labels, sum(method, &|c| c.handled[code as usize].get()));
+        }
+    }
+    if methods.iter().any(|method| method[0].handling.is_some()) {
+        let name = "grpc_server_handling_seconds";
+        page.family(name, "Response latency of RPCs handled by the server.", "histogram");
+        for method in &methods {
+            let sum = Sum::of(method.iter().filter_map(|counts| counts.handling.as_ref()));
+            sum.iter().for_each(|sum| sum.write(page, name, &labels(&method[0]), 1e9));
+        }
+    }
+    let name = "etcd_server_client_requests_total";
+    page.family(name, "The total number of client requests per client version.", "counter");
+    for (version, [unary, stream]) in ledger.client_requests() {
+        for (kind, count) in [("stream", stream), ("unary", unary)].into_iter().filter(|(_, count)| *count > 0) {
+            page.sample(name, &[("client_api_version", &version), ("type", kind)], count);
         }
     }
     let bytes = |read: Read| sum(&threads, &read);

@@ -25,6 +25,12 @@ pub(super) fn write(page: &mut Page) {
     );
     page.gauge("process_threads", "Number of threads.", stat.threads);
     page.gauge("process_virtual_memory_bytes", "Virtual memory size in bytes.", stat.virtual_bytes);
+    let most = getrlimit(Resource::As).current.map_or(u64::MAX as f64, |most| most as f64);
+    page.gauge("process_virtual_memory_max_bytes", "Maximum amount of virtual memory available in bytes.", most);
+    if let Some([received, sent]) = fs::read_to_string("/proc/self/net/dev").ok().map(|text| network_bytes(&text)) {
+        page.counter("process_network_receive_bytes_total", "Bytes received over the network.", received);
+        page.counter("process_network_transmit_bytes_total", "Bytes sent over the network.", sent);
+    }
     if let Some(resident) = fs::read_to_string("/proc/self/status").ok().and_then(|text| resident_bytes(&text)) {
         page.gauge("process_resident_memory_bytes", "Resident memory size in bytes.", resident);
     }
@@ -63,6 +69,18 @@ fn resident_bytes(status: &str) -> Option<u64> {
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
+/// Bytes received and sent by all interfaces of `/proc/self/net/dev`.
+fn network_bytes(text: &str) -> [u64; 2] {
+    let interfaces = text.lines().filter_map(|line| line.split_once(':'));
+    let fields = interfaces.map(|(_, fields)| fields.split_whitespace().map(|field| field.parse().unwrap_or(0)));
+    fields.fold([0, 0], |[received, sent], fields| {
+        let fields: Vec<u64> = fields.collect();
+        // Eight fields each; the bytes stand first.
+        let field = |at: usize| fields.get(at).copied().unwrap_or(0);
+        [received + field(0), sent + field(8)]
+    })
+}
+
 fn start_time(stat: &Stat) -> Option<f64> {
     let uptime: f64 = fs::read_to_string("/proc/uptime").ok()?.split_whitespace().next()?.parse().ok()?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs_f64();
@@ -79,6 +97,13 @@ mod tests {
         let counted = Stat::parse(&format!("7 (a) b) {}", fields.join(" "))).unwrap();
         let by_number = Stat { cpu_ticks: 14 + 15, threads: 20, start_ticks: 22, virtual_bytes: 23 };
         assert_eq!(counted, by_number);
+    }
+
+    #[test]
+    fn the_bytes_of_all_interfaces_are_added_up() {
+        let text = "Inter-|   Receive\n face |bytes    packets\n    lo: 7 1 0 0 0 0 0 0 8 1 0 0 0 0 0 0\n\
+                    eth0: 100 1 0 0 0 0 0 0 200 1 0 0 0 0 0 0\n";
+        assert_eq!(network_bytes(text), [107, 208]);
     }
 
     #[test]

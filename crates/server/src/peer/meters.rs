@@ -100,10 +100,14 @@ impl Meters {
             ),
         };
         let (send, receive) = (states("send", "To"), states("receive", "From"));
+        let (local, known) =
+            (format!("{id:x}"), gauges("etcd_network_known_peers", "The current number of known peers.", &of));
+        // A member counts itself, as in etcd.
+        known.with_label_values(&[&local, &local]).set(1);
         Arc::new(Meters {
-            local: format!("{id:x}"),
+            local,
             active: gauges("etcd_network_active_peers", "The current number of active peer connections.", &of),
-            known: gauges("etcd_network_known_peers", "The current number of known peers.", &of),
+            known,
             disconnected: counters("etcd_network_disconnected_peers_total", "Peers that were lost.", &of),
             sent: counters("etcd_network_peer_sent_bytes_total", "Bytes sent to peers.", &["To"]),
             received: counters("etcd_network_peer_received_bytes_total", "Bytes received from peers.", &["From"]),
@@ -207,7 +211,7 @@ mod tests {
     #[test]
     fn a_member_brings_its_figures_and_takes_them_along() {
         let meters = Meters::new(0xa);
-        assert_eq!(meters.render(), "");
+        assert_eq!(meters.render().lines().last(), Some(r#"etcd_network_known_peers{Local="a",Remote="a"} 1"#));
         let peer = meters.peer(0xb);
         peer.sent_bytes.inc_by(7);
         peer.round_trip_seconds.observe(0.0003);
