@@ -6,6 +6,7 @@ use metastore_engine::{Revision, Table, Version};
 use metastore_proto::etcdserverpb::CompactionRequest;
 use metastore_replica::Replica;
 use metastore_store::command::{Command, Kind};
+use metastore_store::{Outcome, Reply};
 
 use super::{World, must};
 use crate::answers;
@@ -22,6 +23,8 @@ const LEASE_ID_BYTES: usize = 8;
 impl World {
     /// Compacts once more, and compares what members store with what was written.
     pub(super) fn check_stored(&mut self) {
+        // What clients have compacted is dropped by now, whatever came between.
+        self.compare_stored(None);
         let newest = self.judge.revisions.newest();
         let at = (newest - self.random.below(LEFT_REVISIONS) as i64).max(self.compacted).max(1);
         if at > self.compacted {
@@ -33,9 +36,15 @@ impl World {
             }
             self.ticks(1);
         }
+        self.compare_stored(Some(at));
+    }
+
+    /// Compares what members store after a compaction, or after the newest that they know, with what was written.
+    fn compare_stored(&self, at: Option<i64>) {
         let mut usages = BTreeSet::new();
         for member in self.members.iter().filter(|member| member.is_there()) {
             let Some(replica) = &member.replica else { continue };
+            let at = at.unwrap_or_else(|| replica.store().view().compact_revision());
             assert!(is_compacted(replica, at), "member {} does not finish a compaction at {at}", member.at);
             let revisions = self.judge.revisions.revisions();
             must(stored::check(member.at, at, &all_versions(replica), revisions));
@@ -44,6 +53,13 @@ impl World {
             usages.insert((usage.rows, usage.bytes));
         }
         assert!(usages.len() == 1, "members that hold the same count it differently: {usages:?}");
+    }
+
+    /// A compaction whose client wants to know when old versions are gone is answered when they are.
+    pub(super) fn check_physical(&self, at: usize, outcome: &Outcome) {
+        let Ok(Reply::Compact { revision, physical: true }) = outcome.reply else { return };
+        let compacting = self.members[at].replica.as_ref().is_some_and(|replica| replica.store().compacting());
+        assert!(!compacting, "member {at} answers a compaction at {revision} before it has dropped old versions");
     }
 
     fn compact_at(&mut self, revision: i64) {
