@@ -14,19 +14,22 @@
 use bytes::Bytes;
 use metastore_mutants::Mutant;
 use metastore_proto::raftpb;
+use metastore_store::check_change;
 use raft::eraftpb::{ConfChange, ConfState, Entry, HardState, Message, MessageType, Snapshot};
 use raft::{Config, INVALID_ID, ProgressState, RawNode, ReadOnlyOption, Ready, SnapshotStatus, StateRole};
 use slog::{Discard, Logger, o};
 
-use crate::entry::{EntryError, change_entry, library_change};
+use crate::entry::{EntryError, change_entry, check_size, data_bytes, library_change};
 use crate::entry_log::{EntryLog, Retention};
 use crate::message::read_index;
 
+mod campaign;
 mod catching_up;
 mod inbound;
 mod loss;
 mod reads;
 
+use campaign::Campaign;
 use catching_up::CatchingUp;
 pub use inbound::Rejected;
 pub use reads::{Questions, Reads};
@@ -39,6 +42,8 @@ const MAX_INFLIGHT_MESSAGES: usize = 512;
 const MAX_UNCOMMITTED_BYTES: u64 = 256 << 20;
 /// Bytes of committed entries handed out at once.
 const MAX_COMMITTED_BYTES: u64 = 64 << 20;
+/// Read rounds of other members that a leader has not heard a quorum about; what comes on top is dropped, and asked for again.
+const MAX_READ_ROUNDS: usize = 4096;
 
 /// How a group keeps time. The unit is the tick: one heartbeat interval.
 #[derive(Clone, Copy, Debug)]
@@ -114,10 +119,19 @@ pub struct Progress {
     pub snapshot: bool,
 }
 
-/// Consensus refused a proposal: there is no leader, leadership is handed over, or too much waits for commitment.
+/// Why a proposal was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the proposal was dropped")]
-pub struct Dropped;
+pub enum NotProposed {
+    /// There is no leader, leadership is handed over, or too much waits for commitment: it may be taken later.
+    #[error("the proposal was dropped")]
+    Dropped,
+    /// A record of the log does not hold it.
+    #[error("the proposal is larger than a record of the log")]
+    TooLarge,
+    /// A membership change that not every member could apply.
+    #[error("the membership change could not be applied")]
+    Inapplicable,
+}
 
 /// What must be done: send the messages, take up the snapshot, append (and sync), then call [`Consensus::persisted`].
 pub struct Work {
@@ -160,6 +174,7 @@ pub struct Consensus {
     proposed_bytes: u64,
     reads: Reads,
     questions: Questions,
+    campaign: Campaign,
     catching_up: CatchingUp,
 }
 
@@ -195,6 +210,7 @@ impl Consensus {
             proposed_bytes: 0,
             reads: Reads::default(),
             questions: Questions::default(),
+            campaign: Campaign::default(),
             catching_up: CatchingUp::default(),
         };
         consensus.settle_patience();
@@ -209,7 +225,7 @@ impl Consensus {
         }
         self.reads.tick();
         self.catching_up.tick(self.election_ticks);
-        self.settle_patience();
+        self.settle();
     }
 
     /// Takes a message of another member, in the library's form.
@@ -218,8 +234,28 @@ impl Consensus {
     /// [`Rejected`]; nothing has changed.
     pub fn step(&mut self, message: Message) -> Result<(), Rejected> {
         inbound::check(&self.node.raft, &message)?;
-        self.step_checked(message);
+        if self.asked_for(&message) {
+            self.step_checked(message);
+        }
         Ok(())
+    }
+
+    /// Whether a message that answers a question answers one of this member's: an answer may come late, or twice, and one that
+    /// nobody asked for must not count. What the library does not look at it may have.
+    fn asked_for(&self, message: &Message) -> bool {
+        let raft = &self.node.raft;
+        match message.get_msg_type() {
+            MessageType::MsgRequestVoteResponse | MessageType::MsgRequestPreVoteResponse => {
+                self.campaign.asked_for(raft, message)
+            }
+            MessageType::MsgReadIndexResp => {
+                raft.leader_id == message.from && self.reads.asked_for(&message.entries[0].data)
+            }
+            MessageType::MsgReadIndex => raft.read_only.pending_read_count() < MAX_READ_ROUNDS,
+            // Only the leader hands over, and only to one that has heard of it.
+            MessageType::MsgTimeoutNow => raft.leader_id == message.from && message.term == raft.term,
+            _ => true,
+        }
     }
 
     /// Takes the message that came with a whole state. [`Work::snapshot`] says whether it is taken up.
@@ -240,6 +276,12 @@ impl Consensus {
         self.catching_up.hear(message.from);
         // What the library refuses comes from a member that is gone, or proposes to nobody: both are lost on the way.
         let _ = self.node.step(message);
+        self.settle();
+    }
+
+    /// What may have changed with any step.
+    fn settle(&mut self) {
+        self.campaign.follow(&self.node.raft);
         self.settle_patience();
     }
 
@@ -269,15 +311,15 @@ impl Consensus {
         // Refused while a committed membership change is unapplied; then it is asked again after that.
         let campaigns =
             self.waits_alone() && self.node.campaign().is_ok() && self.node.raft.state != StateRole::Follower;
-        self.settle_patience();
+        self.settle();
         campaigns
     }
 
     /// Proposes a command; it is taken up with the next [`Consensus::take`], together with all others.
     ///
     /// # Errors
-    /// [`Dropped`]: nothing will come of it. A proposal that was taken may be lost, too, on its way to another leader.
-    pub fn propose(&mut self, data: Bytes) -> Result<(), Dropped> {
+    /// [`NotProposed`]: nothing will come of it. A proposal that was taken may be lost, too, on its way to another leader.
+    pub fn propose(&mut self, data: Bytes) -> Result<(), NotProposed> {
         self.propose_entry(Entry { data, ..Entry::default() })
     }
 
@@ -285,18 +327,21 @@ impl Consensus {
     ///
     /// # Errors
     /// As [`Consensus::propose`]. The library replaces a change by nothing while another one is under way.
-    pub fn propose_change(&mut self, change: &raftpb::ConfChange) -> Result<(), Dropped> {
-        self.propose_entry(change_entry(change).map_err(|_| Dropped)?)
+    pub fn propose_change(&mut self, change: &raftpb::ConfChange) -> Result<(), NotProposed> {
+        let entry = change_entry(change).map_err(|_| NotProposed::Inapplicable)?;
+        check_change(change).map_err(|_| NotProposed::Inapplicable)?;
+        self.propose_entry(entry)
     }
 
-    fn propose_entry(&mut self, entry: Entry) -> Result<(), Dropped> {
+    fn propose_entry(&mut self, entry: Entry) -> Result<(), NotProposed> {
+        check_size(&entry).map_err(|_| NotProposed::TooLarge)?;
         let raft = &self.node.raft;
-        let bytes = entry.data.len() as u64;
+        let bytes = data_bytes(&entry) as u64;
         // A log that was committed takes one entry of any size.
         let waiting = raft.uncommitted_size() as u64 + self.proposed_bytes;
         let full = waiting > 0 && waiting + bytes > MAX_UNCOMMITTED_BYTES;
         if raft.leader_id == INVALID_ID || raft.lead_transferee.is_some() || full {
-            return Err(Dropped);
+            return Err(NotProposed::Dropped);
         }
         self.proposed_bytes += bytes;
         self.proposed.push(entry);
@@ -307,10 +352,10 @@ impl Consensus {
     /// leader, because this one heard of it meanwhile.
     ///
     /// # Errors
-    /// [`Dropped`] if this member does not lead. If it does not know yet that another one leads, they never commit.
-    pub fn propose_as_leader(&mut self, commands: Vec<Bytes>) -> Result<(), Dropped> {
+    /// [`NotProposed`] if this member does not lead. If it does not know yet that another one leads, they never commit.
+    pub fn propose_as_leader(&mut self, commands: Vec<Bytes>) -> Result<(), NotProposed> {
         if self.node.raft.state != StateRole::Leader {
-            return Err(Dropped);
+            return Err(NotProposed::Dropped);
         }
         self.step_proposed();
         let entries = commands.into_iter().map(|data| Entry { data, ..Entry::default() }).collect();
@@ -324,7 +369,7 @@ impl Consensus {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         self.proposed_bytes = 0;
         for entry in std::mem::take(&mut self.proposed) {
-            let more = entry.data.len() as u64;
+            let more = data_bytes(&entry) as u64;
             if bytes > 0 && bytes + more > bound {
                 self.step_proposal(std::mem::take(&mut batch));
                 bytes = 0;
@@ -361,6 +406,16 @@ impl Consensus {
         if let Some(context) = self.reads.ask(raft.leader_id, raft.term) {
             self.step_checked(read_index(context));
         }
+    }
+
+    /// Forgets reads for which nobody waits any more, by the ids that [`Consensus::read`] was given.
+    pub fn forget_reads(&mut self, waits: impl Fn(u64) -> bool) {
+        self.reads.retain(waits);
+    }
+
+    /// Reads that cannot be done yet.
+    pub fn waiting_reads(&self) -> usize {
+        self.reads.count()
     }
 
     /// Who may read now that everything up to `applied` is part of the state.
@@ -465,6 +520,7 @@ impl Consensus {
         let mut light = self.node.advance_append(work.ready);
         messages.extend(light.take_messages());
         self.look_at(&mut messages);
+        self.campaign.asked(&self.node.raft);
         Persisted { messages, committed: light.take_committed_entries() }
     }
 
@@ -487,23 +543,22 @@ impl Consensus {
         self.node.mut_store().compact(index, keep, needed);
     }
 
-    /// Takes a committed membership change into account. A refused one changes nothing: the library skips member 0.
-    /// Returns the members that count from now on.
+    /// Takes a committed membership change into account; returns the members that count from now on. A refused one changes
+    /// nothing: the library skips member 0. `None` if the library refuses it, as all members do: it would leave no voter.
     ///
     /// # Errors
-    /// If the change is of a kind that this version does not apply, or leaves no voter.
+    /// If the change is of a kind that this version does not apply.
     pub fn change_members(
         &mut self,
         index: u64,
         change: &raftpb::ConfChange,
         refused: bool,
-    ) -> Result<ConfState, EntryError> {
+    ) -> Result<Option<ConfState>, EntryError> {
         let change = if refused { ConfChange::default() } else { library_change(index, change)? };
-        let state = self.node.apply_conf_change(&change);
-        let state = state.map_err(|error| EntryError { index, why: error.to_string() })?;
+        let Ok(state) = self.node.apply_conf_change(&change) else { return Ok(None) };
         self.node.mut_store().set_conf_state(state.clone());
         self.step_down_if_removed();
-        Ok(state)
+        Ok(Some(state))
     }
 
     /// A leader that is no voter any more leads no more. The library would go on, and panic where it looks for itself among the

@@ -8,11 +8,11 @@ use bytes::Bytes;
 use metastore_mutants::Mutant;
 use metastore_proto::Message;
 use metastore_proto::raftpb::{self, ConfChangeType};
-use metastore_store::Member;
+use metastore_store::{Member, check_change, check_command};
 use protobuf::Message as _;
 use raft::eraftpb;
 
-use crate::wal;
+use crate::wal::{self, MAX_ENTRY_BYTES};
 
 /// Why an entry cannot be handed to consensus.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +45,51 @@ pub fn to_consensus(entry: wal::Entry) -> Result<eraftpb::Entry, EntryError> {
         other => return Err(EntryError { index, why: format!("kind {other}, which this version does not know") }),
     }
     Ok(out)
+}
+
+/// The same for an entry that is passed over: a membership change that cannot be read stays in the log as it is.
+///
+/// # Errors
+/// As [`to_consensus`] for an entry that is no membership change.
+pub fn passed_over(entry: wal::Entry) -> Result<eraftpb::Entry, EntryError> {
+    if entry.kind != CONF_CHANGE {
+        return to_consensus(entry);
+    }
+    let wal::Entry { term, index, data: context, .. } = entry;
+    let mut out = eraftpb::Entry { term, index, context, ..eraftpb::Entry::default() };
+    out.set_entry_type(eraftpb::EntryType::EntryConfChange);
+    Ok(out)
+}
+
+/// Whether an entry that another member sends on for its clients may become part of the log: all members can apply it.
+///
+/// # Errors
+/// What would stop a member.
+pub fn check_proposal(entry: &eraftpb::Entry) -> Result<(), String> {
+    check_size(entry)?;
+    match entry.get_entry_type() {
+        eraftpb::EntryType::EntryNormal => check_command(entry.data.clone()).map_err(|error| error.to_string()),
+        _ => check_change(&decode_change(0, &entry.context).map_err(|error| error.why)?),
+    }
+}
+
+/// Whether a record of the log holds the entry.
+///
+/// # Errors
+/// How long it is.
+pub fn check_size(entry: &eraftpb::Entry) -> Result<(), String> {
+    match data_bytes(entry) {
+        0..=MAX_ENTRY_BYTES => Ok(()),
+        bytes => Err(format!("an entry of {bytes} bytes; a record of the log holds {MAX_ENTRY_BYTES}")),
+    }
+}
+
+/// Bytes of an entry's data on disk.
+pub fn data_bytes(entry: &eraftpb::Entry) -> usize {
+    match entry.get_entry_type() {
+        eraftpb::EntryType::EntryNormal => entry.data.len(),
+        _ => entry.context.len(),
+    }
 }
 
 /// A membership change as consensus proposes it.

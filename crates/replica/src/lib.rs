@@ -31,12 +31,12 @@ mod message;
 mod state;
 pub mod wal;
 
-pub use consensus::{Dropped, Portions, Progress, Rejected, Role, Standing, Timing};
+pub use consensus::{NotProposed, Portions, Progress, Rejected, Role, Standing, Timing};
 pub use data_dir::{OpenError, Paths};
 pub use entry_log::Retention;
 pub use leases::LeaseKeeper;
 pub use member::{
-    Bootstrap, ConvertError, Converted, Fatal, Founder, Observer, Outbox, Output, Replica, Settings, convert,
+    Bootstrap, ConvertError, Converted, EntryId, Fatal, Founder, Observer, Outbox, Output, Replica, Settings, convert,
 };
 pub use state::{
     MarkJob, OpenEngine, ReceiveError, ReceivedState, Retired, SnapshotJob, SnapshotWritten, StateIncoming,

@@ -8,10 +8,10 @@ use metastore_mutants::Mutant;
 use metastore_proto::raftpb;
 use metastore_store::mvcc::CompactionHashJob;
 use metastore_store::watch::RevisionEvents;
-use metastore_store::{Halt, MemberChange, Outcome, Reply, Store};
+use metastore_store::{Halt, HaltCause, MemberChange, Outcome, Refusal, Reply, Store};
 use raft::eraftpb::{self, ConfState, Entry, EntryType, HardState};
 
-use crate::consensus::{Append, Consensus, Dropped, Portions, Progress, Rejected, Standing, Timing};
+use crate::consensus::{Append, Consensus, NotProposed, Portions, Progress, Rejected, Standing, Timing};
 use crate::data_dir::{DataDir, OpenError};
 use crate::disk::DiskError;
 use crate::entry::{EntryError, decode_change, to_disk};
@@ -24,10 +24,12 @@ mod bootstrap;
 mod convert;
 mod install;
 mod open;
+mod passed_over;
 mod past;
 
 pub use bootstrap::{Bootstrap, Founder};
 pub use convert::{ConvertError, Converted, convert};
+pub use passed_over::EntryId;
 
 /// The log may grow this much, or as much as the state is large, before a snapshot makes the older part superfluous.
 /// Smaller would rewrite the state more often than the log itself; larger would make restarts slow.
@@ -51,6 +53,8 @@ pub struct Settings {
     pub keep: Retention,
     /// Learners that the cluster may have (`--max-learners`); it must be the same on all members.
     pub max_learners: usize,
+    /// A committed entry that no member can apply, and that all of them pass over (`--unsafe-skip-entry`).
+    pub skip_entry: Option<EntryId>,
     /// Log bytes that call for a snapshot of an engine in memory; the default suits everyone but a test.
     pub snapshot_log_bytes: u64,
     /// Log bytes that call for a flush of an engine on disk; the default suits everyone but a test.
@@ -66,12 +70,14 @@ pub struct Settings {
 impl Settings {
     pub fn new(engine: &'static str, timing: Timing, keep_entries: usize) -> Self {
         let (snapshot_log_bytes, flush_log_bytes) = (SNAPSHOT_LOG_BYTES, FLUSH_LOG_BYTES);
-        let (max_learners, log, portions) = (MAX_LEARNERS, Options::default(), Portions::default());
+        let (max_learners, skip_entry) = (MAX_LEARNERS, None);
+        let (log, portions) = (Options::default(), Portions::default());
         Self {
             engine,
             timing,
             keep: Retention::new(keep_entries),
             max_learners,
+            skip_entry,
             snapshot_log_bytes,
             flush_log_bytes,
             log,
@@ -94,6 +100,9 @@ pub enum Fatal {
     Engine(#[from] EngineError),
     #[error(transparent)]
     Entry(#[from] EntryError),
+    /// A committed entry cannot be applied, for a reason that lies in the entry: every start meets it again.
+    #[error("{cause}. {}", passed_over::flag(*entry))]
+    Inapplicable { entry: EntryId, cause: Box<Self> },
     #[error(transparent)]
     Snapshot(#[from] OpenError),
     /// Proof that this member has lost a part of its log, or that acknowledged entries are lost elsewhere.
@@ -126,6 +135,21 @@ pub enum Fatal {
     /// Asked for more after it had failed.
     #[error("the member has stopped: {0}")]
     Stopped(String),
+}
+
+impl Fatal {
+    /// Why this entry was not applied.
+    fn at(self, entry: EntryId) -> Self {
+        let lies_in_entry = match &self {
+            Self::Entry(_) => true,
+            Self::Halt(Halt { cause, .. }) => match cause {
+                HaltCause::UnknownKind(_) | HaltCause::OldRequest(_) | HaltCause::Malformed(_) => true,
+                HaltCause::Engine(_) | HaltCause::Gap { .. } => false,
+            },
+            _ => false,
+        };
+        if lies_in_entry { Self::Inapplicable { entry, cause: Box::new(self) } } else { self }
+    }
 }
 
 /// The way to the other members. A message may be lost, doubled or late; it must not be held up by another member's.
@@ -180,6 +204,8 @@ pub struct Output {
     pub state_replaced: bool,
     /// States that are to be removed on another thread, once nobody reads them.
     pub retired: Vec<Retired>,
+    /// Entries that were applied as nothing, because the settings or an earlier start say so.
+    pub passed_over: Vec<EntryId>,
     /// A hash to be computed on another thread; a failure must stop the member. Old versions are dropped after that.
     pub compaction_hash: Option<CompactionHashJob>,
 }
@@ -207,6 +233,7 @@ pub struct Replica {
     past: past::Past,
     /// An etcd is among the members.
     beside_etcd: bool,
+    passed_over: passed_over::PassedOver,
     /// Compactions whose requests want to be told when the old versions are gone.
     physical: Vec<Outcome>,
     /// What stopped the member.
@@ -303,20 +330,32 @@ impl Replica {
         self.consensus.read(id);
     }
 
+    /// Forgets requests for which nobody waits any more: reads ([`Replica::read`]), and compactions whose requests are to be told
+    /// when the old versions are gone. Without a leader, or with a reader that holds old versions, they would be kept for ever.
+    pub fn forget(&mut self, waits: impl Fn(u64) -> bool) {
+        self.physical.retain(|outcome| waits(outcome.id));
+        self.consensus.forget_reads(waits);
+    }
+
+    /// Reads that cannot be done yet.
+    pub fn waiting_reads(&self) -> usize {
+        self.consensus.waiting_reads()
+    }
+
     /// Proposes a membership change, in etcd's form. Its outcome carries the change's id.
     ///
     /// # Errors
-    /// [`Dropped`]: nothing will come of it. Nor will there be an outcome if another change is under way.
-    pub fn propose_change(&mut self, change: &raftpb::ConfChange) -> Result<(), Dropped> {
-        if self.failed.is_some() { Err(Dropped) } else { self.consensus.propose_change(change) }
+    /// [`NotProposed`]: nothing will come of it. Nor will there be an outcome if another change is under way.
+    pub fn propose_change(&mut self, change: &raftpb::ConfChange) -> Result<(), NotProposed> {
+        if self.failed.is_some() { Err(NotProposed::Dropped) } else { self.consensus.propose_change(change) }
     }
 
     /// Proposes commands that only a leader may give.
     ///
     /// # Errors
-    /// [`Dropped`] if this member does not lead; they are never sent on to another.
-    pub fn propose_as_leader(&mut self, commands: Vec<Bytes>) -> Result<(), Dropped> {
-        if self.failed.is_some() { Err(Dropped) } else { self.consensus.propose_as_leader(commands) }
+    /// [`NotProposed`] if this member does not lead; they are never sent on to another.
+    pub fn propose_as_leader(&mut self, commands: Vec<Bytes>) -> Result<(), NotProposed> {
+        if self.failed.is_some() { Err(NotProposed::Dropped) } else { self.consensus.propose_as_leader(commands) }
     }
 
     /// Hands leadership to another voter; proposals are dropped meanwhile.
@@ -344,9 +383,9 @@ impl Replica {
     /// Proposes a command ([`metastore_store::command::Command::encode`]).
     ///
     /// # Errors
-    /// [`Dropped`]: nothing will come of it.
-    pub fn propose(&mut self, data: Bytes) -> Result<(), Dropped> {
-        if self.failed.is_some() { Err(Dropped) } else { self.consensus.propose(data) }
+    /// [`NotProposed`]: nothing will come of it.
+    pub fn propose(&mut self, data: Bytes) -> Result<(), NotProposed> {
+        if self.failed.is_some() { Err(NotProposed::Dropped) } else { self.consensus.propose(data) }
     }
 
     /// Does something that may fail, and nothing after it has failed once.
@@ -432,20 +471,14 @@ impl Replica {
     fn apply_all(&mut self, committed: Vec<Entry>, output: &mut Output) -> Result<(), Fatal> {
         self.observer.begin();
         for entry in committed {
-            let index = entry.index;
-            if entry.get_entry_type() == EntryType::EntryNormal {
-                if metastore_mutants::on(Mutant::ApplyTwiceAfterRestart) && index == self.past.last {
-                    self.store.apply(entry.index, entry.term, entry.data.clone())?;
-                }
-                let kind = self.observer.recognize(&entry.data);
-                if let Some(outcome) = self.store.apply(entry.index, entry.term, entry.data)? {
-                    self.observer.applied(kind, outcome.reply.is_ok());
-                    output.outcomes.push(outcome);
-                }
+            let id = EntryId { index: entry.index, term: entry.term };
+            if self.passes_any_over() && self.passes_over(id)? {
+                self.pass_over(&entry)?;
+                output.passed_over.push(id);
             } else {
-                output.outcomes.push(self.apply_member_change(&entry)?);
+                output.outcomes.extend(self.apply_entry(entry).map_err(|fatal| fatal.at(id))?);
             }
-            self.relive(index, output)?;
+            self.relive(id.index, output)?;
         }
         self.observer.publishing();
         output.events.extend(self.store.publish()?);
@@ -456,11 +489,41 @@ impl Replica {
         Ok(())
     }
 
+    fn apply_entry(&mut self, entry: Entry) -> Result<Option<Outcome>, Fatal> {
+        if entry.get_entry_type() != EntryType::EntryNormal {
+            return self.apply_member_change(&entry).map(Some);
+        }
+        if metastore_mutants::on(Mutant::ApplyTwiceAfterRestart) && entry.index == self.past.last {
+            self.store.apply(entry.index, entry.term, entry.data.clone())?;
+        }
+        let kind = self.observer.recognize(&entry.data);
+        let outcome = self.store.apply(entry.index, entry.term, entry.data)?;
+        if let Some(outcome) = &outcome {
+            self.observer.applied(kind, outcome.reply.is_ok());
+        }
+        Ok(outcome)
+    }
+
+    /// Applies an entry as if there were nothing in it.
+    fn pass_over(&mut self, entry: &Entry) -> Result<(), Fatal> {
+        if entry.get_entry_type() != EntryType::EntryNormal {
+            self.consensus.change_members(entry.index, &raftpb::ConfChange::default(), true)?;
+        }
+        self.store.apply(entry.index, entry.term, Bytes::new())?;
+        Ok(())
+    }
+
     fn apply_member_change(&mut self, entry: &Entry) -> Result<Outcome, Fatal> {
         let Entry { index, term, .. } = *entry;
         let change = decode_change(index, &entry.context)?;
-        let checked = self.store.check_member_change(index, &change, self.settings.max_learners)?;
-        let conf_state = self.consensus.change_members(index, &change, checked.is_err())?;
+        let mut checked = self.store.check_member_change(index, &change, self.settings.max_learners)?;
+        let conf_state = match self.consensus.change_members(index, &change, checked.is_err())? {
+            Some(conf_state) => conf_state,
+            None => {
+                checked = Err(Refusal::NotEnoughMembers);
+                self.conf_state.clone()
+            }
+        };
         if !(metastore_mutants::on(Mutant::PromotionForgotten) && matches!(checked, Ok(MemberChange::Promote(_)))) {
             self.conf_state = conf_state;
         }

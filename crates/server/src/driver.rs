@@ -16,6 +16,8 @@ mod held;
 mod jobs;
 mod leases;
 mod states;
+#[cfg(test)]
+mod tests;
 
 pub use event::{Answer, Event, Mail, TimeToLive, Waiter};
 pub use group::Advertised;
@@ -29,7 +31,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use metastore_engine::Version;
-use metastore_replica::{Fatal, LeaseKeeper, Output, Replica, Retired};
+use metastore_replica::{Fatal, LeaseKeeper, NotProposed, Output, Replica, Retired};
 use metastore_store::Reply;
 use metastore_store::watch::RevisionEvents;
 use tokio::sync::{oneshot, watch as signal};
@@ -43,6 +45,7 @@ use crate::peer::twin::Twin;
 use crate::shared::{Shared, WorkerFlags};
 use group::{Group, Post};
 use held::{Held, Proposal, What};
+use leases::TooLate;
 
 /// How often expired leases are looked for, as in etcd.
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(500);
@@ -50,6 +53,10 @@ const EXPIRY_INTERVAL: Duration = Duration::from_millis(500);
 const EVENTS_BYTES: usize = 64 << 20;
 /// How long a request is remembered whose answer never came: its client was told long before that the time is up.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
+/// Proposals that wait for their outcome; more are told to come back. A quorum that answers leaves far fewer.
+const WAITING: usize = 256 << 10;
+/// Reads that wait for a word of the leader; more are told to come back. Those of one I/O thread share one.
+const READING: usize = 64 << 10;
 /// How soon dropping old versions is tried again while a reader holds them.
 const COMPACTION_RETRY: Duration = Duration::from_millis(10);
 
@@ -76,8 +83,7 @@ pub struct Driver {
     held: Held,
     /// Who asked in the same moment in which this member failed.
     unheard: Vec<Waiter>,
-    /// Who wanted to renew a lease whose time was over, until it is revoked. A client waits for one at a time.
-    too_late: HashMap<i64, Vec<Waiter>>,
+    too_late: TooLate,
     heartbeat: Duration,
     started: Instant,
     output: Output,
@@ -144,7 +150,7 @@ impl Driver {
             waiting: HashMap::default(),
             held: Held::default(),
             unheard: Vec::new(),
-            too_late: HashMap::default(),
+            too_late: TooLate::default(),
             heartbeat: heartbeat.interval,
             started: Instant::now(),
             output: Output::default(),
@@ -218,7 +224,7 @@ impl Driver {
         waiters.extend(self.held.drain());
         waiters.extend(self.group.drain_moves());
         waiters.extend(self.waiting.drain().chain(self.reading.drain()).map(|(_, (waiter, _))| waiter));
-        waiters.extend(self.too_late.drain().flat_map(|(_, waiters)| waiters));
+        waiters.extend(self.too_late.drain());
         for waiter in waiters {
             self.answer(waiter, Answer::Stopped);
         }
@@ -303,9 +309,14 @@ impl Driver {
     /// Proposes, or keeps what finds no leader.
     fn propose(&mut self, waiter: Waiter, id: u64, what: What) {
         let proposal = Proposal { waiter, id, what, since: Instant::now() };
-        if self.held.is_empty() && self.reaches_leader() && proposal.submit(&mut self.replica).is_ok() {
-            self.waiting.insert(id, (waiter, proposal.since));
-        } else if let Err(waiter) = self.held.push(proposal) {
+        if self.waiting.len() >= WAITING {
+            return self.answer(waiter, Answer::NoRoom);
+        }
+        let waits = !self.held.is_empty() || !self.reaches_leader();
+        let held = if waits { Some(proposal) } else { self.submit(proposal) };
+        if let Some(proposal) = held
+            && let Err(waiter) = self.held.push(proposal)
+        {
             self.answer(waiter, Answer::NoRoom);
         }
     }
@@ -317,6 +328,18 @@ impl Driver {
         if let Some(waiter) = waiter {
             self.answer(waiter, Answer::Withdrawn(held));
         }
+    }
+
+    /// Proposes. What may be taken later comes back; what will never be taken is answered.
+    fn submit(&mut self, proposal: Proposal) -> Option<Proposal> {
+        match proposal.submit(&mut self.replica) {
+            Ok(()) => _ = self.waiting.insert(proposal.id, (proposal.waiter, proposal.since)),
+            Err(NotProposed::Dropped) => return Some(proposal),
+            Err(why @ (NotProposed::TooLarge | NotProposed::Inapplicable)) => {
+                self.answer(proposal.waiter, Answer::NotProposed(why));
+            }
+        }
+        None
     }
 
     /// Whether a proposal would get to a leader: one that has just died is still called leader for an election timeout, and
@@ -333,11 +356,10 @@ impl Driver {
             return any;
         }
         while let Some(proposal) = self.held.pop() {
-            if proposal.submit(&mut self.replica).is_err() {
+            if let Some(proposal) = self.submit(proposal) {
                 self.held.put_back(proposal);
                 break;
             }
-            self.waiting.insert(proposal.id, (proposal.waiter, proposal.since));
             any = true;
         }
         any
@@ -347,6 +369,9 @@ impl Driver {
         if self.replica.standing().sole_leader {
             self.answer(waiter, Answer::Readable);
             return;
+        }
+        if self.reading.len() >= READING {
+            return self.answer(waiter, Answer::NoRoom);
         }
         let id = self.shared.next_id();
         self.reading.insert(id, (waiter, Instant::now()));
@@ -380,6 +405,8 @@ impl Driver {
         for asked in [&mut self.waiting, &mut self.reading] {
             asked.retain(|_, (_, since)| now.duration_since(*since) < FORGET_AFTER);
         }
+        let (waiting, reading) = (&self.waiting, &self.reading);
+        self.replica.forget(|id| waiting.contains_key(&id) || reading.contains_key(&id));
         self.forget_moves(now);
     }
 
@@ -400,6 +427,13 @@ impl Driver {
             if let Some((waiter, _)) = self.waiting.remove(&outcome.id) {
                 self.answer(waiter, Answer::Outcome(outcome));
             }
+        }
+        for entry in output.passed_over.drain(..) {
+            tracing::error!(
+                index = entry.index,
+                term = entry.term,
+                "passed over an entry of the log, because --unsafe-skip-entry names it or named it; every member must pass over it"
+            );
         }
         for id in output.readable.drain(..) {
             if let Some((waiter, _)) = self.reading.remove(&id) {

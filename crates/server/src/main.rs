@@ -64,6 +64,11 @@ fn run(config: &Config, notes: &Notes) -> u8 {
     let notifier = Notifier::new(std::env::vars());
     let running = match start::start(config) {
         Ok(running) => running,
+        // As in etcd, a success: a supervisor that restarts what fails would start it again and again.
+        Err(error) if error.is_removal() => {
+            tracing::error!(error = %error, "this member is no member of its cluster any more; remove its data directory");
+            return signals::SUCCESS;
+        }
         Err(error) => {
             tracing::error!(error = %error, "cannot start");
             return signals::FAILURE;

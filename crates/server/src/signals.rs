@@ -1,5 +1,6 @@
 //! How a running member ends: told to, or because it cannot go on.
 
+use metastore_replica::Fatal;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::notify::Notifier;
@@ -11,6 +12,8 @@ pub const FAILURE: u8 = 1;
 
 enum End {
     Signal(SignalKind),
+    /// The cluster has removed this member.
+    Removed,
     /// The engine thread could not go on; its error.
     Failed(String),
 }
@@ -26,6 +29,12 @@ pub fn serve_until_told(running: Running, manager: &Notifier) -> u8 {
             tracing::info!(signal = kind.as_raw_value(), "received signal; shutting down");
             running.stop();
             raise(kind)
+        }
+        // As in etcd, a success: a supervisor that restarts what fails would start it again and again.
+        Ok(End::Removed) => {
+            tracing::error!(error = %Fatal::Removed, "this member is no member of its cluster any more; remove its data directory");
+            running.stop();
+            SUCCESS
         }
         Ok(End::Failed(error)) => {
             tracing::error!(error = %error, "the member cannot go on; nothing was acknowledged after this");
@@ -49,11 +58,12 @@ fn wait(running: &Running, manager: &Notifier) -> std::io::Result<End> {
         Ok(tokio::select! {
             _ = terminate.recv() => End::Signal(SignalKind::terminate()),
             _ = interrupt.recv() => End::Signal(SignalKind::interrupt()),
-            result = ended.wait_for(Option::is_some) => End::Failed(match result.as_deref() {
-                Ok(Some(Err(fatal))) => fatal.to_string(),
-                Ok(_) => "the engine thread ended".into(),
-                Err(_) => "the engine thread panicked".into(),
-            }),
+            result = ended.wait_for(Option::is_some) => match result.as_deref() {
+                Ok(Some(Err(fatal))) if matches!(**fatal, Fatal::Removed) => End::Removed,
+                Ok(Some(Err(fatal))) => End::Failed(fatal.to_string()),
+                Ok(_) => End::Failed("the engine thread ended".into()),
+                Err(_) => End::Failed("the engine thread panicked".into()),
+            },
             () = keep_alive(running, manager) => unreachable!("it goes on for ever"),
         })
     })

@@ -150,6 +150,13 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
     Ok(Running { workers, peers, serving, engine, inbox, ended, shared, client_addresses })
 }
 
+impl StartError {
+    /// Whether the cluster has removed this member: there is nothing to start, now or later.
+    pub fn is_removal(&self) -> bool {
+        matches!(self, Self::Fatal(fatal) if matches!(**fatal, Fatal::Removed))
+    }
+}
+
 impl Running {
     /// Grows as long as the engine thread makes progress: with each heartbeat interval, even if there is nothing to do.
     pub fn progress(&self) -> u64 {
@@ -200,6 +207,7 @@ fn open(config: &Config, descriptors: Descriptors, metrics: &Arc<Metrics>) -> Re
     settings.keep.more_entries = config.snapshot_count as usize;
     settings.max_learners = config.max_learners;
     settings.new_directory = Some(peer::twin::new_directory());
+    settings.skip_entry = config.unsafe_skip_entry;
     let disk = if config.unsafe_no_fsync { OsDisk::without_fsync() } else { OsDisk::new() };
     let disk: Arc<dyn Disk> = Arc::new(watched(disk, metrics));
     let paths = Paths { data_dir: config.data_dir.clone(), wal_dir: config.wal_dir.clone() };

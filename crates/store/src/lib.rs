@@ -38,9 +38,9 @@ mod wire;
 
 pub use alarms::Alarms;
 pub use apply::command;
-pub use apply::{Halt, OpReply, Outcome, Reply, TxnReply};
+pub use apply::{Halt, HaltCause, OpReply, Outcome, Reply, TxnReply, check_command};
 pub use auth::Auth;
-pub use member_change::MemberChange;
+pub use member_change::{MemberChange, check_change};
 pub use members::{Member, Members};
 pub use refusal::Refusal;
 

@@ -31,9 +31,31 @@ struct Context {
     is_promote: bool,
 }
 
+/// Whether every member can apply a change, whatever the members are by then. A leader lets no other change into the log.
+///
+/// # Errors
+/// Why there may be a member that cannot, or to which the change says two things.
+pub fn check_change(change: &raftpb::ConfChange) -> Result<(), String> {
+    let id = change.node_id();
+    match kind(change)? {
+        ConfChangeType::ConfChangeRemoveNode => Ok(()),
+        ConfChangeType::ConfChangeUpdateNode => described(id, &read(change)?),
+        kind @ (ConfChangeType::ConfChangeAddNode | ConfChangeType::ConfChangeAddLearnerNode) => {
+            let context = read(change)?;
+            if context.is_promote { described(id, &context) } else { added(id, &context) }?;
+            let learner = kind == ConfChangeType::ConfChangeAddLearnerNode;
+            if context.is_promote && learner || !context.is_promote && learner != context.member.is_learner {
+                return Err(format!("a change of member {id:x} that adds a voter and a learner"));
+            }
+            Ok(())
+        }
+    }
+}
+
 impl Members {
     /// Reads a change in etcd's form and checks it as etcd does (`ValidateConfigurationChange`); all members come to the
-    /// same result, if they allow the same number of learners.
+    /// same result, if they allow the same number of learners. As in etcd, a change that is refused is not read any further: a
+    /// change of member 0, which no member is, is refused like that of any other unknown member.
     ///
     /// # Errors
     /// Outside: why the bytes are no change. Inside: why it is refused.
@@ -42,25 +64,41 @@ impl Members {
         change: &raftpb::ConfChange,
         max_learners: usize,
     ) -> Result<Result<MemberChange, Refusal>, String> {
-        let (id, number) = (change.node_id(), change.r#type.unwrap_or_default());
-        let kind = ConfChangeType::try_from(number).map_err(|_| format!("a change of the unknown kind {number}"))?;
+        let (id, kind) = (change.node_id(), kind(change)?);
         if self.is_removed(id) {
             return Ok(Err(Refusal::MemberRemoved));
         }
         match kind {
             ConfChangeType::ConfChangeAddNode | ConfChangeType::ConfChangeAddLearnerNode => {
-                let Context { member, is_promote } = read(change)?;
+                let context = read(change)?;
                 let learner = kind == ConfChangeType::ConfChangeAddLearnerNode;
-                let checked =
-                    if is_promote { self.promotes(id) } else { self.adds(member, id, (learner, max_learners)) };
-                Ok(checked)
+                let checked = if context.is_promote {
+                    self.promotes(id)
+                } else {
+                    self.adds(&context.member, id, (learner, max_learners))
+                };
+                if checked.is_ok() {
+                    added(id, &context)?;
+                }
+                Ok(checked.map(|()| match context.is_promote {
+                    true => MemberChange::Promote(id),
+                    false => MemberChange::Add(context.member),
+                }))
             }
-            ConfChangeType::ConfChangeUpdateNode => Ok(self.updates(id, read(change)?.member.peer_urls)),
+            ConfChangeType::ConfChangeUpdateNode if self.get(id).is_none() => Ok(Err(Refusal::MemberNotFound)),
+            ConfChangeType::ConfChangeUpdateNode => {
+                let context = read(change)?;
+                if self.reached_at(&context.member.peer_urls, Some(id)) {
+                    return Ok(Err(Refusal::PeerUrlExists));
+                }
+                described(id, &context)?;
+                Ok(Ok(MemberChange::Update { id, peer_urls: context.member.peer_urls }))
+            }
             ConfChangeType::ConfChangeRemoveNode => Ok(self.removes(id)),
         }
     }
 
-    fn adds(&self, member: Member, id: u64, (learner, max_learners): (bool, usize)) -> Result<MemberChange, Refusal> {
+    fn adds(&self, member: &Member, id: u64, (learner, max_learners): (bool, usize)) -> Result<(), Refusal> {
         if self.get(id).is_some() {
             return Err(Refusal::MemberExists);
         }
@@ -70,20 +108,12 @@ impl Members {
         if learner && member.is_learner && self.learners().count() >= max_learners {
             return Err(Refusal::TooManyLearners);
         }
-        Ok(MemberChange::Add(member))
+        Ok(())
     }
 
-    fn promotes(&self, id: u64) -> Result<MemberChange, Refusal> {
+    fn promotes(&self, id: u64) -> Result<(), Refusal> {
         let member = self.get(id).ok_or(Refusal::MemberNotFound)?;
-        if member.is_learner { Ok(MemberChange::Promote(id)) } else { Err(Refusal::MemberNotLearner) }
-    }
-
-    fn updates(&self, id: u64, peer_urls: Vec<String>) -> Result<MemberChange, Refusal> {
-        self.get(id).ok_or(Refusal::MemberNotFound)?;
-        if self.reached_at(&peer_urls, Some(id)) {
-            return Err(Refusal::PeerUrlExists);
-        }
-        Ok(MemberChange::Update { id, peer_urls })
+        if member.is_learner { Ok(()) } else { Err(Refusal::MemberNotLearner) }
     }
 
     /// Removing the last voter is refused here, where etcd lets the member crash: nothing could ever be committed again.
@@ -102,15 +132,30 @@ impl Members {
     }
 }
 
-/// Reads the JSON of a change, which must be about the member that the change names.
+fn kind(change: &raftpb::ConfChange) -> Result<ConfChangeType, String> {
+    // Not the getter: it takes a number that it does not know for the default, which is AddNode.
+    let number = change.r#type.unwrap_or_default();
+    ConfChangeType::try_from(number).map_err(|_| format!("a change of the unknown kind {number}"))
+}
+
+/// Reads the JSON of a change.
 fn read(change: &raftpb::ConfChange) -> Result<Context, String> {
-    let context: Context = serde_json::from_slice(change.context()).map_err(|error| error.to_string())?;
-    let (id, described) = (change.node_id(), context.member.id);
+    serde_json::from_slice(change.context()).map_err(|error| error.to_string())
+}
+
+/// The JSON of an addition must be about the member that the change names.
+fn added(id: u64, context: &Context) -> Result<(), String> {
     if id == 0 {
         return Err("a change of member 0, which no member can be".into());
     }
-    if id != described {
-        return Err(format!("a change of member {id:x} with the description of member {described:x}"));
+    described(id, context)
+}
+
+/// The JSON must be about the member that the change names.
+fn described(id: u64, context: &Context) -> Result<(), String> {
+    let described = context.member.id;
+    if id == described {
+        return Ok(());
     }
-    Ok(context)
+    Err(format!("a change of member {id:x} with the description of member {described:x}"))
 }

@@ -13,6 +13,7 @@ use crate::schema::{CLUSTER_VERSION, DOWNGRADE};
 /// A member of the cluster. The JSON form is etcd's: in membership changes and in stored rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
+    #[serde(default)]
     pub id: u64,
     #[serde(rename = "peerURLs", default, deserialize_with = "null_is_empty")]
     pub peer_urls: Vec<String>,

@@ -2,11 +2,11 @@
 
 use metastore_proto::etcdserverpb::Member;
 
-use super::{Cluster, State};
+use super::{Cluster, PATIENCE, State};
 use crate::member::free_address;
 use crate::membership::*;
 use crate::paths;
-use crate::programs::Server;
+use crate::programs::{Harness, Server};
 
 impl Cluster {
     /// Adds a member through the leader, starts it, and waits until it serves clients. Its number.
@@ -64,9 +64,21 @@ impl Cluster {
             cluster.call(through, paths::MEMBER_REMOVE, IdRequest { id }).ok()
         });
         if self.nodes[node].member.is_started() {
-            self.wait_exit(node);
+            self.ends_in_success(node);
         }
         self.nodes[node].state = State::Left;
+    }
+
+    /// Waits until a node that is a member no more has ended by itself; as a process in success, so that nobody restarts it.
+    /// What it has logged.
+    pub fn ends_in_success(&mut self, node: usize) -> Vec<String> {
+        let member = &mut self.nodes[node].member;
+        if member.server().harness == Harness::Inside {
+            return self.wait_exit(node);
+        }
+        let status = member.wait_exit(PATIENCE).unwrap_or_else(|| panic!("node {node} goes on: {:#?}", member.log()));
+        assert!(status.success(), "node {node}: {status}: {:#?}", member.log());
+        member.log()
     }
 
     /// A node that left, or whose disk was emptied, may be announced again.

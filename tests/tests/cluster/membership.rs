@@ -3,7 +3,7 @@
 use metastore_proto::Message;
 use metastore_tests::cluster::Cluster;
 use metastore_tests::load::Load;
-use metastore_tests::membership::{AddRequest, AddResponse, IdRequest, MembersResponse};
+use metastore_tests::membership::{AddRequest, AddResponse, IdRequest, MembersResponse, UpdateRequest};
 use metastore_tests::paths;
 use metastore_tests::programs::Engine;
 
@@ -17,6 +17,7 @@ const REMOVED: &str = "the member has been permanently removed from the cluster"
 
 each_harness!(
     a_learner_is_added_promoted_and_removed,
+    a_removed_member_that_starts_again_says_why_it_ends,
     a_member_is_replaced_and_another_moves_under_load,
     it_grows_from_one_to_five_and_shrinks_again;
     mixed: a_learner_gets_all_history_by_snapshot,
@@ -54,6 +55,23 @@ fn a_learner_is_added_promoted_and_removed(members: Members) {
     load.stop().check(&cluster);
 }
 
+/// Its state may hold the removal, so that no entry of its log tells of it.
+fn a_removed_member_that_starts_again_says_why_it_ends(members: Members) {
+    let Some(mut cluster) = members.start("removed starts again", 3, &AT_ONCE) else { return };
+    let node = cluster.followers()[0];
+    cluster.put(node, "key", "value").expect("a write");
+    cluster.remove(node);
+    for _ in 0..2 {
+        cluster.launch(node);
+        // etcd ends with 0 or 1: its start and its end overtake each other.
+        let etcd = cluster.member(node).server().is_etcd();
+        let log = if etcd { cluster.wait_exit(node) } else { cluster.ends_in_success(node) };
+        assert!(log.iter().any(|line| line.contains(REMOVED)), "{log:#?}");
+    }
+    let other = cluster.leader();
+    assert_eq!(cluster.get(other, "key").expect("a read"), Some("value".into()));
+}
+
 /// Changes that make no sense, and what etcd says to them.
 fn expect_refusals(cluster: &Cluster, learner: usize) {
     let other = "http://127.0.0.1:1".to_string();
@@ -64,8 +82,13 @@ fn expect_refusals(cluster: &Cluster, learner: usize) {
     refused::<_, AddResponse>(cluster, paths::MEMBER_ADD, add(other, true), many);
     let bad = "etcdserver: given member URLs are invalid";
     refused::<_, AddResponse>(cluster, paths::MEMBER_ADD, add("nonsense".into(), false), bad);
-    let unknown = IdRequest { id: 7 };
-    refused::<_, MembersResponse>(cluster, paths::MEMBER_REMOVE, unknown, "etcdserver: member not found");
+    // 0 is what a client sends that names no member.
+    for id in [0, 7] {
+        let unknown = "etcdserver: member not found";
+        refused::<_, MembersResponse>(cluster, paths::MEMBER_REMOVE, IdRequest { id }, unknown);
+        let moved = UpdateRequest { id, peer_urls: vec!["http://127.0.0.1:1".into()] };
+        refused::<_, MembersResponse>(cluster, paths::MEMBER_UPDATE, moved, unknown);
+    }
     let voter = IdRequest { id: cluster.id(0) };
     let promoted = "etcdserver: can only promote a learner member";
     refused::<_, MembersResponse>(cluster, paths::MEMBER_PROMOTE, voter, promoted);

@@ -4,11 +4,15 @@ use raft::eraftpb::{Message, MessageType};
 use raft::{Raft, StateRole, Storage};
 
 use super::loss;
+use crate::entry::{check_proposal, check_size};
 
 /// Bytes that the name of a read round may have; etcd's and ours have 8.
 const MAX_READ_CONTEXT_BYTES: usize = 64;
 /// More elections than there ever are; beyond, the library would count over the end of its numbers.
 const MAX_TERM: u64 = u64::MAX >> 1;
+/// Elections that a member may have missed: 136 years of one a second. One message must not take the terms to their end, where
+/// no leader could be elected any more.
+const MAX_MISSED_TERMS: u64 = 1 << 32;
 
 /// Why a message was not taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -66,6 +70,7 @@ fn check_kind<T: Storage>(raft: &Raft<T>, message: &Message) -> Result<(), Rejec
             Err(impossible("what is sent on to a leader names no term".into()))
         }
         MessageType::MsgPropose if message.entries.is_empty() => Err(impossible("it proposes nothing".into())),
+        MessageType::MsgPropose => message.entries.iter().try_for_each(check_proposal).map_err(impossible),
         // The library would send it on once more, and does not expect a term then.
         MessageType::MsgTransferLeader if message.term == raft.term && raft.state == StateRole::Follower => {
             Err(impossible("this member does not lead".into()))
@@ -76,8 +81,7 @@ fn check_kind<T: Storage>(raft: &Raft<T>, message: &Message) -> Result<(), Rejec
         MessageType::MsgTimeoutNow if raft.prs().is_singleton() && raft.promotable() => {
             Err(impossible("this member alone votes".into()))
         }
-        MessageType::MsgPropose
-        | MessageType::MsgHeartbeat
+        MessageType::MsgHeartbeat
         | MessageType::MsgAppendResponse
         | MessageType::MsgRequestVote
         | MessageType::MsgRequestVoteResponse
@@ -112,6 +116,14 @@ pub fn check_ends<T: Storage>(raft: &Raft<T>, message: &Message) -> Result<(), R
     }
     if message.term > MAX_TERM {
         return Err(impossible(format!("nobody gets to term {}", message.term)));
+    }
+    // A member that joins knows no term yet.
+    if raft.term > 0 && message.term > raft.term.saturating_add(MAX_MISSED_TERMS) {
+        return Err(impossible(format!(
+            "it is of term {}, but this member is in term {}: so many elections are not missed. If the cluster is in that \
+             term, remove this member and add it anew with an empty data directory",
+            message.term, raft.term
+        )));
     }
     Ok(())
 }
@@ -149,7 +161,8 @@ fn check_heartbeat<T: Storage>(raft: &Raft<T>, message: &Message) -> Result<(), 
     Err(Rejected::LogLost { leader: message.from, held: message.commit, last })
 }
 
-/// Entries follow each other, and an entry that has a term. (What lies before the commit index the library does not look at.)
+/// Entries follow each other, and an entry that has a term; a record of the log holds each. (What lies before the commit index the
+/// library does not look at.)
 fn check_append(message: &Message) -> Result<(), String> {
     let mut term = message.log_term;
     if message.index > 0 && term == 0 {
@@ -161,6 +174,7 @@ fn check_append(message: &Message) -> Result<(), String> {
             let (index, wrong) = (entry.index, entry.term);
             return Err(format!("entry {index} of term {wrong} where {expected} of term {term} or later is due"));
         }
+        check_size(entry)?;
         term = entry.term;
     }
     Ok(())

@@ -57,17 +57,12 @@ pub struct Reads {
 
 #[derive(Debug)]
 struct Round {
+    /// The name of the round: the first of the ids that it began with.
+    name: u64,
     ids: Vec<u64>,
     /// Leader and term when it was asked for last.
     asked: (u64, u64),
     ticks: u32,
-}
-
-impl Round {
-    /// The name of the round.
-    fn context(&self) -> u64 {
-        self.ids[0]
-    }
 }
 
 impl Reads {
@@ -92,17 +87,43 @@ impl Reads {
         match &mut self.round {
             Some(round) if round.asked == asked && round.ticks < RETRY_TICKS => return None,
             Some(round) => (round.asked, round.ticks) = (asked, 0),
-            None if self.next.is_empty() => return None,
-            None => self.round = Some(Round { ids: std::mem::take(&mut self.next), asked, ticks: 0 }),
+            None => {
+                let name = *self.next.first()?;
+                self.round = Some(Round { name, ids: std::mem::take(&mut self.next), asked, ticks: 0 });
+            }
         }
-        self.round.as_ref().map(Round::context)
+        self.round.as_ref().map(|round| round.name)
+    }
+
+    /// Whether an answer of this name is one to the round that is under way.
+    pub fn asked_for(&self, context: &[u8]) -> bool {
+        self.round.as_ref().is_some_and(|round| context == round.name.to_be_bytes())
+    }
+
+    /// Forgets those for whom nobody waits: without a leader, or with a log that does not get on, they would be kept for ever.
+    pub fn retain(&mut self, waits: impl Fn(u64) -> bool) {
+        self.next.retain(|id| waits(*id));
+        if let Some(round) = &mut self.round {
+            round.ids.retain(|id| waits(*id));
+        }
+        self.round.take_if(|round| round.ids.is_empty());
+        self.confirmed.retain_mut(|(_, ids)| {
+            ids.retain(|id| waits(*id));
+            !ids.is_empty()
+        });
+    }
+
+    /// How many wait.
+    pub fn count(&self) -> usize {
+        let under_way = self.round.as_ref().map_or(0, |round| round.ids.len());
+        self.next.len() + under_way + self.confirmed.iter().map(|(_, ids)| ids.len()).sum::<usize>()
     }
 
     /// The leader has answered a round: everything up to `index` was committed when it was asked for.
     pub fn confirm(&mut self, context: &[u8], index: u64) {
         // An answer that comes twice finds its round gone.
         // The one that this member has given itself, while it leads, has a number behind its name.
-        if let Some(round) = self.round.take_if(|round| context.starts_with(&round.context().to_be_bytes())) {
+        if let Some(round) = self.round.take_if(|round| context.starts_with(&round.name.to_be_bytes())) {
             self.confirmed.push((index, round.ids));
         }
     }
@@ -141,6 +162,26 @@ mod tests {
         assert_eq!(reads.ask(1, 2), Some(12));
         reads.confirm(&10u64.to_be_bytes(), 8);
         assert_eq!(released(&mut reads, 9), [0; 0], "an answer to another round");
+    }
+
+    #[test]
+    fn who_is_forgotten_may_not_read_and_takes_an_empty_round_along() {
+        let mut reads = Reads::default();
+        reads.add(10);
+        assert_eq!(reads.ask(1, 2), Some(10));
+        reads.confirm(&10u64.to_be_bytes(), 7);
+        (11..=14).for_each(|id| reads.add(id));
+        assert_eq!(reads.ask(1, 2), Some(11));
+        (15..=16).for_each(|id| reads.add(id));
+        reads.retain(|id| id.is_multiple_of(2) && id != 10);
+        assert_eq!(reads.count(), 3, "12 and 14 under way, 16 next");
+        assert!(reads.asked_for(&11u64.to_be_bytes()), "the round keeps its name");
+        reads.confirm(&11u64.to_be_bytes(), 8);
+        assert_eq!(released(&mut reads, 9), [12, 14]);
+        assert_eq!(reads.ask(1, 2), Some(16));
+        reads.retain(|_| false);
+        assert_eq!((reads.count(), reads.ask(1, 2)), (0, None));
+        assert!(!reads.asked_for(&16u64.to_be_bytes()));
     }
 
     #[test]

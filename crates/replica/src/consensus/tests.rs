@@ -12,7 +12,7 @@ fn consensus(voters: &[u64]) -> Consensus {
 #[test]
 fn a_leader_is_sole_leader_only_when_it_has_committed_in_its_term() {
     let mut consensus = consensus(&[1]);
-    assert_eq!(consensus.propose("early".into()), Err(Dropped));
+    assert_eq!(consensus.propose("early".into()), Err(NotProposed::Dropped));
     assert_eq!(consensus.standing(), Standing { id: 1, term: 1, commit: 1, applied: 1, ..Standing::default() });
     assert!(consensus.campaign_if_alone());
     let elected = Standing { id: 1, role: Role::Leader, leader: 1, term: 2, commit: 1, applied: 1, sole_leader: false };
@@ -50,7 +50,7 @@ fn what_only_a_leader_may_say_is_not_sent_on_to_another() {
     let mut consensus = consensus(&[1, 2, 3]);
     consensus.step(message(MessageType::MsgHeartbeat)).unwrap();
     assert_eq!(consensus.standing().leader, 2);
-    assert_eq!(consensus.propose_as_leader(vec!["revoke".into()]), Err(Dropped));
+    assert_eq!(consensus.propose_as_leader(vec!["revoke".into()]), Err(NotProposed::Dropped));
     consensus.propose("put".into()).unwrap();
     let work = consensus.take().unwrap();
     let sent = consensus.persisted(work).messages;
@@ -179,7 +179,7 @@ fn a_leader_that_was_removed_hands_over_and_goes_on_as_nobody() {
         node_id: Some(1),
         ..raftpb::ConfChange::default()
     };
-    assert_eq!(consensus.change_members(3, &removal, false).unwrap().voters.len(), 2);
+    assert_eq!(consensus.change_members(3, &removal, false).unwrap().unwrap().voters.len(), 2);
     assert_eq!((consensus.standing().role, consensus.standing().leader), (Role::Follower, 0));
     let mut messages = Vec::new();
     while let Some(mut work) = consensus.take() {
@@ -200,7 +200,7 @@ fn what_was_proposed_is_taken_up_before_leadership_is_handed_over() {
     consensus.node.raft.become_leader();
     consensus.propose("x".into()).unwrap();
     consensus.transfer_leader(2);
-    assert_eq!(consensus.propose("y".into()), Err(Dropped));
+    assert_eq!(consensus.propose("y".into()), Err(NotProposed::Dropped));
     let entries = consensus.take().unwrap().append.entries;
     assert_eq!(entries.iter().map(|entry| &entry.data[..]).collect::<Vec<_>>(), [&b""[..], b"x"]);
 }
@@ -322,4 +322,193 @@ fn a_state_that_did_not_arrive_is_sent_again_and_entries_are_held_behind_the_new
     assert_eq!(behind.states, 2);
     behind.write(300);
     assert_eq!(behind.held(), 300);
+}
+
+/// A follower of member 2, in term 1, with an entry that is not on the disk yet.
+fn follower_with_an_entry() -> Consensus {
+    let mut consensus = consensus(&[1, 2, 3]);
+    let mut append = message(MessageType::MsgAppend);
+    append.entries = vec![Entry { index: 2, term: 1, ..Entry::default() }].into();
+    consensus.step(append).unwrap();
+    consensus
+}
+
+fn vote(from: u64, term: u64) -> Message {
+    Message { from, term, ..message(MessageType::MsgRequestVoteResponse) }
+}
+
+/// The library would make a leader of a candidate whose log is not on the disk yet, and panics as it does.
+#[test]
+fn votes_count_only_once_they_were_asked_for() {
+    let mut candidate = follower_with_an_entry();
+    // All of this is heard at once.
+    candidate.step(vote(2, 2)).unwrap();
+    candidate.step(message(MessageType::MsgTimeoutNow)).unwrap();
+    assert_eq!((candidate.standing().role, candidate.standing().term), (Role::Candidate, 2));
+    [2, 3].into_iter().for_each(|from| candidate.step(vote(from, 2)).unwrap());
+    assert_eq!(candidate.standing().role, Role::Candidate, "nobody was asked yet");
+    let asked = all_work(&mut candidate);
+    assert!(asked.iter().any(|sent| sent.get_msg_type() == MessageType::MsgRequestVote && sent.to == 3));
+    candidate.step(vote(2, 3)).unwrap();
+    assert_eq!((candidate.standing().role, candidate.standing().term), (Role::Candidate, 2), "not in this term");
+    candidate.step(vote(3, 2)).unwrap();
+    assert_eq!(candidate.standing().role, Role::Leader);
+    all_work(&mut candidate);
+}
+
+#[test]
+fn votes_that_are_asked_for_beforehand_count_only_once_they_were_asked_for() {
+    let mut candidate = consensus(&[1, 2, 3]);
+    while candidate.standing().role == Role::Follower {
+        candidate.tick();
+    }
+    let granted = |from, term| {
+        let mut vote = vote(from, term);
+        vote.set_msg_type(MessageType::MsgRequestPreVoteResponse);
+        vote
+    };
+    candidate.step(granted(2, 2)).unwrap();
+    assert_eq!((candidate.standing().role, candidate.standing().term), (Role::PreCandidate, 1));
+    all_work(&mut candidate);
+    for term in [1, 3] {
+        candidate.step(granted(2, term)).unwrap();
+        assert_eq!(candidate.standing().role, Role::PreCandidate, "not asked for in term {term}");
+    }
+    candidate.step(granted(2, 2)).unwrap();
+    assert_eq!((candidate.standing().role, candidate.standing().term), (Role::Candidate, 2));
+    candidate.step(vote(2, 2)).unwrap();
+    assert_eq!(candidate.standing().role, Role::Candidate, "the election itself was not asked for yet");
+    all_work(&mut candidate);
+    candidate.step(vote(2, 2)).unwrap();
+    assert_eq!(candidate.standing().role, Role::Leader);
+}
+
+/// A vote that comes when the election is over counts for no later one.
+#[test]
+fn a_late_vote_elects_nobody() {
+    let mut candidate = follower_with_an_entry();
+    candidate.step(message(MessageType::MsgTimeoutNow)).unwrap();
+    all_work(&mut candidate);
+    candidate.step(Message { term: 2, from: 3, ..message(MessageType::MsgHeartbeat) }).unwrap();
+    candidate.step(Message { term: 2, from: 3, ..message(MessageType::MsgTimeoutNow) }).unwrap();
+    assert_eq!((candidate.standing().role, candidate.standing().term), (Role::Candidate, 3));
+    candidate.step(vote(2, 2)).unwrap();
+    candidate.step(vote(2, 3)).unwrap();
+    assert_eq!(candidate.standing().role, Role::Candidate);
+}
+
+#[test]
+fn only_the_leader_hands_over() {
+    let mut follower = follower_with_an_entry();
+    for stranger in [
+        Message { from: 3, ..message(MessageType::MsgTimeoutNow) },
+        Message { term: 2, from: 3, ..message(MessageType::MsgTimeoutNow) },
+    ] {
+        follower.step(stranger).unwrap();
+        assert_eq!(
+            (follower.standing().role, follower.standing().leader, follower.standing().term),
+            (Role::Follower, 2, 1)
+        );
+    }
+    follower.step(message(MessageType::MsgTimeoutNow)).unwrap();
+    assert_eq!(follower.standing().role, Role::Candidate);
+}
+
+/// At their end no leader could be elected any more.
+#[test]
+fn no_message_takes_the_terms_to_their_end() {
+    for kind in [
+        MessageType::MsgAppend,
+        MessageType::MsgAppendResponse,
+        MessageType::MsgHeartbeat,
+        MessageType::MsgHeartbeatResponse,
+        MessageType::MsgRequestVote,
+        MessageType::MsgRequestVoteResponse,
+        MessageType::MsgRequestPreVote,
+        MessageType::MsgRequestPreVoteResponse,
+        MessageType::MsgTimeoutNow,
+    ] {
+        let mut consensus = consensus(&[1, 2, 3]);
+        let of_term = |term| Message { term, reject: true, ..message(kind) };
+        for term in [1 << 33, (u64::MAX >> 1) - 1, u64::MAX] {
+            let refused = consensus.step(of_term(term));
+            assert!(matches!(refused, Err(Rejected::Impossible { .. })), "{kind:?} of term {term}: {refused:?}");
+            assert_eq!(consensus.standing().term, 1);
+        }
+        // A member that was away for long may have missed many.
+        consensus.step(of_term(1_000_000)).unwrap();
+        assert!([1, 1_000_000].contains(&consensus.standing().term), "{kind:?}");
+    }
+}
+
+/// A member that joins knows no term, and takes that of the cluster.
+#[test]
+fn a_member_that_joins_takes_any_term() {
+    let log = EntryLog::new(HardState::default(), ConfState::default(), (0, 0));
+    let mut consensus = Consensus::new(1, TIMING, Portions::default(), log, 0).unwrap();
+    consensus.step(Message { term: 1 << 40, commit: 0, ..message(MessageType::MsgHeartbeat) }).unwrap();
+    assert_eq!((consensus.standing().term, consensus.standing().leader), (1 << 40, 2));
+}
+
+#[test]
+fn an_answer_to_a_read_counts_only_if_it_was_asked_for() {
+    let answer = |from, name: u64| {
+        let mut answer = message(MessageType::MsgReadIndexResp);
+        (answer.from, answer.index) = (from, 2);
+        answer.entries = vec![Entry { data: Bytes::copy_from_slice(&name.to_be_bytes()), ..Entry::default() }].into();
+        answer
+    };
+    let mut follower = follower_with_an_entry();
+    all_work(&mut follower);
+    follower.step(answer(2, 77)).unwrap();
+    assert_eq!(follower.standing().commit, 1, "nobody asked");
+    follower.read(77);
+    follower.step(Message { commit: 1, ..message(MessageType::MsgHeartbeat) }).unwrap();
+    // It is asked once something of the leader's term is committed.
+    follower.step(Message { index: 2, commit: 2, ..message(MessageType::MsgAppend) }).unwrap();
+    let asked = all_work(&mut follower);
+    assert!(asked.iter().any(|sent| sent.get_msg_type() == MessageType::MsgReadIndex));
+    let readable = |follower: &mut Consensus| {
+        all_work(follower);
+        let mut ids = Vec::new();
+        follower.readable(2, &mut ids);
+        ids
+    };
+    for wrong in [answer(3, 77), answer(2, 78)] {
+        follower.step(wrong).unwrap();
+        assert_eq!(readable(&mut follower), [0; 0]);
+    }
+    follower.step(answer(2, 77)).unwrap();
+    assert_eq!(readable(&mut follower), [77]);
+}
+
+#[test]
+fn rounds_that_no_quorum_confirms_are_bounded() {
+    let mut leader = consensus(&[1, 2, 3]);
+    leader.node.raft.become_candidate();
+    leader.node.raft.become_leader();
+    all_work(&mut leader);
+    leader.step(Message { term: 2, index: 2, ..message(MessageType::MsgAppendResponse) }).unwrap();
+    for name in 0..MAX_READ_ROUNDS as u64 + 10 {
+        leader.step(Message { from: 2, to: 1, ..read_index(name) }).unwrap();
+    }
+    assert_eq!(leader.node.raft.read_only.pending_read_count(), MAX_READ_ROUNDS);
+}
+
+#[test]
+fn what_no_record_holds_is_neither_proposed_nor_taken() {
+    let mut sole = consensus(&[1]);
+    sole.campaign_if_alone();
+    all_work(&mut sole);
+    let data = Bytes::from(vec![0; crate::wal::MAX_ENTRY_BYTES + 1]);
+    assert_eq!(sole.propose(data.clone()), Err(NotProposed::TooLarge));
+    let large = raftpb::ConfChange { context: Some(data.clone()), ..raftpb::ConfChange::default() };
+    assert_eq!(sole.propose_change(&large), Err(NotProposed::Inapplicable), "it is no JSON either");
+    let mut follower = consensus(&[1, 2, 3]);
+    let mut append = message(MessageType::MsgAppend);
+    append.entries = vec![Entry { index: 2, term: 1, data: data.clone(), ..Entry::default() }].into();
+    assert!(follower.step(append).unwrap_err().to_string().contains("a record of the log holds"));
+    let mut proposal = Message { term: 0, ..message(MessageType::MsgPropose) };
+    proposal.entries = vec![Entry { data, ..Entry::default() }].into();
+    assert!(sole.step(proposal).unwrap_err().to_string().contains("a record of the log holds"));
 }

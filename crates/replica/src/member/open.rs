@@ -6,12 +6,13 @@ use metastore_store::Store;
 use raft::eraftpb::HardState;
 
 use super::bootstrap::Bootstrap;
+use super::passed_over::{EntryId, PassedOver, flag};
 use super::past::Past;
 use super::{Replica, Settings, SnapshotProgress};
 use crate::consensus::Consensus;
 use crate::data_dir::{DataDir, Found, Identity, OpenError, Paths};
 use crate::disk::Disk;
-use crate::entry::to_consensus;
+use crate::entry::{passed_over, to_consensus};
 use crate::entry_log::{EntryLog, Retention};
 use crate::state::{Medium, Named, OpenEngine, Start, StateReceiver};
 use crate::wal::{self, Keep, Metadata, Replay, TornTail, Wal};
@@ -79,13 +80,13 @@ impl Replica {
         }
         let Retention { entries, more_entries, bytes, .. } = settings.keep;
         let keep = Keep { applied: start.applied.index, entries: entries.saturating_add(more_entries), bytes };
-        let from = (start.log.index, start.log.term);
-        let (log, replay) = Wal::read(settings.log, disk.clone(), &wal_dir, from, keep)?;
+        let (log, replay) = Wal::read(settings.log, disk.clone(), &wal_dir, (start.log.index, start.log.term), keep)?;
         medium.take_up(&data, &start, &replay, &engine)?;
+        let passed_over = PassedOver::load(&data, settings.skip_entry)?;
         let store = Store::open(engine.clone()).map_err(|error| OpenError::Replay(error.to_string()))?;
         let (cut, log_bytes) = (cut.or_else(|| replay.cut.clone()), replay.log_bytes);
         let past = Past { last: replay.last_index(), lowered: start.lowered };
-        let consensus = open_consensus(&settings, id, &start, replay)
+        let consensus = open_consensus(&settings, id, &start, (replay, &passed_over))
             .map_err(|why| OpenError::refused(&wal_dir, format!("the log cannot be replayed: {why}")))?;
         // Nothing is refused from here on, so the disk may be changed.
         let wal = log.open()?;
@@ -101,7 +102,6 @@ impl Replica {
         medium.clear_others(&data)?;
         medium.clear_received(&data)?;
         medium.clear(&data, start.log)?;
-        let snapshot = SnapshotProgress { running: false, log_bytes, named: start.log };
         let receiver = StateReceiver::new(id, &data, medium, open, store.views().clone());
         let (physical, failed, conf_state) = (Vec::new(), None, start.conf_state);
         let replica = Self {
@@ -120,9 +120,10 @@ impl Replica {
             observer: Box::new(()),
             receiver,
             received: None,
-            snapshot,
+            snapshot: SnapshotProgress { running: false, log_bytes, named: start.log },
             past,
             beside_etcd: false,
+            passed_over,
             physical,
             failed,
         };
@@ -131,7 +132,12 @@ impl Replica {
     }
 }
 
-fn open_consensus(settings: &Settings, id: u64, start: &Start, replay: Replay) -> Result<Consensus, String> {
+fn open_consensus(
+    settings: &Settings,
+    id: u64,
+    start: &Start,
+    (replay, passes_over): (Replay, &PassedOver),
+) -> Result<Consensus, String> {
     let (disk_state, applied) = (&replay.hard_state, start.applied);
     let hard_state = HardState {
         term: disk_state.term().max(applied.term),
@@ -140,7 +146,11 @@ fn open_consensus(settings: &Settings, id: u64, start: &Start, replay: Replay) -
         ..HardState::default()
     };
     let mut log = EntryLog::new(hard_state, start.conf_state.clone(), replay.before);
-    let entries = replay.entries.into_iter().map(to_consensus).collect::<Result<Vec<_>, _>>();
-    log.append(&entries.map_err(|error| error.to_string())?);
+    let converted = |entry: wal::Entry| {
+        let id = EntryId { index: entry.index, term: entry.term };
+        let converted = if passes_over.names(id) { passed_over(entry) } else { to_consensus(entry) };
+        converted.map_err(|error| format!("{error}. {}", flag(id)))
+    };
+    log.append(&replay.entries.into_iter().map(converted).collect::<Result<Vec<_>, _>>()?);
     Consensus::new(id, settings.timing, settings.portions, log, applied.index).map_err(|error| error.to_string())
 }

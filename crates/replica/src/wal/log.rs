@@ -21,6 +21,9 @@ const RETAINED_BUFFER_BYTES: usize = 4 << 20;
 /// What the fields around an entry's data take at most.
 const ENTRY_OVERHEAD_BYTES: usize = 128;
 
+/// The longest data of an entry; a record holds no more.
+pub const MAX_ENTRY_BYTES: usize = MAX_RECORD_BYTES - ENTRY_OVERHEAD_BYTES;
+
 /// The next segment while it is written.
 const NEXT_SEGMENT: &str = "next.wal.tmp";
 
@@ -388,9 +391,9 @@ fn put_entries(encoder: &mut Encoder, mut last: u64, entries: impl IntoIterator<
         if entry.index == 0 || entry.index > last + 1 {
             return Err(WalError::Gap { index: entry.index, last });
         }
-        let max = MAX_RECORD_BYTES - ENTRY_OVERHEAD_BYTES;
-        if entry.data.len() > max {
-            return Err(WalError::EntryTooLarge { index: entry.index, bytes: entry.data.len(), max });
+        if entry.data.len() > MAX_ENTRY_BYTES {
+            let (index, bytes, max) = (entry.index, entry.data.len(), MAX_ENTRY_BYTES);
+            return Err(WalError::EntryTooLarge { index, bytes, max });
         }
         encoder.put_entry(&entry);
         last = entry.index;

@@ -59,6 +59,6 @@ mod tests;
 
 pub use error::{Result, WalError};
 pub use frame::MAX_RECORD_BYTES;
-pub use log::{FoundWal, Options, SEGMENT_BYTES, Wal};
+pub use log::{FoundWal, MAX_ENTRY_BYTES, Options, SEGMENT_BYTES, Wal};
 pub use read::{Keep, Replay, TornTail, owner_and_snapshots, snapshots};
 pub use record::{Entry, Metadata, log_bytes};

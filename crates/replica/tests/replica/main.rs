@@ -37,6 +37,7 @@ mod failures;
 mod kill_loop;
 mod membership;
 mod on_disk;
+mod poisoned;
 mod receiving;
 mod refusals;
 mod script;

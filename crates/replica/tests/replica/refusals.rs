@@ -338,13 +338,13 @@ each_engine!(a_command_that_this_version_does_not_know_stops_the_member_each_tim
 
 fn a_command_that_this_version_does_not_know_stops_the_member_each_time(engine: Engine) {
     let disk = young_member(engine);
-    // Field 1100 of etcd's InternalRaftRequest: authentication.
-    let index = append(&disk, 0, vec![0xe2, 0x44, 0]);
+    // Field 1303, which etcd's InternalRaftRequest does not have.
+    let index = append(&disk, 0, vec![0xba, 0x51, 0]);
     for _ in 0..2 {
         let (mut replica, _) = open(&disk).unwrap();
         let mut output = Output::default();
         let error = replica.process(&mut output).unwrap_err().to_string();
-        assert!(error.contains(&format!("entry {index} (kind 1100)")), "{error}");
+        assert!(error.contains(&format!("entry {index} (kind 1303)")), "{error}");
         assert!(output.outcomes.is_empty(), "readers do not see this batch");
         assert!(replica.propose(put(1, "k", "v")).is_err());
         let again = replica.process(&mut output).unwrap_err().to_string();

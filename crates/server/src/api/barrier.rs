@@ -109,6 +109,7 @@ impl Barrier {
                 counts.read_indexes_failed.add(1);
                 Err(errors::leader_changed())
             }
+            Ok(Answer::NoRoom) => Err(errors::too_many_requests()),
             Ok(_) => Err(Status::internal("the member answered another question")),
             Err(Expired) => {
                 counts.slow_read_indexes.add(1);

@@ -159,8 +159,12 @@ async fn configure(
     id: u64,
     context: Option<Vec<u8>>,
 ) -> Result<Vec<ClusterMember>, Status> {
+    let bytes = context.as_ref().map_or(0, Vec::len);
+    if bytes > member.limits.max_request_bytes {
+        return Err(errors::request_too_large());
+    }
     let change = change(member, kind, id, context);
-    let request = (change.id(), 0, Instant::now());
+    let request = (change.id(), bytes, Instant::now());
     let answer = member.ask_for_change(call, request, |waiter: Waiter| Event::ChangeMembers { waiter, change }).await?;
     let members = changed(member, answer)?;
     seldom!(

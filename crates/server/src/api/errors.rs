@@ -1,5 +1,6 @@
 //! etcd's errors: codes and texts, which clients compare word for word (etcd: `api/v3rpc/rpctypes/error.go`).
 
+use metastore_replica::NotProposed;
 use metastore_store::Refusal;
 use metastore_store::mvcc::ReadError;
 
@@ -93,6 +94,14 @@ pub fn timeout_due_to_leader_failure() -> Status {
 
 pub fn timeout_due_to_connection_lost() -> Status {
     Status::unavailable("etcdserver: request timed out, possibly due to connection lost")
+}
+
+/// Why a request did not become an entry. One that may be taken later waits, so that nobody is told of it.
+pub fn not_proposed(why: NotProposed) -> Status {
+    match why {
+        NotProposed::TooLarge => request_too_large(),
+        NotProposed::Dropped | NotProposed::Inapplicable => Status::internal(why.to_string()),
+    }
 }
 
 /// What the state machine refuses, with the code that belongs to it.

@@ -138,11 +138,7 @@ impl Member {
             return Err(if withdrawn || limit.theirs { Status::deadline_exceeded() } else { self.why_late(began) });
         }
         open.id = None;
-        match answer? {
-            Some(Answer::NoRoom) => Err(errors::too_many_requests()),
-            Some(answer) => Ok(answer),
-            None => Err(errors::timeout()),
-        }
+        answer?.ok_or_else(errors::timeout)
     }
 
     /// Takes a request back that is without an answer; whether it was not proposed yet. An engine thread that is held up does
@@ -181,6 +177,8 @@ impl Member {
         })?;
         match wait.await {
             Ok(Answer::Stopped) => Err(errors::stopped()),
+            Ok(Answer::NoRoom) => Err(errors::too_many_requests()),
+            Ok(Answer::NotProposed(why)) => Err(errors::not_proposed(why)),
             Ok(answer) => Ok(Some(answer)),
             Err(Expired) => Ok(None),
         }

@@ -56,7 +56,7 @@ pub const ETCD_PREFIX: &str = "ETCD_";
 pub const OWN_PREFIX: &str = "METASTORE_";
 
 /// Flags that etcd does not have.
-const OWN: [&str; 4] = ["engine", "io-threads", "reported-version", "rocksdb-block-cache-bytes"];
+const OWN: [&str; 5] = ["engine", "io-threads", "reported-version", "rocksdb-block-cache-bytes", "unsafe-skip-entry"];
 
 /// The flag of that name.
 pub fn find(name: &str) -> Option<&'static Flag> {
@@ -101,7 +101,7 @@ pub const FLAGS: &[Flag] = &[
     acts("listen-client-urls", Text, "http://localhost:2379", Member, "List of URLs to listen on for client traffic: gRPC, health, version and metrics."),
     acts("quota-backend-bytes", Number, "0", Member, "Quota of the stored data in bytes. Only 0 (the default) is accepted yet."),
     acts("max-txn-ops", Number, "128", Member, "Maximum number of operations permitted in a transaction."),
-    acts("max-request-bytes", Number, "1572864", Member, "Maximum client request size in bytes the server will accept."),
+    acts("max-request-bytes", Number, "1572864", Member, "Maximum client request size in bytes the server will accept; at most 267386880 (255 MiB)."),
     acts("max-concurrent-streams", Number, "4294967295", Member, "Maximum concurrent streams that each client can open at a time."),
     acts("grpc-keepalive-interval", Duration, "2h", Member, "Frequency of pings from the server to a silent client (0s: never)."),
     acts("grpc-keepalive-timeout", Duration, "20s", Member, "Time to wait for the answer to such a ping before the connection is closed (0s: 20s)."),
@@ -216,6 +216,7 @@ pub const FLAGS: &[Flag] = &[
 
     // Unsafe and other
     acts("unsafe-no-fsync", Bool, "false", Unsafe, "Disable fsync: acknowledged writes are lost when the machine stops."),
+    acts("unsafe-skip-entry", Text, "", Unsafe, "Pass over the committed entry INDEX:TERM, which no member can apply and which stops each at every start. To be given to all members, for one start; docs/limitations.md says when."),
     refused("force-new-cluster", Bool, "false", "forcing a new cluster out of one member's data is not available yet"),
     acts("reported-version", Text, super::VERSION, Other, "The etcd version that this server says it is: clients choose features by it."),
     acts("version", Bool, "false", Other, "Print the version and exit."),

@@ -24,6 +24,8 @@ mod validate;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use metastore_replica::EntryId;
+
 pub use convert::Conversion;
 pub use url::Url;
 
@@ -36,6 +38,9 @@ pub const VERSION: &str = "3.7.0";
 
 /// What the names of flags begin with that only the RocksDB engine reads.
 const ROCKSDB_FLAGS: &str = "rocksdb-";
+
+/// What is around a request of the largest size in its message, as in etcd.
+const REQUEST_OVERHEAD_BYTES: usize = 512 * 1024;
 
 /// Everything that can be set, checked.
 #[derive(Clone, Debug)]
@@ -79,13 +84,15 @@ pub struct Config {
     pub extensive_metrics: bool,
     /// A start that can free so much of the state's size gives it back to the medium; 0: never.
     pub bootstrap_defrag_threshold_megabytes: u64,
+    /// A committed entry that is passed over because no member can apply it.
+    pub unsafe_skip_entry: Option<EntryId>,
     pub reported_version: String,
 }
 
 impl Config {
-    /// The largest message that is received: a request of the largest size, and etcd's 512 KiB for what is around it.
+    /// The largest message that is received: a request of the largest size, and what is around it.
     pub fn max_receive_bytes(&self) -> usize {
-        self.max_request_bytes + 512 * 1024
+        self.max_request_bytes + REQUEST_OVERHEAD_BYTES
     }
 
     /// `X.Y.0` of the reported version: what the cluster and the storage report.

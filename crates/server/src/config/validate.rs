@@ -3,16 +3,29 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use metastore_replica::EntryId;
+use metastore_replica::wal::MAX_ENTRY_BYTES;
+
 use super::parse::{Values, boolean, duration};
 use super::url::{Url, parse_list};
-use super::{ClusterState, Config, Engine, value};
+use super::{ClusterState, Config, Engine, REQUEST_OVERHEAD_BYTES, value};
+use crate::grpc::frame::MAX_SEND_BYTES;
 use crate::logging::{Level, Output};
+use crate::peer::codec::MAX_FRAME_BYTES;
 
 /// The longest election timeout that etcd accepts.
 const MAX_ELECTION_MS: u64 = 50_000;
 
-/// Requests above this are accepted, but a gRPC client needs settings of its own for them; etcd draws the same line.
-const MAX_REQUEST_BYTES: u64 = 512 * 1024 * 1024;
+/// The largest request that can be allowed. Every bound behind it holds a request of that size.
+const MAX_REQUEST_BYTES: u64 = 255 << 20;
+const _: () = {
+    let request = MAX_REQUEST_BYTES as usize;
+    assert!(request <= MAX_ENTRY_BYTES, "a record of the log");
+    assert!(request + REQUEST_OVERHEAD_BYTES <= MAX_SEND_BYTES, "a gRPC message");
+    assert!(MAX_REQUEST_BYTES + MESSAGE_OVERHEAD_BYTES <= MAX_FRAME_BYTES, "a message to another member");
+};
+/// What a message takes beside the one entry that it carries; far less.
+const MESSAGE_OVERHEAD_BYTES: u64 = 1 << 20;
 
 /// Watch progress faster than this would be a load of its own.
 const MIN_PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
@@ -91,6 +104,7 @@ pub(super) fn validate(values: &Values) -> Result<Config, String> {
             0,
             MAX_DEFRAG_THRESHOLD_MB,
         )?,
+        unsafe_skip_entry: skip_entry(value(values, "unsafe-skip-entry"))?,
         reported_version: version(value(values, "reported-version"))?,
     })
 }
@@ -160,6 +174,17 @@ fn io_threads(given: u64) -> usize {
 fn progress_interval(values: &Values) -> Result<Duration, String> {
     let flag = former(values, "watch-progress-notify-interval", "experimental-watch-progress-notify-interval");
     Ok(time(values, flag)?.max(MIN_PROGRESS_INTERVAL))
+}
+
+fn skip_entry(text: &str) -> Result<Option<EntryId>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let parts = text.split_once(':').and_then(|(index, term)| Some((index.parse().ok()?, term.parse().ok()?)));
+    let entry = parts.map(|(index, term)| EntryId { index, term }).filter(|entry| entry.index > 0 && entry.term > 0);
+    entry
+        .map(Some)
+        .ok_or_else(|| format!("--unsafe-skip-entry={text} is not the index and the term of an entry, like 55:3"))
 }
 
 fn max_learners(values: &Values) -> Result<usize, String> {
@@ -269,6 +294,9 @@ mod tests {
     fn limits() {
         assert!(check(&[("snapshot-count", "0")]).is_err());
         assert!(check(&[("max-request-bytes", "-1")]).is_err());
+        assert!(check(&[("max-request-bytes", "267386880")]).is_ok());
+        let error = check(&[("max-request-bytes", "267386881")]).unwrap_err();
+        assert_eq!(error, "--max-request-bytes=267386881 must be between 1 and 267386880");
         assert!(check(&[("heartbeat-interval", "9223372036854775807")]).is_err());
         assert!(check(&[("max-concurrent-streams", "4294967296")]).is_err());
         assert!(check(&[("log-level", "loud")]).is_err());
@@ -277,6 +305,16 @@ mod tests {
             assert!(check(&[("reported-version", version)]).is_err(), "{version}");
         }
         assert!(check(&[("reported-version", "3.8.0-alpha.1+build")]).is_ok());
+    }
+
+    #[test]
+    fn an_entry_is_named_by_index_and_term() {
+        let skipped = |text: &str| check(&[("unsafe-skip-entry", text)]).map(|config| config.unsafe_skip_entry);
+        assert_eq!((skipped(""), skipped("55:3")), (Ok(None), Ok(Some(EntryId { index: 55, term: 3 }))));
+        for wrong in ["55", "55:", "0:3", "55:0", "55:x", "55:3:1", "-1:1"] {
+            let error = skipped(wrong).unwrap_err();
+            assert!(error.starts_with(&format!("--unsafe-skip-entry={wrong} ")), "{error}");
+        }
     }
 
     #[test]

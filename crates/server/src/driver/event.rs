@@ -4,7 +4,7 @@ use std::sync::{Arc, mpsc};
 
 use bytes::Bytes;
 use metastore_proto::raftpb;
-use metastore_replica::{Fatal, ReceivedState, SnapshotWritten};
+use metastore_replica::{Fatal, NotProposed, ReceivedState, SnapshotWritten};
 use metastore_store::Outcome;
 use metastore_store::lease::Renewal;
 use metastore_store::watch::RevisionEvents;
@@ -133,7 +133,7 @@ pub enum Answer {
     Readable,
     /// Another leader was elected before it was known what can be read.
     LeaderChanged,
-    /// Too many proposals wait for a leader: this one was not made.
+    /// Too many wait already: this request was not taken up.
     NoRoom,
     /// Whether the request was withdrawn before it was proposed.
     Withdrawn(bool),
@@ -143,6 +143,8 @@ pub enum Answer {
     NotLeader,
     /// The learner is not in sync with the leader.
     LearnerNotReady,
+    /// It will never be proposed.
+    NotProposed(NotProposed),
     /// The member cannot go on. What was asked for may have happened or not.
     Stopped,
 }

@@ -20,6 +20,8 @@ const ADVERTISE_RETRY: Duration = Duration::from_secs(1);
 const TELL_AFTER: Duration = Duration::from_secs(10);
 /// How long a removed member goes on, so that it can tell the others what it knows; as etcd does.
 const LEAVE_AFTER: Duration = Duration::from_secs(1);
+/// Requests that wait for leadership to arrive elsewhere; more are told to come back.
+pub(super) const MOVES: usize = 1024;
 /// A learner may become a voter once it holds this share of what the leader holds, in percent; as in etcd.
 const IN_SYNC_PERCENT: u64 = 90;
 
@@ -91,9 +93,8 @@ impl Driver {
     /// takes what one of them holds for held by the other; so nothing is sent, and nothing answered, before that is known.
     /// A single member asks nobody: no other member dials it.
     pub(super) fn enter(&mut self, look: impl FnOnce(&[String]) -> Option<Twin>) -> Result<(), Fatal> {
-        if self.replica.store().members().get(self.replica.id()).is_some() {
-            self.members_changed();
-        }
+        // A state that outlives the process holds members, and perhaps the removal of this one, that no entry tells of any more.
+        self.members_changed();
         self.advance()?;
         let members = self.replica.store().members();
         let own = members.get(self.replica.id()).filter(|_| members.iter().count() > 1);
@@ -217,7 +218,11 @@ impl Driver {
         let version = members.cluster_version();
         // While members are taken back to an older version, that of the cluster is not raised.
         let decides = standing.sole_leader && members.downgrade().is_none();
-        let agreed = if decides { version == self.version() } else { version.is_some() };
+        // What the members agree on is not known while one of them is away: a learner, if this one votes alone.
+        let agreed = match self.version() {
+            Some(wanted) if decides => version == Some(wanted),
+            _ => version.is_some(),
+        };
         agreed && self.attributes_known()
     }
 
@@ -290,7 +295,9 @@ impl Driver {
     }
 
     pub(super) fn move_leader(&mut self, waiter: Waiter, to: u64) {
-        if self.replica.standing().is_leader() {
+        if self.group.moving.len() >= MOVES {
+            self.answer(waiter, Answer::NoRoom);
+        } else if self.replica.standing().is_leader() {
             self.group.moving.push((waiter, to, Instant::now()));
             self.replica.transfer_leader(to);
         } else {

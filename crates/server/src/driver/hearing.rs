@@ -4,7 +4,7 @@
 //! a leader. They have their own, and what exceeds it is lost, as messages may be.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use metastore_proto::raftpb;
 
@@ -21,6 +21,8 @@ const MESSAGE_BYTES: usize = 128 << 20;
 pub struct Ear {
     inbox: Inbox<Event>,
     room: Arc<Room>,
+    /// Said once: the others say it with every attempt to reach them.
+    removed: AtomicBool,
 }
 
 /// What is under way to the engine thread.
@@ -52,7 +54,7 @@ impl Drop for Heard {
 
 impl Ear {
     pub fn new(inbox: Inbox<Event>) -> Self {
-        Self { inbox, room: Arc::default() }
+        Self { inbox, room: Arc::default(), removed: AtomicBool::new(false) }
     }
 
     fn place(&self, message: raftpb::Message, bytes: usize) -> Option<Heard> {
@@ -82,7 +84,9 @@ impl Sink for Ear {
     }
 
     fn removed(&self) {
-        self.inbox.push_control(Event::Removed);
+        if !self.removed.swap(true, Ordering::Relaxed) {
+            self.inbox.push_control(Event::Removed);
+        }
     }
 }
 

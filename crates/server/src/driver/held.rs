@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use metastore_proto::raftpb;
-use metastore_replica::{Dropped, Replica};
+use metastore_replica::{NotProposed, Replica};
 
 use super::event::Waiter;
 
@@ -30,7 +30,7 @@ pub enum What {
 }
 
 impl Proposal {
-    pub fn submit(&self, replica: &mut Replica) -> Result<(), Dropped> {
+    pub fn submit(&self, replica: &mut Replica) -> Result<(), NotProposed> {
         match &self.what {
             What::Command(data) => replica.propose(data.clone()),
             What::Change(change) => replica.propose_change(change),

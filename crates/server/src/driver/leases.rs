@@ -1,5 +1,7 @@
 //! Leases: the leader keeps their time, everyone else sends its clients' questions to the leader.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 use metastore_replica::Fatal;
 use metastore_store::lease::Renewal;
@@ -7,11 +9,49 @@ use metastore_store::lease::Renewal;
 use super::Driver;
 use super::event::{Answer, TimeToLive, Waiter};
 
+/// Renewals that came too late; those on top are told to ask again.
+pub(super) const TOO_LATE: usize = 64 << 10;
+
+/// Renewals of leases whose time was over, until the leases are revoked. A client waits for one at a time.
+#[derive(Default)]
+pub struct TooLate {
+    by_lease: HashMap<i64, Vec<Waiter>>,
+    count: usize,
+}
+
+impl TooLate {
+    /// Keeps one; it comes back if there is no room.
+    pub(super) fn push(&mut self, lease: i64, waiter: Waiter) -> Result<(), Waiter> {
+        if self.count >= TOO_LATE {
+            return Err(waiter);
+        }
+        self.count += 1;
+        self.by_lease.entry(lease).or_default().push(waiter);
+        Ok(())
+    }
+
+    /// Those of one lease.
+    pub(super) fn take(&mut self, lease: i64) -> Vec<Waiter> {
+        let waiters = self.by_lease.remove(&lease).unwrap_or_default();
+        self.count -= waiters.len();
+        waiters
+    }
+
+    pub fn drain(&mut self) -> impl Iterator<Item = Waiter> + '_ {
+        self.count = 0;
+        self.by_lease.drain().flat_map(|(_, waiters)| waiters)
+    }
+}
+
 impl Driver {
     pub(super) fn renew(&mut self, waiter: Waiter, lease: i64) {
         match self.leases.renew(lease, self.now_ms()) {
             // Told only when the lease is gone with its keys, as in etcd.
-            Renewal::Expired => self.too_late.entry(lease).or_default().push(waiter),
+            Renewal::Expired => {
+                if let Err(waiter) = self.too_late.push(lease, waiter) {
+                    self.answer(waiter, Answer::NotLeader);
+                }
+            }
             Renewal::NotLeader => self.answer(waiter, Answer::NotLeader),
             renewal => self.answer(waiter, Answer::Renewed(renewal)),
         }
@@ -42,14 +82,14 @@ impl Driver {
 
     /// A lease was revoked: who came too late to renew it is told now.
     pub(super) fn lease_revoked(&mut self, id: i64) {
-        for waiter in self.too_late.remove(&id).unwrap_or_default() {
+        for waiter in self.too_late.take(id) {
             self.answer(waiter, Answer::Renewed(Renewal::Unknown));
         }
     }
 
     /// Another member leads, and gives the leases their time: it is to be asked.
     pub(super) fn leases_lost(&mut self) {
-        for waiter in self.too_late.drain().flat_map(|(_, waiters)| waiters).collect::<Vec<_>>() {
+        for waiter in self.too_late.drain().collect::<Vec<_>>() {
             self.answer(waiter, Answer::NotLeader);
         }
     }

@@ -212,7 +212,7 @@ fn hear(mut replica: Replica, messages: &[Message]) -> (usize, u64) {
     let ended = heard.and_then(|()| replica.process(&mut Output::default()));
     if let Err(fatal) = ended {
         // The log itself must never be asked for the impossible.
-        assert!(matches!(fatal, Fatal::LogLost(_) | Fatal::Halt(_) | Fatal::Entry(_)), "{fatal}");
+        assert!(matches!(fatal, Fatal::LogLost(_) | Fatal::Inapplicable { .. }), "{fatal}");
     }
     (taken, replica.standing().commit)
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use metastore_proto::etcdserverpb::PutRequest;
-use metastore_proto::raftpb::{Entry, Message};
+use metastore_proto::raftpb::{Entry, Message, MessageType};
 use metastore_replica::Replica;
 use metastore_store::command::{Command, Kind};
 
@@ -16,6 +16,8 @@ const MESSAGES: u64 = 300;
 struct Target {
     id: u64,
     others: Vec<u64>,
+    /// The leader that the member knows; 0 if it knows none.
+    leader: u64,
     term: u64,
     index: u64,
 }
@@ -44,11 +46,14 @@ impl World {
         for _ in 0..MESSAGES {
             let standing = replica.standing();
             let (term, index) = (standing.term, standing.commit);
-            let target = Target { id: replica.id(), others: Vec::clone(&others), term, index };
-            match replica.step(target.message(&mut random)) {
-                Ok(Ok(())) => taken += 1,
-                Ok(Err(_)) => refused += 1,
-                Err(error) => return (taken, refused + stopped(&error)),
+            let target = Target { id: replica.id(), others: Vec::clone(&others), leader: standing.leader, term, index };
+            let lies = if random.permille(50) { target.coup(&mut random) } else { vec![target.message(&mut random)] };
+            for lie in lies {
+                match replica.step(lie) {
+                    Ok(Ok(())) => taken += 1,
+                    Ok(Err(_)) => refused += 1,
+                    Err(error) => return (taken, refused + stopped(&error)),
+                }
             }
             if let Err(error) = work(replica, &mut random) {
                 return (taken, refused + stopped(&error));
@@ -71,7 +76,7 @@ fn work(replica: &mut Replica, random: &mut Random) -> Result<(), Fatal> {
 
 /// The log itself must never be asked for the impossible.
 fn stopped(error: &Fatal) -> u64 {
-    assert!(matches!(error, Fatal::LogLost(_) | Fatal::Halt(_) | Fatal::Entry(_)), "{error}");
+    assert!(matches!(error, Fatal::LogLost(_) | Fatal::Inapplicable { .. }), "{error}");
     1
 }
 
@@ -103,6 +108,29 @@ impl Target {
             reject_hint: Some(near(random, self.index)),
             context: random.permille(300).then(|| Bytes::copy_from_slice(&random.number().to_be_bytes())),
         }
+    }
+
+    /// Messages that come together, and would make the member a leader before anything of it is on the disk: an entry of the
+    /// leader, its word to take over, and the votes of all others.
+    fn coup(&self, random: &mut Random) -> Vec<Message> {
+        let said = |kind: MessageType, from, term| Message {
+            r#type: Some(kind as i32),
+            to: Some(self.id),
+            from: Some(from),
+            term: Some(term),
+            ..Message::default()
+        };
+        let append = Message {
+            index: Some(self.index),
+            log_term: Some(self.term),
+            entries: vec![self.entry(random, self.index + 1)],
+            ..said(MessageType::MsgApp, self.leader, self.term)
+        };
+        let takes_over = said(MessageType::MsgTimeoutNow, self.leader, self.term);
+        let votes = self.others.iter().flat_map(|other| {
+            [MessageType::MsgPreVoteResp, MessageType::MsgVoteResp].map(|kind| said(kind, *other, self.term + 1))
+        });
+        [append, takes_over].into_iter().chain(votes).collect()
     }
 
     fn entry(&self, random: &mut Random, index: u64) -> Entry {

@@ -4,6 +4,7 @@
 //! and revisions.
 
 mod admission;
+mod check;
 mod cluster;
 pub mod command;
 mod facts;
@@ -12,6 +13,7 @@ mod lease;
 mod old_request;
 mod txn;
 
+pub use check::check_command;
 pub use kv::range_query;
 
 use std::sync::Arc;
@@ -201,11 +203,18 @@ impl Store {
 }
 
 fn halt_on_bytes(index: u64, error: CommandError) -> Halt {
+    let what = match error {
+        CommandError::UnknownKind(kind) => format!("kind {kind}"),
+        CommandError::OldRequest { .. } => "kind 2".into(),
+        CommandError::Malformed(_) => "no command".into(),
+    };
+    Halt { index, what, cause: cause_of(error) }
+}
+
+fn cause_of(error: CommandError) -> HaltCause {
     match error {
-        CommandError::UnknownKind(kind) => {
-            Halt { index, what: format!("kind {kind}"), cause: HaltCause::UnknownKind(error) }
-        }
-        CommandError::OldRequest { .. } => Halt { index, what: "kind 2".into(), cause: HaltCause::OldRequest(error) },
-        CommandError::Malformed(text) => Halt { index, what: "no command".into(), cause: HaltCause::Malformed(text) },
+        CommandError::UnknownKind(_) => HaltCause::UnknownKind(error),
+        CommandError::OldRequest { .. } => HaltCause::OldRequest(error),
+        CommandError::Malformed(text) => HaltCause::Malformed(text),
     }
 }

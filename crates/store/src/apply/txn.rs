@@ -19,7 +19,7 @@ use crate::mvcc::{ReadError, View};
 
 /// Depth of nested transactions that is applied. The API cannot let deeper ones through: every level takes at least one
 /// of the operations that a request may have, and decoding stops at 100 levels of messages.
-const MAX_DEPTH: usize = 128;
+pub(super) const MAX_DEPTH: usize = 128;
 
 /// The branch that each transaction of a tree takes, in the order in which execution meets them.
 struct Path(Vec<bool>);

@@ -76,7 +76,7 @@ const ERRORS: [(&str, Shown); 40] = [
 ];
 
 /// Where the errors are asked for that only the server raises.
-const SERVER: &str = include_str!("../../../server/tests/api_errors.rs");
+const SERVER: &str = include_str!("../../../server/tests/api_errors/main.rs");
 
 fn texts() -> Vec<String> {
     scripts().iter().map(|path| std::fs::read_to_string(path).unwrap()).collect()

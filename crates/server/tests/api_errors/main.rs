@@ -1,6 +1,8 @@
 //! The errors that only the server can raise, as a client meets them: code and text, which clients compare word for word. Those of the
 //! state machine are shown by the scripts of `metastore-store`; here they are asked for once, for their codes.
 
+mod walk;
+
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::path::PathBuf;
@@ -58,12 +60,25 @@ impl hyper::body::Body for Open {
 struct Member {
     running: Option<Running>,
     directory: PathBuf,
+    flags: Vec<String>,
     sender: hyper::client::conn::http2::SendRequest<BoxBody<Bytes, Infallible>>,
 }
 
 impl Member {
     async fn start(name: &str, flags: &[&str]) -> Self {
         let directory = std::env::temp_dir().join(format!("metastore-{name}-{}", std::process::id()));
+        Self::start_in(directory, flags.iter().map(|flag| flag.to_string()).collect()).await
+    }
+
+    /// Stops it, and starts it again on its directory.
+    async fn restart(&mut self) {
+        let running = self.running.take().expect("it runs");
+        tokio::task::spawn_blocking(move || running.stop().wait()).await.unwrap();
+        let started = Self::start_in(std::mem::take(&mut self.directory), self.flags.clone()).await;
+        *self = started;
+    }
+
+    async fn start_in(directory: PathBuf, flags: Vec<String>) -> Self {
         let usual = [
             "--listen-client-urls=http://127.0.0.1:0",
             "--advertise-client-urls=http://127.0.0.1:1",
@@ -71,19 +86,25 @@ impl Member {
             "--io-threads=1",
         ];
         let data_dir = format!("--data-dir={}", directory.display());
-        let arguments = usual.iter().chain(flags).map(|flag| flag.to_string()).chain([data_dir]);
+        let arguments = usual.iter().map(|flag| flag.to_string()).chain(flags.clone()).chain([data_dir]);
         let Ok(Invocation::Start(config, _)) = config::load(arguments, []) else { panic!("the flags are good") };
         let running = tokio::task::spawn_blocking(move || start(&config).unwrap()).await.unwrap();
         let stream = tokio::net::TcpStream::connect(running.client_addresses[0]).await.unwrap();
         let io = TokioIo::new(stream);
         let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
         tokio::spawn(connection);
-        Self { running: Some(running), directory, sender }
+        Self { running: Some(running), directory, flags, sender }
     }
 
     /// The code and text with which a call ends.
     async fn call(&mut self, path: &str, message: &impl Message) -> (String, String) {
-        let body = Full::new(Frame::of(message).unwrap().into_bytes()).boxed();
+        self.call_with(path, message.encode_to_vec()).await
+    }
+
+    /// The same for a message in its bytes.
+    async fn call_with(&mut self, path: &str, message: Vec<u8>) -> (String, String) {
+        let frame = [&[0][..], &(message.len() as u32).to_be_bytes(), &message].concat();
+        let body = Full::new(Bytes::from(frame)).boxed();
         let uri = format!("http://member/etcdserverpb.{path}");
         let request = Request::post(uri).header("content-type", "application/grpc").body(body).unwrap();
         let end = async {

@@ -1,0 +1,143 @@
+//! What the engine thread keeps while nobody leads is bounded, and forgotten.
+
+use metastore_engine::{Engine, Memory};
+use metastore_proto::raftpb::Message;
+use metastore_replica::disk::SimulatedDisk;
+use metastore_replica::{Bootstrap, Founder, OpenEngine, Paths, Settings, Timing};
+
+use super::*;
+use crate::grpc::Ledger;
+use crate::io::inbox::Bounds;
+use crate::io::slots::Slots;
+use crate::peer::{Identity, Sink, StateIntake, StateTaker};
+
+struct Nobody;
+
+impl Sink for Nobody {
+    fn message(&self, _: Message, _: usize) -> bool {
+        false
+    }
+
+    fn unreachable(&self, _: u64) {}
+
+    fn snapshot_sent(&self, _: u64, _: bool) {}
+
+    fn removed(&self) {}
+}
+
+impl StateIntake for Nobody {
+    fn begin(&self, _: Message) -> Result<Box<dyn StateTaker>, String> {
+        Err("nobody".into())
+    }
+}
+
+/// The engine thread of one of `founders` members, whose others are absent; and the way of its only worker's mail.
+fn driver(founders: usize) -> (Driver, mailbox::Receiver<Mail>) {
+    let founder = |at: usize| Founder { name: at.to_string(), peer_urls: vec![format!("http://10.0.0.{at}:2380")] };
+    let members = (0..founders).map(founder).collect();
+    let found = || Ok(Bootstrap::Found { members, own: "0".into(), cluster_token: "t".into() });
+    let engine: OpenEngine = Arc::new(|_| Ok(Arc::new(Memory::new()) as Arc<dyn Engine>));
+    let settings = Settings::new("memory", Timing { election_ticks: 10, pre_vote: true }, 8);
+    let paths = Paths { data_dir: "/data".into(), wal_dir: None };
+    let (replica, _) = Replica::open(settings, Arc::new(SimulatedDisk::new()), paths, found, engine).unwrap();
+    let shared = Shared::new(replica.cluster_id(), replica.id(), replica.store());
+    let second = Duration::from_secs(1);
+    let identity =
+        Identity { id: replica.id(), cluster_id: 9, directory: None, version: "3.7.0".into(), peer_urls: Vec::new() };
+    let settings = crate::peer::Settings { identity, dial_timeout: second, read_timeout: second };
+    let transport = Transport::new(settings, Arc::new(Nobody), Arc::new(Nobody));
+    let inbox = Inbox::new(Bounds { count: 10, bytes: 10 });
+    let (sender, mail) = mailbox::mailbox();
+    let links = vec![WorkerLink { mailbox: sender, flags: Arc::default() }];
+    let heartbeat = Heartbeat { interval: Duration::from_millis(100), election_ticks: 10 };
+    let advertised = Advertised { name: "0".into(), client_urls: Vec::new(), cluster_version: "3.7.0".into() };
+    let ready = (signal::Sender::new(false), Metrics::new("3.7.0".into(), Ledger::default()));
+    let mut driver = Driver::new(replica, shared, (inbox, transport), links, heartbeat, advertised, ready);
+    driver.enter(|_| None).unwrap();
+    (driver, mail)
+}
+
+fn waiter() -> Waiter {
+    Waiter { worker: 0, key: Slots::<()>::default().register(None).key() }
+}
+
+/// How many of these answers the worker finds.
+fn answered(driver: &mut Driver, which: impl Fn(&Answer) -> bool) -> usize {
+    let batch = std::mem::take(&mut driver.links[0].batch);
+    batch.iter().filter(|mail| matches!(mail, Mail::Answer(_, answer) if which(answer))).count()
+}
+
+fn no_room(answer: &Answer) -> bool {
+    matches!(answer, Answer::NoRoom)
+}
+
+#[test]
+fn reads_without_a_leader_are_bounded_and_forgotten() {
+    let (mut driver, _mail) = driver(3);
+    (0..READING + 5).for_each(|_| driver.take(Event::Read { waiter: waiter() }).unwrap());
+    assert_eq!((driver.reading.len(), answered(&mut driver, no_room)), (READING, 5));
+    driver.forget_unanswered(Instant::now());
+    assert_eq!((driver.reading.len(), driver.replica.waiting_reads()), (READING, READING));
+    driver.forget_unanswered(Instant::now() + FORGET_AFTER);
+    assert_eq!((driver.reading.len(), driver.replica.waiting_reads()), (0, 0));
+}
+
+#[test]
+fn proposals_that_have_no_outcome_are_bounded_and_forgotten() {
+    let (mut driver, _mail) = driver(1);
+    assert!(driver.replica.standing().is_leader());
+    // None of them is processed, as if no quorum answered.
+    let propose = |driver: &mut Driver, id| {
+        driver.take(Event::Propose { waiter: waiter(), id, data: b"x".as_slice().into() }).unwrap();
+    };
+    (0..WAITING as u64 + 5).for_each(|id| propose(&mut driver, id));
+    assert_eq!((driver.waiting.len(), answered(&mut driver, no_room)), (WAITING, 5));
+    driver.forget_unanswered(Instant::now() + FORGET_AFTER);
+    assert!(driver.waiting.is_empty());
+    propose(&mut driver, 1);
+    assert_eq!((driver.waiting.len(), answered(&mut driver, no_room)), (1, 0));
+}
+
+/// It would have to wait for a leader that takes it, and hold up those behind it.
+#[test]
+fn a_proposal_that_no_record_holds_is_answered_and_holds_up_nobody() {
+    let (mut driver, _mail) = driver(1);
+    let large = vec![0; metastore_replica::wal::MAX_ENTRY_BYTES + 1].into();
+    driver.take(Event::Propose { waiter: waiter(), id: 1, data: large }).unwrap();
+    assert_eq!(answered(&mut driver, |answer| matches!(answer, Answer::NotProposed(NotProposed::TooLarge))), 1);
+    assert!(driver.held.is_empty() && driver.waiting.is_empty());
+}
+
+#[test]
+fn moves_of_the_leadership_that_do_not_end_are_bounded_and_forgotten() {
+    let (mut driver, _mail) = driver(1);
+    (0..group::MOVES + 5).for_each(|_| driver.take(Event::MoveLeader { waiter: waiter(), to: 7 }).unwrap());
+    assert_eq!(answered(&mut driver, no_room), 5);
+    driver.forget_moves(Instant::now() + FORGET_AFTER);
+    driver.take(Event::MoveLeader { waiter: waiter(), to: 7 }).unwrap();
+    assert_eq!(answered(&mut driver, no_room), 0);
+}
+
+#[test]
+fn renewals_that_came_too_late_are_bounded() {
+    let mut too_late = TooLate::default();
+    for at in 0..leases::TOO_LATE {
+        assert!(too_late.push((at % 100) as i64, waiter()).is_ok());
+    }
+    assert!(too_late.push(7, waiter()).is_err());
+    assert_eq!(too_late.take(7).len(), leases::TOO_LATE.div_ceil(100));
+    assert!(too_late.push(7, waiter()).is_ok());
+    assert_eq!(too_late.drain().count(), leases::TOO_LATE - leases::TOO_LATE.div_ceil(100) + 1);
+    assert!(too_late.push(7, waiter()).is_ok());
+}
+
+/// Each attempt to reach another member may bring the word that this one was removed, while the disk holds the engine thread up.
+#[test]
+fn a_removal_that_is_told_again_and_again_is_one_event() {
+    let inbox = Inbox::new(Bounds { count: 1, bytes: 1 });
+    let ear = Ear::new(inbox.clone());
+    (0..100).for_each(|_| ear.removed());
+    let mut events = Vec::new();
+    inbox.drain(&mut events, Duration::ZERO);
+    assert_eq!(events.len(), 1);
+}

@@ -1,0 +1,84 @@
+//! Whether a command can be applied at all, before it becomes an entry.
+//!
+//! A committed entry that a member cannot apply ends that member, and every restart of it. The members' own API proposes
+//! nothing of the kind; what another member sends on for its clients is checked here by the leader that would append it.
+
+use bytes::Bytes;
+use metastore_proto::Message;
+use metastore_proto::etcdserverpb::request_op::Request;
+use metastore_proto::etcdserverpb::{
+    AlarmRequest, AuthRoleAddRequest, AuthRoleDeleteRequest, AuthRoleGrantPermissionRequest,
+    AuthRoleRevokePermissionRequest, AuthUserAddRequest, AuthUserChangePasswordRequest, AuthUserDeleteRequest,
+    AuthUserGrantRoleRequest, AuthUserRevokeRoleRequest, CompactionRequest, DeleteRangeRequest, LeaseCheckpointRequest,
+    LeaseGrantRequest, LeaseRevokeRequest, PutRequest, TxnRequest,
+};
+use metastore_proto::membershippb::{ClusterMemberAttrSetRequest, ClusterVersionSetRequest, DowngradeInfoSetRequest};
+
+use super::command::{Command, Kind};
+use super::txn::MAX_DEPTH;
+use super::{HaltCause, cause_of};
+
+/// Whether every state can take a command: it may be refused, but it halts no member with a sound medium. An entry without
+/// data is what a new leader writes, and changes nothing.
+///
+/// # Errors
+/// What would halt a member.
+pub fn check_command(data: Bytes) -> Result<(), HaltCause> {
+    if data.is_empty() {
+        return Ok(());
+    }
+    let Command { kind, body, .. } = Command::decode(data).map_err(cause_of)?;
+    match kind {
+        Kind::Put => readable::<PutRequest>(body),
+        Kind::DeleteRange => readable::<DeleteRangeRequest>(body),
+        Kind::Txn => check_txn(&TxnRequest::decode(body)?, 0),
+        Kind::Compaction => readable::<CompactionRequest>(body),
+        Kind::LeaseGrant => readable::<LeaseGrantRequest>(body),
+        Kind::LeaseRevoke => readable::<LeaseRevokeRequest>(body),
+        Kind::LeaseCheckpoint => readable::<LeaseCheckpointRequest>(body),
+        Kind::ClusterVersionSet => readable::<ClusterVersionSetRequest>(body),
+        Kind::ClusterMemberAttrSet => readable::<ClusterMemberAttrSetRequest>(body),
+        Kind::DowngradeInfoSet => readable::<DowngradeInfoSetRequest>(body),
+        Kind::Alarm => readable::<AlarmRequest>(body),
+        Kind::AuthUserAdd => readable::<AuthUserAddRequest>(body),
+        Kind::AuthUserDelete => readable::<AuthUserDeleteRequest>(body),
+        Kind::AuthUserChangePassword => readable::<AuthUserChangePasswordRequest>(body),
+        Kind::AuthUserGrantRole => readable::<AuthUserGrantRoleRequest>(body),
+        Kind::AuthUserRevokeRole => readable::<AuthUserRevokeRoleRequest>(body),
+        Kind::AuthRoleAdd => readable::<AuthRoleAddRequest>(body),
+        Kind::AuthRoleDelete => readable::<AuthRoleDeleteRequest>(body),
+        Kind::AuthRoleGrantPermission => readable::<AuthRoleGrantPermissionRequest>(body),
+        Kind::AuthRoleRevokePermission => readable::<AuthRoleRevokePermissionRequest>(body),
+        // Nobody reads their messages.
+        Kind::AuthEnable
+        | Kind::AuthDisable
+        | Kind::Range
+        | Kind::Authenticate
+        | Kind::AuthStatus
+        | Kind::AuthUserGet
+        | Kind::AuthUserList
+        | Kind::AuthRoleGet
+        | Kind::AuthRoleList
+        | Kind::DowngradeVersionTest => Ok(()),
+    }
+}
+
+fn readable<M: Message + Default>(body: Bytes) -> Result<(), HaltCause> {
+    M::decode(body)?;
+    Ok(())
+}
+
+/// Both branches of every transaction: which one is taken depends on the state.
+fn check_txn(request: &TxnRequest, depth: usize) -> Result<(), HaltCause> {
+    if depth > MAX_DEPTH {
+        return Err(HaltCause::Malformed(format!("transactions nested deeper than {MAX_DEPTH}")));
+    }
+    for op in request.success.iter().chain(&request.failure) {
+        match &op.request {
+            Some(Request::RequestTxn(txn)) => check_txn(txn, depth + 1)?,
+            Some(Request::RequestRange(_) | Request::RequestPut(_) | Request::RequestDeleteRange(_)) => {}
+            None => return Err(HaltCause::Malformed("an operation of a transaction is missing".into())),
+        }
+    }
+    Ok(())
+}
