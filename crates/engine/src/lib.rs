@@ -202,9 +202,14 @@ pub trait Engine: Send + Sync + 'static {
     /// The value of a row of a small table.
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>>;
 
-    /// The rows of a small table whose keys begin with `prefix`, in key order. Not bounded: for starting up, for snapshots,
-    /// for the keys of one lease. Rows have no revision: a reader sees what the writer put, published or not.
+    /// The rows of a small table whose keys begin with `prefix`, in key order. Not bounded: for starting up and for snapshots.
+    /// Rows have no revision: a reader sees what the writer put, published or not.
     fn rows(&self, table: Table, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>>;
+
+    /// Appends to `keys`, in order, the keys of rows of a small table that begin with `prefix` and are not less than `from`,
+    /// until a step is over. Returns the key to continue from, or `None` at the end. Between two steps the writer may change
+    /// rows.
+    fn row_keys(&self, table: Table, prefix: &[u8], from: &[u8], keys: &mut Vec<Vec<u8>>) -> Result<Option<Vec<u8>>>;
 
     /// What is stored now.
     fn usage(&self) -> Usage;

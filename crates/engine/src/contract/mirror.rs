@@ -224,6 +224,17 @@ impl Engine for Mirror {
         self.read("rows", |engine| engine.rows(table, prefix))
     }
 
+    fn row_keys(&self, table: Table, prefix: &[u8], from: &[u8], keys: &mut Vec<Vec<u8>>) -> Result<Option<Vec<u8>>> {
+        let turn = self.turn();
+        let old = keys.len();
+        let next = turn.first.row_keys(table, prefix, from, keys)?;
+        // The second engine may end its step elsewhere.
+        let mut other = super::row_keys(turn.second, table, prefix, from);
+        other.retain(|key| next.as_ref().is_none_or(|next| key < next));
+        assert_eq!(keys[old..], other, "keys of rows of {table:?}, up to {next:?}");
+        Ok(next)
+    }
+
     fn usage(&self) -> Usage {
         let turn = self.turn();
         let (first, second) = (turn.first.usage(), turn.second.usage());

@@ -46,7 +46,7 @@ pub use scratch::scratch_rocksdb;
 pub use sizes::*;
 pub use writing::*;
 
-use crate::{Applied, Engine, KeyRange, Published, Revision, Row, Version};
+use crate::{Applied, Engine, KeyRange, Published, Revision, Row, STEP, Table, Version};
 
 /// Makes one test per rule. See [`crate::contract`].
 #[macro_export]
@@ -86,6 +86,7 @@ macro_rules! contract_suite {
             tables_are_apart,
             table_rows_are_in_key_order,
             table_rows_are_read_by_prefix,
+            keys_of_rows_come_step_by_step,
             keys_of_leases_are_apart_and_not_counted,
             usage_counts_versions_and_table_rows,
             revisions_must_ascend,
@@ -171,6 +172,18 @@ fn scan(engine: &dyn Engine, range: KeyRange<'_>, at: i64, limit: usize) -> Vec<
 }
 
 /// A whole count.
+/// The keys of rows of a table, from `from` on, step by step to the end.
+fn row_keys(engine: &dyn Engine, table: Table, prefix: &[u8], from: &[u8]) -> Vec<Vec<u8>> {
+    let (mut keys, mut next) = (Vec::new(), Some(from.to_vec()));
+    while let Some(from) = next {
+        let old = keys.len();
+        next = engine.row_keys(table, prefix, &from, &mut keys).expect("keys of rows");
+        assert!(keys.len() - old <= STEP, "a step is bounded");
+        assert!(next.as_ref().is_none_or(|next| *next > from), "a step goes on");
+    }
+    keys
+}
+
 fn count(engine: &dyn Engine, range: KeyRange<'_>, at: i64) -> u64 {
     let mut count = 0;
     let mut start = range.start.to_vec();

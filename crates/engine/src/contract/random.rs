@@ -253,6 +253,8 @@ impl<'a> Run<'a> {
         for (&table, rows) in &self.model.tables {
             let expected: Vec<_> = rows.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
             assert_eq!(self.engine.rows(table, b"").expect("rows"), expected, "{table:?}");
+            let keys = super::row_keys(self.engine, table, b"", b"");
+            assert!(keys.iter().eq(expected.iter().map(|(key, _)| key)), "{table:?}");
             for (key, value) in rows {
                 assert_eq!(self.engine.get(table, key).expect("get").as_ref(), Some(value), "{table:?} {key:?}");
             }

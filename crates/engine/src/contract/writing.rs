@@ -1,7 +1,7 @@
 //! What is written: versions, tables, what was published, what is counted.
 
-use super::{ALL, all_history, delete, publish, put, scan, version, write};
-use crate::{Applied, Engine, Published, Revision, Table, Usage, Version};
+use super::{ALL, all_history, delete, publish, put, row_keys, scan, version, write};
+use crate::{Applied, Engine, Published, Revision, STEP, Table, Usage, Version};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::slice::from_ref;
 
@@ -91,6 +91,7 @@ pub fn table_rows_are_read_by_prefix(engine: &dyn Engine) {
         let rows = engine.rows(Table::Lease, prefix).unwrap();
         let found: Vec<_> = rows.iter().map(|(key, _)| &key[..]).collect();
         assert_eq!(found, expected, "with prefix {}", prefix.escape_ascii());
+        assert_eq!(row_keys(engine, Table::Lease, prefix, b""), expected, "with prefix {}", prefix.escape_ascii());
     };
     for key in keys {
         engine.put(Table::Lease, key, b"").unwrap();
@@ -114,6 +115,31 @@ pub fn table_rows_are_read_by_prefix(engine: &dyn Engine) {
     publish(engine, 1);
     check(b"a", &[b"a", b"ab", b"ac"]);
     assert_eq!(engine.get(Table::Lease, b"a").unwrap(), Some(b"changed".to_vec()));
+}
+
+pub fn keys_of_rows_come_step_by_step(engine: &dyn Engine) {
+    let count = 3 * STEP as u32 + 7;
+    let key = |lease: u8, number: u32| [&[lease][..], &number.to_be_bytes()].concat();
+    for (lease, number) in (0..count).flat_map(|number| (1..=3).map(move |lease| (lease, number))) {
+        engine.put(Table::LeaseKeys, &key(lease, number), b"").unwrap();
+        // A part is stored, a part is not published yet.
+        if number == count / 2 {
+            publish(engine, 1);
+        }
+    }
+    // Whole steps of rows that are gone, published and not.
+    let is_gone = |number: u32| (10..10 + STEP as u32 + 20).contains(&number) || number >= count - 5;
+    for number in (0..count).filter(|number| is_gone(*number)) {
+        engine.delete(Table::LeaseKeys, &key(2, number)).unwrap();
+    }
+    let left: Vec<_> = (0..count).filter(|number| !is_gone(*number)).map(|number| key(2, number)).collect();
+    for _ in 0..2 {
+        assert_eq!(row_keys(engine, Table::LeaseKeys, &[2], b""), left);
+        assert_eq!(row_keys(engine, Table::LeaseKeys, &[2], &left[3]), left[3..]);
+        assert!(row_keys(engine, Table::LeaseKeys, &[2], &[3]).is_empty(), "from behind all");
+        assert!(row_keys(engine, Table::LeaseKeys, &[4], b"").is_empty());
+        publish(engine, 2);
+    }
 }
 
 pub fn keys_of_leases_are_apart_and_not_counted(engine: &dyn Engine) {

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use super::history::{Entry, History};
 use super::index::Index;
 use super::versions::Stored;
-use super::{Tables, rows_of};
+use super::{Tables, row_keys_of, rows_of};
 use crate::{
     Applied, Engine, EngineError, KeyRange, Mark, Published, Result, Revision, Statistic, Steps, Table, Usage, Version,
 };
@@ -116,6 +116,10 @@ impl Engine for Frozen {
 
     fn rows(&self, table: Table, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
         Ok(rows_of(&self.tables, table, prefix))
+    }
+
+    fn row_keys(&self, table: Table, prefix: &[u8], from: &[u8], keys: &mut Vec<Vec<u8>>) -> Result<Option<Vec<u8>>> {
+        Ok(row_keys_of(&self.tables, table, prefix, from, (self.steps.rows, keys)))
     }
 
     fn usage(&self) -> Usage {

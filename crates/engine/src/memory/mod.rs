@@ -156,6 +156,20 @@ fn rows_of(tables: &Tables, table: Table, prefix: &[u8]) -> Vec<(Vec<u8>, Vec<u8
     rows.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
+/// One step over the keys of these rows, from `from` on; returns where to go on.
+fn row_keys_of(
+    tables: &Tables,
+    table: Table,
+    prefix: &[u8],
+    from: &[u8],
+    (step, keys): (usize, &mut Vec<Vec<u8>>),
+) -> Option<Vec<u8>> {
+    let rows = tables[table as usize].range::<[u8], _>((Included(prefix.max(from)), Unbounded));
+    let mut found = rows.map(|(key, _)| key).take_while(|key| key.starts_with(prefix));
+    keys.extend(found.by_ref().take(step).cloned());
+    found.next().cloned()
+}
+
 impl Engine for Memory {
     fn append(&self, key: &[u8], version: Version) -> Result<()> {
         let stored = Stored::from(version);
@@ -260,6 +274,10 @@ impl Engine for Memory {
 
     fn rows(&self, table: Table, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
         Ok(rows_of(&self.tables.read(), table, prefix))
+    }
+
+    fn row_keys(&self, table: Table, prefix: &[u8], from: &[u8], keys: &mut Vec<Vec<u8>>) -> Result<Option<Vec<u8>>> {
+        Ok(row_keys_of(&self.tables.read(), table, prefix, from, (self.steps.rows, keys)))
     }
 
     fn usage(&self) -> Usage {

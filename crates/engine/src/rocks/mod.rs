@@ -232,6 +232,10 @@ impl Engine for RocksDb {
         self.rows_with_prefix(table, prefix)
     }
 
+    fn row_keys(&self, table: Table, prefix: &[u8], from: &[u8], keys: &mut Vec<Vec<u8>>) -> Result<Option<Vec<u8>>> {
+        self.row_keys_step(table, prefix, from, keys)
+    }
+
     fn usage(&self) -> Usage {
         self.stored.usage()
     }

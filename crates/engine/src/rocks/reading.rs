@@ -228,6 +228,39 @@ impl RocksDb {
         }
         Ok(rows.into_iter().collect())
     }
+
+    pub(super) fn row_keys_step(
+        &self,
+        table: Table,
+        prefix: &[u8],
+        from: &[u8],
+        keys: &mut Vec<Vec<u8>>,
+    ) -> Result<Option<Vec<u8>>> {
+        let (from, step) = (prefix.max(from), self.settings.steps.rows);
+        // Of each source no more than a step is needed, and the key behind it.
+        let (changed, snapshot) = {
+            let pending = self.pending.lock();
+            let changed = pending.rows.range((Included((table, from.to_vec())), Unbounded));
+            let changed = changed.take_while(|((of, key), _)| *of == table && key.starts_with(prefix)).take(step + 1);
+            let changed: Vec<_> = changed.map(|((_, key), value)| (key.clone(), value.is_some())).collect();
+            (changed, self.db.snapshot())
+        };
+        let mut options = ReadOptions::default();
+        options.set_iterate_range(rocksdb::PrefixRange(&table_key(table, prefix)[..]));
+        let mut stored = snapshot.raw_iterator_cf_opt(self.family(TABLES), options);
+        stored.seek(table_key(table, from));
+        let mut found = BTreeMap::new();
+        while found.len() <= step
+            && let Some((key, _)) = item(self, &stored)?
+        {
+            found.insert(key[1..].to_vec(), true);
+            stored.next();
+        }
+        found.extend(changed);
+        let next = found.keys().nth(step).cloned();
+        keys.extend(found.into_iter().take(step).filter_map(|(key, is_there)| is_there.then_some(key)));
+        Ok(next)
+    }
 }
 
 /// A key that a visit came to.

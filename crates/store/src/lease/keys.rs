@@ -20,11 +20,19 @@ pub(crate) fn detach(engine: &dyn Engine, id: i64, key: &[u8]) -> Result<()> {
     engine.delete(Table::LeaseKeys, &row_key(id, key))
 }
 
-/// The keys of a lease, in order.
-pub(crate) fn keys_of(engine: &dyn Engine, id: i64) -> Result<Vec<Vec<u8>>> {
+/// The keys of a lease, in order; none if there is no such lease. They are read in bounded steps, from any thread. A reader
+/// beside the writer sees what is not published yet, and of what changes meanwhile it may see a part.
+///
+/// # Errors
+/// If the medium failed.
+pub fn keys_of(engine: &dyn Engine, id: i64) -> Result<Vec<Vec<u8>>> {
     let prefix = record::key(id);
-    let rows = engine.rows(Table::LeaseKeys, &prefix)?;
-    Ok(rows.into_iter().map(|(row_key, _)| row_key[prefix.len()..].to_vec()).collect())
+    let (mut keys, mut next) = (Vec::new(), Some(prefix.to_vec()));
+    while let Some(from) = next {
+        next = engine.row_keys(Table::LeaseKeys, &prefix, &from, &mut keys)?;
+    }
+    keys.iter_mut().for_each(|key| _ = key.drain(..prefix.len()));
+    Ok(keys)
 }
 
 fn row_key(id: i64, key: &[u8]) -> Vec<u8> {

@@ -84,6 +84,12 @@ impl<F: Fn(&str) + Send + Sync + 'static> Engine for Watched<F> {
         }
         self.engine.rows(table, prefix)
     }
+    fn row_keys(&self, table: Table, prefix: &[u8], from: &[u8], keys: &mut Vec<Vec<u8>>) -> Result<Option<Vec<u8>>> {
+        if table == Table::LeaseKeys && prefix.len() != 8 {
+            (self.look)("keys of all leases");
+        }
+        self.engine.row_keys(table, prefix, from, keys)
+    }
     fn usage(&self) -> Usage {
         self.engine.usage()
     }
