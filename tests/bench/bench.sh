@@ -8,7 +8,7 @@
 #   METASTORE_BIN  the subject        (default: target/release/metastore, built if it is not there)
 #   ETCD_BIN       the reference      (default: the newest etcd, by tests/etcd/install.sh)
 #   ROUNDS         rounds             (default 5)
-#   REQUESTS       requests per round with 1024 in flight (default 40000); a tenth of it with one at a time
+#   REQUESTS       requests per round with 1024 in flight (default 40000); fewer one at a time, more renewals of leases
 #   KEYS           distinct keys      (default 1000000)
 #   BENCH_DIR      where all keep their data (default: the temporary directory); must be a disk, not a tmpfs
 #
@@ -84,3 +84,5 @@ measure "Put, $keys keys, random, 64 x 16" loadgen put 64 16 "$requests" 0
 measure "Put, $keys keys, zipf, 64 x 16" loadgen put 64 16 "$requests" 1
 measure "Txn, $keys keys, random, 64 x 16" loadgen txn 64 16 "$requests" 0
 measure "Range, $keys keys, zipf, linearizable, 64 x 16" loadgen range 64 16 "$requests" 1
+measure "Lease renewals, 1000 leases on one stream" loadgen renew 1 1 "$((requests * 10))"
+measure "Lease renewals, 1000 leases on each of 8 streams, 8 connections" loadgen renew 8 1 "$((requests * 20))"

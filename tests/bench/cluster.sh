@@ -50,6 +50,13 @@ start_three() { # side, first port, binary, flags...
 cluster_ticks() { local ticks=0 one; for one in ${members[$1]}; do ticks=$((ticks + $(cpu_ticks "$one"))); done; echo "$ticks"; }
 cluster_kb() { local kb=0 one; for one in ${members[$1]}; do kb=$((kb + $(memory_kb "$one" VmRSS))); done; echo "$kb"; }
 
+run() { # address, operation, connections, streams, requests
+    case $2 in
+    renew) "$loadgen" "$1" renew connections="$3" streams="$4" requests="$5" ;;
+    *) run_h2load "$@" ;;
+    esac
+}
+
 measure() { # title, leader or follower, operation, connections, streams, requests
     local round side before ticks rate p50 p99 column
     local -n where=$2
@@ -57,7 +64,7 @@ measure() { # title, leader or follower, operation, connections, streams, reques
     for ((round = 0; round < rounds; round++)); do
         for side in "${sides[@]}"; do
             before=$(cluster_ticks "$side")
-            read -r rate p50 p99 < <(run_h2load "${where[$side]}" "${@:3:4}") || fail "$1: no result from the $side"
+            read -r rate p50 p99 _ < <(run "${where[$side]}" "${@:3:4}") || fail "$1: no result from the $side"
             ticks=$(($(cluster_ticks "$side") - before))
             awk -v rate="$rate" -v p50="$p50" -v p99="$p99" -v n="$6" -v ticks="$ticks" -v hz="$(getconf CLK_TCK)" \
                 -v rss="$(cluster_kb "$side")" 'BEGIN { cpu = ticks > 0 ? n / (ticks / hz) : 0
@@ -96,3 +103,7 @@ measure "Txn (mod compare, put) through the leader, 64 x 16" leader txn 64 16 "$
 measure "Range of one key, linearizable, at the leader, 64 x 16" leader range 64 16 "$requests"
 measure "Range of one key, linearizable, at a follower, 64 x 16" follower range 64 16 "$requests"
 measure "Put through the leader, one at a time" leader put 1 1 "$few"
+for at in leader follower; do
+    measure "Lease renewals at a $at, 1000 leases on one stream" $at renew 1 1 "$((requests * 10))"
+    measure "Lease renewals at a $at, 1000 leases on each of 8 streams, 8 connections" $at renew 8 1 "$((requests * 20))"
+done

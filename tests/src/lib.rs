@@ -43,4 +43,5 @@ pub mod network;
 pub mod paths;
 pub mod programs;
 pub mod random;
+pub mod renewals;
 pub mod watch;

@@ -11,9 +11,10 @@
 //! list                a range of about `keys` keys, if fill put `of` keys
 //! page                the first `keys` keys of all that fill put, with the count of all
 //! hash                HashKV
+//! renew               of `leases` leases on each stream, each again when its renewal is answered; grants those that are missing
 //! ```
 //!
-//! Names and defaults: connections=64 streams=16 requests=100000 keys=1000000 zipf=0 seed=1 first=0 of=keys.
+//! Names and defaults: connections=64 streams=16 requests=100000 keys=1000000 zipf=0 seed=1 first=0 of=keys leases=1000.
 //!
 //! Prints `requests-per-second p50-us p99-us bytes-per-answer`, or ends with 1 if any request failed. One thread, raw
 //! HTTP/2: on a small machine the generator takes the processor from the server that it measures.
@@ -33,6 +34,7 @@ use metastore_proto::etcdserverpb::{
 };
 use metastore_tests::paths;
 use metastore_tests::random::Random;
+use metastore_tests::renewals::{self, Measured, Renewals};
 
 /// Bytes of a value.
 const VALUE_BYTES: usize = 256;
@@ -46,7 +48,7 @@ type Failure = Box<dyn std::error::Error>;
 fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [target, operation, options @ ..] = &arguments[..] else {
-        return Err("usage: loadgen body|ADDRESS put|txn|range|fill|list|page|hash [name=number]...".into());
+        return Err("usage: loadgen body|ADDRESS put|txn|range|fill|list|page|hash|renew [name=number]...".into());
     };
     if target == "body" {
         std::io::stdout().write_all(&body(operation, 0, (0, 1))?)?;
@@ -67,6 +69,7 @@ struct Load {
     seed: u64,
     first: usize,
     of: Option<usize>,
+    leases: usize,
 }
 
 impl Load {
@@ -81,6 +84,7 @@ impl Load {
             seed: 1,
             first: 0,
             of: None,
+            leases: 1000,
         };
         for option in options {
             let (name, value) = option.split_once('=').ok_or(format!("{option}: want name=number"))?;
@@ -94,6 +98,7 @@ impl Load {
                 "seed" => load.seed = number as u64,
                 "first" => load.first = number,
                 "of" => load.of = Some(number),
+                "leases" => load.leases = number,
                 _ => return Err(format!("{option}: no such option").into()),
             }
         }
@@ -150,6 +155,12 @@ async fn run(address: &str, load: Load) -> Result<(), Failure> {
     for _ in 0..load.connections {
         clients.push(connect(address).await?);
     }
+    if load.operation == "renew" {
+        let Load { connections, streams, leases, requests: count, .. } = load;
+        let renewals = Renewals { streams: connections * streams, leases, count };
+        let Measured { seconds, latencies_us, answer_bytes } = renewals::measure(&clients, address, renewals).await?;
+        return print(latencies_us, seconds, answer_bytes);
+    }
     let begun = Instant::now();
     let workers: Vec<_> = clients
         .iter()
@@ -167,11 +178,16 @@ async fn run(address: &str, load: Load) -> Result<(), Failure> {
         worker.await??;
     }
     let seconds = begun.elapsed().as_secs_f64();
-    let Shared { latencies_us: latencies, answer_bytes, .. } = &mut *shared.borrow_mut();
-    latencies.sort_unstable();
-    let percentile = |percent: usize| latencies[(latencies.len() * percent / 100).min(latencies.len() - 1)];
-    let rate = latencies.len() as f64 / seconds;
-    println!("{rate:.0} {} {} {}", percentile(50), percentile(99), *answer_bytes / latencies.len());
+    let latencies_us = std::mem::take(&mut shared.borrow_mut().latencies_us);
+    print(latencies_us, seconds, shared.borrow().answer_bytes)
+}
+
+fn print(mut latencies_us: Vec<u32>, seconds: f64, answer_bytes: usize) -> Result<(), Failure> {
+    latencies_us.sort_unstable();
+    let count = latencies_us.len();
+    let percentile = |percent: usize| latencies_us.get((count * percent / 100).min(count.saturating_sub(1)));
+    let (Some(p50), Some(p99)) = (percentile(50), percentile(99)) else { return Err("nothing was asked".into()) };
+    println!("{:.0} {p50} {p99} {}", count as f64 / seconds, answer_bytes / count);
     Ok(())
 }
 

@@ -1,0 +1,188 @@
+//! Clients that keep leases alive as fast as they are answered, for the load generator.
+//!
+//! Each stream has leases of its own and renews all of them at once; the answer to a renewal brings the next renewal of the same
+//! lease. Each renewal is a DATA frame of its own, as etcd's client in Go writes them.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use h2::client::SendRequest;
+use http::Request;
+use metastore_proto::Message;
+use metastore_proto::etcdserverpb::{
+    LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseLeasesRequest,
+    LeaseLeasesResponse,
+};
+
+use crate::paths;
+
+/// Bytes in front of each gRPC message: a flag, and the length.
+const PREFIX_BYTES: usize = 5;
+/// Seconds that the leases live without a renewal: longer than a measurement.
+const TTL_S: i64 = 600;
+/// Grants under way at a time.
+const GRANTS_AT_ONCE: usize = 64;
+/// A server that answers nothing for so long does not answer at all.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+type Failure = Box<dyn std::error::Error>;
+
+/// What is asked of the server.
+#[derive(Clone, Copy, Debug)]
+pub struct Renewals {
+    pub streams: usize,
+    /// Leases of one stream.
+    pub leases: usize,
+    /// Renewals of all streams.
+    pub count: usize,
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub struct Measured {
+    pub seconds: f64,
+    pub latencies_us: Vec<u32>,
+    pub answer_bytes: usize,
+}
+
+/// Grants the leases that are missing, and measures renewals over these connections, one stream after the other on each.
+///
+/// # Errors
+/// A connection breaks, an answer is missing, or a lease is lost.
+pub async fn measure(clients: &[SendRequest<Bytes>], authority: &str, renewals: Renewals) -> Result<Measured, Failure> {
+    grant_missing(&clients[0], authority, renewals.streams * renewals.leases).await?;
+    let left = Rc::new(RefCell::new(renewals.count));
+    let (begun, mut measured) = (Instant::now(), Measured::default());
+    let streams: Vec<_> = (0..renewals.streams)
+        .map(|at| {
+            let (client, authority, left) = (clients[at % clients.len()].clone(), authority.to_owned(), left.clone());
+            let first = 1 + (at * renewals.leases) as i64;
+            tokio::task::spawn_local(async move {
+                let kept = keep_alive(client, &authority, (first, renewals.leases), &left);
+                kept.await.map_err(|error| error.to_string())
+            })
+        })
+        .collect();
+    for stream in streams {
+        let part = stream.await??;
+        measured.latencies_us.extend(part.latencies_us);
+        measured.answer_bytes += part.answer_bytes;
+    }
+    measured.seconds = begun.elapsed().as_secs_f64();
+    Ok(measured)
+}
+
+/// One stream: renews its leases again and again while some renewals are left for all streams.
+async fn keep_alive(
+    client: SendRequest<Bytes>,
+    authority: &str,
+    (first, leases): (i64, usize),
+    left: &RefCell<usize>,
+) -> Result<Measured, Failure> {
+    let (answer, mut requests) =
+        client.ready().await?.send_request(request(authority, paths::LEASE_KEEP_ALIVE)?, false)?;
+    let (mut sent, mut under_way) = (vec![Instant::now(); leases], 0);
+    let mut renew = |at: usize, sent: &mut Vec<Instant>| -> Result<usize, Failure> {
+        let mut left = left.borrow_mut();
+        if *left == 0 {
+            return Ok(0);
+        }
+        *left -= 1;
+        sent[at] = Instant::now();
+        requests.send_data(framed(&LeaseKeepAliveRequest { id: first + at as i64 }), false)?;
+        Ok(1)
+    };
+    for at in 0..leases {
+        under_way += renew(at, &mut sent)?;
+    }
+    let mut answers = tokio::time::timeout(PATIENCE, answer).await??.into_body();
+    let (mut measured, mut received) = (Measured::default(), BytesMut::new());
+    while under_way > 0 {
+        let data = tokio::time::timeout(PATIENCE, answers.data()).await?;
+        let data = data.ok_or("the server has ended the stream")??;
+        answers.flow_control().release_capacity(data.len())?;
+        measured.answer_bytes += data.len();
+        received.extend_from_slice(&data);
+        while let Some(message) = cut(&mut received) {
+            let LeaseKeepAliveResponse { id, ttl, .. } = LeaseKeepAliveResponse::decode(message)?;
+            let at = usize::try_from(id - first).ok().filter(|at| *at < leases).ok_or("a foreign lease is answered")?;
+            if ttl <= 0 {
+                return Err(format!("lease {id} was lost").into());
+            }
+            measured.latencies_us.push(sent[at].elapsed().as_micros() as u32);
+            under_way -= 1;
+            under_way += renew(at, &mut sent)?;
+        }
+    }
+    requests.send_data(Bytes::new(), true)?;
+    Ok(measured)
+}
+
+/// Grants the leases 1, 2, ... that do not exist.
+async fn grant_missing(client: &SendRequest<Bytes>, authority: &str, count: usize) -> Result<(), Failure> {
+    let known = ask(client.clone(), authority, paths::LEASE_LEASES, &LeaseLeasesRequest {}).await?;
+    let known = LeaseLeasesResponse::decode(known)?.leases;
+    let known: HashSet<i64> = known.into_iter().map(|lease| lease.id).collect();
+    let missing: Vec<i64> = (1..=count as i64).filter(|id| !known.contains(id)).collect();
+    for ids in missing.chunks(GRANTS_AT_ONCE) {
+        let grants: Vec<_> = ids
+            .iter()
+            .map(|&id| {
+                let (client, authority) = (client.clone(), authority.to_owned());
+                tokio::task::spawn_local(async move {
+                    let granted = ask(client, &authority, paths::LEASE_GRANT, &LeaseGrantRequest { ttl: TTL_S, id });
+                    granted.await.map_err(|error| error.to_string())
+                })
+            })
+            .collect();
+        for grant in grants {
+            LeaseGrantResponse::decode(grant.await??)?;
+        }
+    }
+    Ok(())
+}
+
+/// One request, one answer.
+async fn ask(
+    client: SendRequest<Bytes>,
+    authority: &str,
+    path: &str,
+    message: &impl Message,
+) -> Result<Bytes, Failure> {
+    let (answer, mut body) = client.ready().await?.send_request(request(authority, path)?, false)?;
+    body.send_data(framed(message), true)?;
+    let mut answer = answer.await?.into_body();
+    let mut received = BytesMut::new();
+    while let Some(data) = answer.data().await {
+        let data = data?;
+        answer.flow_control().release_capacity(data.len())?;
+        received.extend_from_slice(&data);
+    }
+    cut(&mut received).ok_or_else(|| format!("{path} is not answered").into())
+}
+
+fn request(authority: &str, path: &str) -> Result<Request<()>, http::Error> {
+    let uri = format!("http://{authority}{path}");
+    Request::post(uri).header("content-type", "application/grpc").header("te", "trailers").body(())
+}
+
+fn framed(message: &impl Message) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(PREFIX_BYTES + message.encoded_len());
+    bytes.put_u8(0);
+    bytes.put_u32(message.encoded_len() as u32);
+    message.encode(&mut bytes).expect("there is room");
+    bytes.freeze()
+}
+
+/// The next whole message.
+fn cut(received: &mut BytesMut) -> Option<Bytes> {
+    let length = received.get(1..PREFIX_BYTES)?.get_u32() as usize;
+    if received.len() < PREFIX_BYTES + length {
+        return None;
+    }
+    received.advance(PREFIX_BYTES);
+    Some(received.split_to(length).freeze())
+}
