@@ -1,6 +1,8 @@
-//! A lease keepalive stream.
+//! Leases: many at once, and the stream that keeps them alive.
 
-use metastore_proto::etcdserverpb::{LeaseKeepAliveRequest, LeaseKeepAliveResponse};
+use metastore_proto::etcdserverpb::{
+    LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse,
+};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Status, Streaming};
@@ -8,7 +10,31 @@ use tonic::{Status, Streaming};
 use crate::grpc::Client;
 use crate::paths;
 
-/// One open keepalive stream: each request gets one answer, in order.
+/// Grants under way at a time.
+const GRANTS_AT_ONCE: usize = 64;
+/// Renewals under way at a time on one stream.
+const RENEWALS_AT_ONCE: usize = 1000;
+
+/// Grants leases with these ids.
+///
+/// # Panics
+/// If one is refused.
+pub async fn grant_all(client: &Client, ids: &[i64], ttl_s: i64) {
+    for ids in ids.chunks(GRANTS_AT_ONCE) {
+        let mut grants = tokio::task::JoinSet::new();
+        for &id in ids {
+            let client = client.clone();
+            grants.spawn(async move {
+                let granted = client.unary(paths::LEASE_GRANT, LeaseGrantRequest { ttl: ttl_s, id }).await;
+                let granted: LeaseGrantResponse = granted.unwrap_or_else(|status| panic!("lease {id}: {status}"));
+                granted
+            });
+        }
+        grants.join_all().await;
+    }
+}
+
+/// One open keepalive stream: each request gets one answer, in order unless a lease has come to its end.
 pub struct KeepAliveStream {
     requests: UnboundedSender<LeaseKeepAliveRequest>,
     answers: Streaming<LeaseKeepAliveResponse>,
@@ -31,6 +57,25 @@ impl KeepAliveStream {
             .send(LeaseKeepAliveRequest { id })
             .map_err(|_| Status::unavailable("the keepalive stream has ended"))?;
         self.next().await
+    }
+
+    /// Renews all these leases, many at a time, and returns those that are lost.
+    ///
+    /// # Errors
+    /// The stream breaks.
+    pub async fn renew_all(&mut self, ids: &[i64]) -> Result<Vec<i64>, Status> {
+        let mut lost = Vec::new();
+        for ids in ids.chunks(RENEWALS_AT_ONCE) {
+            for &id in ids {
+                let sent = self.requests.send(LeaseKeepAliveRequest { id });
+                sent.map_err(|_| Status::unavailable("the keepalive stream has ended"))?;
+            }
+            for _ in ids {
+                let answer = self.next().await?;
+                lost.extend((answer.ttl <= 0).then_some(answer.id));
+            }
+        }
+        Ok(lost)
     }
 
     async fn next(&mut self) -> Result<LeaseKeepAliveResponse, Status> {

@@ -133,8 +133,9 @@ async fn grant_missing(client: &SendRequest<Bytes>, authority: &str, count: usiz
             .map(|&id| {
                 let (client, authority) = (client.clone(), authority.to_owned());
                 tokio::task::spawn_local(async move {
-                    let granted = ask(client, &authority, paths::LEASE_GRANT, &LeaseGrantRequest { ttl: TTL_S, id });
-                    granted.await.map_err(|error| error.to_string())
+                    let grant = LeaseGrantRequest { ttl: TTL_S, id };
+                    let granted = ask(client, &authority, paths::LEASE_GRANT, &grant).await;
+                    granted.map_err(|error| error.to_string())
                 })
             })
             .collect();

@@ -179,6 +179,14 @@ mutants! {
     /// Keys of a lease that is revoked are deleted, and stay attached to it. Breaks: a lease takes its own keys. Needs
     /// a lease that is granted anew under the same id.
     LeaseKeysSurvive = 36, "lease-keys-survive", "stored, linearizable, state machine safety";
+
+    // ---- leases, continued ----
+
+    /// A renewal leaves the checkpoint of its lease in the log, and the next leader goes by it. Breaks: a lease never ends early.
+    CheckpointOutlivesRenewal = 37, "checkpoint-outlives-renewal", "lease: never early";
+    /// A look for expired leases that ends at its bound is not followed by another before its usual time. Breaks: leases do end in
+    /// time. Needs many leases that end together.
+    ExpiryStopsAtBound = 38, "expiry-stops-at-bound", "lease: does end";
 }
 
 impl Mutant {

@@ -34,7 +34,7 @@ pub mod wal;
 pub use consensus::{NotProposed, Portions, Progress, Rejected, Role, Standing, Timing};
 pub use data_dir::{OpenError, Paths};
 pub use entry_log::Retention;
-pub use leases::LeaseKeeper;
+pub use leases::{ExpiryBounds, LeaseKeeper, Renewed, Renewing};
 pub use member::{
     Bootstrap, ConvertError, Converted, EntryId, Fatal, Founder, Observer, Outbox, Output, Replica, Settings, convert,
 };

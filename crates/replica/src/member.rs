@@ -55,6 +55,9 @@ pub struct Settings {
     pub max_learners: usize,
     /// A committed entry that no member can apply, and that all of them pass over (`--unsafe-skip-entry`).
     pub skip_entry: Option<EntryId>,
+    /// The shortest time to live of a lease, in seconds ([`metastore_store::lease::minimum_ttl_s`]). It is applied with each grant, so
+    /// it must be the same on all members.
+    pub minimum_lease_ttl_s: i64,
     /// Log bytes that call for a snapshot of an engine in memory; the default suits everyone but a test.
     pub snapshot_log_bytes: u64,
     /// Log bytes that call for a flush of an engine on disk; the default suits everyone but a test.
@@ -70,7 +73,7 @@ pub struct Settings {
 impl Settings {
     pub fn new(engine: &'static str, timing: Timing, keep_entries: usize) -> Self {
         let (snapshot_log_bytes, flush_log_bytes) = (SNAPSHOT_LOG_BYTES, FLUSH_LOG_BYTES);
-        let (max_learners, skip_entry) = (MAX_LEARNERS, None);
+        let (max_learners, skip_entry, minimum_lease_ttl_s) = (MAX_LEARNERS, None, 0);
         let (log, portions) = (Options::default(), Portions::default());
         Self {
             engine,
@@ -78,6 +81,7 @@ impl Settings {
             keep: Retention::new(keep_entries),
             max_learners,
             skip_entry,
+            minimum_lease_ttl_s,
             snapshot_log_bytes,
             flush_log_bytes,
             log,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use metastore_engine::EngineError;
 use metastore_replica::disk::OsDisk;
 use metastore_replica::{ConvertError, Paths, Settings, Timing};
+use metastore_store::lease::minimum_ttl_s;
 
 use crate::config::{Conversion, Engine};
 use crate::descriptors::Descriptors;
@@ -14,6 +15,9 @@ use crate::progress::Progress;
 
 /// etcd's default; nobody votes here.
 const TIMING: Timing = Timing { election_ticks: 10, pre_vote: true };
+/// The same. It decides how long leases live at least that were granted since the present state was made durable; the member
+/// raises them by its own settings when it starts.
+const HEARTBEAT_MS: u64 = 100;
 
 /// Why nothing was converted.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +40,8 @@ pub fn run(conversion: &Conversion) -> Result<String, Failure> {
     let open = move |name: &str, path: &Path| open(rocksdb, name, path, descriptors);
     let paths = Paths { data_dir: data_dir.clone(), wal_dir: wal_dir.clone() };
     // Nothing is kept for followers.
-    let settings = Settings::new(target.name(), TIMING, 0);
+    let mut settings = Settings::new(target.name(), TIMING, 0);
+    settings.minimum_lease_ttl_s = minimum_ttl_s(TIMING.election_ticks as u64, HEARTBEAT_MS);
     let mut progress = Progress::on_stderr(*quiet);
     let disk = Arc::new(OsDisk::new());
     let converted = metastore_replica::convert(settings, disk, paths, open, &mut |done, of| progress.report(done, of));

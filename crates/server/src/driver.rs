@@ -19,10 +19,11 @@ mod states;
 #[cfg(test)]
 mod tests;
 
-pub use event::{Answer, Event, Mail, TimeToLive, Waiter};
+pub use event::{Answer, Event, LeaseEnd, Mail, TimeToLive, Waiter};
 pub use group::Advertised;
 pub use hearing::Ear;
 pub use jobs::Jobs;
+pub use leases::LEASES_AT_ONCE;
 pub use states::Intake;
 
 use std::collections::HashMap;
@@ -31,7 +32,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use metastore_engine::Version;
-use metastore_replica::{Fatal, LeaseKeeper, NotProposed, Output, Replica, Retired};
+use metastore_replica::{ExpiryBounds, Fatal, LeaseKeeper, NotProposed, Output, Replica, Retired};
 use metastore_store::Reply;
 use metastore_store::watch::RevisionEvents;
 use tokio::sync::{oneshot, watch as signal};
@@ -45,9 +46,9 @@ use crate::peer::twin::Twin;
 use crate::shared::{Shared, WorkerFlags};
 use group::{Group, Post};
 use held::{Held, Proposal, What};
-use leases::TooLate;
+use leases::{Proving, TooLate};
 
-/// How often expired leases are looked for, as in etcd.
+/// How often expired leases are looked for, as in etcd; more often while there are more than one look revokes.
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(500);
 /// Bytes of events that a worker has not taken yet. A worker that is further behind reads the rest from history.
 const EVENTS_BYTES: usize = 64 << 20;
@@ -83,6 +84,8 @@ pub struct Driver {
     held: Held,
     /// Who asked in the same moment in which this member failed.
     unheard: Vec<Waiter>,
+    /// Renewals that wait for the proof that this member leads, by the id of the read round or the proposal.
+    proving: HashMap<u64, Proving, BuildHasherDefault<IdHasher>>,
     too_late: TooLate,
     heartbeat: Duration,
     started: Instant,
@@ -143,13 +146,14 @@ impl Driver {
         let election = heartbeat.interval * heartbeat.election_ticks as u32;
         Self {
             replica,
-            leases: LeaseKeeper::new(election.as_millis() as u64),
+            leases: LeaseKeeper::new(election.as_millis() as u64, ExpiryBounds::default()),
             shared,
             inbox,
             links,
             waiting: HashMap::default(),
             held: Held::default(),
             unheard: Vec::new(),
+            proving: HashMap::default(),
             too_late: TooLate::default(),
             heartbeat: heartbeat.interval,
             started: Instant::now(),
@@ -184,7 +188,8 @@ impl Driver {
         loop {
             self.shared.beat();
             let patience = self.advance()?.min(next_tick.saturating_duration_since(Instant::now()));
-            self.inbox.drain(&mut events, patience);
+            let more_expired = self.leases.has_more_expired(self.now_ms());
+            self.inbox.drain(&mut events, if more_expired { Duration::ZERO } else { patience });
             let mut arrived = events.drain(..);
             while let Some(event) = arrived.next() {
                 if matches!(event, Event::Stop) {
@@ -208,8 +213,10 @@ impl Driver {
                 self.replica.tick();
                 next_tick = now + self.heartbeat;
             }
-            if now >= next_expiry {
+            if now >= next_expiry || more_expired {
                 self.revoke_expired();
+            }
+            if now >= next_expiry {
                 self.forget_unanswered(now);
                 self.remove_retired();
                 next_expiry = now + EXPIRY_INTERVAL;
@@ -224,6 +231,7 @@ impl Driver {
         waiters.extend(self.held.drain());
         waiters.extend(self.group.drain_moves());
         waiters.extend(self.waiting.drain().chain(self.reading.drain()).map(|(_, (waiter, _))| waiter));
+        waiters.extend(self.proving.drain().map(|(_, proving)| proving.waiter));
         waiters.extend(self.too_late.drain());
         for waiter in waiters {
             self.answer(waiter, Answer::Stopped);
@@ -282,9 +290,10 @@ impl Driver {
             Event::Propose { waiter, id, data } => self.propose(waiter, id, What::Command(data)),
             Event::Withdraw { waiter, id } => self.withdraw(waiter, id),
             Event::Read { waiter } => self.read(waiter),
-            Event::KeepAlive { waiter, lease } => self.renew(waiter, lease),
-            Event::TimeToLive { waiter, lease, keys } => self.time_to_live(waiter, lease, keys)?,
-            Event::Leases { waiter } => self.list_leases(waiter),
+            Event::KeepAlive { waiter, leases } => self.renew(waiter, &leases),
+            Event::AwaitEnd { waiter, lease } => self.await_end(waiter, lease),
+            Event::TimeToLive { waiter, lease } => self.time_to_live(waiter, lease),
+            Event::Leases { waiter, after } => self.list_leases(waiter, after),
             Event::ChangeMembers { waiter, change } => self.change_members(waiter, change),
             Event::Promote { waiter, change } => self.promote(waiter, change),
             Event::MoveLeader { waiter, to } => self.move_leader(waiter, to),
@@ -405,8 +414,9 @@ impl Driver {
         for asked in [&mut self.waiting, &mut self.reading] {
             asked.retain(|_, (_, since)| now.duration_since(*since) < FORGET_AFTER);
         }
-        let (waiting, reading) = (&self.waiting, &self.reading);
-        self.replica.forget(|id| waiting.contains_key(&id) || reading.contains_key(&id));
+        self.proving.retain(|_, proving| now.duration_since(proving.since) < FORGET_AFTER);
+        let (waiting, reading, proving) = (&self.waiting, &self.reading, &self.proving);
+        self.replica.forget(|id| waiting.contains_key(&id) || reading.contains_key(&id) || proving.contains_key(&id));
         self.forget_moves(now);
     }
 
@@ -424,6 +434,9 @@ impl Driver {
             if let Ok(Reply::Recorded | Reply::Alarms(_) | Reply::MembersChanged) = outcome.reply {
                 self.members_changed();
             }
+            if let Ok(Reply::LeaseCheckpoint) = outcome.reply {
+                self.prove(outcome.id);
+            }
             if let Some((waiter, _)) = self.waiting.remove(&outcome.id) {
                 self.answer(waiter, Answer::Outcome(outcome));
             }
@@ -436,8 +449,9 @@ impl Driver {
             );
         }
         for id in output.readable.drain(..) {
-            if let Some((waiter, _)) = self.reading.remove(&id) {
-                self.answer(waiter, Answer::Readable);
+            match self.reading.remove(&id) {
+                Some((waiter, _)) => self.answer(waiter, Answer::Readable),
+                None => self.prove(id),
             }
         }
         if std::mem::take(&mut output.state_replaced) {

@@ -208,6 +208,7 @@ fn open(config: &Config, descriptors: Descriptors, metrics: &Arc<Metrics>) -> Re
     settings.max_learners = config.max_learners;
     settings.new_directory = Some(peer::twin::new_directory());
     settings.skip_entry = config.unsafe_skip_entry;
+    settings.minimum_lease_ttl_s = minimum_ttl_s(heartbeat(config).election_ticks as u64, config.heartbeat_ms);
     let disk = if config.unsafe_no_fsync { OsDisk::without_fsync() } else { OsDisk::new() };
     let disk: Arc<dyn Disk> = Arc::new(watched(disk, metrics));
     let paths = Paths { data_dir: config.data_dir.clone(), wal_dir: config.wal_dir.clone() };
@@ -320,6 +321,8 @@ impl Desks {
             kept: peer::Kept::default(),
             slots,
             barrier,
+            listing: Default::default(),
+            takes_singly: Default::default(),
             worker: index,
             all: self.all.clone(),
         })
@@ -410,7 +413,6 @@ fn limits(config: &Config) -> Limits {
         max_txn_ops: config.max_txn_ops,
         request_timeout: REQUEST_TIMEOUT + 2 * election_timeout,
         election_timeout,
-        min_lease_ttl_s: minimum_ttl_s(heartbeat(config).election_ticks as u64, config.heartbeat_ms),
         strict_reconfig_check: config.strict_reconfig_check,
         version: config.reported_version.clone(),
     }

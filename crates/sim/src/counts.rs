@@ -40,6 +40,8 @@ counts! {
     leases_granted_anew,
     leases_renewed,
     leases_expired,
+    checkpoints,
+    checkpoints_taken_back,
     watches,
     watch_events,
     watches_resumed,

@@ -6,19 +6,21 @@ use std::sync::{Arc, Mutex};
 use metastore_proto::raftpb;
 use metastore_replica::disk::{CrashPolicy, Disk};
 use metastore_replica::{
-    Bootstrap, Fatal, Founder, LeaseKeeper, OpenError, Outbox, Output, Replica, Settings, identity,
+    Bootstrap, ExpiryBounds, Fatal, Founder, LeaseKeeper, OpenError, Outbox, Output, Replica, Settings, identity,
 };
 use metastore_store::Member as Description;
 use metastore_store::watch::{Hub, Limits};
 
 use crate::machine::{Machine, paths};
-use crate::serving::Reading;
+use crate::serving::{Proving, Reading};
 use crate::world::{Beside, MOMENT_MS, MOMENTS_PER_TICK};
 
 /// Ticks without word from a leader after which a member campaigns, at the earliest.
 pub const ELECTION_TICKS: usize = 10;
 /// Small, so that a short run writes several.
 pub const SEGMENT_BYTES: u64 = 16 << 10;
+/// So small that a few leases which end together exceed them.
+const EXPIRY_BOUNDS: ExpiryBounds = ExpiryBounds { revoked_at_once: 1, timers: 2 };
 const ELECTION_MS: u64 = ELECTION_TICKS as u64 * MOMENTS_PER_TICK * MOMENT_MS;
 const TOKEN: &str = "token";
 /// Small bounds, so that watchers stumble and catch up in pieces.
@@ -141,6 +143,8 @@ pub struct Member {
     pub compared: u64,
     /// Linearizable reads that it has not allowed yet.
     pub reads: BTreeMap<u64, Reading>,
+    /// Renewals that wait until a checkpoint is taken back.
+    pub proving: BTreeMap<u64, Proving>,
 }
 
 impl Member {
@@ -166,7 +170,7 @@ impl Member {
             replica: None,
             letters: Letters::new(machine.clone()),
             machine,
-            keeper: LeaseKeeper::new(ELECTION_MS),
+            keeper: LeaseKeeper::new(ELECTION_MS, EXPIRY_BOUNDS),
             hub: None,
             held: None,
             slow_sync: None,
@@ -187,6 +191,7 @@ impl Member {
             gone: false,
             compared: 0,
             reads: BTreeMap::new(),
+            proving: BTreeMap::new(),
         }
     }
 
@@ -240,10 +245,11 @@ impl Member {
         let machine = self.machine.crash(policy);
         (self.replica, self.beside, self.hub, self.held) = (None, Beside::default(), None, None);
         self.slow_sync = None;
-        self.keeper = LeaseKeeper::new(ELECTION_MS);
+        self.keeper = LeaseKeeper::new(ELECTION_MS, EXPIRY_BOUNDS);
         self.machine = machine;
         self.backlog.clear();
         self.reads.clear();
+        self.proving.clear();
         self.compared = 0;
         (self.due, self.doomed, self.faulty, self.loses_events) = (false, false, false, false);
     }

@@ -1,8 +1,10 @@
 //! How members serve clients: what the server does around a replica, as far as it matters for what clients are told.
 
-use metastore_proto::etcdserverpb::{LeaseRevokeRequest, RangeRequest};
+use metastore_proto::etcdserverpb::{LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeRequest, RangeRequest};
+use metastore_replica::{Renewed, Renewing};
 use metastore_store::apply::range_query;
-use metastore_store::lease::Renewal;
+use metastore_store::command::{Command, Kind};
+use metastore_store::lease::{Lease, Renewal};
 use metastore_store::mvcc::{ReadError, View};
 use metastore_store::{Outcome, Reply};
 
@@ -15,13 +17,21 @@ use crate::world::{World, must};
 /// What a member does once a linearizable read is allowed.
 pub enum Reading {
     Range(RangeRequest),
-    /// A renewal, to be told to whom its member has passed it on for.
-    Renewal {
-        lease: i64,
-        renewal: Renewal,
-        term: u64,
-        asked: Asked,
-    },
+    Renewal(Proving),
+}
+
+/// A renewal that waits for its proof, to be told to whom its member has passed it on for.
+pub struct Proving {
+    lease: i64,
+    renewing: Renewing,
+    asked: Asked,
+}
+
+/// A checkpoint that a leader has proposed.
+pub struct Noted {
+    lease: i64,
+    by: usize,
+    term: u64,
 }
 
 impl World {
@@ -112,8 +122,15 @@ impl World {
         must(self.judge.answers(at, outcome));
         let now_ms = self.members[at].clock.ms();
         self.members[at].keeper.applied(outcome, now_ms);
-        if let Ok(Reply::LeaseRevoke { .. }) = outcome.reply {
-            self.lease_revoked(outcome.id);
+        match outcome.reply {
+            Ok(Reply::LeaseRevoke { .. }) => self.lease_revoked(outcome.id),
+            Ok(Reply::LeaseCheckpoint) => {
+                self.checkpoints.retain(|id, noted| *id != outcome.id || noted.by != at);
+                if let Some(proving) = self.members[at].proving.remove(&outcome.id) {
+                    self.prove(at, proving);
+                }
+            }
+            _ => {}
         }
         let Some(asked) = self.clients.waiting(at, outcome.id).cloned() else { return };
         let Some(response) = answers::outcome(outcome) else { return };
@@ -146,14 +163,30 @@ impl World {
                 }
                 self.tell(&asked, response);
             }
-            Reading::Renewal { renewal, term, asked, .. } if self.members[at].leads_in() != Some(term) => {
-                self.note(|| format!("{at} leads no more: {renewal:?} for {} does not count", asked.id));
-                self.clients.end(self.now, asked.id);
-            }
-            Reading::Renewal { lease, renewal: Renewal::Renewed(ttl_s), asked, .. } => {
-                self.renewed(&asked, lease, Some(ttl_s))
-            }
-            Reading::Renewal { lease, asked, .. } => self.renewed(&asked, lease, None),
+            Reading::Renewal(proving) => self.prove(at, proving),
+        }
+    }
+
+    /// The proof of a renewal has come.
+    fn prove(&mut self, at: usize, proving: Proving) {
+        let Proving { lease, renewing, asked } = proving;
+        let Member { replica: Some(replica), keeper, .. } = &self.members[at] else { return };
+        let renewals = keeper.proven(replica, renewing);
+        let Some(renewals) = renewals else {
+            self.note(|| format!("{at} has not led all the while: the renewal for {} does not count", asked.id));
+            self.clients.end(self.now, asked.id);
+            return;
+        };
+        self.tell_of_renewal(&asked, lease, renewals[0]);
+    }
+
+    fn tell_of_renewal(&mut self, asked: &Asked, lease: i64, renewal: Renewal) {
+        match renewal {
+            Renewal::Renewed(ttl_s) => self.renewed(asked, lease, Some(ttl_s)),
+            Renewal::Unknown => self.renewed(asked, lease, None),
+            // Told when it is revoked; this client does not wait so long.
+            Renewal::Expired => {}
+            Renewal::NotLeader => _ = self.clients.end(self.now, asked.id),
         }
     }
 }
@@ -168,24 +201,54 @@ impl World {
         let Some(to) = self.position(leader) else { return };
         let (there, back) = ((asked.member, to), (to, asked.member));
         let lost = to != asked.member && (self.network.loses(there) || self.network.loses(back));
-        if lost || !self.members[to].awake(self.now) {
+        if lost || !self.members[to].awake(self.now) || self.is_checkpoint_under_way(lease, to) {
             return;
         }
         self.asked_at.insert(asked.id, self.clocks());
         let (now_ms, id) = (self.members[to].clock.ms(), self.clients.next_id());
-        let member = &mut self.members[to];
-        let (term, renewal) = (member.term(), member.keeper.renew(lease, now_ms));
-        match renewal {
-            Renewal::NotLeader => _ = self.clients.end(self.now, asked.id),
-            // Told when it is revoked; this client does not wait so long.
-            Renewal::Expired => {}
-            Renewal::Renewed(_) | Renewal::Unknown => {
-                let Some(replica) = &mut member.replica else { return };
-                replica.read(id);
-                member.due = true;
-                member.reads.insert(id, Reading::Renewal { lease, renewal, term, asked: asked.clone() });
+        let Member { replica: Some(replica), keeper, proving, reads, due, .. } = &mut self.members[to] else { return };
+        let waiting = |renewing| Proving { lease, renewing, asked: asked.clone() };
+        match keeper.renew(replica, &[lease], now_ms, id) {
+            Renewed::NotLeader => _ = self.clients.end(self.now, asked.id),
+            Renewed::Proven(renewals) => self.tell_of_renewal(asked, lease, renewals[0]),
+            Renewed::AwaitRead(renewing) => {
+                *due = true;
+                reads.insert(id, Reading::Renewal(waiting(renewing)));
+            }
+            Renewed::AwaitOutcome(renewing) => {
+                *due = true;
+                proving.insert(id, waiting(renewing));
+                self.counts.checkpoints_taken_back += 1;
             }
         }
+    }
+
+    /// A leader notes what a lease has left, as an etcd does where checkpoints are on.
+    pub(crate) fn note_checkpoint(&mut self, at: usize) {
+        let member = &mut self.members[at];
+        let (Some(term), Some(replica)) = (member.leads_in(), &mut member.replica) else { return };
+        let now_ms = member.clock.ms();
+        let left = |(id, lease): (i64, Lease)| {
+            let remaining_ttl = member.keeper.remaining_ms(id, now_ms)?.div_ceil(1000) as i64;
+            (1..lease.ttl_s).contains(&remaining_ttl).then_some(LeaseCheckpoint { id, remaining_ttl })
+        };
+        let lefts: Vec<_> = replica.store().leases().iter().filter_map(left).collect();
+        let Some(checkpoint) = self.random.pick(&lefts).copied() else { return };
+        let (id, lease) = (self.clients.next_id(), checkpoint.id);
+        let request = LeaseCheckpointRequest { checkpoints: vec![checkpoint] };
+        if replica.propose_as_leader(vec![Command::encode(id, Kind::LeaseCheckpoint, &request)]).is_ok() {
+            member.due = true;
+            self.checkpoints.insert(id, Noted { lease, by: at, term });
+            self.counts.checkpoints += 1;
+            self.note(|| format!("{at} notes by {id} what is left: {checkpoint:?}"));
+        }
+    }
+
+    /// Whether a leader has just noted what a lease has left, and its log does not hold that yet: a renewal now would not know of
+    /// it. That is for the one that notes to see to.
+    fn is_checkpoint_under_way(&self, lease: i64, at: usize) -> bool {
+        let term = self.members[at].term();
+        self.checkpoints.values().any(|noted| noted.lease == lease && noted.by == at && noted.term == term)
     }
 
     /// A client hears whether its lease lives.

@@ -16,7 +16,8 @@
 //! Rules
 //! - **Same log, same state.** [`Store::apply`] is a pure function of state, index and command: no clock, no random number,
 //!   no thread, no iteration over a randomly seeded map. What needs one of these (a lease id, a time) is fixed before
-//!   the command is proposed.
+//!   the command is proposed. One setting takes part, as in etcd, and must be the same on all members: the shortest time
+//!   to live of a lease ([`Store::set_minimum_ttl_s`]).
 //! - **Two kinds of failure, two types.** A [`Refusal`] is an answer that all members give alike. A [`Halt`] is local: this
 //!   member cannot go on, because it would skip an entry that the others apply.
 //! - Readers never wait for the writer longer than one bounded step, nor the writer for them: see [`mvcc::View`].
@@ -89,6 +90,12 @@ impl Store {
         Ok(Self { engine, mvcc, views, leases, members, alarms, auth, applied, events: Vec::new() })
     }
 
+    /// Sets the shortest time to live of leases, in seconds ([`lease::minimum_ttl_s`]); 0 without it. It decides what is stored,
+    /// so it must be the same on all members. Replacing the state keeps it.
+    pub fn set_minimum_ttl_s(&mut self, minimum_ttl_s: i64) {
+        self.leases.set_minimum_ttl_s(minimum_ttl_s);
+    }
+
     /// Puts another state in the place of this one; returns the one that was. Readers that began go on with that, and whoever
     /// asks [`Store::views`] gets the new one from now on, leases and members included. Hubs of watchers are to be told
     /// ([`watch::Hub::lost`]): what happened between the two states was never published here, and nobody may miss it.
@@ -101,6 +108,7 @@ impl Store {
         assert!(old.index <= new.index, "the state at entry {} in the place of one at entry {}", new.index, old.index);
         by.views = self.views.clone();
         by.views.set(by.view().clone());
+        by.leases.set_minimum_ttl_s(self.leases.minimum_ttl_s());
         std::mem::replace(self, by)
     }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use metastore_proto::etcdserverpb::*;
 use metastore_proto::mvccpb::event::EventType;
 use metastore_tests::grpc::Client;
-use metastore_tests::lease::KeepAliveStream;
+use metastore_tests::lease::{KeepAliveStream, grant_all};
 use metastore_tests::member::Member;
 use metastore_tests::paths;
 use metastore_tests::programs::Engine;
@@ -63,7 +63,8 @@ pub async fn expect_expiry(watch: &mut WatchStream, id: i64, since: Instant, lea
 each_engine!(
     a_lease_lives_its_time_and_keepalives_prolong_it,
     a_renewal_that_comes_too_late_is_answered_when_the_lease_is_gone,
-    after_kill_9_a_lease_has_its_full_time_again
+    after_kill_9_a_lease_has_its_full_time_again,
+    leases_that_end_together_end_in_time
 );
 
 fn a_lease_lives_its_time_and_keepalives_prolong_it(engine: Engine) {
@@ -77,6 +78,7 @@ fn a_lease_lives_its_time_and_keepalives_prolong_it(engine: Engine) {
         let began = Instant::now();
         assert_eq!(grant(&client, 1, 1).await.ttl, MIN_TTL_S, "raised to the least");
         assert_eq!(grant(&client, 2, MIN_TTL_S).await.ttl, MIN_TTL_S);
+        assert!(time_to_live(&client, 2).await.ttl < MIN_TTL_S, "some time has passed");
         let (mut alive, first) = KeepAliveStream::open(&client, 2).await.expect("keepalives begin");
         assert_eq!(first.ttl, MIN_TTL_S);
 
@@ -134,6 +136,39 @@ async fn renew_too_late(client: Client, id: i64) {
     let (_stream, answer) = KeepAliveStream::open(&client, id).await.expect("it is answered");
     assert_eq!(answer.ttl, 0);
     assert_eq!(time_to_live(&client, id).await.ttl, -1, "lease {id}: answered before it was revoked");
+}
+
+fn leases_that_end_together_end_in_time(engine: Engine) {
+    const COUNT: i64 = 12_000;
+    const GRANTED_AT_ONCE: usize = 2_000;
+    const TTL_S: i64 = 6;
+    let Some(subject) = subject("leases that end together", engine) else { return };
+    let member = Member::start(&subject, &[]);
+    let ids: Vec<i64> = (1..=COUNT).collect();
+    block_on(async {
+        let client = Client::new(member.client_address());
+        grant_all(&client, &ids[..1], TTL_S).await;
+        let (mut stream, _) = KeepAliveStream::open(&client, 1).await.expect("keepalives begin");
+        let mut granted = 1;
+        for ids_of_now in ids[1..].chunks(GRANTED_AT_ONCE) {
+            grant_all(&client, ids_of_now, TTL_S).await;
+            granted += ids_of_now.len();
+            assert_eq!(stream.renew_all(&ids[..granted]).await.expect("the stream lives"), [0; 0], "lost at the start");
+        }
+        let renewed = Instant::now();
+        let (least, most) = (Duration::from_secs(TTL_S as u64 - 1), Duration::from_secs(TTL_S as u64) + LATE);
+        loop {
+            let listed: LeaseLeasesResponse =
+                client.unary(paths::LEASE_LEASES, LeaseLeasesRequest {}).await.expect("the list");
+            let (left, lived) = (listed.leases.len(), renewed.elapsed());
+            if left == 0 {
+                println!("lease: {COUNT} leases of {TTL_S} s were gone {lived:?} after their last renewal");
+                assert!(lived >= least, "all are gone after {lived:?}");
+                break;
+            }
+            assert!(lived <= most, "{left} leases live {lived:?} after their last renewal");
+        }
+    });
 }
 
 fn after_kill_9_a_lease_has_its_full_time_again(engine: Engine) {

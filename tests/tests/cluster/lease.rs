@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use metastore_proto::etcdserverpb::{
-    LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
-    PutRequest, PutResponse,
+    LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveResponse, LeaseLeasesRequest, LeaseLeasesResponse,
+    LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, PutRequest, PutResponse,
 };
 use metastore_tests::cluster::{Cluster, block_on, put_request};
 use metastore_tests::grpc::Client;
-use metastore_tests::lease::KeepAliveStream;
+use metastore_tests::lease::{KeepAliveStream, grant_all};
 use metastore_tests::paths;
 use tonic::Status;
 
@@ -80,6 +80,41 @@ fn a_leader_that_was_paused_ends_no_lease() {
     });
     keep_for(&cluster, new, Duration::from_secs(TTL as u64));
     assert!(cluster.get(old, "kept").expect("a read").is_some(), "the lease that was kept alive");
+}
+
+/// More than one stream can renew in time if each renewal is proven by itself.
+#[test]
+fn a_client_keeps_thousands_of_leases_alive_through_a_follower() {
+    const COUNT: i64 = 12_000;
+    const GRANTED_AT_ONCE: usize = 2_000;
+    const TTL_S: i64 = 6;
+    let Some(cluster) = Engines::Mixed.start("thousands of leases", 3, &[]) else { return };
+    let follower = cluster.followers()[0];
+    let ids: Vec<i64> = (1..=COUNT).collect();
+    block_on(async {
+        let client = Client::new(cluster.address(follower));
+        grant_all(&client, &ids[..1], TTL_S).await;
+        let (mut stream, _) = KeepAliveStream::open(&client, 1).await.expect("keepalives begin");
+        let mut granted = 1;
+        for ids_of_now in ids[1..].chunks(GRANTED_AT_ONCE) {
+            grant_all(&client, ids_of_now, TTL_S).await;
+            granted += ids_of_now.len();
+            assert_eq!(stream.renew_all(&ids[..granted]).await.expect("the stream lives"), [0; 0], "lost at the start");
+        }
+        let (began, mut passes) = (Instant::now(), 0);
+        while began.elapsed() < Duration::from_secs(2 * TTL_S as u64) {
+            assert_eq!(stream.renew_all(&ids).await.expect("the stream lives"), [0; 0], "lost in pass {passes}");
+            passes += 1;
+        }
+        println!("lease: {passes} passes over {COUNT} leases in {:?}", began.elapsed());
+    });
+    for node in 0..3 {
+        let listed: LeaseLeasesResponse =
+            cluster.call(node, paths::LEASE_LEASES, LeaseLeasesRequest {}).expect("the list");
+        let mut listed: Vec<i64> = listed.leases.iter().map(|lease| lease.id).collect();
+        listed.sort_unstable();
+        assert!(listed == ids, "{} of {COUNT} leases at {node}", listed.len());
+    }
 }
 
 /// Keeps the lease alive for so long.

@@ -40,6 +40,8 @@ struct Driven {
     outcomes: Vec<Outcome>,
     /// What the keeper said about that.
     gone: Vec<i64>,
+    /// Read rounds that have ended.
+    readable: Vec<u64>,
 }
 
 impl Driven {
@@ -54,14 +56,16 @@ impl Driven {
             Replica::open(settings, Arc::new(disk.clone()), paths, || Ok(bootstrap), engine).unwrap();
         let sent = Sent::default();
         replica.connect(Box::new(sent.clone()));
-        let (outcomes, gone) = Default::default();
-        Self { replica, keeper: LeaseKeeper::new(ELECTION_MS), sent, outcomes, gone }
+        let (outcomes, gone, readable) = Default::default();
+        let keeper = LeaseKeeper::new(ELECTION_MS, ExpiryBounds::default());
+        Self { replica, keeper, sent, outcomes, gone, readable }
     }
 
     /// What every driver does. Returns whether leadership has changed.
     fn work(&mut self, now_ms: u64) -> Option<bool> {
         let mut output = Output::default();
         self.replica.process(&mut output).unwrap();
+        self.readable.append(&mut output.readable);
         for outcome in output.outcomes {
             self.gone.extend(self.keeper.applied(&outcome, now_ms));
             self.outcomes.push(outcome);
@@ -72,6 +76,54 @@ impl Driven {
     fn grant(&mut self, id: i64, ttl: i64) {
         let grant = Command::encode(id as u64, Kind::LeaseGrant, &LeaseGrantRequest { id, ttl });
         self.replica.propose(grant).unwrap();
+    }
+
+    /// What became of the renewal of a lease, proven or not.
+    fn renew(&mut self, lease: i64, now_ms: u64) -> Renewal {
+        match self.keeper.renew(&mut self.replica, &[lease], now_ms, 99) {
+            Renewed::Proven(renewals) => renewals[0],
+            Renewed::AwaitRead(renewing) | Renewed::AwaitOutcome(renewing) => renewing.renewals[0],
+            Renewed::NotLeader => Renewal::NotLeader,
+        }
+    }
+
+    /// Renews leases, which must wait for a proof.
+    fn ask(&mut self, leases: &[i64], now_ms: u64, id: u64) -> Renewing {
+        match self.keeper.renew(&mut self.replica, leases, now_ms, id) {
+            Renewed::AwaitRead(renewing) | Renewed::AwaitOutcome(renewing) => renewing,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Somebody else's leader has noted what a lease has left.
+    fn note_checkpoint(&mut self, id: i64, remaining_ttl: i64) {
+        let checkpoints = vec![LeaseCheckpoint { id, remaining_ttl }];
+        let command = Command::encode(1, Kind::LeaseCheckpoint, &LeaseCheckpointRequest { checkpoints });
+        self.replica.propose(command).unwrap();
+    }
+
+    fn checkpoint_of(&self, id: i64) -> i64 {
+        self.replica.store().leases().get(id).unwrap().remaining_ttl_s
+    }
+
+    /// The questions of read rounds that the second member was sent.
+    fn rounds(&self) -> Vec<Message> {
+        let sent = self.sent.0.lock().unwrap();
+        let asks = |message: &&Message| message.to() == member(2) && !message.context().is_empty();
+        sent.iter().filter(asks).cloned().collect()
+    }
+
+    /// The second member confirms a read round.
+    fn confirm(&mut self, round: &Message) {
+        let message = Message {
+            r#type: Some(MessageType::MsgHeartbeatResp.into()),
+            to: round.from,
+            from: round.to,
+            term: round.term,
+            context: round.context.clone(),
+            ..Message::default()
+        };
+        self.replica.step(message).unwrap().unwrap();
     }
 
     /// The second member of three says something, in this member's term or one after it.
@@ -125,16 +177,17 @@ fn a_lease_ends_through_the_log_and_only_once() {
     one.grant(5, 10);
     one.work(100);
     assert_eq!(one.keeper.remaining_ms(5, 100), Some(10_000));
-    assert_eq!(one.keeper.renew(5, 400), Renewal::Renewed(10));
+    assert_eq!(one.renew(5, 400), Renewal::Renewed(10));
     assert_eq!(one.revoke_expired(10_399), 0);
     assert_eq!(one.revoke_expired(10_400), 1);
     assert!(one.replica.store().leases().get(5).is_some(), "only proposed");
-    assert_eq!(one.keeper.renew(5, 10_400), Renewal::Expired);
+    assert_eq!(one.renew(5, 10_400), Renewal::Expired);
     assert_eq!(one.revoke_expired(10_401), 0, "it is under way");
     one.work(10_400);
     assert_eq!((one.gone.as_slice(), one.outcomes.last().unwrap().id), (&[5][..], 77));
     assert!(one.replica.store().leases().get(5).is_none());
-    assert_eq!((one.keeper.renew(5, 10_400), one.revoke_expired(u64::MAX)), (Renewal::Unknown, 0));
+    assert_eq!(one.renew(5, 10_400), Renewal::Unknown);
+    assert_eq!(one.revoke_expired(u64::MAX), 0);
 }
 
 #[test]
@@ -159,13 +212,14 @@ fn leadership_lost_and_won_again_gives_every_lease_its_time() {
     first.win(0);
     first.grant(5, 10);
     first.work(0);
-    assert_eq!(first.keeper.renew(5, 0), Renewal::Unknown, "not committed yet");
+    assert_eq!(first.renew(5, 0), Renewal::Unknown, "not committed yet");
     first.acknowledge(200);
     assert_eq!(first.keeper.remaining_ms(5, 200), Some(10_000));
     assert_eq!(first.work(300), None);
     first.hear(MessageType::MsgHeartbeat, 1, 0);
     assert_eq!(first.work(9_000), Some(false));
-    assert_eq!((first.keeper.remaining_ms(5, 9_000), first.keeper.renew(5, 9_000)), (None, Renewal::NotLeader));
+    assert_eq!(first.keeper.remaining_ms(5, 9_000), None);
+    assert_eq!(first.renew(5, 9_000), Renewal::NotLeader);
     first.win(11_000);
     assert_eq!(first.keeper.remaining_ms(5, 11_000), Some(10_000 + ELECTION_MS));
 }
@@ -195,12 +249,133 @@ fn a_deposed_leader_has_nobody_revoke_anything() {
 fn a_mass_expiry_leaves_room_for_others() {
     let mut one = Driven::open(&SimulatedDisk::new(), 1);
     one.work(0);
-    let count = EXPIRED_AT_ONCE as i64 + 5;
+    let count = ExpiryBounds::default().revoked_at_once as i64 + 5;
     (1..=count).for_each(|id| one.grant(id, 10));
     one.work(0);
-    assert_eq!((one.revoke_expired(10_000), one.revoke_expired(10_000)), (EXPIRED_AT_ONCE, 5));
+    assert!(one.keeper.has_more_expired(10_000));
+    assert_eq!(one.revoke_expired(10_000), ExpiryBounds::default().revoked_at_once);
+    assert!(!one.keeper.has_more_expired(10_000), "the first ones are under way");
     one.work(10_000);
+    assert!(one.keeper.has_more_expired(10_000));
+    assert_eq!(one.revoke_expired(10_000), 5);
+    one.work(10_000);
+    assert!(!one.keeper.has_more_expired(10_000));
     assert_eq!(one.gone.len(), count as usize);
+}
+
+#[test]
+fn revocations_that_nobody_commits_are_not_followed_by_more_before_the_usual_time() {
+    let mut first = Driven::open(&SimulatedDisk::new(), 3);
+    first.win(0);
+    let count = ExpiryBounds::default().revoked_at_once as i64 + 5;
+    (1..=count).for_each(|id| first.grant(id, 10));
+    first.work(0);
+    first.acknowledge(0);
+    assert_eq!(first.revoke_expired(10_000), ExpiryBounds::default().revoked_at_once);
+    first.work(10_000);
+    assert!(!first.keeper.has_more_expired(10_100));
+    // The caller looks again after half a second.
+    assert_eq!(first.revoke_expired(10_500), 5);
+}
+
+#[test]
+fn two_hundred_thousand_leases_end_when_their_time_is_over() {
+    const COUNT: usize = 200_000;
+    let mut one = Driven::open(&SimulatedDisk::new(), 1);
+    one.work(0);
+    for piece in (1..=COUNT as i64).collect::<Vec<_>>().chunks(10_000) {
+        piece.iter().for_each(|id| one.grant(*id, 10));
+        one.work(0);
+    }
+    // Every second one is renewed, so that its timer has to be set anew.
+    let renewed: Vec<_> = (1..=COUNT as i64).filter(|id| id % 2 == 0).collect();
+    for batch in renewed.chunks(1000) {
+        one.keeper.renew(&mut one.replica, batch, 5_000, 1);
+    }
+    one.outcomes.clear();
+    let bounds = ExpiryBounds::default();
+    for (now_ms, gone) in [(9_999, 0), (10_000, COUNT / 2), (14_999, COUNT / 2), (15_000, COUNT)] {
+        let mut looks = 0;
+        while one.keeper.has_more_expired(now_ms) {
+            assert!(one.revoke_expired(now_ms) <= bounds.revoked_at_once);
+            one.work(now_ms);
+            looks += 1;
+        }
+        assert_eq!(one.gone.len(), gone, "at {now_ms} ms");
+        assert!(looks <= COUNT / bounds.revoked_at_once + COUNT / bounds.timers, "{looks} looks at {now_ms} ms");
+    }
+}
+
+#[test]
+fn renewals_that_have_arrived_share_one_proof() {
+    let mut first = Driven::open(&SimulatedDisk::new(), 3);
+    first.win(0);
+    (1..=100).for_each(|id| first.grant(id, 10));
+    first.work(0);
+    first.acknowledge(0);
+    first.sent.0.lock().unwrap().clear();
+    let mut waiting: Vec<_> = (1..=100).map(|id| first.ask(&[id], 5_000, id as u64)).collect();
+    first.work(5_000);
+    assert!(first.readable.is_empty(), "nobody is told before the others have answered");
+    let rounds = first.rounds();
+    assert_eq!(rounds.len(), 1);
+    first.confirm(&rounds[0]);
+    first.work(5_010);
+    assert_eq!(first.readable.len(), 100);
+    for renewing in waiting.drain(..) {
+        assert_eq!(first.keeper.proven(&first.replica, renewing).unwrap(), [Renewal::Renewed(10)]);
+    }
+}
+
+#[test]
+fn a_renewal_is_not_told_by_a_leader_that_was_deposed_before_the_proof() {
+    let mut first = Driven::open(&SimulatedDisk::new(), 3);
+    first.win(0);
+    first.grant(5, 10);
+    first.work(0);
+    first.acknowledge(0);
+    let renewing = first.ask(&[5], 5_000, 9);
+    first.work(5_000);
+    first.hear(MessageType::MsgHeartbeat, 1, 0);
+    first.work(5_010);
+    assert!(first.keeper.proven(&first.replica, renewing).is_none());
+    let renewing = {
+        first.win(20_000);
+        first.ask(&[5], 20_000, 10)
+    };
+    first.work(20_000);
+    first.hear(MessageType::MsgHeartbeat, 1, 0);
+    first.win(40_000);
+    assert!(first.keeper.proven(&first.replica, renewing).is_none(), "it leads again, in another term");
+}
+
+#[test]
+fn a_renewal_gives_what_was_granted_and_takes_the_checkpoint_back_through_the_log() {
+    let disk = SimulatedDisk::new();
+    let mut one = Driven::open(&disk, 1);
+    one.work(0);
+    one.grant(5, 100);
+    one.grant(6, 100);
+    one.work(0);
+    one.note_checkpoint(5, 30);
+    one.work(0);
+    drop(one);
+    let mut one = Driven::open(&disk, 1);
+    one.work(0);
+    assert_eq!(one.keeper.remaining_ms(5, 0), Some(30_000 + ELECTION_MS), "what the checkpoint has left");
+    let renewing = one.ask(&[5, 6], 2_000, 4711);
+    assert_eq!(one.checkpoint_of(5), 30, "only proposed");
+    one.outcomes.clear();
+    one.work(2_000);
+    assert_eq!(one.outcomes.iter().map(|outcome| outcome.id).collect::<Vec<_>>(), [4711], "this is the proof");
+    assert_eq!(one.keeper.proven(&one.replica, renewing).unwrap(), [Renewal::Renewed(100); 2]);
+    assert_eq!(one.checkpoint_of(5), 0);
+    assert_eq!(one.keeper.remaining_ms(5, 2_000), Some(100_000));
+    assert_eq!(one.renew(5, 3_000), Renewal::Renewed(100), "nothing is left to take back: this one is proven at once");
+    drop(one);
+    let mut again = Driven::open(&disk, 1);
+    again.work(0);
+    assert_eq!(again.keeper.remaining_ms(5, 0), Some(100_000 + ELECTION_MS));
 }
 
 #[test]
@@ -216,8 +391,8 @@ fn a_leader_renews_nothing_before_it_knows_what_the_leader_before_it_has_revoked
     first.hear(MessageType::MsgHeartbeat, 1, 0);
     first.work(10_000);
     first.campaign(11_000);
-    assert_eq!(first.keeper.renew(5, 11_000), Renewal::NotLeader);
+    assert_eq!(first.renew(5, 11_000), Renewal::NotLeader);
     first.acknowledge(12_000);
     assert!(first.keeper.is_leader());
-    assert_eq!(first.keeper.renew(5, 12_000), Renewal::Unknown);
+    assert_eq!(first.renew(5, 12_000), Renewal::Unknown);
 }

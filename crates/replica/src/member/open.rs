@@ -83,7 +83,7 @@ impl Replica {
         let (log, replay) = Wal::read(settings.log, disk.clone(), &wal_dir, (start.log.index, start.log.term), keep)?;
         medium.take_up(&data, &start, &replay, &engine)?;
         let passed_over = PassedOver::load(&data, settings.skip_entry)?;
-        let store = Store::open(engine.clone()).map_err(|error| OpenError::Replay(error.to_string()))?;
+        let store = open_store(&engine, &settings)?;
         let (cut, log_bytes) = (cut.or_else(|| replay.cut.clone()), replay.log_bytes);
         let past = Past { last: replay.last_index(), lowered: start.lowered };
         let consensus = open_consensus(&settings, id, &start, (replay, &passed_over))
@@ -130,6 +130,12 @@ impl Replica {
         replica.lower_as_before(start.applied.index);
         Ok((replica, cut))
     }
+}
+
+fn open_store(engine: &Arc<dyn Engine>, settings: &Settings) -> Result<Store, OpenError> {
+    let mut store = Store::open(engine.clone()).map_err(|error| OpenError::Replay(error.to_string()))?;
+    store.set_minimum_ttl_s(settings.minimum_lease_ttl_s);
+    Ok(store)
 }
 
 fn open_consensus(

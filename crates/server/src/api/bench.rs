@@ -73,7 +73,6 @@ impl Bench {
                 max_txn_ops: 10,
                 request_timeout,
                 election_timeout,
-                min_lease_ttl_s: 2,
                 strict_reconfig_check: true,
                 version: "3.7.0".into(),
             },
@@ -84,6 +83,8 @@ impl Bench {
             transport: Transport::new(settings, Arc::new(Deaf), Arc::new(Deaf)),
             kept: Kept::default(),
             slots,
+            listing: Default::default(),
+            takes_singly: Default::default(),
             worker: 0,
             all: [flags].into(),
         };

@@ -2,29 +2,46 @@
 //!
 //! Leases are granted and revoked through the log. How long they live is the leader's to know, so that the other members ask
 //! it for their clients ([`super::forward`], [`crate::peer::leases`]).
+//!
+//! Renewals go in batches. A batch is what a client has sent by the time its stream is looked at: the first message never waits
+//! for a second. One event takes a batch to the engine thread, one proof of leadership serves all batches that came before
+//! it, and one request takes it from a follower to the leader. What comes meanwhile is the next batch.
 
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::Poll;
 
 use http::Method;
 use metastore_proto::Message;
 use metastore_proto::etcdserverpb::{
     LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseLeasesRequest,
     LeaseLeasesResponse, LeaseRevokeRequest, LeaseStatus, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
+    ResponseHeader,
 };
 use metastore_proto::leasepb::LeaseInternalRequest;
 use metastore_store::command::Kind;
-use metastore_store::lease::{MAX_TTL_S, Renewal};
+use metastore_store::lease::{MAX_TTL_S, Renewal, keys_of};
 use metastore_store::{Refusal, Reply};
+use tokio::task::JoinSet;
+use tokio::time::timeout_at;
 
 use super::encode::{self, Header};
 use super::forward::{Question, ask_leader};
 use super::leader::LeaderWatch;
 use super::{Member, another_question, errors, kv, unary};
-use crate::driver::{Answer, Event, TimeToLive};
+use crate::driver::{Answer, Event, LEASES_AT_ONCE, TimeToLive};
 use crate::grpc::{Call, Frame, Inbound, Outbound, Router, Status};
 use crate::peer::leases as peer;
 
 const SERVICE: &str = "etcdserverpb.Lease";
+/// Renewals in a batch at most: some 50 us on the engine thread.
+pub(crate) const RENEWALS_AT_ONCE: usize = 1024;
+/// What a renewal counts for on its way to the engine thread, in bytes: about as much memory and time as a small write.
+const RENEWAL_BYTES: usize = 64;
+/// Renewals of one stream that wait for the end of a lease whose time is over. With so many, the stream is not read.
+const LATE_AT_ONCE: usize = 1024;
+/// Renewals of a batch that are under way at a time to a leader that takes them one by one: as many as connections are kept.
+const SINGLY_AT_ONCE: usize = crate::peer::kept::KEPT;
 
 pub fn register(router: &mut Router, member: &Rc<Member>) {
     unary!(router, member, SERVICE, "LeaseGrant", grant);
@@ -37,12 +54,12 @@ pub fn register(router: &mut Router, member: &Rc<Member>) {
     });
 }
 
-/// The id and the time to live are settled here, so that every member applies the same.
+/// The id is settled here, so that every member applies the same. The time to live is raised to the minimum when it is applied.
 async fn grant(member: &Member, call: Call, request: LeaseGrantRequest) -> Result<Frame, Status> {
     if request.ttl > MAX_TTL_S {
         return Err(errors::refused(Refusal::LeaseTtlTooLarge));
     }
-    let ttl = request.ttl.max(member.limits.min_lease_ttl_s);
+    let ttl = request.ttl;
     let id = if request.id == 0 { (member.shared.next_id() & i64::MAX as u64) as i64 } else { request.id };
     match member.propose(&call, Kind::LeaseGrant, &LeaseGrantRequest { id, ttl }).await? {
         (revision, Reply::LeaseGrant { id, ttl_s }) => {
@@ -70,19 +87,27 @@ async fn time_to_live(member: &Member, call: Call, request: LeaseTimeToLiveReque
     let found = time_left(member, &call, lease, keys).await?;
     let header = Some(member.header(member.view().revision()));
     let mut reply = LeaseTimeToLiveResponse { header, id: lease, ttl: -1, ..Default::default() };
-    if let Some(found) = found {
-        (reply.ttl, reply.granted_ttl, reply.keys) = (found.remaining_s, found.granted_s, found.keys);
+    if let Some(TimeLeft { time, keys }) = found {
+        (reply.ttl, reply.granted_ttl, reply.keys) = (time.remaining_s, time.granted_s, keys);
     }
     Frame::of(&reply)
 }
 
 /// How long a lease has to live, as the leader knows it; `None` if there is no such lease.
-async fn time_left(member: &Member, call: &Call, lease: i64, keys: bool) -> Result<Option<TimeToLive>, Status> {
+async fn time_left(member: &Member, call: &Call, lease: i64, keys: bool) -> Result<Option<TimeLeft>, Status> {
     let here = async || Ok(time_left_here(member, call, lease, keys).await?.found());
     let request = LeaseTimeToLiveRequest { id: lease, keys };
     let body = LeaseInternalRequest { lease_time_to_live_request: Some(request) }.encode_to_vec().into();
     let question = Question { method: Method::POST, path: peer::INTERNAL_PATH, body };
     ask_leader(member, call, question, here, |reply| peer::read_time_left(lease, &reply).map(Ok)).await
+}
+
+/// The state of one lease.
+#[derive(Debug)]
+pub(crate) struct TimeLeft {
+    pub time: TimeToLive,
+    /// None unless they were asked for.
+    pub keys: Vec<bytes::Bytes>,
 }
 
 /// What this member says of a lease.
@@ -110,24 +135,55 @@ pub(crate) async fn time_left_here(
     call: &Call,
     lease: i64,
     keys: bool,
-) -> Result<Told<TimeToLive>, Status> {
+) -> Result<Told<TimeLeft>, Status> {
     // The keys could have been attached under another leader, too.
     match member.read_barrier(call).await {
         Err(status) if status == errors::leader_changed() => return Ok(Told::NotLeader),
         passed => passed?,
     }
-    match member.ask(call, 0, |waiter| Event::TimeToLive { waiter, lease, keys }).await? {
-        Answer::TimeToLive(found) => Ok(found.map_or(Told::Unknown, Told::Known)),
-        Answer::NotLeader => Ok(Told::NotLeader),
-        _ => Err(another_question()),
-    }
+    let time = match member.ask(call, 0, |waiter| Event::TimeToLive { waiter, lease }).await? {
+        Answer::TimeToLive(Some(time)) => time,
+        Answer::TimeToLive(None) => return Ok(Told::Unknown),
+        Answer::NotLeader => return Ok(Told::NotLeader),
+        _ => return Err(another_question()),
+    };
+    let keys = if keys { keys_here(member, lease).await? } else { Vec::new() };
+    Ok(Told::Known(TimeLeft { time, keys }))
 }
 
+/// The keys of a lease. There may be any number of them, so they are read in steps and on the pool.
+async fn keys_here(member: &Member, lease: i64) -> Result<Vec<bytes::Bytes>, Status> {
+    let view = member.view();
+    kv::on_pool(move || {
+        let keys = keys_of(view.engine(), lease).map_err(|error| Status::unknown(error.to_string()))?;
+        Ok(keys.into_iter().map(bytes::Bytes::from).collect())
+    })
+    .await
+}
+
+/// All leases, those that end first in front. They come from the engine thread piece by piece, and one list is made at a time
+/// on each I/O thread: a list of any length holds up nothing. A lease that is granted or revoked meanwhile may be in it or not.
 async fn leases(member: &Member, call: Call, _request: LeaseLeasesRequest) -> Result<Frame, Status> {
-    let answer = member.ask(&call, 0, |waiter| Event::Leases { waiter }).await?;
-    let Answer::Leases(ids) = answer else { return Err(another_question()) };
-    let leases = ids.into_iter().map(|id| LeaseStatus { id }).collect();
-    Frame::of(&LeaseLeasesResponse { header: Some(member.header(member.view().revision())), leases })
+    let limit = member.time_limit(&call);
+    let _turn = timeout_at(limit.at, member.listing.lock()).await.map_err(|_| limit.passed())?;
+    let (mut leases, mut after) = (Vec::new(), None);
+    loop {
+        let answer = member.ask(&call, 0, |waiter| Event::Leases { waiter, after }).await?;
+        let Answer::Leases(piece) = answer else { return Err(another_question()) };
+        let is_last = piece.len() < LEASES_AT_ONCE;
+        after = piece.last().map(|lease| lease.id);
+        leases.extend(piece);
+        if is_last {
+            break;
+        }
+    }
+    let header = Some(member.header(member.view().revision()));
+    let encode = move || {
+        leases.sort_unstable();
+        let leases = leases.into_iter().map(|lease| LeaseStatus { id: lease.id }).collect();
+        Frame::of(&LeaseLeasesResponse { header, leases })
+    };
+    kv::on_pool(encode).await
 }
 
 async fn keep_alive(
@@ -138,64 +194,305 @@ async fn keep_alive(
 ) -> Result<(), Status> {
     member.admit(&call)?;
     let mut leader = LeaderWatch::new(&member, &call);
+    let call = Rc::new(call);
     tokio::select! {
         ended = renew_all(&member, &call, inbound, outbound) => ended,
         status = leader.lost() => Err(status),
     }
 }
 
+/// What a client has sent by now.
+struct Batch {
+    leases: Vec<i64>,
+    /// How its half of the stream has ended, if it has.
+    end: Option<Result<(), Status>>,
+}
+
+/// Waits for the next messages of a client. Safe to drop and call again: nothing is lost.
+async fn next_batch(inbound: &mut Inbound<LeaseKeepAliveRequest>) -> Batch {
+    poll_fn(|cx| {
+        let mut batch = Batch { leases: Vec::new(), end: None };
+        while batch.end.is_none() && batch.leases.len() < RENEWALS_AT_ONCE {
+            match inbound.poll_next(cx) {
+                Poll::Ready(Ok(Some(request))) => batch.leases.push(request.id),
+                Poll::Ready(Ok(None)) => batch.end = Some(Ok(())),
+                Poll::Ready(Err(status)) => batch.end = Some(Err(status)),
+                Poll::Pending if batch.leases.is_empty() => return Poll::Pending,
+                Poll::Pending => break,
+            }
+        }
+        Poll::Ready(batch)
+    })
+    .await
+}
+
 async fn renew_all(
-    member: &Member,
-    call: &Call,
+    member: &Rc<Member>,
+    call: &Rc<Call>,
     mut inbound: Inbound<LeaseKeepAliveRequest>,
     mut outbound: Outbound,
 ) -> Result<(), Status> {
-    while let Some(LeaseKeepAliveRequest { id }) = inbound.next().await? {
+    // One that comes too late is answered when its lease is gone, and holds up no other.
+    let mut late: JoinSet<Result<LeaseKeepAliveResponse, Status>> = JoinSet::new();
+    let mut end = None;
+    while end.is_none() || !late.is_empty() {
+        let batch = tokio::select! {
+            batch = next_batch(&mut inbound), if end.is_none() && late.len() < LATE_AT_ONCE => batch,
+            Some(answer) = late.join_next() => {
+                if outbound.send(Frame::of(&joined(answer)??)?).await.is_err() {
+                    return Ok(());
+                }
+                continue;
+            }
+        };
+        end = batch.end;
         // The header tells the revision from before the renewal, as in etcd.
         let header = Some(member.header(member.view().revision()));
-        let ttl = renew(member, call, id).await?;
-        let reply = LeaseKeepAliveResponse { header, id, ttl };
-        if outbound.send(Frame::of(&reply)?).await.is_err() {
-            break;
+        for (id, renewal) in renew(member, call, &batch.leases).await? {
+            let ttl = match renewal {
+                Renewal::Expired => {
+                    late.spawn_local(answer_late(member.clone(), call.clone(), header, id));
+                    continue;
+                }
+                Renewal::Renewed(ttl_s) => ttl_s,
+                Renewal::Unknown | Renewal::NotLeader => 0,
+            };
+            if outbound.send(Frame::of(&LeaseKeepAliveResponse { header, id, ttl })?).await.is_err() {
+                return Ok(());
+            }
         }
     }
-    Ok(())
+    end.unwrap_or(Ok(()))
 }
 
-/// Renews a lease, or lets the leader do it; 0 if there is none. One that has expired is not brought back: the answer comes
-/// when it is revoked.
-async fn renew(member: &Member, call: &Call, lease: i64) -> Result<i64, Status> {
-    let here = async || Ok(renew_here(member, call, lease).await?.found());
+fn joined<T>(result: Result<T, tokio::task::JoinError>) -> Result<T, Status> {
+    result.map_err(|error| Status::internal(format!("a renewal failed: {error}")))
+}
+
+async fn answer_late(
+    member: Rc<Member>,
+    call: Rc<Call>,
+    header: Option<ResponseHeader>,
+    id: i64,
+) -> Result<LeaseKeepAliveResponse, Status> {
+    let ttl = renew_or_await_end(&member, &call, id).await?.unwrap_or(0);
+    Ok(LeaseKeepAliveResponse { header, id, ttl })
+}
+
+/// Renews leases, or lets the leader do it; says what became of each.
+async fn renew(member: &Rc<Member>, call: &Rc<Call>, leases: &[i64]) -> Result<Vec<(i64, Renewal)>, Status> {
+    if leases.is_empty() {
+        return Ok(Vec::new());
+    }
+    let renewals = match renew_together(member, call, leases).await? {
+        Some(renewals) => renewals,
+        None => renew_singly(member, call, leases).await?,
+    };
+    Ok(leases.iter().copied().zip(renewals).collect())
+}
+
+/// Renews leases in one batch; `None` if the leader takes them one by one only, as an etcd does. What a leader takes is
+/// remembered for its term.
+async fn renew_together(member: &Member, call: &Call, leases: &[i64]) -> Result<Option<Vec<Renewal>>, Status> {
+    let led = || Some((member.shared.leader(), member.shared.term()));
+    if member.takes_singly.get() == led() && !member.shared.is_leader() {
+        return Ok(None);
+    }
+    let here = async || Ok(renew_here(member, call, leases.to_vec()).await?.map(Some));
+    let question = Question { method: Method::POST, path: peer::BATCH_PATH, body: peer::write_batch(leases) };
+    let asked = led();
+    let read = |reply| peer::read_batch(leases.len(), &reply).map(Ok::<_, Status>);
+    let renewals = ask_leader(member, call, question, here, read).await?;
+    if renewals.is_none() {
+        member.takes_singly.set(asked);
+    }
+    Ok(renewals)
+}
+
+/// Renews leases one by one, some at a time.
+async fn renew_singly(member: &Rc<Member>, call: &Rc<Call>, leases: &[i64]) -> Result<Vec<Renewal>, Status> {
+    let mut renewals = vec![Renewal::Unknown; leases.len()];
+    let (mut asked, mut left) = (JoinSet::new(), leases.iter().copied().enumerate());
+    loop {
+        while asked.len() < SINGLY_AT_ONCE
+            && let Some((at, lease)) = left.next()
+        {
+            let (member, call) = (member.clone(), call.clone());
+            asked.spawn_local(async move { (at, renew_or_await_end(&member, &call, lease).await) });
+        }
+        let Some(answer) = asked.join_next().await else { return Ok(renewals) };
+        let (at, ttl_s) = joined(answer)?;
+        renewals[at] = ttl_s?.map_or(Renewal::Unknown, Renewal::Renewed);
+    }
+}
+
+/// Renews one lease, or lets the leader do it; `None` if there is none. One that has expired is not brought back: the answer
+/// comes when it is revoked.
+async fn renew_or_await_end(member: &Member, call: &Call, lease: i64) -> Result<Option<i64>, Status> {
+    let here = async || Ok(renew_or_await_end_here(member, call, lease).await?.found());
     let body = LeaseKeepAliveRequest { id: lease }.encode_to_vec().into();
     let question = Question { method: Method::POST, path: peer::PATH, body };
-    let renewed = ask_leader(member, call, question, here, |reply| peer::read_renewal(lease, &reply).map(Ok)).await;
-    renewed.map(|ttl: Option<i64>| ttl.unwrap_or(0))
+    ask_leader(member, call, question, here, |reply| peer::read_renewal(lease, &reply).map(Ok)).await
 }
 
-/// Renews a lease, if this member leads and the others have confirmed that; returns its time to live in seconds.
-pub(crate) async fn renew_here(member: &Member, call: &Call, lease: i64) -> Result<Told<i64>, Status> {
-    let term = member.shared.term();
-    let renewal = ask_for_renewal(member, call, lease).await?;
-    if renewal == Renewal::NotLeader {
-        return Ok(Told::NotLeader);
-    }
-    member.read_barrier(call).await?;
-    Ok(match renewal {
-        _ if !member.shared.is_leader() || member.shared.term() != term => Told::NotLeader,
-        Renewal::Renewed(ttl_s) => Told::Known(ttl_s),
-        _ => Told::Unknown,
-    })
-}
-
-async fn ask_for_renewal(member: &Member, call: &Call, lease: i64) -> Result<Renewal, Status> {
-    match member.ask(call, 0, |waiter| Event::KeepAlive { waiter, lease }).await? {
-        Answer::Renewed(renewal) => {
-            if let Renewal::Renewed(_) = renewal {
-                member.counts().lease_renewed.add(1);
-            }
-            Ok(renewal)
+/// Renews one lease, if this member leads; returns its time to live in seconds.
+pub(crate) async fn renew_or_await_end_here(member: &Member, call: &Call, lease: i64) -> Result<Told<i64>, Status> {
+    loop {
+        match renew_here(member, call, vec![lease]).await?.as_deref() {
+            Some([Renewal::Renewed(ttl_s)]) => return Ok(Told::Known(*ttl_s)),
+            Some([Renewal::Unknown]) => return Ok(Told::Unknown),
+            Some([Renewal::Expired]) => {}
+            _ => return Ok(Told::NotLeader),
         }
-        Answer::NotLeader => Ok(Renewal::NotLeader),
+        match member.ask(call, 0, |waiter| Event::AwaitEnd { waiter, lease }).await? {
+            Answer::LeaseEnded => {}
+            Answer::NotLeader => return Ok(Told::NotLeader),
+            _ => return Err(another_question()),
+        }
+    }
+}
+
+/// Renews leases, if this member leads and it is proven that it did; says what became of each. `None` if another one leads.
+pub(crate) async fn renew_here(member: &Member, call: &Call, leases: Vec<i64>) -> Result<Option<Vec<Renewal>>, Status> {
+    member.check_leader(call)?;
+    let bytes = leases.len() * RENEWAL_BYTES;
+    match member.ask(call, bytes, |waiter| Event::KeepAlive { waiter, leases }).await? {
+        Answer::Renewed(renewals) => {
+            let renewed = renewals.iter().filter(|renewal| matches!(renewal, Renewal::Renewed(_))).count();
+            member.counts().lease_renewed.add(renewed as u64);
+            Ok(Some(renewals))
+        }
+        Answer::NotLeader => Ok(None),
         _ => Err(another_question()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio::time::{Duration, Instant};
+
+    use super::*;
+    use crate::api::bench::Bench;
+    use crate::driver::LeaseEnd;
+
+    fn call() -> Rc<Call> {
+        Rc::new(Call::of_member(Instant::now() + Duration::from_secs(60)))
+    }
+
+    /// A peer that leads as an etcd does: leases 1 to 9 live for 10 s, and there are no batches. Keeps the paths that it was
+    /// asked for.
+    async fn etcd() -> (String, Rc<RefCell<Vec<String>>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let paths = Rc::new(RefCell::new(Vec::new()));
+        let asked = paths.clone();
+        tokio::task::spawn_local(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let asked = asked.clone();
+                tokio::task::spawn_local(async move {
+                    while let Some((path, body)) = read_request(&mut stream).await {
+                        let id = LeaseKeepAliveRequest::decode(&body[..]).map_or(0, |request| request.id);
+                        let found = path == peer::PATH && (1..10).contains(&id);
+                        let status = if found { "200 OK" } else { "404 Not Found" };
+                        let answer = LeaseKeepAliveResponse { header: None, id, ttl: 10 }.encode_to_vec();
+                        asked.borrow_mut().push(path);
+                        let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", answer.len());
+                        stream.write_all(&[head.as_bytes(), &answer].concat()).await.unwrap();
+                    }
+                });
+            }
+        });
+        (url, paths)
+    }
+
+    /// Path and body of the next request of a connection.
+    async fn read_request(stream: &mut tokio::net::TcpStream) -> Option<(String, Vec<u8>)> {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.ok()?);
+        }
+        let head = String::from_utf8(head).unwrap().to_lowercase();
+        let length = head.split("content-length: ").nth(1)?.split("\r\n").next()?.parse().unwrap();
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body).await.ok()?;
+        Some((head.split(' ').nth(1)?.to_owned(), body))
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn a_leader_that_takes_no_batches_is_asked_for_one_lease_after_the_other() {
+        let (url, paths) = etcd().await;
+        let bench = Bench::new(&["http://127.0.0.1:1", &url]);
+        bench.led_by(2);
+        let leases = [7, 8, 20, 7];
+        let renewed = Renewal::Renewed(10);
+        let expected = vec![(7, renewed), (8, renewed), (20, Renewal::Unknown), (7, renewed)];
+        assert_eq!(renew(&bench.member, &call(), &leases).await.unwrap(), expected);
+        assert_eq!(renew(&bench.member, &call(), &leases).await.unwrap(), expected);
+        let batches = paths.borrow().iter().filter(|path| *path == peer::BATCH_PATH).count();
+        assert_eq!((batches, paths.borrow().len()), (1, 1 + 2 * leases.len()), "it is asked once in its term");
+        let many: Vec<i64> = (0..200).map(|at| 1 + at % 9).collect();
+        assert!(renew(&bench.member, &call(), &many).await.unwrap().iter().all(|(_, renewal)| *renewal == renewed));
+    }
+
+    #[tokio::test(flavor = "local", start_paused = true)]
+    async fn a_renewal_that_comes_too_late_is_answered_when_its_lease_is_gone() {
+        let bench = Bench::new(&["http://127.0.0.1:1"]);
+        bench.led_by(1);
+        let ended = std::cell::Cell::new(false);
+        let engine = |event: &Event| match event {
+            Event::KeepAlive { leases, .. } => {
+                let one = if ended.get() { Renewal::Unknown } else { Renewal::Expired };
+                Answer::Renewed(vec![one; leases.len()])
+            }
+            Event::AwaitEnd { lease: 7, .. } => {
+                ended.set(true);
+                Answer::LeaseEnded
+            }
+            _ => Answer::NotLeader,
+        };
+        let test = async {
+            assert_eq!(renew(&bench.member, &call(), &[7]).await.unwrap(), [(7, Renewal::Expired)]);
+            assert!(!ended.get(), "a batch does not wait for it");
+            assert_eq!(renew_or_await_end(&bench.member, &call(), 7).await.unwrap(), None);
+            assert!(ended.get());
+        };
+        tokio::select! {
+            () = test => {}
+            _ = bench.answer(engine) => {}
+        }
+    }
+
+    #[tokio::test(flavor = "local", start_paused = true)]
+    async fn all_leases_are_listed_piece_by_piece_in_the_order_of_their_ends() {
+        const COUNT: i64 = 2 * LEASES_AT_ONCE as i64 + 3;
+        let bench = Bench::new(&["http://127.0.0.1:1"]);
+        let engine = |event: &Event| match event {
+            Event::Leases { after, .. } => {
+                let from = after.map_or(1, |after| after + 1);
+                let end = |id| LeaseEnd { ends_ms: (id as u64 * 7919) % 1000, id };
+                Answer::Leases((from..=COUNT).take(LEASES_AT_ONCE).map(end).collect())
+            }
+            _ => Answer::NotLeader,
+        };
+        let list = async || {
+            let call = Call::of_member(Instant::now() + Duration::from_secs(60));
+            let frame = leases(&bench.member, call, LeaseLeasesRequest {}).await.unwrap().into_bytes();
+            let listed = LeaseLeasesResponse::decode(frame.slice(crate::grpc::frame::PREFIX_BYTES..)).unwrap().leases;
+            listed.into_iter().map(|lease| lease.id).collect::<Vec<_>>()
+        };
+        let test = async {
+            let listed = list().await;
+            assert!(listed.is_sorted_by_key(|id| ((*id as u64 * 7919) % 1000, *id)));
+            assert_eq!(listed.len(), COUNT as usize);
+        };
+        tokio::select! {
+            () = test => {}
+            _ = bench.answer(engine) => {}
+        }
     }
 }

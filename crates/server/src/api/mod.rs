@@ -25,6 +25,7 @@ mod watch;
 pub use barrier::Barrier;
 pub use watch::Watchers;
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,8 +56,6 @@ pub struct Limits {
     /// How long a proposal may take: etcd's 5 s for disk and network, and two election timeouts.
     pub request_timeout: Duration,
     pub election_timeout: Duration,
-    /// Leases live at least this long.
-    pub min_lease_ttl_s: i64,
     /// Whether changes of the membership that endanger the quorum are refused.
     pub strict_reconfig_check: bool,
     /// The version that the server reports.
@@ -76,6 +75,10 @@ pub struct Member {
     pub kept: Kept,
     pub slots: Slots<Answer>,
     pub barrier: Barrier,
+    /// Held while a list of all leases is made: one at a time on this worker.
+    pub listing: tokio::sync::Mutex<()>,
+    /// A leader, and its term, that takes renewals one by one only.
+    pub takes_singly: Cell<Option<(u64, u64)>>,
     /// Index of this worker.
     pub worker: usize,
     /// What all workers count.

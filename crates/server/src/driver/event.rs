@@ -29,20 +29,25 @@ pub enum Event {
         id: u64,
         data: Bytes,
     },
-    /// Renews a lease.
+    /// Renews leases; answered when it is proven that this member leads.
     KeepAlive {
+        waiter: Waiter,
+        leases: Vec<i64>,
+    },
+    /// Waits until a lease whose time is over has been revoked.
+    AwaitEnd {
         waiter: Waiter,
         lease: i64,
     },
-    /// Asks how long a lease has to live, and for its keys.
+    /// Asks how long a lease has to live.
     TimeToLive {
         waiter: Waiter,
         lease: i64,
-        keys: bool,
     },
-    /// Asks for all leases, those that expire first in front.
+    /// Asks for the next leases, by id, after one.
     Leases {
         waiter: Waiter,
+        after: Option<i64>,
     },
     /// Wants to read, from this member's state, what was acknowledged by now.
     Read {
@@ -110,8 +115,9 @@ impl Event {
         match self {
             Self::Propose { waiter, .. }
             | Self::KeepAlive { waiter, .. }
+            | Self::AwaitEnd { waiter, .. }
             | Self::TimeToLive { waiter, .. }
-            | Self::Leases { waiter }
+            | Self::Leases { waiter, .. }
             | Self::Read { waiter }
             | Self::ChangeMembers { waiter, .. }
             | Self::Promote { waiter, .. }
@@ -126,9 +132,12 @@ impl Event {
 #[derive(Debug)]
 pub enum Answer {
     Outcome(Outcome),
-    Renewed(Renewal),
+    /// What became of each renewal.
+    Renewed(Vec<Renewal>),
+    /// A lease whose time was over is revoked, or was renewed before that.
+    LeaseEnded,
     TimeToLive(Option<TimeToLive>),
-    Leases(Vec<i64>),
+    Leases(Vec<LeaseEnd>),
     /// What was acknowledged when it was asked for can be read.
     Readable,
     /// Another leader was elected before it was known what can be read.
@@ -149,12 +158,20 @@ pub enum Answer {
     Stopped,
 }
 
-/// The state of one lease.
-#[derive(Debug)]
+/// The time of one lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimeToLive {
     pub granted_s: i64,
+    /// Whole seconds.
     pub remaining_s: i64,
-    pub keys: Vec<Bytes>,
+}
+
+/// A lease, and when it ends. In the order in which leases end; those whose end this member does not know come last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LeaseEnd {
+    /// On the engine thread's clock, [`u64::MAX`] if unknown.
+    pub ends_ms: u64,
+    pub id: i64,
 }
 
 /// What a worker finds in its mailbox.

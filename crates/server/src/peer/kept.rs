@@ -16,7 +16,7 @@ use crate::config::Url;
 /// Requests of one worker that are under way at a time; more wait for these, within their time limit.
 const AT_ONCE: usize = 64;
 /// Connections of one worker that are kept without a request.
-const KEPT: usize = 8;
+pub const KEPT: usize = 8;
 
 type Sender = SendRequest<Full<Bytes>>;
 

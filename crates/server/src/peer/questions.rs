@@ -41,8 +41,10 @@ pub(super) fn answer_with(status: StatusCode, content_type: &'static str, body: 
 
 /// Whether a path of the peer port is one of these.
 pub fn concerns(path: &str) -> bool {
-    matches!(path, leases::PATH | leases::INTERNAL_PATH | checks::HASH_PATH | checks::DOWNGRADE_PATH)
-        || path.starts_with(promote::PREFIX)
+    matches!(
+        path,
+        leases::PATH | leases::INTERNAL_PATH | leases::BATCH_PATH | checks::HASH_PATH | checks::DOWNGRADE_PATH
+    ) || path.starts_with(promote::PREFIX)
 }
 
 /// Answers a request whose path is one that [`concerns`] this room.
@@ -72,6 +74,7 @@ where
         checks::DOWNGRADE_PATH => checks::downgrade(member).await,
         leases::PATH => leases::renew(member, read(body).await?).await,
         leases::INTERNAL_PATH => leases::time_left(member, read(body).await?).await,
+        leases::BATCH_PATH => leases::renew_batch(member, read(body).await?).await,
         path => promote::answer(member, path.strip_prefix(promote::PREFIX).unwrap_or(path)).await,
     }
 }
@@ -113,15 +116,35 @@ mod tests {
     fn engine(event: &Event) -> Answer {
         match event {
             Event::Read { .. } => Answer::Readable,
-            Event::KeepAlive { lease: 7, .. } => Answer::Renewed(Renewal::Renewed(10)),
-            Event::KeepAlive { lease: 8, .. } => Answer::Renewed(Renewal::Unknown),
-            Event::TimeToLive { lease: 7, keys, .. } => {
-                let keys = if *keys { vec!["k".into()] } else { Vec::new() };
-                Answer::TimeToLive(Some(TimeToLive { granted_s: 10, remaining_s: 3, keys }))
+            Event::KeepAlive { leases, .. } if !leases.contains(&9) => {
+                let renewal = |lease: &i64| if *lease == 7 { Renewal::Renewed(10) } else { Renewal::Unknown };
+                Answer::Renewed(leases.iter().map(renewal).collect())
+            }
+            Event::TimeToLive { lease: 7, .. } => {
+                Answer::TimeToLive(Some(TimeToLive { granted_s: 10, remaining_s: 3 }))
             }
             Event::TimeToLive { lease: 8, .. } => Answer::TimeToLive(None),
             _ => Answer::NotLeader,
         }
+    }
+
+    #[tokio::test(flavor = "local", start_paused = true)]
+    async fn leases_are_renewed_in_batches() {
+        let bench = Bench::new(&["http://127.0.0.1:1"]);
+        bench.led_by(1);
+        beside_the_engine(&bench, async {
+            let renew = async |body| ask(&bench, Method::POST, leases::BATCH_PATH, body).await;
+            let answer = renew(leases::write_batch(&[7, 8, 7])).await;
+            let renewals = vec![Renewal::Renewed(10), Renewal::Unknown, Renewal::Renewed(10)];
+            assert_eq!(leases::read_batch(3, &answer), Some(Some(renewals)));
+            assert_eq!(leases::read_batch(0, &renew(Bytes::new()).await), Some(Some(Vec::new())));
+            let most = vec![7; crate::api::lease::RENEWALS_AT_ONCE];
+            assert_eq!(renew(leases::write_batch(&most)).await.status.as_u16(), 200);
+            let more = [&most[..], &[7]].concat();
+            assert_eq!(renew(leases::write_batch(&more)).await.status.as_u16(), 400);
+            assert_eq!(renew(Bytes::from_static(b"1234567")).await.status.as_u16(), 400);
+        })
+        .await;
     }
 
     /// Runs `test` beside an engine thread that answers as [`engine`] does.
@@ -151,21 +174,24 @@ mod tests {
         .await;
     }
 
-    /// It was held up for an election, and hears of it between the renewal and the answer.
+    /// It was held up for an election, and the engine thread hears of it between the renewal and the proof.
     #[tokio::test(flavor = "local", start_paused = true)]
     async fn a_deposed_leader_renews_nothing() {
         let bench = Bench::new(&["http://127.0.0.1:1", "http://127.0.0.1:2"]);
         bench.led_by(1);
         let engine = |event: &Event| {
-            if let Event::Read { .. } = event {
-                bench.led_by(2);
-            }
-            engine(event)
+            assert!(matches!(event, Event::KeepAlive { .. }));
+            Answer::NotLeader
         };
-        tokio::select! {
-            reply = ask(&bench, Method::POST, leases::PATH, LeaseKeepAliveRequest { id: 7 }.encode_to_vec()) => {
+        let test = async {
+            let one = LeaseKeepAliveRequest { id: 7 }.encode_to_vec();
+            for (path, body) in [(leases::PATH, one.into()), (leases::BATCH_PATH, leases::write_batch(&[7, 8]))] {
+                let reply = ask(&bench, Method::POST, path, body).await;
                 assert_eq!((reply.status.as_u16(), &reply.body[..]), (400, &b"not a primary lessor\n"[..]));
             }
+        };
+        tokio::select! {
+            () = test => {}
             _ = bench.answer(engine) => {}
         }
     }
@@ -173,6 +199,8 @@ mod tests {
     #[tokio::test(flavor = "local", start_paused = true)]
     async fn times_to_live_are_told_as_etcd_asks() {
         let bench = Bench::new(&["http://127.0.0.1:1"]);
+        let key_of_lease = [&7i64.to_be_bytes()[..], b"k"].concat();
+        bench.member.view().engine().put(metastore_engine::Table::LeaseKeys, &key_of_lease, b"").unwrap();
         beside_the_engine(&bench, async {
             let tell = async |id, keys| {
                 let request = Some(LeaseTimeToLiveRequest { id, keys });
@@ -180,7 +208,7 @@ mod tests {
                 ask(&bench, Method::POST, leases::INTERNAL_PATH, request.encode_to_vec()).await
             };
             let found = leases::read_time_left(7, &tell(7, true).await).unwrap().unwrap();
-            assert_eq!((found.granted_s, found.remaining_s, found.keys), (10, 3, vec![Bytes::from("k")]));
+            assert_eq!((found.time.granted_s, found.time.remaining_s, found.keys), (10, 3, vec![Bytes::from("k")]));
             assert!(leases::read_time_left(7, &tell(7, false).await).unwrap().unwrap().keys.is_empty());
             assert_eq!(tell(8, false).await.status.as_u16(), 404);
             assert_eq!(tell(9, false).await.status.as_u16(), 500);

@@ -138,7 +138,7 @@ impl Server {
             let granted = LeaseGrantRequest { id, ttl: request.ttl.max(MIN_TTL_S) };
             self.write(UNCHECKED, Kind::LeaseGrant, &granted);
             self.expiry.granted(id, granted.ttl, 0);
-            _ = self.expiry.take_expired(1_000_000, 10);
+            _ = self.expiry.take_expired(1_000_000, 10, 10);
         }
     }
 

@@ -11,22 +11,38 @@ use crate::random::Random;
 
 /// Leases that a client holds at the same time.
 const HELD: usize = 2;
+/// The same for one that collects them: so many end together when it is gone.
+const COLLECTED: usize = 20;
+/// Clients that collect leases, in thousandths.
+const COLLECTORS_PERMILLE: u64 = 400;
 /// Seconds for which leases live, at least and at most.
 const TTL_S: (u64, u64) = (1, 6);
 
 pub struct Leaseholder {
     /// Tells its keys and leases from those of others.
     number: u64,
+    /// Those that were renewed last at the end.
     held: Vec<i64>,
     /// Leases that are gone for certain, whose ids may be granted anew.
     gone: Vec<i64>,
     /// A lease that it has asked to revoke, and what came of that is not known.
     revoking: Vec<i64>,
+    /// How many it holds at most; drawn with its first wish.
+    most: Option<usize>,
 }
 
 impl Leaseholder {
     pub fn new(number: u64) -> Self {
-        Self { number, held: Vec::new(), gone: Vec::new(), revoking: Vec::new() }
+        Self { number, held: Vec::new(), gone: Vec::new(), revoking: Vec::new(), most: None }
+    }
+
+    /// Collects leases, and renews all in turn.
+    fn collect(&mut self, id: u64, random: &mut Random) -> Wish {
+        if self.held.is_empty() || (self.held.len() < COLLECTED && random.permille(500)) {
+            return Wish::Do(Request::LeaseGrant(LeaseGrantRequest { id: (id << 8) as i64, ttl: TTL_S.1 as i64 }));
+        }
+        self.held.rotate_left(1);
+        Wish::KeepAlive(self.held[self.held.len() - 1])
     }
 
     /// Few keys, so that a later lease takes over an earlier one's.
@@ -45,6 +61,13 @@ impl Leaseholder {
 
 impl Behaviour for Leaseholder {
     fn wish(&mut self, id: u64, random: &mut Random, _: i64) -> Wish {
+        let most = *self.most.get_or_insert_with(|| match random.permille(COLLECTORS_PERMILLE) {
+            true => COLLECTED,
+            false => HELD,
+        });
+        if most == COLLECTED {
+            return self.collect(id, random);
+        }
         let held = random.pick(&self.held).copied();
         let Some(lease) = held.filter(|_| self.held.len() >= HELD || random.permille(700)) else {
             let ttl = random.between(TTL_S.0, TTL_S.1) as i64;

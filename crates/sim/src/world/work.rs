@@ -12,6 +12,8 @@ const COMPACTION_STEPS: u64 = 3;
 const HASH_EVERY: u64 = 8;
 /// Moments for which a member that has waited for its disk may serve clients before it hears of the others, at most.
 const DEAF_MOMENTS: u64 = 12;
+/// How often a leader notes what a lease has left, in thousandths per tick.
+const CHECKPOINT_PERMILLE: u64 = 50;
 /// Messages that wait for a member that is stopped; more are lost, as in a queue that is full.
 const BACKLOG: usize = 4096;
 
@@ -42,8 +44,12 @@ impl World {
                 self.members[at].step(message);
             }
         }
-        if self.now.is_multiple_of(5 * super::MOMENTS_PER_TICK) {
+        let member = &self.members[at];
+        if self.now.is_multiple_of(5 * super::MOMENTS_PER_TICK) || member.keeper.has_more_expired(member.clock.ms()) {
             self.revoke_expired(at);
+        }
+        if !self.calm && self.now.is_multiple_of(super::MOMENTS_PER_TICK) && self.random.permille(CHECKPOINT_PERMILLE) {
+            self.note_checkpoint(at);
         }
     }
 

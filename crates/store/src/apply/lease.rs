@@ -19,12 +19,13 @@ impl From<LeaseError> for Refusal {
 }
 
 impl Store {
-    /// The id and the effective TTL were fixed before the command was proposed.
+    /// The id was fixed before the command was proposed. The time to live is raised to the minimum here, as in etcd.
     pub(super) fn lease_grant(&mut self, request: &LeaseGrantRequest) -> Applying<Reply> {
-        let LeaseGrantRequest { id, ttl: ttl_s } = *request;
-        if let Err(error) = self.leases.grant(id, ttl_s) {
-            return Ok(Err(error.into()));
-        }
+        let LeaseGrantRequest { id, ttl } = *request;
+        let ttl_s = match self.leases.grant(id, ttl) {
+            Ok(ttl_s) => ttl_s,
+            Err(error) => return Ok(Err(error.into())),
+        };
         if let Some((key, row)) = self.leases.row(id) {
             self.engine.put(Table::Lease, &key, &row)?;
         }
@@ -47,8 +48,8 @@ impl Store {
         Ok(Ok(Reply::LeaseRevoke { id }))
     }
 
-    /// Notes what leases had left. etcd's leaders propose this where checkpoints are switched on; ours do not. A lease that is
-    /// gone by now is passed over, as in etcd.
+    /// Notes what leases had left. etcd's leaders propose this where checkpoints are switched on; ours only take checkpoints
+    /// back. A lease that is gone by now is passed over, as in etcd.
     pub(super) fn lease_checkpoint(&mut self, request: &LeaseCheckpointRequest) -> Applying<Reply> {
         for checkpoint in &request.checkpoints {
             if self.leases.checkpoint(checkpoint.id, checkpoint.remaining_ttl).is_ok()

@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use metastore_mutants::Mutant;
 
-use super::{EXPIRIES_PER_SECOND, EXPIRY_STEP, REVOKE_RETRY_MS};
+use super::{EXPIRIES_PER_SECOND, Lease as Granted, MAX_TTL_S, REVOKE_RETRY_MS};
 
 /// What became of a request to keep a lease alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +39,7 @@ struct Timers {
 
 #[derive(Debug)]
 struct Lease {
+    /// What a renewal gives: the time to live that was granted, whatever a checkpoint has noted.
     ttl_s: i64,
     ends_ms: u64,
     /// Its entry in the queue; never later than its end, except when it was named for revocation and waits for that.
@@ -46,12 +47,15 @@ struct Lease {
 }
 
 impl Expiry {
-    /// Becomes the leader's. Every lease, given with the seconds it shall live, ends `extend_ms` (an election timeout) later than
-    /// that from now on, or somewhat later still if more than [`EXPIRIES_PER_SECOND`] would end together.
-    pub fn promote(&mut self, now_ms: u64, leases: impl IntoIterator<Item = (i64, i64)>, extend_ms: u64) {
-        let lives_ms = |ttl_s| if metastore_mutants::on(Mutant::LeaseCutAtElection) { 0 } else { ttl_ms(ttl_s) };
+    /// Becomes the leader's. Every lease ends `extend_ms` (an election timeout) after its time to live, or what a checkpoint has
+    /// left of that, has passed from now on; or somewhat later still if more than [`EXPIRIES_PER_SECOND`] would end together.
+    pub fn promote(&mut self, now_ms: u64, leases: impl IntoIterator<Item = (i64, Granted)>, extend_ms: u64) {
+        let lives_ms = |lease: &Granted| match metastore_mutants::on(Mutant::LeaseCutAtElection) {
+            true => 0,
+            false => ttl_ms(lease.restart_ttl_s()),
+        };
         let mut ends: Vec<_> =
-            leases.into_iter().map(|(id, ttl_s)| (now_ms + extend_ms + lives_ms(ttl_s), id, ttl_s)).collect();
+            leases.into_iter().map(|(id, lease)| (now_ms + extend_ms + lives_ms(&lease), id, lease.ttl_s)).collect();
         ends.sort_unstable();
         let mut timers = Timers::default();
         timers.leases.reserve(ends.len());
@@ -107,15 +111,16 @@ impl Expiry {
 
     /// What is left of a lease's time, in milliseconds; 0 if it is over. `None` if the lease is unknown or this is no leader.
     pub fn remaining_ms(&self, id: i64, now_ms: u64) -> Option<u64> {
-        Some(self.timers.as_ref()?.leases.get(&id)?.ends_ms.saturating_sub(now_ms))
+        Some(self.ends_ms(id)?.saturating_sub(now_ms))
     }
 
     /// Names up to `max` leases to revoke, the longest expired first. Each is named again after [`REVOKE_RETRY_MS`] until it is
-    /// revoked. Call again while [`Expiry::next_deadline_ms`] is not later than now: one call looks at [`EXPIRY_STEP`] timers.
-    pub fn take_expired(&mut self, now_ms: u64, max: usize) -> Vec<i64> {
+    /// revoked. One call looks at `step` timers at most, of which many may belong to leases that were renewed: call again while
+    /// [`Expiry::next_deadline_ms`] is not later than now.
+    pub fn take_expired(&mut self, now_ms: u64, max: usize, step: usize) -> Vec<i64> {
         let mut expired = Vec::new();
         let Some(timers) = &mut self.timers else { return expired };
-        for _ in 0..EXPIRY_STEP {
+        for _ in 0..step {
             let Some(&(at_ms, id)) = timers.queue.first() else { break };
             if at_ms > now_ms || expired.len() == max {
                 break;
@@ -137,11 +142,9 @@ impl Expiry {
         self.timers.as_ref()?.queue.first().map(|(at_ms, _)| *at_ms)
     }
 
-    /// Sorts ids by remaining time, those that this member does not know last; equal ones by id.
-    pub fn sort_by_remaining(&self, ids: &mut [i64]) {
-        let ends_ms =
-            |id: i64| self.timers.as_ref().and_then(|timers| timers.leases.get(&id)).map(|lease| lease.ends_ms);
-        ids.sort_by_cached_key(|id| (ends_ms(*id).unwrap_or(u64::MAX), *id));
+    /// When a lease ends. `None` if the lease is unknown or this is no leader.
+    pub fn ends_ms(&self, id: i64) -> Option<u64> {
+        Some(self.timers.as_ref()?.leases.get(&id)?.ends_ms)
     }
 }
 
@@ -165,9 +168,10 @@ impl Timers {
     }
 }
 
-/// Milliseconds in `ttl_s` seconds; none for what is not positive, which only a foreign log can hold.
+/// Milliseconds in `ttl_s` seconds. A foreign log or state may hold times that cannot be granted: they count as 0 or as the
+/// longest that can.
 fn ttl_ms(ttl_s: i64) -> u64 {
-    u64::try_from(ttl_s).unwrap_or(0).saturating_mul(1000)
+    ttl_s.clamp(0, MAX_TTL_S) as u64 * 1000
 }
 
 #[cfg(test)]
@@ -178,10 +182,17 @@ mod tests {
 
     use super::*;
 
+    /// Timers that a call looks at.
+    const STEP: usize = 100;
+
     fn leader() -> Expiry {
         let mut expiry = Expiry::default();
         expiry.promote(0, [], 0);
         expiry
+    }
+
+    fn granted(ttl_s: i64) -> Granted {
+        Granted { ttl_s, ..Granted::default() }
     }
 
     #[test]
@@ -189,11 +200,11 @@ mod tests {
         let mut expiry = leader();
         expiry.granted(1, 5, 1000);
         assert_eq!(expiry.next_deadline_ms(), Some(6000));
-        assert!(expiry.take_expired(5999, 10).is_empty());
+        assert!(expiry.take_expired(5999, 10, STEP).is_empty());
         assert_eq!(expiry.remaining_ms(1, 5999), Some(1));
-        assert_eq!(expiry.take_expired(6000, 10), [1]);
-        assert!(expiry.take_expired(6000 + REVOKE_RETRY_MS - 1, 10).is_empty());
-        assert_eq!(expiry.take_expired(6000 + REVOKE_RETRY_MS, 10), [1], "the proposal may have been lost");
+        assert_eq!(expiry.take_expired(6000, 10, STEP), [1]);
+        assert!(expiry.take_expired(6000 + REVOKE_RETRY_MS - 1, 10, STEP).is_empty());
+        assert_eq!(expiry.take_expired(6000 + REVOKE_RETRY_MS, 10, STEP), [1], "the proposal may have been lost");
         expiry.revoked(1);
         assert_eq!((expiry.next_deadline_ms(), expiry.remaining_ms(1, 0)), (None, None));
     }
@@ -206,28 +217,28 @@ mod tests {
         assert_eq!(expiry.renew(1, 0), Renewal::Unknown);
         expiry.granted(1, 5, 0);
         assert_eq!(expiry.renew(1, 4999), Renewal::Renewed(5));
-        assert!(expiry.take_expired(9998, 10).is_empty());
+        assert!(expiry.take_expired(9998, 10, STEP).is_empty());
         assert_eq!(expiry.renew(1, 9999), Renewal::Expired, "even before it was named");
-        assert_eq!(expiry.take_expired(9999, 10), [1]);
+        assert_eq!(expiry.take_expired(9999, 10, STEP), [1]);
         expiry.revoked(1);
         assert_eq!(expiry.renew(1, 9999), Renewal::Unknown);
         expiry.demote();
         assert_eq!((expiry.renew(1, 0), expiry.is_leader()), (Renewal::NotLeader, false));
         expiry.granted(1, 5, 0);
-        assert!(expiry.take_expired(u64::MAX, 10).is_empty(), "a deposed leader revokes nothing");
+        assert!(expiry.take_expired(u64::MAX, 10, STEP).is_empty(), "a deposed leader revokes nothing");
     }
 
     #[test]
     fn a_new_leader_extends_and_spreads() {
         let mut expiry = Expiry::default();
         let count = 3 * EXPIRIES_PER_SECOND as i64;
-        expiry.promote(500, (1..=count).map(|id| (id, 10)), 1000);
+        expiry.promote(500, (1..=count).map(|id| (id, granted(10))), 1000);
         assert_eq!(expiry.next_deadline_ms(), Some(11_500));
         let mut named = 0;
         for second in 0..4 {
             let now_ms = 11_500 + second * 1000;
             while expiry.next_deadline_ms().is_some_and(|at| at <= now_ms) {
-                for id in expiry.take_expired(now_ms, usize::MAX) {
+                for id in expiry.take_expired(now_ms, usize::MAX, STEP) {
                     expiry.revoked(id);
                     named += 1;
                 }
@@ -241,35 +252,52 @@ mod tests {
     #[test]
     fn a_renewal_never_shortens_a_life() {
         let mut expiry = Expiry::default();
-        expiry.promote(0, [(1, 10)], 5000);
+        expiry.promote(0, [(1, granted(10))], 5000);
         assert_eq!(expiry.renew(1, 1), Renewal::Renewed(10));
         assert_eq!(expiry.remaining_ms(1, 1), Some(14_999));
     }
 
     #[test]
-    fn listing_goes_by_remaining_time() {
+    fn ends_are_known_to_the_leader_alone() {
         let mut expiry = leader();
         expiry.granted(1, 30, 0);
         expiry.granted(2, 10, 0);
         expiry.granted(3, 10, 0);
         expiry.renew(2, 5000);
-        let mut ids = [9, 1, 2, 3];
-        expiry.sort_by_remaining(&mut ids);
-        assert_eq!(ids, [3, 2, 1, 9]);
+        assert_eq!([1, 2, 3, 9].map(|id| expiry.ends_ms(id)), [Some(30_000), Some(15_000), Some(10_000), None]);
         expiry.demote();
-        expiry.sort_by_remaining(&mut ids);
-        assert_eq!(ids, [1, 2, 3, 9]);
+        assert_eq!(expiry.ends_ms(1), None);
+    }
+
+    #[test]
+    fn a_checkpoint_shortens_the_first_time_under_a_new_leader_and_no_renewal() {
+        let mut expiry = Expiry::default();
+        expiry.promote(0, [(1, Granted { ttl_s: 100, remaining_ttl_s: 30 })], 1000);
+        assert_eq!(expiry.remaining_ms(1, 0), Some(31_000));
+        assert_eq!(expiry.renew(1, 10_000), Renewal::Renewed(100));
+        assert_eq!(expiry.remaining_ms(1, 10_000), Some(100_000));
+    }
+
+    #[test]
+    fn times_that_cannot_be_granted_are_cut() {
+        let mut expiry = Expiry::default();
+        let checkpoint = Granted { ttl_s: 1, remaining_ttl_s: i64::MAX };
+        expiry.promote(0, [(1, granted(i64::MAX)), (2, granted(i64::MIN)), (3, checkpoint)], 0);
+        let longest_ms = MAX_TTL_S as u64 * 1000;
+        assert_eq!(expiry.remaining_ms(1, 0), Some(longest_ms));
+        assert_eq!(expiry.take_expired(0, 10, STEP), [2]);
+        assert!(expiry.remaining_ms(3, 0).is_some_and(|left_ms| left_ms >= longest_ms));
     }
 
     #[test]
     fn one_call_is_bounded() {
         let mut expiry = leader();
-        let count = EXPIRY_STEP as i64 + 1;
+        let count = STEP as i64 + 1;
         (1..=count).for_each(|id| expiry.granted(id, 1, 0));
         (1..count).for_each(|id| assert_eq!(expiry.renew(id, 500), Renewal::Renewed(1)));
-        assert!(expiry.take_expired(1000, 10).is_empty(), "all timers it looked at were renewed");
+        assert!(expiry.take_expired(1000, 10, STEP).is_empty(), "all timers it looked at were renewed");
         assert_eq!(expiry.next_deadline_ms(), Some(1000), "so there is more to do now");
-        assert_eq!(expiry.take_expired(1000, 10), [count]);
+        assert_eq!(expiry.take_expired(1000, 10, STEP), [count]);
     }
 
     #[derive(Clone, Debug)]
@@ -334,7 +362,7 @@ mod tests {
                     Step::Pass(ms) => now_ms += ms,
                     Step::Take(max) => {
                         let due = due(&plain, now_ms);
-                        let taken = expiry.take_expired(now_ms, max);
+                        let taken = expiry.take_expired(now_ms, max, STEP);
                         prop_assert_eq!(taken.len(), due.len().min(max));
                         for id in taken {
                             prop_assert!(due.contains(&id), "{id} named at {now_ms}, due {due:?}");
@@ -342,7 +370,7 @@ mod tests {
                         }
                     }
                     Step::Promote(extend_ms) => {
-                        expiry.promote(now_ms, plain.iter().map(|(id, lease)| (*id, lease.0)), extend_ms);
+                        expiry.promote(now_ms, plain.iter().map(|(id, lease)| (*id, granted(lease.0))), extend_ms);
                         for (id, lease) in &mut plain {
                             let earliest = now_ms + extend_ms + ttl_ms(lease.0);
                             let ends_ms = now_ms + expiry.remaining_ms(*id, now_ms).unwrap();

@@ -11,12 +11,15 @@
 //! ```
 //!
 //! Rules
-//! - [`Leases`] is a pure function of the log: no clock, ordered containers. What a member is configured with must not decide what
-//!   is stored, so the minimum time to live ([`minimum_ttl_s`]) is applied *before* a grant is proposed.
+//! - [`Leases`] is a pure function of the log and of one setting: no clock, ordered containers. The setting is the minimum time
+//!   to live ([`minimum_ttl_s`]). As in etcd, a grant is raised to it when it is applied, so it must be the same on all
+//!   members, whatever they run.
 //! - [`Expiry`] takes the time as milliseconds of a monotonic clock, so a wall clock that jumps neither ends a lease early nor
 //!   keeps one alive. It only ever names leases to revoke; the log ends them. A renewal is not logged.
 //! - A lease whose time is over can no longer be renewed: the leader may have proposed to revoke it already.
-//! - A new leader gives every lease its whole time again, plus an election timeout: it cannot know of the last renewals.
+//! - A new leader gives every lease its whole time again, plus an election timeout: it cannot know of the last renewals. A lease
+//!   with a checkpoint gets what the checkpoint has left of its time. A renewal gives the time that was granted, so it takes
+//!   the checkpoint back through the log before it is answered: the next leader must not go by it.
 //! - A lease that was named is named again after [`REVOKE_RETRY_MS`] unless it was revoked: a proposal may be lost.
 //!
 //! Cost: granting and renewing take O(log n) at most, attaching and detaching one row; nothing scans all leases but a promotion and a listing.
@@ -32,6 +35,7 @@ mod record;
 mod registry;
 
 pub use expiry::{Expiry, Renewal};
+pub use keys::keys_of;
 pub use record::DamagedLease;
 pub use registry::{Lease, LeaseError, Leases};
 
@@ -45,11 +49,8 @@ pub const REVOKE_RETRY_MS: u64 = 3_000;
 /// anew at once, and would else end at once.
 pub const EXPIRIES_PER_SECOND: u64 = 10_000;
 
-/// Timers that one call of [`Expiry::take_expired`] looks at, at most: many may have been renewed since they were set.
-pub const EXPIRY_STEP: usize = 4096;
-
-/// The shortest time to live in seconds, as etcd computes it: one and a half election timeouts, rounded up. A shorter lease
-/// could end while a new leader is being elected.
+/// The shortest time to live in seconds, as etcd computes it: one and a half election timeouts in whole heartbeats, rounded up
+/// to seconds. A shorter lease could end while a new leader is being elected.
 pub const fn minimum_ttl_s(election_ticks: u64, heartbeat_ms: u64) -> i64 {
     ((3 * election_ticks / 2) * heartbeat_ms).div_ceil(1000) as i64
 }
@@ -63,5 +64,6 @@ mod tests {
         assert_eq!(minimum_ttl_s(10, 100), 2);
         assert_eq!(minimum_ttl_s(10, 1000), 15);
         assert_eq!(minimum_ttl_s(5, 10), 1);
+        assert_eq!(minimum_ttl_s(11, 1000), 16, "16 and a half heartbeats are 16");
     }
 }

@@ -1,6 +1,7 @@
 //! The replicated part: which leases there are.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use super::{DamagedLease, MAX_TTL_S, record};
 
@@ -28,9 +29,14 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// What a new leader lets it live, in seconds.
-    fn restart_ttl_s(&self) -> i64 {
-        if self.remaining_ttl_s > 0 { self.remaining_ttl_s } else { self.ttl_s }
+    /// What a new leader lets it live until it is renewed, in seconds.
+    pub(super) fn restart_ttl_s(&self) -> i64 {
+        if self.has_checkpoint() { self.remaining_ttl_s } else { self.ttl_s }
+    }
+
+    /// Whether a new leader would give it less than its time to live.
+    fn has_checkpoint(&self) -> bool {
+        self.remaining_ttl_s > 0
     }
 }
 
@@ -38,6 +44,9 @@ impl Lease {
 #[derive(Debug, Default)]
 pub struct Leases {
     leases: BTreeMap<i64, Lease>,
+    minimum_ttl_s: i64,
+    /// Leases with a checkpoint. Renewals look for one only if there is any.
+    checkpoints: usize,
 }
 
 impl Leases {
@@ -46,8 +55,22 @@ impl Leases {
     /// # Errors
     /// A row is not a lease.
     pub fn load<'a>(rows: impl IntoIterator<Item = (&'a [u8], &'a [u8])>) -> Result<Self, DamagedLease> {
-        let leases = rows.into_iter().map(|(key, value)| record::decode(key, value)).collect::<Result<_, _>>()?;
-        Ok(Self { leases })
+        let leases = rows.into_iter().map(|(key, value)| record::decode(key, value));
+        let leases = leases.collect::<Result<BTreeMap<_, _>, _>>()?;
+        let checkpoints = leases.values().filter(|lease| lease.has_checkpoint()).count();
+        Ok(Self { leases, minimum_ttl_s: 0, checkpoints })
+    }
+
+    /// Sets the shortest time to live. Shorter leases are raised to it, those that are granted later and those that exist;
+    /// rows that are stored stay as they are, as in etcd.
+    pub fn set_minimum_ttl_s(&mut self, minimum_ttl_s: i64) {
+        self.minimum_ttl_s = minimum_ttl_s;
+        self.leases.values_mut().for_each(|lease| lease.ttl_s = lease.ttl_s.max(minimum_ttl_s));
+    }
+
+    /// The shortest time to live, in seconds.
+    pub fn minimum_ttl_s(&self) -> i64 {
+        self.minimum_ttl_s
     }
 
     /// The row of a lease in the lease table; `None` if there is no such lease.
@@ -60,11 +83,11 @@ impl Leases {
         record::key(id)
     }
 
-    /// Adds a lease. `ttl_s` is stored as it is: the minimum was applied before.
+    /// Adds a lease, and returns its time to live: `ttl_s`, or the minimum if that is longer.
     ///
     /// # Errors
     /// The id is 0 or taken, or the time is longer than [`MAX_TTL_S`].
-    pub fn grant(&mut self, id: i64, ttl_s: i64) -> Result<(), LeaseError> {
+    pub fn grant(&mut self, id: i64, ttl_s: i64) -> Result<i64, LeaseError> {
         if id == 0 {
             return Err(LeaseError::NotFound(id));
         }
@@ -74,8 +97,9 @@ impl Leases {
         if self.contains(id) {
             return Err(LeaseError::Exists(id));
         }
+        let ttl_s = ttl_s.max(self.minimum_ttl_s);
         self.leases.insert(id, Lease { ttl_s, ..Lease::default() });
-        Ok(())
+        Ok(ttl_s)
     }
 
     /// Removes a lease; the caller deletes its keys, all in one revision.
@@ -83,7 +107,9 @@ impl Leases {
     /// # Errors
     /// There is no such lease.
     pub fn revoke(&mut self, id: i64) -> Result<(), LeaseError> {
-        self.leases.remove(&id).map(|_| ()).ok_or(LeaseError::NotFound(id))
+        let lease = self.leases.remove(&id).ok_or(LeaseError::NotFound(id))?;
+        self.checkpoints -= usize::from(lease.has_checkpoint());
+        Ok(())
     }
 
     /// Notes how much of its time a lease had left when its leader wrote the checkpoint; 0 takes the note away.
@@ -91,8 +117,16 @@ impl Leases {
     /// # Errors
     /// There is no such lease.
     pub fn checkpoint(&mut self, id: i64, remaining_ttl_s: i64) -> Result<(), LeaseError> {
-        self.leases.get_mut(&id).ok_or(LeaseError::NotFound(id))?.remaining_ttl_s = remaining_ttl_s;
+        let lease = self.leases.get_mut(&id).ok_or(LeaseError::NotFound(id))?;
+        self.checkpoints -= usize::from(lease.has_checkpoint());
+        lease.remaining_ttl_s = remaining_ttl_s;
+        self.checkpoints += usize::from(lease.has_checkpoint());
         Ok(())
+    }
+
+    /// Whether a lease has a checkpoint, with which a new leader would give it less than its time to live.
+    pub fn has_checkpoint(&self, id: i64) -> bool {
+        self.checkpoints > 0 && self.leases.get(&id).is_some_and(Lease::has_checkpoint)
     }
 
     /// The lease with this id.
@@ -120,9 +154,15 @@ impl Leases {
         self.leases.keys().copied()
     }
 
-    /// All leases with the time to live that a new leader gives them, in seconds: for [`super::Expiry::promote`].
-    pub fn restart_ttls(&self) -> impl ExactSizeIterator<Item = (i64, i64)> {
-        self.leases.iter().map(|(id, lease)| (*id, lease.restart_ttl_s()))
+    /// All ids that are greater than `after`, ascending; from the smallest on without it.
+    pub fn ids_after(&self, after: Option<i64>) -> impl Iterator<Item = i64> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.leases.range((from, Bound::Unbounded)).map(|(id, _)| *id)
+    }
+
+    /// All leases, ascending by id.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (i64, Lease)> {
+        self.leases.iter().map(|(id, lease)| (*id, *lease))
     }
 }
 
@@ -134,7 +174,7 @@ mod tests {
     fn grants_are_checked_in_etcds_order() {
         let mut leases = Leases::default();
         assert_eq!(leases.grant(0, 5), Err(LeaseError::NotFound(0)));
-        assert_eq!(leases.grant(7, MAX_TTL_S), Ok(()));
+        assert_eq!(leases.grant(7, MAX_TTL_S), Ok(MAX_TTL_S));
         assert_eq!(leases.grant(7, MAX_TTL_S + 1), Err(LeaseError::TtlTooLarge(MAX_TTL_S + 1)));
         assert_eq!(leases.grant(7, 5), Err(LeaseError::Exists(7)));
         assert_eq!(leases.get(7).map(|lease| lease.ttl_s), Some(MAX_TTL_S));
@@ -150,6 +190,30 @@ mod tests {
     }
 
     #[test]
+    fn the_minimum_raises_what_is_granted_and_what_was_loaded() {
+        let mut leases = Leases::default();
+        assert_eq!((leases.grant(1, 1), leases.grant(2, 60)), (Ok(1), Ok(60)));
+        leases.set_minimum_ttl_s(15);
+        assert_eq!((leases.grant(3, -1), leases.grant(4, 16)), (Ok(15), Ok(16)));
+        let ttls: Vec<_> = leases.iter().map(|(_, lease)| lease.ttl_s).collect();
+        assert_eq!(ttls, [15, 60, 15, 16]);
+    }
+
+    #[test]
+    fn a_checkpoint_is_known_until_it_is_taken_back_or_its_lease_is_gone() {
+        let mut leases = Leases::default();
+        (1..=3).for_each(|id| assert_eq!(leases.grant(id, 60), Ok(60)));
+        for (id, remaining_ttl_s) in [(1, 30), (2, 20), (2, 10)] {
+            leases.checkpoint(id, remaining_ttl_s).unwrap();
+        }
+        let known = |leases: &Leases| (1..=3).filter(|id| leases.has_checkpoint(*id)).collect::<Vec<_>>();
+        assert_eq!((known(&leases), leases.checkpoints), (vec![1, 2], 2));
+        leases.checkpoint(1, 0).unwrap();
+        leases.revoke(2).unwrap();
+        assert_eq!((known(&leases), leases.checkpoints), (vec![], 0));
+    }
+
+    #[test]
     fn rows_survive_and_damaged_ones_are_named() {
         let mut leases = Leases::default();
         for (id, ttl_s) in [(1, 5), (-2, 60), (i64::MAX, 9)] {
@@ -161,7 +225,9 @@ mod tests {
         assert_eq!(rows[1], (Leases::row_key(1), vec![8, 1, 16, 5, 24, 3]), "etcd's bytes");
         let loaded = Leases::load(rows.iter().map(|(key, value)| (&key[..], &value[..]))).unwrap();
         assert_eq!(loaded.leases, leases.leases);
-        assert_eq!(loaded.restart_ttls().collect::<Vec<_>>(), [(-2, 60), (1, 3), (i64::MAX, 9)]);
+        let restarts: Vec<_> = loaded.iter().map(|(id, lease)| (id, lease.restart_ttl_s())).collect();
+        assert_eq!(restarts, [(-2, 60), (1, 3), (i64::MAX, 9)]);
+        assert!(loaded.has_checkpoint(1) && !loaded.has_checkpoint(-2));
         assert!(leases.row(9).is_none());
 
         let torn = Leases::load([(&rows[1].0[..], &[8][..])]).unwrap_err().to_string();

@@ -276,6 +276,8 @@ impl Naive {
             _ if ttl_s > MAX_TTL_S => Err(Refusal::LeaseTtlTooLarge),
             _ if self.leases.contains_key(&id) => Err(Refusal::LeaseExists),
             _ => {
+                // The shortest time to live, if no other is set.
+                let ttl_s = ttl_s.max(0);
                 self.leases.insert(id, ttl_s);
                 Ok(Reply::LeaseGrant { id, ttl_s })
             }

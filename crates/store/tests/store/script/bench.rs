@@ -35,6 +35,8 @@ pub struct Bench {
     pub limits: Limits,
     pub streams: BTreeMap<String, StreamId>,
     pub expiry: Expiry,
+    /// The shortest time to live of a lease, a setting that outlives restarts.
+    pub minimum_ttl_s: i64,
     pub now_ms: u64,
     /// In whose name commands are given.
     pub caller: Caller,
@@ -54,9 +56,24 @@ impl Bench {
         let (limits, home) = (Limits::default(), Home::new(medium));
         let (store, hub) = open(home.open(), limits);
         let (streams, expiry, pins) = (BTreeMap::new(), Expiry::default(), Vec::new());
-        let (now_ms, caller) = (0, Caller::default());
+        let (minimum_ttl_s, now_ms, caller) = (0, 0, Caller::default());
         let (holding, deaf, hashing) = (false, false, None);
-        Self { medium, store, hub, limits, streams, expiry, now_ms, caller, holding, deaf, pins, hashing, home }
+        Self {
+            medium,
+            store,
+            hub,
+            limits,
+            streams,
+            expiry,
+            minimum_ttl_s,
+            now_ms,
+            caller,
+            holding,
+            deaf,
+            pins,
+            hashing,
+            home,
+        }
     }
 
     /// Runs one command; returns the trace.
@@ -306,6 +323,7 @@ impl Bench {
         self.streams.clear();
         self.expiry = Expiry::default();
         (self.store, self.hub) = open(self.home.open(), self.limits);
+        self.store.set_minimum_ttl_s(self.minimum_ttl_s);
     }
 
     fn position(&self) -> Vec<String> {

@@ -7,6 +7,9 @@ use super::bench::{Bench, or_nothing};
 use super::trace;
 use super::words::{Result, number, word};
 
+/// Timers that one look for expired leases looks at.
+const STEP: usize = 4096;
+
 impl Bench {
     /// Runs a command about leases; `None` if it is not one.
     pub fn run_lease(&mut self, command: &str, words: &[&str]) -> Result<Option<Vec<String>>> {
@@ -19,10 +22,15 @@ impl Bench {
                 let checkpoint = LeaseCheckpoint { id: id()?, remaining_ttl: number(word(words, 1)?)? };
                 self.apply(Kind::LeaseCheckpoint, &LeaseCheckpointRequest { checkpoints: vec![checkpoint] })?
             }
+            "minimum" => {
+                self.minimum_ttl_s = number(word(words, 0)?)?;
+                self.store.set_minimum_ttl_s(self.minimum_ttl_s);
+                vec![format!("no lease of less than {} s", self.minimum_ttl_s)]
+            }
             "leases" => self.leases(),
             "lead" => {
                 let extend_ms = words.first().map_or(Ok(0), |word| number(word))?;
-                self.expiry.promote(now_ms, self.store.leases().restart_ttls(), extend_ms);
+                self.expiry.promote(now_ms, self.store.leases().iter(), extend_ms);
                 vec![format!("leads since {now_ms} ms")]
             }
             "follow" => {
@@ -41,7 +49,7 @@ impl Bench {
             }
             "expired" => {
                 let max = words.first().map_or(Ok(usize::MAX), |word| number(word))?;
-                let expired = self.expiry.take_expired(now_ms, max);
+                let expired = self.expiry.take_expired(now_ms, max, STEP);
                 or_nothing(expired.iter().map(|id| format!("revoke {id}")).collect())
             }
             "expiry_deadline" => vec![format!("{:?}", self.expiry.next_deadline_ms())],
