@@ -3,7 +3,7 @@
 //! ```text
 //!   before it serves   refusals (directories, ports), damage (of the state on disk), engines (changed), flags
 //!   while it serves    sizes, descriptors, gone (clients that leave), mass (a million keys at once), slow (watchers),
-//!                      unread (ranges), clock (a jump of an hour), lease, streams (half closed)
+//!                      unread (ranges), clock (a jump of an hour), lease, streams (half closed, or full at once)
 //!   when it ends       stop
 //! ```
 //!

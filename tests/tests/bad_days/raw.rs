@@ -9,6 +9,9 @@ use http::{HeaderMap, Request};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+/// What a client may leave unread that says everything before it reads anything.
+const ROOM_BYTES: u32 = 64 << 20;
+
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -24,6 +27,17 @@ impl Raw {
     pub async fn connect(address: &str) -> Raw {
         let stream = TcpStream::connect(address).await.expect("the server accepts");
         let (send, connection) = h2::client::handshake(stream).await.expect("the server speaks HTTP/2");
+        tokio::spawn(connection);
+        Raw(send)
+    }
+
+    /// A client that has room for all answers before it reads the first.
+    pub async fn with_room(address: &str) -> Raw {
+        let stream = TcpStream::connect(address).await.expect("the server accepts");
+        let mut builder = h2::client::Builder::new();
+        builder.initial_window_size(ROOM_BYTES).initial_connection_window_size(ROOM_BYTES);
+        builder.data_frame_budget(ROOM_BYTES as usize);
+        let (send, connection) = builder.handshake(stream).await.expect("the server speaks HTTP/2");
         tokio::spawn(connection);
         Raw(send)
     }

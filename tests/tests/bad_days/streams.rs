@@ -1,4 +1,4 @@
-//! Streams of clients that close their half early, and streams that are sorted.
+//! Streams of clients that close their half early, or say everything at once.
 
 use std::time::Duration;
 
@@ -7,7 +7,10 @@ use h2::RecvStream;
 use metastore_proto::Message;
 use metastore_proto::etcdserverpb::range_request::SortTarget;
 use metastore_proto::etcdserverpb::watch_request::RequestUnion;
-use metastore_proto::etcdserverpb::{PutResponse, RangeRequest, RangeStreamResponse, WatchRequest, WatchResponse};
+use metastore_proto::etcdserverpb::{
+    LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, PutResponse, RangeRequest,
+    RangeStreamResponse, StatusRequest, WatchRequest, WatchResponse,
+};
 use metastore_tests::grpc::Client;
 use metastore_tests::member::Member;
 use metastore_tests::paths;
@@ -74,6 +77,51 @@ fn a_watch_goes_on_after_its_client_has_closed_its_half() {
         drop(answers);
     });
     super::gone::wait_until_idle(member.client_address());
+}
+
+#[test]
+fn renewals_end_with_their_clients_half_after_all_were_answered() {
+    let Some(subject) = subject("renewals at once", Engine::Memory) else { return };
+    const RENEWALS: usize = 20_000;
+    let member = Member::start(&subject, &[]);
+    block_on(async {
+        let client = Client::new(member.client_address());
+        let grant = LeaseGrantRequest { id: 7, ttl: 600 };
+        let _: LeaseGrantResponse = client.unary(paths::LEASE_GRANT, grant).await.expect("a lease");
+        let mut raw = Raw::with_room(member.client_address()).await;
+        let mut renewals = raw.open(paths::LEASE_KEEP_ALIVE, &[]).await;
+        let request = LeaseKeepAliveRequest { id: 7 }.encode_to_vec();
+        for sent in 1..=RENEWALS {
+            renewals.body.send_data(framed(request.len(), &request), sent == RENEWALS).expect("the connection lives");
+        }
+        let mut answers = Answers::of(renewals.response.await.expect("an answer").into_body());
+        for _ in 0..RENEWALS {
+            assert_eq!(answers.next::<LeaseKeepAliveResponse>().await.expect("an answer").ttl, 600);
+        }
+        assert!(answers.next::<LeaseKeepAliveResponse>().await.is_none(), "the stream ends");
+    });
+}
+
+#[test]
+fn watches_that_are_opened_at_once_hold_up_no_other_call() {
+    let Some(subject) = subject("watches at once", Engine::Memory) else { return };
+    const WATCHES: usize = 50_000;
+    let member = Member::start(&subject, &[]);
+    block_on(async {
+        let mut raw = Raw::with_room(member.client_address()).await;
+        let mut watches = raw.open(paths::WATCH, &[]).await;
+        for number in 0..WATCHES {
+            let request = create(&format!("{number}/"));
+            watches.body.send_data(framed(request.len(), &request), false).expect("the connection lives");
+        }
+        let (status, text) = raw.call(paths::STATUS, &[], &StatusRequest {}.encode_to_vec()).await;
+        assert_eq!((status, &*text), (0, ""));
+        let mut answers = Answers::of(watches.response.await.expect("an answer").into_body());
+        for number in 0..WATCHES {
+            let answer: WatchResponse = answers.next().await.expect("an answer");
+            assert_eq!((answer.created, answer.watch_id), (true, number as i64));
+        }
+    });
 }
 
 /// The keys of a RangeStream by version without an order, with those of its answer that says how many there are.
