@@ -7,7 +7,7 @@ use crate::script::{mix, run};
 use crate::world::{Reference, Told, World, open, paths};
 
 /// Seeds of power losses that leave a random part of what was not synced, for each crash point.
-const RANDOM_LOSSES: u64 = 7;
+const RANDOM_LOSSES: u64 = 8;
 const ROUNDS: u64 = 48;
 const SEED: u64 = 1;
 
