@@ -132,7 +132,7 @@ impl Replica {
     }
 }
 
-fn open_store(engine: &Arc<dyn Engine>, settings: &Settings) -> Result<Store, OpenError> {
+fn open_store(engine: &Arc<dyn metastore_engine::Engine>, settings: &Settings) -> Result<Store, OpenError> {
     let mut store = Store::open(engine.clone()).map_err(|error| OpenError::Replay(error.to_string()))?;
     store.set_minimum_ttl_s(settings.minimum_lease_ttl_s);
     Ok(store)
