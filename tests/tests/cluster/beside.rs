@@ -13,7 +13,7 @@ const MANY_BEFORE: usize = 4_000;
 const WRITES: usize = 10_000;
 const IN_FLIGHT: usize = 64;
 /// Entries that members of MetaStore keep for others of their kind. An etcd that is known gets more.
-const FEW_ENTRIES: &str = "--snapshot-count=100";
+const FEW_ENTRIES: [&str; 2] = ["--snapshot-count=100", "--snapshot-catchup-entries=100"];
 /// More than that, and more than an etcd keeps for who joins.
 const TOO_MANY: usize = 1_000;
 const MORE_WRITES: usize = 200;
@@ -101,7 +101,7 @@ fn an_etcd_that_lacks_too_much_is_sent_nothing_and_stays_whole() {
         println!("an etcd that lacks too much: skipped, because an etcd sends it its database");
         return;
     }
-    let mut cluster = Cluster::start(&founders, &[FEW_ENTRIES]);
+    let mut cluster = Cluster::start(&founders, &FEW_ENTRIES);
     let leader = cluster.leader();
     cluster.put_many(leader, TOO_MANY, IN_FLIGHT);
     let joiner = cluster.intruder(&etcd);
@@ -127,7 +127,7 @@ fn an_etcd_that_lacks_too_much_is_sent_nothing_and_stays_whole() {
 #[test]
 fn an_etcd_that_was_away_catches_up_from_the_log() {
     let Some((etcd, founders)) = programs::or_skip("an etcd that was away", etcd_and_subjects()) else { return };
-    let mut cluster = Cluster::start(&[founders, vec![etcd]].concat(), &[FEW_ENTRIES]);
+    let mut cluster = Cluster::start(&[founders, vec![etcd]].concat(), &FEW_ENTRIES);
     cluster.agree();
     cluster.move_leader(0);
     // Followers keep as much as the leader: any of them may lead when the etcd is back.
