@@ -11,7 +11,7 @@
 //! the events of every watcher; `normalise` names the few things that two right servers may answer differently.
 //! At the end of a world the whole store is read and hashed on both.
 //!
-//! - `CALLS=n`   calls in all (default 40,000; with `SEED`, in the one world)
+//! - `CALLS=n`   calls in all (default 50,000; with `SEED`, in the one world)
 //! - `SEED=n`    replays the world with this seed
 //! - `ETCD_FLAVOR=3.5.1`   compares with the old etcd; `known` lists what is different there
 //!
@@ -32,7 +32,7 @@ use known::KNOWN;
 use metastore_tests::programs::{self, Engine, Server};
 use world::Plan;
 
-const DEFAULT_CALLS: usize = 40_000;
+const DEFAULT_CALLS: usize = 50_000;
 /// Pairs of servers that run at the same time.
 const WORLDS: usize = 4;
 /// Where the seeds begin: a fixed budget of fixed seeds.
