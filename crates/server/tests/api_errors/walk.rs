@@ -53,8 +53,8 @@ const PROPOSERS: [(&str, usize); 5] = [
     ("server/src/api/cluster.rs", 1),
     // A member's own attributes and the cluster's version: no client's bytes, but for the names in flags.
     ("server/src/driver/group.rs", 2),
-    // Revocations of leases that are over: an id, and this member as the caller.
-    ("replica/src/leases.rs", 1),
+    // Revocations of leases that are over, and checkpoints that renewals take back: ids, and this member as the caller.
+    ("replica/src/leases.rs", 2),
     // The first entries of a log: the founders that the flags name.
     ("replica/src/entry.rs", 1),
 ];
