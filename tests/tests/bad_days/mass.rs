@@ -35,8 +35,9 @@ const KEY_BYTES_ROCKSDB: u64 = 1200;
 const BASE_KIB: u64 = 64 * 1024;
 /// How long the large command and its events may take.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Puts that are answered before the large command, and again after it.
-const QUIET_PUTS: usize = 400;
+/// Puts that are answered before the large command, and again after it: so many for each writer that one stall of each, or two,
+/// is not the percentile, however slow the machine is.
+const QUIET_PUTS: usize = 250 * WRITERS;
 
 /// Clients that put one at a time, each with a check that its key is as it left it.
 struct Writers {
