@@ -18,5 +18,4 @@ mod defragment;
 mod differential;
 mod etcdctl;
 mod hash;
-mod metrics;
 mod restart;
