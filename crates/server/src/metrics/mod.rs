@@ -4,7 +4,7 @@
 //! gRPC methods, `/proc` from the kernel, the storage engine's own figures. Counting costs the hot path a load and a store, or nothing. Only distributions
 //! are kept here, because they cannot be read afterwards.
 //!
-//! Deliberately absent: names of etcd's that nothing here can update; `tests/tests/metrics.rs` lists them, each with its reason.
+//! Deliberately absent: names of etcd's that nothing here can update.
 
 pub mod engine;
 pub mod histogram;
