@@ -30,6 +30,9 @@ const PATIENCE: Duration = Duration::from_secs(40);
 /// Settings of every member: short elections, so that tests are, yet with room for a machine under load.
 pub const HEARTBEAT: Duration = Duration::from_millis(50);
 pub const ELECTION_TIMEOUT: Duration = Duration::from_millis(500);
+/// A flag for tests in which an election that nobody asked for is a failure: a busy machine stalls a leader for longer than
+/// [`ELECTION_TIMEOUT`] now and then.
+pub const RARE_ELECTIONS: &str = "--election-timeout=3000";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {

@@ -18,8 +18,9 @@ use super::{block_on, put_request, subject, watch_prefix};
 
 /// SIGTERM's number.
 const SIGTERM: i32 = 15;
-/// Within this time the process must be gone.
-const STOP_LIMIT: Duration = Duration::from_millis(1500);
+/// The process must be gone within this time, which is less than the time of a request (5 s). A stop waits half a second
+/// for answers that may never come, and a second for clients to read why their connection ends.
+const STOP_LIMIT: Duration = Duration::from_secs(4);
 const WATCH_STREAMS: usize = 20;
 const WRITERS: usize = 32;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use metastore_proto::etcdserverpb::alarm_request::AlarmAction;
 use metastore_proto::etcdserverpb::*;
-use metastore_tests::cluster::Cluster;
+use metastore_tests::cluster::{Cluster, RARE_ELECTIONS};
 use metastore_tests::paths;
 use metastore_tests::programs::{self, Engine, Server};
 use tonic::Code;
@@ -63,7 +63,7 @@ fn what_an_etcd_writes_into_the_log_beside_keys_is_recorded_alike_by_all() {
     });
     let Some((etcd, [memory, rocksdb])) = programs::or_skip("recorded beside etcd", found) else { return };
     let is_etcd = memory.is_etcd();
-    let mut cluster = Cluster::start(&[Server::etcd(&etcd), memory, rocksdb], &[]);
+    let mut cluster = Cluster::start(&[Server::etcd(&etcd), memory, rocksdb], &[RARE_ELECTIONS]);
     let etcdctl = Etcdctl { program: etcd.join("etcdctl"), endpoints: cluster.address(ETCD).to_string() };
 
     for leader in [ETCD, 1, 2] {
