@@ -187,6 +187,12 @@ mutants! {
     /// A look for expired leases that ends at its bound is not followed by another before its usual time. Breaks: leases do end in
     /// time. Needs many leases that end together.
     ExpiryStopsAtBound = 38, "expiry-stops-at-bound", "lease: does end";
+
+    // ---- disks that come back older, and followers that lag ----
+
+    /// A leader drops what proves that acknowledged entries are lost, and goes on. Breaks: members do not part
+    /// unnoticed. Needs members that come back with older copies of their disks, and one that does not.
+    LossUnnoticed = 39, "loss-unnoticed", "leader completeness, revisions, hash_kv";
 }
 
 impl Mutant {

@@ -119,6 +119,7 @@ fn profile(text: &str, plan: &mut Plan) -> Result<(), String> {
             Kind::SlowSync,
             Kind::FlippedBit,
             Kind::MisdirectedWrite,
+            Kind::OlderCopies,
         ])),
         "membership" => plan.rates.extend(only(&[Kind::Reshape, Kind::Transfer, Kind::Crash, Kind::Pause])),
         _ => return Err(format!("--profile {text:?}: all, kubernetes, mixed, calm, network, disk or membership")),

@@ -80,6 +80,9 @@ counts! {
     misdirected_writes,
     damage_refused,
     events_lost,
+    // Members that came back with an older copy, and that stopped because they had proof of loss.
+    older_copies,
+    stopped_for_loss,
 }
 
 impl Counts {
@@ -99,7 +102,7 @@ impl Counts {
         self.kinds().iter().filter(|count| **count > 0).count()
     }
 
-    fn kinds(&self) -> [u64; 19] {
+    fn kinds(&self) -> [u64; 20] {
         [
             self.lost,
             self.cut_off,
@@ -120,6 +123,7 @@ impl Counts {
             self.flipped_bits,
             self.misdirected_writes,
             self.events_lost,
+            self.older_copies,
         ]
     }
 

@@ -76,6 +76,8 @@ kinds! {
     MisdirectedWrite "misdirected-write" up to 10,
     /// The events of a batch do not reach the watchers' thread, which is told so.
     EventsLost "events-lost" up to 40,
+    /// What a member has stored is copied: from this copy, or from newer ones, members start once the world is healed.
+    OlderCopies "older-copies" up to 20,
 }
 
 /// Seeds in so many of a hundred leave a kind out.
@@ -207,6 +209,10 @@ pub enum Fault {
     EventsLost {
         member: usize,
     },
+    /// What the member has stored is copied.
+    OlderCopy {
+        member: usize,
+    },
 }
 
 impl Fault {
@@ -224,7 +230,8 @@ impl Fault {
             | Self::SlowSync { member, .. }
             | Self::FlippedBit { member }
             | Self::MisdirectedWrite { member }
-            | Self::EventsLost { member } => Some(*member),
+            | Self::EventsLost { member }
+            | Self::OlderCopy { member } => Some(*member),
             Self::Partition { .. } | Self::Reshape => None,
         }
     }
@@ -292,6 +299,7 @@ impl Faults {
             Kind::FlippedBit => Fault::FlippedBit { member },
             Kind::MisdirectedWrite => Fault::MisdirectedWrite { member },
             Kind::EventsLost => Fault::EventsLost { member },
+            Kind::OlderCopies => Fault::OlderCopy { member },
             Kind::Loss | Kind::Doubling | Kind::Straggling => return,
         });
     }

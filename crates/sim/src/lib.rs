@@ -41,5 +41,6 @@ mod network;
 pub mod random;
 pub mod runner;
 mod serving;
+mod verdicts;
 pub mod watching;
 pub mod world;

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use metastore_proto::raftpb;
 use metastore_replica::disk::{CrashPolicy, Disk};
 use metastore_replica::{
-    Bootstrap, ExpiryBounds, Fatal, Founder, LeaseKeeper, OpenError, Outbox, Output, Replica, Settings, identity,
+    Bootstrap, ExpiryBounds, Fatal, Founder, LeaseKeeper, OpenError, Outbox, Output, Rejected, Replica, Settings,
+    identity,
 };
 use metastore_store::Member as Description;
 use metastore_store::watch::{Hub, Limits};
@@ -254,6 +255,12 @@ impl Member {
         (self.due, self.doomed, self.faulty, self.loses_events) = (false, false, false, false);
     }
 
+    /// Its disk is another one from now on; it does not run.
+    pub fn put_back(&mut self, machine: Machine) {
+        assert!(self.replica.is_none(), "member {} runs", self.at);
+        self.machine = machine;
+    }
+
     /// The power goes after so many operations of the disk from now on.
     pub fn doom(&mut self, operations: u64) {
         self.machine.crash_after(self.machine.operations() + operations);
@@ -324,11 +331,14 @@ impl Member {
         self.replica.as_ref().map_or(0, |replica| replica.store().revision())
     }
 
-    pub fn step(&mut self, message: raftpb::Message) {
-        let Some(replica) = &mut self.replica else { return };
+    /// Takes a message, if it runs.
+    ///
+    /// # Errors
+    /// As [`Replica::step`].
+    pub fn step(&mut self, message: raftpb::Message) -> Result<Result<(), Rejected>, Fatal> {
+        let Some(replica) = &mut self.replica else { return Ok(Ok(())) };
         self.due = true;
-        let stepped = replica.step(message).unwrap_or_else(|error| panic!("member {} has stopped: {error}", self.at));
-        stepped.unwrap_or_else(|rejected| panic!("member {} calls a message impossible: {rejected}", self.at));
+        replica.step(message)
     }
 
     /// Does what is due; of dropping old versions only so many steps.

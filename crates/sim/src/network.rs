@@ -138,6 +138,11 @@ impl Network {
         Some(Arrival { from, to, message })
     }
 
+    /// What is on its way from a member and to it is lost.
+    pub fn forget(&mut self, member: usize) {
+        self.under_way.retain(|_, letter| letter.from != member && letter.to != member);
+    }
+
     /// Nothing passes on these ways, and everything on all others.
     pub fn cut(&mut self, ways: impl IntoIterator<Item = (usize, usize)>) {
         self.cut = ways.into_iter().collect();

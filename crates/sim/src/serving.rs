@@ -12,7 +12,7 @@ use crate::answers;
 use crate::clients::{Asked, Wish};
 use crate::history::{Request, Response};
 use crate::member::Member;
-use crate::world::{World, must};
+use crate::world::World;
 
 /// What a member does once a linearizable read is allowed.
 pub enum Reading {
@@ -75,7 +75,7 @@ impl World {
                 *self.grants.entry(grant.id).or_default() += 1;
                 let (name, clocks) = (self.lease_name(grant.id), self.clocks());
                 self.counts.leases_granted_anew += u64::from(self.grants[&grant.id] > 1);
-                must(self.judge.leases.asked_for(name, &clocks));
+                self.verdicts.must(self.judge.leases.asked_for(name, &clocks));
                 self.asked_at.insert(asked.id, clocks);
             }
             Wish::Do(Request::LeaseRevoke(revoke)) => {
@@ -119,7 +119,7 @@ impl World {
     /// A member has an answer to a command, whether or not anybody waits for it.
     pub(crate) fn answer(&mut self, at: usize, outcome: &Outcome) {
         self.note(|| format!("{at} has an answer: {outcome:?}"));
-        must(self.judge.answers(at, outcome));
+        self.verdicts.must(self.judge.answers(at, outcome));
         let now_ms = self.members[at].clock.ms();
         self.members[at].keeper.applied(outcome, now_ms);
         match outcome.reply {
@@ -136,11 +136,11 @@ impl World {
         let Some(response) = answers::outcome(outcome) else { return };
         if let (Wish::Do(Request::LeaseGrant(_)), Response::LeaseGrant(granted)) = (&asked.wish, &response) {
             let clocks = self.asked_at.remove(&asked.id).unwrap_or_default();
-            must(self.judge.leases.granted(self.lease_name(granted.id), granted.ttl, &clocks));
+            self.verdicts.must(self.judge.leases.granted(self.lease_name(granted.id), granted.ttl, &clocks));
             self.counts.leases_granted += 1;
         }
         let (acknowledged, revision) = (&mut self.judge.acknowledged, outcome.revision);
-        must(match answers::changed(&response) {
+        self.verdicts.must(match answers::changed(&response) {
             true => acknowledged.acknowledged(asked.id, revision, asked.floor),
             false => acknowledged.read(revision, asked.floor),
         });
@@ -159,7 +159,7 @@ impl World {
                 let response = range(replica.store().view(), &request);
                 if let Response::Range(response) = &response {
                     let revision = response.header.as_ref().map_or(0, |header| header.revision);
-                    must(self.judge.acknowledged.read(revision, asked.floor));
+                    self.verdicts.must(self.judge.acknowledged.read(revision, asked.floor));
                 }
                 self.tell(&asked, response);
             }
@@ -196,7 +196,7 @@ impl World {
     /// A member passes a renewal on to whom it takes for the leader.
     fn pass_on_renewal(&mut self, lease: i64, asked: &Asked) {
         let clocks = self.clocks();
-        must(self.judge.leases.asked_for(self.lease_name(lease), &clocks));
+        self.verdicts.must(self.judge.leases.asked_for(self.lease_name(lease), &clocks));
         let leader = self.members[asked.member].leader();
         let Some(to) = self.position(leader) else { return };
         let (there, back) = ((asked.member, to), (to, asked.member));
@@ -261,7 +261,7 @@ impl World {
         self.note(|| format!("{} tells {}: lease {lease} {ttl_s:?}", asked.member, asked.id));
         self.clients.renewed(asked, lease, ttl_s.is_some());
         if let Some(ttl_s) = ttl_s {
-            must(self.judge.leases.renewed(self.lease_name(lease), ttl_s, &clocks));
+            self.verdicts.must(self.judge.leases.renewed(self.lease_name(lease), ttl_s, &clocks));
             self.counts.leases_renewed += 1;
         }
     }
@@ -286,7 +286,7 @@ impl World {
             self.note(|| format!("{at} revokes lease {lease} by {id}: its time is over"));
             self.judge.revokes(LeaseRevokeRequest { id: lease });
             let name = self.lease_name(lease);
-            must(self.judge.leases.expired(name, at, now_ms));
+            self.verdicts.must(self.judge.leases.expired(name, at, now_ms));
             self.revocations.insert(id, (name, Some((at, now_ms))));
         }
     }
@@ -298,7 +298,7 @@ impl World {
             return;
         }
         self.counts.leases_expired += u64::from(by.is_some());
-        must(self.judge.leases.revoked(name, by));
+        self.verdicts.must(self.judge.leases.revoked(name, by));
     }
 
     /// The name of the lease that has this id now: an id may be granted anew, but only once the client that knows it

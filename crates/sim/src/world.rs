@@ -20,17 +20,20 @@ use crate::member::{Clock, ELECTION_TICKS, Held, Member, SEGMENT_BYTES};
 use crate::network::{Network, Weather};
 use crate::random::Random;
 use crate::serving::Noted;
+use crate::verdicts::Verdicts;
 use crate::watching::Watcher;
 
 mod befall;
 mod compacted;
 mod damage;
 mod hostile;
+mod older;
 mod reshape;
 mod states;
 mod work;
 
 pub use hostile::lie;
+use older::{Copied, Older};
 pub use states::Beside;
 use states::Parcel;
 
@@ -115,6 +118,7 @@ pub struct World {
     pub(crate) watchers: Vec<Watcher>,
     faults: Faults,
     pub(crate) judge: Judge,
+    pub(crate) verdicts: Verdicts,
     pub(crate) random: Random,
     /// How often a member gets to work, in thousandths per moment: what comes meanwhile comes at once.
     diligence: u64,
@@ -135,6 +139,11 @@ pub struct World {
     step_rows: usize,
     /// What a crash will leave of a doomed member's disk, and how long it will be down.
     dooms: BTreeMap<usize, (CrashPolicy, u64)>,
+    /// Copies of what members had stored.
+    copies: BTreeMap<usize, Copied>,
+    /// Members that have come back with such copies, and those that have proof of loss and do not start again.
+    older: Older,
+    lost: BTreeSet<usize>,
     /// When the power of members goes that were killed and start again.
     power: BTreeMap<usize, Power>,
     /// Members whose power goes when they promise something, and those that just have.
@@ -189,6 +198,7 @@ impl World {
             watchers,
             faults,
             judge: Judge::default(),
+            verdicts: Verdicts::default(),
             diligence: *random.pick(&[1000, 1000, 600, 300]).unwrap_or(&1000),
             restarts: (0..members.len()).map(|at| (at, 1)).collect(),
             partition: None,
@@ -201,6 +211,9 @@ impl World {
             engines: plan.engines,
             step_rows,
             dooms: BTreeMap::new(),
+            copies: BTreeMap::new(),
+            older: Older::None,
+            lost: BTreeSet::new(),
             power: BTreeMap::new(),
             promising: BTreeSet::new(),
             promised: Vec::new(),
@@ -314,11 +327,16 @@ impl World {
         assert!(ticks < STORM_TICKS || enough(self), "a storm of {tick} ticks: {:?}", self.counts);
     }
 
-    /// Goes on until there has been a leader for a while that everybody follows.
+    /// Goes on until there has been a leader for a while that everybody follows, or acknowledged entries are known to be
+    /// lost.
     fn settle(&mut self) {
         let mut settled = 0;
         for _ in 0..SETTLE_TICKS {
             self.ticks(1);
+            if self.is_lost() {
+                return;
+            }
+            self.follow_loss();
             settled = if self.is_settled() { settled + 1 } else { 0 };
             if settled == AFTERMATH_TICKS {
                 return;
@@ -371,6 +389,10 @@ impl World {
         self.storm(plan.ticks, plan.kinds_of_fault);
         self.heal();
         self.settle();
+        if !self.come_back_older() {
+            self.counts.elections = self.judge.terms();
+            return (self.counts, self.trace);
+        }
         self.clients.patience = CALM_PATIENCE_TICKS * MOMENTS_PER_TICK;
         // Who has asked while it stormed may still be told nothing.
         for asked in self.clients.give_up(self.now, |_| true) {

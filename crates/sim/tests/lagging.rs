@@ -52,7 +52,7 @@ impl Trio {
             for message in self.members[at].letters().0 {
                 let to = self.position(message.to());
                 if ![Some(at), Some(to)].contains(&self.cut_off) {
-                    self.members[to].step(message);
+                    self.members[to].step(message).unwrap().unwrap();
                 }
             }
             for message in output.states_wanted {

@@ -24,6 +24,7 @@
 //! forgotten whole terms, two entries of the same index and term may differ far behind the entries that leader and
 //! follower compare. HashKV shows both.
 
+use metastore_mutants::Mutant;
 use raft::eraftpb::{EntryType, Message, MessageType};
 use raft::{GetEntriesContext, Raft, Storage};
 
@@ -34,7 +35,7 @@ use super::inbound::{Rejected, leads};
 /// # Errors
 /// [`Rejected::EntriesLost`]: the member must stop.
 pub fn check<T: Storage>(raft: &Raft<T>, message: &Message) -> Result<(), Rejected> {
-    let leads = leads(raft, message);
+    let leads = leads(raft, message) && !metastore_mutants::on(Mutant::LossUnnoticed);
     let proof = match message.get_msg_type() {
         MessageType::MsgAppend | MessageType::MsgHeartbeat if leads => Some(format!(
             "members {:x} and {:x} both lead in term {}, so a member has voted twice",

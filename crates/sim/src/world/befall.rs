@@ -55,6 +55,7 @@ impl World {
             Fault::Transfer { to } => self.transfer(to),
             Fault::Reshape => self.reshape(),
             Fault::EventsLost { member } => self.members[member].loses_events = true,
+            Fault::OlderCopy { member } => self.copy_disk(member),
             Fault::FlippedBit { member } => self.flip_bit(member),
             Fault::MisdirectedWrite { member } => self.misdirect_write(member),
             fault => self.spoil_disk(fault),

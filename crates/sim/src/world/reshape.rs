@@ -71,7 +71,7 @@ impl World {
         change(ConfChangeType::ConfChangeAddLearnerNode, description.id, &serde_json::to_value(description).unwrap())
     }
 
-    fn removal(&mut self, id: u64) -> ConfChange {
+    pub(super) fn removal(&mut self, id: u64) -> ConfChange {
         self.removing.insert(id);
         change(ConfChangeType::ConfChangeRemoveNode, id, &serde_json::Value::Null)
     }

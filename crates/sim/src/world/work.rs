@@ -2,7 +2,7 @@
 
 use metastore_proto::raftpb::{Message, MessageType};
 
-use super::{Fatal, Held, Output, World, must};
+use super::{Fatal, Held, Older, Output, World};
 use crate::invariants::membership;
 use crate::member::Member;
 
@@ -22,9 +22,20 @@ impl World {
         self.note(|| format!("{from} -> {to} {}", show(&message)));
         let member = &mut self.members[to];
         if member.awake(self.now) && member.deaf_until <= self.now {
-            member.step(message);
+            self.step(to, message);
         } else if member.replica.is_some() && member.backlog.len() < BACKLOG {
             member.backlog.push(message);
+        }
+    }
+
+    fn step(&mut self, at: usize, message: Message) {
+        match self.members[at].step(message) {
+            Ok(Ok(())) => {}
+            // It is dropped. Between members that have forgotten what they promised there may be such messages.
+            Ok(Err(_)) if self.older != Older::None => {}
+            Ok(Err(rejected)) => panic!("member {at} calls a message impossible: {rejected}"),
+            Err(error @ Fatal::LogLost(_)) => self.stops_for_loss(at, &error),
+            Err(error) => panic!("member {at} has stopped: {error}"),
         }
     }
 
@@ -41,7 +52,7 @@ impl World {
         }
         if self.members[at].deaf_until <= self.now {
             for message in std::mem::take(&mut self.members[at].backlog) {
-                self.members[at].step(message);
+                self.step(at, message);
             }
         }
         let member = &self.members[at];
@@ -63,7 +74,7 @@ impl World {
         match self.members[at].start() {
             Ok(cut) => {
                 self.counts.logs_cut += u64::from(cut);
-                must(self.judge.revisions.restarted(at, self.members[at].revision()));
+                self.verdicts.must(self.judge.revisions.restarted(at, self.members[at].revision()));
                 // It takes up its log before it hears of others.
                 self.work(at);
             }
@@ -124,7 +135,7 @@ impl World {
     /// Shows everybody what has changed.
     fn publish(&mut self, at: usize, output: &Output) {
         for events in &output.events {
-            must(self.judge.publishes(at, events));
+            self.verdicts.must(self.judge.publishes(at, events));
         }
         let member = &mut self.members[at];
         let Some(hub) = &mut member.hub else { return };
@@ -147,7 +158,7 @@ impl World {
     /// Sends what a member has written to the others, even if the power has gone since.
     fn send(&mut self, at: usize, messages: Vec<Message>) {
         for message in messages {
-            must(self.judge.sends(at, &message));
+            self.verdicts.must(self.judge.sends(at, &message));
             if is_promise(&message) && self.promising.remove(&at) {
                 self.promised.push(at);
             }
@@ -163,13 +174,13 @@ impl World {
 
     fn look_at(&mut self, at: usize) {
         let Member { replica: Some(replica), led, .. } = &mut self.members[at] else { return };
-        must(membership::check(at, replica.voters(), replica.store().members()));
+        self.verdicts.must(membership::check(at, replica.voters(), replica.store().members()));
         let standing = replica.standing();
         if standing.is_leader() && *led != standing.term {
             *led = standing.term;
-            must(self.judge.leads(at, standing.term, replica));
+            self.verdicts.must(self.judge.leads(at, standing.term, replica));
             let clocks = self.clocks();
-            must(self.judge.leases.elected(&clocks));
+            self.verdicts.must(self.judge.leases.elected(&clocks));
         }
         let Member { replica: Some(replica), compared, .. } = &mut self.members[at] else { return };
         let applied = replica.store().applied();
@@ -179,7 +190,7 @@ impl World {
                 self.voters = (applied.index, replica.voters().iter().copied().collect());
             }
             let before = replica.term_of(applied.index - 1);
-            must(self.judge.applied(at, (applied.index, applied.term), before));
+            self.verdicts.must(self.judge.applied(at, (applied.index, applied.term), before));
             if applied.index.is_multiple_of(HASH_EVERY) {
                 self.hash(at);
             }
@@ -191,7 +202,7 @@ impl World {
         let Some(replica) = &self.members[at].replica else { return };
         let applied = replica.store().applied();
         let hash = replica.store().view().hash_kv(0).expect("the current revision can be hashed");
-        must(self.judge.hashed(at, (applied.index, applied.term), hash));
+        self.verdicts.must(self.judge.hashed(at, (applied.index, applied.term), hash));
     }
 
     pub(super) fn stopped(&mut self, at: usize, error: &Fatal) {

@@ -1,0 +1,193 @@
+//! Members come back with older copies of their disks, as when an operator restores a backup.
+//!
+//! A member that has forgotten what it promised is beyond what Raft promises. So this befalls a cluster that has healed
+//! and settled, and how much is promised depends on how many come back:
+//!
+//! - **One member**, while the others, enough to elect a leader, hold everything that was acknowledged. Nothing may be
+//!   lost, and nobody else may notice. That member may stop, with proof that its log has lost entries; then it is
+//!   removed from the cluster, as its message says.
+//! - **All voters but one that holds everything**, from copies that were taken one after the other. They may elect a
+//!   leader that lacks acknowledged entries. Then a member must notice at once, and stop: that ends the run, because
+//!   answers that were given meanwhile may contradict earlier ones. If no member stops, nothing may be missing.
+//!
+//! Not promised, and not tried: copies of other members than the cluster has now, and, where several come back, of
+//! earlier terms, or one long before the other. Members that were sent a whole state meanwhile do not notice
+//! (`crates/replica/src/consensus/loss.rs`).
+
+use std::collections::BTreeSet;
+
+use metastore_replica::disk::CrashPolicy;
+
+use super::{Fatal, MOMENTS_PER_TICK, World};
+use crate::machine::Machine;
+use crate::member::Member;
+
+/// Ticks within which the others hold everything that one member has applied: messages take a few moments.
+const IN_STEP_TICKS: u64 = 100;
+/// Ticks between the copies of two members, at most.
+const COPYING_TICKS: u64 = 40;
+/// Members that stop together start again within so many moments: before any of them gives up waiting for a leader.
+const RESTART_MOMENTS: u64 = 9 * MOMENTS_PER_TICK;
+/// Ticks for which the members of a group that has lost entries may contradict each other before one of them stops.
+const UNNOTICED_TICKS: u64 = 5;
+/// Ticks between two attempts to remove a member.
+const REMOVAL_TICKS: u64 = 10;
+
+/// A copy of what a member had stored.
+pub struct Copied {
+    machine: Machine,
+    term: u64,
+    voters: BTreeSet<u64>,
+}
+
+/// Members that have come back with older copies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Older {
+    #[default]
+    None,
+    /// This member.
+    One(usize),
+    /// All voters but one.
+    Most,
+}
+
+impl World {
+    /// Copies what a member has stored, while it runs.
+    pub(super) fn copy_disk(&mut self, at: usize) {
+        let Some(copied) = self.copied(at) else { return };
+        self.copies.insert(at, copied);
+    }
+
+    fn copied(&self, at: usize) -> Option<Copied> {
+        let member = &self.members[at];
+        let replica = member.replica.as_ref().filter(|_| !member.may_stop())?;
+        let voters = replica.voters().iter().copied().collect();
+        Some(Copied { machine: member.machine().fork(), term: member.term(), voters })
+    }
+
+    /// If copies were taken while it stormed, lets members come back with older copies. Returns whether the run goes on.
+    pub(super) fn come_back_older(&mut self) -> bool {
+        let copies = std::mem::take(&mut self.copies);
+        if copies.is_empty() {
+            return true;
+        }
+        if self.random.permille(500) {
+            let mut usable: Vec<_> = copies.into_iter().filter(|(at, copied)| self.fits(*at, copied)).collect();
+            if !usable.is_empty() {
+                let (at, copied) = usable.swap_remove(self.random.below(usable.len() as u64) as usize);
+                self.one_comes_back(at, copied);
+            }
+            return true;
+        }
+        self.most_come_back()
+    }
+
+    /// Whether a member may come back with this copy: those that vote by it still do.
+    fn fits(&self, at: usize, copied: &Copied) -> bool {
+        let member = &self.members[at];
+        member.is_there() && copied.voters == self.voters.1 && copied.voters.contains(&member.id)
+    }
+
+    fn one_comes_back(&mut self, at: usize, copied: Copied) {
+        let mut ticks = 0;
+        while !self.do_others_hold_all(at) {
+            ticks += 1;
+            if ticks > IN_STEP_TICKS {
+                return;
+            }
+            self.ticks(1);
+        }
+        self.older = Older::One(at);
+        self.comes_back(at, Some(copied));
+        self.settle();
+    }
+
+    /// Whether members that can elect a leader without this one hold all that was applied anywhere.
+    fn do_others_hold_all(&self, at: usize) -> bool {
+        let newest = self.members.iter().map(Member::applied).max().unwrap_or(0);
+        let others = self.members.iter().filter(|member| member.at != at && self.voters.1.contains(&member.id));
+        others.filter(|member| member.applied() == newest).count() > self.voters.1.len() / 2
+    }
+
+    fn most_come_back(&mut self) -> bool {
+        let mut voters: Vec<usize> =
+            (0..self.members.len()).filter(|at| self.voters.1.contains(&self.members[*at].id)).collect();
+        let first = self.random.below(voters.len() as u64) as usize;
+        voters.rotate_left(first);
+        let mut copies = Vec::new();
+        for at in voters {
+            copies.extend(self.copied(at).map(|copied| (at, copied)));
+            let ticks = self.random.between(1, COPYING_TICKS);
+            self.ticks(ticks);
+        }
+        let newest = self.members.iter().max_by_key(|member| member.applied()).expect("a member");
+        let (newest, term) = (newest.at, newest.term());
+        copies.retain(|(at, copied)| *at != newest && self.fits(*at, copied));
+        // A change of leaders meanwhile is rare, and makes the copies those of an earlier term.
+        if copies.len() + 1 < self.voters.1.len() || copies.iter().any(|(_, copied)| copied.term != term) {
+            return true;
+        }
+        self.older = Older::Most;
+        for at in 0..self.members.len() {
+            if self.members[at].is_there() {
+                let copied = copies.extract_if(.., |(member, _)| *member == at).next();
+                self.comes_back(at, copied.map(|(_, copied)| copied));
+            }
+        }
+        self.verdicts.hold();
+        self.settle();
+        if self.is_lost() {
+            return false;
+        }
+        self.verdicts.pronounce();
+        true
+    }
+
+    /// A member stops, and starts again soon: with this copy, or with all that it has stored.
+    fn comes_back(&mut self, at: usize, copied: Option<Copied>) {
+        let down = self.random.between(1, RESTART_MOMENTS);
+        self.dooms.insert(at, (CrashPolicy::Kill, down));
+        self.crashes(at);
+        self.network.forget(at);
+        if let Some(copied) = copied {
+            self.note(|| format!("{at} comes back with an older copy"));
+            self.counts.older_copies += 1;
+            self.members[at].put_back(copied.machine);
+        }
+    }
+
+    /// A member has proof that entries are lost, and stops for good.
+    pub(super) fn stops_for_loss(&mut self, at: usize, error: &Fatal) {
+        let expected = match self.older {
+            Older::None => false,
+            Older::One(older) => at == older,
+            Older::Most => self.verdicts.is_holding(),
+        };
+        assert!(expected, "member {at} has stopped: {error}");
+        self.note(|| format!("{at} stops: {error}"));
+        self.counts.stopped_for_loss += 1;
+        self.crashes(at);
+        self.restarts.remove(&at);
+        self.lost.insert(at);
+    }
+
+    /// Whether acknowledged entries are lost, and a member has said so.
+    pub(super) fn is_lost(&self) -> bool {
+        self.older == Older::Most && !self.lost.is_empty()
+    }
+
+    /// What follows in a tick from members that came back older: those that have stopped are removed, and what
+    /// contradicts itself for long has gone unnoticed.
+    pub(super) fn follow_loss(&mut self) {
+        self.verdicts.tick(UNNOTICED_TICKS);
+        if !self.now.is_multiple_of(REMOVAL_TICKS * MOMENTS_PER_TICK) {
+            return;
+        }
+        let Some(&lost) = self.lost.iter().find(|at| !self.members[**at].left) else { return };
+        let removal = self.removal(self.members[lost].id);
+        let Some(leader) = self.members.iter_mut().rfind(|member| member.leads()) else { return };
+        leader.due = true;
+        // If it is not taken now, there is another attempt.
+        _ = leader.replica.as_mut().map(|replica| replica.propose_change(&removal));
+    }
+}
