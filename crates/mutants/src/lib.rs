@@ -193,6 +193,12 @@ mutants! {
     /// A leader drops what proves that acknowledged entries are lost, and goes on. Breaks: members do not part
     /// unnoticed. Needs members that come back with older copies of their disks, and one that does not.
     LossUnnoticed = 39, "loss-unnoticed", "leader completeness, revisions, hash_kv";
+    /// A state that is sent or written is not a copy: what the writer does while it is read shows in it. Breaks: the
+    /// state at an index is the state at that index. Needs compactions while it is read.
+    StateNotFrozen = 40, "state-not-frozen", "state machine safety, hash_kv, serializable";
+    /// The log is cut behind a state that is on its way. Breaks: a follower that lags catches up, whatever is written
+    /// meanwhile.
+    LogCutBehindState = 41, "log-cut-behind-state", "a follower is sent one state after another";
 }
 
 impl Mutant {

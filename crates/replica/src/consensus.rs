@@ -540,6 +540,7 @@ impl Consensus {
         }
         let (first, close) = (raft.raft_log.first_index(), (index + 1).saturating_sub(keep.entries as u64));
         let needed = self.catching_up.needed(raft.prs(), first, close);
+        let needed = needed.filter(|_| !metastore_mutants::on(Mutant::LogCutBehindState));
         self.node.mut_store().compact(index, keep, needed);
     }
 

@@ -39,7 +39,8 @@ pub struct Failure {
 
 impl Failure {
     fn new(seed: u64, what: String) -> Self {
-        let stopped = [" does not start: ", " has stopped: "].iter().any(|text| what.contains(text));
+        let stopped =
+            [" does not start: ", " has stopped: ", " cannot take a state: "].iter().any(|text| what.contains(text));
         let by_itself = stopped || !what.contains("[crates/sim/");
         Self { seed, what, by_itself }
     }

@@ -35,7 +35,7 @@ mod work;
 pub use hostile::lie;
 use older::{Copied, Older};
 pub use states::Beside;
-use states::Parcel;
+use states::{Parcel, Sent};
 
 /// The world's time is finer than the members': messages take parts of a tick.
 pub const MOMENTS_PER_TICK: u64 = 5;
@@ -126,6 +126,7 @@ pub struct World {
     /// What is cut off, until when, and for how long by turns.
     partition: Option<befall::Partition>,
     parcels: Vec<Parcel>,
+    sent: Sent,
     /// Members whose removal was proposed.
     removing: BTreeSet<u64>,
     /// Who votes by the newest entry that any member has applied.
@@ -203,6 +204,7 @@ impl World {
             restarts: (0..members.len()).map(|at| (at, 1)).collect(),
             partition: None,
             parcels: Vec::new(),
+            sent: Sent::new(),
             removing: BTreeSet::new(),
             voters: (0, BTreeSet::new()),
             leaves: BTreeMap::new(),
@@ -350,6 +352,7 @@ impl World {
         let due = leader.applied().saturating_sub(BEHIND);
         let there = self.members.iter().filter(|member| member.is_there());
         self.leaves.is_empty()
+            && !self.is_state_under_way()
             && there.into_iter().all(|member| member.leader() == leader.id && member.applied() >= due)
     }
 

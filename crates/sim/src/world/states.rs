@@ -1,25 +1,42 @@
 //! States: written down now and then, which makes older parts of the log superfluous, and sent to who lacks those parts.
 //!
-//! Each takes its time, in which the members go on, crash, or hear from others.
+//! Each takes its time, in which the members go on, crash, or hear from others: it is read step by step, written or sent,
+//! and taken in piece by piece. A healed world is no quicker: a follower that needs a state must catch up all the same.
+
+use std::collections::BTreeMap;
 
 use metastore_proto::raftpb::Message;
 use metastore_replica::{ReceivedState, SnapshotJob, SnapshotWritten, StateIncoming};
 
 use metastore_store::mvcc::CompactionHashJob;
+use metastore_store::snapshot::{Cursor, Source};
 
-use super::{Fatal, Output, World, must};
+use super::{Fatal, Output, World};
 
-/// Moments that a step takes at most while it storms: writing a state, sending it, taking it in.
-const STEP_MOMENTS: u64 = 60;
-/// The same in a healed group: a follower for which this takes longer than its leader keeps entries never catches up.
-const HEALED_STEP_MOMENTS: u64 = 3;
+/// Moments that a state is under way at most, or lies about before it is written.
+const WAIT_MOMENTS: u64 = 60;
+/// Moments that the hash takes which a compaction leaves, at most: clients wait for it.
+const HASH_MOMENTS: u64 = 20;
+/// Steps in a moment, at most: of reading a state, to write or to send it.
+const READ_STEPS: u64 = 3;
 /// Neither a part nor a multiple of anything in the stream.
 const PIECE_BYTES: usize = 777;
+/// Pieces that a member takes in a moment, at most.
+const PIECES: u64 = 8;
 
 /// A state of a member's own on its way to the disk.
 pub enum Writing {
     Planned(SnapshotJob),
     Written(SnapshotWritten),
+}
+
+/// A state that is read, to be sent to another member.
+pub struct Reading {
+    to: usize,
+    message: Message,
+    source: Source,
+    cursor: Cursor,
+    stream: Vec<u8>,
 }
 
 /// A state on its way between members.
@@ -31,31 +48,48 @@ pub struct Parcel {
     stream: Vec<u8>,
 }
 
+/// A state that a member takes in.
+struct Taking {
+    from: usize,
+    term: u64,
+    incoming: StateIncoming,
+    stream: Vec<u8>,
+    taken: usize,
+}
+
 /// What a member is busy with beside its work.
 #[derive(Default)]
 pub struct Beside {
     /// Until when, and with what.
     writing: Option<(u64, Writing)>,
-    taking: Option<(u64, usize, StateIncoming)>,
     hashing: Option<(u64, CompactionHashJob)>,
+    reading: Vec<Reading>,
+    taking: Option<Taking>,
 }
 
 impl Beside {
     /// Who sends the state that is being taken in, and notices if that ends.
     pub fn sender(&self) -> Option<usize> {
-        self.taking.as_ref().map(|(_, from, _)| *from)
+        self.taking.as_ref().map(|taking| taking.from)
+    }
+
+    fn sends_or_takes(&self) -> bool {
+        !self.reading.is_empty() || self.taking.is_some()
     }
 }
+
+/// States that followers have got since the world healed, by leader, term, and follower.
+pub type Sent = BTreeMap<(usize, u64, usize), u64>;
 
 impl World {
     /// Takes from a member's output what is to be done about states.
     pub(super) fn states(&mut self, at: usize, output: &mut Output) -> Result<(), Fatal> {
         self.counts.states_taken_up += u64::from(output.state_replaced);
         if output.state_replaced {
-            must(self.judge.revisions.replaced(at));
+            self.verdicts.must(self.judge.revisions.replaced(at));
         }
         if let Some(job) = output.compaction_hash.take() {
-            let due = self.soon();
+            let due = self.now + self.random.between(1, HASH_MOMENTS);
             self.members[at].beside.hashing = Some((due, job));
         }
         if let Some(job) = output.snapshot.take() {
@@ -73,24 +107,22 @@ impl World {
     }
 
     fn soon(&mut self) -> u64 {
-        let most = if self.healed { HEALED_STEP_MOMENTS } else { STEP_MOMENTS };
-        self.now + self.random.between(1, most)
+        self.now + self.random.between(1, WAIT_MOMENTS)
     }
 
     fn post_state(&mut self, from: usize, message: Message) -> Result<(), Fatal> {
         let Some(to) = self.position(message.to()) else { return Ok(()) };
         let Some(replica) = &mut self.members[from].replica else { return Ok(()) };
         let (message, source) = replica.state_to_send()?.open(message).expect("the state of a member is whole");
-        let mut stream = Vec::new();
-        let written = source.write(|piece| {
-            stream.extend_from_slice(piece);
-            Ok(())
-        });
-        written.expect("a buffer takes all");
         self.note(|| format!("{from} -> {to} its state at {:?}", message.snapshot));
-        let arrives = self.soon();
-        self.parcels.push(Parcel { arrives, from, to, message, stream });
+        let reading = Reading { to, message, source, cursor: Cursor::default(), stream: Vec::new() };
+        self.members[from].beside.reading.push(reading);
         Ok(())
+    }
+
+    /// Whether a state is on its way from one member to another.
+    pub(super) fn is_state_under_way(&self) -> bool {
+        !self.parcels.is_empty() || self.members.iter().any(|member| member.beside.sends_or_takes())
     }
 
     /// A moment of all that goes on beside the members' work.
@@ -106,7 +138,24 @@ impl World {
             if self.members[at].awake(now) {
                 self.go_on_writing(at);
                 self.go_on_hashing(at);
+                self.go_on_reading(at);
                 self.go_on_taking(at);
+            }
+        }
+    }
+
+    /// A member reads the states that it sends.
+    fn go_on_reading(&mut self, at: usize) {
+        for mut reading in std::mem::take(&mut self.members[at].beside.reading) {
+            let Reading { source, cursor, stream, .. } = &mut reading;
+            let steps = self.random.below(READ_STEPS + 1);
+            let more = (0..steps).all(|_| source.step(cursor, stream).expect("a state that is kept can be read"));
+            if more {
+                self.members[at].beside.reading.push(reading);
+            } else {
+                let Reading { to, message, stream, .. } = reading;
+                let arrives = self.soon();
+                self.parcels.push(Parcel { arrives, from: at, to, message, stream });
             }
         }
     }
@@ -115,28 +164,42 @@ impl World {
     fn begin_to_take(&mut self, parcel: Parcel) -> bool {
         let Parcel { from, to, message, stream, .. } = parcel;
         let lost = self.network.loses((from, to));
-        let due = self.soon();
         let member = &mut self.members[to];
         let Some(replica) = member.replica.as_ref().filter(|_| !lost && member.asleep_until <= self.now) else {
             return false;
         };
-        let doomed = member.may_stop();
+        let term = message.term();
         // It may have come further meanwhile, or be busy with another one.
-        let Ok(mut incoming) = replica.receiver().begin(message) else { return false };
-        for piece in stream.chunks(PIECE_BYTES) {
-            if let Err(error) = incoming.take(piece) {
-                assert!(doomed, "member {to} cannot take a state: {error}");
-                return false;
-            }
-        }
-        member.beside.taking = Some((due, from, incoming));
+        let Ok(incoming) = replica.receiver().begin(message) else { return false };
+        member.beside.taking = Some(Taking { from, term, incoming, stream, taken: 0 });
         true
     }
 
     fn go_on_taking(&mut self, at: usize) {
-        let now = self.now;
+        let pieces = self.random.below(PIECES + 1) as usize;
         let member = &mut self.members[at];
-        let Some((_, from, incoming)) = member.beside.taking.take_if(|(due, ..)| *due <= now) else { return };
+        let Some(mut taking) = member.beside.taking.take() else { return };
+        let doomed = member.may_stop();
+        let from = taking.from;
+        let wanted = pieces * PIECE_BYTES;
+        for piece in taking.stream[taking.taken..].chunks(PIECE_BYTES).take(pieces) {
+            if let Err(error) = taking.incoming.take(piece) {
+                assert!(doomed, "member {at} cannot take a state: {error}");
+                return self.report_state(from, at, false);
+            }
+        }
+        taking.taken = taking.stream.len().min(taking.taken + wanted);
+        if taking.taken < taking.stream.len() {
+            member.beside.taking = Some(taking);
+            return;
+        }
+        self.take_up(at, taking);
+    }
+
+    /// A member has got a whole state.
+    fn take_up(&mut self, at: usize, taking: Taking) {
+        let Taking { from, term, incoming, .. } = taking;
+        let member = &mut self.members[at];
         let Some(replica) = &mut member.replica else { return };
         let taken = incoming.finish().map(|received: ReceivedState| replica.state_received(received));
         let doomed = member.may_stop();
@@ -148,6 +211,11 @@ impl World {
         }
         self.note(|| format!("{at} has got the state of {from}: {}", taken.is_ok()));
         self.counts.states_sent += u64::from(taken.is_ok());
+        if self.healed && taken.is_ok() {
+            let sent = self.sent.entry((from, term, at)).or_default();
+            *sent += 1;
+            assert!(*sent <= 1, "member {at} is sent one state after another by {from}, and never catches up");
+        }
         self.report_state(from, at, taken.is_ok());
     }
 
@@ -163,16 +231,18 @@ impl World {
 
     fn go_on_writing(&mut self, at: usize) {
         let (now, due) = (self.now, self.soon());
+        let steps = self.random.below(READ_STEPS + 1);
         let member = &mut self.members[at];
-        let Some((_, writing)) = member.beside.writing.take_if(|(due, _)| *due <= now) else { return };
+        let Some((since, writing)) = member.beside.writing.take_if(|(due, _)| *due <= now) else { return };
         let Some(replica) = &mut member.replica else { return };
         match writing {
-            Writing::Planned(job) => match job.run() {
-                Ok(written) => member.beside.writing = Some((due, Writing::Written(written))),
-                Err(error) => {
+            Writing::Planned(mut job) => match (0..steps).find_map(|_| job.step().transpose()) {
+                Some(Ok(written)) => member.beside.writing = Some((due, Writing::Written(written))),
+                Some(Err(error)) => {
                     assert!(member.may_stop(), "member {at} cannot write its state: {error}");
                     self.crashes(at);
                 }
+                None => member.beside.writing = Some((since, Writing::Planned(job))),
             },
             Writing::Written(written) => {
                 self.counts.states_written += 1;
@@ -182,6 +252,7 @@ impl World {
             }
         }
     }
+
     fn go_on_hashing(&mut self, at: usize) {
         let now = self.now;
         let member = &mut self.members[at];

@@ -24,6 +24,9 @@ impl Store {
     /// # Errors
     /// If the medium failed.
     pub fn snapshot(&self) -> Result<Source, EngineError> {
+        if metastore_mutants::on(Mutant::StateNotFrozen) {
+            return Ok(Source::new(self.engine.clone()));
+        }
         Ok(Source::new(self.engine.checkpoint()?))
     }
 }
