@@ -1,4 +1,4 @@
-//! Consensus: the raft library behind a door of ours.
+//! Consensus: the `raft` crate (in comments: the library) behind an interface of our own.
 //!
 //! ```text
 //!   propose / tick / step ─▶ Consensus ─▶ take() ─▶ Work { messages, snapshot, append, committed }
@@ -6,10 +6,10 @@
 //!                              └──── persisted() ◀────┘ ─▶ Persisted { messages, committed }
 //! ```
 //!
-//! It does no I/O. What must wait for the disk is handed out only by [`Consensus::persisted`]: a leader's appends may go out
-//! beside its own write, a follower's promises may not.
+//! Consensus does no I/O. Messages that must wait for the disk are handed out only by [`Consensus::persisted`]. A
+//! leader's appends may be sent while its own write is under way; a follower's acknowledgements and votes may not.
 //!
-//! Nothing here is random: how long a member waits before it campaigns is worked out from its id and the term.
+//! Nothing here is random: the election timeout of a member follows from its id and the term.
 
 use bytes::Bytes;
 use metastore_mutants::Mutant;
@@ -34,35 +34,38 @@ use catching_up::CatchingUp;
 pub use inbound::Rejected;
 pub use reads::{Questions, Reads};
 
-/// Bytes of entries that one append message carries at most, as in etcd.
+/// Most bytes of entries in one append message, as in etcd.
 const MAX_MESSAGE_BYTES: u64 = 1 << 20;
-/// Append messages under way to one follower, as in etcd.
+/// Most append messages under way to one follower, as in etcd.
 const MAX_INFLIGHT_MESSAGES: usize = 512;
-/// Bytes of entries that wait for commitment; more proposals are dropped.
+/// Most bytes of entries that wait for commitment; further proposals are dropped.
 const MAX_UNCOMMITTED_BYTES: u64 = 256 << 20;
-/// Bytes of committed entries handed out at once.
+/// Most bytes of committed entries handed out at once.
 const MAX_COMMITTED_BYTES: u64 = 64 << 20;
-/// Read rounds of other members that a leader has not heard a quorum about; what comes on top is dropped, and asked for again.
+/// At most so many read rounds wait for a quorum at a leader. Further rounds of other members are dropped; those
+/// members ask for them again.
 const MAX_READ_ROUNDS: usize = 4096;
 
-/// How a group keeps time. The unit is the tick: one heartbeat interval.
+/// The timing of a group. The unit is the tick: one heartbeat interval.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
-    /// Ticks without word from a leader after which a follower campaigns; up to twice as many, by id and term.
+    /// A follower campaigns after so many ticks without a message from a leader, or up to twice as many: the addition
+    /// follows from its id and the term.
     pub election_ticks: usize,
-    /// Whether a member asks if it would be elected before it disturbs the others with a new term (`--pre-vote`).
+    /// Whether a member first asks if it would be elected, before it disturbs the others with a new term
+    /// (`--pre-vote`).
     pub pre_vote: bool,
 }
 
-/// How much consensus sends and hands out at once. The default suits everyone but a test: with small portions, few
-/// entries take many of them.
+/// How much consensus sends and hands out at once. All but tests use the default: with small portions, a few entries
+/// already take many messages.
 #[derive(Clone, Copy, Debug)]
 pub struct Portions {
-    /// Bytes of entries that one append message carries at most, and a message that sends proposals on.
+    /// Most bytes of entries in one append message, and in one message that forwards proposals to the leader.
     pub message_bytes: u64,
-    /// Append messages under way to one follower.
+    /// Most append messages under way to one follower.
     pub inflight_messages: usize,
-    /// Bytes of committed entries handed out at once.
+    /// Most bytes of committed entries handed out at once.
     pub committed_bytes: u64,
 }
 
@@ -73,7 +76,7 @@ impl Default for Portions {
     }
 }
 
-/// What a member is in its group.
+/// The role of a member in its group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Role {
     #[default]
@@ -83,7 +86,7 @@ pub enum Role {
     Leader,
 }
 
-/// Where a group stands, as this member sees it: its raft status.
+/// The raft status of the group, as this member sees it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
     /// Id of this member.
@@ -92,12 +95,12 @@ pub struct Standing {
     /// Id of the leader, 0 if none is known.
     pub leader: u64,
     pub term: u64,
-    /// The last entry that is known to be committed.
+    /// Index of the last entry that is known to be committed.
     pub commit: u64,
-    /// The last entry that is part of the state.
+    /// Index of the last entry that is part of the state.
     pub applied: u64,
-    /// This member leads, votes alone, and has committed an entry of its term: what it has published is the newest state
-    /// that anyone was told of, so a read needs no round through the group.
+    /// This member leads, is the only voter, and has committed an entry of its term. Then the state that it has
+    /// published is the newest one that any client was told of, so a read needs no read-index round.
     pub sole_leader: bool,
 }
 
@@ -107,25 +110,26 @@ impl Standing {
     }
 }
 
-/// How far another member has come, as the leader knows it.
+/// How far a member has replicated the log, as the leader knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
     pub id: u64,
-    /// The last entry that it is known to hold.
+    /// Index of the last entry that the member is known to hold.
     pub matched: u64,
-    /// It was heard of within the last election timeout.
+    /// The leader has heard from the member within the last election timeout.
     pub active: bool,
-    /// It is being sent a snapshot.
+    /// The member is being sent a snapshot.
     pub snapshot: bool,
 }
 
-/// Why a proposal was not taken.
+/// The reasons for which a proposal is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotProposed {
-    /// There is no leader, leadership is handed over, or too much waits for commitment: it may be taken later.
+    /// There is no leader, leadership is being transferred, or too many bytes wait for commitment. The same proposal
+    /// may be accepted later.
     #[error("the proposal was dropped")]
     Dropped,
-    /// A record of the log does not hold it.
+    /// The proposal does not fit into one record of the log.
     #[error("the proposal is larger than a record of the log")]
     TooLarge,
     /// A membership change that not every member could apply.
@@ -133,33 +137,35 @@ pub enum NotProposed {
     Inapplicable,
 }
 
-/// What must be done: send the messages, take up the snapshot, append (and sync), then call [`Consensus::persisted`].
+/// The work that is due: send the messages, install the snapshot, append (and sync), then call
+/// [`Consensus::persisted`].
 pub struct Work {
     /// To be sent before the append is written.
     pub messages: Vec<Message>,
-    /// A state that the leader has sent takes the place of this member's, and of its log.
+    /// A state that the leader has sent. It takes the place of this member's state and log.
     pub snapshot: Option<Snapshot>,
     pub append: Append,
-    /// Committed before, and durable here.
+    /// Entries that were committed before, and are durable on this member.
     pub committed: Vec<Entry>,
     ready: Ready,
 }
 
-/// What follows from a write.
+/// The consequences of a durable write.
 #[derive(Default)]
 pub struct Persisted {
     pub messages: Vec<Message>,
     pub committed: Vec<Entry>,
 }
 
-/// What goes to the log.
+/// The data to write to the log.
 #[derive(Default)]
 pub struct Append {
-    /// Term, vote and commit index as they are now. The library reports a commit index that a write of one's own brought
-    /// about only in passing; here it is said again with the next entries, as etcd does.
+    /// The current term, vote and commit index. When a member's own write advances the commit index, the library
+    /// reports that only in a `LightReady`, not as a hard state to store. Here the index is stored with the next
+    /// entries, as etcd does.
     pub hard_state: HardState,
     pub entries: Vec<Entry>,
-    /// Whether it must be on stable storage before anything else follows from it.
+    /// Whether the append must be on stable storage before anything that depends on it is sent or applied.
     pub sync: bool,
 }
 
@@ -218,8 +224,8 @@ impl Consensus {
     }
 
     pub fn tick(&mut self) {
-        // A sole voter is elected as soon as it campaigns, and until then its log must be durable: it is asked to, after that
-        // (see `campaign_if_alone`), and does not by itself.
+        // A sole voter is elected as soon as it campaigns, so its log must be durable before that. It does not campaign
+        // by itself: the caller asks for it after the write (see `campaign_if_alone`).
         if !self.waits_alone() {
             self.node.tick();
         }
@@ -240,8 +246,9 @@ impl Consensus {
         Ok(())
     }
 
-    /// Whether a message that answers a question answers one of this member's: an answer may come late, or twice, and one that
-    /// nobody asked for must not count. What the library does not look at it may have.
+    /// Whether the library may see a message. An answer must belong to a question of this member: answers may arrive
+    /// late or twice, and an answer that was not asked for must not count. Read-index questions beyond
+    /// [`MAX_READ_ROUNDS`] are dropped. All other kinds pass.
     fn asked_for(&self, message: &Message) -> bool {
         let raft = &self.node.raft;
         match message.get_msg_type() {
@@ -252,13 +259,13 @@ impl Consensus {
                 raft.leader_id == message.from && self.reads.asked_for(&message.entries[0].data)
             }
             MessageType::MsgReadIndex => raft.read_only.pending_read_count() < MAX_READ_ROUNDS,
-            // Only the leader hands over, and only to one that has heard of it.
+            // Only the leader transfers leadership, and only to a member that knows it as the leader.
             MessageType::MsgTimeoutNow => raft.leader_id == message.from && message.term == raft.term,
             _ => true,
         }
     }
 
-    /// Takes the message that came with a whole state. [`Work::snapshot`] says whether it is taken up.
+    /// Takes the message that came with a whole state. [`Work::snapshot`] says whether the state is to be installed.
     ///
     /// # Errors
     /// [`Rejected`]; nothing has changed.
@@ -274,20 +281,21 @@ impl Consensus {
         }
         self.answer_outdated(&message);
         self.catching_up.hear(message.from);
-        // What the library refuses comes from a member that is gone, or proposes to nobody: both are lost on the way.
+        // The library refuses messages of removed members, and proposals while no leader is known. Both count as lost
+        // on the network.
         let _ = self.node.step(message);
         self.settle();
     }
 
-    /// What may have changed with any step.
+    /// Follows what any step may have changed: the role, and the term.
     fn settle(&mut self) {
         self.campaign.follow(&self.node.raft);
         self.settle_patience();
     }
 
-    /// Tells a candidate of an earlier term which one it is by now (Raft, section 5.1: a request of an earlier term is rejected). The
-    /// library says nothing, and without pre-vote two voters of which only one has heard of a change of the members could campaign
-    /// past each other for ever.
+    /// Tells a candidate of an earlier term the current term (Raft, section 5.1: a request of an earlier term is
+    /// rejected). The library does not answer such a request. Without pre-vote, if only one of two voters has learned
+    /// of a membership change, the two could campaign in different terms for ever.
     fn answer_outdated(&mut self, message: &Message) {
         let raft = &mut self.node.raft;
         if message.get_msg_type() == MessageType::MsgRequestVote && message.term < raft.term {
@@ -298,27 +306,29 @@ impl Consensus {
         }
     }
 
-    /// Sets how long this member waits before it campaigns, which the library draws at random at each change. Members and
-    /// terms differ, so two that campaign together in one term do not in the next.
+    /// Sets the election timeout of this member, which the library draws at random at each change. Timeouts differ by
+    /// member and term, so two members that campaign together in one term do not in the next.
     fn settle_patience(&mut self) {
         let raft = &mut self.node.raft;
         let more = mix(raft.id ^ mix(raft.term)) % self.election_ticks as u64;
         raft.set_randomized_election_timeout(self.election_ticks + more as usize);
     }
 
-    /// A sole voter need not wait for its timeout: asks for an election at once. Returns whether it did.
+    /// Makes a sole voter campaign at once, since it need not wait for its election timeout. Returns whether it
+    /// campaigns.
     pub fn campaign_if_alone(&mut self) -> bool {
-        // Refused while a committed membership change is unapplied; then it is asked again after that.
+        // Refused while a committed membership change is not applied; the caller asks again afterwards.
         let campaigns =
             self.waits_alone() && self.node.campaign().is_ok() && self.node.raft.state != StateRole::Follower;
         self.settle();
         campaigns
     }
 
-    /// Proposes a command; it is taken up with the next [`Consensus::take`], together with all others.
+    /// Proposes a command. The next [`Consensus::take`] takes it up, together with all others.
     ///
     /// # Errors
-    /// [`NotProposed`]: nothing will come of it. A proposal that was taken may be lost, too, on its way to another leader.
+    /// [`NotProposed`]: the command will never commit. An accepted proposal may still be lost on its way to another
+    /// leader.
     pub fn propose(&mut self, data: Bytes) -> Result<(), NotProposed> {
         self.propose_entry(Entry { data, ..Entry::default() })
     }
@@ -326,7 +336,7 @@ impl Consensus {
     /// Proposes a membership change, in etcd's form.
     ///
     /// # Errors
-    /// As [`Consensus::propose`]. The library replaces a change by nothing while another one is under way.
+    /// As [`Consensus::propose`]. While another change is under way, the library replaces a change by an empty entry.
     pub fn propose_change(&mut self, change: &raftpb::ConfChange) -> Result<(), NotProposed> {
         let entry = change_entry(change).map_err(|_| NotProposed::Inapplicable)?;
         check_change(change).map_err(|_| NotProposed::Inapplicable)?;
@@ -337,7 +347,7 @@ impl Consensus {
         check_size(&entry).map_err(|_| NotProposed::TooLarge)?;
         let raft = &self.node.raft;
         let bytes = data_bytes(&entry) as u64;
-        // A log that was committed takes one entry of any size.
+        // If nothing waits for commitment, one entry of any size is accepted.
         let waiting = raft.uncommitted_size() as u64 + self.proposed_bytes;
         let full = waiting > 0 && waiting + bytes > MAX_UNCOMMITTED_BYTES;
         if raft.leader_id == INVALID_ID || raft.lead_transferee.is_some() || full {
@@ -348,11 +358,12 @@ impl Consensus {
         Ok(())
     }
 
-    /// Appends commands that only a leader may give, at once: what waits for the next [`Consensus::take`] might be sent on to another
-    /// leader, because this one heard of it meanwhile.
+    /// Appends commands that only a leader may give, at once. If they waited for the next [`Consensus::take`], this
+    /// member might learn of another leader before it, and would forward them there.
     ///
     /// # Errors
-    /// [`NotProposed`] if this member does not lead. If it does not know yet that another one leads, they never commit.
+    /// [`NotProposed`] if this member does not lead. If another member leads and this one does not know it yet, the
+    /// commands never commit.
     pub fn propose_as_leader(&mut self, commands: Vec<Bytes>) -> Result<(), NotProposed> {
         if self.node.raft.state != StateRole::Leader {
             return Err(NotProposed::Dropped);
@@ -363,7 +374,8 @@ impl Consensus {
         Ok(())
     }
 
-    /// Steps what was proposed: a leader appends all of it at once, a follower sends it on in messages of bounded size.
+    /// Steps all waiting proposals. A leader appends all of them at once; a follower forwards them in messages of
+    /// bounded size.
     fn step_proposed(&mut self) {
         let bound = if self.node.raft.state == StateRole::Leader { u64::MAX } else { self.message_bytes };
         let (mut batch, mut bytes) = (Vec::new(), 0);
@@ -389,11 +401,13 @@ impl Consensus {
         let mut message = Message { from: self.node.raft.id, ..Message::default() };
         message.set_msg_type(MessageType::MsgPropose);
         message.entries = entries.into();
-        // Leadership may have been lost since; then these wait for their time limit, as in etcd.
+        // Leadership may have been lost since the proposals were accepted. Then they wait for their timeout, as in
+        // etcd.
         let _ = self.node.raft.step(message);
     }
 
-    /// Somebody wants to read what was acknowledged by now; `id` comes out of [`Consensus::readable`].
+    /// Adds a linearizable read: it must see every write that was acknowledged before this call.
+    /// [`Consensus::readable`] returns `id` when the read may be served.
     pub fn read(&mut self, id: u64) {
         self.reads.add(id);
     }
@@ -408,34 +422,35 @@ impl Consensus {
         }
     }
 
-    /// Forgets reads for which nobody waits any more, by the ids that [`Consensus::read`] was given.
+    /// Forgets the reads for which `waits` is false: their callers no longer wait. The ids are those given to
+    /// [`Consensus::read`].
     pub fn forget_reads(&mut self, waits: impl Fn(u64) -> bool) {
         self.reads.retain(waits);
     }
 
-    /// Reads that cannot be done yet.
+    /// Number of reads that cannot be served yet.
     pub fn waiting_reads(&self) -> usize {
         self.reads.count()
     }
 
-    /// Who may read now that everything up to `applied` is part of the state.
+    /// Adds to `into` the ids of the reads that may be served once the state holds everything up to `applied`.
     pub fn readable(&mut self, applied: u64, into: &mut Vec<u64>) {
         self.reads.release(applied, into);
     }
 
-    /// Hands leadership to another voter. Proposals are dropped from now on until it has taken over, or an election timeout is
-    /// over.
+    /// Transfers leadership to another voter. From now on proposals are dropped, until that voter has taken over or an
+    /// election timeout has passed.
     pub fn transfer_leader(&mut self, to: u64) {
         self.step_proposed();
         self.node.transfer_leader(to);
     }
 
-    /// A message to a member could not be sent.
+    /// Reports that a message to a member could not be sent.
     pub fn unreachable(&mut self, id: u64) {
         self.node.report_unreachable(id);
     }
 
-    /// How sending a state to a follower has ended.
+    /// Reports how the transfer of a state to a follower has ended.
     pub fn snapshot_sent(&mut self, to: u64, arrived: bool) {
         let status = if arrived { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
         self.node.report_snapshot(to, status);
@@ -454,12 +469,12 @@ impl Consensus {
         Standing { id: raft.id, role, leader: raft.leader_id, term: raft.term, commit, applied, sole_leader }
     }
 
-    /// The term of an entry, unless it is no longer or not yet held.
+    /// The term of an entry. `None` if the log does not hold the entry: it was compacted, or is not appended yet.
     pub fn term_of(&self, index: u64) -> Option<u64> {
         self.node.raft.raft_log.term(index).ok().filter(|term| *term > 0)
     }
 
-    /// How far the members have come, in the order of their ids; empty unless this one leads.
+    /// The progress of all members, ordered by id; empty unless this member leads.
     pub fn progress(&self) -> Vec<Progress> {
         if self.node.raft.state != StateRole::Leader {
             return Vec::new();
@@ -487,8 +502,8 @@ impl Consensus {
         self.node.raft.promotable() && self.node.raft.prs().is_singleton()
     }
 
-    /// The next work, if there is any. It must be done and handed back with [`Consensus::persisted`] before anything else
-    /// is asked of consensus.
+    /// The next work, if there is any. It must be done and handed back with [`Consensus::persisted`] before any other
+    /// call to consensus.
     pub fn take(&mut self) -> Option<Work> {
         self.step_proposed();
         self.step_reads();
@@ -514,7 +529,7 @@ impl Consensus {
         }
     }
 
-    /// Says that `work` is durable; returns what follows from that.
+    /// Reports that `work` is durable; returns what follows from it.
     pub fn persisted(&mut self, mut work: Work) -> Persisted {
         let mut messages = work.ready.take_persisted_messages();
         let mut light = self.node.advance_append(work.ready);
@@ -524,14 +539,15 @@ impl Consensus {
         Persisted { messages, committed: light.take_committed_entries() }
     }
 
-    /// Looks at what is about to be sent.
+    /// Adjusts messages that are about to be sent: restores the names of read rounds, and notes the followers that need
+    /// a state.
     fn look_at(&mut self, messages: &mut [Message]) {
         Questions::restore(messages);
         let states = messages.iter().filter(|message| message.get_msg_type() == MessageType::MsgSnapshot);
         states.for_each(|state| self.catching_up.begins(state.to));
     }
 
-    /// Says that the state holds everything up to `index`; `keep` says how much of the log stays for followers.
+    /// Reports that the state holds everything up to `index`; `keep` says how much of the log stays for followers.
     pub fn applied(&mut self, index: u64, keep: Retention) {
         self.node.advance_apply_to(index);
         let raft = &self.node.raft;
@@ -544,8 +560,9 @@ impl Consensus {
         self.node.mut_store().compact(index, keep, needed);
     }
 
-    /// Takes a committed membership change into account; returns the members that count from now on. A refused one changes
-    /// nothing: the library skips member 0. `None` if the library refuses it, as all members do: it would leave no voter.
+    /// Applies a committed membership change; returns the members that count from now on. A refused change has no
+    /// effect: it is replaced by a change of member 0, which the library skips. Returns `None` if the library refuses
+    /// the change, as it does on all members: it would leave no voter.
     ///
     /// # Errors
     /// If the change is of a kind that this version does not apply.
@@ -562,8 +579,9 @@ impl Consensus {
         Ok(Some(state))
     }
 
-    /// A leader that is no voter any more leads no more. The library would go on, and panic where it looks for itself among the
-    /// members. The others are told what is committed, and the one that has come furthest is told to take over.
+    /// Makes a leader that is no longer a voter step down. The library would let it lead on, and panics where it looks
+    /// for itself among the members. The other members are sent the commit index, and the voter with the longest
+    /// matching log is told to campaign at once.
     fn step_down_if_removed(&mut self) {
         let raft = &mut self.node.raft;
         if raft.promotable() || raft.state == StateRole::Follower {

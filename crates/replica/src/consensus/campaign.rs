@@ -1,31 +1,32 @@
-//! Which votes count: those for the election that this member holds, and that it has asked for.
+//! Vote answers that count: those that this member has asked for, in the election that it holds now.
 //!
-//! A request for a vote goes out when the vote of this member itself is durable. So there is no answer before that, whatever
-//! comes over the network: the library would make a leader of a candidate whose own vote, or whose log, is not on the disk yet.
+//! A request for a vote is sent only when this member's own vote is durable. So no answer counts before that, whatever
+//! the network delivers. Without this rule the library would elect a candidate whose own vote or log is not on the disk
+//! yet.
 
 use raft::eraftpb::{Message, MessageType};
 use raft::{Raft, StateRole, Storage};
 
-/// The election for which votes were asked.
+/// The election for which votes were requested.
 #[derive(Debug, Default)]
 pub struct Campaign {
-    /// The role and the term in which they were asked for; both name the election.
+    /// Role and term in which the votes were requested. Together they identify the election.
     asked: Option<(StateRole, u64)>,
 }
 
 impl Campaign {
-    /// Everything that this member has to say was handed out, and its requests for votes with it.
+    /// Notes that all messages of this member were handed out, its vote requests among them.
     pub fn asked<T: Storage>(&mut self, raft: &Raft<T>) {
         let campaigns = matches!(raft.state, StateRole::Candidate | StateRole::PreCandidate);
         self.asked = campaigns.then_some((raft.state, raft.term));
     }
 
-    /// An election that is over takes its answers with it.
+    /// Forgets an election that is over, so that its answers no longer count.
     pub fn follow<T: Storage>(&mut self, raft: &Raft<T>) {
         self.asked.take_if(|asked| *asked != (raft.state, raft.term));
     }
 
-    /// Whether the library may hear of an answer to a request for a vote.
+    /// Whether the library may see an answer to a vote request.
     pub fn asked_for<T: Storage>(&self, raft: &Raft<T>, answer: &Message) -> bool {
         let role = match answer.get_msg_type() {
             MessageType::MsgRequestPreVoteResponse => StateRole::PreCandidate,
@@ -33,10 +34,10 @@ impl Campaign {
         };
         let asked = self.asked == Some((role, raft.term));
         if answer.reject {
-            // From one that is ahead: its term is news, whatever it was asked for.
+            // A rejection by a member of a later term: that term counts even if no vote was requested.
             return asked || answer.term > raft.term;
         }
-        // A vote that is granted bears the term that was asked for: the next one, if it was asked for beforehand.
+        // A granted vote carries the term that was asked for. A pre-vote asks for the next term.
         asked && answer.term == raft.term + u64::from(role == StateRole::PreCandidate)
     }
 }

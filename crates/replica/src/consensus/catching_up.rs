@@ -1,35 +1,35 @@
-//! Followers that are sent a whole state, and the entries behind it.
+//! Followers that are sent a whole state, and the log entries after that state.
 //!
-//! A state takes its time: it is read, sent, loaded and installed, and the leader goes on meanwhile. Were the leader to
-//! forget entries as usual, a busy one would have forgotten those behind the state by the time it is installed, and
-//! would send the next state, for ever. So from the moment in which consensus wants a state for a follower, the entries
-//! that the follower needs next are held, until the follower is as close to the end of the log as any follower may be
-//! without a state. They are not held for a follower that has fallen silent, and never beyond a bound
-//! ([`Retention`](crate::entry_log::Retention)).
+//! A state takes time: it is read, sent, loaded and installed, while the leader goes on writing. If the leader
+//! compacted its log as usual, a busy leader would have dropped the entries after the state before the follower has
+//! installed it. It would then send another state, and so on for ever. So the leader holds the entries that such a
+//! follower needs next, from the moment in which consensus wants to send it a state. It holds them until the follower
+//! is so close to the end of the log that it needs no state. Entries are not held for a follower that has fallen
+//! silent, and never beyond a bound ([`Retention`](crate::entry_log::Retention)).
 
 use std::collections::BTreeMap;
 
 use raft::{ProgressState, ProgressTracker};
 
-/// A follower that says nothing for so many election timeouts is not waited for: 30 s, for which etcd keeps the log
-/// behind a state.
+/// A follower that is silent for so many election timeouts is no longer waited for. With etcd's default timeout of 1 s
+/// that is 30 s. etcd keeps the log after a state for the same time.
 const SILENT_ELECTIONS: usize = 30;
 
-/// The followers that are waited for.
+/// The followers for which entries are held.
 #[derive(Debug, Default)]
 pub struct CatchingUp {
-    /// The tick in which each was heard last.
+    /// The tick in which each follower was last heard from.
     heard: BTreeMap<u64, u64>,
     ticks: u64,
 }
 
 impl CatchingUp {
-    /// A state is wanted for a follower.
+    /// Notes that consensus wants to send a state to a follower.
     pub fn begins(&mut self, follower: u64) {
         self.heard.insert(follower, self.ticks);
     }
 
-    /// A member has said something.
+    /// Notes that a message of a member has arrived.
     pub fn hear(&mut self, member: u64) {
         if let Some(heard) = self.heard.get_mut(&member) {
             *heard = self.ticks;
@@ -42,13 +42,13 @@ impl CatchingUp {
         self.heard.retain(|_, heard| self.ticks - *heard <= longest);
     }
 
-    /// This member does not lead any more.
+    /// Forgets all followers: this member no longer leads.
     pub fn clear(&mut self) {
         self.heard.clear();
     }
 
-    /// The first entry that must be held, if any must. A log that reaches back to `close` is enough for every other
-    /// follower, and what lies before `first` is gone.
+    /// The first entry that must be held, if any. A follower that needs no entry before `close` is in step and needs
+    /// nothing more. Entries before `first` are already gone.
     pub fn needed(&mut self, followers: &ProgressTracker, first: u64, close: u64) -> Option<u64> {
         let mut needed = None;
         self.heard.retain(|id, _| {
@@ -61,7 +61,7 @@ impl CatchingUp {
             if progress.state == ProgressState::Replicate && next >= close {
                 return false;
             }
-            // One whose entries are gone is sent another state.
+            // A follower whose next entries are gone will be sent another state.
             if next >= first {
                 needed = Some(needed.map_or(next, |needed: u64| needed.min(next)));
             }

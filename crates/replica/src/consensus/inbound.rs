@@ -1,4 +1,5 @@
-//! What another member may say: the library takes the impossible for a bug of its own and panics, so it never hears of it.
+//! Checks of messages from other members. The library treats an impossible message as a bug of its own and panics, so
+//! such messages are rejected before it sees them.
 
 use raft::eraftpb::{Message, MessageType};
 use raft::{Raft, StateRole, Storage};
@@ -6,31 +7,31 @@ use raft::{Raft, StateRole, Storage};
 use super::loss;
 use crate::entry::{check_proposal, check_size};
 
-/// Bytes that the name of a read round may have; etcd's and ours have 8.
+/// Most bytes in the name of a read round; the names of etcd and MetaStore have 8.
 const MAX_READ_CONTEXT_BYTES: usize = 64;
-/// More elections than there ever are; beyond, the library would count over the end of its numbers.
+/// No cluster holds so many elections. Beyond it, the library's term arithmetic would overflow.
 const MAX_TERM: u64 = u64::MAX >> 1;
-/// Elections that a member may have missed: 136 years of one a second. One message must not take the terms to their end, where
-/// no leader could be elected any more.
+/// Most elections that a member may have missed: 136 years with one election a second. Otherwise a single message could
+/// raise the term to its maximum, where no leader can be elected any more.
 const MAX_MISSED_TERMS: u64 = 1 << 32;
 
-/// Why a message was not taken.
+/// The reasons for which a message is rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Rejected {
     /// The message is dropped; its sender may be broken.
     #[error("{kind} from member {from:x}: {why}")]
     Impossible { kind: String, from: u64, why: String },
-    /// The message is dropped: it says something that this version does not know.
+    /// The message is dropped: it contains something that this version does not know.
     #[error("a message from member {from:x} cannot be taken: {why}")]
     Unreadable { from: u64, why: String },
-    /// The leader has proof that this member once held more than it does: the member must stop.
+    /// The leader has proof that this member once held more of the log than it does now: the member must stop.
     #[error(
         "the leader, member {leader:x}, knows that this member held the log up to entry {held}, but it ends at entry {last}: \
          the data directory is an older copy, or lost writes. Remove this member from the cluster, and add it anew with an \
          empty data directory"
     )]
     LogLost { leader: u64, held: u64, last: u64 },
-    /// Proof that acknowledged entries are lost, here or elsewhere: the member must stop.
+    /// Proof that acknowledged entries are lost, here or on another member: the member must stop.
     #[error(
         "acknowledged writes are lost: {proof}. Members were started from copies of their data directories that were not \
          all taken while all members were stopped, or a disk has lost writes. Stop all members and keep their directories; \
@@ -47,7 +48,7 @@ impl Rejected {
     }
 }
 
-/// Checks a message that came over the network, but for the entries' own bytes.
+/// Checks a message that came over the network, except for the bytes inside its entries.
 ///
 /// # Errors
 /// [`Rejected`]
@@ -64,14 +65,14 @@ pub fn check<T: Storage>(raft: &Raft<T>, message: &Message) -> Result<(), Reject
 fn check_kind<T: Storage>(raft: &Raft<T>, message: &Message) -> Result<(), Rejected> {
     let kind = message.get_msg_type();
     let impossible = |why: String| Rejected::Impossible { kind: format!("{kind:?}"), from: message.from, why };
-    // What is of the past or of another kind is ignored by the library.
+    // The library ignores messages of earlier terms and messages that do not fit its role.
     match kind {
         MessageType::MsgPropose | MessageType::MsgReadIndex if message.term != 0 => {
             Err(impossible("what is sent on to a leader names no term".into()))
         }
         MessageType::MsgPropose if message.entries.is_empty() => Err(impossible("it proposes nothing".into())),
         MessageType::MsgPropose => message.entries.iter().try_for_each(check_proposal).map_err(impossible),
-        // The library would send it on once more, and does not expect a term then.
+        // The library would forward the message once more, and panics because it carries a term.
         MessageType::MsgTransferLeader if message.term == raft.term && raft.state == StateRole::Follower => {
             Err(impossible("this member does not lead".into()))
         }
@@ -95,7 +96,7 @@ fn check_kind<T: Storage>(raft: &Raft<T>, message: &Message) -> Result<(), Rejec
     }
 }
 
-/// Checks whom a message is from and for, and when: what is common to all kinds.
+/// Checks the parts common to all kinds: sender, receiver and term.
 ///
 /// # Errors
 /// [`Rejected`]
@@ -107,7 +108,7 @@ pub fn check_ends<T: Storage>(raft: &Raft<T>, message: &Message) -> Result<(), R
     }
     let forwarded =
         matches!(kind, MessageType::MsgPropose | MessageType::MsgReadIndex | MessageType::MsgTransferLeader);
-    // What is sent on keeps its origin, and comes back to it if that leads by now.
+    // A forwarded message keeps its origin. It comes back to that member if it has become the leader.
     if message.from == 0 || message.from == raft.id && !forwarded {
         return Err(impossible("no other member's id".into()));
     }
@@ -128,13 +129,13 @@ pub fn check_ends<T: Storage>(raft: &Raft<T>, message: &Message) -> Result<(), R
     Ok(())
 }
 
-/// Whether this member leads in the message's term. One that has led and lost its power may hear of entries that it had sent
-/// but not written.
+/// Whether this member leads in the message's term. After a power loss, a former leader may receive acknowledgements of
+/// entries that it had sent but not written.
 pub(super) fn leads<T: Storage>(raft: &Raft<T>, message: &Message) -> bool {
     raft.state == StateRole::Leader && message.term == raft.term
 }
 
-/// A follower holds, or lacks, entries that this member has sent.
+/// Checks that the leader's log holds the entries which the follower acknowledges or reports as missing.
 fn check_append_response<T: Storage>(raft: &Raft<T>, message: &Message) -> Result<(), Rejected> {
     let index = message.index.max(message.reject_hint);
     if index <= raft.raft_log.last_index() {
@@ -152,7 +153,7 @@ fn check_read(message: &Message) -> Result<(), String> {
     }
 }
 
-/// A heartbeat's commit index is never beyond what this member has said that it holds.
+/// A leader's heartbeat never carries a commit index beyond the entries that this member has acknowledged.
 fn check_heartbeat<T: Storage>(raft: &Raft<T>, message: &Message) -> Result<(), Rejected> {
     let last = raft.raft_log.last_index();
     if message.commit <= last {
@@ -161,8 +162,8 @@ fn check_heartbeat<T: Storage>(raft: &Raft<T>, message: &Message) -> Result<(), 
     Err(Rejected::LogLost { leader: message.from, held: message.commit, last })
 }
 
-/// Entries follow each other, and an entry that has a term; a record of the log holds each. (What lies before the commit index the
-/// library does not look at.)
+/// Checks that indexes are consecutive, terms do not decrease, and each entry fits into one record of the log. The
+/// entry before the first one must have a term. (The library does not look at entries up to the commit index.)
 fn check_append(message: &Message) -> Result<(), String> {
     let mut term = message.log_term;
     if message.index > 0 && term == 0 {
@@ -279,7 +280,7 @@ mod tests {
         }
     }
 
-    /// Each of these makes the library panic.
+    /// The library panics on each of these messages.
     #[test]
     fn what_the_library_cannot_stand_is_refused() {
         let mut follower = node();

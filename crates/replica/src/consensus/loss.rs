@@ -1,28 +1,32 @@
 //! Proof that acknowledged entries are lost.
 //!
 //! A member whose disk is an older copy, or has lost writes, has forgotten what it promised: entries that it held, and
-//! votes that it gave. Members can then elect a leader that lacks committed entries, and two histories go on side by
-//! side. Raft does not expect that; but each of the following contradicts Raft's own guarantees (Ongaro and Ousterhout,
-//! figure 3), so it cannot happen while every disk keeps what was synced.
+//! votes that it gave. The members can then elect a leader that lacks committed entries, and two histories go on side
+//! by side. Raft assumes that this never happens. Each of the following observations contradicts Raft's own guarantees
+//! (Ongaro and Ousterhout, figure 3), so none of them is possible while every disk keeps what was synced.
 //!
-//! Seen by a leader, in a message of its own term (only the process that leads now has sent anything in that term):
-//! - A follower holds an entry beyond the end of the leader's log. The follower answers an append so if it has
-//!   committed more.
+//! Observed by a leader, in a message of its own term (only the process that leads now has sent anything in that term):
+//! - A follower holds an entry beyond the end of the leader's log. A follower reports this in its answer to an append
+//!   if its commit index lies beyond that end.
 //! - A follower has committed an entry that the leader lacks, or one of the leader's own term that the leader has not
 //!   committed.
 //! - Another member leads in the same term: a voter has voted twice.
 //!
-//! Seen by a follower, in an append of its term or a later one:
-//! - The leader holds, at an index that this member has committed, an entry of another term.
-//! - The leader holds, at the same index and of the same term, another command.
+//! Observed by a follower, in an append of its own term or a later one:
+//! - The leader holds an entry of another term at an index that this member has committed.
+//! - The leader holds another command at the same index and in the same term.
 //!
-//! Not proof: a message of an earlier term. A leader sends entries before it has synced them, so that they may be
-//! acknowledged to it after it has lost them and restarted. Nor are entries behind the commit index proof: they may
-//! belong to nobody any more.
+//! Not proof:
+//! - A message of an earlier term. A leader sends entries before it has synced them. They may be acknowledged to it
+//!   after it has lost them and restarted.
+//! - Entries after the commit index. It may be that no other member holds them any more.
 //!
-//! Not seen here: a member that is sent a whole state takes it in the place of whatever it held; and where members have
-//! forgotten whole terms, two entries of the same index and term may differ far behind the entries that leader and
-//! follower compare. HashKV shows both.
+//! Not detected here:
+//! - A member that is sent a whole state installs it in the place of whatever it held.
+//! - Where members have forgotten whole terms, two entries of the same index and term may differ at indexes far below
+//!   those that leader and follower compare.
+//!
+//! HashKV shows both.
 
 use metastore_mutants::Mutant;
 use raft::eraftpb::{EntryType, Message, MessageType};
@@ -30,7 +34,7 @@ use raft::{GetEntriesContext, Raft, Storage};
 
 use super::inbound::{Rejected, leads};
 
-/// Looks for proof in a message that may otherwise be stepped.
+/// Looks for proof of loss in a message that is valid otherwise.
 ///
 /// # Errors
 /// [`Rejected::EntriesLost`]: the member must stop.
@@ -53,7 +57,7 @@ pub fn check<T: Storage>(raft: &Raft<T>, message: &Message) -> Result<(), Reject
     }
 }
 
-/// What a follower says that it holds or has committed, and this leader lacks.
+/// Entries that a follower reports as held or committed, and that this leader lacks.
 fn follower_contradicts<T: Storage>(raft: &Raft<T>, message: &Message) -> Option<String> {
     let log = &raft.raft_log;
     let (last, from) = (log.last_index(), message.from);
@@ -61,7 +65,7 @@ fn follower_contradicts<T: Storage>(raft: &Raft<T>, message: &Message) -> Option
     if message.get_msg_type() == MessageType::MsgAppendResponse && holds > last {
         return Some(format!("member {from:x} holds entry {holds}, but the log of this leader ends at entry {last}"));
     }
-    // Entries of earlier terms may be known as committed before this leader has committed anything.
+    // A follower may know that entries of earlier terms are committed before this leader has committed anything.
     let own_term = |index| log.term(index).is_ok_and(|term| term == raft.term);
     let commit = message.commit;
     if commit > last {
@@ -75,11 +79,11 @@ fn follower_contradicts<T: Storage>(raft: &Raft<T>, message: &Message) -> Option
     })
 }
 
-/// What a leader's log says of entries that this member holds.
+/// Entries in a leader's append that contradict entries of this member.
 fn leader_contradicts<T: Storage>(raft: &Raft<T>, message: &Message) -> Option<String> {
     let log = &raft.raft_log;
     let (last, committed, from) = (log.last_index(), log.committed, message.from);
-    // 0 where the log no longer or not yet reaches.
+    // 0 where the log does not hold the index: compacted, or not appended yet.
     let own_term = |index| log.term(index).unwrap_or(0);
     let other = |index, term| index <= committed && ![0, term].contains(&own_term(index));
     let overlap = message.entries.iter().take_while(|entry| entry.index <= last);
@@ -120,7 +124,7 @@ mod tests {
         Entry { index, term, data: format!("{index} of {term}").into(), ..Entry::default() }
     }
 
-    /// A follower of three in term 3, whose log holds entries 5 to 8 of term 2, of which 5 and 6 are committed.
+    /// A follower of three in term 3. Its log holds entries 5 to 8 of term 2; 5 and 6 are committed.
     fn follower() -> RawNode<EntryLog> {
         let hard_state = HardState { term: TERM, commit: 6, ..HardState::default() };
         let conf_state = ConfState { voters: vec![OWN, OTHER, 3], ..ConfState::default() };
@@ -163,7 +167,7 @@ mod tests {
         let leader = leader();
         assert_eq!(proof(&leader, &held(4, 9)), None);
         assert!(proof(&leader, &held(4, 10)).unwrap().contains("member 2 holds entry 10"));
-        // The leader of an earlier term may have lost what it had sent but not synced.
+        // The leader of an earlier term may have lost entries that it had sent but not synced.
         assert_eq!(proof(&leader, &held(3, 10)), None);
         assert_eq!(proof(&follower(), &held(3, 10)), None);
     }

@@ -1,26 +1,28 @@
-//! Linearizable reads without the log: a leader says how far the log was committed when it was asked, and proves by a round of
-//! heartbeats that it still leads; whoever has applied the log that far may read (Ongaro's thesis, 6.4; etcd's ReadIndex).
+//! Linearizable reads without the log. A leader answers with its commit index at the time of the question, and proves
+//! by a round of heartbeats that it still leads. A member that has applied the log up to that index may serve the read
+//! (Ongaro's thesis, 6.4; etcd's ReadIndex).
 //!
-//! One round serves everybody who asked before it began, and one is under way at a time, so the number of rounds depends on
-//! the network, not on the number of reads. The library forgets a round when it knows no leader, and a leader forgets it
-//! before its first commit: rounds are asked for again.
+//! One round serves all reads that were added before it began, and only one is under way at a time. So the number of
+//! rounds depends on the network, not on the number of reads. The library drops a round while it knows no leader, and a
+//! leader drops it before its first commit: such rounds are asked for again.
 
 //!
-//! A round may be asked for twice, because it is asked for again, or because the network brings the question twice. Heartbeats
-//! carry the name of the last round, and followers confirm it; so a leader gives each question a name that was never used in its
-//! term. Otherwise the late confirmations of the first question would confirm the second, and with it all rounds between the
-//! two, of which no follower has heard.
+//! A question may reach the leader twice: it is asked again, or the network duplicates it. Heartbeats carry the name of
+//! the last round, and followers confirm that name. So a leader gives each question a name that was never used in its
+//! term. Otherwise late confirmations of the first question would confirm the second one, and with it all rounds
+//! between the two, which no follower has confirmed.
 
 use metastore_mutants::Mutant;
 use raft::eraftpb::{Message, MessageType};
 
-/// Ticks after which a round that brought no answer is asked for again; with etcd's heartbeat of 100 ms its 500 ms.
+/// A round without an answer is asked for again after so many ticks: after 500 ms with etcd's heartbeat of 100 ms, as
+/// in etcd.
 const RETRY_TICKS: u32 = 5;
 
-/// A leader adds so many bytes to the name of each question.
+/// Bytes that a leader appends to the name of each question.
 const NUMBER_BYTES: usize = size_of::<u64>();
 
-/// Gives questions that a leader is asked names of their own.
+/// Gives each question that a leader receives a unique name.
 #[derive(Debug, Default)]
 pub struct Questions {
     asked: u64,
@@ -36,7 +38,7 @@ impl Questions {
         }
     }
 
-    /// Gives the answers that this leader sends the names under which they were asked for.
+    /// Restores, in the answers that this leader sends, the names under which the rounds were asked for.
     pub fn restore(messages: &mut [Message]) {
         let answers = messages.iter_mut().filter(|message| message.get_msg_type() == MessageType::MsgReadIndexResp);
         for entry in answers.flat_map(|answer| answer.mut_entries().iter_mut()) {
@@ -45,13 +47,13 @@ impl Questions {
     }
 }
 
-/// Who waits to read. The ids are the caller's, unique in the cluster and over restarts.
+/// Linearizable reads that wait. Their ids come from the caller, and are unique in the cluster and over restarts.
 #[derive(Debug, Default)]
 pub struct Reads {
-    /// Came after the round that is under way had begun.
+    /// Reads that were added after the current round had begun.
     next: Vec<u64>,
     round: Option<Round>,
-    /// Who may read once so much of the log is applied.
+    /// Reads that may be served once the log is applied up to an index, each group with that index.
     confirmed: Vec<(u64, Vec<u64>)>,
 }
 
@@ -60,13 +62,13 @@ struct Round {
     /// The name of the round: the first of the ids that it began with.
     name: u64,
     ids: Vec<u64>,
-    /// Leader and term when it was asked for last.
+    /// Leader and term when the round was last asked for.
     asked: (u64, u64),
     ticks: u32,
 }
 
 impl Reads {
-    /// Somebody wants to read.
+    /// Adds a read.
     pub fn add(&mut self, id: u64) {
         if metastore_mutants::on(Mutant::ReadWithoutReadIndex) {
             return self.confirmed.push((0, vec![id]));
@@ -80,8 +82,8 @@ impl Reads {
         }
     }
 
-    /// The name of the round to ask for now, if there is one. `leader` and `term` are those of a leader that has committed an
-    /// entry of its term, as far as is known here.
+    /// The name of the round to ask for now, if any. `leader` and `term` belong to a leader that has committed an entry
+    /// of its term, as far as this member knows.
     pub fn ask(&mut self, leader: u64, term: u64) -> Option<u64> {
         let asked = (leader, term);
         match &mut self.round {
@@ -95,12 +97,13 @@ impl Reads {
         self.round.as_ref().map(|round| round.name)
     }
 
-    /// Whether an answer of this name is one to the round that is under way.
+    /// Whether an answer with this name belongs to the round that is under way.
     pub fn asked_for(&self, context: &[u8]) -> bool {
         self.round.as_ref().is_some_and(|round| context == round.name.to_be_bytes())
     }
 
-    /// Forgets those for whom nobody waits: without a leader, or with a log that does not get on, they would be kept for ever.
+    /// Forgets the reads for which `waits` is false. Without a leader, or while the log makes no progress, they would
+    /// be kept for ever.
     pub fn retain(&mut self, waits: impl Fn(u64) -> bool) {
         self.next.retain(|id| waits(*id));
         if let Some(round) = &mut self.round {
@@ -113,22 +116,22 @@ impl Reads {
         });
     }
 
-    /// How many wait.
+    /// Number of waiting reads.
     pub fn count(&self) -> usize {
         let under_way = self.round.as_ref().map_or(0, |round| round.ids.len());
         self.next.len() + under_way + self.confirmed.iter().map(|(_, ids)| ids.len()).sum::<usize>()
     }
 
-    /// The leader has answered a round: everything up to `index` was committed when it was asked for.
+    /// Takes the leader's answer to a round: everything up to `index` was committed when the round was asked for.
     pub fn confirm(&mut self, context: &[u8], index: u64) {
-        // An answer that comes twice finds its round gone.
-        // The one that this member has given itself, while it leads, has a number behind its name.
+        // The second copy of an answer finds its round gone. An answer that this member gave itself as the leader has a
+        // number after the name.
         if let Some(round) = self.round.take_if(|round| context.starts_with(&round.name.to_be_bytes())) {
             self.confirmed.push((index, round.ids));
         }
     }
 
-    /// Hands out who may read now that everything up to `applied` is.
+    /// Moves to `into` the reads that may be served once everything up to `applied` is applied.
     pub fn release(&mut self, applied: u64, into: &mut Vec<u64>) {
         let too_early = metastore_mutants::on(Mutant::ReadBeforeApplied);
         for (_, ids) in self.confirmed.extract_if(.., |(index, _)| *index <= applied || too_early) {

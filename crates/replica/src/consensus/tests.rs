@@ -66,8 +66,8 @@ fn message(kind: MessageType) -> Message {
     message
 }
 
-/// A round that is asked for again must not be confirmed by what followers have said to the first question: others have
-/// asked meanwhile, of whom they have not heard.
+/// A round that is asked for again must not be confirmed by late confirmations of the first question. Other rounds have
+/// begun between the two, and the followers that confirmed the first question have not heard of them.
 #[test]
 fn a_late_confirmation_confirms_no_later_round() {
     let mut leader = consensus(&[1, 2, 3]);
@@ -134,7 +134,7 @@ fn a_candidate_of_an_earlier_term_is_told_so() {
     assert_eq!(behind.standing().term, ahead.standing().term);
 }
 
-/// Does everything that is due; returns what it has sent.
+/// Does all the work that is due; returns the messages that were sent.
 fn all_work(consensus: &mut Consensus) -> Vec<Message> {
     let mut sent = Vec::new();
     while let Some(mut work) = consensus.take() {
@@ -148,7 +148,7 @@ fn all_work(consensus: &mut Consensus) -> Vec<Message> {
     sent
 }
 
-/// Who was removed while it led may still send entries to the one that is left.
+/// A member that was removed while it led may still send entries to the one that is left.
 #[test]
 fn a_sole_voter_is_not_elected_before_its_log_is_durable() {
     let mut consensus = consensus(&[1]);
@@ -214,7 +214,8 @@ fn what_waits_for_commitment_is_bounded() {
     assert_eq!(taken, 4);
 }
 
-/// A leader of three, of which one follower holds everything, and the other one nothing but what the log has no more.
+/// The leader of three members. One follower holds everything; the other one lacks entries that the leader's log has
+/// already dropped.
 struct Behind {
     leader: Consensus,
     applied: u64,
@@ -337,11 +338,11 @@ fn vote(from: u64, term: u64) -> Message {
     Message { from, term, ..message(MessageType::MsgRequestVoteResponse) }
 }
 
-/// The library would make a leader of a candidate whose log is not on the disk yet, and panics as it does.
+/// A candidate whose log is not on the disk yet must not become leader; the library panics in that case.
 #[test]
 fn votes_count_only_once_they_were_asked_for() {
     let mut candidate = follower_with_an_entry();
-    // All of this is heard at once.
+    // All of these messages arrive at once.
     candidate.step(vote(2, 2)).unwrap();
     candidate.step(message(MessageType::MsgTimeoutNow)).unwrap();
     assert_eq!((candidate.standing().role, candidate.standing().term), (Role::Candidate, 2));
@@ -383,7 +384,7 @@ fn votes_that_are_asked_for_beforehand_count_only_once_they_were_asked_for() {
     assert_eq!(candidate.standing().role, Role::Leader);
 }
 
-/// A vote that comes when the election is over counts for no later one.
+/// A vote that arrives after its election does not count in a later one.
 #[test]
 fn a_late_vote_elects_nobody() {
     let mut candidate = follower_with_an_entry();
@@ -414,7 +415,7 @@ fn only_the_leader_hands_over() {
     assert_eq!(follower.standing().role, Role::Candidate);
 }
 
-/// At their end no leader could be elected any more.
+/// At the highest term no leader could be elected any more.
 #[test]
 fn no_message_takes_the_terms_to_their_end() {
     for kind in [
@@ -435,7 +436,7 @@ fn no_message_takes_the_terms_to_their_end() {
             assert!(matches!(refused, Err(Rejected::Impossible { .. })), "{kind:?} of term {term}: {refused:?}");
             assert_eq!(consensus.standing().term, 1);
         }
-        // A member that was away for long may have missed many.
+        // A member that was away for a long time may have missed many elections.
         consensus.step(of_term(1_000_000)).unwrap();
         assert!([1, 1_000_000].contains(&consensus.standing().term), "{kind:?}");
     }
@@ -464,7 +465,7 @@ fn an_answer_to_a_read_counts_only_if_it_was_asked_for() {
     assert_eq!(follower.standing().commit, 1, "nobody asked");
     follower.read(77);
     follower.step(Message { commit: 1, ..message(MessageType::MsgHeartbeat) }).unwrap();
-    // It is asked once something of the leader's term is committed.
+    // The round is asked for once an entry of the leader's term is committed.
     follower.step(Message { index: 2, commit: 2, ..message(MessageType::MsgAppend) }).unwrap();
     let asked = all_work(&mut follower);
     assert!(asked.iter().any(|sent| sent.get_msg_type() == MessageType::MsgReadIndex));
