@@ -1,4 +1,4 @@
-//! What failed, where, and why.
+//! Errors of disk operations: the operation, the path and the cause.
 
 use std::fmt;
 use std::io;
@@ -13,9 +13,9 @@ pub type Result<T> = std::result::Result<T, DiskError>;
 pub struct DiskError {
     /// The operation, as a verb: `write`, `sync`, `rename`.
     pub operation: &'static str,
-    /// The file or directory it was about.
+    /// The file or directory of the operation.
     pub path: PathBuf,
-    /// What the operating system said.
+    /// The error of the operating system.
     pub source: Arc<io::Error>,
 }
 
@@ -30,12 +30,12 @@ impl DiskError {
         self.source.kind()
     }
 
-    /// Whether a directory could not be locked because somebody else holds it.
+    /// Whether a directory could not be locked because another process or caller holds the lock.
     pub fn is_locked(&self) -> bool {
         self.operation == "lock" && self.kind() == io::ErrorKind::WouldBlock
     }
 
-    /// The error of a lock that somebody else holds.
+    /// The error for a lock that another process or caller holds.
     pub(super) fn locked(path: &Path) -> DiskError {
         let text = "another process uses this directory; stop it, or choose another data directory";
         DiskError::new("lock", path, io::Error::new(io::ErrorKind::WouldBlock, text))

@@ -1,4 +1,4 @@
-//! The one door through which a member touches the disk.
+//! The only interface through which a member touches the disk.
 //!
 //! ```text
 //!     wal, snapshots, member directory
@@ -9,14 +9,14 @@
 //!       std + rustix   in memory; forgets what was not synced
 //! ```
 //!
-//! A durable log is proven by taking the power away, and no test can take the power away from a real disk: a killed
-//! process leaves its writes in the page cache. So everything durable goes through this trait, and the double behind
-//! it forgets, tears and fails on demand.
+//! The durability of a log is tested by cutting the power, and no test can cut the power of a real disk: a killed
+//! process leaves its writes in the page cache. So everything durable goes through this trait, and the simulated disk
+//! behind it forgets, tears and fails on demand.
 //!
 //! Rules
 //! - Bytes of a file are durable after [`DiskFile::sync_data`] or [`DiskFile::sync_all`] returned `Ok`; a name
 //!   (created, renamed, removed) is durable after [`Disk::sync_dir`] of its directory. Neither implies the other.
-//! - A failed sync is final: the kernel may have dropped the bytes, and a second sync that says `Ok` proves nothing.
+//! - A failed sync is final: the kernel may have dropped the bytes, and a second sync that returns `Ok` proves nothing.
 //!   Callers stop; nothing here retries.
 //! - Names are renamed within one directory only. That is atomic on every file system we support.
 //! - Directories are created with mode 0700, files with 0600.
@@ -44,9 +44,9 @@ pub const LOCK_FILE: &str = "LOCK";
 /// A directory that file systems of the ext family have in their root.
 pub const LOST_AND_FOUND: &str = "lost+found";
 
-/// A file system, as far as a member needs one.
+/// The parts of a file system that a member needs.
 pub trait Disk: Send + Sync {
-    /// Creates a directory and what is missing above it, with mode 0700, durably. An existing directory is fine.
+    /// Creates a directory and its missing parents, with mode 0700, durably. An existing directory is fine.
     fn create_dir_all(&self, path: &Path) -> Result<()>;
 
     /// The names in a directory, sorted.
@@ -71,8 +71,8 @@ pub trait Disk: Send + Sync {
     /// Makes the names in a directory durable.
     fn sync_dir(&self, path: &Path) -> Result<()>;
 
-    /// Keeps every other process (and every other caller) out of a directory until the result is dropped. The error
-    /// says so when somebody else holds it; see [`DiskError::is_locked`].
+    /// Keeps all other processes, and all other callers, out of a directory until the result is dropped. If another
+    /// holder has locked the directory, [`DiskError::is_locked`] is true for the error.
     fn lock_dir(&self, path: &Path) -> Result<Box<dyn DirLock>>;
 
     /// The whole content of a file. For files whose size the caller has bounded.
@@ -87,7 +87,8 @@ pub trait DiskFile: Send + Sync {
     /// Writes all bytes at the offset; the file grows if needed. After an error, any part may have been written.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()>;
 
-    /// Fills the buffer from the offset. Returns how many bytes there were; fewer than asked only at the end.
+    /// Fills the buffer from the offset. Returns the number of bytes read; it is smaller than the buffer only at the
+    /// end of the file.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize>;
 
     /// The length of the file.
@@ -101,8 +102,8 @@ pub trait DiskFile: Send + Sync {
     /// Cuts the file, or extends it with zeros that take no space.
     fn set_len(&self, len: u64) -> Result<()>;
 
-    /// Reserves space: the file is at least `offset + len` long afterwards, new bytes read as zeros, and writes there
-    /// do not run out of space. Does nothing where the file system cannot.
+    /// Reserves space: the file is at least `offset + len` bytes long afterwards, new bytes read as zeros, and writes
+    /// there do not run out of space. Does nothing where the file system does not support it.
     fn allocate(&self, offset: u64, len: u64) -> Result<()>;
 
     /// Makes the bytes and the length durable (fdatasync).
@@ -112,5 +113,5 @@ pub trait DiskFile: Send + Sync {
     fn sync_all(&self) -> Result<()>;
 }
 
-/// A held directory lock; dropping it lets others in.
+/// A held directory lock; dropping it releases the directory.
 pub trait DirLock: Send + Sync {}

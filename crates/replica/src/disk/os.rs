@@ -12,18 +12,18 @@ use rustix::io::Errno;
 
 use super::{DirLock, Disk, DiskError, DiskFile, LOCK_FILE, Result};
 
-/// What was done with a file.
+/// An operation on a file that is reported to an [`Observer`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// So many bytes were written.
+    /// A write of so many bytes.
     Write(usize),
-    /// Its data was synced.
+    /// A sync of the data.
     SyncData,
-    /// It was synced whole.
+    /// A sync of the data and all attributes.
     SyncAll,
 }
 
-/// Is told of every write and sync of a file: which one, and how long it took.
+/// Called after every write and sync of a file, with the path, the operation and its duration.
 pub type Observer = Arc<dyn Fn(&Path, Access, Duration) + Send + Sync>;
 
 /// The file system of the machine.
@@ -39,12 +39,12 @@ impl OsDisk {
         OsDisk { fsync: true, observer: None }
     }
 
-    /// The same disk, whose writes and syncs are reported.
+    /// The same disk, with its writes and syncs reported to `observer`.
     pub fn observed(self, observer: Observer) -> OsDisk {
         OsDisk { observer: Some(observer), ..self }
     }
 
-    /// A disk whose syncs do nothing (`--unsafe-no-fsync`): an acknowledged write may be lost with the power.
+    /// A disk whose syncs do nothing (`--unsafe-no-fsync`): a power loss may take acknowledged writes.
     pub fn without_fsync() -> OsDisk {
         OsDisk { fsync: false, observer: None }
     }
@@ -133,8 +133,8 @@ impl Disk for OsDisk {
             let mut file = File::open(path)?;
             let mut bytes = Vec::with_capacity(file.metadata()?.len() as usize);
             file.read_to_end(&mut bytes)?;
-            // A log is read once and then written to. Pages that the kernel read ahead are large, and a small write into one
-            // dirties all of it.
+            // A log is read once and then written to. Pages that the kernel has read ahead are large, and a small write
+            // into one of them makes all of it dirty.
             rustix::fs::fadvise(&file, 0, None, Advice::DontNeed)?;
             Ok(bytes)
         };
@@ -161,7 +161,7 @@ struct OsFile {
 }
 
 impl OsFile {
-    /// Does something with the file, and reports how long it took.
+    /// Runs an operation on the file, and reports its duration.
     fn watched<T>(&self, access: Access, act: impl FnOnce() -> Result<T>) -> Result<T> {
         let Some(observer) = &self.observer else { return act() };
         let began = Instant::now();

@@ -1,4 +1,5 @@
-//! The bytes of one simulated file: what is durable, what only the page cache knows, and what a power loss makes of it.
+//! The bytes of one simulated file: the durable ones, those that only the page cache holds, and those found after a
+//! power loss.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +8,7 @@ use crate::disk::SECTOR_BYTES;
 
 const SECTOR: u64 = SECTOR_BYTES as u64;
 
-/// The content of a file, by sector; sectors that are not there are zeros.
+/// The content of a file, by sector; sectors that are absent are zeros.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Content {
     len: u64,
@@ -45,7 +46,7 @@ impl Content {
         self.len = len;
     }
 
-    /// Forgets what lies at and behind `len`, in the sectors chosen.
+    /// Zeroes all bytes from `len` on, in the chosen sectors.
     fn zero_from(&mut self, len: u64, chosen: impl Fn(u64) -> bool) {
         let cut = len / SECTOR;
         if chosen(cut)
@@ -144,15 +145,15 @@ impl FileContent {
         }
     }
 
-    /// What Linux does when a sync fails: the pages count as clean, and no later sync writes them again.
+    /// Does what Linux does when a sync fails: the pages count as clean, and no later sync writes them again.
     pub(super) fn fail_sync(&mut self) {
         self.unsynced.clear();
     }
 
     /// The file as it is found after a power loss.
     ///
-    /// A sector is found in one of the states that it went through since the last sync, never in another: the
-    /// device writes sectors whole, but in any order and as often as it likes. The length is found likewise.
+    /// Each sector is found in one of the states that it went through since the last sync, never in any other: the
+    /// device writes sectors whole, but in any order and any number of times. The same holds for the length.
     pub(super) fn after_power_loss(&self, survival: Survival) -> FileContent {
         let changes = self.unsynced.len();
         let mut found = self.durable.clone();

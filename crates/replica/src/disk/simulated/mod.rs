@@ -1,4 +1,4 @@
-//! A disk in memory that forgets what was not synced.
+//! A disk in memory that forgets everything that was not synced.
 //!
 //! ```text
 //!     write / rename / remove ---> live state      what reads see (the page cache)
@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Everything is a function of the calls and of the seeds: no clock, no randomness, names in order. Operations that
-//! change or sync something are counted from the start, so a test can run a script once, count, and then run it again
-//! with a crash after each of them.
+//! change or sync something are counted from the start. So a test can run a script once, read the count, and run the
+//! script again with a crash after each operation.
 //!
 //! Deliberately absent: modes and owners, links, renames between directories, and reordering of one file's length
 //! against its own bytes beyond what a sector-wise choice gives.
@@ -30,10 +30,10 @@ use tree::{NodeId, Tree};
 
 use super::{DirLock, Disk, DiskError, DiskFile, Result, SECTOR_BYTES};
 
-/// `EIO`, as the kernel reports a device that failed.
+/// `EIO`, the kernel's error for a device that failed.
 const EIO: i32 = 5;
 
-/// The disk. Clones are handles on the same disk.
+/// The disk. All clones are handles on the same disk.
 #[derive(Clone, Default)]
 pub struct SimulatedDisk {
     state: Arc<Mutex<State>>,
@@ -59,12 +59,12 @@ impl SimulatedDisk {
         SimulatedDisk::default()
     }
 
-    /// How many operations changed or synced something so far.
+    /// The number of operations so far that changed or synced something.
     pub fn operations(&self) -> u64 {
         self.state().operations
     }
 
-    /// How often the bytes of a file were synced so far.
+    /// The number of syncs of files so far.
     pub fn syncs(&self) -> u64 {
         self.state().syncs
     }
@@ -74,14 +74,14 @@ impl SimulatedDisk {
         self.state().last_write.clone()
     }
 
-    /// Lets the first `n` operations (counted as in [`SimulatedDisk::operations`]) through; every later call of any
+    /// Lets the first `n` operations (counted as in [`SimulatedDisk::operations`]) through. Every later call of any
     /// kind fails with "simulated crash".
     pub fn crash_after(&self, n: u64) {
         self.state().crash_after = Some(n);
     }
 
-    /// The disk as it is found after a power loss now, or after a kill of the process. Handles on this one fail from
-    /// here on.
+    /// The disk as it is found after a power loss now, or after a kill of the process. From now on, handles on this
+    /// disk fail.
     pub fn crash(&self, policy: CrashPolicy) -> SimulatedDisk {
         let mut state = self.state();
         state.crash_after = Some(0);
@@ -92,14 +92,14 @@ impl SimulatedDisk {
         SimulatedDisk { state: Arc::new(Mutex::new(State { tree, ..State::default() })) }
     }
 
-    /// Another disk in the same state, what is not synced included; faults that were asked for are not taken along.
+    /// Another disk in the same state, including unsynced changes. Requested faults are not copied.
     pub fn fork(&self) -> SimulatedDisk {
         let tree = self.state().tree.clone();
         SimulatedDisk { state: Arc::new(Mutex::new(State { tree, ..State::default() })) }
     }
 
-    /// Makes the `k`-th operation from now on (1 is the next; counted as in [`SimulatedDisk::operations`]) fail with EIO and do
-    /// nothing. Those after it are done.
+    /// Makes the `k`-th operation from now on (1 is the next; counted as in [`SimulatedDisk::operations`]) fail with
+    /// EIO and do nothing. The operations after it succeed.
     pub fn fail_operation(&self, k: u64) {
         self.state().fail_operation = Some(k);
     }
@@ -110,23 +110,23 @@ impl SimulatedDisk {
         self.state().fail_write = Some(k);
     }
 
-    /// Makes the `k`-th sync of a file from now on (1 is the next) fail with EIO. The bytes that it would have made
-    /// durable never will be, whatever later syncs say.
+    /// Makes the `k`-th sync of a file from now on (1 is the next) fail with EIO. The bytes that it should have made
+    /// durable never become durable, whatever later syncs return.
     pub fn fail_sync(&self, k: u64) {
         self.state().fail_sync = Some(k);
     }
 
-    /// Lets files hold `bytes` in total; what goes beyond fails with ENOSPC after the sectors that fit.
+    /// Limits all files together to `bytes`. A write beyond that writes the sectors that fit, then fails with ENOSPC.
     pub fn limit_bytes(&self, bytes: u64) {
         self.state().capacity = Some(bytes);
     }
 
-    /// What all files hold together.
+    /// The total length of all files in bytes.
     pub fn total_bytes(&self) -> u64 {
         self.state().tree.total_bytes()
     }
 
-    /// Lets files be as large as they will again.
+    /// Removes the limit of [`SimulatedDisk::limit_bytes`].
     pub fn lift_limit(&self) {
         self.state().capacity = None;
     }
@@ -136,7 +136,7 @@ impl SimulatedDisk {
         self.damage(path, offset, 1, |byte| byte[0] ^= 1 << bit)
     }
 
-    /// Changes `len` bytes of a file, durably, as no write of its owner does. Not counted as an operation.
+    /// Changes `len` bytes of a file durably, as damage and not as a write of a caller. Not counted as an operation.
     pub fn damage(&self, path: &Path, offset: u64, len: usize, act: impl FnOnce(&mut [u8])) -> Result<()> {
         let mut state = self.state();
         let file = state.tree.file(path).map_err(|e| DiskError::new("open", path, e))?;
@@ -155,7 +155,7 @@ impl SimulatedDisk {
 }
 
 impl State {
-    /// Every call passes here first.
+    /// Fails if the disk has crashed. Every call checks this first.
     fn check_power(&self, operation: &'static str, path: &Path) -> Result<()> {
         if self.crash_after.is_some_and(|n| self.operations > n || (self.operations == n && n == 0)) {
             return Err(crashed(operation, path));
@@ -163,7 +163,7 @@ impl State {
         Ok(())
     }
 
-    /// Counts an operation that changes or syncs something; the one after the last allowed is refused.
+    /// Counts an operation that changes or syncs something. Fails if it comes after the last allowed one.
     fn count(&mut self, operation: &'static str, path: &Path) -> Result<()> {
         self.operations += 1;
         self.check_power(operation, path)?;
@@ -185,7 +185,7 @@ impl State {
         }
     }
 
-    /// How far a file that is `len` long may grow towards `wanted` before the disk is full.
+    /// How far a file of length `len` may grow towards `wanted` before the disk is full.
     fn room(&self, len: u64, wanted: u64) -> u64 {
         let Some(capacity) = self.capacity else { return wanted };
         let others = self.tree.total_bytes().saturating_sub(len);
@@ -213,7 +213,7 @@ impl SimulatedDisk {
         f(&mut state.tree).map_err(|e| DiskError::new(name, path, e))
     }
 
-    /// Runs a question to the directory tree.
+    /// Runs a query of the directory tree; it is not counted.
     fn ask<T>(&self, name: &'static str, path: &Path, f: impl FnOnce(&mut Tree) -> io::Result<T>) -> Result<T> {
         let mut state = self.state();
         state.check_power(name, path)?;

@@ -1,14 +1,14 @@
-//! What a power loss leaves of the things that were not synced.
+//! The unsynced changes that survive a power loss.
 
-/// How much of what was not synced is found again after a power loss.
+/// Which unsynced changes are found again after a power loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CrashPolicy {
-    /// Nothing: only what was synced is there.
+    /// None: only synced bytes and names are there.
     DropUnsynced,
-    /// Everything: the device had written all of it.
+    /// All: the device had written all of them.
     KeepUnsynced,
-    /// No power loss: the process was killed, and the page cache is as it was. Everything is seen, and nothing more is
-    /// durable than before, so a later power loss may still take it.
+    /// No power loss: the process was killed, and the page cache is as it was. All changes are visible, but no more of
+    /// them are durable than before, so a later power loss may still take them.
     Kill,
     /// A choice made by the seed for each sector, each length and each change of a directory. Depending on the seed,
     /// writes are torn into a prefix or into scattered sectors.
@@ -22,7 +22,7 @@ pub(super) struct Survival {
     node: u64,
 }
 
-/// The state that stands for the length in the choices; no sector has this number.
+/// The sector number that stands for the length of the file in the choices; no real sector has it.
 const LENGTH: u64 = u64::MAX;
 
 impl Survival {
@@ -30,28 +30,28 @@ impl Survival {
         Survival { policy, node }
     }
 
-    /// How many of `changes`, in their order, reached this sector.
+    /// How many of `changes` changes, counted from the first, reached this sector.
     pub(super) fn steps(self, sector: u64, changes: usize) -> usize {
         let CrashPolicy::Random(seed) = self.policy else {
             return if self.policy == CrashPolicy::DropUnsynced { 0 } else { changes };
         };
         let file = mix(seed, self.node);
         match file % 4 {
-            // Written from the front; the power went at some sector, or between two changes.
+            // Written from the front; the power was lost at some sector, or between two changes.
             0 if sector < mix(file, 1) % 64 => changes,
             0 => 0,
-            // Nearly everything was written.
+            // Nearly all sectors were written.
             1 if !mix(file, sector).is_multiple_of(8) => changes,
             _ => (mix(file, sector) >> 8) as usize % (changes + 1),
         }
     }
 
-    /// How many of `changes`, in their order, reached the length of the file.
+    /// How many of `changes` changes, counted from the first, reached the length of the file.
     pub(super) fn length_steps(self, changes: usize) -> usize {
         self.steps(LENGTH, changes)
     }
 
-    /// Whether the change number `i` of a directory is found.
+    /// Whether change number `i` of a directory is found.
     pub(super) fn keeps(self, i: usize) -> bool {
         match self.policy {
             CrashPolicy::DropUnsynced => false,

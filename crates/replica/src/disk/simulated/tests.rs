@@ -1,4 +1,4 @@
-//! The double is only worth something if it forgets.
+//! A simulated disk is useful only if it forgets what was not synced.
 
 use super::*;
 
@@ -54,7 +54,7 @@ fn a_kill_keeps_the_page_cache_and_a_later_power_loss_takes_it() {
         (lost.list(&path("/d")).unwrap(), lost.read(&path("/d/f")).unwrap()),
         (vec!["f".into()], b"old".to_vec())
     );
-    // What the next process syncs is durable.
+    // Bytes that the next process syncs are durable.
     let (disk, file) = with_file(b"old");
     file.write_at(0, b"new").unwrap();
     let killed = disk.crash(CrashPolicy::Kill);

@@ -1,4 +1,4 @@
-//! The directories of the simulated disk: names that are durable, and changes of names that are not.
+//! The directories of the simulated disk: durable names, and unsynced changes of names.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
@@ -7,7 +7,7 @@ use std::path::{Component, Path};
 use super::content::FileContent;
 use super::{CrashPolicy, Survival};
 
-/// A file or directory, whatever its name.
+/// The number of a file or directory; names refer to it.
 pub(super) type NodeId = usize;
 
 type Names = BTreeMap<String, NodeId>;
@@ -131,7 +131,7 @@ impl Tree {
         }
     }
 
-    /// The content of a file that [`Tree::file`] or [`Tree::create_file`] named.
+    /// The content of a file whose node [`Tree::file`] or [`Tree::create_file`] returned.
     pub(super) fn content(&mut self, node: NodeId) -> &mut FileContent {
         match &mut self.nodes[node] {
             Node::File(content) => content,
@@ -239,7 +239,7 @@ impl Tree {
     }
 }
 
-/// The names on the way from the root; `/a/b` and `a/b` are the same place.
+/// The components of a path, from the root; `/a/b` and `a/b` are the same place.
 fn names(path: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for component in path.components() {
