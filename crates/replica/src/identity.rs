@@ -1,4 +1,4 @@
-//! Who a member is: ids computed as etcd computes them, so that a cluster can hold members of both.
+//! Ids of members and clusters, computed as etcd computes them, so that a cluster can have members of both kinds.
 
 use sha1::{Digest, Sha1};
 

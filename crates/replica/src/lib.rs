@@ -1,4 +1,5 @@
-//! One member: consensus, log, state, snapshots. Synchronous; it owns no thread (but for a conversion), no clock and no socket.
+//! One member: consensus, log, state, snapshots. It is synchronous, and owns no thread (except for a conversion), no
+//! clock and no socket.
 //!
 //! ```text
 //!   propose / tick / step ─▶ consensus ─▶ wal (one write, one sync for all that waits) ─▶ consensus ─▶ Outbox
@@ -7,17 +8,17 @@
 //!                                       Output { outcomes, events, snapshot } ◀── store ─▶ engine
 //! ```
 //!
-//! [`Replica`] is driven by one caller: hand in what happened, then call [`Replica::process`] until it says that nothing is
-//! left. The caller is the server's engine thread, or a simulator.
+//! [`Replica`] is driven by one caller: it hands in what happened, then calls [`Replica::process`] until nothing is
+//! left to do. The caller is the server's engine thread, or a simulator.
 //!
 //! Rules
-//! - **Acknowledged means durable and committed**: an outcome appears in [`Output`] after its entry was synced and applied.
+//! - **Acknowledged means durable and committed**: an outcome appears in [`Output`] after its entry was synced and
+//!   applied.
 //! - **A failed write or sync is final.** Every later call fails; the caller stops the member.
-//! - The disk is touched only through [`disk::Disk`], so that a test can take the power away after any operation.
+//! - The disk is touched only through [`disk::Disk`], so that a test can cut the power after any operation.
+//! - **Nothing here is random.** A member's behaviour follows from its disk and from its inputs, in their order.
 //!
-//! - **Nothing here is random.** What a member does follows from its disk, and from what it is told in which order.
-//!
-//! What is deliberately absent: sockets ([`Outbox`] takes what the other members are to be told), TLS, timers.
+//! Deliberately absent: sockets ([`Outbox`] takes the messages for other members), TLS, timers.
 
 mod consensus;
 mod data_dir;
