@@ -1,4 +1,4 @@
-//! Why the log cannot be opened or written.
+//! The reasons for which the log cannot be opened or written.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ pub type Result<T> = std::result::Result<T, WalError>;
 /// A log that cannot be opened or written. Cheap to clone: a poisoned log repeats its first error.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum WalError {
-    /// The disk failed. The log is not written any more.
+    /// The disk failed. The log is no longer written.
     #[error(transparent)]
     Disk(#[from] DiskError),
 
@@ -23,9 +23,9 @@ pub enum WalError {
     Corrupt {
         /// The segment.
         file: PathBuf,
-        /// Where in the segment the first record that is not right begins, in bytes.
+        /// Byte offset, within the segment, of the first bad record.
         offset: u64,
-        /// What is not right.
+        /// The reason why the record is bad.
         reason: String,
     },
 
@@ -36,7 +36,7 @@ pub enum WalError {
         dir: PathBuf,
     },
 
-    /// A new log was to be created where there is something.
+    /// A new log was to be created in a directory that is not empty.
     #[error("cannot create a write-ahead log in {}: it holds {name}; choose an empty directory", dir.display())]
     Exists {
         /// The directory.
@@ -45,7 +45,7 @@ pub enum WalError {
         name: String,
     },
 
-    /// A file is named like a segment, but not quite.
+    /// A file ends in `.wal`, but its name is not a valid segment name.
     #[error("{} is not named like a log segment (<sequence>-<first index>.wal, 16 hex digits each); move it away", file.display())]
     ForeignFile {
         /// The file.
@@ -55,13 +55,13 @@ pub enum WalError {
     /// A segment is missing between others.
     #[error("log segment {missing:016x} is missing before {}; restore it from a copy", file.display())]
     MissingSegment {
-        /// The segment behind the gap.
+        /// The segment after the gap.
         file: PathBuf,
-        /// The sequence number that should be there.
+        /// The missing sequence number.
         missing: u64,
     },
 
-    /// No segment goes back to the snapshot.
+    /// No segment reaches back to the snapshot.
     #[error("the log in {} begins at index {first}, behind the snapshot at {index}; use a newer snapshot", dir.display())]
     Released {
         /// The directory.
@@ -72,7 +72,7 @@ pub enum WalError {
         index: u64,
     },
 
-    /// The log does not know the snapshot that it should be read from.
+    /// The log has no record of the snapshot that it should be read from.
     #[error("the log in {} has no record of a snapshot at index {index}, term {term}", dir.display())]
     SnapshotNotFound {
         /// The directory.
@@ -83,7 +83,7 @@ pub enum WalError {
         term: u64,
     },
 
-    /// What is left of the log ends before something that it says was committed.
+    /// The log ends before an entry that, as the log itself says, was committed.
     #[error(
         "the log in {} ends at index {last}, but index {commit} was committed: acknowledged entries are missing; \
          restore the directory from a copy, or replace this member",
@@ -92,7 +92,7 @@ pub enum WalError {
     CommittedLost {
         /// The directory.
         dir: PathBuf,
-        /// The last index that is there.
+        /// The index of the last entry.
         last: u64,
         /// The highest commit index in the log.
         commit: u64,
@@ -109,7 +109,7 @@ pub enum WalError {
         max: usize,
     },
 
-    /// Entries that do not follow each other were to be written; nothing was.
+    /// The given entries do not follow each other; nothing was written.
     #[error("entry {index} cannot follow entry {last} in the log")]
     Gap {
         /// The index of the entry.

@@ -1,6 +1,6 @@
-//! A reader and a writer for protobuf fields, just large enough for the flat messages of the log.
+//! A reader and a writer for protobuf fields, sufficient for the flat messages of the log.
 
-/// A varint takes at most so many bytes.
+/// Most bytes of a varint.
 pub(super) const MAX_VARINT_BYTES: usize = 10;
 
 /// A field's value.
@@ -10,7 +10,7 @@ pub(super) enum Value<'a> {
     Bytes(&'a [u8]),
 }
 
-/// The bytes are no protobuf message, or hold a kind of field that the log does not use.
+/// The bytes are not a protobuf message, or hold a kind of field that the log does not use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Malformed;
 
@@ -71,7 +71,7 @@ impl<'a> Iterator for Fields<'a> {
     }
 }
 
-/// Writes a varint into the buffer and returns the place behind it.
+/// Writes a varint into the buffer and returns the place after it.
 #[inline]
 pub(super) fn put_varint(buffer: &mut [u8], mut at: usize, mut value: u64) -> usize {
     while value >= 0x80 {
@@ -104,7 +104,7 @@ pub(super) struct Message {
 }
 
 impl Message {
-    /// A message of varint fields numbered from 1. Zeros are written, too, as etcd does.
+    /// A message of varint fields numbered from 1. Fields with the value 0 are written, too, as etcd does.
     #[inline]
     pub(super) fn of(values: &[u64]) -> Message {
         let mut message = Message { bytes: [0; MESSAGE_BYTES], len: 0 };

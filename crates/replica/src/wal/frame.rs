@@ -1,4 +1,4 @@
-//! The bytes of a record: encoding on the hot path, and the reverse.
+//! The bytes of a record: encoding, which is on the hot path, and decoding.
 //!
 //! ```text
 //!     length word (8 B)   type    crc      data                      padding
@@ -9,14 +9,14 @@ use crc32c::crc32c_append;
 
 use super::fields::{Fields, Value, put_varint};
 
-/// Frames begin at multiples of this, and the length word is as long.
+/// Frames begin at multiples of this; the length word has the same size.
 pub(super) const FRAME_ALIGN: usize = 8;
 
-/// The longest record that is written or believed. etcd takes what the file holds; a client's request is bounded to
-/// megabytes, so a length beyond this is a damaged length.
+/// Most bytes of a record that is written or accepted. etcd accepts any length that the file holds. A client's request
+/// is limited to megabytes, so a greater length is a damaged length.
 pub const MAX_RECORD_BYTES: usize = 256 << 20;
 
-/// Marks a length word whose top byte holds a padding.
+/// Marks a length word whose top byte holds the padding length.
 const PADDED: u64 = 0x80 << 56;
 
 /// The bits of a length word that hold the length.
@@ -33,16 +33,16 @@ pub(super) const SNAPSHOT: u64 = 5;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Record<'a> {
     pub(super) kind: u64,
-    /// The sum as stored. It covers the data of all records up to this one, but not the types.
+    /// The sum as stored. It covers the data of all records up to this one, but not their types.
     pub(super) crc: u32,
     pub(super) data: &'a [u8],
-    /// Where the data ends in the segment.
+    /// The place where the data ends in the segment.
     pub(super) data_end: usize,
-    /// Where the next frame begins.
+    /// The place where the next frame begins.
     pub(super) end: usize,
 }
 
-/// What the length word at some place says.
+/// The meaning of the length word at some place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Word {
     /// Fewer than eight bytes are left in the file.
@@ -77,8 +77,8 @@ fn length_word(len: usize) -> (u64, usize) {
     (len as u64 | top, pad)
 }
 
-/// Reads the record whose frame is at `at`, without looking at its sum. `None`: there is no whole well-formed record.
-/// Stricter than etcd, because the sum covers neither the fields around the data nor the padding.
+/// Reads the record whose frame is at `at`, without checking its sum. `None`: there is no whole well-formed record. The
+/// checks are stricter than etcd's, because the sum covers neither the fields around the data nor the padding.
 pub(super) fn record_at(bytes: &[u8], at: usize) -> Option<Record<'_>> {
     let Word::Record { len, end } = word_at(bytes, at) else { return None };
     let start = at + FRAME_ALIGN;
@@ -101,7 +101,7 @@ pub(super) fn record_at(bytes: &[u8], at: usize) -> Option<Record<'_>> {
     Some(Record { kind, crc, data, data_end: start + len, end })
 }
 
-/// Encodes records into one buffer and carries the running sum.
+/// Encodes records into one buffer, and keeps the running sum.
 #[derive(Debug, Default)]
 pub(super) struct Encoder {
     pub(super) buffer: Vec<u8>,
@@ -112,7 +112,7 @@ pub(super) struct Encoder {
 const HEAD_BYTES: usize = FRAME_ALIGN + 2 + 6 + 11;
 
 impl Encoder {
-    /// Adds a record whose data is `head` followed by `body`. The body is copied once; the sum is taken where it lies.
+    /// Adds a record whose data is `head` followed by `body`. The body is copied once; its sum is computed in place.
     #[inline]
     pub(super) fn put(&mut self, kind: u64, head: &[u8], body: &[u8]) {
         self.sum = crc32c_append(self.sum, head);

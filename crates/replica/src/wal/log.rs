@@ -1,4 +1,4 @@
-//! The open log.
+//! The log of a member, open for appending.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,22 +12,22 @@ use super::segment::{self, Segment, TEMPORARY_SUFFIX};
 use super::{Entry, Keep, Metadata, Replay, Result, WalError};
 use crate::disk::{Disk, DiskFile, LOCK_FILE, LOST_AND_FOUND};
 
-/// The size at which a segment is full. etcd's number, so that both fill the disk alike.
+/// The size at which a segment is full. It is etcd's number, so that both fill the disk alike.
 pub const SEGMENT_BYTES: u64 = 64_000_000;
 
-/// What the encoding buffer may keep between batches; a larger one is given back.
+/// Most bytes of the encoding buffer that stay allocated between batches.
 const RETAINED_BUFFER_BYTES: usize = 4 << 20;
 
-/// What the fields around an entry's data take at most.
+/// Most bytes of the fields around an entry's data.
 const ENTRY_OVERHEAD_BYTES: usize = 128;
 
-/// The longest data of an entry; a record holds no more.
+/// Most bytes in the data of an entry; a longer entry does not fit into a record.
 pub const MAX_ENTRY_BYTES: usize = MAX_RECORD_BYTES - ENTRY_OVERHEAD_BYTES;
 
-/// The next segment while it is written.
+/// The name of the next segment while it is being written.
 const NEXT_SEGMENT: &str = "next.wal.tmp";
 
-/// How a log is kept.
+/// Options of a log.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// The size at which a segment is full, in bytes. Batches are never split, so a segment may end up larger.
@@ -52,17 +52,17 @@ pub struct Wal {
     last_index: u64,
     segments: Vec<Segment>,
     file: Box<dyn DiskFile>,
-    /// Where the next frame goes in the last segment.
+    /// The offset of the next frame in the last segment.
     offset: u64,
     encoder: Encoder,
     /// Whether the last record is a crc record.
     sealed: bool,
-    /// Whether everything written is durable.
+    /// Whether everything that was written is durable.
     synced: bool,
     failed: Option<WalError>,
 }
 
-/// A log that was read, and that is on disk as it was found.
+/// A log that was read; its files are still as they were found.
 pub struct FoundWal {
     wal: Wal,
     tail: Tail,
@@ -70,7 +70,7 @@ pub struct FoundWal {
 }
 
 impl FoundWal {
-    /// The second half of [`Wal::open`]: cuts a torn tail off, and makes what was read durable.
+    /// The second half of [`Wal::open`]: cuts a torn tail off, and makes everything that was read durable.
     pub fn open(mut self) -> Result<Wal> {
         self.wal.settle(&self.tail, self.torn)?;
         Ok(self.wal)
@@ -87,7 +87,7 @@ impl Wal {
         }
     }
 
-    /// Creates a log. The directory must not exist, or hold nothing but what an earlier attempt and the lock left.
+    /// Creates a log. The directory must not exist, or hold only the lock file and the remains of an earlier attempt.
     pub fn create(disk: Arc<dyn Disk>, dir: &Path, metadata: Metadata) -> Result<Wal> {
         Wal::create_with(Options::default(), disk, dir, metadata)
     }
@@ -97,8 +97,8 @@ impl Wal {
         Wal::bootstrap(options, disk, dir, metadata, (HardState::default(), Vec::new()))
     }
 
-    /// Creates a log that begins with a hard state and entries. It appears at once, durable and with all of them: a crash
-    /// leaves either no log or this one, and what else it leaves is cleared away by the next attempt.
+    /// Creates a log that begins with a hard state and entries. The log appears at once, durable and complete: a crash
+    /// leaves either no log or this one. The next attempt removes any other files that a crash leaves.
     pub fn bootstrap(
         options: Options,
         disk: Arc<dyn Disk>,
@@ -144,8 +144,8 @@ impl Wal {
         })
     }
 
-    /// Opens a log and reads what follows the snapshot (index, term); (0, 0) if there is none. A torn tail is cut off
-    /// and reported in the replay; damage is refused. What is returned is durable.
+    /// Opens a log and reads the entries after the snapshot (index, term); (0, 0) if there is none. A torn tail is cut
+    /// off and reported in the replay; damage is refused. Everything that is returned is durable.
     pub fn open(disk: Arc<dyn Disk>, dir: &Path, snapshot: (u64, u64)) -> Result<(Wal, Replay)> {
         Wal::open_with(Options::default(), disk, dir, snapshot)
     }
@@ -156,7 +156,7 @@ impl Wal {
         Ok((found.open()?, replay))
     }
 
-    /// The first half of [`Wal::open`]: reads and judges, and changes nothing, so that the caller can still refuse.
+    /// The first half of [`Wal::open`]: reads and judges, but changes nothing, so that the caller can still refuse.
     pub fn read(
         options: Options,
         disk: Arc<dyn Disk>,
@@ -191,9 +191,9 @@ impl Wal {
         Ok((FoundWal { wal, tail, torn: replay.cut.is_some() }, replay))
     }
 
-    /// Appends entries, then the hard state, in one write; with `sync`, makes them and all before durable. An entry at
-    /// or before the last index replaces it and all that follow. Sync whenever there are entries or the term or the
-    /// vote changes, and before telling anyone.
+    /// Appends entries, then the hard state, in one write. With `sync`, makes them and everything before them durable.
+    /// An entry at or before the last index replaces that entry and all that follow it. Sync whenever there are
+    /// entries, or the term or the vote changes, and before any message that depends on them is sent.
     ///
     /// [`WalError::EntryTooLarge`] and [`WalError::Gap`] leave the log as it was. Any other error is final.
     pub fn append(
@@ -220,8 +220,8 @@ impl Wal {
         self.keep_first_error(result)
     }
 
-    /// Writes, durably, that a snapshot file covers the log up to `index`, an entry of this log. The file must be durable
-    /// already.
+    /// Records, durably, that a snapshot file covers the log up to `index`, an entry of this log. The file must be
+    /// durable already.
     pub fn save_snapshot(&mut self, index: u64, term: u64, conf_state: Option<ConfState>) -> Result<()> {
         self.check()?;
         self.encoder.put_snapshot(index, term, conf_state);
@@ -230,12 +230,13 @@ impl Wal {
         self.keep_first_error(result)
     }
 
-    /// Writes, durably, that a snapshot of another member takes the place of everything before it: of entries up to `index`,
-    /// which this log need not have, and of those behind it, which belong to another history. The log goes on at `index + 1`.
-    /// The snapshot must be durable already, and `hard_state` know that it is committed.
+    /// Records, durably, that a snapshot of another member takes the place of everything before it: of the entries up
+    /// to `index`, which this log need not have, and of those after it, which belong to another history. The log
+    /// continues at `index + 1`. The snapshot must be durable already, and the commit index in `hard_state` must cover
+    /// it.
     ///
-    /// The record of the snapshot comes first, and says all by itself: a crash leaves it whole or leaves it out. (The other way
-    /// round a crash could leave a commit index that the log does not reach.)
+    /// The record of the snapshot comes first, and is sufficient alone: after a crash it is whole or absent. (With the
+    /// hard state first, a crash could leave a commit index that the log does not reach.)
     pub fn replace_by_snapshot(
         &mut self,
         index: u64,
@@ -253,7 +254,8 @@ impl Wal {
         self.keep_first_error(result)
     }
 
-    /// Removes the segments that hold nothing behind `index`, an index that a durable snapshot covers. Returns how many.
+    /// Removes the segments whose entries all lie at or before `index`, an index that a durable snapshot covers.
+    /// Returns the number of removed segments.
     pub fn release(&mut self, index: u64) -> Result<usize> {
         self.check()?;
         let unneeded = segment::holding(&self.segments, index).unwrap_or(0);
@@ -267,7 +269,7 @@ impl Wal {
         self.append(None, [], true)
     }
 
-    /// Whose log it is.
+    /// The member and cluster that the log belongs to.
     pub fn metadata(&self) -> Metadata {
         self.metadata
     }
@@ -286,7 +288,7 @@ impl Wal {
         self.failed.clone().map_or(Ok(()), Err)
     }
 
-    /// A log that failed once says so for ever.
+    /// Remembers the first error; every later call returns it.
     fn keep_first_error<T>(&mut self, result: Result<T>) -> Result<T> {
         if let Err(error) = &result {
             self.failed.get_or_insert_with(|| error.clone());
@@ -294,7 +296,7 @@ impl Wal {
         result
     }
 
-    /// Writes what is encoded, closed by a crc record if it is to be synced.
+    /// Writes the encoded records, closed by a crc record if they are to be synced.
     fn write(&mut self, sync: bool) -> Result<()> {
         let encoded = !self.encoder.buffer.is_empty();
         if sync && (encoded || !self.sealed) {
@@ -321,8 +323,9 @@ impl Wal {
         if self.offset < self.options.segment_bytes { Ok(()) } else { self.cut() }
     }
 
-    /// Ends the last segment and begins the next. The old one is durable before the new one has a name, so every segment
-    /// but the last is whole. (Its new length is not: a crash may leave zeros behind it, which readers accept.)
+    /// Ends the last segment and begins the next. The old one is durable before the new one has a name, so every
+    /// segment but the last is whole. (Its new length is not durable: after a crash, zeros may follow its records,
+    /// which readers accept.)
     fn cut(&mut self) -> Result<()> {
         self.write(true)?;
         self.file.set_len(self.offset)?;
@@ -343,7 +346,7 @@ impl Wal {
         Ok(())
     }
 
-    /// Makes what was read durable before anyone relies on it. See the essay.
+    /// Makes everything that was read durable before the caller relies on it. See the essay of `wal`.
     fn settle(&mut self, tail: &Tail, torn: bool) -> Result<()> {
         for name in self.disk.list(&self.dir)?.iter().filter(|name| name.ends_with(TEMPORARY_SUFFIX)) {
             self.disk.remove_file(&self.dir.join(name))?;
@@ -351,7 +354,7 @@ impl Wal {
         self.disk.sync_dir(parent(&self.dir))?;
         self.disk.sync_dir(&self.dir)?;
         if torn {
-            // Back to zeros, and durably so before anything is written there: the new bytes must not meet the old.
+            // Back to zeros, durably, before anything is written there: new bytes must not meet old ones.
             self.file.set_len(tail.end)?;
         }
         if torn || tail.file_bytes < self.options.segment_bytes {
@@ -365,8 +368,8 @@ impl Wal {
         self.write(true)
     }
 
-    /// Writes what was read from `from` on once more, to the same place. If the sync of it failed before the member
-    /// stopped, the kernel takes the pages for clean, and no other sync writes them.
+    /// Writes the bytes that were read from `from` on once more, to the same place. If their sync failed before the
+    /// member stopped, the kernel takes the pages for clean, and no other sync writes them.
     fn rewrite(&self, from: u64) -> Result<()> {
         let mut bytes = vec![0; (self.offset - from) as usize];
         let read = self.file.read_at(from, &mut bytes)?;
@@ -385,7 +388,7 @@ impl Wal {
     }
 }
 
-/// Encodes entries that follow or replace those up to `last`; returns the last index that the log has with them.
+/// Encodes entries that follow or replace those up to `last`; returns the resulting last index of the log.
 fn put_entries(encoder: &mut Encoder, mut last: u64, entries: impl IntoIterator<Item = Entry>) -> Result<u64> {
     for entry in entries {
         if entry.index == 0 || entry.index > last + 1 {
@@ -401,12 +404,12 @@ fn put_entries(encoder: &mut Encoder, mut last: u64, entries: impl IntoIterator<
     Ok(last)
 }
 
-/// Whether a hard state says nothing; etcd does not write such a one.
+/// Whether a hard state is empty; etcd does not write an empty one.
 fn is_empty(state: &HardState) -> bool {
     (state.term(), state.vote(), state.commit()) == (0, 0, 0)
 }
 
-/// Writes what is encoded as a new file with zeros behind, durably, and returns where they begin.
+/// Writes the encoded records as a new file that is zero after them, durably. Returns the offset of their end.
 fn write_segment(disk: &dyn Disk, path: &Path, encoder: &mut Encoder, options: Options) -> Result<u64> {
     let file = disk.create(path)?;
     file.allocate(0, options.segment_bytes)?;
@@ -417,8 +420,8 @@ fn write_segment(disk: &dyn Disk, path: &Path, encoder: &mut Encoder, options: O
     Ok(end)
 }
 
-/// Makes room for a new log: refuses to touch anything but the lock and the rest of an earlier attempt. The directory may be
-/// the root of a file system of its own.
+/// Prepares a directory for a new log. Removes only the remains of an earlier attempt, ignores the lock file, and
+/// refuses any other file. The directory may be the root of a file system of its own, with a `lost+found`.
 fn clear(disk: &dyn Disk, dir: &Path) -> Result<()> {
     for name in disk.list(dir)?.into_iter().filter(|name| name != LOCK_FILE && name != LOST_AND_FOUND) {
         if name != NEXT_SEGMENT {

@@ -14,25 +14,26 @@ use super::segment::{self, Segment};
 use super::{Entry, Metadata, Result, WalError, tear};
 use crate::disk::Disk;
 
-/// The longest segment that is read. A segment passes its size by one batch at most.
+/// Most bytes of a segment that is read. A segment exceeds its nominal size by one batch at most.
 const MAX_SEGMENT_BYTES: u64 = 1 << 30;
 
-/// What a log says.
+/// The content of a log.
 #[derive(Clone, Debug, Default)]
 pub struct Replay {
-    /// Whose log it is.
+    /// The member and cluster that the log belongs to.
     pub metadata: Metadata,
     /// The last hard state.
     pub hard_state: HardState,
-    /// Index and term of what comes before the first of the entries: the snapshot, or the last entry that was not kept.
+    /// Index and term of the position before the first of the entries: the snapshot, or the last entry that was not
+    /// kept.
     pub before: (u64, u64),
-    /// The entries behind the snapshot, without gaps; replaced ones and those that [`Keep`] leaves out are left out.
+    /// The entries after the snapshot, without gaps. Replaced entries, and those that [`Keep`] excludes, are absent.
     pub entries: Vec<Entry>,
-    /// What the entries behind the snapshot take in the log, those that were left out included.
+    /// Bytes that the entries after the snapshot take in the log, including those that were not kept.
     pub log_bytes: u64,
-    /// All snapshots that the segments read mention, in the order of the log.
+    /// All snapshots that the segments mention, in the order of the log.
     pub snapshots: Vec<walpb::Snapshot>,
-    /// What was cut off the end, for the caller to log.
+    /// The torn tail that was cut off, for the caller to report.
     pub cut: Option<TornTail>,
 }
 
@@ -42,7 +43,7 @@ impl Replay {
         self.before.0 + self.entries.len() as u64
     }
 
-    /// The term of the entry at `index`, if that is known here.
+    /// The term of the entry at `index`, if the replay holds it.
     pub fn term(&self, index: u64) -> Option<u64> {
         match index.checked_sub(self.before.0)? {
             0 => Some(self.before.1),
@@ -51,62 +52,63 @@ impl Replay {
     }
 }
 
-/// Which entries are kept when a log is read whose state is further on than its last snapshot: those behind `applied`,
-/// and before them the newest, as long as all together are no more than this.
+/// The entries to keep when the state is newer than its last snapshot: those after `applied`, and the newest ones up to
+/// it, as long as all entries together stay within these bounds.
 #[derive(Clone, Copy, Debug)]
 pub struct Keep {
-    /// The state holds the entries up to here.
+    /// Index of the last entry that is part of the state.
     pub applied: u64,
     pub entries: usize,
     pub bytes: usize,
 }
 
 impl Keep {
-    /// All entries behind the snapshot.
+    /// All entries after the snapshot.
     pub const ALL: Self = Self { applied: 0, entries: usize::MAX, bytes: usize::MAX };
 }
 
-/// The rest of a write that the power cut short; nobody was told that it was done.
+/// The rest of a write that a power loss cut short; the write was never acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TornTail {
     /// The segment.
     pub file: PathBuf,
-    /// Where the log ends now, in bytes.
+    /// The end of the log now, in bytes.
     pub offset: u64,
-    /// How many bytes behind it, up to the last that is not zero, were dropped.
+    /// Number of dropped bytes: from `offset` up to the last byte that is not zero.
     pub dropped_bytes: u64,
 }
 
-/// The snapshots that may be loaded: those that the log mentions. Reads only. (etcd leaves out those beyond the commit index of
-/// the last hard state, and so may forget one that was half written; here its record counts as soon as it is whole.)
+/// The snapshots that may be loaded: those that the log mentions. Changes nothing on the disk. (etcd leaves out
+/// snapshots beyond the commit index of the last hard state, and so may forget one that was half written. Here a
+/// snapshot counts as soon as its record is whole.)
 pub fn snapshots(disk: &dyn Disk, dir: &Path) -> Result<Vec<walpb::Snapshot>> {
     Ok(owner_and_snapshots(disk, dir)?.1)
 }
 
-/// Whose log it is, and its [`snapshots`].
+/// The member and cluster of the log, and its [`snapshots`].
 pub fn owner_and_snapshots(disk: &dyn Disk, dir: &Path) -> Result<(Metadata, Vec<walpb::Snapshot>)> {
     let segments = segment::list(disk, dir)?;
     let (replay, _) = read(disk, dir, segment::newest_run(&segments), None, Keep::ALL)?;
     Ok((replay.metadata, replay.snapshots))
 }
 
-/// Where writing goes on.
+/// The position at which writing goes on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tail {
     /// The end of the last record.
     pub(super) end: u64,
-    /// The running sum there.
+    /// The running sum at that position.
     pub(super) sum: u32,
     /// Whether the last record is a crc record.
     pub(super) sealed: bool,
-    /// Where the last batch begins that a sync may have failed to make durable: behind the last crc record but one if
-    /// the log ends with one, else behind the last one.
+    /// The start of the last batch that a failed sync may have left undurable. If the log ends with a crc record, that
+    /// is the end of the crc record before it; otherwise the end of the last crc record.
     pub(super) unproven: u64,
     /// The length of the file.
     pub(super) file_bytes: u64,
 }
 
-/// Reads the segments from the snapshot (index, term) on; without one, entries are checked but not kept.
+/// Reads the segments from the snapshot (index, term) on. Without a snapshot, entries are checked but not kept.
 pub(super) fn read(
     disk: &dyn Disk,
     dir: &Path,
@@ -114,7 +116,7 @@ pub(super) fn read(
     snapshot: Option<(u64, u64)>,
     keep: Keep,
 ) -> Result<(Replay, Tail)> {
-    // Nothing comes before the very first segment; what was before another one, it says itself.
+    // Nothing comes before the very first segment. Any other one begins with the sum of the segments before it.
     let sum = segments.first().and_then(|first| (first.sequence == 0).then_some(0));
     let replay = Replay { before: snapshot.unwrap_or_default(), ..Replay::default() };
     let mut log = Log {
@@ -124,7 +126,7 @@ pub(super) fn read(
         kept_bytes: 0,
         snapshot,
         snapshot_found: false,
-        // The state before the first entry is everyone's.
+        // The state before the first entry is the same on all members.
         snapshot_made_here: snapshot.is_none_or(|(index, _)| index == 0),
         metadata: None,
         sum,
@@ -176,32 +178,32 @@ fn load(disk: &dyn Disk, file: &Path) -> Result<Vec<u8>> {
     Ok(disk.read(file)?)
 }
 
-/// The place behind the last byte that is not zero.
+/// The place after the last byte that is not zero.
 fn written(bytes: &[u8]) -> u64 {
     bytes.iter().rposition(|b| *b != 0).map_or(0, |at| at as u64 + 1)
 }
 
-/// Walks over the records of one segment.
+/// Steps through the records of one segment.
 struct Scanner<'a> {
     bytes: &'a [u8],
     at: usize,
     /// The running sum; unknown before the first record of the first segment that is read.
     sum: Option<u32>,
-    /// The end of the last crc record, and of the one before it.
+    /// The end of the last crc record, and of the crc record before it.
     sealed: usize,
     sealed_before: usize,
 }
 
 enum Step<'a> {
     Record(Record<'a>),
-    /// Only zeros, or nothing, from here on.
+    /// Only zeros from here on, or the end of the file.
     End,
-    /// Something that does not verify.
+    /// Bytes that do not verify.
     Bad,
 }
 
 impl<'a> Scanner<'a> {
-    /// Looks at the record at the current place.
+    /// Reads the record at the current place, without moving on.
     fn look(&self) -> Step<'a> {
         match word_at(self.bytes, self.at) {
             Word::EndOfFile if self.at == self.bytes.len() => return Step::End,
@@ -211,7 +213,7 @@ impl<'a> Scanner<'a> {
         let Some(record) = record_at(self.bytes, self.at) else { return Step::Bad };
         let expected = match self.sum {
             Some(sum) => crc32c_append(sum, record.data),
-            // Whatever the segments before this one summed up to.
+            // The sum of the segments before this one, which were not read.
             None if record.kind == CRC => record.crc,
             None => return Step::Bad,
         };
@@ -228,26 +230,26 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// What was read so far.
+/// The result of reading, so far.
 struct Log {
     replay: Replay,
     keep: Keep,
-    /// The entries that are kept, and their bytes.
+    /// The entries that are kept, and the total size of their data.
     entries: VecDeque<Entry>,
     kept_bytes: usize,
-    /// The index and term to begin behind; without, entries are not kept.
+    /// Entries are kept after this index and term; without it, none are kept.
     snapshot: Option<(u64, u64)>,
     snapshot_found: bool,
-    /// The entry that the snapshot is the state of was read: what follows it belongs to the same history. Else the snapshot
-    /// was made by another member, and the log goes on behind its record only.
+    /// Whether the entry of the snapshot was read: then the entries after it belong to the same history. Otherwise the
+    /// snapshot was made by another member, and the log continues only after the snapshot's record.
     snapshot_made_here: bool,
     metadata: Option<Metadata>,
     sum: Option<u32>,
 }
 
 impl Log {
-    /// Reads one segment. `Ok(false)`: the record at the scanner's place does not verify. `Err`: it does, or the head
-    /// of the segment is broken, and it cannot be right.
+    /// Reads one segment. `Ok(false)`: the record at the scanner's place does not verify. `Err`: the record verifies
+    /// but contradicts the log, or the head of the segment is broken.
     fn read_segment(&mut self, scanner: &mut Scanner<'_>) -> std::result::Result<bool, String> {
         for place in 0.. {
             let record = match scanner.look() {
@@ -326,7 +328,7 @@ impl Log {
         self.replay.log_bytes += log_bytes(entry.data.len());
         let (before, entries) = (&mut self.replay.before, &mut self.entries);
         let Some(place) = index.checked_sub(before.0 + 1) else {
-            // It replaces one that was not kept; so it is applied, too.
+            // The entry replaces one that was not kept. Its index is part of the state, so it is not kept either.
             entries.clear();
             (*before, self.kept_bytes) = ((index, entry.term), 0);
             return Ok(());
@@ -346,7 +348,7 @@ impl Log {
         Ok(())
     }
 
-    /// Forgets the oldest entries that are applied and too many.
+    /// Drops the oldest entries that are applied, as long as the kept ones exceed the bounds.
     fn leave_out(&mut self) {
         let (before, entries) = (&mut self.replay.before, &mut self.entries);
         while let Some(first) = entries.front()
@@ -361,7 +363,7 @@ impl Log {
 
     fn take_snapshot(&mut self, snapshot: walpb::Snapshot) {
         self.snapshot_found |= self.snapshot == Some((snapshot.index(), snapshot.term()));
-        // What has become a snapshot is committed; the hard state that says so may be behind a tear.
+        // A snapshot is always of committed entries. The hard state that says so may lie in a torn tail.
         let state = &mut self.replay.hard_state;
         if state.commit() < snapshot.index() {
             state.commit = snapshot.index;
@@ -369,7 +371,7 @@ impl Log {
         self.replay.snapshots.push(snapshot);
     }
 
-    /// Nothing that the caller counts on may be missing.
+    /// Checks that the snapshot and all committed entries are there.
     fn check_end(&self, dir: &Path) -> Result<()> {
         let Some((index, term)) = self.snapshot else { return Ok(()) };
         if !self.snapshot_found {

@@ -1,4 +1,4 @@
-//! What the records say.
+//! The content of records.
 
 use bytes::Bytes;
 use metastore_proto::raftpb::{ConfState, EntryType, HardState};
@@ -7,7 +7,7 @@ use metastore_proto::{Message as _, walpb};
 use super::fields::{Fields, Malformed, Message, Value, varints};
 use super::frame::{ENTRY, Encoder, HARD_STATE, METADATA, SNAPSHOT};
 
-/// Whose log this is. The same in every segment.
+/// The owner of a log. It is the same in every segment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Metadata {
     /// The id of the member.
@@ -19,21 +19,22 @@ pub struct Metadata {
 /// A log entry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Entry {
-    /// What the data is, by etcd's numbers (`raftpb.EntryType`): 0 a command, or nothing; 1 and 2 a membership change.
+    /// The kind of the data, by etcd's numbers (`raftpb.EntryType`): 0 a command, or nothing; 1 and 2 a membership
+    /// change.
     pub kind: i32,
-    /// The term in which it was proposed.
+    /// The term in which the entry was proposed.
     pub term: u64,
-    /// Its place in the log; the first is 1.
+    /// The entry's place in the log; the first is 1.
     pub index: u64,
     /// The command or membership change.
     pub data: Bytes,
 }
 
-/// What an entry takes in the log beside its data: frame, record and the entry's own fields.
+/// Bytes that an entry takes in the log in addition to its data: frame, record and the entry's own fields.
 const ENTRY_OVERHEAD_BYTES: u64 = 32;
 
-/// Bytes that an entry takes in the log, about. Its overhead counts: a state of many small rows is no larger than the log
-/// that made it, and would otherwise seem so for ever.
+/// Approximate bytes that an entry takes in the log. The overhead counts: a state of many small rows is no larger than
+/// the log that made it. Without the overhead it would always seem larger.
 pub fn log_bytes(data_bytes: usize) -> u64 {
     ENTRY_OVERHEAD_BYTES + data_bytes as u64
 }
@@ -46,12 +47,12 @@ impl Entry {
                 (1, Value::Varint(kind)) => entry.kind = known_kind(kind).ok_or(Malformed)?,
                 (2, Value::Varint(term)) => entry.term = term,
                 (3, Value::Varint(index)) => entry.index = index,
-                // A copy, because a slice would keep the whole segment in memory for as long as the entry.
+                // A copy, because a slice would keep the whole segment in memory as long as the entry lives.
                 (4, Value::Bytes(data)) => entry.data = Bytes::copy_from_slice(data),
                 _ => return Err(Malformed),
             }
         }
-        // A hard state whose type was damaged into an entry's reads like a membership change without data.
+        // A hard state record whose type was damaged into that of an entry decodes as a membership change without data.
         if entry.kind != 0 && entry.data.is_empty() { Err(Malformed) } else { Ok(entry) }
     }
 }
@@ -63,7 +64,7 @@ fn known_kind(number: u64) -> Option<i32> {
 
 pub(super) fn decode_hard_state(message: &[u8]) -> Result<HardState, Malformed> {
     let [term, vote, commit] = varints(message)?;
-    // An entry whose type was damaged into a hard state's begins with its kind.
+    // An entry record whose type was damaged into that of a hard state begins with the entry's kind.
     if term == 0 {
         return Err(Malformed);
     }

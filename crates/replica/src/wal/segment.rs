@@ -1,25 +1,25 @@
-//! The files of a log: names, order, and which of them are needed.
+//! The segment files of a log: their names, their order, and which of them are needed.
 
 use std::path::{Path, PathBuf};
 
 use super::{Result, WalError};
 use crate::disk::Disk;
 
-/// What a segment's name ends with.
+/// The suffix of a segment's name.
 const SUFFIX: &str = ".wal";
 
-/// What the name of a file under construction ends with; left-overs are removed.
+/// The suffix of a file under construction; left-over files are removed.
 pub(super) const TEMPORARY_SUFFIX: &str = ".tmp";
 
 /// Hex digits of each number in a name.
 const DIGITS: usize = 16;
 
-/// A segment by its name. Segments are ordered by sequence number.
+/// A segment, identified by its name. Segments are ordered by sequence number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Segment {
-    /// Counts up by one with every segment.
+    /// Increases by one with every segment.
     pub(super) sequence: u64,
-    /// The index that the next entry would have had when the segment was begun; 0 for the first one.
+    /// The index that the next entry would have had when the segment was begun; 0 for the first segment.
     pub(super) first_index: u64,
 }
 
@@ -38,8 +38,8 @@ impl Segment {
     }
 }
 
-/// The segments in a directory, in order. Names that do not end in `.wal` are not ours to judge (etcd leaves
-/// `.tmp` and `.broken` files behind).
+/// The segments in a directory, in order. Files whose names do not end in `.wal` are ignored (etcd leaves `.tmp` and
+/// `.broken` files there).
 pub(super) fn list(disk: &dyn Disk, dir: &Path) -> Result<Vec<Segment>> {
     if !disk.exists(dir)? {
         return Err(WalError::NotFound { dir: dir.to_owned() });
@@ -56,7 +56,7 @@ pub(super) fn list(disk: &dyn Disk, dir: &Path) -> Result<Vec<Segment>> {
     Ok(segments)
 }
 
-/// The place of the segment that holds what follows `index`: the last one that begins at or before it.
+/// The position of the segment that holds the entries after `index`: the last one that begins at or before `index`.
 pub(super) fn holding(segments: &[Segment], index: u64) -> Option<usize> {
     segments.iter().rposition(|segment| segment.first_index <= index)
 }
@@ -71,7 +71,7 @@ pub(super) fn check_sequence(dir: &Path, segments: &[Segment]) -> Result<()> {
     }
 }
 
-/// The last segments without a gap: a release that the power cut short may leave older ones behind.
+/// The last segments without a gap. A release that was cut short by a power loss may leave older segments behind.
 pub(super) fn newest_run(segments: &[Segment]) -> &[Segment] {
     let gap = segments.windows(2).rposition(|pair| pair[0].sequence.checked_add(1) != Some(pair[1].sequence));
     &segments[gap.map_or(0, |at| at + 1)..]

@@ -1,25 +1,30 @@
-//! Torn or damaged? The judgement about a record that is not right, in the last segment.
+//! Torn or damaged? The judgement about a record of the last segment that does not verify.
 //!
-//! A device writes whole sectors. Behind the tail a segment is zero. So a write that the power cut short leaves each
-//! sector either as it was written, or zero from the place where the write began. Anything else is damage. The rule:
+//! A device writes whole sectors, and the bytes after the tail of a segment are zero. So after a power loss, each
+//! sector of an unfinished write is either as it was written, or zero from the place where the write began. Anything
+//! else is damage.
 //!
-//! Let X be where the first record begins that does not verify. What lies there is a *torn tail* if all of these hold:
+//! The rule: let X be the place where the first record begins that does not verify. The bytes from X on are a *torn
+//! tail* if all of these hold:
 //!
-//! 1. **A lost sector explains it.** Either the length word at X is zero, and so is the rest of its sector; or the
-//!    word is one that a writer makes, and a whole sector of the record it announces is zero, or the file ends before
-//!    the record does. (Words are aligned, so a sector boundary never cuts one: a word is intact or zero.)
+//! 1. **A lost sector explains it.** Either the length word at X is zero, and so is the rest of its sector. Or the word
+//!    is one that a writer makes, and either a whole sector of the announced record is zero or the file ends before the
+//!    record does. (Words are aligned, so a sector boundary never cuts one: a word is intact or zero.)
 //! 2. **One flipped bit does not explain it.** If the record verifies once a single bit of it is inverted, then it was
-//!    written whole, and its zero sectors are zeros that a client stored. (Unless the bit lies in one of those sectors:
-//!    then the lost sector, of which only that bit was not zero, is an explanation that is just as good.)
+//!    written whole, and its zero sectors are zeros that a client stored. There is one exception: the bit lies in one
+//!    of those sectors. Then the loss of that sector, in which only this bit was not zero, is an equally good
+//!    explanation.
 //! 3. **Nothing was written after it.** A sync ends with a crc record, and the next write happens only when that sync
-//!    is done. So if behind X, at any multiple of 8, there is a crc record followed by a record that verifies against
-//!    its sum, then what lies between X and that crc record was durable once.
+//!    is done. Suppose that after X, at any multiple of 8, there is a crc record, followed by a record that verifies
+//!    against its sum. Then everything between X and that crc record was durable once.
 //!
-//! Otherwise it is damage to bytes that were acknowledged, and the member refuses to start. Gaps remain, all of them
-//! inherent in the format. In the very last batch, these look like a tear: damage of more than one bit to a record that
-//! holds a sector of zeros; the loss of the only bit in a sector; a batch that a lying device lost altogether, unless
-//! a commit index tells. And a value that holds a piece of a log, in a batch that is torn, is taken for one, so that
-//! the member refuses to start where it could have: that one errs on the safe side.
+//! Otherwise it is damage to bytes that were acknowledged, and the member refuses to start.
+//!
+//! Gaps remain, all of them inherent in the format. In the very last batch, these look like a tear: damage of more than
+//! one bit to a record that holds a sector of zeros; the loss of the only bit in a sector; a batch that a lying device
+//! lost altogether, unless a commit index reveals it. The opposite error is also possible. If a value holds a piece of
+//! a log, and its batch is torn, that piece counts as a later batch. Then the member refuses to start although it
+//! could: this error is on the safe side.
 
 use std::ops::Range;
 
@@ -28,18 +33,18 @@ use crc32c::crc32c_append;
 use super::frame::{CRC, FRAME_ALIGN, Word, record_at, word_at};
 use crate::disk::SECTOR_BYTES;
 
-/// Data beyond this is not searched for a flipped bit. With so many bits to choose from (25 million), one of them
-/// explains a random sum by chance in less than one of 170 tears.
+/// Longer data is not searched for a flipped bit. Data of this size has 25 million bits; one of them explains a random
+/// sum by chance in less than one of 170 tears.
 const FLIP_SEARCH_BYTES: usize = 3 << 20;
 
-/// The length word, and the longest type, sum and data length behind it.
+/// The length word, and the longest type, sum and data length after it.
 const FRAME_HEAD_BYTES: usize = FRAME_ALIGN + 2 + 6 + 6;
 
 /// The Castagnoli polynomial, bits reversed.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
 
 /// Judges the record at `at`, which does not verify; `sum` is the running sum before it. `Ok`: a torn tail. `Err`:
-/// damage, and why.
+/// damage, with the reason.
 pub(super) fn judge(bytes: &[u8], at: usize, sum: u32) -> Result<(), String> {
     if !sector_lost(bytes, at) {
         return Err("a record does not verify, and no sector of it is missing".to_owned());
@@ -79,7 +84,8 @@ fn one_bit_explains(bytes: &[u8], at: usize, sum: u32) -> bool {
     data_bit_explains(bytes, at, sum) || head_bit_explains(bytes, at, sum)
 }
 
-/// The sum is linear: a flipped bit of the data changes it by a value that depends only on the distance from the end.
+/// The sum is linear: a flipped bit of the data changes it by a value that depends only on the bit's distance from the
+/// end.
 fn data_bit_explains(bytes: &[u8], at: usize, sum: u32) -> bool {
     let Some(record) = record_at(bytes, at).filter(|record| record.data.len() <= FLIP_SEARCH_BYTES) else {
         return false;
@@ -106,7 +112,7 @@ fn head_bit_explains(bytes: &[u8], at: usize, sum: u32) -> bool {
     })
 }
 
-/// Whether `place` lies in a sector that is zero as far as it lies behind `at`.
+/// Whether `place` lies in a sector whose bytes from `at` on are all zero.
 fn in_lost_sector(bytes: &[u8], at: usize, place: usize) -> bool {
     let end = sector_end(place);
     is_zero(bytes, at.max(end - SECTOR_BYTES)..end)
@@ -116,10 +122,10 @@ fn verifies(bytes: &[u8], at: usize, sum: u32) -> bool {
     record_at(bytes, at).is_some_and(|record| crc32c_append(sum, record.data) == record.crc)
 }
 
-/// Rule 3: where a crc record lies that a record follows which verifies against it.
+/// Rule 3: the offset of a crc record that is followed by a record which verifies against its sum.
 fn later_batch(bytes: &[u8], from: usize) -> Option<usize> {
     let closes_a_sync = |at: &usize| {
-        // The type, the sum and no data.
+        // A crc record holds the type and the sum, but no data.
         let Word::Record { len: 4..=8, .. } = word_at(bytes, *at) else { return false };
         record_at(bytes, *at).is_some_and(|record| {
             record.kind == CRC && record.data.is_empty() && verifies(bytes, record.end, record.crc)

@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// What the fuzz target does: the bytes are the first segment of a log. Opening it must not panic, and a log that
-/// opens can be written and opened again.
+/// Does the same as the fuzz target: the bytes are the first segment of a log. Opening it must not panic, and a log
+/// that opens can be written and opened again.
 pub(super) fn open_bytes(bytes: &[u8]) {
     let disk = new_disk();
     disk.create_dir_all(&dir()).unwrap();
@@ -19,7 +19,7 @@ pub(super) fn open_bytes(bytes: &[u8]) {
     }
 }
 
-/// A short good log, of which `keep` bytes stay, and something behind.
+/// The first `keep` bytes of a short good log, followed by `bytes`.
 pub(super) fn after_a_good_start(keep: usize, bytes: &[u8]) -> Vec<u8> {
     let disk = new_disk();
     let mut wal = create(&disk).unwrap();

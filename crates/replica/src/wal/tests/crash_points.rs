@@ -1,20 +1,20 @@
-//! The power goes after every single operation of a script, in every way.
+//! The power is lost after every single operation of a script, with every way in which unsynced writes survive.
 
 use super::*;
 use crate::disk::SECTOR_BYTES;
 
-/// Ways in which unsynced writes survive; each crash point sees all of them.
+/// Number of random ways in which unsynced writes survive; each crash point is tried with all of them.
 const SEEDS: u64 = 12;
 
-/// How many layouts of the script are tried.
+/// Number of layouts of the script that are tried.
 const LAYOUTS: usize = 4;
 
-/// What the script was told: the log holds the entries of all batches that were acknowledged.
+/// The acknowledgements that the script received: the log must hold the entries of all acknowledged batches.
 #[derive(Clone, Debug, Default)]
 struct Told {
     created: bool,
     snapshot: (u64, u64),
-    /// The log after the last acknowledged call, and as it will be if the one under way is found whole.
+    /// The log after the last acknowledged call, and the log as it will be if the batch under way is found whole.
     entries: Vec<Entry>,
     under_way: Vec<Entry>,
     hard_state: HardState,
@@ -35,7 +35,7 @@ impl Told {
     }
 }
 
-/// Create, appends of several sizes, a replaced tail, cuts, snapshots and releases. The layout moves everything a
+/// Create, appends of several sizes, a replaced tail, cuts, snapshots and releases. The layout shifts everything a
 /// little, so that sector boundaries fall elsewhere.
 fn script(disk: &SimulatedDisk, told: &mut Told, layout: usize) -> Result<()> {
     let mut wal = create(disk)?;
@@ -50,7 +50,7 @@ fn script(disk: &SimulatedDisk, told: &mut Told, layout: usize) -> Result<()> {
         }
         let sizes = [0, 650 + 13 * layout, 40 + 300 * (round % 3)];
         let entries: Vec<Entry> = (from..).zip(sizes).map(|(i, size)| entry(i, term, data(size, i + term))).collect();
-        // Sometimes the sync comes later, and a segment becomes full in between.
+        // Sometimes the sync comes later, and a segment becomes full before it.
         told.append(&mut wal, hard_state(term, 1, from - 1), &entries, round % 3 == 0)?;
         told.append(&mut wal, hard_state(term, 1, from - 1), &[], true)?;
         let commit = from - 1 + sizes.len() as u64 - 1;
@@ -65,7 +65,7 @@ fn script(disk: &SimulatedDisk, told: &mut Told, layout: usize) -> Result<()> {
     Ok(())
 }
 
-/// Opens what is left and compares it with what was told.
+/// Opens the log after the crash and compares it with the acknowledgements.
 fn check(disk: &SimulatedDisk, told: &Told, context: &str) {
     let exists = Wal::exists(disk, &dir()).unwrap();
     assert!(exists || !told.created, "{context}: the log is gone");
@@ -73,7 +73,8 @@ fn check(disk: &SimulatedDisk, told: &Told, context: &str) {
         create(disk).unwrap_or_else(|e| panic!("{context}: {e}"));
         return;
     }
-    // A crash in the middle of saving a snapshot may have left its mark; the caller uses the newest it knows.
+    // A crash while a snapshot was being saved may have left its record; the caller uses the newest snapshot that it
+    // knows.
     let marks = snapshots(disk, &dir()).unwrap_or_else(|e| panic!("{context}: {e}"));
     assert!(marks.iter().any(|mark| (mark.index(), mark.term()) == told.snapshot), "{context}: {marks:?}");
     let opened = Wal::open_with(SMALL, Arc::new(disk.clone()), &dir(), told.snapshot);
@@ -96,7 +97,7 @@ fn check(disk: &SimulatedDisk, told: &Told, context: &str) {
     go_on(&mut wal, disk, told, context);
 }
 
-/// The log that was found is one that can be used, and what is written now is found again.
+/// The log that was found can be used, and entries written now are found again.
 fn go_on(wal: &mut Wal, disk: &SimulatedDisk, told: &Told, context: &str) {
     let (last, term) = (wal.last_index(), wal.hard_state().term() + 1);
     let more = [entry(last + 1, term, data(600, 1)), entry(last + 2, term, data(60, 2))];
@@ -141,7 +142,7 @@ fn nothing_acknowledged_is_lost_wherever_the_power_goes() {
     assert!(cuts > 100, "the crashes tear writes: {cuts}");
 }
 
-/// Whether the log as found has a torn tail.
+/// Whether the log, as found on the disk, has a torn tail.
 fn is_torn(disk: &SimulatedDisk) -> bool {
     if !Wal::exists(disk, &dir()).unwrap() {
         return false;
@@ -152,7 +153,7 @@ fn is_torn(disk: &SimulatedDisk) -> bool {
 }
 
 /// The process is killed, and the page cache survives. A new process opens the log and relies on what it reads. Then
-/// the power goes.
+/// the power is lost.
 #[test]
 fn what_a_restarted_process_has_seen_survives_the_power() {
     let layout = 0;
@@ -175,7 +176,7 @@ fn what_a_restarted_process_has_seen_survives_the_power() {
     }
 }
 
-/// The power goes again while the log is being repaired.
+/// The power is lost again while the log is being repaired.
 #[test]
 fn a_crash_during_recovery_is_recovered_from() {
     for seed in 0..40 {
@@ -198,7 +199,8 @@ fn a_crash_during_recovery_is_recovered_from() {
     }
 }
 
-/// The worst place for a repair: the record that closes the log lies across a sector boundary, where old bytes are.
+/// The worst place for a repair: the record that closes the log crosses a sector boundary, and the next sector holds
+/// old bytes.
 #[test]
 fn a_crash_during_recovery_at_a_sector_boundary_is_recovered_from() {
     let boundary = SECTOR_BYTES - 8;
@@ -220,7 +222,7 @@ fn a_crash_during_recovery_at_a_sector_boundary_is_recovered_from() {
         ..Told::default()
     };
     wal.append(None, told.under_way[1..].to_vec(), true).unwrap();
-    // The first sectors of the batch were written, its third was not.
+    // The first sectors of the batch were written; its third one was not.
     let lost = (end + 8 + SECTOR_BYTES) as u64;
     disk.open(&first_segment()).unwrap().write_at(lost, &[0; SECTOR_BYTES]).unwrap();
     let torn = disk.crash(CrashPolicy::KeepUnsynced);

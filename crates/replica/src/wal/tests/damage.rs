@@ -1,9 +1,10 @@
-//! Flipped bits, lost sectors, and the difference.
+//! Flipped bits, lost sectors, and the difference between them.
 
 use super::*;
 use crate::disk::SECTOR_BYTES;
 
-/// A log of `batches` batches in one segment, with values that hold `zeros` zeros. Returns where each batch ends.
+/// A log of `batches` batches in one segment, whose values hold `zeros` zeros each. Returns the offsets at which the
+/// batches end.
 fn log_of(batches: u64, zeros: usize) -> (SimulatedDisk, Vec<usize>) {
     let options = Options { segment_bytes: 16 << 10 };
     let disk = new_disk();
@@ -24,7 +25,7 @@ fn open_copy(disk: &SimulatedDisk) -> Result<Replay> {
     open(&disk.fork()).map(|(_, replay)| replay)
 }
 
-/// Every bit of everything that was acknowledged, the last batch included.
+/// Flips every bit of everything that was acknowledged, including the last batch.
 fn every_flip_is_refused(zeros: usize, step: usize) {
     let (disk, ends) = log_of(4, zeros);
     let whole = open_copy(&disk).unwrap();
@@ -55,7 +56,7 @@ fn every_flipped_bit_is_refused() {
     every_flip_is_refused(0, 1);
 }
 
-/// etcd takes such a record for a torn one, and drops it with all that follow.
+/// etcd takes such a record for a torn one, and drops it with all records that follow.
 #[test]
 fn every_flipped_bit_beside_stored_zeros_is_refused() {
     every_flip_is_refused(2048, 11);
@@ -76,7 +77,7 @@ fn damage_of_several_bits_in_front_of_a_later_batch_is_refused() {
     }
 }
 
-/// A device that forgets a sector of a batch that was synced, with another batch behind it.
+/// A device loses a sector of a batch that was synced, and another batch follows it.
 #[test]
 fn a_lost_sector_in_front_of_a_later_batch_is_refused() {
     let (disk, ends) = log_of(4, 2048);
@@ -96,7 +97,8 @@ fn a_lost_sector_in_front_of_a_later_batch_is_refused() {
     }
 }
 
-/// Every subset of the sectors of the last batch: it was under way, so it is cut, and what was before stays.
+/// Loses every subset of the sectors of the last batch. The batch was under way, so it is cut, and the batches before
+/// it stay.
 #[test]
 fn a_torn_last_batch_is_cut() {
     let (disk, ends) = log_of(3, 1300);
@@ -153,7 +155,7 @@ fn the_commit_index_forbids_a_cut() {
     wal.append(Some(&hard_state(1, 1, 2)), [entry(2, 1, data(900, 2))], true).unwrap();
     wal.append(Some(&hard_state(1, 1, 2)), [entry(3, 1, data(900, 2))], true).unwrap();
     let file = disk.open(&first_segment()).unwrap();
-    // The device lost everything behind the first batch, except a hard state that was copied back to its end.
+    // The device lost everything after the first batch, except a hard state that was copied back to its end.
     file.write_at(end.next_multiple_of(8) as u64, &vec![0; 4096 - end.next_multiple_of(8)]).unwrap();
     drop(wal);
     let (mut wal, replay) = open(&disk).unwrap();

@@ -1,4 +1,4 @@
-//! What etcd writes is read; what is written here, etcd reads.
+//! Logs written by etcd are read here, and etcd reads logs written here.
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
@@ -63,7 +63,7 @@ fn the_first_boot_is_written_byte_for_byte() {
     let bytes = disk.read(&first_segment()).unwrap();
     assert_eq!(bytes.len(), 64_000_000);
     assert_eq!(bytes[..expected.len()], expected);
-    // Then our crc record, and zeros.
+    // Then follow our crc record, and zeros.
     assert_eq!(bytes[expected.len()..][8..11], [0x08, 4, 0x10]);
     assert!(bytes[expected.len() + 16..].iter().all(|b| *b == 0));
 
@@ -75,7 +75,7 @@ fn the_first_boot_is_written_byte_for_byte() {
     assert_eq!(replay.hard_state, hard_state(1, 0, 1));
 }
 
-/// What an etcd 3.5.1 and an etcd 3.7.3 wrote until three puts were done.
+/// The logs that an etcd 3.5.1 and an etcd 3.7.3 had written after three puts.
 #[test]
 fn logs_of_real_etcds_are_read() {
     for (name, last) in [("etcd-3.5.1", 7), ("etcd-3.7.3", 7)] {
@@ -111,7 +111,7 @@ struct Etcd {
     process: Child,
 }
 
-/// How long a real etcd may take to answer on a busy machine.
+/// A real etcd must answer within this time, also on a busy machine.
 const ETCD_DEADLINE: Duration = Duration::from_secs(60);
 
 impl Etcd {
@@ -155,7 +155,7 @@ impl Drop for Etcd {
     }
 }
 
-/// A put as etcd's log holds it.
+/// A put, encoded as in etcd's log.
 fn put(id: u64, key: &str, value: &str) -> Bytes {
     let put = PutRequest { key: key.to_owned().into(), value: value.to_owned().into(), ..PutRequest::default() };
     let header = RequestHeader { id, ..RequestHeader::default() };

@@ -1,4 +1,4 @@
-//! Reading a log whose state is further on than its last snapshot: what is kept in memory.
+//! Reading a log whose state is newer than its last snapshot: the entries that are kept in memory.
 
 use proptest::prelude::*;
 
@@ -34,7 +34,7 @@ fn the_newest_applied_entries_are_kept_and_all_that_are_not_applied() {
 }
 
 proptest! {
-    /// Also where entries were replaced: those kept are the end of those there are.
+    /// The kept entries are the last ones of the log, also where entries were replaced.
     #[test]
     fn what_is_kept_is_the_end_of_the_log(
         batches in proptest::collection::vec((0u64..4, 1u64..4), 1..40),

@@ -101,8 +101,8 @@ fn a_snapshot_from_the_leader_moves_the_log_on() {
     assert!(matches!(open(&disk), Err(WalError::Corrupt { .. })), "entries 2 to 100 are nowhere");
 }
 
-/// What a member had of another history, before and behind the snapshot, is left out, in however many segments it is; what it
-/// writes afterwards counts, over cuts and releases, and so do snapshots of its own.
+/// Entries of another history, before and after the snapshot, are left out, in however many segments they lie. Entries
+/// that the member writes afterwards count, over cuts and releases, and so do its own snapshots.
 #[test]
 fn a_snapshot_from_the_leader_replaces_entries_of_another_history() {
     for old in [3, 10, 11, 60] {
@@ -120,7 +120,7 @@ fn a_snapshot_from_the_leader_replaces_entries_of_another_history() {
         }
         wal.release(10).unwrap();
         assert_eq!(open_from((10, 5)).1.entries, new, "{old}");
-        // One at the same place again, as a conversion makes it, and one in the middle of what is kept.
+        // One more snapshot at the same index, as a conversion makes it, and one in the middle of the kept entries.
         wal.save_snapshot(10, 5, None).unwrap();
         wal.save_snapshot(30, 5, None).unwrap();
         assert_eq!(open_from((10, 5)).1.entries, new, "{old}");
@@ -130,7 +130,7 @@ fn a_snapshot_from_the_leader_replaces_entries_of_another_history() {
     }
 }
 
-/// The record of the snapshot is written in front of the hard state, so that a crash leaves the log as it was, or one that
+/// The record of the snapshot is written before the hard state. So a crash leaves either the log as it was, or one that
 /// begins at the snapshot.
 #[test]
 fn a_snapshot_that_is_half_written_is_there_or_is_not() {
@@ -285,7 +285,7 @@ fn one_batch_is_one_write_and_one_sync() {
     assert_eq!(disk.operations() - operations, 3);
 }
 
-/// The page cache shows bytes that no sync covered. They are shown to raft, which may then acknowledge them.
+/// The page cache shows bytes that no sync covered. Raft is given these entries, and may then acknowledge them.
 #[test]
 fn what_open_returns_survives_a_power_loss() {
     let disk = new_disk();

@@ -1,4 +1,4 @@
-//! The log on a disk that forgets.
+//! The log, on a disk that forgets everything that was not synced.
 
 mod corpus;
 mod crash_points;
@@ -26,7 +26,7 @@ fn dir() -> PathBuf {
     PathBuf::from("/member/wal")
 }
 
-/// A disk with the directory above the log's.
+/// A disk with the parent directory of the log's.
 fn new_disk() -> SimulatedDisk {
     let disk = SimulatedDisk::new();
     disk.create_dir_all(Path::new("/member")).unwrap();
@@ -49,7 +49,7 @@ fn entry(index: u64, term: u64, data: impl Into<Bytes>) -> Entry {
     Entry { kind: 0, term, index, data: data.into() }
 }
 
-/// Data of some length that has no zero in it.
+/// `len` bytes of data without a zero byte.
 fn data(len: usize, seed: u64) -> Bytes {
     (0..len as u64).map(|i| ((i * 31 + seed * 17) % 251 + 1) as u8).collect()
 }
@@ -59,7 +59,7 @@ fn first_segment() -> PathBuf {
     dir().join("0000000000000000-0000000000000000.wal")
 }
 
-/// How many bytes of a file are written, up to the last that is not zero.
+/// Number of written bytes of a file, up to the last one that is not zero.
 fn written(disk: &SimulatedDisk, file: &Path) -> usize {
     disk.read(file).unwrap().iter().rposition(|b| *b != 0).map_or(0, |at| at + 1)
 }

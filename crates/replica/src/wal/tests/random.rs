@@ -1,4 +1,4 @@
-//! Random batches, reopened at random.
+//! Random batches; the log is reopened at random moments.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -8,13 +8,13 @@ use super::*;
 /// One call on the log.
 #[derive(Clone, Debug)]
 enum Step {
-    /// Entries of these sizes; so many of the last ones are replaced.
+    /// Appends entries of these sizes; they replace the last `replace` entries.
     Append {
         sizes: Vec<usize>,
         replace: u64,
         sync: bool,
     },
-    /// A new commit index, this far behind the last.
+    /// A new commit index, `behind` entries before the last one.
     Commit {
         behind: u64,
     },
