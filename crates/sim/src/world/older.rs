@@ -109,6 +109,12 @@ impl World {
         others.filter(|member| member.applied() == newest).count() > self.voters.1.len() / 2
     }
 
+    /// A voter that holds all that was applied anywhere.
+    fn newest_voter(&self) -> Option<&Member> {
+        let newest = self.members.iter().map(Member::applied).max()?;
+        self.members.iter().rfind(|member| member.applied() == newest && self.voters.1.contains(&member.id))
+    }
+
     fn most_come_back(&mut self) -> bool {
         let mut voters: Vec<usize> =
             (0..self.members.len()).filter(|at| self.voters.1.contains(&self.members[*at].id)).collect();
@@ -120,11 +126,13 @@ impl World {
             let ticks = self.random.between(1, COPYING_TICKS);
             self.ticks(ticks);
         }
-        let newest = self.members.iter().max_by_key(|member| member.applied()).expect("a member");
+        let Some(newest) = self.newest_voter() else { return true };
         let (newest, term) = (newest.at, newest.term());
         copies.retain(|(at, copied)| *at != newest && self.fits(*at, copied));
-        // A change of leaders meanwhile is rare, and makes the copies those of an earlier term.
-        if copies.len() + 1 < self.voters.1.len() || copies.iter().any(|(_, copied)| copied.term != term) {
+        // A change of leaders meanwhile is rare, and makes the copies those of an earlier term. A member that votes alone
+        // has nobody who could notice.
+        let voters = self.voters.1.len();
+        if voters < 2 || copies.len() + 1 < voters || copies.iter().any(|(_, copied)| copied.term != term) {
             return true;
         }
         self.older = Older::Most;
