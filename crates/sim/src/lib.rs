@@ -4,7 +4,7 @@
 //!   clients, watchers ─▶ serving ─▶ Replica ─┐                 ┌─▶ network (loss, doubling, delay, partitions) ─┐
 //!        │                          Replica ─┼─ Outbox ────────┘                                                │
 //!        │                          Replica ◀┘◀──── step ◀──────────────────────────────────────────────────────┘
-//!        │                             │  └─▶ machine (a disk that forgets, tears, fails, fills up, hangs; RocksDB on real files)
+//!        │                             │  └─▶ machine (a disk that forgets, tears, fails, fills up, hangs; RocksDB on files in memory)
 //!        ▼                             ▼
 //!     history                       judge: what members did; nothing may contradict it
 //!        └──────▶ invariants ◀─────────┘

@@ -1,18 +1,25 @@
-//! What a member runs on: the double of a disk, and for RocksDB, which knows nothing of doubles, a real directory beside it.
+//! What a member runs on: the double of a disk, and for RocksDB, which knows nothing of doubles, files of its own beside it:
+//! real ones, or, quicker, files in memory.
 //!
 //! RocksDB's own log is off, so what it has not flushed is gone whenever the process is, and what it has flushed is durable.
 //! A power loss is therefore a copy of its files as they are at that moment, while it is open.
 
-use std::collections::BTreeMap;
-use std::fs;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use metastore_engine::{EngineError, Memory, MemorySettings, RocksDb, RocksDbSettings, STEP, Steps};
+use metastore_engine::{EngineError, Memory, MemorySettings, RocksDbSettings, STEP, Steps};
 use metastore_replica::disk::{CrashPolicy, DirLock, Disk, DiskFile, Result, SimulatedDisk};
 use metastore_replica::{OpenEngine, Paths};
+
+mod databases;
+mod directory;
+
+use databases::Databases;
+use directory::Directory;
+
+/// Bytes of a memtable in simulated runs, the least that RocksDB takes: little data is flushed and rewritten often.
+const MEMTABLE_BYTES: usize = 64 << 10;
 
 /// Where every member keeps its data: each has a machine of its own.
 pub fn paths() -> Paths {
@@ -43,6 +50,39 @@ impl Engine {
     }
 }
 
+/// The files of RocksDB on one machine, by their paths below the directory of the member.
+pub trait Files: Send + Sync {
+    /// The directories.
+    fn directories(&self) -> Vec<String>;
+
+    /// What is in a directory, if it can be listed.
+    fn list(&self, path: &Path) -> Vec<String>;
+
+    fn exists(&self, path: &Path) -> bool;
+
+    fn remove_file(&self, path: &Path);
+
+    fn remove_dir(&self, path: &Path);
+
+    fn rename(&self, from: &Path, to: &Path);
+
+    /// Opens a database, or makes one.
+    fn open(
+        &self,
+        path: &Path,
+        settings: RocksDbSettings,
+    ) -> std::result::Result<Arc<dyn metastore_engine::Engine>, EngineError>;
+
+    /// RocksDB rewrites files of the databases that are open, as it may at any time, and leaves out what nobody needs.
+    fn rewrite(&self);
+
+    /// What a crash leaves: what was not flushed is not in it.
+    fn copy(&self) -> Arc<dyn Files>;
+
+    /// Where the machine that runs the simulation has them.
+    fn root(&self) -> Option<&Path>;
+}
+
 /// Disk and files. Clones are handles on the same.
 #[derive(Clone)]
 pub struct Machine {
@@ -50,12 +90,22 @@ pub struct Machine {
     /// Rows in a step of the storage engine.
     step_rows: usize,
     disk: SimulatedDisk,
-    files: Arc<Files>,
+    files: Arc<dyn Files>,
 }
 
 impl Machine {
+    /// An empty one, on which RocksDB has real files.
     pub fn new(engine: Engine) -> Self {
-        Self { engine, step_rows: STEP, disk: SimulatedDisk::new(), files: Arc::default() }
+        Self::with_files(engine, Arc::<Directory>::default())
+    }
+
+    /// The same with files in memory. Directories of RocksDB come and go as a whole there.
+    pub fn in_memory(engine: Engine) -> Self {
+        Self::with_files(engine, Arc::new(Databases::new()))
+    }
+
+    fn with_files(engine: Engine, files: Arc<dyn Files>) -> Self {
+        Self { engine, step_rows: STEP, disk: SimulatedDisk::new(), files }
     }
 
     /// The same, whose storage engine takes steps of so many rows, and cuts up what it holds into pieces as small: four
@@ -66,22 +116,12 @@ impl Machine {
 
     /// As it is found after a power loss now.
     pub fn crash(&self, policy: CrashPolicy) -> Self {
-        Self {
-            disk: self.disk.crash(policy),
-            files: Arc::new(self.files.copy()),
-            engine: self.engine,
-            step_rows: self.step_rows,
-        }
+        Self { disk: self.disk.crash(policy), files: self.files.copy(), engine: self.engine, step_rows: self.step_rows }
     }
 
     /// Another one in the same state, except that no process runs on it.
     pub fn fork(&self) -> Self {
-        Self {
-            disk: self.disk.fork(),
-            files: Arc::new(self.files.copy()),
-            engine: self.engine,
-            step_rows: self.step_rows,
-        }
+        Self { disk: self.disk.fork(), files: self.files.copy(), engine: self.engine, step_rows: self.step_rows }
     }
 
     /// The same, to be started with another engine.
@@ -91,9 +131,14 @@ impl Machine {
 
     /// Kills the process: what RocksDB has not flushed is gone. Returns the files that the dead process may still believe to
     /// be its own; to be dropped after it.
-    pub fn kill(&mut self) -> Arc<Files> {
-        let copy = Arc::new(self.files.copy());
+    pub fn kill(&mut self) -> Arc<dyn Files> {
+        let copy = self.files.copy();
         std::mem::replace(&mut self.files, copy)
+    }
+
+    /// RocksDB rewrites files, as it may at any time, and leaves out what nobody needs.
+    pub fn rewrite_files(&self) {
+        self.files.rewrite();
     }
 
     /// Opens a storage engine in the directory `path` of this machine.
@@ -104,11 +149,7 @@ impl Machine {
     ) -> std::result::Result<Arc<dyn metastore_engine::Engine>, EngineError> {
         Ok(match engine {
             Engine::Memory => Arc::new(Memory::with(self.memory())),
-            Engine::RocksDb => {
-                let path = self.real(path).expect("a directory of RocksDB");
-                fs::create_dir_all(path.parent().unwrap()).unwrap();
-                Arc::new(RocksDb::open(&path, self.rocksdb())?)
-            }
+            Engine::RocksDb => self.files.open(&Self::inside(path).expect("a directory of RocksDB"), self.rocksdb())?,
         })
     }
 
@@ -120,7 +161,12 @@ impl Machine {
 
     /// Little memory: many are open at once.
     fn rocksdb(&self) -> RocksDbSettings {
-        let usual = RocksDbSettings { block_cache_bytes: 1 << 20, max_open_files: 64, ..RocksDbSettings::default() };
+        let usual = RocksDbSettings {
+            block_cache_bytes: 1 << 20,
+            max_open_files: 64,
+            memtable_bytes: MEMTABLE_BYTES,
+            ..RocksDbSettings::default()
+        };
         RocksDbSettings { steps: self.steps().unwrap_or(usual.steps), ..usual }
     }
 
@@ -135,23 +181,28 @@ impl Machine {
         Arc::new(move |path: &Path| machine.open_engine(engine, path))
     }
 
+    /// The part of a path that leads into the files of RocksDB, if it does.
+    fn inside(path: &Path) -> Option<PathBuf> {
+        let inside = path.strip_prefix(paths().member()).ok()?;
+        inside.to_str()?.starts_with("rocksdb").then(|| inside.to_owned())
+    }
+
     /// Where a path of RocksDB really is.
     pub fn real(&self, path: &Path) -> Option<PathBuf> {
-        let inside = path.strip_prefix(paths().member()).ok()?;
-        inside.to_str()?.starts_with("rocksdb").then(|| self.files.root.join(inside))
+        Some(self.files.root()?.join(Self::inside(path)?))
     }
 
     /// The directories of RocksDB.
     pub fn directories(&self) -> Vec<String> {
-        if self.files.root.exists() { names(&self.files.root) } else { Vec::new() }
+        self.files.directories()
     }
 
-    /// Counts an operation on the real directory, which fails without power like any other.
+    /// Counts an operation on files of RocksDB, which fails without power like any other.
     fn count(&self) -> Result<()> {
         self.disk.sync_dir(Path::new("/"))
     }
 
-    /// Reads from the real directory, as long as there is power.
+    /// Reads from files of RocksDB, as long as there is power.
     fn look<T>(&self, act: impl FnOnce() -> T) -> Result<T> {
         self.disk.exists(Path::new("/")).map(|_| act())
     }
@@ -165,22 +216,22 @@ impl Deref for Machine {
     }
 }
 
-/// The file system of the machine that runs the tests, for paths of RocksDB; the double for all others.
+/// The files of RocksDB for its paths; the double for all others.
 impl Disk for Machine {
     fn create_dir_all(&self, path: &Path) -> Result<()> {
-        assert!(self.real(path).is_none(), "RocksDB makes its directories itself");
+        assert!(Self::inside(path).is_none(), "RocksDB makes its directories itself");
         self.disk.create_dir_all(path)
     }
 
     fn list(&self, path: &Path) -> Result<Vec<String>> {
-        let Some(real) = self.real(path) else {
+        let Some(inside) = Self::inside(path) else {
             let mut names = self.disk.list(path)?;
             if path == paths().member() {
                 names.extend(self.directories());
             }
             return Ok(names);
         };
-        self.look(|| names(&real))
+        self.look(|| self.files.list(&inside))
     }
 
     fn open(&self, path: &Path) -> Result<Box<dyn DiskFile>> {
@@ -192,30 +243,30 @@ impl Disk for Machine {
     }
 
     fn remove_file(&self, path: &Path) -> Result<()> {
-        let Some(real) = self.real(path) else { return self.disk.remove_file(path) };
+        let Some(inside) = Self::inside(path) else { return self.disk.remove_file(path) };
         self.count()?;
-        fs::remove_file(real).unwrap();
+        self.files.remove_file(&inside);
         Ok(())
     }
 
     fn remove_dir(&self, path: &Path) -> Result<()> {
-        let Some(real) = self.real(path) else { return self.disk.remove_dir(path) };
+        let Some(inside) = Self::inside(path) else { return self.disk.remove_dir(path) };
         self.count()?;
-        fs::remove_dir(real).unwrap();
+        self.files.remove_dir(&inside);
         Ok(())
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
-        let (Some(real_from), Some(real_to)) = (self.real(from), self.real(to)) else {
+        let (Some(inside_from), Some(inside_to)) = (Self::inside(from), Self::inside(to)) else {
             return self.disk.rename(from, to);
         };
         self.count()?;
-        fs::rename(real_from, real_to).unwrap();
+        self.files.rename(&inside_from, &inside_to);
         Ok(())
     }
 
     fn sync_dir(&self, path: &Path) -> Result<()> {
-        if self.real(path).is_some() { self.count() } else { self.disk.sync_dir(path) }
+        if Self::inside(path).is_some() { self.count() } else { self.disk.sync_dir(path) }
     }
 
     fn lock_dir(&self, path: &Path) -> Result<Box<dyn DirLock>> {
@@ -227,81 +278,7 @@ impl Disk for Machine {
     }
 
     fn exists(&self, path: &Path) -> Result<bool> {
-        let Some(real) = self.real(path) else { return self.disk.exists(path) };
-        self.look(|| real.exists())
+        let Some(inside) = Self::inside(path) else { return self.disk.exists(path) };
+        self.look(|| self.files.exists(&inside))
     }
-}
-
-/// A real directory that goes with its last handle.
-pub struct Files {
-    root: PathBuf,
-}
-
-impl Default for Files {
-    fn default() -> Self {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        let name = format!("metastore-replica-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        Self { root: scratch().join(name) }
-    }
-}
-
-impl Drop for Files {
-    fn drop(&mut self) {
-        _ = fs::remove_dir_all(&self.root);
-    }
-}
-
-impl Files {
-    /// A copy of one moment. RocksDB may work on its files meanwhile; then it is made again.
-    fn copy(&self) -> Self {
-        loop {
-            let copy = Self::default();
-            if !self.root.exists() {
-                return copy;
-            }
-            let before = sizes(&self.root);
-            if copy_into(&self.root, &copy.root).is_ok() && sizes(&self.root) == before {
-                return copy;
-            }
-        }
-    }
-}
-
-/// In memory, where there is such a place: thousands of databases are made, and nothing here takes the power away from it.
-fn scratch() -> PathBuf {
-    let memory = PathBuf::from("/dev/shm");
-    if memory.is_dir() { memory } else { std::env::temp_dir() }
-}
-
-fn names(path: &Path) -> Vec<String> {
-    let names = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let mut names: Vec<String> = names.collect();
-    names.sort();
-    names
-}
-
-/// Files by name, and how long they are; not RocksDB's notes, which tell nothing of the state.
-fn sizes(root: &Path) -> BTreeMap<PathBuf, u64> {
-    let mut found = BTreeMap::new();
-    for directory in names(root) {
-        let directory = root.join(directory);
-        for name in names(&directory).into_iter().filter(|name| !name.starts_with("LOG")) {
-            let path = directory.join(name);
-            // It may be gone by now; then there is another look.
-            let len = fs::metadata(&path).map_or(u64::MAX, |found| found.len());
-            found.insert(path, len);
-        }
-    }
-    found
-}
-
-fn copy_into(from: &Path, to: &Path) -> std::io::Result<()> {
-    for directory in names(from) {
-        let (from, to) = (from.join(&directory), to.join(&directory));
-        fs::create_dir_all(&to)?;
-        for name in names(&from).into_iter().filter(|name| !name.starts_with("LOG")) {
-            fs::copy(from.join(&name), to.join(&name))?;
-        }
-    }
-    Ok(())
 }

@@ -181,7 +181,7 @@ impl World {
         let workload = plan.workload.unwrap_or(workload);
         let step_rows = *random.pick(STEP_ROWS).unwrap_or(&STEP);
         let member = |at| {
-            let machine = Machine::new(plan.engines[at % plan.engines.len()]).in_steps_of(step_rows);
+            let machine = Machine::in_memory(plan.engines[at % plan.engines.len()]).in_steps_of(step_rows);
             let mut member = Member::founding(at, size, machine, settings.clone());
             member.clock = Clock::new(random.between(850, 1150));
             member
@@ -301,7 +301,7 @@ impl World {
 
     /// An empty machine for a member.
     fn new_machine(&self, at: usize) -> Machine {
-        Machine::new(self.engines[at % self.engines.len()]).in_steps_of(self.step_rows)
+        Machine::in_memory(self.engines[at % self.engines.len()]).in_steps_of(self.step_rows)
     }
 }
 

@@ -69,14 +69,16 @@ pub struct RocksDbSettings {
     pub block_cache_bytes: usize,
     /// Files that are kept open at most.
     pub max_open_files: u32,
-    /// Not for operators: the default suits everyone but a test.
+    /// Bytes that a column family collects in memory before they are flushed. Not for operators: this default and the next suit
+    /// everyone but a test.
+    pub memtable_bytes: usize,
     pub steps: Steps,
 }
 
 impl Default for RocksDbSettings {
     fn default() -> Self {
         let steps = Steps { rows: STEP, counted_keys: COUNT_STEP };
-        Self { block_cache_bytes: 256 << 20, max_open_files: 512, steps }
+        Self { block_cache_bytes: 256 << 20, max_open_files: 512, memtable_bytes: options::MEMTABLE_BYTES, steps }
     }
 }
 

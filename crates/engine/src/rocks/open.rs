@@ -62,7 +62,7 @@ impl RocksDb {
         options.create_if_missing(env.is_some());
         options.create_missing_column_families(env.is_some());
         let (cache, forgotten) = (Cache::new_lru_cache(settings.block_cache_bytes), Forgotten::default());
-        let db = DB::open_cf_descriptors(&options, path, options::families(&cache, &forgotten));
+        let db = DB::open_cf_descriptors(&options, path, options::families(settings, &cache, &forgotten));
         let db = db.map_err(|error| unreadable(path, &error))?;
         Self::opened((db, options), cache, path, (settings, env), forgotten)
     }
@@ -81,7 +81,8 @@ impl RocksDb {
         let (path, env) = (&directory.path, directory.env.clone());
         let options = options::database(settings, env.as_ref());
         let forgotten = Forgotten::default();
-        let db = DB::open_cf_descriptors_read_only(&options, path, options::families(&cache, &forgotten), false);
+        let db =
+            DB::open_cf_descriptors_read_only(&options, path, options::families(settings, &cache, &forgotten), false);
         let db = db.map_err(|error| unreadable(path, &error))?;
         let mut engine = Self::opened((db, options), cache, path, (settings, env), forgotten)?;
         engine.frozen = true;
@@ -155,7 +156,7 @@ fn create(path: &Path, settings: RocksDbSettings) -> Result<()> {
         options.create_if_missing(true);
         options.create_missing_column_families(true);
         let cache = Cache::new_lru_cache(settings.block_cache_bytes);
-        let families = options::families(&cache, &Forgotten::default());
+        let families = options::families(settings, &cache, &Forgotten::default());
         DB::open_cf_descriptors(&options, &unfinished, families).map_err(|error| error.to_string())?;
         sync_dir(&unfinished)?;
         fs::rename(&unfinished, path).map_err(|error| error.to_string())?;

@@ -10,7 +10,7 @@ use super::forgotten::Forgotten;
 use super::layout::{CURRENT, REVISIONS, SUPERSEDED, TABLES, superseded_prefix};
 
 /// Bytes that a column family collects in memory before they are flushed. Atomic flush flushes all of them together.
-const MEMTABLE_BYTES: usize = 64 << 20;
+pub(super) const MEMTABLE_BYTES: usize = 64 << 20;
 /// Memtables of a column family at most: one that is written, and those that are being flushed. Then writes wait.
 const MEMTABLES: i32 = 4;
 /// What is not compressed or cached by less.
@@ -59,21 +59,22 @@ pub(super) fn database(settings: RocksDbSettings, env: Option<&Env>) -> Options 
 }
 
 /// Options of each column family.
-pub(super) fn families(cache: &Cache, forgotten: &Forgotten) -> Vec<ColumnFamilyDescriptor> {
-    let mut superseded = family(cache);
+pub(super) fn families(settings: RocksDbSettings, cache: &Cache, forgotten: &Forgotten) -> Vec<ColumnFamilyDescriptor> {
+    let mut superseded = family(settings, cache);
     superseded.set_compaction_filter("dead versions", forgotten.superseded_filter());
     superseded.set_periodic_compaction_seconds(REWRITE_SECONDS);
     superseded.set_prefix_extractor(SliceTransform::create("user key", superseded_prefix, None));
-    let mut current = family(cache);
+    let mut current = family(settings, cache);
     current.set_compaction_filter("dropped tombstones", forgotten.current_filter());
     current.set_periodic_compaction_seconds(REWRITE_SECONDS);
     // Old history is read in sequence, and rarely. At all levels the same: so files of revisions, which come in order, move
     // down as they are, without being written again.
-    let mut revisions = family(cache);
+    let mut revisions = family(settings, cache);
     revisions.set_compression_type(DBCompressionType::Zstd);
     revisions.set_compression_options(ZSTD_WINDOW, ZSTD_LEVEL, 0, 0);
-    let mut families = vec![ColumnFamilyDescriptor::new(DEFAULT_COLUMN_FAMILY_NAME, family(cache))];
-    let named = [(CURRENT, current), (REVISIONS, revisions), (SUPERSEDED, superseded), (TABLES, family(cache))];
+    let mut families = vec![ColumnFamilyDescriptor::new(DEFAULT_COLUMN_FAMILY_NAME, family(settings, cache))];
+    let named =
+        [(CURRENT, current), (REVISIONS, revisions), (SUPERSEDED, superseded), (TABLES, family(settings, cache))];
     for (name, mut options) in named {
         options.add_compact_on_deletion_collector_factory(DELETED_WINDOW, DELETED_WINDOW / 2, 0.5);
         families.push(ColumnFamilyDescriptor::new(name, options));
@@ -81,7 +82,7 @@ pub(super) fn families(cache: &Cache, forgotten: &Forgotten) -> Vec<ColumnFamily
     families
 }
 
-fn family(cache: &Cache) -> Options {
+fn family(settings: RocksDbSettings, cache: &Cache) -> Options {
     let mut blocks = BlockBasedOptions::default();
     blocks.set_block_cache(cache);
     blocks.set_block_size(BLOCK_BYTES);
@@ -100,7 +101,7 @@ fn family(cache: &Cache) -> Options {
     // Each write looks for its key first, and most keys are older than what is in memory.
     options.set_memtable_whole_key_filtering(true);
     options.set_memtable_prefix_bloom_ratio(MEMTABLE_BLOOM_SHARE);
-    options.set_write_buffer_size(MEMTABLE_BYTES);
+    options.set_write_buffer_size(settings.memtable_bytes);
     options.set_max_write_buffer_number(MEMTABLES);
     options.set_max_bytes_for_level_base(LEVEL_BASE_BYTES);
     options.set_target_file_size_base(FILE_BYTES);

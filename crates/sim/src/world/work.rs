@@ -12,6 +12,8 @@ const COMPACTION_STEPS: u64 = 3;
 const HASH_EVERY: u64 = 8;
 /// Moments for which a member that has waited for its disk may serve clients before it hears of the others, at most.
 const DEAF_MOMENTS: u64 = 12;
+/// How often RocksDB rewrites files at the end of a compaction, in thousandths.
+const REWRITE_PERMILLE: u64 = 200;
 /// How often a leader notes what a lease has left, in thousandths per tick.
 const CHECKPOINT_PERMILLE: u64 = 50;
 /// Messages that wait for a member that is stopped; more are lost, as in a queue that is full.
@@ -90,9 +92,13 @@ impl World {
     pub(super) fn work(&mut self, at: usize) {
         let mut output = Output::default();
         let steps = self.random.below(COMPACTION_STEPS + 1);
+        let compacting = |member: &Member| member.replica.as_ref().is_some_and(|replica| replica.store().compacting());
+        let compacted = compacting(&self.members[at]);
         let result = self.members[at].work(&mut output, steps);
-        if self.members[at].replica.as_ref().is_some_and(|replica| replica.store().compacting()) {
+        if compacting(&self.members[at]) {
             self.members[at].due = true;
+        } else if compacted && self.random.permille(REWRITE_PERMILLE) {
+            self.members[at].machine().rewrite_files();
         }
         let (messages, slow) = self.members[at].letters();
         self.send(at, messages);

@@ -1,0 +1,107 @@
+//! Files in memory.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+
+use metastore_engine::{Engine, EngineError, MemoryFiles, RocksDb, RocksDbSettings};
+
+use super::Files;
+
+/// Databases by their paths. Machines that are copies of each other share the file system.
+pub struct Databases {
+    files: MemoryFiles,
+    /// The number of the next database.
+    next: Arc<AtomicU64>,
+    databases: Mutex<BTreeMap<PathBuf, Database>>,
+}
+
+struct Database {
+    /// Where its files are: the path that a member knows belongs to several machines.
+    place: PathBuf,
+    settings: RocksDbSettings,
+    /// While it is open.
+    open: Weak<RocksDb>,
+}
+
+impl Databases {
+    pub fn new() -> Self {
+        Self { files: MemoryFiles::new(), next: Arc::default(), databases: Mutex::default() }
+    }
+
+    fn place(&self) -> PathBuf {
+        format!("/{}", self.next.fetch_add(1, Ordering::Relaxed)).into()
+    }
+
+    fn databases(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Database>> {
+        self.databases.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Drop for Databases {
+    fn drop(&mut self) {
+        // One that is open goes with the last machine.
+        self.databases().values().for_each(|database| _ = self.files.remove(&database.place));
+    }
+}
+
+impl Files for Databases {
+    fn directories(&self) -> Vec<String> {
+        self.databases().keys().map(|path| path.to_str().expect("a name").to_owned()).collect()
+    }
+
+    /// They are removed with the directory.
+    fn list(&self, _: &Path) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn exists(&self, path: &Path) -> bool {
+        self.databases().contains_key(path)
+    }
+
+    fn remove_file(&self, path: &Path) {
+        panic!("{}: no file is listed", path.display());
+    }
+
+    fn remove_dir(&self, path: &Path) {
+        let database = self.databases().remove(path).expect("a directory that is there");
+        self.files.remove(&database.place).expect("a database that is closed");
+    }
+
+    fn rename(&self, from: &Path, to: &Path) {
+        let mut databases = self.databases();
+        let database = databases.remove(from).expect("a directory that is there");
+        databases.insert(to.to_owned(), database);
+    }
+
+    fn open(&self, path: &Path, settings: RocksDbSettings) -> Result<Arc<dyn Engine>, EngineError> {
+        let mut databases = self.databases();
+        let place = databases.get(path).map_or_else(|| self.place(), |database| database.place.clone());
+        let open = Arc::new(RocksDb::open_in_memory(&self.files, &place, settings)?);
+        databases.insert(path.to_owned(), Database { place, settings, open: Arc::downgrade(&open) });
+        Ok(open)
+    }
+
+    fn rewrite(&self) {
+        self.databases().values().filter_map(|database| database.open.upgrade()).for_each(|open| open.rewrite_files());
+    }
+
+    fn copy(&self) -> Arc<dyn Files> {
+        let copied = |database: &Database| {
+            let Database { place: from, settings, open } = database;
+            let place = self.place();
+            // To open and close one that is closed changes nothing in it.
+            let open =
+                open.upgrade().map_or_else(|| RocksDb::open_in_memory(&self.files, from, *settings).map(Arc::new), Ok);
+            open.and_then(|open| open.crash_copy(&place)).expect("files in memory do not fail");
+            Database { place, settings: *settings, open: Weak::new() }
+        };
+        let databases = self.databases().iter().map(|(path, database)| (path.clone(), copied(database))).collect();
+        Arc::new(Self { files: self.files.clone(), next: self.next.clone(), databases: Mutex::new(databases) })
+    }
+
+    fn root(&self) -> Option<&Path> {
+        None
+    }
+}
