@@ -280,10 +280,12 @@ impl Consensus {
             self.questions.name(&mut message);
         }
         self.answer_outdated(&message);
-        self.catching_up.hear(message.from);
+        let from = message.from;
         // The library refuses messages of removed members, and proposals while no leader is known. Both count as lost
         // on the network.
         let _ = self.node.step(message);
+        let raft = &self.node.raft;
+        self.catching_up.hear(from, raft.prs(), raft.raft_log.last_index());
         self.settle();
     }
 
@@ -554,8 +556,7 @@ impl Consensus {
         if raft.state != StateRole::Leader {
             self.catching_up.clear();
         }
-        let (first, close) = (raft.raft_log.first_index(), (index + 1).saturating_sub(keep.entries as u64));
-        let needed = self.catching_up.needed(raft.prs(), first, close);
+        let needed = self.catching_up.needed(raft.prs(), raft.raft_log.first_index());
         let needed = needed.filter(|_| !metastore_mutants::on(Mutant::LogCutBehindState));
         self.node.mut_store().compact(index, keep, needed);
     }

@@ -4,8 +4,8 @@
 //! compacted its log as usual, a busy leader would have dropped the entries after the state before the follower has
 //! installed it. It would then send another state, and so on for ever. So the leader holds the entries that such a
 //! follower needs next, from the moment in which consensus wants to send it a state. It holds them until the follower
-//! is so close to the end of the log that it needs no state. Entries are not held for a follower that has fallen
-//! silent, and never beyond a bound ([`Retention`](crate::entry_log::Retention)).
+//! has acknowledged the whole log, uncommitted entries included: they may all be committed at once. Entries are not held
+//! for a follower that has fallen silent, and never beyond a bound ([`Retention`](crate::entry_log::Retention)).
 
 use std::collections::BTreeMap;
 
@@ -29,10 +29,14 @@ impl CatchingUp {
         self.heard.insert(follower, self.ticks);
     }
 
-    /// Notes that a message of a member has arrived.
-    pub fn hear(&mut self, member: u64) {
-        if let Some(heard) = self.heard.get_mut(&member) {
-            *heard = self.ticks;
+    /// Notes that a message of a member has been taken. A follower that holds the whole log, up to `last`, is in step, and
+    /// no entries are held for it any more.
+    pub fn hear(&mut self, member: u64, followers: &ProgressTracker, last: u64) {
+        let Some(heard) = self.heard.get_mut(&member) else { return };
+        *heard = self.ticks;
+        let follower = followers.get(member);
+        if follower.is_some_and(|follower| follower.state == ProgressState::Replicate && follower.matched >= last) {
+            self.heard.remove(&member);
         }
     }
 
@@ -47,9 +51,8 @@ impl CatchingUp {
         self.heard.clear();
     }
 
-    /// The first entry that must be held, if any. A follower that needs no entry before `close` is in step and needs
-    /// nothing more. Entries before `first` are already gone.
-    pub fn needed(&mut self, followers: &ProgressTracker, first: u64, close: u64) -> Option<u64> {
+    /// The first entry that must be held, if any. Entries before `first` are already gone.
+    pub fn needed(&mut self, followers: &ProgressTracker, first: u64) -> Option<u64> {
         let mut needed = None;
         self.heard.retain(|id, _| {
             let Some(progress) = followers.get(*id) else { return false };
@@ -58,9 +61,6 @@ impl CatchingUp {
                 ProgressState::Probe => progress.next_idx,
                 ProgressState::Replicate => progress.matched + 1,
             };
-            if progress.state == ProgressState::Replicate && next >= close {
-                return false;
-            }
             // A follower whose next entries are gone will be sent another state.
             if next >= first {
                 needed = Some(needed.map_or(next, |needed: u64| needed.min(next)));

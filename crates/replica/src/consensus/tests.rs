@@ -291,7 +291,28 @@ fn a_follower_that_is_sent_a_state_needs_no_second_one_however_much_is_written_m
     behind.write(100);
     assert_eq!((behind.states, behind.held()), (1, 700), "what it has need not be held");
     behind.say(LAGS, MessageType::MsgAppendResponse, behind.applied);
-    behind.write(1);
+    behind.write(500);
+    assert_eq!((behind.states, behind.held()), (1, 10), "it is in step");
+}
+
+/// Regression (seed 3933): the new leader of a long log has many entries that are not committed. A follower close to the
+/// last applied entry counted as in step, although the log is cut by what follows that entry, too.
+#[test]
+fn a_follower_that_lacks_entries_which_are_not_committed_yet_is_not_in_step() {
+    let mut behind = Behind::new(Retention::new(10));
+    let state = behind.applied;
+    for _ in 0..100 {
+        behind.leader.propose("put".into()).unwrap();
+    }
+    behind.work();
+    behind.leader.snapshot_sent(LAGS, true);
+    behind.say(LAGS, MessageType::MsgAppendResponse, state);
+    behind.say(LAGS, MessageType::MsgAppendResponse, state + 45);
+    behind.say(CLOSE, MessageType::MsgAppendResponse, state + 50);
+    assert_eq!((behind.applied, behind.held()), (state + 50, 5), "entry 46 behind the state is needed next");
+    behind.say(CLOSE, MessageType::MsgAppendResponse, state + 100);
+    behind.say(LAGS, MessageType::MsgAppendResponse, state + 100);
+    behind.write(100);
     assert_eq!((behind.states, behind.held()), (1, 10), "it is in step");
 }
 
