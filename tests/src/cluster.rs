@@ -1,17 +1,18 @@
-//! A cluster of servers, and what a test does to it: kill, pause, cut off, add, remove, compare.
+//! A cluster of servers, and the operations of a test on it: kill, pause, cut off, add, remove, compare.
 //!
 //! ```text
-//!   Cluster -- nodes 0, 1, 2 ... in the order in which they came; a node keeps its number after it left
+//!   Cluster -- nodes 0, 1, 2 ... in the order in which they were added; a node keeps its number after it left
 //!      |
 //!      +-- end, restart, stop, wipe                      one member and its disk
-//!      +-- kill, pause, resume                           one process: what members inside this one cannot stand
+//!      +-- kill, pause, resume                           one process: not for members inside this process
 //!      +-- add, promote, remove, move_leader             through the API, as an operator would
-//!      +-- leader, agree                                 waits until the cluster is of one mind
+//!      +-- leader, agree                                 waits until all members have one leader, or the same contents
 //! ```
 //!
-//! [`calls`] has the calls themselves, [`change`] those that change who is a member, [`whole`] what is said of all.
+//! [`calls`] has the calls, [`change`] those that change the membership, [`whole`] the checks across all members.
 //!
-//! Everything here blocks: a scenario reads from top to bottom, and load runs on threads of its own ([`crate::load`]).
+//! Everything here blocks, so that a scenario reads from top to bottom. Load runs on threads of its own
+//! ([`crate::load`]).
 
 mod calls;
 mod change;
@@ -25,13 +26,13 @@ use crate::programs::{Harness, Server};
 
 pub use calls::{block_on, call, everything, put_request};
 
-/// How long the cluster may take to become what a test waits for.
+/// How long the cluster may take to reach the condition that a test waits for.
 const PATIENCE: Duration = Duration::from_secs(40);
-/// Settings of every member: short elections, so that tests are, yet with room for a machine under load.
+/// Settings of every member. Elections are short, so that tests are, but leave room for a busy machine.
 pub const HEARTBEAT: Duration = Duration::from_millis(50);
 pub const ELECTION_TIMEOUT: Duration = Duration::from_millis(500);
-/// A flag for tests in which an election that nobody asked for is a failure: a busy machine stalls a leader for longer than
-/// [`ELECTION_TIMEOUT`] now and then.
+/// A flag for tests in which an unexpected election is a failure. A busy machine now and then stalls a leader for
+/// longer than [`ELECTION_TIMEOUT`].
 pub const RARE_ELECTIONS: &str = "--election-timeout=3000";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,17 +46,17 @@ enum State {
 
 struct Node {
     member: Member,
-    /// 0 until it told its status for the first time.
+    /// 0 until the member has answered its first Status.
     id: u64,
     state: State,
     learner: bool,
 }
 
-/// Some members, most of them running.
+/// Several members, most of them running.
 pub struct Cluster {
     nodes: Vec<Node>,
     flags: Vec<String>,
-    // Dropped last: the members are in it.
+    // Dropped last: the members run in it.
     network: Option<Network>,
 }
 
@@ -65,7 +66,7 @@ impl Cluster {
         Cluster::start_in(None, servers, flags)
     }
 
-    /// The same, each in its namespace of `network`.
+    /// Like [`Cluster::start`], with each member in its namespace of `network`.
     pub fn start_in(network: Option<Network>, servers: &[Server], flags: &[&str]) -> Cluster {
         let flags = flags.iter().map(|flag| flag.to_string()).collect();
         let mut cluster = Cluster { nodes: Vec::new(), flags, network };
@@ -83,7 +84,7 @@ impl Cluster {
         cluster
     }
 
-    /// A place for one more node; its number.
+    /// Adds a node that is down, and returns its number.
     fn seat(&mut self, server: &Server) -> usize {
         let number = self.nodes.len();
         let mut identity = Identity::local(&format!("m{number}"));
@@ -98,7 +99,7 @@ impl Cluster {
         number
     }
 
-    /// All nodes but those that left.
+    /// All nodes except those that left.
     fn initial_cluster(&self) -> String {
         let members = self.nodes.iter().filter(|node| node.state != State::Left);
         members.map(|node| node.member.identity().in_initial_cluster()).collect::<Vec<_>>().join(",")
@@ -114,12 +115,12 @@ impl Cluster {
         self.nodes[node].member.replace_flags(&[&own[..], &self.flags].concat());
     }
 
-    /// Gives a node that is down another `--initial-cluster-token`, or `--initial-cluster-state`, or ...
+    /// Gives a node that is down one more flag, such as `--initial-cluster-token` or `--initial-cluster-state`.
     pub fn add_flag(&mut self, node: usize, flag: &str) {
         self.nodes[node].member.add_flag(flag);
     }
 
-    /// A place for one more node, which takes itself for a member of the running cluster although nobody added it.
+    /// Adds a node that believes to be a member of the running cluster, although it was never added to it.
     pub fn intruder(&mut self, server: &Server) -> usize {
         let node = self.seat(server);
         let all = self.initial_cluster();
@@ -133,7 +134,7 @@ impl Cluster {
         self.nodes[node].state = State::Running;
     }
 
-    /// Waits until a node that was launched serves clients, and learns its id.
+    /// Waits until a launched node serves clients, and learns its id.
     pub fn wait_until_ready(&mut self, node: usize) {
         let ready = self.nodes[node].member.wait_until_ready();
         ready.unwrap_or_else(|reason| panic!("node {node} does not serve clients: {reason}"));
@@ -165,13 +166,13 @@ impl Cluster {
         self.nodes[node].state = State::Down;
     }
 
-    /// kill -9 for a process; a member inside this one is asked to stop.
+    /// kill -9 for a process; a member inside this process is asked to stop.
     pub fn end(&mut self, node: usize) {
         self.nodes[node].member.end();
         self.nodes[node].state = State::Down;
     }
 
-    /// Asks a node to stop, and waits for the end; how long it took.
+    /// Asks a node to stop, waits for the end, and returns how long it took.
     pub fn stop(&mut self, node: usize) -> Duration {
         let began = Instant::now();
         self.nodes[node].member.stop();
@@ -179,13 +180,13 @@ impl Cluster {
         began.elapsed()
     }
 
-    /// The same without waiting for the end, which [`Cluster::wait_exit`] does.
+    /// Like [`Cluster::stop`], without the wait, which [`Cluster::wait_exit`] does.
     pub fn begin_stop(&mut self, node: usize) {
         self.nodes[node].member.begin_stop();
         self.nodes[node].state = State::Down;
     }
 
-    /// Waits for a node to end by itself, and returns what it logged. Panics if it goes on.
+    /// Waits for a node to end by itself, and returns its log. Panics if it goes on.
     pub fn wait_exit(&mut self, node: usize) -> Vec<String> {
         let ended = self.nodes[node].member.has_ended(PATIENCE);
         assert!(ended, "node {node} goes on: {:#?}", self.log_tail(node));
@@ -198,7 +199,7 @@ impl Cluster {
         log[log.len().saturating_sub(15)..].to_vec()
     }
 
-    /// SIGSTOP: the process is still there, and does nothing.
+    /// SIGSTOP: the process still exists, but does nothing.
     pub fn pause(&mut self, node: usize) {
         signal(self.nodes[node].member.pid(), "STOP");
         self.nodes[node].state = State::Paused;
@@ -257,14 +258,14 @@ impl Cluster {
         self.voters().into_iter().filter(|node| *node != leader).collect()
     }
 
-    /// Where the clients of the running voters connect.
+    /// The client addresses of the running voters.
     pub fn addresses(&self) -> Vec<String> {
         self.voters().into_iter().map(|node| self.address(node).to_string()).collect()
     }
 }
 
 impl Drop for Cluster {
-    /// All members stop at once: one after the other, each would hand its leadership over to the next.
+    /// All members stop at once. If they stopped one after the other, each would hand its leadership over to the next.
     fn drop(&mut self) {
         for node in self.nodes.iter_mut().filter(|node| node.member.server().harness == Harness::Inside) {
             if node.member.is_started() {

@@ -11,8 +11,9 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
-/// Whether the server never looked at the request that ended so: it said as much when it closed the connection (GOAWAY), or the
-/// request never left the client. Whoever is told so may safely ask another member, and etcd's clients do.
+/// Whether the server never processed the request that failed with this status. Either the server said so when it
+/// closed the connection (GOAWAY), or the request never left the client. After such a failure a client may safely ask
+/// another member, and etcd's clients do.
 pub fn never_taken(status: &Status) -> bool {
     let cause = format!("{:?}", std::error::Error::source(status));
     ["GoAway(b\"\", NO_ERROR, Remote)", "Canceled", "ConnectError"].iter().any(|sign| cause.contains(sign))
@@ -38,7 +39,7 @@ impl Client {
         self.send(path, Request::new(request)).await
     }
 
-    /// The same, with `hasleader` among the metadata: a member without a leader refuses it at once.
+    /// Like [`Client::unary`], with `hasleader` in the metadata: a member without a leader refuses it at once.
     pub async fn unary_with_leader<Q: Message + 'static, R: Message + Default + 'static>(
         &self,
         path: &'static str,
@@ -58,7 +59,7 @@ impl Client {
         Ok(grpc.unary(request, PathAndQuery::from_static(path), Protobuf::new()).await?.into_inner())
     }
 
-    /// One request, all the answers of the stream in order.
+    /// One request; returns all answers of the stream in order.
     pub async fn server_stream<Q: Message + 'static, R: Message + Default + 'static>(
         &self,
         path: &'static str,
@@ -72,7 +73,7 @@ impl Client {
         Ok(answers)
     }
 
-    /// One request; the answers stay on the connection until they are asked for.
+    /// One request; the answers stay on the connection until the caller takes them.
     pub async fn open_server_stream<Q: Message + 'static, R: Message + Default + 'static>(
         &self,
         path: &'static str,
@@ -96,7 +97,7 @@ impl Client {
     }
 
     async fn ready(&self) -> Result<Grpc<Channel>, Status> {
-        // Answers have no bound here: a test asks for what it can hold.
+        // Answers have no size limit here: a test requests only as much as it can hold.
         let mut grpc = Grpc::new(self.0.clone()).max_decoding_message_size(usize::MAX);
         grpc.ready().await.map_err(|error| Status::unavailable(format!("not connected: {error:?}")))?;
         Ok(grpc)

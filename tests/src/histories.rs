@@ -1,4 +1,4 @@
-//! Histories of real processes, judged by the checkers of the simulator.
+//! Histories of real processes, checked by the checkers of the simulator.
 //!
 //! ```text
 //!   Recorder --+-- clients     one request at a time, to any member           --> operations    --+
@@ -6,22 +6,24 @@
 //!              +-- the oracle  watches everything from the first revision on  --> revisions     --+
 //! ```
 //!
-//! The clients are those of the simulator ([`metastore_sim::clients`]), and so are the checkers ([`metastore_sim::invariants`]): this
-//! is the part between, with real time and real sockets. Linearizability, exact watches, reads of the past and equal hashes are judged; that
-//! nothing acknowledged is lost follows from the linearizable read of everything at the end.
+//! The clients are those of the simulator ([`metastore_sim::clients`]), and so are the checkers
+//! ([`metastore_sim::invariants`]). This module connects them with real time and real sockets. It checks
+//! linearizability, exact watches, reads of old revisions and equal hashes. That no acknowledged write is lost follows
+//! from the linearizable read of all keys at the end.
 //!
 //! Rules:
 //! - `called` is taken before a request is sent, `returned` after its answer came, both from one clock.
-//! - What is not known stays unknown: no answer in time, a connection that broke, a server that says "timed out". Left out is only
-//!   what certainly had no effect: reads that failed, refusals ahead of the log, connections that were refused.
-//! - An error of the server that is none of these is a violation: nobody has asked for anything that could be refused.
-//! - Nothing is compacted that the oracle has not heard, or else it could not tell every revision.
-//! - A lease ends by itself at any moment from its grant on, or never: that it does not end early is the simulator's to prove, which
-//!   has the members' clocks.
+//! - An unknown outcome stays unknown: no answer in time, a broken connection, a server that answers "timed out".
+//!   Operations are left out of the history only if they certainly had no effect: reads that failed, refusals before
+//!   the log, connections that were refused.
+//! - Any other error of the server is a violation: no client requests anything that could be refused otherwise.
+//! - A revision is compacted only after the oracle has heard it. Otherwise the oracle could not report every revision.
+//! - In the model a lease may end by itself at any moment after its grant, or never. That it does not end early is
+//!   checked in the simulator, which has the members' clocks.
 //!
-//! A cluster must be new, because a history begins with an empty store. Deliberately absent: a replay. Real processes have no seed;
-//! that of the recorder gives the same requests and the same faults, and never the same run. So a history that fails is
-//! written down.
+//! A cluster must be new, because a history begins with an empty store. Deliberately absent: a replay. Real processes
+//! have no seed. The recorder's seed gives the same requests and the same faults, but never the same run. Therefore a
+//! history that fails is written to a file.
 
 mod answer;
 mod client;
@@ -46,34 +48,34 @@ use watcher::Watcher;
 
 pub use history::History;
 
-/// How many clients ask, and how many watch beside the oracle; the last ones of both go about it as Kubernetes does.
+/// The number of clients, and of watchers without the oracle. The last ones of each use the workload of Kubernetes.
 const CLIENTS: usize = 8;
 const KUBERNETES_CLIENTS: usize = 3;
 const WATCHERS: usize = 3;
 const KUBERNETES_WATCHERS: usize = 1;
-/// How long some progress may take.
+/// How long [`Recorder::progress`] may take.
 const PROGRESS_PATIENCE: Duration = Duration::from_secs(60);
-/// How long leases may take to expire, members to catch up and watchers to hear the rest in the end.
+/// How long it may take at the end until the leases expire, the members catch up and the watchers have heard the rest.
 const END_PATIENCE: Duration = Duration::from_secs(60);
-/// How often progress is looked at.
+/// How often progress is checked.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// What clients and watchers know of each other.
+/// The state that clients and watchers share.
 struct Shared {
     began: Instant,
     addresses: Vec<String>,
     last_id: AtomicU64,
     /// The oracle has heard everything up to this revision.
     heard: AtomicI64,
-    /// The newest revision that a client has asked to compact, or is about to; 0 for none.
+    /// The newest revision whose compaction a client has requested, or is about to request; 0 for none.
     compacted: AtomicI64,
     answered: AtomicUsize,
-    /// No client asks for anything any more.
+    /// Clients send no more requests.
     is_over: AtomicBool,
-    /// Watchers and the oracle end when they have heard everything up to these revisions; 0 for not yet.
+    /// Watchers and the oracle end when they have heard everything up to these revisions; 0 while not yet known.
     watch_until: AtomicI64,
     listen_until: AtomicI64,
-    /// Errors that servers may not answer with, and what did not happen in time.
+    /// Errors that servers may not answer with, and conditions that were not reached in time.
     strange: Mutex<Vec<Violation>>,
 }
 
@@ -98,12 +100,12 @@ impl Shared {
         self.began.elapsed().as_nanos() as Moment
     }
 
-    /// Notes what must not be.
+    /// Records a violation.
     fn blame(&self, violation: Violation) {
         self.strange.lock().unwrap().push(violation);
     }
 
-    /// Tries until `attempt` gives something. If it does not in time, that is a violation.
+    /// Retries until `attempt` returns a value. If it does not in time, that is a violation.
     fn expect<T>(&self, what: &str, mut attempt: impl FnMut() -> Option<T>) -> Option<T> {
         let deadline = Instant::now() + END_PATIENCE;
         loop {
@@ -125,7 +127,7 @@ impl Shared {
     }
 }
 
-/// Clients and watchers at work, each kind on a thread of its own.
+/// Running clients and watchers, each kind on a thread of its own.
 pub struct Recorder {
     seed: u64,
     shared: Arc<Shared>,
@@ -135,7 +137,7 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Starts the clients of a new cluster. The seed says what they ask for.
+    /// Starts the clients of a new cluster. The seed determines their requests.
     pub fn start(addresses: &[String], seed: u64) -> Recorder {
         let shared = Arc::new(Shared::new(addresses.to_vec()));
         let [asking, watching, listening] = [(); 3].map(|()| shared.clone());
@@ -158,8 +160,9 @@ impl Recorder {
         }
     }
 
-    /// Ends it, once all members of the cluster are well: clients stop, leases expire, everything is read once more, every watcher
-    /// hears the rest, and every member tells its hash. Panics if the cluster answers nobody.
+    /// Ends the recording, once all members of the cluster are well. Clients stop, leases expire, all keys
+    /// are read once more, every watcher hears the rest, and every member reports its hash. Panics if the
+    /// cluster does not answer.
     pub fn finish(mut self, cluster: &Cluster) -> History {
         self.shared.is_over.store(true, Ordering::SeqCst);
         let mut operations = join(&mut self.clients);
@@ -169,7 +172,7 @@ impl Recorder {
         let revision = self.read_everything(cluster, &mut operations);
         self.shared.watch_until.store(revision, Ordering::SeqCst);
         let chains = join(&mut self.watchers);
-        // A request whose outcome is unknown may have got through meanwhile, and a watcher may have heard of it.
+        // A request whose outcome is unknown may have been applied since that read, and a watcher may have heard of it.
         let revision = self.read_everything(cluster, &mut operations);
         self.shared.listen_until.store(revision, Ordering::SeqCst);
         let oracle = join(&mut self.oracle);
@@ -181,7 +184,7 @@ impl Recorder {
         History { seed: self.seed, operations, chains, oracle, hashes, logs, strange }
     }
 
-    /// A linearizable read of everything, for the history; its revision.
+    /// A linearizable read of all keys, for the history; returns its revision.
     fn read_everything(&self, cluster: &Cluster, operations: &mut Vec<Operation>) -> i64 {
         let (called, range) = cluster.eventually("a linearizable read of everything", |cluster| {
             let called = self.shared.now();
@@ -202,7 +205,7 @@ impl Recorder {
 }
 
 impl Drop for Recorder {
-    /// After a panic nobody waits for the rest.
+    /// After a panic the threads end without hearing the rest.
     fn drop(&mut self) {
         self.shared.is_over.store(true, Ordering::SeqCst);
         self.shared.watch_until.store(1, Ordering::SeqCst);
@@ -223,7 +226,7 @@ fn workload(number: usize, first_of_kubernetes: usize) -> Workload {
     if number < first_of_kubernetes { Workload::Mixed } else { Workload::Kubernetes }
 }
 
-/// Lets all clients ask until the end.
+/// Runs all clients until the end.
 async fn ask(seed: u64, shared: Arc<Shared>) -> Vec<Operation> {
     let mut clients = JoinSet::new();
     for number in 0..CLIENTS {
@@ -233,7 +236,7 @@ async fn ask(seed: u64, shared: Arc<Shared>) -> Vec<Operation> {
     clients.join_all().await.into_iter().flatten().collect()
 }
 
-/// Lets all watchers watch until the end.
+/// Runs all watchers until the end.
 async fn watch(seed: u64, shared: Arc<Shared>) -> Vec<Vec<Watch>> {
     let watchers = (0..WATCHERS).map(|number| {
         let workload = workload(number, WATCHERS - KUBERNETES_WATCHERS);
@@ -243,7 +246,7 @@ async fn watch(seed: u64, shared: Arc<Shared>) -> Vec<Vec<Watch>> {
     watching.join_all().await.into_iter().flatten().collect()
 }
 
-/// Lets the oracle listen until the end. It is one chain; if a compaction cut it, it is no sound one.
+/// Runs the oracle until the end. It is one chain. If a compaction cuts the chain, the check of the chain fails.
 async fn listen(seed: u64, shared: Arc<Shared>) -> Vec<Watch> {
     Watcher::oracle(seed, WATCHERS, shared).run().await.into_iter().flatten().collect()
 }

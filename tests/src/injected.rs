@@ -1,4 +1,4 @@
-//! Faults in the system calls of a process that runs, by strace.
+//! Faults in the system calls of a running process, injected by strace.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -6,14 +6,14 @@ use std::process::{Child, Command, Stdio};
 
 use crate::member::signal;
 
-/// System calls that make what was written durable.
+/// System calls that make written data durable.
 const SYNCS: &str = "fdatasync,fsync,sync_file_range";
 
-/// A strace that changes what system calls do.
+/// A running strace that changes the results of system calls.
 pub struct Injected(Child);
 
 impl Injected {
-    /// Changes all syncs of a process from now on as `fault` says in strace's words (`error=EIO:when=1+`,
+    /// From now on all syncs of a process fail or wait as `fault` describes in strace's syntax (`error=EIO:when=1+`,
     /// `delay_enter=1000000`). Returns when strace holds all threads. Panics if it cannot.
     pub fn into_syncs(strace: &Path, pid: u32, fault: &str) -> Injected {
         let mut tracer = Command::new(strace)
@@ -28,7 +28,7 @@ impl Injected {
             signal(tracer.id(), "KILL");
             panic!("strace cannot trace process {pid}: {first:?}");
         }
-        // It must not stop at a full pipe.
+        // strace must not stop at a full pipe.
         std::thread::spawn(move || lines.for_each(drop));
         Injected(tracer)
     }

@@ -1,4 +1,4 @@
-//! Leases: many at once, and the stream that keeps them alive.
+//! Leases: granting many at once, and the stream that keeps them alive.
 
 use metastore_proto::etcdserverpb::{
     LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse,
@@ -10,9 +10,9 @@ use tonic::{Status, Streaming};
 use crate::grpc::Client;
 use crate::paths;
 
-/// Grants under way at a time.
+/// The number of grants in flight.
 const GRANTS_AT_ONCE: usize = 64;
-/// Renewals under way at a time on one stream.
+/// The number of renewals in flight on one stream.
 const RENEWALS_AT_ONCE: usize = 1000;
 
 /// Grants leases with these ids.
@@ -34,7 +34,7 @@ pub async fn grant_all(client: &Client, ids: &[i64], ttl_s: i64) {
     }
 }
 
-/// One open keepalive stream: each request gets one answer, in order unless a lease has come to its end.
+/// One open keepalive stream. Each request gets one answer. Answers are in order, except for a lease that has ended.
 pub struct KeepAliveStream {
     requests: UnboundedSender<LeaseKeepAliveRequest>,
     answers: Streaming<LeaseKeepAliveResponse>,
@@ -59,10 +59,10 @@ impl KeepAliveStream {
         self.next().await
     }
 
-    /// Renews all these leases, many at a time, and returns those that are lost.
+    /// Renews all these leases, many at a time, and returns those that no longer exist.
     ///
     /// # Errors
-    /// The stream breaks.
+    /// The stream broke.
     pub async fn renew_all(&mut self, ids: &[i64]) -> Result<Vec<i64>, Status> {
         let mut lost = Vec::new();
         for ids in ids.chunks(RENEWALS_AT_ONCE) {

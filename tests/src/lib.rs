@@ -1,4 +1,4 @@
-//! What the end-to-end tests stand on: real processes, real sockets, and a client that may send anything.
+//! The foundation of the end-to-end tests: real processes, real sockets, and a client that can send any message.
 //!
 //! ```text
 //!   a test ----> member::Member   a server process on its own directory and ports: start, kill -9, SIGTERM, restart
@@ -8,9 +8,9 @@
 //!     |              |
 //!     |              +--> network::Network    links between members that can be cut
 //!     |
-//!     +--------> load::Load        clients at work meanwhile, and the judgement of what they were told
+//!     +--------> load::Load        clients that write and read while a test runs, and the check of their answers
 //!     |
-//!     +--------> histories::Recorder    clients and watchers of the simulator, whose checkers judge what they were told
+//!     +--------> histories::Recorder    clients and watchers of the simulator, and its checkers for what they record
 //!     |
 //!     +--------> grpc::Client     one call: a path, a request message, an answer or a status
 //!     |             |
@@ -18,17 +18,18 @@
 //!     |
 //!     +--------> mount::Mount     a file system of its own, for the member's files
 //!     |
-//!     +--------> random::Random   the only source of chance: one seed, one run
+//!     +--------> random::Random   the only source of randomness: one seed, one run
 //! ```
 //!
-//! Two programs take part. The *subject* is the server under test; the *reference* is a real etcd, and what it answers
-//! is right. Both take etcd's flags, so either may be any etcd-compatible binary: [`programs`] says how they are found.
+//! Two programs take part. The *subject* is the server under test. The *reference* is a real etcd, and its
+//! answers are right by definition. Both take etcd's flags, so each may be any etcd-compatible binary:
+//! [`programs`] says how they are found.
 //!
-//! Rules: a test waits for a condition with a deadline, never for a time to pass. A test that cannot run says why, and
-//! fails where `CI` is set. Nothing here knows what the right answer is, but for the simulator's model.
+//! Rules: a test waits for a condition with a deadline, never for a time to pass. A test that cannot run prints the
+//! reason, and fails where `CI` is set. Nothing here knows the right answers, except the simulator's model.
 //!
 //! Deliberately absent: generated service stubs. They would refuse an enum number that the protocol does not have, and
-//! sending those is part of the job.
+//! the tests must be able to send such numbers.
 
 pub mod cluster;
 pub mod grpc;

@@ -1,9 +1,9 @@
-//! Clients that write and read while a cluster has bad days, and the judgement of what it told them.
+//! Clients that write and read while a test disturbs a cluster, and the check of the answers.
 //!
-//! Each writer has one key and numbers its values, so every event tells which write it is. A write is *acknowledged* (at a
-//! revision), *refused* (the answer says that it was not proposed), or *unknown*: it may have happened, now or later,
-//! once. Readers ask for linearizable reads from any member: one that began after a write was acknowledged, or was seen
-//! by another reader, must see it or a later one.
+//! Each writer has one key and numbers its values, so every event identifies its write. A write is *acknowledged* (at a
+//! revision), *refused* (the answer says that it was not proposed), or *unknown*: it may have been applied, or may
+//! still be, but at most once. Readers make linearizable reads through all members. A read that began after a write was
+//! acknowledged, or was seen by another reader, must see that write or a later one.
 //!
 //! [`History::check`] then reads all events from each member.
 
@@ -29,13 +29,13 @@ const READERS: usize = 2;
 const PACE: Duration = Duration::from_millis(4);
 /// How long a client waits for an answer before it goes to the next member.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How long some progress may take.
+/// How long [`Load::progress`] may take.
 const PROGRESS_PATIENCE: Duration = Duration::from_secs(40);
-/// How often progress is looked at.
+/// How often progress is checked.
 const LOOK: Duration = Duration::from_millis(10);
 /// How long a member may take to send the next events.
 const EVENTS_PATIENCE: Duration = Duration::from_secs(10);
-/// What a server says that did not propose the write.
+/// Errors of a server that has not proposed the write.
 const REFUSALS: [&str; 3] =
     ["etcdserver: no leader", "etcdserver: not capable", "etcdserver: rpc not supported for learner"];
 
@@ -46,27 +46,27 @@ enum Outcome {
     Unknown,
 }
 
-/// What the clients know, while they run.
+/// The state that the clients share.
 #[derive(Default)]
 struct Shared {
     end: AtomicBool,
     acknowledged: AtomicUsize,
     reads: AtomicUsize,
-    /// For each writer the highest revision of its key that someone was told of.
+    /// For each writer the highest revision of its key that any client has seen.
     told: [AtomicI64; WRITERS],
     stale: Mutex<Vec<String>>,
 }
 
-/// Clients at work, on a thread of their own.
+/// Running clients, on a thread of their own.
 pub struct Load {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<Vec<Vec<Outcome>>>>,
 }
 
-/// What each writer was told of each of its writes.
+/// The outcome of each write, by writer.
 pub struct History {
     outcomes: Vec<Vec<Outcome>>,
-    /// Linearizable reads that were answered.
+    /// The number of linearizable reads that were answered.
     pub reads: usize,
 }
 
@@ -91,7 +91,7 @@ impl Load {
         }
     }
 
-    /// Ends it. Panics if a read was stale.
+    /// Stops the clients. Panics if a read was stale.
     pub fn stop(mut self) -> History {
         self.shared.end.store(true, Ordering::SeqCst);
         let outcomes = self.thread.take().expect("stopped once").join().expect("clients do not panic");
@@ -164,7 +164,7 @@ async fn write(writer: usize, mut members: Rotation, shared: Arc<Shared>) -> Vec
     outcomes
 }
 
-/// `None` is no answer in time.
+/// `None` means no answer in time.
 fn judge_write(answer: Option<Result<PutResponse, Status>>) -> Outcome {
     match answer {
         Some(Ok(put)) => Outcome::Acknowledged(put.header.unwrap_or_default().revision),
@@ -196,7 +196,7 @@ async fn read(reader: usize, mut members: Rotation, shared: Arc<Shared>) {
             let reason = format!("{} was at revision {told}, and then at {seen}: {:?}", key(writer), range.header);
             shared.stale.lock().unwrap().push(reason);
         }
-        // Every member is asked.
+        // The next read goes to the next member, so that every member is read.
         members.next();
     }
 }
@@ -206,18 +206,17 @@ fn key(writer: usize) -> String {
 }
 
 impl History {
-    /// Writes that were acknowledged.
+    /// The number of acknowledged writes.
     pub fn acknowledged(&self) -> usize {
         self.outcomes.iter().flatten().filter(|outcome| matches!(outcome, Outcome::Acknowledged(_))).count()
     }
 
-    /// Writes whose fate is open.
+    /// The number of writes whose outcome is unknown.
     pub fn unknown(&self) -> usize {
         self.outcomes.iter().flatten().filter(|outcome| **outcome == Outcome::Unknown).count()
     }
 
-    /// Waits until all running members agree, and compares the events of each with what the clients were told. Panics if
-    /// they differ.
+    /// Waits until all running members agree, and compares the events of each with the answers. Panics if they differ.
     pub fn check(&self, cluster: &Cluster) {
         let revision = cluster.agree();
         for node in cluster.voters() {
@@ -227,7 +226,7 @@ impl History {
         }
     }
 
-    /// Compares all events of a store with what the clients were told. The error says what differs.
+    /// Compares all events of a store with the clients' answers. The error describes the difference.
     fn judge(&self, events: &[Event]) -> Result<(), String> {
         let mut found: BTreeMap<(usize, usize), i64> = BTreeMap::new();
         let (mut last, mut newest) = (1, BTreeMap::<Bytes, KeyValue>::new());

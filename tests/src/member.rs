@@ -1,7 +1,7 @@
-//! A server: started on its own directory and ports, waited for, killed, restarted.
+//! A server: starting it on its own directory and ports, waiting for it, killing and restarting it.
 //!
-//! It is a process, or runs inside this one ([`inside`]): [`Server::harness`] says which. Both are started by the same flag
-//! line. What only a process can do, as to be killed and to have an exit code, panics with one that runs inside.
+//! It is a process, or runs inside this process ([`inside`]); [`Server::harness`] decides. Both are started with the
+//! same flags. Operations that need a process of its own (a kill, an exit code) panic for a server inside this one.
 
 mod inside;
 mod log;
@@ -21,7 +21,7 @@ use log::SharedLog;
 
 /// How long a member may take to stop after SIGTERM.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
-/// How often the end of a process is looked for: the standard library has no wait with a deadline.
+/// How often the end of a process is checked: the standard library has no wait with a deadline.
 const EXIT_POLL: Duration = Duration::from_millis(5);
 /// How long the last lines of an ended process may take to be read from its pipe.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
@@ -49,7 +49,7 @@ impl Drop for Directory {
     }
 }
 
-/// What a member is called, and where it is met: "host:port" by clients and by the other members.
+/// A member's name and its addresses, "host:port": one for clients, one for the other members.
 #[derive(Clone, Debug)]
 pub struct Identity {
     pub name: String,
@@ -58,18 +58,18 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// On two free ports of this machine.
+    /// An identity with two free ports of this machine.
     pub fn local(name: &str) -> Identity {
         Identity { name: name.into(), client_address: free_address(), peer_address: free_address() }
     }
 
-    /// How `--initial-cluster` names it.
+    /// Its entry in `--initial-cluster`.
     pub fn in_initial_cluster(&self) -> String {
         format!("{}=http://{}", self.name, self.peer_address)
     }
 }
 
-/// What was started.
+/// A started member: a process, or threads of this process.
 enum Started {
     Process(Child),
     Inside(Inside),
@@ -99,7 +99,7 @@ impl Member {
         Member::with_identity(server, Identity::local("m"), extra_flags)
     }
 
-    /// The same under a given name and addresses. Flags given later win, so `--initial-cluster` may be among them.
+    /// Like [`Member::new`], with a given name and addresses. Later flags win: `--initial-cluster` may be among them.
     pub fn with_identity(server: &Server, identity: Identity, extra_flags: &[&str]) -> Member {
         let name = server.binary.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         Member {
@@ -113,25 +113,25 @@ impl Member {
         }
     }
 
-    /// The command that the next starts put before the binary (strace and its flags); empty for none.
+    /// The command that the next starts put before the binary (strace and its flags, for example); empty for none.
     pub fn wrap_in(&mut self, command: &[String]) {
         self.wrapper = command.to_vec();
     }
 
-    /// Starts it, again on the same directory and ports, and waits until it serves clients.
+    /// Starts the member, also again on the same directory and ports, and waits until it serves clients.
     pub fn restart(&mut self) {
         if let Err(reason) = self.try_restart() {
             panic!("{} does not serve clients: {reason}", self.server.binary.display());
         }
     }
 
-    /// Like [`Member::restart`], with the reason as an error.
+    /// Like [`Member::restart`], but returns the reason of a failure as an error.
     pub fn try_restart(&mut self) -> Result<(), String> {
         self.launch()?;
         self.wait_until_ready()
     }
 
-    /// Starts it without waiting for it: members of a new cluster need each other to become ready.
+    /// Starts the member without waiting for it: members of a new cluster need each other to become ready.
     pub fn launch(&mut self) -> Result<(), String> {
         assert!(self.started.is_none(), "the member is running");
         self.started = Some(match self.server.harness {
@@ -162,12 +162,12 @@ impl Member {
             None => Command::new(&self.server.binary),
             Some((program, arguments)) => {
                 let mut command = Command::new(program);
-                // A wrapper that is killed leaves the server behind: they are killed as a group.
+                // Killing only the wrapper would leave the server behind: both are killed as a process group.
                 command.args(arguments).arg(&self.server.binary).process_group(0);
                 command
             }
         };
-        // Settings of the person who runs the tests, and of the tests themselves, must not reach the server.
+        // Settings from the environment of the user or of the tests must not reach the server.
         for (name, _) in std::env::vars_os().filter(|(name, _)| is_setting(&name.to_string_lossy())) {
             command.env_remove(name);
         }
@@ -196,7 +196,7 @@ impl Member {
         self.directory.path().join("data")
     }
 
-    /// Where clients connect: "127.0.0.1:port".
+    /// The address for clients: "127.0.0.1:port".
     pub fn client_address(&self) -> &str {
         &self.identity.client_address
     }
@@ -213,12 +213,12 @@ impl Member {
         &self.identity
     }
 
-    /// Where the next starts listen for the other members.
+    /// The address on which the next starts listen for the other members.
     pub fn move_peer_address(&mut self, address: String) {
         self.identity.peer_address = address;
     }
 
-    /// Flags of the next starts, in place of those given first.
+    /// Flags of the next starts, in place of the present ones.
     pub fn replace_flags(&mut self, flags: &[String]) {
         self.extra_flags = flags.to_vec();
     }
@@ -244,7 +244,7 @@ impl Member {
         }
     }
 
-    /// The id of the process that was started: the wrapper's, if there is one.
+    /// The id of the started process: that of the wrapper, if there is one.
     pub fn pid(&self) -> u32 {
         match self.started.as_ref().expect("the member is running") {
             Started::Process(child) => child.id(),
@@ -264,13 +264,13 @@ impl Member {
         self.process_ended();
     }
 
-    /// The pipe of a process that has ended may still hold its last lines: they are read before a test looks at the log.
+    /// The pipe of an ended process may still hold its last lines. They are read before a test looks at the log.
     fn process_ended(&mut self) {
         self.started = None;
         self.log.wait_until_closed(DRAIN_PATIENCE);
     }
 
-    /// The harshest end that there is: kill -9, or inside this process the same as [`Member::stop`].
+    /// The harshest end available: kill -9 for a process; inside this process the same as [`Member::stop`].
     pub fn end(&mut self) {
         match self.server.harness {
             Harness::Process => self.kill(),
@@ -278,13 +278,13 @@ impl Member {
         }
     }
 
-    /// Asks it to stop, and waits for the end. Panics if that takes longer than 30 s.
+    /// Asks the member to stop, and waits for the end. Panics if that takes longer than 30 s.
     pub fn stop(&mut self) {
         self.begin_stop();
         assert!(self.has_ended(STOP_PATIENCE), "the member stops when it is asked to");
     }
 
-    /// Asks it to stop, without waiting for the end.
+    /// Asks the member to stop, without waiting for the end.
     pub fn begin_stop(&mut self) {
         match self.started.as_mut().expect("the member is running") {
             Started::Process(child) => signal(child.id(), "TERM"),
@@ -292,7 +292,7 @@ impl Member {
         }
     }
 
-    /// Waits for it to end by itself; false if it did not within `patience`.
+    /// Waits for the member to end by itself; false if it did not within `patience`.
     pub fn has_ended(&mut self, patience: Duration) -> bool {
         let ended = match self.started.as_mut().expect("the member is running") {
             Started::Process(_) => return self.wait_exit(patience).is_some(),
@@ -326,8 +326,8 @@ impl Member {
         }
     }
 
-    /// The lines that this process wrote to stderr: all of them once it has ended, those that were read so far while it runs.
-    /// Inside this process there is no log, but for why the member does not start or cannot go on.
+    /// The lines that this process has written to stderr: all of them once it has ended, those read so far while it
+    /// runs. A member inside this process logs nothing, except the reason why it does not start or cannot go on.
     pub fn log(&self) -> Vec<String> {
         self.log.lines()
     }
@@ -338,7 +338,7 @@ impl Drop for Member {
         if matches!(self.started, Some(Started::Process(_))) {
             self.kill();
         }
-        // Before its directory goes.
+        // Before its directory is removed.
         self.started = None;
     }
 }
@@ -353,7 +353,7 @@ pub fn signal(pid: u32, name: &str) {
     send_signal(&pid.to_string(), name);
 }
 
-/// The same to a group of processes, whose number is that of the first one.
+/// Sends a signal to a process group. Its id is that of the first process in it.
 fn signal_group(pid: u32, name: &str) {
     send_signal(&format!("-{pid}"), name);
 }

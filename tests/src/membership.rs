@@ -1,7 +1,7 @@
-//! The messages of the calls that change who is a member (`Cluster`), and of MoveLeader.
+//! The messages of the membership calls (service `Cluster`), and of MoveLeader.
 //!
-//! They stand here, and not in the wire contract's package, so that these tests run against an etcd before the server
-//! under test knows the calls.
+//! They are defined here, and not in the wire contract's package, so that these tests can run against an etcd before
+//! the server under test implements the calls.
 
 use metastore_proto::etcdserverpb::{Member, ResponseHeader};
 use prost::Message;

@@ -1,21 +1,21 @@
-//! File systems of a test's own: small ones that fill up, and one whose disk can be cut off from its power.
+//! File systems of a test's own: small ones that fill up, and one on a disk whose power can be cut.
 //!
-//! Both need root, and a kernel that lets it mount: else the error says what is missing.
+//! Both need root and a kernel that allows mounts; otherwise the error names what is missing.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::member::Directory;
 
-/// Bytes of the disk whose power can be cut. The file that stands for it is sparse.
+/// MiB of the disk whose power can be cut. The image file is sparse.
 const DISK_MIB: u32 = 2048;
-/// Files that there can be on it: the table of them is written when it is made.
+/// The number of inodes on that disk. The inode table is written when the file system is made, so it is kept small.
 const DISK_FILES: u32 = 4096;
-/// The kernel must not write back by itself what nobody synced: `commit` is in seconds, and without `noauto_da_alloc` ext4
-/// syncs a file that replaces another.
+/// Options that keep the kernel from writing back data that was never synced. `commit` is in seconds. Without
+/// `noauto_da_alloc` ext4 syncs a file that replaces another.
 const DISK_OPTIONS: &str = "loop,commit=300,noauto_da_alloc";
 
-/// A mounted file system, gone on drop.
+/// A mounted file system, unmounted on drop.
 pub struct Mount {
     directory: Directory,
 }
@@ -24,7 +24,7 @@ impl Mount {
     /// A file system in memory that holds `mib` MiB.
     ///
     /// # Errors
-    /// If this user may not mount.
+    /// This user may not mount.
     pub fn in_memory(mib: u32) -> Result<Mount, String> {
         let mount = Mount::directory()?;
         run("mount", &["-t", "tmpfs", "-o", &format!("size={mib}m"), "metastore-test"], &[&mount.path()])?;
@@ -34,7 +34,7 @@ impl Mount {
     /// A disk with ext4 on it.
     ///
     /// # Errors
-    /// If this user may not mount, or has no mkfs.ext4 or loop device.
+    /// This user may not mount, or mkfs.ext4 or loop devices are missing.
     pub fn disk() -> Result<Mount, String> {
         let mount = Mount::directory()?;
         let image = mount.image();
@@ -54,17 +54,17 @@ impl Mount {
         Ok(mount)
     }
 
-    /// Where it is mounted.
+    /// The mount point.
     pub fn path(&self) -> PathBuf {
         self.directory.path().join("mounted")
     }
 
-    /// The file that stands for the disk.
+    /// The image file of the disk.
     fn image(&self) -> PathBuf {
         self.directory.path().join("disk")
     }
 
-    /// What of it survives.
+    /// The copy of the disk that survives the power cut.
     fn survived(&self) -> PathBuf {
         self.directory.path().join("survived")
     }
@@ -78,13 +78,13 @@ impl Mount {
         run("mount", &["-o", &format!("remount,size={mib}m")], &[&self.path()]).expect("it can be mounted again");
     }
 
-    /// Cuts the power: keeps what is on the disk at this moment, without what the kernel did not write yet. Nobody may write
-    /// any more.
+    /// Cuts the power: keeps the present contents of the disk, without the data that the kernel has not written yet. No
+    /// process may write afterwards.
     pub fn cut_power(&self) {
         run("cp", &["--sparse=always"], &[&self.image(), &self.survived()]).expect("the disk can be copied");
     }
 
-    /// Starts anew from what survived: ext4 replays its journal.
+    /// Mounts the copy that survived: ext4 replays its journal.
     pub fn power_on(&self) {
         run("umount", &[], &[&self.path()]).expect("nobody uses it any more");
         std::fs::rename(self.survived(), self.image()).expect("the power was cut");
@@ -94,7 +94,7 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        // Where nothing was mounted, there is nothing to do.
+        // If nothing was mounted, the failure means nothing.
         let _ = run("umount", &["--lazy"], &[&self.path()]);
     }
 }

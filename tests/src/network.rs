@@ -1,4 +1,4 @@
-//! A network of a test's own, in which it decides who reaches whom.
+//! A network of a test's own. The test decides which members reach each other.
 //!
 //! ```text
 //!                   bridge 10.a.b.254   (the test and its clients are here)
@@ -6,10 +6,10 @@
 //!     10.a.b.1         10.a.b.2         10.a.b.3      one network namespace each, with one member in it
 //! ```
 //!
-//! A cut is in one direction: the sender then takes a station that does not exist for the receiver, so what it sends is
-//! lost without a word, on connections that stand as on new ones. Clients are never cut off.
+//! A cut has one direction. The sender's neighbour table then maps the receiver to a MAC address that does not exist,
+//! so its packets are lost without an error, on existing connections and on new ones. Clients are never cut off.
 //!
-//! Needs root and `ip`; else the error says what is missing.
+//! Needs root and `ip`; otherwise the error names what is missing.
 
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -17,33 +17,33 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::mount::is_root;
 use crate::programs;
 
-/// Networks that can exist at a time on one machine: 10.64.0.0/24 up to 10.127.255.0/24.
+/// The number of networks that can exist at a time on one machine: 10.64.0.0/24 up to 10.127.255.0/24.
 const NETWORKS: u32 = 64 * 256;
 /// The device of a namespace.
 const DEVICE: &str = "eth0";
-/// A station that does not exist: a locally administered address.
+/// A MAC address that no device has; it is locally administered.
 const NOBODY: &str = "02:00:00:00:00:01";
-/// The ports of each member: it has an address of its own.
+/// The ports of each member. They are the same for all, because each member has an IP address of its own.
 const CLIENT_PORT: u16 = 2379;
 const PEER_PORT: u16 = 2380;
 
-/// The namespaces and what connects them; gone on drop.
+/// The namespaces and the bridge that connects them; removed on drop.
 pub struct Network {
     number: u32,
     seats: usize,
 }
 
 impl Network {
-    /// A network with places for `seats` members, who all reach each other.
+    /// A network with places for `seats` members. At first all of them reach each other.
     ///
     /// # Errors
-    /// If this user may not make one.
+    /// This user may not create a network.
     pub fn new(seats: usize) -> Result<Network, String> {
         if !is_root() {
             return Err("only root may make a network namespace".into());
         }
         programs::tool("ip")?;
-        // From here on a drop cleans up, whatever fails.
+        // From here on the drop of `network` cleans up after any failure.
         let mut network = Network::claim()?;
         network.seats = seats;
         ip(&format!("addr add {}/24 dev {}", network.address(usize::MAX), network.name()))?;
@@ -52,7 +52,7 @@ impl Network {
         Ok(network)
     }
 
-    /// Takes the first number whose bridge does not exist yet: to make one is atomic.
+    /// Takes the first number whose bridge does not exist yet. Creating one is atomic: no two tests share a number.
     fn claim() -> Result<Network, String> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let start = std::process::id().wrapping_mul(7919);
@@ -86,19 +86,19 @@ impl Network {
         format!("{}s{seat}", self.name())
     }
 
-    /// The IP address of a seat; that of the bridge for `usize::MAX`.
+    /// The IP address of a seat; the address of the bridge for `usize::MAX`.
     fn address(&self, seat: usize) -> String {
         let host = if seat == usize::MAX { 254 } else { seat + 1 };
         format!("10.{}.{}.{host}", 64 + self.number / 256, self.number % 256)
     }
 
-    /// Where a member at `seat` serves its clients and the other members.
+    /// The client address and the peer address of a member at `seat`.
     pub fn addresses(&self, seat: usize) -> (String, String) {
         let address = self.address(seat);
         (format!("{address}:{CLIENT_PORT}"), format!("{address}:{PEER_PORT}"))
     }
 
-    /// What starts a program at `seat`.
+    /// The command that runs a program at `seat`.
     pub fn wrapper(&self, seat: usize) -> Vec<String> {
         assert!(seat < self.seats, "the network has {} seats", self.seats);
         ["ip", "netns", "exec", &self.namespace(seat)].map(String::from).to_vec()
@@ -111,7 +111,7 @@ impl Network {
             .expect("a link can be cut");
     }
 
-    /// Cuts both directions between `seat` and everyone else.
+    /// Cuts both directions between `seat` and all other seats.
     pub fn isolate(&self, seat: usize) {
         for other in (0..self.seats).filter(|other| *other != seat) {
             self.cut(seat, other);
@@ -131,14 +131,14 @@ impl Network {
 impl Drop for Network {
     fn drop(&mut self) {
         for seat in 0..self.seats {
-            // Of a network that was not finished, some do not exist.
+            // If the setup failed halfway, some namespaces do not exist.
             let _ = ip(&format!("netns del {}", self.namespace(seat)));
         }
         let _ = ip(&format!("link del {}", self.name()));
     }
 }
 
-/// What the bridge of network `number` is called.
+/// The name of the bridge of network `number`.
 fn name(number: u32) -> String {
     format!("ms{number:04x}")
 }

@@ -1,4 +1,4 @@
-//! Where the programs come from, and what happens when one is missing.
+//! Where the programs come from, and what a test does when one is missing.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -41,10 +41,10 @@ pub enum Harness {
     Inside,
 }
 
-/// A binary that takes etcd's flags, and the flags that every start of it takes.
+/// A binary that takes etcd's flags, and the flags that each start of it gets.
 #[derive(Clone, Debug)]
 pub struct Server {
-    /// The program that the member runs in: with [`Harness::Inside`] this one.
+    /// The program that the member runs in: with [`Harness::Inside`] the program of the test itself.
     pub binary: PathBuf,
     pub flags: Vec<String>,
     pub harness: Harness,
@@ -56,18 +56,18 @@ impl Server {
         Server { binary, flags: Vec::new(), harness: Harness::Process }
     }
 
-    /// The etcd in a directory that [`etcd`] found.
+    /// The etcd in a directory that [`etcd`] returned.
     pub fn etcd(directory: &Path) -> Server {
         Server::process(directory.join("etcd"))
     }
 
-    /// The server under test, as it was linked into this program.
+    /// The server under test, as it is linked into this program.
     pub fn inside(engine: Engine) -> Result<Server, String> {
         let binary = std::env::current_exe().map_err(|error| format!("cannot find this program: {error}"))?;
         Ok(Server { binary, flags: vec![engine.flag()], harness: Harness::Inside })
     }
 
-    /// Whether this is a real etcd: the subject may be one, to test the tests.
+    /// Whether this is a real etcd. The subject may be one, so that the tests themselves can be tested.
     pub fn is_etcd(&self) -> bool {
         self.binary.ends_with("etcd")
     }
@@ -82,7 +82,7 @@ pub fn subject(engine: Engine) -> Result<Server, String> {
     Ok(server)
 }
 
-/// `METASTORE_BIN`, else the `metastore` that cargo built beside this test.
+/// The path in `METASTORE_BIN`, otherwise the `metastore` that cargo built beside this test.
 pub fn subject_binary() -> Result<PathBuf, String> {
     if let Some(path) = std::env::var_os("METASTORE_BIN") {
         let path = PathBuf::from(path);
@@ -92,7 +92,7 @@ pub fn subject_binary() -> Result<PathBuf, String> {
     BUILT.get_or_init(build_subject).clone()
 }
 
-/// Builds the server in the profile of this test, so that a test never meets yesterday's binary.
+/// Builds the server in the profile of this test, so that a test never runs against an outdated binary.
 fn build_subject() -> Result<PathBuf, String> {
     let this = std::env::current_exe().map_err(|error| format!("cannot find this program: {error}"))?;
     // target/<profile directory>/deps/<this test>
@@ -110,7 +110,7 @@ fn build_subject() -> Result<PathBuf, String> {
     (status.success() && binary.is_file()).then_some(binary).ok_or("the metastore binary was not built".into())
 }
 
-/// A directory with etcd, etcdctl and etcdutl of the flavor "newest" or "3.5.1": installed by `tests/etcd/install.sh`.
+/// A directory with etcd, etcdctl and etcdutl of the flavor "newest" or "3.5.1", installed by `tests/etcd/install.sh`.
 pub fn etcd(flavor: &str) -> Result<PathBuf, String> {
     let script = workspace().join("tests/etcd/install.sh");
     let output = Command::new(&script)
@@ -125,7 +125,7 @@ pub fn etcd(flavor: &str) -> Result<PathBuf, String> {
     Ok(PathBuf::from(stdout.lines().last().unwrap_or_default()))
 }
 
-/// The flavor that tests compare with: `ETCD_FLAVOR`, else the newest.
+/// The flavor that tests compare with: the value of `ETCD_FLAVOR`, otherwise the newest.
 pub fn reference_flavor() -> String {
     std::env::var("ETCD_FLAVOR").ok().filter(|flavor| !flavor.is_empty()).unwrap_or("newest".into())
 }
@@ -139,8 +139,8 @@ pub fn tool(name: &str) -> Result<PathBuf, String> {
         .ok_or(format!("there is no {name} in PATH"))
 }
 
-/// What was asked for, or None after a line on stderr that says why the test is skipped. With `CI` set there is no
-/// skipping: panics instead.
+/// Returns what was found. If it is missing, prints on stderr why the test is skipped, and returns None. Where `CI` is
+/// set no test may be skipped: a missing program panics there.
 pub fn or_skip<T>(test: &str, found: Result<T, String>) -> Option<T> {
     match found {
         Ok(found) => Some(found),

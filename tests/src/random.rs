@@ -1,12 +1,12 @@
-//! A seeded source of chance: the same seed gives the same run, on every machine.
+//! A seeded source of randomness: the same seed gives the same numbers on every machine.
 
 use metastore_sim::random::Random as Source;
 
-/// The simulator's source of chance, asked as tests of servers ask.
+/// The simulator's source of randomness, with the methods that tests of servers need.
 #[derive(Clone, Debug)]
 pub struct Random(Source);
 
-/// A seed has one stream here.
+/// Tests of servers use one stream per seed.
 const STREAM: u64 = 0;
 
 impl Random {
@@ -39,7 +39,7 @@ impl Random {
         items[self.below(items.len())]
     }
 
-    /// One of `items`, each as often as its weight says.
+    /// A copy of one of `items`, drawn by weight.
     pub fn weighted<T: Copy>(&mut self, items: &[(usize, T)]) -> T {
         let total = items.iter().map(|(weight, _)| weight).sum();
         let mut left = self.below(total);

@@ -1,7 +1,7 @@
-//! Clients that keep leases alive as fast as they are answered, for the load generator.
+//! Clients that renew leases as fast as the answers come, for the load generator.
 //!
-//! Each stream has leases of its own and renews all of them at once; the answer to a renewal brings the next renewal of the same
-//! lease. Each renewal is a DATA frame of its own, as etcd's client in Go writes them.
+//! Each stream has leases of its own. It first renews all of them at once, and then renews each lease again when its
+//! renewal is answered. Each renewal is a DATA frame of its own, as in etcd's Go client.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -19,28 +19,28 @@ use metastore_proto::etcdserverpb::{
 
 use crate::paths;
 
-/// Bytes in front of each gRPC message: a flag, and the length.
+/// The length of the gRPC message prefix: a flag, and the length.
 const PREFIX_BYTES: usize = 5;
-/// Seconds that the leases live without a renewal: longer than a measurement.
+/// The TTL of the leases in seconds: longer than a measurement, so that none ends during it.
 const TTL_S: i64 = 600;
-/// Grants under way at a time.
+/// The number of grants in flight.
 const GRANTS_AT_ONCE: usize = 64;
-/// A server that answers nothing for so long does not answer at all.
+/// How long one answer may take before the measurement fails.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 type Failure = Box<dyn std::error::Error>;
 
-/// What is asked of the server.
+/// The size of the measurement.
 #[derive(Clone, Copy, Debug)]
 pub struct Renewals {
     pub streams: usize,
-    /// Leases of one stream.
+    /// Leases per stream.
     pub leases: usize,
-    /// Renewals of all streams.
+    /// Renewals of all streams together.
     pub count: usize,
 }
 
-/// What came of it.
+/// The result of the measurement.
 #[derive(Debug, Default)]
 pub struct Measured {
     pub seconds: f64,
@@ -48,10 +48,10 @@ pub struct Measured {
     pub answer_bytes: usize,
 }
 
-/// Grants the leases that are missing, and measures renewals over these connections, one stream after the other on each.
+/// Grants the leases that are missing, and measures renewals. Streams are dealt out to these connections in turn.
 ///
 /// # Errors
-/// A connection breaks, an answer is missing, or a lease is lost.
+/// A connection broke, an answer is missing, or a lease was lost.
 pub async fn measure(clients: &[SendRequest<Bytes>], authority: &str, renewals: Renewals) -> Result<Measured, Failure> {
     grant_missing(&clients[0], authority, renewals.streams * renewals.leases).await?;
     let left = Rc::new(RefCell::new(renewals.count));
@@ -75,7 +75,7 @@ pub async fn measure(clients: &[SendRequest<Bytes>], authority: &str, renewals: 
     Ok(measured)
 }
 
-/// One stream: renews its leases again and again while some renewals are left for all streams.
+/// One stream: renews its leases again and again while renewals are left in the count that all streams share.
 async fn keep_alive(
     client: SendRequest<Bytes>,
     authority: &str,
@@ -121,7 +121,7 @@ async fn keep_alive(
     Ok(measured)
 }
 
-/// Grants the leases 1, 2, ... that do not exist.
+/// Grants those of the leases 1, 2, ... that do not exist.
 async fn grant_missing(client: &SendRequest<Bytes>, authority: &str, count: usize) -> Result<(), Failure> {
     let known = ask(client.clone(), authority, paths::LEASE_LEASES, &LeaseLeasesRequest {}).await?;
     let known = LeaseLeasesResponse::decode(known)?.leases;

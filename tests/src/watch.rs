@@ -62,7 +62,7 @@ impl WatchStream {
     }
 
     fn send(&self, request: RequestUnion) {
-        // A stream that has ended answers with its status at the next `next`.
+        // If the stream has ended, the next `next` returns its status.
         let _ = self.requests.send(wrap(request));
     }
 
@@ -76,7 +76,7 @@ impl WatchStream {
     }
 }
 
-/// Hands on what arrives until the stream or its reader ends.
+/// Passes answers on until the stream or its receiver ends.
 async fn read(mut incoming: Streaming<WatchResponse>, arrived: UnboundedSender<Result<WatchResponse, Status>>) {
     while let Some(answer) = incoming.message().await.transpose() {
         if arrived.send(answer).is_err() {

@@ -1,4 +1,4 @@
-//! Bad input and bad days: what the server does when its surroundings, or its clients, are not as they should be.
+//! Bad input and faults: the behaviour of the server when its environment or its clients misbehave.
 //!
 //! ```text
 //!   before it serves   refusals (directories, ports), damage (of the state on disk), engines (changed), flags
@@ -7,7 +7,7 @@
 //!   when it ends       stop
 //! ```
 //!
-//! All of it is seen from outside: answers, the log, exit codes, /metrics, and what /proc tells of the process.
+//! All of it is observed from outside: answers, the log, exit codes, /metrics, and /proc.
 
 mod clock;
 mod damage;
@@ -34,12 +34,12 @@ use metastore_tests::programs::{Engine, Server};
 use metastore_tests::{paths, programs};
 use tonic::Status;
 
-/// Operations of one transaction, at the server's default limit.
+/// The number of operations in one transaction: the server's default limit.
 const OPS_PER_TXN: usize = 128;
-/// Transactions that a loader has in flight.
+/// The number of transactions in flight.
 const TXNS_IN_FLIGHT: usize = 16;
 
-/// The server under test; None where the test `name` is to be skipped.
+/// The server under test; None if the test `name` is to be skipped.
 fn subject(name: &str, engine: Engine) -> Option<Server> {
     programs::or_skip(name, programs::subject(engine))
 }
@@ -60,14 +60,14 @@ fn watch_prefix(prefix: &str) -> WatchCreateRequest {
     WatchCreateRequest { key, range_end: end_of(prefix), ..WatchCreateRequest::default() }
 }
 
-/// The first key behind all that begin with `prefix`, which ends in an ASCII character.
+/// The first key after all that begin with `prefix`, which ends in an ASCII character.
 fn end_of(prefix: &str) -> Bytes {
     let mut end = prefix.as_bytes().to_vec();
     *end.last_mut().expect("a prefix is not empty") += 1;
     end.into()
 }
 
-/// Makes puts 0 to `count`, many at a time.
+/// Makes the puts 0 to `count`, many at a time.
 async fn load(client: &Client, count: usize, put: impl Fn(usize) -> PutRequest) -> Result<(), Status> {
     let mut flying = tokio::task::JoinSet::new();
     for first in (0..count).step_by(OPS_PER_TXN) {

@@ -1,27 +1,30 @@
-//! Clusters of one, three and five members: formed, led, killed, cut off, changed while they run.
+//! Clusters of one, three and five members: formed, led, killed, cut off, and changed while they run.
 //!
 //! ```text
-//!   formation, etcdctl              it is there, and every member serves every request
+//!   formation, etcdctl              a new cluster, in which every member serves every request
 //!   leader, follower, everyone      members die, pause and come back
 //!   partition, quorum               messages are lost; too few are left
-//!   membership, identity            who is a member, and who is turned away
-//!   lease, watch                    what goes on while leaders change
+//!   membership, identity            changes of the membership, and processes that are refused
+//!   lease, watch                    leases and watches while leaders change
 //!   copies                          directories that are copied and put back
-//!   histories                       all of it at once, judged by the simulator's checkers
+//!   histories                       all faults together, judged by the simulator's checkers
 //!   surroundings                    disks that hang, names that do not resolve
-//!   beside, recorded                in one cluster with etcd
+//!   beside, recorded                clusters of MetaStore and etcd members
 //! ```
 //!
-//! Clients write and read meanwhile and keep their own log ([`metastore_tests::load`]). In the end everything
-//! acknowledged must be on every member, and all must hold the same. Times are compared with the election timeout.
+//! Clients write and read during each test and keep their own log ([`metastore_tests::load`]). At the end
+//! every acknowledged write must be on every member, and all members must hold the same. Times are compared
+//! with the election timeout.
 //!
-//! What concerns a member's own state is done with each engine and with both in one cluster; the rest with both in one.
+//! Tests that concern a member's own state run with each engine, and with both in one cluster; the other tests only
+//! with both in one cluster.
 //!
-//! Members are real processes, and once more members inside the process of the test, started by the same flags: the bodies
-//! are the same. What only processes can stand (kill -9, SIGSTOP), and what is told by their log, is done with processes.
+//! Many tests run twice: with real processes, and with members inside the process of the test that are started
+//! by the same flags. The test bodies are the same. Tests with kill -9 or SIGSTOP, and tests that read the
+//! log, use processes only.
 //!
-//! With `METASTORE_BIN=.../etcd` the same scenarios run against etcd: what it does is right, so a scenario that it fails is
-//! wrong.
+//! With `METASTORE_BIN=.../etcd` the same scenarios run against etcd. etcd is right by definition, so a scenario
+//! that it fails is wrong.
 
 mod beside;
 mod copies;
@@ -44,16 +47,16 @@ use metastore_tests::cluster::Cluster;
 use metastore_tests::network::Network;
 use metastore_tests::programs::{self, Engine, Harness, Server};
 
-/// Which engines the members of a cluster have.
+/// The engines of a cluster's members.
 #[derive(Clone, Copy, Debug)]
 pub enum Engines {
     All(Engine),
-    /// One after the other.
+    /// Both engines, in turn.
     Mixed,
 }
 
 impl Engines {
-    /// That of the server at place `node`.
+    /// The engine of member `node`.
     fn at(self, node: usize) -> Engine {
         match self {
             Engines::All(engine) => engine,
@@ -62,12 +65,12 @@ impl Engines {
         }
     }
 
-    /// These, as processes.
+    /// Members with these engines, as processes.
     fn processes(self) -> Members {
         Members { engines: self, harness: Harness::Process }
     }
 
-    /// The process at place `node`.
+    /// The process of member `node`.
     fn server(self, node: usize) -> Result<Server, String> {
         self.processes().server(node)
     }
@@ -77,7 +80,7 @@ impl Engines {
         self.processes().start(name, count, flags)
     }
 
-    /// The same in a network whose links can be cut.
+    /// A cluster of `count` processes in a network whose links can be cut.
     fn start_in_network(self, name: &str, count: usize) -> Option<Cluster> {
         let servers = self.processes().servers(name, count)?;
         let network = programs::or_skip(name, Network::new(count))?;
@@ -85,7 +88,7 @@ impl Engines {
     }
 }
 
-/// Which members a cluster has.
+/// The engines and the harness of a cluster's members.
 #[derive(Clone, Copy, Debug)]
 pub struct Members {
     engines: Engines,
@@ -93,17 +96,17 @@ pub struct Members {
 }
 
 impl Members {
-    /// These, inside this process.
+    /// Members with these engines, inside this process.
     fn inside(engines: Engines) -> Members {
         Members { engines, harness: Harness::Inside }
     }
 
-    /// The same with other engines.
+    /// The same harness with other engines.
     fn with(self, engines: Engines) -> Members {
         Members { engines, ..self }
     }
 
-    /// The server at place `node`.
+    /// The server of member `node`.
     fn server(self, node: usize) -> Result<Server, String> {
         match self.harness {
             Harness::Process => programs::subject(self.engines.at(node)),
@@ -116,13 +119,14 @@ impl Members {
         programs::or_skip(name, (0..count).map(|node| self.server(node)).collect())
     }
 
-    /// A cluster of `count`.
+    /// A cluster of `count` members.
     fn start(self, name: &str, count: usize, flags: &[&str]) -> Option<Cluster> {
         Some(Cluster::start(&self.servers(name, count)?, flags))
     }
 }
 
-/// Makes a test of a cluster of processes for each engine, and for both in one, out of one body, `fn(Engines)`.
+/// Makes tests of clusters of processes from one body, `fn(Engines)`: one for each engine, and one
+/// for both in one cluster.
 macro_rules! each_cluster {
     ($($body:ident),+ $(,)?) => {
         mod memory {
@@ -140,8 +144,9 @@ macro_rules! each_cluster {
 }
 use each_cluster;
 
-/// Makes tests with both harnesses out of one body, `fn(Members)`: of processes with each engine and with both in one
-/// cluster, and of members inside this process with both. Bodies after `mixed:` meet only both engines in one cluster.
+/// Makes tests with both harnesses from one body, `fn(Members)`. Processes run with each engine, and with both in one
+/// cluster; members inside this process run with both in one cluster. Bodies after `mixed:` run only with both
+/// engines in one cluster.
 macro_rules! each_harness {
     ($($body:ident),* $(,)? $(; mixed: $($mixed:ident),+ $(,)?)?) => {
         mod process {

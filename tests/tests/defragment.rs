@@ -1,4 +1,4 @@
-//! Defragment: what it gives back, and that nobody waits for it.
+//! Defragment releases space, and requests do not wait for it.
 
 use metastore_proto::etcdserverpb::*;
 use metastore_tests::grpc::Client;
@@ -10,7 +10,7 @@ use tonic::Status;
 
 use crate::bad_days::observe;
 
-/// Keys, how often each is written, and bytes of a value.
+/// The number of keys, the number of writes of each, and the size of a value.
 const KEYS: usize = 100;
 const TIMES: usize = 40;
 const VALUE_BYTES: usize = 2048;
@@ -54,7 +54,7 @@ fn defragment_gives_space_back_and_holds_up_nobody(engine: Engine) {
     let on_disk = metrics.get("metastore_engine_disk_bytes").copied();
     match engine {
         Engine::Memory => assert_eq!(on_disk, None, "an engine without files has no figures"),
-        // All that is left, twice, and what tables are made of.
+        // Twice the size of the remaining data, and the overhead of tables.
         Engine::RocksDb => assert!(on_disk.is_some_and(|bytes| (1.0..3e6).contains(&bytes)), "{on_disk:?}"),
     }
     let sizes = || {
@@ -69,7 +69,7 @@ fn defragment_gives_space_back_and_holds_up_nobody(engine: Engine) {
     assert_eq!(again, hash, "after a restart");
 }
 
-/// Two at once: the second waits for the first. Nothing else waits.
+/// Two calls at once: the second waits for the first, and a put waits for neither.
 async fn defragment_beside_writes(client: &Client) {
     let defragment = || client.unary::<_, DefragmentResponse>(paths::DEFRAGMENT, DefragmentRequest {});
     let (first, second, put) = tokio::join!(defragment(), defragment(), put(client, "beside", b"x"));
@@ -81,7 +81,7 @@ async fn defragment_beside_writes(client: &Client) {
     client.unary::<_, DeleteRangeResponse>(paths::DELETE_RANGE, delete).await.expect("deleted");
 }
 
-/// Writes every key often, with values that do not compress; returns the last revision.
+/// Writes every key many times, with values that do not compress. Returns the last revision.
 async fn fill(client: &Client) -> Result<i64, Status> {
     let mut random = Random::new(3);
     let mut newest = 0;
@@ -102,8 +102,8 @@ async fn status(client: &Client) -> StatusResponse {
     client.unary(paths::STATUS, StatusRequest {}).await.expect("a status")
 }
 
-/// The hash at the first revision after the compaction: later writes do not change it. (That of the compaction itself is
-/// remembered until a restart, and another one then, as in etcd.)
+/// The hash at the first revision after the compaction, which later writes do not change. As in etcd, the hash at the
+/// compacted revision itself is remembered until a restart, and is a different one after it.
 async fn hash_kv(client: &Client) -> u32 {
     let request = HashKvRequest { revision: (KEYS * TIMES) as i64 + 2 };
     client.unary::<_, HashKvResponse>(paths::HASH_KV, request).await.expect("a hash").hash

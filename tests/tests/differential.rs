@@ -1,19 +1,19 @@
 //! The same random calls to the subject and to a real etcd: the answers must be equal.
 //!
 //! ```text
-//!   seed --> grammar --> call --+--> subject ----> answer --+--> normalise --> equal? --> what it teaches the grammar
+//!   seed --> grammar --> call --+--> subject ----> answer --+--> normalise --> equal? --> new state for the grammar
 //!                               +--> reference --> answer --+                  |
 //!                                                                              +--> coverage table
 //! ```
 //!
-//! A run is several *worlds*: independent pairs of servers with seeds of their own, one call at a time in each, so that
-//! every answer is determined and a seed replays. Compared are all fields of all answers, codes and texts of errors, and
-//! the events of every watcher; `normalise` names the few things that two right servers may answer differently.
-//! At the end of a world the whole store is read and hashed on both.
+//! A run consists of several *worlds*: independent pairs of servers with seeds of their own. Each world makes one call
+//! at a time, so that every answer is determined and a seed can be replayed. The comparison covers all fields of all
+//! answers, the codes and texts of errors, and the events of every watcher. `normalise` lists the few differences that
+//! are allowed between two correct servers. At the end of a world the whole store is read and hashed on both.
 //!
-//! - `CALLS=n`   calls in all (default 50,000; with `SEED`, in the one world)
+//! - `CALLS=n`   the number of calls in all worlds together (default 50,000), or in the one world of `SEED`
 //! - `SEED=n`    replays the world with this seed
-//! - `ETCD_FLAVOR=3.5.1`   compares with the old etcd; `known` lists what is different there
+//! - `ETCD_FLAVOR=3.5.1`   compares with the old etcd; `known` lists its differences
 //!
 //! Not compared: indexes and sizes in Status, and answers that depend on ports (members, Hash).
 
@@ -33,9 +33,9 @@ use metastore_tests::programs::{self, Engine, Server};
 use world::Plan;
 
 const DEFAULT_CALLS: usize = 50_000;
-/// Pairs of servers that run at the same time.
+/// The number of pairs of servers that run at the same time.
 const WORLDS: usize = 4;
-/// Where the seeds begin: a fixed budget of fixed seeds.
+/// The first seed. The seeds are fixed, and so is their number.
 const FIRST_SEED: u64 = 1;
 
 each_engine!(the_subject_answers_like_etcd);
@@ -84,12 +84,12 @@ fn compare(subject: &Server, reference: &Server, calls: usize, old_reference: bo
         assert!(unused.is_empty(), "known differences that no call showed: {unused:?}");
     }
     let mut missing = coverage.missing();
-    // What 3.5.1 is spared cannot be covered with it.
+    // Cells that calls to 3.5.1 leave out cannot be covered with it.
     missing.retain(|cell| !old_reference || !grammar::SPARED.iter().any(|spared| cell.starts_with(spared)));
     assert!(missing.is_empty(), "not tested often enough:\n  {}", missing.join("\n  "));
 }
 
-/// The number in an environment variable. Panics if something else is in it.
+/// The number in an environment variable. Panics if its value is not a number.
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))

@@ -1,7 +1,7 @@
-//! The real etcdctl, scripted: what it prints against the subject is what it prints against etcd.
+//! The real etcdctl, scripted: its output against the subject must be its output against etcd.
 //!
-//! One list of steps drives both servers, one after the other, each from an empty store. `text` removes what two
-//! servers cannot have in common (ids, versions, sizes, times); everything else on stdout and stderr must be equal, and
+//! One list of steps runs on both servers, on each from an empty store. `text` removes the parts that two servers
+//! cannot have in common (ids, versions, sizes, times). Everything else on stdout and stderr must be equal, and
 //! so must the exit codes.
 
 mod run;
@@ -19,7 +19,7 @@ fn etcdctl_prints_what_it_prints_against_etcd(engine: Engine) {
     let found = programs::subject(engine).and_then(|subject| Ok((subject, newest?)));
     let Some((subject, etcd)) = programs::or_skip("etcdctl", found) else { return };
     let transcript = |server: &Server| {
-        // A server that tells progress often, so that nobody waits long for it.
+        // The server sends progress notifications often, so that steps do not wait long for them.
         let member = Member::start(server, &["--watch-progress-notify-interval", "200ms"]);
         let mut shell = Shell::new(etcd.join("etcdctl"), member.client_address());
         script::STEPS.iter().map(|step| shell.run(step)).collect::<Vec<_>>()

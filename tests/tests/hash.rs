@@ -1,5 +1,5 @@
-//! Hash goes over everything that is stored, so it shows whether anything at all is stored otherwise than in etcd. HashKV, and the
-//! hashes that compactions leave behind, are what members of etcd compare among themselves.
+//! Hash covers all stored data, so it shows any difference from the data that etcd stores. Members of etcd compare
+//! HashKV and the hashes of compactions among each other.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -13,7 +13,7 @@ use metastore_tests::random::Random;
 use metastore_tests::{paths, programs};
 use tonic::Status;
 
-/// Both take the same ids and store the same addresses. Nobody connects to these.
+/// Both servers get the same ids and store the same addresses. No client connects to these.
 const SAME_IDENTITY: [&str; 4] = [
     "--name=default",
     "--initial-advertise-peer-urls=http://127.0.0.1:1",
@@ -21,10 +21,11 @@ const SAME_IDENTITY: [&str; 4] = [
     "--advertise-client-urls=http://127.0.0.1:2",
 ];
 
-/// What a cluster's log begins with: its member, its leader's first entry, the member's name and URLs, the cluster's version.
+/// The first entries of a cluster's log: its member, the leader's first entry, the member's name and URLs,
+/// the cluster's version.
 const FOUNDING_ENTRIES: u64 = 4;
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Few keys, so that often none is alive.
+/// Few keys, so that at times none is alive.
 const KEYS: [&str; 2] = ["a", "b"];
 const STEPS: usize = 400;
 const SEED: u64 = 54;
@@ -74,7 +75,8 @@ async fn hash(client: &Client) -> Result<u32, Status> {
     Ok(client.unary::<_, HashResponse>(paths::HASH, HashRequest {}).await?.hash)
 }
 
-/// Regression: where no key was alive and a compaction was at the revision of a delete, the hash that it left was not etcd's.
+/// Regression: if no key was alive and a compaction was at the revision of a delete, the hash of that
+/// compaction differed from etcd's.
 fn compactions_and_revisions_hash_as_in_etcd(engine: Engine) {
     if programs::reference_flavor() != "newest" {
         println!("hash: skipped, because etcd 3.5 drops the tombstone at the compacted revision");
@@ -121,7 +123,7 @@ fn next_step(random: &mut Random, revision: i64, compacted: i64) -> Step {
     }
 }
 
-/// The revision after a step, and its answer.
+/// Executes a step. Returns the revision after it, and its answer.
 async fn take(client: &Client, step: Step) -> (i64, String) {
     match step {
         Step::Put(key) => {
@@ -153,7 +155,7 @@ async fn current(client: &Client) -> i64 {
     read.header.unwrap_or_default().revision
 }
 
-/// Status line and body of the answer that another member would get.
+/// The status line and the body of the answer that another member would get.
 fn hash_for_peers(peer_url: &str, revision: i64) -> (String, String) {
     let address = peer_url.trim_start_matches("http://");
     let mut stream = TcpStream::connect(address).expect("the peer port is open");

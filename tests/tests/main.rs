@@ -1,6 +1,6 @@
-//! End-to-end tests against real processes: one binary, one module per kind of proof.
+//! End-to-end tests against real processes: one binary, with one module per kind of proof.
 
-/// Makes a test for each storage engine out of one body, `fn(Engine)`.
+/// Makes a test for each storage engine from one body, `fn(Engine)`.
 macro_rules! each_engine {
     ($($body:ident),+ $(,)?) => {
         mod memory {

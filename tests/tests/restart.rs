@@ -1,8 +1,8 @@
-//! What a member promised before it died is there when it comes back.
+//! The data that a member has acknowledged before it died are there after its restart.
 //!
-//! kill -9 proves that nothing is kept in the process alone; the page cache survives it. That an answer waits for the
-//! disk is proven from outside: `strace` shows the order of the system calls, and makes a sync fail; and a power cut, on a
-//! disk that forgets what was not synced.
+//! kill -9 proves that no data are kept in the process alone; but the page cache survives it. Other tests prove from
+//! outside that an answer waits for the disk: `strace` shows the order of the system calls, and makes a sync fail; and
+//! a power cut hits a disk that loses unsynced data.
 
 mod disk_full;
 mod kill_loop;
@@ -26,7 +26,7 @@ use tonic::Status;
 
 const LEASE: i64 = 7777;
 
-/// Everything that must survive.
+/// The state that must survive.
 #[derive(Debug, PartialEq)]
 struct State {
     revision: i64,
@@ -53,7 +53,7 @@ fn a_restart_brings_everything_back_as_etcd_does(engine: Engine) {
         member.restart();
         assert_eq!(run(async |client| state(&client).await, &member), before, "after kill -9 of {server:?}");
 
-        // Writes go on where they stopped, and a polite stop keeps them as well.
+        // The store accepts writes again, and an orderly stop keeps them as well.
         run(async |client| fill(&client, "second").await, &member);
         let before = run(async |client| state(&client).await, &member);
         member.terminate();
@@ -70,7 +70,7 @@ fn block_on<T>(work: impl Future<Output = T>) -> T {
     runtime.block_on(work)
 }
 
-/// The number in an environment variable, else `default`.
+/// The number in an environment variable, otherwise `default`.
 fn number(variable: &str, default: usize) -> usize {
     std::env::var(variable).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{variable}={text}")))
 }

@@ -1,23 +1,25 @@
-//! Puts load on a server with little work of its own: for `bench/bench.sh`, which cannot make h2load use many keys.
+//! A load generator that needs little processor time, for `bench/bench.sh`: h2load cannot use many keys.
 //!
 //! ```text
 //! loadgen body put|txn|range             writes one gRPC request body to stdout, for h2load
 //! loadgen ADDRESS OPERATION [name=number]...
 //!
-//! put, txn, range     of one key of `keys`: each as likely as any other or, with zipf=1, by Zipf's law with exponent 0.99,
+//! put, txn, range     of one of `keys` keys, all equally likely or, with zipf=1, by Zipf's law with exponent 0.99,
 //!                     as YCSB does
-//! fill                puts keys number `first`, `first` + 1, ..., each once: 64 bytes in no order, with values of 256 bytes that
-//!                     do not compress
+//! fill                puts the keys number `first`, `first` + 1, ..., each once: 64 bytes each, in no order, with
+//!                     values of 256 bytes that do not compress
 //! list                a range of about `keys` keys, if fill put `of` keys
 //! page                the first `keys` keys of all that fill put, with the count of all
 //! hash                HashKV
-//! renew               of `leases` leases on each stream, each again when its renewal is answered; grants those that are missing
+//! renew               renews `leases` leases on each stream, each again when its renewal is answered; grants those
+//!                     that are missing
 //! ```
 //!
-//! Names and defaults: connections=64 streams=16 requests=100000 keys=1000000 zipf=0 seed=1 first=0 of=keys leases=1000.
+//! Names and defaults: connections=64 streams=16 requests=100000 keys=1000000 zipf=0 seed=1 first=0 of=keys
+//! leases=1000.
 //!
-//! Prints `requests-per-second p50-us p99-us bytes-per-answer`, or ends with 1 if any request failed. One thread, raw
-//! HTTP/2: on a small machine the generator takes the processor from the server that it measures.
+//! Prints `requests-per-second p50-us p99-us bytes-per-answer`, or exits with code 1 if any request failed. It uses one
+//! thread and plain HTTP/2: on a small machine the generator takes processor time from the server that it measures.
 
 use std::cell::RefCell;
 use std::io::Write;
@@ -36,11 +38,11 @@ use metastore_tests::paths;
 use metastore_tests::random::Random;
 use metastore_tests::renewals::{self, Measured, Renewals};
 
-/// Bytes of a value.
+/// The size of a value.
 const VALUE_BYTES: usize = 256;
-/// YCSB's skew.
+/// The exponent that YCSB uses.
 const ZIPF_EXPONENT: f64 = 0.99;
-/// HTTP/2 windows that never make the server wait.
+/// The HTTP/2 window size, large enough that the server never waits.
 const WINDOW_BYTES: u32 = 16 << 20;
 
 type Failure = Box<dyn std::error::Error>;
@@ -110,7 +112,7 @@ impl Load {
 struct Keys {
     random: Random,
     count: usize,
-    /// The next one, if they are taken in turn.
+    /// The next key, if they are taken in turn.
     in_turn: Option<usize>,
     /// Sums of the weights of ranks 0..=n, if keys are not equally likely.
     sums: Vec<f64>,
@@ -135,12 +137,12 @@ impl Keys {
         let Some(total) = self.sums.last() else { return self.random.below(self.count) };
         let point = (self.random.next_u64() >> 11) as f64 / (1u64 << 53) as f64 * total;
         let rank = self.sums.partition_point(|sum| *sum < point);
-        // Popular keys lie anywhere, not all at the front.
+        // Scatters the popular keys over the whole range of keys.
         rank.wrapping_mul(2_654_435_761) % self.count
     }
 }
 
-/// What all streams share.
+/// The state that all streams share.
 struct Shared {
     keys: Keys,
     left: usize,
@@ -199,7 +201,7 @@ async fn connect(address: &str) -> Result<SendRequest<Bytes>, Failure> {
         .initial_connection_window_size(WINDOW_BYTES)
         .handshake(socket)
         .await?;
-    // Its end shows in the requests.
+    // A broken connection shows as an error of its requests.
     tokio::task::spawn_local(async move { drop(connection.await) });
     Ok(client)
 }
@@ -256,7 +258,7 @@ fn path(operation: &str) -> Result<&'static str, String> {
     }
 }
 
-/// One gRPC message: no compression, its length, a request for the key with this number.
+/// A gRPC body of one uncompressed message: the request for the key with this number.
 fn body(operation: &str, number: usize, (keys, of): (usize, usize)) -> Result<Bytes, String> {
     let key = Bytes::from(format!("bench/{number:045}"));
     let put = PutRequest { key: key.clone(), value: Bytes::from_static(&[b'v'; VALUE_BYTES]), ..PutRequest::default() };
@@ -285,7 +287,7 @@ fn scattered(number: usize) -> PutRequest {
     PutRequest { key, value, ..PutRequest::default() }
 }
 
-/// Such a part of the scattered keys' space that of all `of` keys about `keys` are in it.
+/// A range over a part of the scattered keys that holds about `keys` of all `of` keys.
 fn list(number: usize, keys: usize, of: usize) -> RangeRequest {
     let width = ((keys as u128) << 64) / of.max(keys).max(1) as u128;
     let begin = (u128::from(Random::new(number as u64).next_u64()) * ((1 << 64) - width)) >> 64;
@@ -299,7 +301,7 @@ fn page(keys: usize) -> RangeRequest {
     RangeRequest { key, range_end, limit: keys as i64, ..RangeRequest::default() }
 }
 
-/// If the key's mod_revision is above -1, which always holds, put.
+/// A put under a compare that always holds: the key's mod_revision is above -1.
 fn transaction(key: Bytes, put: PutRequest) -> TxnRequest {
     let compare = Compare {
         result: CompareResult::Greater as i32,

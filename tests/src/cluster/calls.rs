@@ -11,9 +11,9 @@ use super::Cluster;
 use crate::grpc::Client;
 use crate::paths;
 
-/// How long a call may take before it counts as hanging: longer than a server gives itself.
+/// How long a call may take before it counts as hanging: longer than a server's own timeout.
 const CALL_PATIENCE: Duration = Duration::from_secs(15);
-/// How long a member may take to tell its status: it needs nobody else for it.
+/// How long a member may take to answer Status, for which it needs no other member.
 const STATUS_PATIENCE: Duration = Duration::from_secs(2);
 
 impl Cluster {
@@ -31,13 +31,13 @@ impl Cluster {
         call(self.address(node), paths::STATUS, StatusRequest {}, STATUS_PATIENCE)
     }
 
-    /// A put; its revision.
+    /// Puts a key, and returns the revision.
     pub fn put(&self, node: usize, key: &str, value: &str) -> Result<i64, Status> {
         let put: PutResponse = self.call(node, paths::PUT, put_request(key, value))?;
         Ok(put.header.unwrap_or_default().revision)
     }
 
-    /// Makes `count` puts, of a value each, `in_flight` at a time. Panics if one is not acknowledged.
+    /// Makes `count` puts with a value each, `in_flight` of them at a time. Panics if one is not acknowledged.
     pub fn put_many(&self, node: usize, count: usize, in_flight: usize) {
         block_on(async {
             let client = Client::new(self.address(node));
@@ -56,12 +56,12 @@ impl Cluster {
         });
     }
 
-    /// The value of a key, linearizable; `None` if there is no such key.
+    /// The value of a key by a linearizable read; `None` if there is no such key.
     pub fn get(&self, node: usize, key: &str) -> Result<Option<String>, Status> {
         self.read(node, key, false)
     }
 
-    /// The value of a key as this node knows it.
+    /// The value of a key by a serializable read of this node.
     pub fn get_serializable(&self, node: usize, key: &str) -> Result<Option<String>, Status> {
         self.read(node, key, true)
     }
@@ -72,7 +72,7 @@ impl Cluster {
         Ok(range.kvs.first().map(|kv| String::from_utf8_lossy(&kv.value).into_owned()))
     }
 
-    /// The revision that this node has reached.
+    /// The newest revision that this node has applied.
     pub fn revision(&self, node: usize) -> Result<i64, Status> {
         let request = RangeRequest { serializable: true, count_only: true, ..everything() };
         let range: RangeResponse = self.call(node, paths::RANGE, request)?;

@@ -1,4 +1,4 @@
-//! Who is a member, and who leads: changed through the API, as an operator would.
+//! Membership and leadership, changed through the API, as an operator would.
 
 use metastore_proto::etcdserverpb::Member;
 
@@ -9,7 +9,7 @@ use crate::paths;
 use crate::programs::{Harness, Server};
 
 impl Cluster {
-    /// Adds a member through the leader, starts it, and waits until it serves clients. Its number.
+    /// Adds a member through the leader, starts it, waits until it has caught up, and returns its number.
     pub fn add(&mut self, server: &Server, is_learner: bool) -> usize {
         let node = self.seat(server);
         self.announce(node, is_learner);
@@ -21,7 +21,7 @@ impl Cluster {
     /// Gives a node whose disk is empty a new member id, without starting it.
     pub fn announce(&mut self, node: usize, is_learner: bool) {
         let request = AddRequest { peer_urls: vec![self.nodes[node].member.peer_url()], is_learner };
-        // A cluster that met its members only just now takes none: "unhealthy cluster".
+        // A leader that connected to its members only just now refuses with "unhealthy cluster".
         let added: AddResponse = self.eventually("a member is added", |cluster| {
             cluster.call(cluster.leader(), paths::MEMBER_ADD, request.clone()).ok()
         });
@@ -35,7 +35,8 @@ impl Cluster {
         self.nodes[node].learner = is_learner;
     }
 
-    /// A learner says "ready" when it serves; /health needs a linearizable read, which a learner refuses.
+    /// A learner logs "ready" when it serves. Its /health proves nothing, because that needs a linearizable read, which
+    /// a learner refuses.
     fn wait_until_learned(&mut self, node: usize) {
         self.eventually(&format!("node {node} has caught up"), |cluster| {
             let reached = cluster.revision(node).ok()?;
@@ -50,13 +51,13 @@ impl Cluster {
         let _: MembersResponse = self.eventually(&format!("node {node} is promoted"), |cluster| {
             cluster.call(cluster.leader(), paths::MEMBER_PROMOTE, IdRequest { id }).ok()
         });
-        // It takes writes when it knows of it itself.
+        // It accepts writes only once it has applied its own promotion.
         let told = |cluster: &Cluster| (!cluster.status(node).ok()?.is_learner).then_some(());
         self.eventually(&format!("node {node} takes itself for a voter"), told);
         self.nodes[node].learner = false;
     }
 
-    /// Removes a member through another one. Its process, if it runs, must end by itself.
+    /// Removes a member through another one. If its process runs, it must end by itself.
     pub fn remove(&mut self, node: usize) {
         let id = self.nodes[node].id;
         let through = self.voters().into_iter().find(|other| *other != node).expect("another member runs");
@@ -69,8 +70,8 @@ impl Cluster {
         self.nodes[node].state = State::Left;
     }
 
-    /// Waits until a node that is a member no more has ended by itself; as a process in success, so that nobody restarts it.
-    /// What it has logged.
+    /// Waits until a removed node has ended by itself, and returns its log. A process must end with success, so that no
+    /// supervisor restarts it.
     pub fn ends_in_success(&mut self, node: usize) -> Vec<String> {
         let member = &mut self.nodes[node].member;
         if member.server().harness == Harness::Inside {
@@ -81,12 +82,12 @@ impl Cluster {
         member.log()
     }
 
-    /// A node that left, or whose disk was emptied, may be announced again.
+    /// Lets a node that left, or whose disk was emptied, be announced again.
     pub fn forget(&mut self, node: usize) {
         self.nodes[node].state = State::Down;
     }
 
-    /// Starts a node that was announced, and waits until it has caught up.
+    /// Starts an announced node, and waits until it has caught up.
     pub fn join(&mut self, node: usize) {
         self.launch(node);
         self.wait_until_learned(node);

@@ -1,4 +1,4 @@
-//! What the cluster as a whole is like: waited for, and compared.
+//! Conditions and comparisons across all members of the cluster.
 
 use std::time::{Duration, Instant};
 
@@ -9,18 +9,18 @@ use super::{Cluster, PATIENCE, block_on, everything, put_request};
 use crate::grpc::Client;
 use crate::paths;
 
-/// How often a condition is looked at.
+/// How often a condition is checked.
 const LOOK: Duration = Duration::from_millis(20);
 /// The time between two attempts of [`Cluster::first_write`].
 const ATTEMPTS_EVERY: Duration = Duration::from_millis(10);
 
 impl Cluster {
-    /// Tries until `attempt` gives something. Panics with `what` if it does not in time.
+    /// Retries until `attempt` returns a value. Panics with `what` if it does not in time.
     pub fn eventually<T>(&self, what: &str, attempt: impl FnMut(&Cluster) -> Option<T>) -> T {
         self.within(PATIENCE, what, attempt)
     }
 
-    /// The same with a limit of its own.
+    /// Like [`Cluster::eventually`], with a limit of its own.
     pub fn within<T>(&self, limit: Duration, what: &str, mut attempt: impl FnMut(&Cluster) -> Option<T>) -> T {
         let deadline = Instant::now() + limit;
         loop {
@@ -35,7 +35,7 @@ impl Cluster {
         }
     }
 
-    /// The leader: who says so itself, in the highest term, and is believed by most of the voters that run.
+    /// The leader that is reported in the highest term, once a majority of the running voters report it.
     pub fn leader(&self) -> usize {
         self.eventually("there is a leader", Cluster::leader_now)
     }
@@ -53,10 +53,10 @@ impl Cluster {
         (believers * 2 > self.voters().len()).then_some(*leader)
     }
 
-    /// Waits until every running member has applied all that was written, and fails unless all hold the same: keys with
-    /// their history (HashKV), leases and members. The revision.
+    /// Waits until every running member has applied all writes, and returns the revision. Panics unless all members
+    /// hold the same: keys with their history (HashKV), leases and members.
     pub fn agree(&self) -> i64 {
-        // A read through the log's leader is behind every write that was acknowledged.
+        // A linearizable read through the leader sees every write that was acknowledged.
         let revision = self.eventually("a linearizable read", |cluster| {
             let range: Result<RangeResponse, _> =
                 cluster.call(cluster.leader(), paths::RANGE, RangeRequest { count_only: true, ..everything() });
@@ -92,7 +92,7 @@ impl Cluster {
         self.call(node, paths::RANGE, request).unwrap_or_else(|status| panic!("node {node} does not list: {status}"))
     }
 
-    /// The time until a write is acknowledged by any running voter, with a new attempt every 10 ms.
+    /// The time until any running voter acknowledges a write, with a new attempt every 10 ms.
     pub fn first_write(&self) -> Duration {
         let addresses = self.addresses();
         block_on(async {
@@ -117,7 +117,7 @@ impl Cluster {
     }
 }
 
-/// What must be equal on all members.
+/// Contents that must be equal on all members.
 #[derive(Debug, PartialEq)]
 struct Content {
     hash: (u32, i64),

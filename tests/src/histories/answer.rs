@@ -1,4 +1,4 @@
-//! What became of a request, as far as its answer tells.
+//! The outcome of a request, as far as its answer shows it.
 
 use std::error::Error;
 use std::io::ErrorKind;
@@ -7,28 +7,28 @@ use metastore_sim::history::{Request, Response};
 use metastore_sim::model::{COMPACTED, FUTURE_REVISION, KEY_NOT_FOUND, LEASE_EXISTS, LEASE_NOT_FOUND};
 use tonic::Status;
 
-/// What only the state of the store decides: answers as good as any.
+/// Refusals that depend only on the state of the store: they count as answers.
 const DECIDED: [&str; 5] = [COMPACTED, FUTURE_REVISION, KEY_NOT_FOUND, LEASE_EXISTS, LEASE_NOT_FOUND];
-/// What a server says before it proposes anything.
+/// Errors of a server that has proposed nothing.
 const NOT_PROPOSED: [&str; 3] = ["etcdserver: no leader", "etcdserver: not capable", "etcdserver: too many requests"];
-/// What it says when it does not know either; longer texts of the first kind tell why.
+/// Errors of a server that does not know the outcome. Longer texts that begin with "request timed out" name the cause.
 const UNDECIDED: [&str; 3] =
     ["etcdserver: request timed out", "etcdserver: server stopped", "etcdserver: leader changed"];
-/// How a server's own errors begin.
+/// The prefix of a server's own errors.
 const OF_THE_SERVER: &str = "etcdserver: ";
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
     Answered(Response),
-    /// It may have happened, and may still.
+    /// The request may have been applied, and may still be.
     Unknown,
-    /// It certainly had no effect, and told nothing.
+    /// The request certainly had no effect, and the answer contains nothing to check.
     Nothing,
-    /// The server gives a reason that there cannot be.
+    /// The server's error is none that this request may get.
     Strange(String),
 }
 
-/// Judges an answer; `None` is none in time.
+/// Judges an answer; `None` means no answer in time.
 pub fn judge(request: &Request, answer: Option<Result<Response, Status>>) -> Outcome {
     let status = match answer {
         Some(Ok(response)) => return Outcome::Answered(response),
@@ -51,7 +51,7 @@ fn unknown(request: &Request) -> Outcome {
     if matches!(request, Request::Range(_)) { Outcome::Nothing } else { Outcome::Unknown }
 }
 
-/// Whether nobody listened, so that nothing was sent.
+/// Whether nothing listened at the address, so that nothing was sent.
 fn is_refused_connection(status: &Status) -> bool {
     let mut cause = status.source();
     while let Some(error) = cause {

@@ -1,4 +1,4 @@
-//! A client that asks, and writes down what it is told.
+//! A client that sends requests, and records the answers.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,16 +17,17 @@ use crate::grpc::Client;
 use crate::lease::KeepAliveStream;
 use crate::paths;
 
-/// In whose name the cluster revokes leases whose time is over.
+/// The client number under which lease expirations by the cluster are recorded.
 const CLUSTER: usize = CLIENTS + 1;
-/// How long a client waits for an answer: one that gives up early goes on while its request is still on its way.
+/// How long a client waits for an answer. A client that gives up early sends its next request before the
+/// first one has arrived.
 const PATIENCE: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(8)];
-/// A client asks a member that failed it last time again in so many of a thousand cases in which chance says so. Otherwise all
-/// clients would soon wait for the one member that is stopped, and nothing would happen meanwhile.
+/// How often a client gives the member that failed it last another chance: in so many of a thousand requests. Without
+/// this limit all clients would soon wait for the one member that is stopped, and send no requests until it runs again.
 const TRUST_PERMILLE: u64 = 20;
-/// Milliseconds between an answer and the next request, at most.
+/// The longest pause between an answer and the next request, in milliseconds.
 const PAUSE_MS: u64 = 10;
-/// The stream of its seed from which a client draws members and pauses.
+/// The first random stream for clients, which draw members and pauses from it.
 const STREAM: u64 = 1000;
 
 struct Recording {
@@ -34,13 +35,13 @@ struct Recording {
     random: Random,
     user: User,
     members: Vec<Client>,
-    /// The member that failed it last.
+    /// The member that did not answer this client's last failed request.
     failed: Option<usize>,
     shared: Arc<Shared>,
     operations: Vec<Operation>,
 }
 
-/// Asks for one thing after the other until it is over.
+/// Sends one request after the other until the recording is over.
 pub async fn run(seed: u64, number: usize, workload: Workload, shared: Arc<Shared>) -> Vec<Operation> {
     let mut client = Recording {
         number,
@@ -71,7 +72,7 @@ impl Recording {
         (*member, *self.random.pick(&PATIENCE).expect("it is not empty"))
     }
 
-    /// Remembers whether a member has answered, if only that it refuses.
+    /// Records whether a member has answered. A refusal is an answer, too.
     fn is_answered(&mut self, member: usize, is_answered: bool) {
         match is_answered {
             true => self.failed = self.failed.filter(|failed| *failed != member),
@@ -113,7 +114,7 @@ impl Recording {
         self.operations.push(Operation { client: self.number, request, called, returned });
     }
 
-    /// Renews a lease. No part of the history: it changes nothing that anybody reads.
+    /// Renews a lease. This is not part of the history: it changes nothing that a client reads.
     async fn renew(&mut self, lease: i64) {
         let (member, patience) = self.choose();
         let answer = timeout(patience, KeepAliveStream::open(&self.members[member], lease)).await;

@@ -1,4 +1,4 @@
-//! What was recorded, and its judgement.
+//! A recorded history, and its checks.
 
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -12,28 +12,28 @@ use metastore_store::mvcc::HashKv;
 
 use crate::member::Directory;
 
-/// What a member logs when it has taken up another one's state.
+/// The log line of a member that has installed another member's state.
 const STATE_TAKEN_UP: &str = "applied snapshot";
 
-/// What clients asked for and were told, and what watchers heard, from an empty store on.
+/// Requests with their answers, and watches with their events, from an empty store on.
 pub struct History {
-    /// What the clients asked for was drawn from it.
+    /// The seed from which the requests were drawn.
     pub seed: u64,
     pub operations: Vec<Operation>,
-    /// Watches that each go on where the one before ended.
+    /// Watches, each of which goes on where the one before it ended.
     pub chains: Vec<Vec<Watch>>,
-    /// The watches of everything from the first revision to the last.
+    /// The watches of all keys from the first revision to the last.
     pub oracle: Vec<Watch>,
-    /// What each member holds in the end.
+    /// Each member's hash at the end.
     pub hashes: Vec<(usize, HashKvResponse)>,
-    /// What the members' processes have logged since their last start.
+    /// The logs of the members' processes since their last start.
     pub logs: Vec<(usize, Vec<String>)>,
-    /// Errors that servers may not answer with, and what did not happen in time.
+    /// Errors that servers may not answer with, and conditions that were not reached in time.
     pub strange: Vec<Violation>,
 }
 
 impl History {
-    /// Judges it. Panics with the first violation, and where the history is to be found.
+    /// Judges the history. Panics with the first violation, and the path of the file with the history.
     pub fn check(&self) {
         if let Err(violation) = self.judge() {
             let path = self.write_down(&violation);
@@ -41,7 +41,7 @@ impl History {
         }
     }
 
-    /// Whether everything that was told can be true.
+    /// Whether all answers and events are consistent.
     ///
     /// # Errors
     /// The first violation.
@@ -57,7 +57,7 @@ impl History {
         linearizable::check(&self.operations, &revisions)
     }
 
-    /// Whether all members hold the same.
+    /// Whether all members hold the same data.
     fn check_hashes(&self) -> Result<(), Violation> {
         let mut equal = HashKvEqual::default();
         self.hashes.iter().try_for_each(|(member, told)| {
@@ -67,7 +67,7 @@ impl History {
         })
     }
 
-    /// What each revision changed, as the oracle heard it.
+    /// The events of each revision, as the oracle heard them.
     fn revisions(&self) -> Result<Revisions, Violation> {
         let (mut revisions, mut last) = (Revisions::new(), 1);
         for response in self.oracle.iter().flat_map(|watch| &watch.responses) {
@@ -82,7 +82,7 @@ impl History {
         Ok(revisions)
     }
 
-    /// What there is in it, in one line.
+    /// The contents of the history, in one line.
     pub fn summary(&self) -> String {
         let of = |is: fn(&Operation) -> bool| self.operations.iter().filter(|operation| is(operation)).count();
         let watches = || self.chains.iter().flatten();
@@ -101,17 +101,17 @@ impl History {
         )
     }
 
-    /// Writes everything to a file that outlives the test.
+    /// Writes the history to a file that outlives the test.
     fn write_down(&self, violation: &str) -> PathBuf {
         let directory = Directory::new("history");
         let path = directory.path().join(format!("seed-{}.txt", self.seed));
         std::fs::write(&path, self.text(violation)).expect("the temporary directory is writable");
-        // Not removed: somebody has to look at it.
+        // The directory is not removed, so that the history can be examined.
         std::mem::forget(directory);
         path
     }
 
-    /// Operations with the numbers that violations name, in the order of their calls; nanoseconds since the beginning.
+    /// Operations with the numbers that violations name, in the order of their calls; times are in nanoseconds.
     fn text(&self, violation: &str) -> String {
         let mut text = format!("{violation}\n\noperations\n");
         for (number, operation) in self.operations.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! A client that watches, and writes down what it hears: one watch at a time, on any member, resumed where the last one ended.
+//! A client that watches, and records the events: one watch at a time, on any member, resumed where the last one ended.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,17 +16,17 @@ use super::{END_PATIENCE, Shared};
 use crate::grpc::Client;
 use crate::watch::{WatchStream, everything_from};
 
-/// How long a member may take to open a stream before another one is asked.
+/// How long a member may take to open a stream before another member is tried.
 const OPEN_PATIENCE: Duration = Duration::from_secs(2);
-/// A stream that is silent for so long is asked how far it is.
+/// After so long without an answer the client requests progress on the stream.
 const SILENCE: Duration = Duration::from_millis(100);
-/// Milliseconds that a watch goes on, at least and at most, before its client takes another member.
+/// The shortest and longest life of a watch, in milliseconds, before its client takes another member.
 const LIFE_MS: (u64, u64) = (300, 4000);
-/// In the end a stream has so much longer to tell the rest before its client takes another member.
+/// At the end a stream has this much longer to deliver the rest before its client takes another member.
 const SILENT_END: Duration = Duration::from_secs(3);
 /// The time between two attempts to connect.
 const RETRY: Duration = Duration::from_millis(50);
-/// The stream of its seed from which a watcher draws.
+/// The first random stream for watchers.
 const STREAM: u64 = 2000;
 
 pub struct Watcher {
@@ -36,7 +36,7 @@ pub struct Watcher {
     is_oracle: bool,
     members: Vec<Client>,
     shared: Arc<Shared>,
-    /// Watches that each go on where the one before ended; and those that do not.
+    /// The present chain: watches that each go on where the one before ended.
     chain: Vec<Watch>,
     chains: Vec<Vec<Watch>>,
 }
@@ -50,13 +50,13 @@ impl Watcher {
         Watcher { number, random, request, is_oracle: false, members, shared, chain, chains }
     }
 
-    /// One that hears everything, and tells the others how far it is.
+    /// A watcher of all keys, which tells the other clients how far it has heard.
     pub fn oracle(seed: u64, number: usize, shared: Arc<Shared>) -> Watcher {
         let request = WatchCreateRequest { prev_kv: true, ..everything_from(1) };
         Watcher { request, is_oracle: true, ..Watcher::new(seed, number, Workload::Mixed, shared) }
     }
 
-    /// Watches until it has heard everything. If that takes too long after the end is known, it is a violation.
+    /// Watches until it has heard everything. Too long a wait after the last revision is known is a violation.
     pub async fn run(mut self) -> Vec<Vec<Watch>> {
         let mut deadline = None;
         while !self.is_done() {
@@ -80,20 +80,21 @@ impl Watcher {
         self.chains
     }
 
-    /// The revision at which it may end; 0 if that is not known yet.
+    /// The revision up to which it must hear everything; 0 while that is not known.
     fn until(&self) -> i64 {
         let until = if self.is_oracle { &self.shared.listen_until } else { &self.shared.watch_until };
         until.load(Ordering::SeqCst)
     }
 
-    /// Whether it was told that it has heard everything; in a watch that ended, perhaps. From behind the last revision on there is
-    /// no progress (etcd: a watcher that begins in the future is not in step).
+    /// Whether it has heard everything up to the last revision. The last watch may have ended before it could prove
+    /// that. No new watch could prove it either: etcd reports no progress to a watcher that starts at a future
+    /// revision, because it is not synced.
     fn is_done(&self) -> bool {
         let until = self.until();
         until > 0 && self.request.start_revision > until
     }
 
-    /// Hears one watch to its end.
+    /// Records one watch to its end.
     async fn follow(&mut self, mut stream: WatchStream) {
         let life = Duration::from_millis(self.random.between(LIFE_MS.0, LIFE_MS.1));
         let (end, request) = (Instant::now() + life, self.request.clone());
@@ -120,7 +121,7 @@ impl Watcher {
         self.ended(watch);
     }
 
-    /// What the oracle has heard may be compacted.
+    /// Publishes how far the oracle has heard: clients may compact up to there.
     fn tell(&self, response: &WatchResponse) {
         if let Some(kv) = response.events.last().and_then(|event| event.kv.as_ref()).filter(|_| self.is_oracle) {
             self.shared.heard.fetch_max(kv.mod_revision, Ordering::SeqCst);
@@ -132,7 +133,7 @@ impl Watcher {
         let compacted = watch.responses.last().filter(|last| last.canceled).map(|last| last.compact_revision);
         self.chain.push(watch);
         if let Some(compact_revision) = compacted {
-            // What was missed is lost; the client begins a new watch.
+            // The missed events are lost; the client begins a new watch.
             self.request.start_revision = compact_revision;
             self.chains.push(std::mem::take(&mut self.chain));
         }

@@ -1,10 +1,12 @@
-//! A member on threads of this process: what the binary does between its flags and its exit code, without signals and log.
+//! A member on threads of this process: everything that the binary does between its flags and its exit code, except
+//! signals and logging.
 //!
 //! ```text
-//!   flags --> config::load --> start::start --> Running --- begin_stop, or it cannot go on ---> Running::stop --> closed
+//!   flags --> config::load --> start::start --> Running -- begin_stop, or it cannot go on --> Running::stop --> closed
 //! ```
 //!
-//! One thread goes that way for each start. Whoever is told that it ended may start another one on the same directory.
+//! Each start has one thread that goes through these steps. Once a caller has seen the end of one start, it may start
+//! another on the same directory.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -17,7 +19,7 @@ use tokio::sync::watch;
 use super::log::SharedLog;
 use crate::cluster::block_on;
 
-/// How long a member that nobody needs any more may take to stop.
+/// How long the stop of a dropped member may take.
 const END_PATIENCE: Duration = Duration::from_secs(10);
 
 /// One start of a member.
@@ -28,10 +30,10 @@ pub struct Inside {
 }
 
 impl Inside {
-    /// Starts one with these flags. Why it does not start, or ends by itself, goes to `log`.
+    /// Starts a member with these flags. If it does not start, or ends by itself, the reason goes to `log`.
     ///
     /// # Errors
-    /// There is no thread for it.
+    /// The thread cannot be created.
     pub fn start(flags: Vec<String>, log: Arc<SharedLog>) -> std::io::Result<Inside> {
         let (stop, told) = watch::channel(false);
         let says = Says(log.clone());
@@ -44,17 +46,17 @@ impl Inside {
         Ok(Inside { stop, log, thread: Some(thread) })
     }
 
-    /// Asks it to stop, once it is ready.
+    /// Asks the member to stop. A stop before it is ready takes effect once it is.
     pub fn begin_stop(&mut self) {
         self.stop.send_replace(true);
     }
 
-    /// Waits for its end; false if there was none within `patience`. Panics if it ended in a panic.
+    /// Waits for its end; false if it did not end within `patience`. Panics if the member panicked.
     pub fn has_ended(&mut self, patience: Duration) -> bool {
         if !self.log.wait_until_closed(patience) {
             return false;
         }
-        // Closed is almost the last thing that the thread does.
+        // Closing the log is almost the last action of the thread, so the join does not wait long.
         if let Some(thread) = self.thread.take() {
             thread.join().expect("a member does not panic");
         }
@@ -63,14 +65,14 @@ impl Inside {
 }
 
 impl Drop for Inside {
-    /// Its directory is removed next. One that never got ready cannot be stopped, and is left behind.
+    /// The member's directory is removed next. A member that never became ready cannot be stopped, and is left behind.
     fn drop(&mut self) {
         self.begin_stop();
         self.log.wait_until_closed(END_PATIENCE);
     }
 }
 
-/// What the thread writes to: closed when the thread ends, in a panic, too.
+/// The log as the thread writes to it. It is closed when the thread ends, also by a panic.
 struct Says(Arc<SharedLog>);
 
 impl Drop for Says {
@@ -79,7 +81,7 @@ impl Drop for Says {
     }
 }
 
-/// From the flags to the end. The error is that it does not start, or why it could not go on.
+/// The whole life of a member. The error is the reason why it does not start or could not go on.
 fn live(flags: Vec<String>, mut told: watch::Receiver<bool>, log: &SharedLog) -> Result<(), String> {
     let settings = settings(flags)?;
     let running = start::start(&settings).map_err(|error| error.to_string())?;
@@ -99,7 +101,7 @@ fn live(flags: Vec<String>, mut told: watch::Receiver<bool>, log: &SharedLog) ->
     failed.map_or(Ok(()), Err)
 }
 
-/// What the binary makes of the same flags, without environment.
+/// The configuration that the binary would load from the same flags, without environment variables.
 fn settings(flags: Vec<String>) -> Result<Box<Config>, String> {
     match config::load(flags, []) {
         Ok(Invocation::Start(config, _)) => Ok(config),

@@ -1,16 +1,16 @@
-//! What a member said so far, and whether it is ready.
+//! The lines that a member has logged so far, and whether it is ready.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-/// How long a member may take to serve clients. An etcd needs up to 2 s to elect itself; a loaded machine, more.
+/// How long a member may take to serve clients. An etcd needs up to 2 s to elect itself, on a busy machine more.
 const START_PATIENCE: Duration = Duration::from_secs(60);
-/// How often /health is asked while a member starts, and how long one answer may take.
+/// How often /health is queried while a member starts, and how long one answer may take.
 const HEALTH_POLL: Duration = Duration::from_millis(50);
 const HEALTH_PATIENCE: Duration = Duration::from_secs(2);
-/// etcd's log line that says that clients are served.
+/// The log line with which etcd reports that it serves clients.
 const READY: &str = "ready to serve client requests";
 /// Lines of the log that an error message shows.
 const LOG_TAIL: usize = 15;
@@ -29,7 +29,7 @@ pub struct SharedLog {
 }
 
 impl SharedLog {
-    /// Takes what a process writes to stderr, to its end.
+    /// Reads the process's stderr to its end.
     pub fn follow(&self, stderr: impl BufRead) {
         for line in stderr.split(b'\n').map_while(Result::ok) {
             let line = String::from_utf8_lossy(&line).into_owned();
@@ -41,17 +41,17 @@ impl SharedLog {
         self.close();
     }
 
-    /// One more line.
+    /// Adds one line.
     pub fn push(&self, line: String) {
         self.change(|log| log.lines.push(line));
     }
 
-    /// The member serves clients.
+    /// Records that the member serves clients.
     pub fn set_ready(&self) {
         self.change(|log| log.ready = true);
     }
 
-    /// The member has ended.
+    /// Records that the member has ended.
     pub fn close(&self) {
         self.change(|log| log.closed = true);
     }
@@ -65,13 +65,13 @@ impl SharedLog {
         self.log.lock().unwrap().lines.clone()
     }
 
-    /// Waits until it is closed; false if it is not within `patience`.
+    /// Waits until the log is closed; false if it is not within `patience`.
     pub fn wait_until_closed(&self, patience: Duration) -> bool {
         let log = self.log.lock().unwrap();
         self.changed.wait_timeout_while(log, patience, |log| !log.closed).unwrap().0.closed
     }
 
-    /// Ready is who says so in the log, or answers /health with 200.
+    /// Waits until the member reports readiness in its log, or answers /health with 200.
     pub fn wait_until_ready(&self, address: &str) -> Result<(), String> {
         let deadline = Instant::now() + START_PATIENCE;
         let mut log = self.log.lock().unwrap();

@@ -1,4 +1,4 @@
-//! A wall clock that jumps. libfaketime moves CLOCK_REALTIME alone, as an operator or a time server does.
+//! A wall clock that jumps. libfaketime moves only CLOCK_REALTIME, as an operator or a time server does.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use super::{block_on, subject};
 
 const TTL_S: i64 = 5;
 
-/// libfaketime for programs with threads: `LIBFAKETIME`, else where Debian's package puts it.
+/// libfaketime for programs with threads: the path in `LIBFAKETIME`, otherwise the path of Debian's package.
 fn libfaketime() -> Result<PathBuf, String> {
     let set = std::env::var_os("LIBFAKETIME").map(PathBuf::from);
     let triple = format!("{}-linux-gnu", std::env::consts::ARCH);
@@ -44,7 +44,7 @@ fn a_clock_that_jumps_an_hour_neither_ends_a_lease_nor_keeps_it() {
         let client = Client::new(member.client_address());
         let mut watch = watch_leases(&client).await;
         let ttl = Duration::from_secs(TTL_S as u64);
-        // An hour ahead, then two hours back, each with half of a lease's life behind it.
+        // An hour ahead, then two hours back, each during the life of a lease.
         for (id, jump) in [(1, "+3600"), (2, "-3600")] {
             let began = Instant::now();
             grant(&client, id, TTL_S).await;
@@ -55,7 +55,7 @@ fn a_clock_that_jumps_an_hour_neither_ends_a_lease_nor_keeps_it() {
             expect_expiry(&mut watch, id, began, ttl, ttl + LATE).await;
         }
     });
-    // The jumps were seen: the log carries the time of day.
+    // The server did see the jumps: the log contains the time of day.
     std::fs::write(&offset, "+360000000").expect("writable");
     member.terminate();
     eventually("the last line of the log", || member.log().iter().any(|line| line.contains("received signal")));

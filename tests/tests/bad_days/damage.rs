@@ -1,4 +1,4 @@
-//! Files of the state on disk that are missing or not as they were written.
+//! Files of the state on disk that are missing or damaged.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,18 +14,18 @@ use metastore_tests::random::Random;
 use super::refusals::expect_refusal;
 use super::{block_on, load, put_request, subject};
 
-/// More than RocksDB collects in memory, so that there are files. The values do not compress.
+/// More data than RocksDB collects in memory, so that there are files. The values do not compress.
 const VALUES: usize = 400;
 const VALUE_DIGITS: usize = 400_000;
 /// How long a read of damaged files may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What happens to a file.
+/// The damage to a file.
 #[derive(Clone, Copy, Debug)]
 enum Damage {
     Removed,
     Halved,
-    /// In the middle third every 4096th byte is another.
+    /// Every 4,096th byte in the middle third is changed.
     Garbled,
 }
 
@@ -44,7 +44,7 @@ impl Damage {
     }
 }
 
-/// A member that was stopped, with files of its state on disk.
+/// A stopped member with files of its state on disk.
 fn stopped_member(test: &str) -> Option<Member> {
     let mut member = Member::start(&subject(test, Engine::RocksDb)?, &[]);
     let value = |number: usize| {
@@ -63,7 +63,7 @@ fn stopped_member(test: &str) -> Option<Member> {
     Some(member)
 }
 
-/// Files of the engine whose names begin or end so, the oldest first.
+/// Files of the engine with this beginning and end of their names, the oldest first.
 fn files(member: &Member, begin: &str, end: &str) -> Vec<PathBuf> {
     let directory = std::fs::read_dir(member.data_directory().join("member/rocksdb")).expect("readable");
     let mut names: Vec<String> =
@@ -94,8 +94,8 @@ fn a_missing_or_damaged_file_of_the_state_is_named() {
     let expected = block_on(read_all(&member)).expect("with its files back, it answers");
     assert_eq!(expected.0, VALUES as i64);
 
-    // To RocksDB a manifest that ends early is one that was not written to its end: the state is then an older one, and the
-    // log makes it new again.
+    // RocksDB treats a manifest that ends early like one whose last write was not finished. The state is then an older
+    // one, and the log brings it up to date.
     member.terminate();
     Halved.inflict(&files(&member, "MANIFEST", "").remove(0));
     match member.try_restart() {
@@ -104,11 +104,11 @@ fn a_missing_or_damaged_file_of_the_state_is_named() {
     }
 }
 
-/// A table is read when it is needed, and checked then: what is in it is never answered as if it were right.
+/// A table is read and checked when it is needed: damaged contents are never in an answer.
 #[test]
 fn a_garbled_table_is_never_served() {
     let Some(mut member) = stopped_member("garbled table") else { return };
-    // The middle of a large one is data; of small ones, what is looked at when they are opened.
+    // The middle of a large table is data. In a small one it may be metadata that is read when the table is opened.
     let size = |path: &PathBuf| path.metadata().expect("readable").len();
     let largest = files(&member, "", ".sst").into_iter().max_by_key(size).expect("there are tables");
     Damage::Garbled.inflict(&largest);
@@ -123,7 +123,7 @@ fn a_garbled_table_is_never_served() {
     assert!(member.log().iter().all(|line| !line.contains("panicked")), "{:#?}", member.log());
 }
 
-/// The number of keys, and the hash of all.
+/// The number of keys, and the hash of all keys.
 async fn read_all(member: &Member) -> Result<(i64, u32), String> {
     let client = Client::new(member.client_address());
     let all = Bytes::from_static(b"\0");

@@ -1,4 +1,4 @@
-//! Out of file descriptors.
+//! Exhausted file descriptors.
 
 use std::net::TcpStream;
 use std::time::Duration;
@@ -14,14 +14,15 @@ use tokio::time::timeout;
 use super::observe::{cpu_ticks, eventually};
 use super::{block_on, put_request, subject, watch_prefix};
 
-/// File descriptors that the server may have.
+/// The server's limit of file descriptors.
 const LIMIT: usize = 256;
-/// Connections that are opened: more than there can be descriptors.
+/// The number of connections that are opened: more than the limit.
 const CONNECTIONS: usize = 300;
-/// How long the full server is watched, and how much of it it may work, in clock ticks (100 a second).
+/// How long the server is observed while it is full, and how much processor time it may use then, in
+/// clock ticks (100 a second).
 const WATCHED: Duration = Duration::from_secs(1);
 const ALLOWED_TICKS: u64 = 20;
-/// Writes that fill a log segment of 64 MiB: the next one needs a descriptor.
+/// Writes that fill a log segment of 64 MiB. The next segment needs a descriptor.
 const LARGE_PUTS: usize = 80;
 const LARGE_BYTES: usize = 1024 * 1024;
 /// How long a call may take.
@@ -46,7 +47,7 @@ fn without_descriptors_clients_go_on_and_new_ones_wait() {
         put(&client, put_request("before", "v")).await;
         let mut watch = WatchStream::open(&client, watch_prefix("watched")).await.expect("a watch opens");
         watch.next(PATIENCE).await.expect("the stream lives").expect("created");
-        // The kernel takes them all; the server, as many as it can.
+        // The kernel accepts all of them; the server accepts as many as it can.
         let mut crowd: Vec<_> = (0..CONNECTIONS).map(|_| TcpStream::connect(address).expect("it listens")).collect();
         eventually("the server says that it is full", || {
             member.log().iter().any(|line| line.contains("cannot accept") || line.contains("too many open connections"))
@@ -59,7 +60,7 @@ fn without_descriptors_clients_go_on_and_new_ones_wait() {
         println!("descriptors: {worked} ticks of 100 while it is full");
         assert!(worked < ALLOWED_TICKS, "it works {worked} ticks of 100 while it is full");
 
-        // Neither do those who are in need the log's next segment to wait for a connection to close.
+        // Writes that need the next segment of the log do not wait for a connection to close, either.
         for number in 0..LARGE_PUTS {
             put(&client, put_request(&format!("large/{}", number % 4), &"v".repeat(LARGE_BYTES))).await;
         }

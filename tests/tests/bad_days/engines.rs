@@ -1,4 +1,4 @@
-//! A member that is started with another storage engine than its state was written by.
+//! A member that is started with a storage engine other than the one that wrote its state.
 
 use std::process::{Command, Output};
 
@@ -12,7 +12,7 @@ use super::observe::tree;
 use super::refusals::{expect_refusal, put_some};
 use super::{block_on, load, put_request, subject};
 
-/// Keys beside those that are written before each conversion.
+/// The number of keys that are written before the conversions.
 const KEYS: usize = 20_000;
 const LEASE: i64 = 4711;
 
@@ -65,13 +65,13 @@ fn a_conversion_there_and_back_keeps_everything(engine: Engine) {
     put_some(&member);
 }
 
-/// What a conversion must keep. Not Hash, which counts the index and term of the log, too.
+/// The state that a conversion must keep, without Hash, which includes the index and term of the log.
 async fn state(client: &Client) -> (HashKvResponse, LeaseTimeToLiveResponse) {
     let mut kv: HashKvResponse = client.unary(paths::HASH_KV, HashKvRequest::default()).await.expect("it is answered");
     let request = LeaseTimeToLiveRequest { id: LEASE, keys: true };
     let mut lease: LeaseTimeToLiveResponse =
         client.unary(paths::LEASE_TIME_TO_LIVE, request).await.expect("it is answered");
-    // Each start is a term of its own, in which the lease begins anew.
+    // Each start has a term of its own, and restarts the lease's time.
     for header in [&mut kv.header, &mut lease.header] {
         header.as_mut().expect("an answer has a header").raft_term = 0;
     }
@@ -79,7 +79,7 @@ async fn state(client: &Client) -> (HashKvResponse, LeaseTimeToLiveResponse) {
     (kv, lease)
 }
 
-/// A member on the directory of another one that is stopped.
+/// A member on the directory of another, stopped member.
 fn member_on(server: &Server, stopped: &Member) -> Member {
     Member::new(server, &["--data-dir", &stopped.data_directory().to_string_lossy()])
 }

@@ -1,4 +1,4 @@
-//! What the command line and the environment may say.
+//! Flags on the command line, and variables in the environment.
 
 use std::process::{Command, Output};
 
@@ -14,7 +14,7 @@ use metastore_tests::programs::Engine;
 use super::observe::{eventually, http_get, metrics};
 use super::{block_on, put_request, subject};
 
-/// Flags of etcd's that change topology or safety and are not available: one of each kind.
+/// Flags of etcd that change topology or safety and are not supported: one of each kind.
 const REFUSED: [(&str, &str); 8] = [
     ("--discovery", "http://127.0.0.1/x"),
     ("--discovery-srv", "example.com"),
@@ -70,11 +70,11 @@ fn the_version_is_printed() {
 #[test]
 fn a_flag_without_effect_is_warned_about_and_the_environment_counts() {
     let Some(subject) = subject("environment", Engine::Memory) else { return };
-    // The harness sets a name by flag; a variable for another setting shows that the environment is read.
+    // The harness sets the name by flag; a variable for another setting proves that the environment is read.
     let mut member = Member::new(&subject, &["--logger=zap", "--max-wals=7"]);
     member.wrap_in(&["env", "ETCD_ELECTION_TIMEOUT=1500", "ETCD_NO_SUCH_SETTING=1"].map(String::from));
     member.restart();
-    // A member that answers /health may be ahead of what was read of its log.
+    // A member may answer /health before all of its log has been read.
     let says = |texts: &[&str]| {
         let said = || member.log().iter().any(|line| texts.iter().all(|text| line.contains(text)));
         eventually(&format!("a line with {texts:?}"), said);
@@ -94,7 +94,7 @@ fn etcd_name_names_the_member() {
         "--advertise-client-urls=http://127.0.0.1:0",
         "--listen-peer-urls=http://127.0.0.1:0",
     ];
-    // It cannot make its directory, but has said by then who it is.
+    // The member cannot create its directory, but logs its name first.
     let Some(output) = run(&arguments, &[("ETCD_NAME", "by-environment")]) else { return };
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     assert!(stderr(&output).contains("\"name\":\"by-environment\""), "{}", stderr(&output));
@@ -107,7 +107,7 @@ fn a_start_that_could_free_too_little_says_that_it_does_not_defragment() {
     let mut member = Member::start(&subject, &["--bootstrap-defrag-threshold-megabytes=1"]);
     let says = |member: &Member, text: &str| member.log().iter().any(|line| line.contains(text));
     eventually("etcd's line", || says(&member, "Skipping defragmentation"));
-    // Two megabytes that are there no more.
+    // Write two megabytes, and delete them again.
     block_on(async {
         let client = Client::new(member.client_address());
         let value = "v".repeat(1 << 20);

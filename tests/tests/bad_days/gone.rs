@@ -1,4 +1,4 @@
-//! Clients that leave: whatever they had open is free again.
+//! Clients that leave: the server frees everything that they had open.
 
 use std::time::Duration;
 
@@ -16,9 +16,9 @@ use super::{block_on, put_request, subject, watch_prefix};
 
 const CONNECTIONS: usize = 20;
 const STREAMS_EACH: usize = 500;
-/// What a watch stream may cost the server, one watcher and its HTTP/2 stream included.
+/// The memory that one watch stream may take in the server, with its watcher and its HTTP/2 stream.
 const STREAM_KIB: u64 = 24;
-/// How much more memory a second round of the same streams may take than the first, in percent.
+/// The memory that a second round of the same streams may take, in percent of the first.
 const SECOND_ROUND_PERCENT: u64 = 115;
 /// DEADLINE_EXCEEDED and UNAVAILABLE.
 const DEADLINE_EXCEEDED: u32 = 4;
@@ -54,7 +54,7 @@ fn ten_thousand_watch_streams_leave_nothing_behind() {
                 eventually("all are counted", || metrics(address)[name] == all);
             }
             rounds.push(memory_kib(member.pid()).0);
-            // Half of them end stream by stream; the others with their connection, when the runtime ends.
+            // Half of the streams end one by one; the others end with their connection, when the runtime is dropped.
             streams.truncate(streams.len() / 2);
         });
         wait_until_idle(address);
@@ -116,7 +116,7 @@ fn a_put_whose_client_left_holds_nothing() {
                 let put = put_request(&format!("{round}/{number}"), "v");
                 puts.spawn(async move { client.unary::<_, PutResponse>(paths::PUT, put).await });
             }
-            // Some are answered; the rest are dropped, with their connection, wherever they are.
+            // Some are answered; the others are dropped with their connection, at any stage.
             for _ in 0..round * 5 {
                 puts.join_next().await;
             }
@@ -142,7 +142,7 @@ fn a_deadline_ends_a_watch_and_a_request_that_never_comes() {
     wait_until_idle(member.client_address());
 }
 
-/// The disk hangs for longer than a request may take: strace holds up one sync.
+/// The disk hangs for longer than a request may take: strace delays one sync.
 #[test]
 fn without_progress_a_put_ends_in_etcds_timeout() {
     let found = programs::subject(Engine::Memory).and_then(|subject| Ok((subject, programs::tool("strace")?)));

@@ -13,16 +13,16 @@ use metastore_tests::watch::WatchStream;
 
 use super::{block_on, put_request, subject, watch_prefix};
 
-/// The least time that a lease lives, at the default election timeout of 1 s.
+/// The shortest TTL of a lease, at the default election timeout of 1 s.
 const MIN_TTL_S: i64 = 2;
-/// How long after its time a lease may still be there: expiry is looked for twice a second.
+/// How long a lease may live after its TTL: expired leases are searched twice a second.
 pub const LATE: Duration = Duration::from_secs(2);
-/// What the leader adds to every lease when it takes over: an election timeout.
+/// A new leader extends every lease by an election timeout.
 const EXTENSION: Duration = Duration::from_secs(1);
-/// A lease counts from when the server grants it, which is before the test knows.
+/// The time of a lease begins when the server grants it, which is before the test gets the answer.
 const CLOCK_SLACK: Duration = Duration::from_millis(20);
 
-/// Grants a lease with a key of its own, and returns what was granted.
+/// Grants a lease with a key of its own, and returns the answer to the grant.
 pub async fn grant(client: &Client, id: i64, ttl: i64) -> LeaseGrantResponse {
     let granted = client.unary(paths::LEASE_GRANT, LeaseGrantRequest { id, ttl }).await.expect("a lease is granted");
     let put = PutRequest { lease: id, ..put_request(&format!("lease/{id}"), "v") };
@@ -42,7 +42,7 @@ pub async fn watch_leases(client: &Client) -> WatchStream {
     watch
 }
 
-/// Waits until the key of lease `id` is deleted, which must be between `least` and `most` after `since`.
+/// Waits until the key of lease `id` is deleted. That must happen between `least` and `most` after `since`.
 pub async fn expect_expiry(watch: &mut WatchStream, id: i64, since: Instant, least: Duration, most: Duration) {
     loop {
         let patience = (most + LATE).saturating_sub(since.elapsed());
@@ -82,7 +82,7 @@ fn a_lease_lives_its_time_and_keepalives_prolong_it(engine: Engine) {
         let (mut alive, first) = KeepAliveStream::open(&client, 2).await.expect("keepalives begin");
         assert_eq!(first.ttl, MIN_TTL_S);
 
-        // Lease 2 is renewed while lease 1 expires, and again as long.
+        // Lease 2 is renewed until lease 1 expires, and then for the same time again.
         let mut renewed = Instant::now();
         let mut expired = None;
         while expired.is_none_or(|at: Instant| at.elapsed() < least) {
@@ -108,7 +108,7 @@ fn a_renewal_that_comes_too_late_is_answered_when_the_lease_is_gone(engine: Engi
     let Some(subject) = subject("late renewal", engine) else { return };
     let member = Member::start(&subject, &[]);
     block_on(async {
-        // Expired leases are looked for twice a second. One of these ends well before such a look.
+        // Expired leases are searched twice a second. At least one of these leases ends well before the next search.
         let mut renewals = tokio::task::JoinSet::new();
         for id in 1..=5 {
             renewals.spawn(renew_too_late(Client::new(member.client_address()), id));
@@ -119,7 +119,7 @@ fn a_renewal_that_comes_too_late_is_answered_when_the_lease_is_gone(engine: Engi
     });
 }
 
-/// Grants a lease `id` tenths of a second from now, and tries to renew it as soon as its time is over.
+/// Grants a lease `id` tenths of a second from now, and tries to renew it as soon as its TTL is over.
 async fn renew_too_late(client: Client, id: i64) {
     let mut watch = watch_leases(&client).await;
     let began = Instant::now();

@@ -1,4 +1,4 @@
-//! One command that changes very many keys, while others put one at a time.
+//! One command that changes very many keys, while other clients put one key at a time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -19,27 +19,27 @@ use super::{block_on, end_of, load, put_request, subject, watch_prefix};
 
 const LEASE: i64 = 4711;
 const LEASED_KEYS: usize = 100_000;
-/// Keys of the large DeleteRange; `SOAK` set asks for [`SOAK_KEYS`].
+/// The number of keys of the large DeleteRange; with the variable `SOAK` it is [`SOAK_KEYS`].
 const DELETED_KEYS: usize = 200_000;
 const SOAK_KEYS: usize = 1_000_000;
 const WRITERS: usize = 8;
-/// The 99th percentile of the writers' latency must stay below this.
+/// The limit for the 99th percentile of the writers' latency.
 const P99_LIMIT: Duration = Duration::from_secs(1);
-/// What one deleted key may cost in memory: its tombstone and index entry, which stay, and its share of the command's
-/// result, the events and the message to the watcher.
+/// The memory that one deleted key may take. Its tombstone and index entry stay; its share of the command's result, of
+/// the events and of the message to the watcher is temporary.
 const KEY_BYTES: u64 = 600;
-/// The same with RocksDB: the batch that makes it visible in one piece, and what RocksDB collects of it before it is written
-/// out, in three orders.
+/// The same with RocksDB: one batch makes the deletes visible together, and RocksDB collects them in three orders
+/// before it writes them to disk.
 const KEY_BYTES_ROCKSDB: u64 = 1200;
-/// What may come on top: the writers' own keys, and the log.
+/// The memory that may come on top, for the writers' own keys and the log.
 const BASE_KIB: u64 = 64 * 1024;
 /// How long the large command and its events may take.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Puts that are answered before the large command, and again after it: so many for each writer that one stall of each, or two,
-/// is not the percentile, however slow the machine is.
+/// The number of puts that are answered before the large command, and again after it. It is large enough that one or
+/// two stalls of each writer do not determine the percentile, however slow the machine is.
 const QUIET_PUTS: usize = 250 * WRITERS;
 
-/// Clients that put one at a time, each with a check that its key is as it left it.
+/// Clients that put one key at a time. Each checks that its key is unchanged since its last put.
 struct Writers {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Vec<(Instant, Duration)>>,
@@ -49,7 +49,7 @@ struct Writers {
 impl Writers {
     fn start(address: &str) -> Writers {
         let (stop, count) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
-        // A thread of their own: what the others decode must not count as the server's latency.
+        // A thread of their own: the time that other clients need for decoding must not count as latency of the server.
         let thread = {
             let (address, stop, count) = (address.to_string(), stop.clone(), Arc::clone(&count));
             std::thread::spawn(move || {
@@ -68,7 +68,7 @@ impl Writers {
         Writers { stop, thread, count }
     }
 
-    /// Waits for more puts to be answered.
+    /// Waits until `puts` more puts are answered.
     fn wait_for(&self, puts: usize) {
         let wanted = self.count.load(Ordering::Relaxed) + puts;
         eventually("the writers go on", || self.count.load(Ordering::Relaxed) >= wanted);
@@ -104,7 +104,8 @@ async fn write(
     took
 }
 
-/// Latencies of the puts that were under way between `from` and `to`, and of all: 99th percentile and longest.
+/// Judges the latencies of the puts that were in flight at some time between `from` and `to`: 99th
+/// percentile and longest.
 fn judge(name: &str, puts: &[(Instant, Duration)], from: Instant, to: Instant) {
     let during = puts.iter().filter(|(began, took)| *began < to && *began + *took > from);
     let mut during: Vec<Duration> = during.map(|(_, took)| *took).collect();
@@ -116,7 +117,7 @@ fn judge(name: &str, puts: &[(Instant, Duration)], from: Instant, to: Instant) {
     assert!(p99 < P99_LIMIT, "{name}: p99 {p99:?}");
 }
 
-/// Runs `command` amid writers and a watcher of `prefix`, and expects `keys` deletes in one revision.
+/// Runs `command` while writers and a watcher of `prefix` are active, and expects `keys` deletes in one revision.
 fn amid_writers<F: Future<Output = i64>>(
     name: &str,
     (member, engine): (&Member, Engine),
@@ -155,7 +156,8 @@ fn amid_writers<F: Future<Output = i64>>(
         println!("{name}: answered after {:?}, seen by the watcher after {:?}", answered - from, from.elapsed());
         from
     });
-    // Until all is quiet again: with fewer puts than a hundred for each writer, the percentile is that of one stall.
+    // Until normal operation is back: with fewer than a hundred puts per writer, one stall would
+    // determine the percentile.
     writers.wait_for(QUIET_PUTS);
     judge(name, &writers.stop(), from, Instant::now());
     let (_, peak) = memory_kib(member.pid());

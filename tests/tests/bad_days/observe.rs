@@ -1,4 +1,4 @@
-//! What a process shows from outside: /proc, /metrics, and its files.
+//! Observations of a process from outside: /proc, /metrics, and its files.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -7,11 +7,11 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// How long a condition may take to come true.
+/// How long a condition may take to become true.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How often it is looked at.
+/// How often it is checked.
 const LOOK: Duration = Duration::from_millis(20);
-/// The file that keeps a second process out of a directory; a refused start may leave it behind.
+/// The file that keeps a second process out of a directory. A refused start may leave it behind.
 const LOCK_FILE: &str = "LOCK";
 
 /// Waits until `condition` holds. Panics with `what` if it does not come true within 30 s.
@@ -23,7 +23,7 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Memory that the process holds now, and the most it ever held, in KiB.
+/// The memory that the process holds now, and its high-water mark, in KiB.
 pub fn memory_kib(pid: u32) -> (u64, u64) {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
     let field = |name: &str| {
@@ -33,12 +33,12 @@ pub fn memory_kib(pid: u32) -> (u64, u64) {
     (field("VmRSS:"), field("VmHWM:"))
 }
 
-/// Forgets the most memory that the process ever held, so that the next reading is that of what comes now.
+/// Resets the memory high-water mark of the process, so that the next reading covers only the time from now on.
 pub fn forget_peak(pid: u32) {
     std::fs::write(format!("/proc/{pid}/clear_refs"), "5").expect("the process is ours");
 }
 
-/// Processor time that the process used, in clock ticks (a hundredth of a second).
+/// The processor time that the process has used, in clock ticks (a hundredth of a second).
 pub fn cpu_ticks(pid: u32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
     let (_, fields) = stat.rsplit_once(") ").expect("a name in parentheses");
@@ -46,7 +46,7 @@ pub fn cpu_ticks(pid: u32) -> u64 {
     fields.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("a number")).sum()
 }
 
-/// What GET of a path of the client port answers: head and body.
+/// The answer to GET of a path on the client port: head and body.
 pub fn http_get(address: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(address).expect("the server accepts");
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
@@ -63,7 +63,7 @@ pub fn metrics(address: &str) -> BTreeMap<String, f64> {
     samples.filter_map(|(name, value)| Some((name.to_string(), value.parse().ok()?))).collect()
 }
 
-/// Calls of `method` ("Put") that the server has begun and not ended.
+/// The number of calls of `method` ("Put") that the server has started and not finished.
 pub fn open_calls(metrics: &BTreeMap<String, f64>, method: &str) -> f64 {
     let label = format!("grpc_method=\"{method}\"");
     let sum = |name: &str| -> f64 {
@@ -72,7 +72,7 @@ pub fn open_calls(metrics: &BTreeMap<String, f64>, method: &str) -> f64 {
     sum("grpc_server_started_total") - sum("grpc_server_handled_total")
 }
 
-/// Every file and directory below `path`, with a hash of what is in it.
+/// Every file and directory below `path`, with a hash of its contents.
 pub fn tree(path: &Path) -> BTreeMap<PathBuf, u64> {
     let mut found = BTreeMap::new();
     let mut waiting = vec![path.to_owned()];

@@ -1,4 +1,4 @@
-//! One HTTP/2 connection with which a test sends what no client library would.
+//! One HTTP/2 connection with which a test can send data that no client library would send.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use http::{HeaderMap, Request};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// What a client may leave unread that says everything before it reads anything.
+/// Window of a client that sends all its requests before it reads any answer.
 const ROOM_BYTES: u32 = 64 << 20;
 
 /// How long an answer may take.
@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 pub struct Raw(SendRequest<Bytes>);
 
-/// A request whose end was not sent yet, or was.
+/// A request whose headers were sent. The caller sends the body.
 pub struct Open {
     pub response: ResponseFuture,
     pub body: SendStream<Bytes>,
@@ -31,7 +31,7 @@ impl Raw {
         Raw(send)
     }
 
-    /// A client that has room for all answers before it reads the first.
+    /// A client whose windows hold all answers before it reads the first.
     pub async fn with_room(address: &str) -> Raw {
         let stream = TcpStream::connect(address).await.expect("the server accepts");
         let mut builder = h2::client::Builder::new();
@@ -42,7 +42,7 @@ impl Raw {
         Raw(send)
     }
 
-    /// Sends the headers of a call, with more of them if wanted.
+    /// Sends the headers of a call, with additional ones from `more`.
     pub async fn open(&mut self, path: &str, more: &[(&'static str, &'static str)]) -> Open {
         let mut request = Request::post(format!("http://m{path}"))
             .header("content-type", "application/grpc")
@@ -56,7 +56,7 @@ impl Raw {
         Open { response, body }
     }
 
-    /// A whole call of one message. Returns status and text.
+    /// A whole call with one message. Returns status and text.
     pub async fn call(&mut self, path: &str, more: &[(&'static str, &'static str)], message: &[u8]) -> (u32, String) {
         let mut open = self.open(path, more).await;
         open.body.send_data(framed(message.len(), message), true).expect("the connection lives");
@@ -65,7 +65,7 @@ impl Raw {
 }
 
 impl Open {
-    /// Waits for the end of the call: status and text.
+    /// Waits for the end of the call. Returns status and text.
     pub async fn status(self) -> (u32, String) {
         let ended = timeout(PATIENCE, async {
             let response = self.response.await.expect("an answer");
@@ -95,7 +95,7 @@ fn status_in(headers: &HeaderMap) -> Option<(u32, String)> {
     Some((text("grpc-status")?.parse().expect("a number"), text("grpc-message").unwrap_or_default()))
 }
 
-/// `message` behind a prefix that announces `length` bytes.
+/// `message` after a prefix that announces `length` bytes.
 pub fn framed(length: usize, message: &[u8]) -> Bytes {
     let mut frame = BytesMut::with_capacity(5 + message.len());
     frame.put_u8(0);

@@ -1,4 +1,4 @@
-//! Starts that must not succeed: each names what is wrong, ends with 1, and leaves the disk as it was.
+//! Starts that must fail: each names the problem, ends with code 1, and leaves the disk unchanged.
 
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
@@ -17,10 +17,10 @@ use super::{block_on, put_request, subject};
 
 /// How long a start that must fail may take.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// A user without rights, where the tests run as root.
+/// A user without rights, for tests that run as root.
 const NOBODY: &str = "65534";
 
-/// Starts `member`, expects it to end with 1, and each of `texts` in one and the same line of its log.
+/// Starts `member`, and expects it to end with code 1. One line of its log must contain all of `texts`.
 pub fn expect_refusal(member: &mut Member, texts: &[&str]) {
     assert!(member.try_restart().is_err(), "it must not start; wanted: {texts:?}");
     let status = member.wait_exit(PATIENCE).expect("it ends");
@@ -30,7 +30,7 @@ pub fn expect_refusal(member: &mut Member, texts: &[&str]) {
     assert!(says, "no line with {texts:?} in {log:#?}");
 }
 
-/// A second member on the first one's directory.
+/// A member on the directory `data_dir`.
 fn on_directory_of(server: &Server, data_dir: &Path) -> Member {
     Member::new(server, &["--data-dir", &data_dir.to_string_lossy()])
 }
@@ -77,7 +77,7 @@ fn an_unwritable_directory_is_named() {
     }
     let wanted = read_only.join("data");
     let mut member = on_directory_of(&subject, &wanted);
-    // The binary may lie where only its owner may look.
+    // The binary may be in a directory that only its owner can read.
     let copy = directory.path().join("metastore");
     std::fs::copy(&subject.binary, &copy).expect("the binary can be copied");
     if is_root() {
@@ -169,7 +169,7 @@ fn state_without_its_log_is_refused(engine: Engine) {
         assert_eq!((tree(&data), tree(directory.path())), before, "changed below {}", data.display());
     }
 
-    // Nor does it take the log of somebody else.
+    // Nor does the member accept the log of another member.
     let mut stranger = Member::new(&subject, &["--wal-dir", &wal.to_string_lossy()]);
     stranger.restart();
     stranger.terminate();
@@ -177,7 +177,7 @@ fn state_without_its_log_is_refused(engine: Engine) {
     expect_refusal(&mut member, &["the log is that of member", &wal.to_string_lossy()]);
     assert_eq!((tree(&data), tree(&wal)), before, "changed below {}", data.display());
 
-    // With its own log back, it goes on.
+    // With its own log back, the member starts again.
     std::fs::remove_dir_all(&wal).expect("writable");
     std::fs::rename(&kept, &wal).expect("writable");
     member.restart();

@@ -11,14 +11,14 @@ use super::observe::memory_kib;
 use super::raw::{Raw, framed};
 use super::{block_on, put_request, subject};
 
-/// Default of --max-request-bytes.
+/// The default of --max-request-bytes.
 const MAX_REQUEST: usize = 1_572_864;
-/// The same and etcd's 512 KiB for what is around a request.
+/// That limit, and the 512 KiB that etcd adds for the parts around a request.
 const MAX_MESSAGE: usize = MAX_REQUEST + 512 * 1024;
-/// A message that nobody wants to hold.
+/// A message that is much too large.
 const ANNOUNCED: usize = 100_000_000;
 const ATTEMPTS: usize = 50;
-/// What the attempts may leave in memory: connections and windows, far below one message.
+/// The memory that the attempts may take: connections and windows, far less than one message.
 const ALLOWED_KIB: u64 = 32 * 1024;
 /// RESOURCE_EXHAUSTED.
 const RESOURCE_EXHAUSTED: u32 = 8;
@@ -44,7 +44,7 @@ fn an_over_large_request_is_refused_before_it_costs_memory() {
             let mut raw = Raw::connect(member.client_address()).await;
             let path = if attempt % 2 == 0 { paths::PUT } else { paths::WATCH };
             let mut call = raw.open(path, &[]).await;
-            // The first 64 KiB: what may be sent before the server opens the window.
+            // The first 60 KB: no more than a client may send before the server opens the window.
             call.body.send_data(framed(ANNOUNCED, &[0; 60_000]), false).expect("the connection lives");
             let (status, text) = call.status().await;
             let expected = format!("grpc: received message larger than max ({ANNOUNCED} vs. {MAX_MESSAGE})");

@@ -1,4 +1,4 @@
-//! Watchers that do not read.
+//! Watchers that do not read their answers.
 
 use std::time::Duration;
 
@@ -17,21 +17,22 @@ use super::observe::memory_kib;
 use super::{OPS_PER_TXN, block_on, load, put_request, subject, watch_prefix};
 
 const EVENTS: usize = 200_000;
-/// Keys that the events are about.
+/// The number of keys that the events change.
 const KEYS: usize = 1000;
 const WATCHERS: usize = 4;
-/// What the four may cost while they do not read, and while they catch up: windows and pieces of history.
+/// The memory that the four watchers may take while they do not read, and while they catch up: windows
+/// and pieces of history.
 const ALLOWED_KIB: u64 = 48 * 1024;
-/// The same with RocksDB: how much of what was written it holds in memory at most differs by some 50 MiB from run to run, with the
-/// moments at which its threads write it out.
+/// The same with RocksDB. Its peak of unflushed data in memory differs by some 50 MiB from run to run, depending on the
+/// moments at which its threads flush.
 const ALLOWED_KIB_ROCKSDB: u64 = ALLOWED_KIB + 80 * 1024;
-/// Length of a value. The state with all events is several times what the process takes when it starts, and the events
-/// encoded for four watchers would be four times that.
+/// The length of a value. The state with all events takes several times the memory of a new process, and events encoded
+/// for four watchers would take four times that.
 const VALUE_BYTES: usize = 500;
 /// How long one answer may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A watcher whose answers stay on the connection until they are asked for.
+/// A watcher whose answers stay on the connection until the test reads them.
 struct Lazy {
     answers: Streaming<WatchResponse>,
     _requests: UnboundedSender<WatchRequest>,
@@ -42,7 +43,7 @@ impl Lazy {
         let (requests, outgoing) = unbounded_channel();
         let create = RequestUnion::CreateRequest(watch_prefix("slow/"));
         requests.send(WatchRequest { request_union: Some(create) }).expect("the receiver is alive");
-        // A connection of its own: what it leaves unread must not hold up others.
+        // A connection of its own: its unread answers must not block others.
         let client = Client::new(address);
         let incoming = client.bidirectional(paths::WATCH, UnboundedReceiverStream::new(outgoing)).await;
         let mut lazy = Lazy { answers: incoming.expect("a watch opens"), _requests: requests };
@@ -55,7 +56,7 @@ impl Lazy {
         answer.expect("the stream lives").expect("the stream goes on")
     }
 
-    /// Reads all events, and expects each once and in order: the values count up.
+    /// Reads all events, and expects each one once and in order: the values count up.
     async fn read_all(&mut self) {
         let (mut next, mut revision) = (0, 0);
         while next < EVENTS {
@@ -74,11 +75,12 @@ impl Lazy {
 
 each_engine!(a_watcher_that_never_reads_costs_little_and_misses_nothing);
 
-/// Memory that the server takes for the events alone, and with watchers that read none of them meanwhile.
+/// Compares the peak of the server's memory with the events alone to the peak with watchers that do not read them
+/// while they are written.
 fn a_watcher_that_never_reads_costs_little_and_misses_nothing(engine: Engine) {
     let Some(subject) = subject("slow watcher", engine) else { return };
     let peak = [0, WATCHERS].map(|watchers| {
-        // What a cache of blocks may take is another matter.
+        // A small block cache, because its memory is not the subject here.
         let cache = (engine == Engine::RocksDb).then_some("--rocksdb-block-cache-bytes=8388608");
         let member = Member::start(&subject, cache.as_slice());
         block_on(async {
@@ -97,12 +99,12 @@ fn a_watcher_that_never_reads_costs_little_and_misses_nothing(engine: Engine) {
         "slow watcher: {EVENTS} events take {} KiB at most, with {WATCHERS} that do not read {} KiB",
         peak[0], peak[1]
     );
-    // Were the events kept encoded for each of them, it would be four times their size: 400 MiB.
+    // If the events were kept in encoded form for each watcher, they would take four times their size: 400 MiB.
     let allowed = if engine == Engine::RocksDb { ALLOWED_KIB_ROCKSDB } else { ALLOWED_KIB };
     assert!(peak[1] < peak[0] + allowed, "{peak:?} KiB");
 }
 
-/// All events, in the order of their numbers: one transaction after the other.
+/// Writes all events, in the order of their numbers: one transaction after the other.
 async fn write(client: &Client) {
     for first in (0..EVENTS).step_by(OPS_PER_TXN) {
         let put = |number: usize| put_request(&key(first + number), &format!("{:0VALUE_BYTES$}", first + number));

@@ -1,4 +1,4 @@
-//! SIGTERM: the end by that signal, at once, whatever clients have open.
+//! SIGTERM ends the process by that signal, at once, whatever clients have open.
 
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt;
@@ -16,9 +16,9 @@ use super::observe::{eventually, metrics, open_calls};
 use super::raw::{Raw, framed};
 use super::{block_on, put_request, subject, watch_prefix};
 
-/// SIGTERM's number.
+/// The number of SIGTERM.
 const SIGTERM: i32 = 15;
-/// The process must be gone within this time, which is less than the time of a request (5 s). A stop waits half a second
+/// The process must end within this time, which is less than the time of a request (5 s). A stop waits half a second
 /// for answers that may never come, and a second for clients to read why their connection ends.
 const STOP_LIMIT: Duration = Duration::from_secs(4);
 const WATCH_STREAMS: usize = 20;
@@ -38,12 +38,12 @@ fn a_polite_stop_is_quick_and_its_log_is_clean() {
         let client = Client::new(&address);
         let writers: Vec<_> =
             (0..WRITERS).map(|number| tokio::spawn(write_until_refused(client.clone(), number))).collect();
-        // Every stream has seen a write: all are open, and the writers write.
+        // Every stream has received an event: all streams are open, and the writers write.
         for stream in &mut streams {
             stream.next(STOP_LIMIT).await.expect("the stream lives").expect("created");
             stream.next(STOP_LIMIT).await.expect("the stream lives").expect("an event");
         }
-        // One more client is in the middle of a request, and stays there.
+        // One more client has sent half a request, and never sends the rest.
         let mut raw = Raw::connect(&address).await;
         let mut half = raw.open(paths::PUT, &[]).await;
         half.body.send_data(framed(100, &[0; 10]), false).expect("the connection lives");
@@ -63,7 +63,7 @@ fn a_polite_stop_is_quick_and_its_log_is_clean() {
     println!("stop: {took:?} with {WATCH_STREAMS} watch streams and {WRITERS} writers");
 }
 
-/// Longer than a stop waits for another leader, and then for what nobody is sure to answer.
+/// Longer than a stop waits for another leader, and then for answers that may never come.
 const SLOW_SYNC_US: u32 = 2_500_000;
 
 #[test]
@@ -97,7 +97,8 @@ async fn write_until_refused(client: Client, number: usize) {
     }
 }
 
-/// A unit with `Type=notify` and a watchdog: the manager hears that the member is ready, that it lives, and that it stops.
+/// A unit with `Type=notify` and a watchdog: the member reports to the manager that it is ready, that it is
+/// alive, and that it stops.
 #[test]
 fn the_service_manager_is_told_of_start_life_and_stop() {
     let Some(subject) = subject("service manager", Engine::Memory) else { return };
@@ -122,7 +123,7 @@ fn the_service_manager_is_told_of_start_life_and_stop() {
     assert!(member.has_ended(10 * STOP_LIMIT));
 }
 
-/// The disk hangs: the process is there, and does nothing for anybody.
+/// The disk hangs: the process exists, but makes no progress.
 #[test]
 fn a_member_that_makes_no_progress_gives_the_watchdog_no_sign() {
     let Some(subject) = subject("watchdog", Engine::Memory) else { return };
@@ -153,7 +154,7 @@ fn a_member_that_makes_no_progress_gives_the_watchdog_no_sign() {
     tracer.wait();
 }
 
-/// Every line is JSON, none is an error, and the lines that operators wait for are there.
+/// Every line is JSON, none is an error, and the lines that operators wait for are in the log.
 fn check_log(member: &Member) {
     eventually("the last line of the log", || member.log().iter().any(|line| line.contains("received signal")));
     for line in member.log() {

@@ -1,4 +1,4 @@
-//! Streams of clients that close their half early, or say everything at once.
+//! Streams of clients that close their half early, or send everything at once.
 
 use std::time::Duration;
 
@@ -124,7 +124,7 @@ fn watches_that_are_opened_at_once_hold_up_no_other_call() {
     });
 }
 
-/// The keys of a RangeStream by version without an order, with those of its answer that says how many there are.
+/// The keys of a RangeStream with sort target version and no order, the sum of its counts, and whether there are more.
 async fn by_version(client: &Client, limit: i64) -> (Vec<String>, i64, bool) {
     let request = RangeRequest {
         key: "k".into(),
@@ -156,7 +156,8 @@ fn a_short_stream_is_sorted_by_its_target_and_a_long_one_by_key() {
         }
         let sorted: Vec<_> = (0..10).rev().map(key).collect();
         assert_eq!(by_version(&client, 0).await, (sorted.clone(), 10, false));
-        // As in etcd: sorted are the first keys, one more than the limit, and counted is on from the last one.
+        // As in etcd: the first keys are sorted, one more than the limit. The count goes on after the last key sent, so
+        // that it includes some keys twice.
         assert_eq!(by_version(&client, 3).await, (vec![key(3), key(2), key(1)], 3 + 8, true));
         put(10).await;
         let all: Vec<_> = (0..11).map(key).collect();

@@ -1,4 +1,4 @@
-//! Readers of ranges that do not read what they are sent.
+//! Clients that do not read the ranges that they have requested.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use super::{block_on, end_of, load, put_request, subject};
 /// How long one answer may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A range that is larger than what is under way on a connection at most.
+/// A range larger than all that can be in flight on a connection.
 const RANGE_KEYS: usize = 40_000;
 const RANGE_VALUE_BYTES: usize = 1000;
 
@@ -28,7 +28,7 @@ fn a_range_stream_that_nobody_reads_holds_back_no_compaction(engine: Engine) {
     block_on(range_stream_amid_a_compaction(member.client_address()));
 }
 
-/// Where etcd is installed, the same of a real one.
+/// Where etcd is installed, the same with a real one.
 #[test]
 fn a_range_stream_that_nobody_reads_ends_as_in_etcd() {
     let found = etcd(&reference_flavor());
@@ -37,8 +37,8 @@ fn a_range_stream_that_nobody_reads_ends_as_in_etcd() {
     block_on(range_stream_amid_a_compaction(member.client_address()));
 }
 
-/// Compacts while a client has read the beginning of a range alone: the compaction is done at once, and the rest is
-/// refused.
+/// Compacts while a client has read only the beginning of a range. The compaction is done at once, and the rest
+/// of the range is refused.
 async fn range_stream_amid_a_compaction(address: &str) {
     let (reader, client) = (Client::new(address), Client::new(address));
     let value = "v".repeat(RANGE_VALUE_BYTES);

@@ -4,17 +4,18 @@ use metastore_tests::cluster::Cluster;
 use metastore_tests::load::Load;
 use metastore_tests::programs::{self, Engine, Server};
 
-/// Writes before the third comes. From 3.6 on an etcd drops the first entry of its log when it has applied a hundred; who
-/// comes later is sent the state, in etcd's format.
+/// The number of writes before the third member joins. From version 3.6 on, an etcd drops the first entry of its log
+/// when it has applied a hundred. A member that joins later is sent the state, in etcd's format.
 const BEFORE: usize = 20;
-/// (More than 5000 that come at once make a new etcd refuse its own requests, and under load it never stops.)
+/// For joiners to which the log can be replayed. More than 5,000 entries at once make a new etcd refuse its own
+/// requests, and under load it keeps refusing them.
 const MANY_BEFORE: usize = 4_000;
-/// Writes that all have applied in the end, at the least.
+/// The least number of writes that all members have applied at the end.
 const WRITES: usize = 10_000;
 const IN_FLIGHT: usize = 64;
-/// Entries that members of MetaStore keep for others of their kind. An etcd that is known gets more.
+/// The number of entries that MetaStore members keep for other MetaStore members. They keep more for a known etcd.
 const FEW_ENTRIES: [&str; 2] = ["--snapshot-count=100", "--snapshot-catchup-entries=100"];
-/// More than that, and more than an etcd keeps for who joins.
+/// More than that number, and more than an etcd keeps for a member that joins.
 const TOO_MANY: usize = 1_000;
 const MORE_WRITES: usize = 200;
 
@@ -25,7 +26,7 @@ fn a_member_joins_two_of_etcd() {
 
 #[test]
 fn a_member_on_disk_joins_two_of_etcd_3_5() {
-    // A newer etcd cannot: it does not know the requests that are in the log of an old one.
+    // A newer etcd cannot join: it does not know the requests in the log of an old one.
     let joiner = programs::subject(Engine::RocksDb)
         .and_then(|subject| if subject.is_etcd() { Ok(etcds("3.5.1")?.remove(0)) } else { Ok(subject) });
     joins("beside etcd 3.5", MANY_BEFORE, etcds("3.5.1"), joiner);
@@ -43,7 +44,7 @@ fn etcds(flavor: &str) -> Result<Vec<Server>, String> {
     Ok(vec![server.clone(), server])
 }
 
-/// Two are there; a third one comes as a learner, becomes a voter, is killed, comes back, and leads.
+/// Two members form a cluster. A third one joins as a learner, becomes a voter, is killed, comes back, and leads.
 fn joins(name: &str, before: usize, founders: Result<Vec<Server>, String>, joiner: Result<Server, String>) {
     let found = founders.and_then(|founders| Ok((founders, joiner?)));
     let Some((founders, joiner)) = programs::or_skip(name, found) else { return };
@@ -62,7 +63,7 @@ fn joins(name: &str, before: usize, founders: Result<Vec<Server>, String>, joine
     load.progress(MORE_WRITES);
     cluster.move_leader(third);
     load.progress(MORE_WRITES);
-    // The other kind may lead it again, without it and then with it.
+    // A founder may lead the third member's cluster again, first without it and then with it.
     cluster.kill(third);
     load.progress(MORE_WRITES);
     cluster.restart(third);
@@ -70,7 +71,7 @@ fn joins(name: &str, before: usize, founders: Result<Vec<Server>, String>, joine
     load.stop().check(&cluster);
 }
 
-/// Regression: the joiner refused ten states a second for ever.
+/// Regression: the joiner refused ten states a second without end.
 #[test]
 fn a_member_that_is_sent_a_database_of_etcds_says_so_once_and_ends() {
     for engine in [Engine::Memory, Engine::RocksDb] {
@@ -93,7 +94,7 @@ fn a_member_that_is_sent_a_database_of_etcds_says_so_once_and_ends() {
     }
 }
 
-/// Regression: it was sent a state of MetaStore's, put that in the place of its database, and never started again.
+/// Regression: the etcd was sent a state in MetaStore's format, replaced its database with it, and never started again.
 #[test]
 fn an_etcd_that_lacks_too_much_is_sent_nothing_and_stays_whole() {
     let Some((etcd, founders)) = programs::or_skip("an etcd that lacks too much", etcd_and_subjects()) else { return };
@@ -123,14 +124,14 @@ fn an_etcd_that_lacks_too_much_is_sent_nothing_and_stays_whole() {
     assert_eq!(withheld(&cluster), 1);
 }
 
-/// The log is kept for an etcd that is known, because it cannot be sent anything else.
+/// Members keep their log for a known etcd, because they cannot send it a state.
 #[test]
 fn an_etcd_that_was_away_catches_up_from_the_log() {
     let Some((etcd, founders)) = programs::or_skip("an etcd that was away", etcd_and_subjects()) else { return };
     let mut cluster = Cluster::start(&[founders, vec![etcd]].concat(), &FEW_ENTRIES);
     cluster.agree();
     cluster.move_leader(0);
-    // Followers keep as much as the leader: any of them may lead when the etcd is back.
+    // Followers keep as much of the log as the leader: any of them may lead when the etcd is back.
     for (number, leader) in [0, 1].into_iter().enumerate() {
         cluster.kill(2);
         cluster.put_many(cluster.leader(), TOO_MANY, IN_FLIGHT);
@@ -141,7 +142,7 @@ fn an_etcd_that_was_away_catches_up_from_the_log() {
     }
 }
 
-/// An etcd, and two members of MetaStore.
+/// An etcd, and two MetaStore members.
 fn etcd_and_subjects() -> Result<(Server, Vec<Server>), String> {
     let etcd = Server::etcd(&programs::etcd("newest")?);
     Ok((etcd, vec![programs::subject(Engine::Memory)?, programs::subject(Engine::RocksDb)?]))

@@ -1,14 +1,14 @@
-//! Directories of members that are copied and put back: what docs/backup.md says, done.
+//! Copies of members' directories that are put back, as docs/backup.md describes it.
 
 use metastore_tests::cluster::Cluster;
 
 use super::follower::copy;
 use super::{Engines, each_cluster};
 
-/// Writes that two of three members forget.
+/// The number of writes that two of three members lose.
 const FORGOTTEN: usize = 300;
 const IN_FLIGHT: usize = 64;
-/// What a member says that has seen proof of a loss.
+/// The log text of a member that has seen proof of a loss.
 const LOST: &str = "acknowledged writes are lost";
 
 each_cluster!(
@@ -17,7 +17,7 @@ each_cluster!(
     one_directory_and_empty_members_bring_everything_back,
 );
 
-/// Two members come back without the last writes and go on, before the one that knows of these comes back.
+/// Two members come back without the last writes and go on, before the member that has these writes comes back.
 fn copies_taken_one_after_the_other_end_a_member_that_says_why(engines: Engines) {
     for written in [1, 2 * FORGOTTEN] {
         let Some(mut cluster) = engines.start("copies", 3, &[]) else { return };
@@ -76,7 +76,7 @@ fn copies_taken_while_all_members_were_stopped_bring_everything_back(engines: En
     cluster.agree();
 }
 
-/// The member whose directory is left says what it waits for, and leads once a majority is there.
+/// The member that still has its directory logs which members it waits for, and leads once a majority is there.
 fn one_directory_and_empty_members_bring_everything_back(engines: Engines) {
     let Some(mut cluster) = engines.start("one directory", 3, &[]) else { return };
     cluster.put_many(0, FORGOTTEN, IN_FLIGHT);

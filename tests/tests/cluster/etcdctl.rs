@@ -16,14 +16,14 @@ pub(super) struct Etcdctl {
 }
 
 impl Etcdctl {
-    /// What it printed on stdout. Panics if it fails.
+    /// Runs etcdctl, and returns its stdout. Panics if it fails.
     pub fn run(&self, arguments: &str) -> String {
         let (printed, error) = self.try_run(arguments);
         assert_eq!(error, None, "etcdctl {arguments}");
         printed
     }
 
-    /// What it printed on stdout, and on stderr if it failed.
+    /// Runs etcdctl, and returns its stdout, and its stderr if it failed.
     pub fn try_run(&self, arguments: &str) -> (String, Option<String>) {
         let mut command = Command::new(&self.program);
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ETCDCTL_")) {

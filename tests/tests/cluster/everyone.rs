@@ -1,4 +1,4 @@
-//! Bad days that every member has, at once or one after the other.
+//! Faults of every member, at once or one after the other.
 
 use metastore_proto::etcdserverpb::{CompactionRequest, CompactionResponse};
 use metastore_tests::load::Load;
@@ -9,7 +9,7 @@ use super::{Engines, Members, each_cluster, each_harness};
 
 const WRITES: usize = 200;
 const ROUNDS: usize = 2;
-/// Stops of a member at work, and its writes before each.
+/// The number of stops of a member under load, and the number of writes before each.
 const RESTARTS: usize = 2;
 const WRITES_AT_WORK: usize = 20_000;
 const IN_FLIGHT: usize = 64;
@@ -21,7 +21,7 @@ each_harness!(a_rolling_restart_under_load; mixed: one_that_stops_at_work_starts
 fn all_killed_at_once_come_back(engines: Engines) {
     let Some(mut cluster) = engines.start("all killed", 3, &[]) else { return };
     for round in 0..ROUNDS {
-        // Each round's clients number their writes anew.
+        // Each load numbers its writes from 0 again.
         let before = cluster.agree();
         cluster.put(0, "round", &round.to_string()).expect("a write");
         let term = cluster.status(0).expect("a status").raft_term;
@@ -66,8 +66,8 @@ fn a_rolling_restart_under_load(members: Members) {
     load.stop().check(&cluster);
 }
 
-/// Snapshots are written and compactions hashed beside the member: whatever of it outlives the stop keeps its directory from
-/// the next start.
+/// Snapshot writing and the hash of a compaction run on threads beside the member. If one of them outlived the stop, it
+/// would still hold the directory, and the next start would fail.
 fn one_that_stops_at_work_starts_again_at_once(members: Members) {
     let on_disk = members.with(Engines::All(Engine::RocksDb));
     let Some(mut cluster) =

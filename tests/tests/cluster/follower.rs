@@ -1,4 +1,4 @@
-//! Followers that die, hang, fall behind, and lose their disk.
+//! Followers that are killed, hang, fall behind, or lose their disk.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,13 +9,13 @@ use metastore_tests::load::Load;
 use super::{Engines, each_cluster};
 
 const WRITES: usize = 200;
-/// A leader with these keeps less of its log than [`MISSED`] writes.
+/// With these flags a leader keeps less of its log than [`MISSED`] writes.
 const SHORT_LOG: [&str; 2] = ["--snapshot-count=100", "--snapshot-catchup-entries=100"];
-/// Writes that a member misses.
+/// The number of writes that a member misses.
 const MISSED: usize = 2000;
-/// Writes that are made at the same time.
+/// The number of writes in flight.
 const IN_FLIGHT: usize = 64;
-/// What a leader that sends a snapshot writes into its log.
+/// The log text of a leader that has sent a snapshot.
 const SENT_SNAPSHOT: &str = "sent database snapshot";
 
 each_cluster!(
@@ -56,7 +56,7 @@ fn a_follower_behind_a_compacted_log_gets_a_snapshot(engines: Engines) {
         cluster.member(leader).log().iter().any(|line| line.contains(SENT_SNAPSHOT)).then_some(())
     });
 
-    // What came as a snapshot is on disk.
+    // The state that came as a snapshot is on disk.
     cluster.kill(behind);
     cluster.restart(behind);
     cluster.agree();
@@ -88,7 +88,7 @@ fn an_emptied_disk_is_refused_until_the_member_is_added_again(engines: Engines) 
     load.stop().check(&cluster);
 }
 
-/// Its log lacks what it promised. It must not vote or go on, and it says why.
+/// The member's log lacks entries that it has acknowledged. It must not vote or go on, and it must log the reason.
 fn an_old_copy_of_a_disk_is_not_believed(engines: Engines) {
     let Some(mut cluster) = engines.start("old copy", 3, &[]) else { return };
     let load = Load::start(&cluster.addresses());
@@ -100,7 +100,7 @@ fn an_old_copy_of_a_disk_is_not_believed(engines: Engines) {
     copy(&data, &aside);
     cluster.restart(victim);
     load.progress(WRITES);
-    // It stands behind writes that its old disk does not have.
+    // Its acknowledgement counts for writes that the old copy of its disk does not have.
     let revision = cluster.revision(cluster.leader()).expect("a revision");
     cluster.eventually("it catches up", |cluster| (cluster.revision(victim).ok()? >= revision).then_some(()));
     cluster.kill(victim);
@@ -118,7 +118,7 @@ pub(super) fn copy(from: &Path, to: &Path) {
     assert!(status.is_ok_and(|status| status.success()), "{} can be copied", from.display());
 }
 
-/// A member that ends says why in a line of its log, not in a panic; etcd may.
+/// A member that ends must log the reason, and not panic. An etcd may panic.
 fn expect_no_panic(cluster: &Cluster, node: usize) {
     let member = cluster.member(node);
     if member.server().is_etcd() {

@@ -1,8 +1,8 @@
-//! A cluster is there, and every member serves every request.
+//! A cluster forms, and every member serves every request.
 
 use super::{Members, each_harness};
 
-/// Writes each followed by a read elsewhere.
+/// The number of writes, each followed by a read through another member.
 const ROUNDS: usize = 500;
 
 each_harness!(
@@ -23,7 +23,7 @@ fn five_form_a_cluster(members: Members) {
     form(members, 5);
 }
 
-/// All name the same members and leader, and the first write through each is read through all others.
+/// All members report the same members and leader, and the first write through each member is read through all of them.
 fn form(members: Members, count: usize) {
     let Some(cluster) = members.start("formation", count, &[]) else { return };
     let leader = cluster.id(cluster.leader());

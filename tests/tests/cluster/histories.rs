@@ -1,7 +1,8 @@
-//! The simulator's checkers on histories of real processes: linearizable, exact watches, reads of the past, all members equal.
+//! The simulator's checkers on histories of real processes: linearizability, exact watches, reads of old
+//! revisions, equal members.
 //!
-//! `HISTORIES` asks for more rounds, each with a new cluster and a seed of its own: from `SEED` on. What fails says where the history
-//! is written down; `SEED=n` alone repeats its requests and faults, though not their timing.
+//! The variable `HISTORIES` asks for more rounds. Each round has a new cluster and a seed of its own, from `SEED` on. A
+//! failed round prints the path of its history. `SEED=n` alone repeats its requests and faults, but not their timing.
 
 use std::time::{Duration, Instant};
 
@@ -17,19 +18,19 @@ use super::{Engines, each_cluster};
 
 const MEMBERS: usize = 3;
 const FIRST_SEED: u64 = 1;
-/// Answers between two faults.
+/// The number of answers between two faults.
 const ANSWERS: usize = 300;
-/// Milliseconds for which a member is stopped by SIGSTOP, or cut off: from a hiccup to several elections.
+/// How long a member is stopped by SIGSTOP, or cut off, in milliseconds: from a short stall to several elections.
 const PAUSE_MS: (i64, i64) = (200, 3000);
 const CUT_MS: (i64, i64) = (1000, 4000);
-/// Milliseconds for which a killed member is down.
+/// How long a killed member is down, in milliseconds.
 const DOWN_MS: (i64, i64) = (1, 1500);
-/// Members keep so few entries that one that was away is sent a snapshot.
+/// Members keep so few entries that a member that was down is sent a snapshot.
 const SHORT_LOG: [&str; 2] = ["--snapshot-count=20", "--snapshot-catchup-entries=20"];
 
 each_cluster!(what_clients_and_watchers_are_told_is_true);
 
-/// What happens to one member, the leader or any, or to all.
+/// A fault of one member (the leader or any), or of all.
 #[derive(Clone, Copy, Debug)]
 enum Fault {
     Kill,
@@ -37,12 +38,12 @@ enum Fault {
     Pause,
     /// In both directions.
     CutOff,
-    /// It hears nobody, or nobody hears it.
+    /// The member receives nothing, or its messages reach no other member.
     CutOneWay,
     MoveLeader,
 }
 
-/// Each of them once in a round, in an order of its own.
+/// Each fault occurs once in a round, in random order.
 const FAULTS: [Fault; 6] =
     [Fault::Kill, Fault::KillAll, Fault::Pause, Fault::CutOff, Fault::CutOneWay, Fault::MoveLeader];
 
@@ -79,7 +80,7 @@ fn round(cluster: &mut Cluster, seed: u64, name: &str) {
     println!("histories: {name}, {}; {recorded:?}, judged in {:?}", history.summary(), began.elapsed() - recorded);
 }
 
-/// Lets something happen to the cluster, and all be well again.
+/// Applies a fault to the cluster, and ends it.
 fn befall(cluster: &mut Cluster, fault: Fault, random: &mut Random) {
     let leader = cluster.leader();
     let victim = if random.one_in(2) { leader } else { random.below(MEMBERS) };
@@ -104,7 +105,7 @@ fn befall(cluster: &mut Cluster, fault: Fault, random: &mut Random) {
         Fault::MoveLeader => {
             let target_id = cluster.id((leader + 1 + random.below(MEMBERS - 1)) % MEMBERS);
             let request = MoveLeaderRequest { target_id };
-            // It may lead no more, or take too long: then nothing is moved.
+            // The node may no longer be the leader, or take too long. Then nothing is moved.
             let _: Result<MoveLeaderResponse, _> = cluster.call(leader, paths::MOVE_LEADER, request);
         }
     }
@@ -121,7 +122,7 @@ fn cut(network: &Network, victim: usize, hears: bool, speaks: bool) {
     }
 }
 
-/// kill -9 of some members, and their return.
+/// kill -9 of some members, and their restart.
 fn kill(cluster: &mut Cluster, nodes: &[usize], random: &mut Random) {
     nodes.iter().for_each(|node| cluster.kill(*node));
     last(random, DOWN_MS);
@@ -129,7 +130,7 @@ fn kill(cluster: &mut Cluster, nodes: &[usize], random: &mut Random) {
     nodes.iter().for_each(|node| cluster.wait_until_ready(*node));
 }
 
-/// Lets a fault last for a time that is drawn.
+/// Lets a fault last for a random time.
 fn last(random: &mut Random, (least, most): (i64, i64)) {
     let end = Instant::now() + Duration::from_millis(random.between(least, most) as u64);
     while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
@@ -137,7 +138,7 @@ fn last(random: &mut Random, (least, most): (i64, i64)) {
     }
 }
 
-/// The number in an environment variable, else `default`.
+/// The number in an environment variable, otherwise `default`.
 fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{variable}={text}")))
 }

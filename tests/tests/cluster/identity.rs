@@ -1,4 +1,4 @@
-//! Who is no member is turned away, and says why.
+//! Processes that are not members are refused, and log the reason.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use metastore_tests::programs::{Engine, subject};
 use super::follower::copy;
 use super::{Engines, Members, each_harness};
 
-/// What is in the log of one side or the other, in small letters, when the ids of two clusters meet.
+/// The log texts of either side, in lower case, when two clusters with different ids meet.
 const MISMATCH: [&str; 2] = ["cluster id mismatch", "cluster-id-mismatch"];
 
-/// How long a second process of one member may run.
+/// How long a duplicate process of a member may run.
 const TWIN_PATIENCE: Duration = Duration::from_secs(15);
-/// Longer than a member takes to find another process at its peer URL, twice.
+/// Longer than a member takes to detect, twice, another process at its peer URL.
 const NAMESAKE_PATIENCE: Duration = Duration::from_secs(8);
 const WRITES: usize = 200;
 
@@ -56,7 +56,7 @@ fn who_was_not_added_does_not_join(members: Members) {
     cluster.agree();
 }
 
-/// The copy of a data directory is started beside the member that it was copied from.
+/// A copy of a data directory is started while the original member runs.
 #[test]
 fn a_second_process_of_one_member_ends() {
     let Some(mut cluster) = Engines::Mixed.start("twin", 3, &[]) else { return };
@@ -68,12 +68,12 @@ fn a_second_process_of_one_member_ends() {
     twin.launch().expect("a process");
     expect_twin_ends(&cluster, original, &mut twin);
     load.progress(WRITES);
-    // A leader that took what the twin said for the original's words would stop the original.
+    // A leader that took messages of the duplicate process for those of the original would stop the original.
     load.stop().check(&cluster);
     assert_eq!(cluster.voters().len(), 3);
 }
 
-/// The member did not answer when its second process began.
+/// The original member did not answer when its duplicate process started.
 #[test]
 fn a_second_process_of_a_paused_member_ends_once_that_goes_on() {
     let Some(mut cluster) = Engines::Mixed.start("paused twin", 3, &[]) else { return };
@@ -88,7 +88,8 @@ fn a_second_process_of_a_paused_member_ends_once_that_goes_on() {
     cluster.agree();
 }
 
-/// Two single members of equal name, peer URL and token have equal ids. The second one listens at the URL of both.
+/// Two single members with the same name, peer URL and token have the same ids. The second one
+/// listens at the URL of both.
 #[test]
 fn two_single_members_that_were_founded_alike_leave_each_other_alone() {
     let Some(server) = metastore_tests::programs::or_skip("namesakes", subject(Engine::Memory)) else { return };
@@ -108,13 +109,14 @@ fn two_single_members_that_were_founded_alike_leave_each_other_alone() {
     };
     assert_eq!(id(&members[0]), id(&members[1]), "etcd's ids follow from the settings");
     assert!(!members[0].has_ended(NAMESAKE_PATIENCE), "{:#?}", members[0].log());
-    // Nor does the first one mind at its next start.
+    // The first member also starts again without complaint.
     members[0].stop();
     members[0].restart();
     members.iter().for_each(|member| _ = id(member));
 }
 
-/// A process to be started on a copy of the data directory of a member, which is killed for that. It listens elsewhere.
+/// A duplicate process, not yet started, on a copy of a member's data directory. The member is killed for the copy. The
+/// duplicate listens on other ports.
 fn twin(cluster: &mut Cluster, original: usize) -> Option<Member> {
     let member = cluster.member(original);
     if member.server().is_etcd() {
@@ -125,7 +127,7 @@ fn twin(cluster: &mut Cluster, original: usize) -> Option<Member> {
     let flags = [
         format!("--heartbeat-interval={}", HEARTBEAT.as_millis()),
         format!("--election-timeout={}", ELECTION_TIMEOUT.as_millis()),
-        // What the cluster knows, so that the twin has nothing to tell it.
+        // The client URLs that the cluster already has, so that the duplicate does not need to publish its own.
         format!("--advertise-client-urls={}", member.client_url()),
     ];
     let twin = Member::with_identity(member.server(), identity, &flags.each_ref().map(String::as_str));

@@ -1,4 +1,4 @@
-//! Leaders that die, hang, step aside and come back.
+//! Leaders that are killed, hang, hand over and come back.
 
 use std::time::Duration;
 
@@ -7,18 +7,19 @@ use metastore_tests::load::Load;
 
 use super::{Engines, Members, each_cluster, each_harness};
 
-/// Kills in one test.
+/// The number of kills in one test.
 const KILLS: usize = 3;
 const MEASURED_KILLS: usize = 20;
-/// Acknowledged writes between two bad days.
+/// The number of acknowledged writes between two faults.
 const WRITES: usize = 200;
-/// No write may wait longer for a new leader, in election timeouts; and half of them no longer than this in tenths of one.
+/// How long a write may wait for a new leader, in election timeouts; and how long the median write may
+/// wait, in tenths of one.
 const LONGEST: u32 = 3;
 const MEDIAN_TENTHS: u32 = 18;
-/// What a machine under the load of other tests may add.
+/// The time that a machine busy with other tests may add.
 const MARGIN: Duration = Duration::from_millis(1500);
-/// Another member leads within this time when the leader was asked to stop, or to hand over: with [`RARE_ELECTIONS`] no
-/// election by timeout is as quick.
+/// After a leader was asked to stop, or to hand over, another member leads within this time. With [`RARE_ELECTIONS`] an
+/// election by timeout takes longer.
 const HANDOVER: Duration = Duration::from_millis(1500);
 
 each_cluster!(a_killed_leader_is_replaced_and_comes_back, a_paused_leader_serves_nothing_stale);
@@ -50,7 +51,7 @@ fn first_write_after_the_leader_is_killed() {
     }
 }
 
-/// Kills the leader again and again; the time to the next acknowledged write each time.
+/// Kills the leader `kills` times, and returns the times until the next acknowledged write.
 fn kill_leaders(cluster: &mut Cluster, load: &Load, kills: usize) -> Vec<Duration> {
     let mut took = Vec::new();
     for _ in 0..kills {
@@ -74,7 +75,7 @@ fn a_paused_leader_serves_nothing_stale(engines: Engines) {
     let new = cluster.leader();
     cluster.put(new, "key", "new").expect("a write");
     cluster.resume(old);
-    // It may answer with an error, or with the new state; the load asks it as well.
+    // The deposed leader may answer with an error, or with the new state. The load reads through it as well.
     if let Ok(read) = cluster.get(old, "key") {
         assert_eq!(read.as_deref(), Some("new"), "the deposed leader");
     }
@@ -99,7 +100,7 @@ fn leadership_moves_and_is_handed_over_at_a_stop(members: Members) {
     cluster.begin_stop(leader);
     let mut longest = Duration::ZERO;
     let mut ended = false;
-    // Once more after the end: whoever does not hand over leaves a gap behind.
+    // One write more after the end: a leader that does not hand over leaves a gap without writes.
     while !ended {
         ended = cluster.member_mut(leader).has_ended(Duration::ZERO);
         longest = longest.max(cluster.first_write());

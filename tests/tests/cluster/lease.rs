@@ -1,4 +1,4 @@
-//! Leases while leaders change: none ends early, none lives for ever.
+//! Leases while leaders change: no lease ends early, and none lives for ever.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use super::{Engines, Members, each_harness};
 const TTL: i64 = 3;
 const LEFT_ALONE: i64 = 101;
 const KEPT: i64 = 102;
-/// A new leader gives every lease its whole time again, and a little more; and it must be elected first.
+/// A new leader gives every lease its whole TTL again, and a little more; but first it must be elected.
 const LONGEST: Duration = Duration::from_secs(2 * TTL as u64 + 5);
 
 each_harness!(; mixed: a_lease_outlives_its_leader_but_not_its_time);
@@ -47,7 +47,7 @@ fn a_lease_outlives_its_leader_but_not_its_time(members: Members) {
     let ended = cluster.eventually("the lease that is left alone ends", |cluster| {
         let asked = survivors.iter().map(|node| keep_alive(cluster, *node, KEPT));
         let asked: Vec<_> = asked.collect();
-        // Without a leader nobody can say; but nobody may say that it is gone.
+        // Without a leader the answer is an error, but no member may answer that the lease is gone.
         assert!(asked.iter().flatten().all(|answer| answer.ttl == TTL), "{asked:?}");
         let read = cluster.get(survivors[0], &LEFT_ALONE.to_string()).ok()?;
         read.is_none().then(Instant::now)
@@ -62,7 +62,7 @@ fn a_lease_outlives_its_leader_but_not_its_time(members: Members) {
     cluster.agree();
 }
 
-/// By its own clock the lease is long over when it goes on.
+/// By its own clock the lease ended long before the paused leader resumes.
 #[test]
 fn a_leader_that_was_paused_ends_no_lease() {
     let Some(mut cluster) = Engines::Mixed.start("lease of a paused leader", 3, &[]) else { return };
@@ -82,7 +82,7 @@ fn a_leader_that_was_paused_ends_no_lease() {
     assert!(cluster.get(old, "kept").expect("a read").is_some(), "the lease that was kept alive");
 }
 
-/// More than one stream can renew in time if each renewal is proven by itself.
+/// More leases than one stream can renew in time if each renewal needs a proof of its own.
 #[test]
 fn a_client_keeps_thousands_of_leases_alive_through_a_follower() {
     const COUNT: i64 = 12_000;
@@ -117,7 +117,7 @@ fn a_client_keeps_thousands_of_leases_alive_through_a_follower() {
     }
 }
 
-/// Keeps the lease alive for so long.
+/// Keeps the lease alive for `time`.
 fn keep_for(cluster: &Cluster, node: usize, time: Duration) {
     let began = Instant::now();
     cluster.eventually("the lease is kept alive", |cluster| {

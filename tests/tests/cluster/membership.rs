@@ -1,4 +1,4 @@
-//! Clusters that change while they run.
+//! Clusters whose members change while they run.
 
 use metastore_proto::Message;
 use metastore_tests::cluster::Cluster;
@@ -10,9 +10,9 @@ use metastore_tests::programs::Engine;
 use super::{Engines, Members, each_harness};
 
 const WRITES: usize = 100;
-/// Members are added without the wait that etcd makes before it trusts new connections.
+/// Without this flag etcd waits until the connections to new members count as healthy.
 const AT_ONCE: [&str; 1] = ["--strict-reconfig-check=false"];
-/// What a removed member says before it ends.
+/// The log text of a removed member before it ends.
 const REMOVED: &str = "the member has been permanently removed from the cluster";
 
 each_harness!(
@@ -36,7 +36,7 @@ fn a_learner_is_added_promoted_and_removed(members: Members) {
         (cluster.get_serializable(learner, "key").ok()?.as_deref() == Some("value")).then_some(())
     });
     expect_refusals(&cluster, learner);
-    // What it learned, and that it is one, survives.
+    // Its data, and its role as a learner, survive.
     cluster.end(learner);
     cluster.join(learner);
     assert!(cluster.status(learner).expect("a status").is_learner);
@@ -55,7 +55,7 @@ fn a_learner_is_added_promoted_and_removed(members: Members) {
     load.stop().check(&cluster);
 }
 
-/// Its state may hold the removal, so that no entry of its log tells of it.
+/// The member's state may already include the removal, so that no log entry reports it again.
 fn a_removed_member_that_starts_again_says_why_it_ends(members: Members) {
     let Some(mut cluster) = members.start("removed starts again", 3, &AT_ONCE) else { return };
     let node = cluster.followers()[0];
@@ -63,7 +63,7 @@ fn a_removed_member_that_starts_again_says_why_it_ends(members: Members) {
     cluster.remove(node);
     for _ in 0..2 {
         cluster.launch(node);
-        // etcd ends with 0 or 1: its start and its end overtake each other.
+        // etcd ends with 0 or 1, because its start and its end race with each other.
         let etcd = cluster.member(node).server().is_etcd();
         let log = if etcd { cluster.wait_exit(node) } else { cluster.ends_in_success(node) };
         assert!(log.iter().any(|line| line.contains(REMOVED)), "{log:#?}");
@@ -72,7 +72,7 @@ fn a_removed_member_that_starts_again_says_why_it_ends(members: Members) {
     assert_eq!(cluster.get(other, "key").expect("a read"), Some("value".into()));
 }
 
-/// Changes that make no sense, and what etcd says to them.
+/// Invalid changes, and etcd's refusals of them.
 fn expect_refusals(cluster: &Cluster, learner: usize) {
     let other = "http://127.0.0.1:1".to_string();
     let add = |url: String, is_learner| AddRequest { peer_urls: vec![url], is_learner };
@@ -82,7 +82,7 @@ fn expect_refusals(cluster: &Cluster, learner: usize) {
     refused::<_, AddResponse>(cluster, paths::MEMBER_ADD, add(other, true), many);
     let bad = "etcdserver: given member URLs are invalid";
     refused::<_, AddResponse>(cluster, paths::MEMBER_ADD, add("nonsense".into(), false), bad);
-    // 0 is what a client sends that names no member.
+    // A client that names no member sends 0.
     for id in [0, 7] {
         let unknown = "etcdserver: member not found";
         refused::<_, MembersResponse>(cluster, paths::MEMBER_REMOVE, IdRequest { id }, unknown);
@@ -108,7 +108,7 @@ fn refused<Q: Message + 'static, R: Message + Default + 'static>(
     assert_eq!(answer.expect_err("nonsense is refused").message(), why, "{path}");
 }
 
-/// With the wait for healthy connections that is etcd's default.
+/// This test keeps the wait for healthy connections, as etcd does by default.
 fn a_member_is_replaced_and_another_moves_under_load(members: Members) {
     let Some(mut cluster) = members.start("replaced member", 3, &[]) else { return };
     let load = Load::start(&cluster.addresses());
@@ -122,7 +122,7 @@ fn a_member_is_replaced_and_another_moves_under_load(members: Members) {
     load.progress(WRITES);
     let moving = cluster.followers().into_iter().find(|node| *node != new).expect("another follows");
     cluster.move_peer_address(moving);
-    // The third is needed for a quorum now, at its new address.
+    // The third member is needed for a quorum now, at its new address.
     cluster.end(new);
     load.progress(WRITES);
     cluster.restart(new);
@@ -141,7 +141,7 @@ fn it_grows_from_one_to_five_and_shrinks_again(members: Members) {
         cluster.agree();
     }
     for left in (1..5).rev() {
-        // Leaders leave, too.
+        // Leaders are removed, too.
         let leaves = if left == 3 { cluster.leader() } else { cluster.followers()[0] };
         cluster.remove(leaves);
         cluster.first_write();
@@ -155,7 +155,7 @@ fn it_grows_from_one_to_five_and_shrinks_again(members: Members) {
     assert_eq!(cluster.get(last, "grown").expect("a read").as_deref(), Some("4"));
 }
 
-/// From a member on disk to one in memory.
+/// From a member on disk to a member in memory.
 fn a_learner_gets_all_history_by_snapshot(members: Members) {
     let on_disk = members.with(Engines::All(Engine::RocksDb));
     let Some(mut cluster) =

@@ -1,6 +1,6 @@
-//! Members that cannot hear each other, in one direction or in both, while clients reach them all.
+//! Members that are cut off from each other, in one or both directions, while clients reach them all.
 //!
-//! Storage engines do not know of it, so both stand in one cluster here.
+//! Storage engines are not involved, so both are in one cluster here.
 
 use metastore_tests::load::Load;
 
@@ -18,7 +18,7 @@ fn a_leader_cut_off_is_deposed() {
     cluster.network().isolate(old);
     let new = cluster.eventually("another leads", |cluster| Some(cluster.leader()).filter(|new| *new != old));
     cluster.put(new, "key", "new").expect("a write with two of three");
-    // The old one answers no linearizable read, but tells what it knows.
+    // The old leader answers no linearizable read, but still serves serializable ones.
     let refused = cluster.get(old, "key").expect_err("a read without a quorum");
     println!("partition: the old leader answers {refused:?}");
     assert_eq!(cluster.get_serializable(old, "key").expect("a local read").as_deref(), Some("old"));
@@ -64,7 +64,7 @@ fn a_follower_cut_off_does_not_disturb_the_leader() {
     load.progress(WRITES);
     cluster.network().heal();
     cluster.eventually("the follower is back", |cluster| cluster.get(follower, "load/0").ok());
-    // It asked before it stood for election (pre-vote), so nobody had to step down.
+    // With pre-vote it asked for votes before it started an election, so the leader did not have to step down.
     assert_eq!(cluster.status(cluster.leader()).expect("a status").raft_term, term);
     load.stop().check(&cluster);
 }

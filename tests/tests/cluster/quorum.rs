@@ -1,4 +1,4 @@
-//! Too few members are left: what needs the others ends in an error in time, and what does not goes on.
+//! Too few members are left: requests that need the others end in an error in time, and the rest still work.
 
 use std::time::{Duration, Instant};
 
@@ -13,11 +13,11 @@ use tonic::{Code, Status};
 
 use super::Engines;
 
-/// A request without a quorum ends within this time: etcd gives it 5 s, and two election timeouts; a read 7 s.
+/// A request without a quorum ends within this time: in etcd after 5 s and two election timeouts, a read after 7 s.
 const LIMIT: Duration = Duration::from_secs(9);
-/// "At once": well before the 7 s in which a request without a leader ends.
+/// The limit for an immediate answer: well below the 7 s after which a request without a leader ends.
 const AT_ONCE: Duration = Duration::from_secs(3);
-/// How requests end that found no quorum.
+/// The errors of requests that found no quorum.
 const ERRORS: [&str; 5] = [
     "context deadline exceeded",
     "etcdserver: request timed out",
@@ -61,8 +61,8 @@ fn without_a_quorum_requests_end_in_time() {
     cluster.agree();
 }
 
-/// What nobody proposes ends as if the client's own deadline had passed, so that etcd's client tries again; a read, which
-/// cannot do harm, as unavailable. etcd takes even the list of alarms through its log.
+/// A request that was not proposed ends as if the client's own deadline had passed, so that etcd's client retries it. A
+/// read, which is safe to repeat, ends as unavailable. etcd puts even the list of alarms through its log.
 #[test]
 fn without_a_leader_requests_end_as_in_etcd() {
     let Some(mut cluster) = Engines::Mixed.start("no leader", 3, &[]) else { return };
@@ -108,7 +108,7 @@ fn a_read_under_way_when_the_leader_changes_is_told_so() {
     cluster.agree();
 }
 
-/// How and when a write, or a linearizable read, ends.
+/// The error with which a write, or a linearizable read, ends, and the time until then.
 fn ends(address: &str, write: bool) -> (Status, Duration) {
     let began = Instant::now();
     let status = block_on(async {
@@ -118,7 +118,7 @@ fn ends(address: &str, write: bool) -> (Status, Duration) {
                 client.unary::<_, PutResponse>(paths::PUT, put_request("lost", "")).await.map(|_| ())
             } else {
                 let range = RangeRequest { key: "key".into(), ..RangeRequest::default() };
-                // One that was under way when the others went may still be answered.
+                // A read that was in flight when the others were lost may still be answered.
                 loop {
                     client.unary::<_, RangeResponse>(paths::RANGE, range.clone()).await?;
                 }
@@ -129,7 +129,7 @@ fn ends(address: &str, write: bool) -> (Status, Duration) {
     (status.expect_err("nothing is answered without a quorum"), began.elapsed())
 }
 
-/// A request that is only for a member with a leader.
+/// A request that only a member with a leader accepts.
 fn with_leader(cluster: &Cluster, node: usize, path: &'static str) -> Result<(), Status> {
     block_on(async {
         let client = Client::new(cluster.address(node));

@@ -1,5 +1,5 @@
-//! What an etcd writes into the log of a cluster that it shares with MetaStore, beside keys and leases: questions, alarms, users and
-//! roles, downgrades.
+//! Commands other than keys and leases that an etcd writes into the log of a cluster that it shares with MetaStore:
+//! queries, alarms, users and roles, downgrades.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use tonic::Code;
 
 use super::etcdctl::Etcdctl;
 
-/// The member that is an etcd; the others are MetaStore's, one of each engine.
+/// The node of the etcd. The others are MetaStore members, one with each engine.
 const ETCD: usize = 0;
-/// For a lease of two seconds, and an election of its leader.
+/// Long enough for a lease of two seconds, and the election of a leader.
 const EXPIRY: Duration = Duration::from_secs(30);
 
-/// Each is a command in the log of etcd, and changes nothing.
+/// Each query is a command in etcd's log, but changes nothing.
 const QUESTIONS: [&str; 8] = [
     "endpoint health",
     "endpoint status",
@@ -29,7 +29,7 @@ const QUESTIONS: [&str; 8] = [
     "get --prefix a",
 ];
 
-/// These are recorded by every member, in this order.
+/// Every member records these commands, in this order.
 const RECORDS: [&str; 21] = [
     "user add root:pw",
     "user add alice:pw",
@@ -54,7 +54,7 @@ const RECORDS: [&str; 21] = [
     "user delete robot",
 ];
 
-/// Regression: the first of these ended every MetaStore of the cluster, and each restart.
+/// Regression: the first of these commands ended every MetaStore member of the cluster, also after each restart.
 #[test]
 fn what_an_etcd_writes_into_the_log_beside_keys_is_recorded_alike_by_all() {
     let found = programs::etcd("newest").and_then(|etcd| {
@@ -87,7 +87,7 @@ fn what_an_etcd_writes_into_the_log_beside_keys_is_recorded_alike_by_all() {
     same_state(&cluster);
 }
 
-/// All that is stored hashes alike on all members.
+/// The hash of all stored data is the same on all members.
 fn same_state(cluster: &Cluster) {
     cluster.agree();
     let hash = |node| cluster.call::<_, HashResponse>(node, paths::HASH, HashRequest {}).map(|hash| hash.hash);
@@ -97,7 +97,7 @@ fn same_state(cluster: &Cluster) {
     });
 }
 
-/// An alarm that one member raises binds all, and any may take it back.
+/// An alarm that one member raises applies to all members, and any member may disarm it.
 fn alarms(cluster: &Cluster, etcdctl: &Etcdctl) {
     let alarm = |node, action: AlarmAction| {
         let request =
@@ -121,7 +121,7 @@ fn alarms(cluster: &Cluster, etcdctl: &Etcdctl) {
     }
 }
 
-/// As long as it is under way, a MetaStore that leads does not take the cluster's version back up.
+/// While a downgrade is in progress, a MetaStore leader does not raise the cluster's version again.
 fn downgrade(cluster: &Cluster, etcdctl: &Etcdctl) {
     cluster.move_leader(ETCD);
     etcdctl.run("downgrade enable 3.6");
@@ -135,7 +135,8 @@ fn downgrade(cluster: &Cluster, etcdctl: &Etcdctl) {
     cluster.eventually("all members show its end", |cluster| shown(cluster, false));
 }
 
-/// Who may do what is asked when a command is applied, so MetaStore must refuse what etcd refuses. It serves no client then.
+/// Permissions are checked when a command is applied, so MetaStore must refuse the commands that etcd refuses. While
+/// authentication is on, it serves no clients.
 fn users(cluster: &Cluster, etcdctl: &Etcdctl, is_etcd: bool) {
     for leader in [1, ETCD] {
         cluster.move_leader(leader);
@@ -146,7 +147,7 @@ fn users(cluster: &Cluster, etcdctl: &Etcdctl, is_etcd: bool) {
         for refused in [alice("put c 1"), alice("del a d"), alice("user add eve:pw"), "put a 2".into()] {
             assert!(etcdctl.try_run(&refused).1.is_some(), "{refused}");
         }
-        // A lease that nobody keeps alive ends, whoever may write its key.
+        // A lease that is not kept alive ends, regardless of the permissions on its key.
         let granted = etcdctl.run(&root("lease grant 2"));
         let lease = granted.split_whitespace().nth(1).expect("\"lease <id> granted ...\"");
         etcdctl.run(&root(&format!("put z 2 --lease={lease}")));

@@ -1,4 +1,4 @@
-//! A disk that hangs, and names that nobody resolves yet.
+//! A disk that hangs, and host names that do not resolve yet.
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -12,11 +12,11 @@ use metastore_tests::programs;
 use super::Engines;
 
 const WRITES: usize = 200;
-/// How long each sync of the leader takes from some moment on.
+/// From some moment on each sync of the leader takes this long.
 const HANG: &str = "inject=fdatasync,fsync:delay_enter=60000000";
-/// Another must lead within this time; a follower whose leader died needs less than half of it.
+/// Another member must lead within this time. If the leader had died, an election would need less than half of it.
 const HANDOVER: Duration = Duration::from_secs(5);
-/// How long a member may take to say something.
+/// How long a member may take to log the expected line.
 const PATIENCE: Duration = Duration::from_secs(40);
 /// Starts a program with a file of its own in place of /etc/hosts.
 const WITH_HOSTS: &str = r#"mount --bind "$1" /etc/hosts && shift && exec "$@""#;
@@ -37,7 +37,7 @@ fn a_leader_whose_disk_hangs_is_replaced() {
     println!("hanging disk: node {new} leads after {:?}", began.elapsed());
     load.progress(WRITES);
     end(hanging);
-    // The writes that hung are over with the process, at the latest.
+    // The process may still hang in its writes; the kill ends them at the latest.
     cluster.kill(old);
     cluster.restart(old);
     load.progress(WRITES);
@@ -51,7 +51,7 @@ fn hang(strace: PathBuf, pid: u32) -> Child {
     Command::new(strace).args(arguments).stdin(Stdio::null()).spawn().expect("strace runs")
 }
 
-/// Leaves the process alone again.
+/// Ends the delay.
 fn end(mut strace: Child) {
     signal(strace.id(), "KILL");
     strace.wait().expect("a child can be waited for");
@@ -72,7 +72,7 @@ fn names_that_do_not_resolve_yet_are_tried_again() {
         .iter()
         .enumerate()
         .map(|(node, server)| {
-            // Each knows its own name only.
+            // Each member can resolve only its own name.
             std::fs::write(hosts(node), format!("127.0.0.1 localhost {}\n", name(node))).expect("writable");
             let advertised = format!("--initial-advertise-peer-urls={}", url(node));
             let mut member = Member::with_identity(server, identities[node].clone(), &[&all, &advertised]);
@@ -91,7 +91,7 @@ fn names_that_do_not_resolve_yet_are_tried_again() {
         }
     }
     for node in 0..2 {
-        // In place: what is mounted is the file, not its name.
+        // In place, because the mount refers to the file itself, not to its name.
         std::fs::write(hosts(node), format!("127.0.0.1 localhost {} {}\n", name(0), name(1))).expect("writable");
     }
     for member in &mut members {

@@ -17,9 +17,9 @@ use super::{Members, each_harness};
 const WRITES: usize = 200;
 /// The key whose event ends the watch.
 const LAST: &str = "last";
-/// How long all events may take.
+/// How long the delivery of all events may take.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long a stream may be silent before it is asked again whether all is over.
+/// How long to wait for an answer before the end of the test is checked again.
 const LOOK: Duration = Duration::from_millis(200);
 
 each_harness!(; mixed: watchers_see_everything_across_a_change_of_leader);
@@ -45,13 +45,14 @@ fn watchers_see_everything_across_a_change_of_leader(members: Members) {
     }
 }
 
-/// All events up to the last one, and how many streams it took: a client goes on where it was when one ends.
+/// All events up to the last one, and the number of streams used. When a stream ends, the client
+/// resumes at the next revision.
 fn watch(address: String) -> JoinHandle<(Vec<Event>, usize)> {
     std::thread::spawn(move || {
         let (mut events, mut streams, deadline) = (Vec::new(), 0, Instant::now() + PATIENCE);
         while !is_over(&events) {
             assert!(Instant::now() < deadline, "only {} events from {address}", events.len());
-            // Nobody listens while the member is down.
+            // While the member is down, connections are refused.
             let ended = block_on(follow(&address, &mut events, deadline));
             streams += usize::from(ended.is_ok());
             if ended.is_err() {
@@ -66,7 +67,7 @@ fn is_over(events: &[Event]) -> bool {
     events.last().and_then(|event| event.kv.as_ref()).is_some_and(|kv| kv.key == LAST)
 }
 
-/// Reads one stream until it ends. The error is that it could not be opened.
+/// Reads one stream until it ends. An error means that it could not be opened.
 async fn follow(address: &str, events: &mut Vec<Event>, deadline: Instant) -> Result<(), Status> {
     let next = events.last().and_then(|event| event.kv.as_ref()).map_or(1, |kv| kv.mod_revision) + 1;
     let all = Bytes::from_static(b"\0");

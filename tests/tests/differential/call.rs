@@ -1,7 +1,7 @@
 //! One call, and one side that answers it.
 //!
-//! A call is written once and sent to both servers. The only thing that differs between the two requests is a lease id
-//! that a server chose itself: calls name it by a number of ours, and each side knows its own.
+//! A call is written once and sent to both servers. The two requests differ only in lease ids that a server chose
+//! itself. Calls name such a lease by a number of this test, and each side maps the number to its own id.
 
 use std::collections::BTreeMap;
 
@@ -11,8 +11,8 @@ use metastore_tests::lease::KeepAliveStream;
 use metastore_tests::paths;
 use tonic::{Code, Status};
 
-/// From here on, lease ids are ours for what the servers chose: `FIRST_CHOSEN + n` is the n-th. Such a lease is never
-/// attached to a key, because its true id would become part of the hash of the store.
+/// Lease ids from here on are numbers of this test for leases whose ids the servers chose: `FIRST_CHOSEN + n` is the
+/// n-th. Such a lease is never attached to a key, because its true id would become part of the hash of the store.
 pub const FIRST_CHOSEN: i64 = 1 << 40;
 
 #[derive(Clone, Debug)]
@@ -35,14 +35,14 @@ pub enum Call {
     Watch(WatchCall),
 }
 
-/// What may happen to the watch streams; `stream` is one of a few slots.
+/// The calls on watch streams; `stream` is the index of one of a few slots.
 #[derive(Clone, Debug)]
 pub enum WatchCall {
     Create {
         stream: usize,
         request: WatchCreateRequest,
     },
-    /// Cancels the n-th live watcher of the stream, counted round; an id that does not exist if there is none.
+    /// Cancels the n-th live watcher of the stream, modulo their number; an id that does not exist if there is none.
     Cancel {
         stream: usize,
         nth: usize,
@@ -79,7 +79,7 @@ pub struct Side {
     pub cluster_id: u64,
     pub member_id: u64,
     pub raft_term: u64,
-    /// Lease ids that this server chose, by the number that calls use.
+    /// The lease ids that this server chose, by the numbers that calls use.
     chosen: BTreeMap<i64, i64>,
     keep_alive: Option<KeepAliveStream>,
 }
@@ -94,7 +94,7 @@ impl Side {
         Ok(Side { client, cluster_id, member_id, raft_term, chosen: BTreeMap::new(), keep_alive: None })
     }
 
-    /// The answer as it came, or the error.
+    /// The answer of the server before normalisation, or the error.
     pub async fn execute(&mut self, call: &Call) -> Answer {
         let client = self.client.clone();
         let outcome = match call.clone() {
@@ -131,7 +131,7 @@ impl Side {
         }
     }
 
-    /// All renewals go over one stream, opened when it is first needed and again after an error.
+    /// All renewals go over one stream. It is opened when it is first needed, and again after an error.
     async fn renew(&mut self, id: i64) -> Result<LeaseKeepAliveResponse, Status> {
         if let Some(mut stream) = self.keep_alive.take() {
             let answer = stream.renew(id).await?;
@@ -143,7 +143,7 @@ impl Side {
         Ok(answer)
     }
 
-    /// Remembers that the lease which calls name `number` is `id` on this server.
+    /// Records that the lease with this number in calls has the id `id` on this server.
     pub fn learn_lease(&mut self, number: i64, id: i64) {
         self.chosen.insert(number, id);
     }
@@ -158,7 +158,7 @@ impl Side {
     }
 }
 
-/// A streamed range as one answer: keys in order, and header, count and more from the last message.
+/// A streamed range as one answer: the keys in order, and header, count and more from its messages.
 fn merge(messages: Vec<RangeStreamResponse>) -> Answer {
     let mut whole = RangeResponse::default();
     for part in messages.into_iter().filter_map(|message| message.range_response) {

@@ -1,11 +1,11 @@
-//! What a run has exercised: a table of cells, each of which must be hit often enough.
+//! The coverage of a run: a table of cells, each of which must be hit often enough.
 
 use std::collections::BTreeMap;
 
-/// A cell hit less often has not been tested.
+/// A cell with fewer hits counts as not tested.
 const ENOUGH: u64 = 20;
 
-/// Hits by (group, cell). Every cell that must be reached is there from the start, with 0.
+/// Hits by (group, cell). Every cell that must be reached is in the map from the start, with 0.
 #[derive(Clone, Debug)]
 pub struct Coverage(BTreeMap<(&'static str, String), u64>);
 
@@ -14,7 +14,8 @@ impl Coverage {
         Coverage(cells.into_iter().map(|cell| (cell, 0)).collect())
     }
 
-    /// Counts one hit. Panics if the cell is not in the table: a cell that is only sometimes there cannot be missed.
+    /// Counts one hit. Panics if the cell is not in the table: a cell that is created by its first hit could never
+    /// be reported as missing.
     pub fn hit(&mut self, group: &'static str, cell: impl Into<String>) {
         let cell = cell.into();
         match self.0.get_mut(&(group, cell.clone())) {
@@ -29,7 +30,7 @@ impl Coverage {
         }
     }
 
-    /// The cells below the bar.
+    /// The cells that were not hit often enough.
     pub fn missing(&self) -> Vec<String> {
         let low = self.0.iter().filter(|(_, hits)| **hits < ENOUGH);
         low.map(|((group, cell), hits)| format!("{group}: {cell} ({hits} of {ENOUGH})")).collect()

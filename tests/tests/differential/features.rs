@@ -1,4 +1,4 @@
-//! Which cells of the coverage table a call and its answer hit.
+//! The cells of the coverage table that a call and its answer hit.
 
 use metastore_proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use metastore_proto::etcdserverpb::request_op::Request;
@@ -111,7 +111,7 @@ const WATCHES: [&str; 20] = [
     "fragment received",
 ];
 const EVENTS: [&str; 5] = ["create", "update", "delete", "with prev_kv", "by lease expiry"];
-/// Beginnings of error messages.
+/// Prefixes of error messages.
 const ERRORS: [&str; 18] = [
     "etcdserver: key is not provided",
     "etcdserver: key not found",
@@ -133,7 +133,7 @@ const ERRORS: [&str; 18] = [
     "unknown service",
 ];
 
-/// The whole table, empty.
+/// All cells of the table.
 pub fn cells() -> Vec<(&'static str, String)> {
     let lists: [(&str, &[&str]); 11] = [
         ("call", &CALLS),
@@ -173,7 +173,7 @@ fn compare_name(target: i32, result: i32, holds: bool) -> String {
     format!("{} {} {holds}", target_name(target), result_name(result))
 }
 
-/// Whether the table has a cell for this answer: an error text that it lacks is a hole in the table.
+/// Whether the table has a cell for this answer. An error text without a cell is a gap in the table.
 pub fn is_listed(answer: &Answer) -> bool {
     match answer {
         Answer::Error(_, message) => ERRORS.iter().any(|start| message.starts_with(start)),
@@ -181,7 +181,7 @@ pub fn is_listed(answer: &Answer) -> bool {
     }
 }
 
-/// Counts what this call and its answer show. `seen` is the state before the call.
+/// Counts the cells that this call and its answer hit. `seen` is the state before the call.
 pub fn observe(call: &Call, answer: &Answer, seen: &Seen, coverage: &mut Coverage) {
     coverage.hit("call", call_name(call));
     if let Answer::Error(_, message) = answer {
@@ -284,7 +284,7 @@ fn put(request: &PutRequest, answer: &PutResponse, hit: &mut Hit) {
     hit("put", "empty value", request.value.is_empty() && !request.ignore_value);
 }
 
-/// The outcome of one compare shows only where it is alone.
+/// The outcome of a compare is visible only if it is the only one of its transaction.
 fn compares(request: &TxnRequest, answer: &TxnResponse, hit: &mut Hit) {
     let [compare] = &request.compare[..] else { return };
     let known = (0..5).contains(&compare.target) && (0..4).contains(&compare.result);
@@ -394,7 +394,7 @@ pub fn observe_events(events: &[Event], coverage: &mut Coverage) {
     }
 }
 
-/// Counts the deletes that came from the end of a lease.
+/// Counts the deletes that the end of a lease caused.
 pub fn observe_expiry(events: &[Event], coverage: &mut Coverage) {
     events.iter().for_each(|_| coverage.hit("event", "by lease expiry"));
 }

@@ -1,8 +1,8 @@
 //! Random calls, from a grammar in which three keys in four collide.
 //!
-//! The generator knows what the answers so far told (current and compacted revision, keys as last seen), so that it
-//! can aim: at the revision just compacted, at a compare that holds. It must not know anything that depends on time,
-//! or a seed would not give the same calls again.
+//! The generator uses the state that earlier answers showed (current and compacted revision, keys as last seen) for its
+//! aims: a read at the revision just compacted, a compare that holds. It must not use anything that depends on time, or
+//! a seed would not give the same calls again.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -14,23 +14,23 @@ use metastore_tests::random::Random;
 use super::call::{Call, FIRST_CHOSEN, WatchCall};
 use super::txns::Txns;
 
-/// The server flags that make limits cheap to reach.
+/// Server flags with low limits, so that calls reach them easily.
 pub const MAX_TXN_OPS: usize = 16;
 pub const MAX_REQUEST_BYTES: usize = 65_536;
-/// What a server receives at most: etcd adds half a MiB to the limit on requests.
+/// The largest message that a server receives: etcd adds half a MiB to the limit on requests.
 const MAX_MESSAGE_BYTES: usize = MAX_REQUEST_BYTES + 512 * 1024;
 /// An enum number that the protocol does not have.
 pub const NO_SUCH_ENUM: i32 = 7;
 pub const MAX_LEASE_TTL: i64 = 9_000_000_000;
-/// Watch streams that may be open at once.
+/// The number of watch streams that may be open at once.
 pub const WATCH_STREAMS: usize = 3;
-/// Leases that clients name; a number above was never granted.
+/// The number of lease ids that clients choose; higher ids below [`FIRST_CHOSEN`] are never granted.
 pub const CLIENT_LEASES: i64 = 6;
 
 const KEYS: [&[u8]; 12] =
     [b"a", b"a\0", b"aa", b"ab", b"a\xff", b"b", b"\0", b"\xff", b"\xff\xff", b"k/1", b"k/2", b"k/\x80"];
 const ENDS: [&[u8]; 9] = [b"\0", b"b", b"c", b"a\0", b"ab", b"\xff", b"\xff\xff", b"k0", b"a"];
-/// A method that its service does not have, and a service that does not exist.
+/// A method that does not exist in its service, and a service that does not exist.
 const UNKNOWN_PATHS: [&str; 2] = ["/etcdserverpb.KV/Nothing", "/no.Such/Method"];
 const VALUES: [&[u8]; 6] = [b"", b"1", b"2", b"value", b"\0\xff\xfe", b"{\"a\": 1}"];
 
@@ -80,25 +80,25 @@ const WEIGHTS: [(usize, Kind); 18] = [
     (3, Kind::WatchClose),
 ];
 
-/// What the answers so far told.
+/// The state of the servers, as the answers so far have shown it.
 #[derive(Clone, Debug)]
 pub struct Seen {
     pub current: i64,
     /// -1 before the first compaction.
     pub compacted: i64,
-    /// Keys as some answer last showed them; may be old.
+    /// Keys as the last answer with them showed them; they may be outdated.
     pub keys: BTreeMap<Bytes, KeyValue>,
-    /// How many leases the servers have chosen ids for.
+    /// The number of leases whose ids the servers have chosen.
     pub chosen_leases: i64,
 }
 
 pub struct Grammar {
     pub random: Random,
-    /// Calls that must come next, for the sake of one made before.
+    /// Calls that must follow an earlier call.
     next: VecDeque<Call>,
-    /// The reference is 3.5.1, which checks sort options nowhere and dies of an unknown target, and which takes a watch
-    /// from a negative revision for one from now on, and which loses the deletes of the compacted revision, so that a
-    /// watch from there lacks them: none of these is sent.
+    /// The reference is 3.5.1, and calls that it cannot answer properly are not sent. It does not check sort options,
+    /// and the process ends in a panic for one kind of them. It treats a watch from a negative revision like one from
+    /// now on. It loses the deletes of the compacted revision, so that a watch from there misses them.
     pub spare_old: bool,
 }
 
@@ -140,7 +140,7 @@ impl Grammar {
         }
     }
 
-    /// The end of a range that begins at `key`: mostly sensible, sometimes before it.
+    /// The end of a range that begins at `key`: usually after it, sometimes before it.
     pub fn range_end(&mut self, key: &[u8]) -> Bytes {
         match self.random.below(12) {
             0..4 => Bytes::new(),
@@ -158,7 +158,8 @@ impl Grammar {
         }
     }
 
-    /// A revision of every kind: none, the current, a past one, compacted ones and the border, future ones, negative.
+    /// A revision of any kind: none, the current one, a past one, compacted ones and the compacted revision itself,
+    /// future and negative ones.
     pub fn revision(&mut self, seen: &Seen) -> i64 {
         match self.random.below(16) {
             0..5 => 0,
@@ -201,7 +202,7 @@ impl Grammar {
         request
     }
 
-    /// One key, a whole range, or something between.
+    /// One key, all keys, or a range of keys.
     fn keys_to_read(&mut self) -> (Bytes, Bytes) {
         let key = self.key();
         match self.random.below(4) {
@@ -229,9 +230,9 @@ impl Grammar {
         }
     }
 
-    /// Like a range, but half of them without what a stream refuses. A target without an order comes with a limit that
-    /// etcd's first message reaches: etcd 3.7.3 sorts each message by itself, with one key of the next, and so leaves
-    /// keys out of longer answers and sends others twice.
+    /// Like a range, but half of them without the options that a stream refuses. A target without an order gets a limit
+    /// that etcd's first message reaches: etcd 3.7.3 sorts each message separately, together with one key of the next.
+    /// Its longer answers therefore lack some keys and have others twice.
     fn range_stream(&mut self, seen: &Seen) -> RangeRequest {
         let mut request = self.range(seen);
         if request.sort_order == 0 && request.sort_target != 0 {
@@ -245,7 +246,7 @@ impl Grammar {
         request
     }
 
-    /// A put outside a transaction: it may also be too large.
+    /// A put outside a transaction, which may also be too large.
     fn lone_put(&mut self) -> PutRequest {
         let mut request = self.put();
         match self.random.below(120) {
@@ -278,7 +279,7 @@ impl Grammar {
 
     pub fn delete(&mut self) -> DeleteRangeRequest {
         let key = self.key();
-        // Mostly one key: a store that is always empty tests nothing.
+        // Mostly one key, because an empty store would test nothing.
         let range_end = if self.random.one_in(4) { self.range_end(&key) } else { Bytes::new() };
         DeleteRangeRequest { key, range_end, prev_kv: self.random.one_in(2) }
     }
@@ -295,7 +296,7 @@ impl Grammar {
         CompactionRequest { revision, physical: self.random.one_in(3) }
     }
 
-    /// A lease that clients named, one that a server chose, or none that exists. 0 is among them.
+    /// A lease id that clients or a server chose, or one that does not exist, 0 among them.
     fn lease(&mut self, seen: &Seen) -> i64 {
         match self.random.below(8) {
             0 | 1 if seen.chosen_leases > 0 => FIRST_CHOSEN + self.random.between(0, seen.chosen_leases - 1),
@@ -314,7 +315,8 @@ impl Grammar {
             0 => self.random.any(&[MAX_LEASE_TTL + 1, i64::MAX]),
             1 => MAX_LEASE_TTL,
             2 => {
-                // Raised to the shortest TTL, about 2 s. Revoked before it can expire at a time of the server's own.
+                // The TTL is raised to the shortest one, about 2 s. The revoke comes before the lease can expire at a
+                // time that each server chooses.
                 let id = 90;
                 self.next.push_back(Call::Revoke(LeaseRevokeRequest { id }));
                 return Call::Grant(LeaseGrantRequest { id, ttl: self.random.between(-1, 1) });

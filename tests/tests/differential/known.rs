@@ -1,7 +1,7 @@
-//! Where etcd 3.5.1 answers otherwise than the etcd that MetaStore follows. Used only when 3.5.1 is the reference.
+//! The known differences between etcd 3.5.1 and the etcd that MetaStore follows. Used only when 3.5.1 is the reference.
 //!
-//! Each entry recognises one difference, exactly, and makes the two answers equal in that respect. A run in which an
-//! entry excuses nothing fails: either the entry is wrong, or nothing tests it.
+//! Each entry recognises exactly one difference, and makes the two answers equal in that respect. A run in which an
+//! entry excuses nothing fails: either the entry is wrong, or no call tests it.
 
 use metastore_proto::etcdserverpb::range_request::SortOrder;
 use metastore_proto::etcdserverpb::request_op::Request;
@@ -44,7 +44,7 @@ fn keys_only_leases(call: &Call, subject: &mut Answer, reference: &mut Answer) -
     }
 }
 
-/// In each nested range as well.
+/// Also in each nested range.
 fn forget_in(request: &TxnRequest, subject: &mut TxnResponse, reference: &mut TxnResponse) -> bool {
     let taken = if subject.succeeded { &request.success } else { &request.failure };
     let mut found = false;
@@ -109,7 +109,7 @@ fn no_hash_revision(_: &Call, subject: &mut Answer, reference: &mut Answer) -> b
     found
 }
 
-/// Excuses what is known, in one pair of answers; `hits` counts per entry.
+/// Excuses the known differences of one pair of answers; `hits` counts per entry.
 pub fn excuse(call: &Call, subject: &mut Answer, reference: &mut Answer, hits: &mut [u64]) {
     for (known, hits) in KNOWN.iter().zip(hits) {
         if subject != reference && (known.excuse)(call, subject, reference) {

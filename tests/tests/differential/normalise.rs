@@ -1,11 +1,11 @@
-//! What two right servers may answer differently, removed from their answers, and nothing else.
+//! Removes from answers the differences that are allowed between two correct servers, and nothing else.
 //!
-//! - cluster id, member id and raft term: each server's own, replaced by 1. Zeros stay zeros, because the headers
+//! - cluster id, member id and raft term: each server has its own; replaced by 1. Zeros stay zeros, because the headers
 //!   inside a transaction must be empty.
-//! - lease ids that the server chose, replaced by the number that calls use.
-//! - remaining TTLs: time passes between two answers. One that is at most two minutes short of what was granted
-//!   becomes what was granted.
-//! - the order of keys of a lease, and of leases: unspecified in etcd (a map, a heap on clocks); sorted.
+//! - lease ids that the server chose: replaced by the numbers that calls use.
+//! - remaining TTLs: time passes between two answers. A TTL that is at most two minutes below the granted one
+//!   becomes the granted one.
+//! - the order of the keys of a lease, and of leases: etcd does not define it (a map, a heap ordered by time); sorted.
 //! - the order of equal elements in a sorted range: etcd's sort is not stable; see [`settle_ties`].
 
 use std::cmp::Ordering;
@@ -19,7 +19,7 @@ use metastore_sim::model::range;
 
 use super::call::{Answer, Call, FIRST_CHOSEN, Side};
 
-/// By how many seconds a remaining TTL may be short of the granted one: longer than any run.
+/// The number of seconds by which a remaining TTL may be below the granted one: longer than any run.
 const TTL_SLACK: i64 = 120;
 
 pub fn normalise(call: &Call, answer: &mut Answer, side: &Side) {
@@ -97,7 +97,7 @@ fn normalise_ttl(answer: &mut LeaseTimeToLiveResponse, side: &Side) {
     }
 }
 
-/// Sizes, indexes and versions are a server's own affair; that it leads itself and sees no error is not.
+/// Sizes, indexes and versions differ between servers. Leadership and reported errors are compared.
 fn normalise_status(answer: &mut StatusResponse, side: &Side) {
     *answer = StatusResponse {
         header: answer.header,
@@ -108,9 +108,10 @@ fn normalise_status(answer: &mut StatusResponse, side: &Side) {
     };
 }
 
-/// Puts equal elements of a sorted range in key order. etcd sorts with an unstable algorithm, so among equal elements
-/// any order is right, and where a limit cuts through a run of equals, any of them may be there: of the last run of a
-/// cut answer only the sorted element stays. Values that `keys_only` removed cannot be told apart: all are one run.
+/// Puts equal elements of a sorted range in key order. etcd's sort is not stable, so any order of equal elements is
+/// right. If a limit cuts through a run of equal elements, any of them may be in the answer. Therefore the last run of
+/// a cut answer keeps only the fields by which it was sorted. Values that `keys_only` removed cannot be distinguished:
+/// all of them form one run.
 fn settle_ties(request: &RangeRequest, answer: &mut RangeResponse) {
     let Ok(target) = SortTarget::try_from(request.sort_target) else { return };
     if target == SortTarget::Key || SortOrder::try_from(request.sort_order).is_err() {

@@ -1,4 +1,4 @@
-//! Random transactions: nested to depth three, with every compare, and every way to be refused.
+//! Random transactions: up to three levels deep, with every compare, and every reason for a refusal.
 
 use bytes::Bytes;
 use metastore_proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
@@ -8,15 +8,15 @@ use metastore_proto::etcdserverpb::*;
 use super::grammar::{Grammar, MAX_TXN_OPS, NO_SUCH_ENUM, Seen};
 
 const MAX_DEPTH: usize = 3;
-/// How often a put looks for a key that its branch does not write yet, before it risks a refusal.
+/// How often a put draws another key if its branch already writes that key. After that it risks a refusal.
 const KEY_TRIES: usize = 6;
 
 pub struct Txns<'a> {
     pub grammar: &'a mut Grammar,
     pub seen: &'a Seen,
-    /// The transaction has a delete of all keys from one on. etcd's check for keys written twice does not see that it
-    /// overlaps with anything, and etcd 3.7.3 panics if a later put of the same transaction wants to keep the value or
-    /// the lease of a key that this delete has removed. Such a put is not sent.
+    /// The transaction has a delete without an end key. etcd's check for keys that are written twice does not see
+    /// its overlaps, and etcd 3.7.3 can panic when it applies such a transaction. Later puts of the transaction
+    /// therefore use no options.
     deletes_to_the_end: bool,
 }
 
@@ -34,7 +34,7 @@ impl<'a> Txns<'a> {
         let compares = self.grammar.random.any(&[0, 1, 1, 1, 1, 1, 1, 2, 3]);
         let compare = (0..compares).map(|_| self.compare()).collect();
         let mut request = TxnRequest { compare, ..TxnRequest::default() };
-        // The branches of a nested transaction may write the same key, as only one of them runs.
+        // The two branches of a transaction may write the same key, because only one of them runs.
         let mut other = written.clone();
         request.success = self.branch(depth, written);
         request.failure = self.branch(depth, &mut other);
@@ -74,7 +74,7 @@ impl<'a> Txns<'a> {
         }
     }
 
-    /// Mostly without what would refuse the whole transaction, or few would ever run.
+    /// Mostly without options for which the whole transaction would be refused; otherwise few would run.
     fn range(&mut self) -> RangeRequest {
         let mut request = self.grammar.range(self.seen);
         if !self.grammar.random.one_in(8) || self.grammar.spare_old {
@@ -115,13 +115,14 @@ impl<'a> Txns<'a> {
         let mut compare = Compare { key: self.grammar.key(), ..Compare::default() };
         let random = &mut self.grammar.random;
         compare.result = random.between(0, 3) as i32;
-        // Values and leases hold less often than the others: keys are absent, leases few.
+        // Compares of values and leases hold less often than the others, because many keys are absent and leases are
+        // few. They are drawn twice as often.
         let target = random.any(&[0, 1, 2, 3, 3, 4, 4]);
         compare.target = target;
         match random.below(60) {
             0 => compare.result = NO_SUCH_ENUM,
             1 => compare.target = NO_SUCH_ENUM,
-            2 => compare.target = random.between(0, 4) as i32, // the operand below is of another target
+            2 => compare.target = random.between(0, 4) as i32, // the operand below belongs to another target
             _ => {}
         }
         if random.one_in(6) {
@@ -133,7 +134,7 @@ impl<'a> Txns<'a> {
         compare
     }
 
-    /// What the key was last seen to have, exactly or one beside; or anything.
+    /// The value of the key as last seen, exactly or off by one; or any value.
     fn operand(&mut self, target: i32, key: &Bytes) -> TargetUnion {
         let seen = self.seen.keys.get(key).cloned().unwrap_or_default();
         let random = &mut self.grammar.random;
@@ -147,7 +148,8 @@ impl<'a> Txns<'a> {
             Ok(CompareTarget::Mod) => TargetUnion::ModRevision(number(seen.mod_revision)),
             Ok(CompareTarget::Lease) => TargetUnion::Lease(number(seen.lease)),
             Ok(CompareTarget::Value) if aimed && offset == 0 => TargetUnion::Value(seen.value),
-            // Above all values, or below all but one: many keys are absent, and then no compare of values holds.
+            // Above all values, or below all but the empty one. Many keys are absent, and no compare of
+            // values holds for those.
             Ok(CompareTarget::Value) if offset != 0 => {
                 TargetUnion::Value(Bytes::from_static(random.any(&[b"", b"\xff"])))
             }

@@ -1,13 +1,13 @@
-//! Watchers on both servers, and what they must have received.
+//! Watchers on both servers, and the check of the events that they received.
 //!
-//! How events are cut into answers depends on time, so answers are not compared one by one. At a *sync point* each
-//! watcher must have received exactly the events that its range, its start and its filters select from the history of
-//! the store, in order, and both servers the same. The history comes from one more watcher on each server, which sees
-//! everything from the first revision on; it is complete when it has shown the current revision, because every
-//! revision has at least one event and is never split.
+//! The way in which events are cut into answers depends on time, so answers are not compared one by one. At a *sync
+//! point* each watcher must have received exactly the events that its range, its start and its filters select from the
+//! history of the store. They must be in order, and the same from both servers. The history comes from one more watcher
+//! on each server, which sees all events from the first revision on. It is complete when it has shown the current
+//! revision, because every revision has at least one event and is never split.
 //!
-//! Sync points stand before whatever would make the outcome depend on time: before a cancel, before a compaction, at
-//! a progress request, and at the end.
+//! There is a sync point before each call whose outcome would otherwise depend on time: before a cancel, before a
+//! compaction, at a progress request, and at the end.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -23,11 +23,11 @@ use tokio::time::Instant;
 use super::call::{Answer, Side, WatchCall};
 use super::grammar::WATCH_STREAMS;
 
-/// How long a server may take to send what it owes. etcd catches up every 100 ms.
+/// How long a server may take to send the events due. etcd's watchers catch up every 100 ms.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// A progress request is dropped while a watcher catches up; then the client asks again.
+/// A server drops a progress request while a watcher catches up; then the client repeats it.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
-/// Watchers per stream; one more, and the oldest is cancelled.
+/// The number of watchers per stream. Before one more is created, the oldest is cancelled.
 const MAX_WATCHERS: usize = 8;
 /// A watch id that no server gives out in these tests.
 const NO_SUCH_WATCHER: i64 = 999;
@@ -43,9 +43,9 @@ pub struct Watches {
     history: Vec<Event>,
     /// False for etcd before 3.5.13, which answers a progress request before the watchers have caught up.
     progress_waits: bool,
-    /// Answers with `fragment` set that the subject sent.
+    /// The number of answers with `fragment` set that the subject sent.
     pub fragments: u64,
-    /// All events up to the last sync point, since somebody last took them.
+    /// All events up to the last sync point that the caller has not taken yet.
     pub news: Vec<Event>,
 }
 
@@ -59,20 +59,20 @@ struct Watcher {
     request: WatchCreateRequest,
     /// The first revision of which nothing has been received yet.
     from: i64,
-    /// Begins in the future: such a watcher keeps progress requests unanswered.
+    /// The start revision. While it lies in the future, the watcher keeps progress requests unanswered.
     until: i64,
-    /// It is known to have caught up: a compaction cannot cancel it any more.
+    /// The watcher is known to have caught up: a compaction cannot cancel it any more.
     caught_up: bool,
 }
 
-/// What one stream of one server has sent and nobody has looked at yet.
+/// Answers of one stream of one server that have not been checked yet.
 struct Inbox {
     stream: WatchStream,
     control: VecDeque<WatchResponse>,
     progress: Vec<WatchResponse>,
     events: BTreeMap<i64, Vec<Event>>,
     fragments: u64,
-    /// The newest revision that a history stream has shown at a sync point.
+    /// The newest revision that a history stream had shown at a sync point.
     reached: i64,
 }
 
@@ -83,7 +83,7 @@ impl Inbox {
         Ok(Inbox { stream, control, progress, events: BTreeMap::new(), fragments: 0, reached: 1 })
     }
 
-    /// Takes in one more answer; false if none came in time.
+    /// Receives one more answer; false if none came in time.
     async fn receive(&mut self, patience: Duration) -> Result<bool, String> {
         let Some(answer) = self.stream.next(patience).await.map_err(|status| status.to_string())? else {
             return Ok(false);
@@ -115,7 +115,7 @@ impl Inbox {
         Ok(self.control.pop_front().expect("the queue is not empty"))
     }
 
-    /// The events of watcher `id`, once there are `count`; all that came if fewer come in time.
+    /// The events of watcher `id`, once there are `count`; all received ones if fewer come in time.
     async fn take_events(&mut self, id: i64, count: usize) -> Result<Vec<Event>, String> {
         let deadline = Instant::now() + PATIENCE;
         while self.events.get(&id).map_or(0, Vec::len) < count {
@@ -127,7 +127,7 @@ impl Inbox {
         Ok(self.events.remove(&id).unwrap_or_default())
     }
 
-    /// Asks for progress until it is answered for revision `current`.
+    /// Requests progress until the answer has revision `current`.
     async fn wait_for_progress(&mut self, current: i64) -> Result<WatchResponse, String> {
         let deadline = Instant::now() + PATIENCE;
         self.progress.clear();
@@ -165,7 +165,7 @@ fn contains(request: &WatchCreateRequest, key: &Bytes) -> bool {
     }
 }
 
-/// Awaits the same thing of both servers at once, and says which one failed.
+/// Awaits the same future for both servers at once. An error names the server that failed.
 macro_rules! both {
     ($sides:expr, |$side:ident| $future:expr) => {{
         let [subject, reference] = $sides;
@@ -196,7 +196,7 @@ impl Watches {
         Ok(Watches { slots, history_streams, history, progress_waits, fragments: 0, news })
     }
 
-    /// Does what the call says; the answers are yet to be normalised and compared.
+    /// Executes the call. The caller has yet to normalise and compare the answers.
     pub async fn execute(
         &mut self,
         call: &WatchCall,
@@ -245,8 +245,9 @@ impl Watches {
         if start > 0 && start < compacted {
             let canceled = both!(&mut slot.inboxes, |inbox| inbox.next_control().await)?;
             pairs.push(canceled.map(Answer::Watch));
-            // etcd keeps the id of a watcher that a compaction ended taken, and counts it among those that must catch up
-            // before progress is told. A server that forgets it is not wrong, so this stream is of no use any more.
+            // After a compaction has cancelled a watcher, etcd keeps its id reserved, and counts the watcher among
+            // those that must catch up before progress is reported. A server that forgets the watcher is not wrong, so
+            // this stream cannot be compared any more.
             self.sync(current).await?;
             self.slots[stream] = None;
             return Ok(pairs);
@@ -277,7 +278,7 @@ impl Watches {
     async fn progress(&mut self, stream: usize, current: i64) -> Result<Vec<Pair>, String> {
         self.sync(current).await?;
         let Some(slot) = &mut self.slots[stream] else { return Ok(Vec::new()) };
-        // Without watchers, or with one that begins in the future, a request stays unanswered.
+        // If there are no watchers, or one starts at a future revision, the request stays unanswered.
         let ahead = slot.watchers.iter().any(|watcher| watcher.until > current);
         if slot.watchers.is_empty() || ahead {
             slot.inboxes.iter().for_each(|inbox| inbox.stream.request_progress());
@@ -290,7 +291,7 @@ impl Watches {
         Ok(vec![answers.map(Answer::Watch)])
     }
 
-    /// Makes a compaction safe: all watchers are in step, and those of which that cannot be known are cancelled.
+    /// Makes a compaction safe: all watchers receive their events, and those not known to have caught up are cancelled.
     pub async fn before_compaction(&mut self, current: i64) -> Result<Vec<Pair>, String> {
         self.sync(current).await?;
         let mut pairs = Vec::new();
@@ -303,12 +304,12 @@ impl Watches {
         Ok(pairs)
     }
 
-    /// Forgets history that no watcher can ask for any more.
+    /// Drops history that no watcher can read any more.
     pub fn forget_below(&mut self, compacted: i64) {
         self.history.retain(|event| revision(event) >= compacted);
     }
 
-    /// A sync point: reads until every watcher has what it must have.
+    /// A sync point: reads until every watcher has received its events.
     pub async fn sync(&mut self, current: i64) -> Result<(), String> {
         let news = both!(&mut self.history_streams, |inbox| history_until(inbox, current).await)?;
         let [subject, reference] = news;
@@ -332,7 +333,7 @@ fn revision(event: &Event) -> i64 {
     event.kv.as_ref().map_or(0, |kv| kv.mod_revision)
 }
 
-/// What is new in the history, up to revision `current` or the deadline.
+/// The new events of the history, up to revision `current` or the deadline.
 async fn history_until(inbox: &mut Inbox, current: i64) -> Result<Vec<Event>, String> {
     let mut news = Vec::new();
     let deadline = Instant::now() + PATIENCE;
@@ -350,7 +351,7 @@ async fn history_until(inbox: &mut Inbox, current: i64) -> Result<Vec<Event>, St
     Ok(news)
 }
 
-/// Where two lists of events part.
+/// The first event in which two lists differ.
 fn first_difference(subject: &[Event], reference: &[Event]) -> String {
     let at = subject.iter().zip(reference).take_while(|(a, b)| a == b).count();
     let before = at.checked_sub(1).map(|before| &reference[before]);

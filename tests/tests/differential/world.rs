@@ -17,14 +17,14 @@ use super::known::{self, KNOWN};
 use super::normalise::{header, normalise};
 use super::watching::{Pair, Watches};
 
-/// Calls that a report of a difference shows before it.
+/// The number of calls that a report shows before a difference.
 const REMEMBERED: usize = 20;
-/// How long a call may take. Both servers are idle but for it.
+/// How long a call may take. Both servers are idle except for it.
 const CALL_PATIENCE: Duration = Duration::from_secs(20);
-/// Characters of one call or answer that a report shows.
+/// The number of characters of one call or answer that a report shows.
 const SHOWN: usize = 3000;
 
-/// What a run needs to know.
+/// The parameters of a run.
 #[derive(Clone)]
 pub struct Plan {
     pub seed: u64,
@@ -44,10 +44,10 @@ pub struct World {
     pub known_hits: Vec<u64>,
 }
 
-/// Runs a plan on two fresh servers. The error says what differed, and how to see it again.
+/// Runs a plan on two fresh servers. The error describes the difference, and how to reproduce it.
 pub fn run(subject: &Server, reference: &Server, plan: Plan) -> Result<(Coverage, Vec<u64>), String> {
     let [max_ops, max_bytes] = [MAX_TXN_OPS, MAX_REQUEST_BYTES].map(|limit| limit.to_string());
-    // Durability is not what is compared here.
+    // This test does not compare durability.
     let flags = ["--unsafe-no-fsync", "--max-txn-ops", &max_ops, "--max-request-bytes", &max_bytes];
     let (subject, reference) = std::thread::scope(|scope| {
         let subject = scope.spawn(|| Member::start(subject, &flags));
@@ -83,7 +83,7 @@ impl World {
         self.finish().await
     }
 
-    /// One call to both, compared, and what it teaches.
+    /// Makes one call to both servers, compares the answers, and learns from them.
     pub async fn make(&mut self, call: Call) -> Result<Answer, String> {
         self.step += 1;
         self.remember(format!("{call:?}"));
@@ -118,7 +118,7 @@ impl World {
         Ok(answer)
     }
 
-    /// The answers of both servers, as they came.
+    /// The answers of both servers before normalisation.
     async fn ask(&mut self, call: &Call) -> Result<(Answer, Answer), String> {
         let [subject, reference] = &mut self.sides;
         let both = async { tokio::join!(subject.execute(call), reference.execute(call)) };
@@ -126,9 +126,9 @@ impl World {
         answers.map_err(|_| format!("no answer within {CALL_PATIENCE:?} to {}", cut(&format!("{call:?}"))))
     }
 
-    /// When a compaction in the background is done, etcd answers HashKV at its revision with the hash that it computed
-    /// on the way, over what was there before, until ten more compactions are done. That depends on time and is of use
-    /// only to etcd's own corruption check, so such an answer is not compared.
+    /// After a background compaction etcd answers HashKV at the compacted revision with the hash that it computed
+    /// during the compaction, over the older contents. It does so until ten more compactions are done. Such an answer
+    /// depends on time, and serves only etcd's own corruption check, so it is not compared.
     fn is_remembered(&self, call: &Call, answer: &Answer) -> bool {
         match (call, answer) {
             (Call::HashKv(request), Answer::HashKv(answer)) => {
@@ -148,7 +148,7 @@ impl World {
         Ok(last)
     }
 
-    /// The answer of both; an error if they differ.
+    /// The answer of both servers; an error if they differ.
     fn compare(&mut self, call: &Call, pair: Pair) -> Result<Answer, String> {
         let [mut subject, mut reference] = pair;
         normalise(call, &mut subject, &self.sides[0]);
@@ -195,12 +195,12 @@ impl World {
     }
 
     fn learn_keys(&mut self, kvs: impl IntoIterator<Item = KeyValue>) {
-        // Where an unstable sort left only the sorted element, there is no key.
+        // Where the normalisation of an unstable sort left only the sorted field, there is no key.
         let whole = kvs.into_iter().filter(|kv| !kv.key.is_empty());
         self.seen.keys.extend(whole.map(|kv| (kv.key.clone(), kv)));
     }
 
-    /// What a random run cannot reach in its time, and the comparison of everything at the end.
+    /// Cases that a random run does not reach in its time, and the comparison of the whole store at the end.
     async fn finish(&mut self) -> Result<(), String> {
         self.expire_lease().await?;
         self.fragments().await?;
@@ -209,12 +209,12 @@ impl World {
         let everything = Bytes::from_static(b"\0");
         let range = RangeRequest { key: everything.clone(), range_end: everything, ..RangeRequest::default() };
         self.make(Call::Range(range)).await?;
-        // Not revision 0: after a compaction at 0 etcd answers that with the hash of nothing.
+        // Not at revision 0: after a compaction at 0 etcd answers that with the hash of nothing.
         self.make(Call::HashKv(HashKvRequest { revision: self.seen.current })).await?;
         if self.plan.old_reference { Ok(()) } else { self.remembered_hash().await }
     }
 
-    /// A compaction that is through leaves the hash of what was there before it, for its revision.
+    /// A finished compaction leaves the hash of the earlier contents, for its revision.
     async fn remembered_hash(&mut self) -> Result<(), String> {
         for key in [&b"first"[..], b"second"] {
             let key = Bytes::from_static(key);
@@ -228,7 +228,7 @@ impl World {
         self.compare(&call, [subject, reference]).map(drop)
     }
 
-    /// A lease that nobody renews takes its keys with it, in one revision, with events.
+    /// A lease that is not renewed deletes its keys when it ends, in one revision, with events.
     async fn expire_lease(&mut self) -> Result<(), String> {
         const LEASE: i64 = 70;
         const KEYS: usize = 8;
@@ -246,7 +246,7 @@ impl World {
         self.make(Call::TimeToLive(LeaseTimeToLiveRequest { id: LEASE, keys: true })).await.map(drop)
     }
 
-    /// A history too large for one message reaches a watcher in pieces, if it asked for that.
+    /// If a watcher requests fragments, it receives a revision too large for one message in pieces.
     async fn fragments(&mut self) -> Result<(), String> {
         const PUTS: usize = 60;
         let start_revision = self.seen.current + 1;

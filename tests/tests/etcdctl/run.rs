@@ -11,12 +11,12 @@ use metastore_tests::member::signal;
 use super::script::Step;
 use super::text::normalise;
 
-/// How long etcdctl may take to print what it must.
+/// How long etcdctl may take to print the expected lines.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How often an interactive watch asks for progress until it is told.
+/// How often an interactive watch requests progress until it is reported.
 const ASK_AGAIN: Duration = Duration::from_millis(300);
 
-/// What stands for lines that did not come.
+/// The text in place of lines that did not come.
 pub const GAVE_UP: &str = "<gave up waiting>";
 
 pub struct Shell {
@@ -25,7 +25,7 @@ pub struct Shell {
     lease: String,
 }
 
-/// A command that runs until it is told to stop.
+/// A command that runs until it is stopped.
 struct Background {
     child: Child,
     stdin: ChildStdin,
@@ -37,7 +37,7 @@ impl Shell {
         Shell { etcdctl, endpoint: endpoint.to_string(), lease: "0".into() }
     }
 
-    /// What the step printed, normalised.
+    /// The normalised output of the step.
     pub fn run(&mut self, step: &Step) -> String {
         match step {
             Step::Run(arguments) => self.finish(arguments, ""),
@@ -66,7 +66,7 @@ impl Shell {
         let mut command = Command::new(&self.etcdctl);
         command.args(["--endpoints", &self.endpoint]);
         command.args(arguments.iter().map(|argument| argument.replace("$lease", &self.lease)));
-        // Settings of the person who runs the tests must not reach etcdctl.
+        // Settings from the environment of the user must not reach etcdctl.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ETCDCTL_")) {
             command.env_remove(name);
         }
@@ -84,7 +84,7 @@ impl Shell {
         let output = child.wait_with_output().expect("etcdctl ends");
         let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
         self.learn_lease(&stdout);
-        // etcdctl's own log lines carry times and addresses; what it says of the error is on a line without them.
+        // etcdctl's own log lines contain times and addresses. It reports errors on a line without them.
         let stderr = String::from_utf8_lossy(&output.stderr);
         let stderr: Vec<&str> = stderr.lines().filter(|line| !line.starts_with("{\"level\"")).collect();
         let code = output.status.code().map_or("signal".into(), |code| code.to_string());
@@ -115,7 +115,7 @@ impl Shell {
 }
 
 impl Background {
-    /// The next `count` lines; fewer, and a note, if they do not come in time.
+    /// The next `count` lines. If they do not come in time, fewer, and a note.
     fn read(&mut self, count: usize) -> Vec<String> {
         let deadline = Instant::now() + PATIENCE;
         let mut lines = Vec::new();
@@ -131,7 +131,7 @@ impl Background {
         lines
     }
 
-    /// Like `read`, without late answers to progress requests that were sent more than once.
+    /// Like `read`, without late answers to repeated progress requests.
     fn read_events(&mut self, count: usize) -> Vec<String> {
         let mut events = Vec::new();
         while events.len() < count {
@@ -151,7 +151,7 @@ impl Background {
         writeln!(self.stdin, "{line}").expect("etcdctl reads its stdin");
     }
 
-    /// Asks until progress is told: then the watcher exists, and sees what comes next.
+    /// Requests progress until it is reported. From then on the watcher exists, and receives the following events.
     fn progress(&mut self) -> String {
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
@@ -165,7 +165,7 @@ impl Background {
         GAVE_UP.into()
     }
 
-    /// SIGINT, as a person would: lock and elect then give back what they hold.
+    /// SIGINT, as a user would send it: lock and elect then release what they hold.
     fn stop(mut self) {
         if self.child.try_wait().expect("a child can be waited for").is_none() {
             signal(self.child.id(), "INT");

@@ -1,16 +1,17 @@
-//! The steps. `$lease` stands for the id of the lease granted last.
+//! The steps. `$lease` stands for the id of the lease that was granted last.
 
-/// One thing to do with etcdctl.
+/// One step with etcdctl.
 #[derive(Debug)]
 pub enum Step {
     /// Runs a command to its end.
     Run(&'static [&'static str]),
-    /// The same, with text on its stdin.
+    /// The same, with text on the command's stdin.
     Feed(&'static [&'static str], &'static str),
-    /// Starts a command that does not end by itself, waits for `lines` lines, runs `then` and waits for `more` lines,
-    /// and ends it with SIGINT.
+    /// Starts a command that does not end by itself, waits for `lines` lines, runs `then`, waits for `more` lines, and
+    /// ends the command with SIGINT.
     Background { command: &'static [&'static str], lines: usize, then: &'static [&'static [&'static str]], more: usize },
-    /// Interactive watch: types the command, asks for progress until it is told, runs `then`, waits for `more` lines.
+    /// Interactive watch: types the command, requests progress until it is reported, runs `then`, and
+    /// waits for `more` lines.
     Watch { typed: &'static str, then: &'static [&'static [&'static str]], more: usize },
 }
 
@@ -141,7 +142,7 @@ pub const STEPS: &[Step] = &[
         more: 0,
     },
     Run(&["get", "--prefix", "crown"]),
-    // state of the server
+    // status of the server
     Run(&["endpoint", "health"]),
     Run(&["endpoint", "health", "-w", "json"]),
     Run(&["endpoint", "health", "-w", "fields"]),

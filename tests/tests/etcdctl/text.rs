@@ -1,8 +1,8 @@
-//! What etcdctl prints, without what two servers cannot have in common.
+//! The output of etcdctl without the parts that two servers cannot have in common.
 
 use serde_json::Value;
 
-/// JSON fields, and names of `-w fields`, whose values belong to one server.
+/// JSON fields, and names of `-w fields`, whose values differ between servers.
 const OWN: [&str; 24] = [
     "cluster_id",
     "member_id",
@@ -29,7 +29,7 @@ const OWN: [&str; 24] = [
     "lease",
     "LeaseID",
 ];
-/// Digits that only an id has in a row, in hexadecimal or decimal.
+/// Only an id has so many digits in a row, in hexadecimal or decimal.
 const ID_DIGITS: usize = 14;
 
 pub fn normalise(text: &str) -> String {
@@ -46,7 +46,7 @@ fn line(line: &str) -> String {
         return format!("{name} : <own>");
     }
     if line.starts_with(['┌', '├', '└']) {
-        return "<border>".into(); // as wide as the numbers in the table
+        return "<border>".into(); // its width depends on the numbers in the table
     }
     if line.contains("127.0.0.1:") && !line.contains("health") && !line.contains("{\"level\"") {
         return line.split(['│', ',']).map(|cell| own_cell(cell.trim())).collect::<Vec<_>>().join(" | ");
@@ -57,8 +57,8 @@ fn line(line: &str) -> String {
     remaining(&ids(&line))
 }
 
-/// A cell of endpoint status: numbers, sizes and versions are the server's own; words are compared. The hash of a
-/// store is no own number: at ten digits or nine it is longer than any term or index here.
+/// A cell of endpoint status. Numbers, sizes and versions differ between servers; words are compared. The hash of a
+/// store must be equal: with nine or ten digits it is longer than any term or index here.
 fn own_cell(cell: &str) -> String {
     let number = cell.split_once(' ').map_or(cell, |(number, _)| number);
     let short = number.chars().all(|c| c.is_ascii_digit() || ".%:".contains(c)) && number.len() < 8;
@@ -72,7 +72,7 @@ fn json(value: &mut Value) {
         Value::Array(items) => items.iter_mut().for_each(json),
         Value::Object(fields) => {
             for (name, field) in fields {
-                // A key has a version, too: a small number. So has its lease, 0 for none.
+                // A key has a version, too, which is a small number; and a lease, 0 for none.
                 let shared =
                     matches!(name.as_str(), "version" | "lease") && field.as_u64().is_some_and(|n| n < 1 << 32);
                 if OWN.contains(&name.as_str()) && !field.is_object() && !shared {
@@ -92,7 +92,7 @@ fn json(value: &mut Value) {
     }
 }
 
-/// Long words of hexadecimal digits are ids; addresses and durations are the server's own, too.
+/// Replaces ids (long words of hexadecimal digits) and addresses, which differ between servers.
 fn ids(text: &str) -> String {
     let mut out = String::new();
     for word in text.split_inclusive(|c: char| !c.is_ascii_alphanumeric()) {
@@ -111,7 +111,7 @@ fn ids(text: &str) -> String {
     }
 }
 
-/// Seconds that remain of a lease depend on when one asks, and its keys come in any order.
+/// The remaining seconds of a lease depend on the time of the request, and its keys come in any order.
 fn remaining(line: &str) -> String {
     let Some((before, after)) = line.split_once("remaining(") else { return line.to_string() };
     let after = after.trim_start_matches(|c: char| c.is_ascii_digit());

@@ -1,4 +1,4 @@
-//! A disk that is full: writes end in an error, nothing acknowledged is lost, and with room the member goes on.
+//! A full disk: writes end in an error, no acknowledged write is lost, and with new space the member goes on.
 
 use std::time::Duration;
 
@@ -11,20 +11,21 @@ use tonic::Status;
 use super::block_on;
 use super::ledger::Ledger;
 
-/// Writes that fill any of the disks: more than 300 MiB. The Memory engine stores its state once the log has 256 MiB.
+/// The number of writes that fill any of the disks: more than 300 MiB. The Memory engine writes its state
+/// once the log has 256 MiB.
 const WRITES: usize = 8_000;
-/// Writes that are made when there is room again.
+/// The number of writes that are made when there is space again.
 const MORE_WRITES: usize = 1000;
-/// What the log needs at the least is one segment of 64 MiB and the next one.
+/// The log needs at least one segment of 64 MiB and the next one.
 const SMALL_MIB: u32 = 192;
-/// A state that is no larger than this would not have been written out yet.
+/// The disk must be larger than a state that is not written out yet.
 const SMALL_STATE_MIB: u32 = 64;
 const LARGE_MIB: u32 = 2048;
-/// How long a member that stops may take to do so.
+/// How long a stopping member may take to end.
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
-/// What everybody is told whose request the member has taken up.
+/// The answer to all requests that the member has taken up.
 const STOPPED: &str = "etcdserver: server stopped";
-/// ENOSPC in words.
+/// The text of ENOSPC.
 const FULL: &str = "No space left on device";
 
 each_engine!(a_full_disk, a_full_disk_of_the_log, a_full_disk_of_the_state);
@@ -36,7 +37,7 @@ fn a_full_disk(engine: Engine) {
 fn a_full_disk_of_the_log(engine: Engine) {
     let test = "a full disk of the log";
     let refused = fill(engine, test, SMALL_MIB, |mount| vec![format!("--wal-dir={mount}/wal")]);
-    // A write that cannot be logged has somebody who waits for it.
+    // A write that cannot be logged has a client that waits for its answer.
     assert!(refused.is_none_or(|refused| refused.iter().any(is_told)), "{test}: nobody was told");
 }
 
@@ -48,12 +49,13 @@ fn a_full_disk_of_the_state(engine: Engine) {
     });
 }
 
-/// Whether the member itself has refused a write.
+/// Whether the member itself refused a write.
 fn is_told(status: &Status) -> bool {
     status.message() == STOPPED
 }
 
-/// Fills the file system that the flags name; then makes it larger. How the clients were refused, if the test can run here.
+/// Fills the file system that the flags name, then enlarges it. Returns the refusals that the clients got, if
+/// the test can run here.
 fn fill(engine: Engine, test: &str, mib: u32, flags: impl FnOnce(String) -> Vec<String>) -> Option<Vec<Status>> {
     let found = programs::subject(engine).and_then(|subject| Ok((subject, Mount::in_memory(mib)?)));
     let (subject, mount) = programs::or_skip(test, found)?;
@@ -68,7 +70,7 @@ fn fill(engine: Engine, test: &str, mib: u32, flags: impl FnOnce(String) -> Vec<
     let status = member.wait_exit(STOP_PATIENCE).expect("a member that cannot write stops");
     expect_explained(&member, status.code());
 
-    // As long as there is no room it may not start, but it says why.
+    // While there is no space the member may fail to start, but it must log the reason.
     match member.try_restart() {
         Ok(()) => member.kill(),
         Err(_) => {
@@ -88,7 +90,7 @@ fn fill(engine: Engine, test: &str, mib: u32, flags: impl FnOnce(String) -> Vec<
     Some(refused)
 }
 
-/// The member ended as one that says what went wrong.
+/// The member ended with an exit code and a log line that explain the cause.
 fn expect_explained(member: &Member, code: Option<i32>) {
     let log = member.log();
     assert_eq!(code, Some(1), "{log:#?}");

@@ -1,4 +1,4 @@
-//! kill -9 under load, again and again, with the clients' own log of what was acknowledged.
+//! Repeated kill -9 under load, checked against the clients' own log of acknowledged writes.
 
 use std::path::Path;
 
@@ -8,9 +8,9 @@ use metastore_tests::programs::{self, Engine};
 use super::ledger::Ledger;
 use super::{block_on, number};
 
-/// Writes that are acknowledged before each kill.
+/// The number of writes that are acknowledged before each kill.
 const WRITES_PER_ROUND: usize = 2000;
-/// Kills; `KILLS` asks for more.
+/// The number of kills; the variable `KILLS` overrides it.
 const DEFAULT_KILLS: usize = 5;
 
 each_engine!(nothing_acknowledged_is_lost_by_kill_9);
@@ -25,7 +25,7 @@ fn nothing_acknowledged_is_lost_by_kill_9(engine: Engine) {
         member.restart();
         block_on(ledger.check(&address)).unwrap_or_else(|reason| panic!("kill {round}: {reason}"));
     }
-    // Otherwise each restart was one from the log alone, and from all of it.
+    // Otherwise each restart would have used the log alone, and all of it.
     if !subject.is_etcd() {
         let data = member.data_directory();
         let state = match engine {
@@ -39,7 +39,7 @@ fn nothing_acknowledged_is_lost_by_kill_9(engine: Engine) {
     }
 }
 
-/// The files in a directory whose names end so.
+/// The files in a directory whose names end with `end`.
 fn names(directory: &Path, end: &str) -> Vec<String> {
     let entries = std::fs::read_dir(directory).expect("readable");
     let names = entries.map(|entry| entry.expect("readable").file_name().to_string_lossy().into_owned());

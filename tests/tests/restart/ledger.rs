@@ -1,9 +1,10 @@
-//! What the store must hold, worked out from the clients' logs, and compared with what it does hold.
+//! The expected contents of the store, computed from the clients' logs, and compared with the actual contents.
 //!
-//! After each return of the member the ledger reads all events since it last looked. Each must be the next write of the
-//! client that owns the key: one that was acknowledged, at the revision that the client was told, or the one whose fate was
-//! open. So nothing acknowledged may be missing, nothing may be there twice, and there is no revision that nobody wrote.
-//! Everything that a client can see is then computed: versions, revisions, and HashKV as etcd defines it.
+//! After each restart of the member the ledger reads all events since its last check. Each must be the next write
+//! of the client that owns the key. Either that write was acknowledged, at the revision of its answer, or it is
+//! the client's one unanswered write. So no acknowledged write may be missing, no write may be there twice, and
+//! each revision belongs to a write. Everything that a client can see is then computed: versions, revisions, and
+//! HashKV as etcd defines it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -32,13 +33,13 @@ struct Version {
     number: i64,
 }
 
-/// The writers, and what they and the store agreed on when it was last looked at.
+/// The writers, and the state on which they and the store agreed at the last check.
 pub struct Ledger {
     writers: Vec<Writer>,
-    /// Writes that the store has although their clients were not told so.
+    /// The number of writes in the store that their clients did not see acknowledged.
     pub unacknowledged: usize,
     revision: i64,
-    /// Compacted revisions that the store may have: what it had, and what was asked for since.
+    /// The range of possible compacted revisions: the last known one, and the one requested since.
     compacted: (i64, i64),
     versions: BTreeMap<(i64, i64), Version>,
     newest: BTreeMap<Bytes, (i64, i64)>,
@@ -50,7 +51,8 @@ impl Ledger {
         Ledger { writers: Writer::all(seed), unacknowledged: 0, revision: 1, compacted: (-1, -1), versions, newest }
     }
 
-    /// Lets the clients write until `enough` writes are acknowledged, and calls `end` then. How they ended.
+    /// Lets the clients write until `enough` writes are acknowledged, and then calls `end`. Returns the errors with
+    /// which the clients ended.
     pub async fn write_until(&mut self, address: &str, enough: usize, end: impl FnOnce()) -> Vec<Status> {
         let writers = std::mem::take(&mut self.writers);
         let load = write_until(address, writers, enough, end);
@@ -58,7 +60,7 @@ impl Ledger {
         self.refused()
     }
 
-    /// Lets the clients write `enough` times, or until the member refuses to. How the clients ended that were refused.
+    /// Lets the clients write `enough` times, or until the member refuses. Returns the errors of the refused clients.
     pub async fn write_some(&mut self, address: &str, enough: usize) -> Vec<Status> {
         let writers = std::mem::take(&mut self.writers);
         let load = write_some(address, writers, enough);
@@ -66,12 +68,12 @@ impl Ledger {
         self.refused()
     }
 
-    /// How the clients ended that were refused.
+    /// The errors of the refused clients.
     fn refused(&mut self) -> Vec<Status> {
         self.writers.iter_mut().filter_map(|writer| writer.ended.take()).collect()
     }
 
-    /// Compacts up to what was last looked at, amid the writes. Whether it is done before the end is open.
+    /// Compacts up to the last check, during the writes. The compaction may not be done when the member ends.
     async fn compact(&mut self, address: &str) {
         if self.revision > self.compacted.0.max(1) {
             let request = CompactionRequest { revision: self.revision, physical: false };
@@ -83,7 +85,8 @@ impl Ledger {
         }
     }
 
-    /// Compares the store with the logs, and takes the fate of the last writes from it. The error says what differs.
+    /// Compares the store with the logs, and learns whether the unanswered writes were applied. The error
+    /// describes the difference.
     pub async fn check(&mut self, address: &str) -> Result<(), String> {
         let client = Client::new(address);
         let everything = Bytes::from_static(b"\0");
@@ -110,7 +113,7 @@ impl Ledger {
         (hash.hash == expected).then_some(()).ok_or(format!("HashKV is {}, not {expected}", hash.hash))
     }
 
-    /// Takes all events up to `revision` to the writers that made them.
+    /// Assigns all events up to `revision` to the writers that made them.
     async fn read_events(&mut self, client: &Client, revision: i64) -> Result<(), String> {
         let first = self.revision + 1;
         if first > revision {
@@ -130,7 +133,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// One revision: the next write of some client.
+    /// Checks one revision: it must be the next write of some client.
     fn take(&mut self, events: &[Event]) -> Result<(), String> {
         let revision = revision_of(&events[0]);
         if revision != self.revision + 1 {
@@ -178,7 +181,7 @@ impl Ledger {
         self.newest.insert(key.clone(), at);
     }
 
-    /// No acknowledged write may be left over; of the others it is now known that they were not applied.
+    /// No acknowledged write may be left over. The remaining unanswered writes were not applied.
     fn settle(&mut self) -> Result<(), String> {
         for writer in &mut self.writers {
             if let Some((told, changes)) = writer.acknowledged.front() {
@@ -190,13 +193,13 @@ impl Ledger {
         Ok(())
     }
 
-    /// Forgets what no longer counts in any answer.
+    /// Forgets versions that no longer appear in any answer.
     fn forget_compacted(&mut self) {
         let (compacted, newest) = (self.compacted.0, &self.newest);
         self.versions.retain(|at, version| at.0 > compacted || newest[&version.key] == *at);
     }
 
-    /// The row of a version as etcd stores it; `None` in place of a deleted one.
+    /// The row of a version as etcd stores it; `None` for a deleted one.
     fn row(&self, at: (i64, i64)) -> (Vec<u8>, Option<KeyValue>) {
         let Version { key, value, created, number } = self.versions[&at].clone();
         let Some(value) = value else {
@@ -207,8 +210,8 @@ impl Ledger {
         (row.encode_to_vec(), Some(row))
     }
 
-    /// HashKV at the current revision, as etcd's `mvcc/hash.go` computes it: of what is as old as the compacted revision only
-    /// live newest versions count.
+    /// HashKV at the current revision, as etcd's `mvcc/hash.go` computes it. At and below the compacted revision only
+    /// the newest version of a live key counts.
     fn hash(&self) -> u32 {
         let mut hash = crc32c::crc32c(b"key");
         for (at, version) in &self.versions {

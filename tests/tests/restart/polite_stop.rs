@@ -1,4 +1,4 @@
-//! SIGTERM under load: what the member has taken up it finishes, and what it has not it says it has not.
+//! SIGTERM under load: the member finishes all requests that it has taken up, and reports all others as not taken up.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use metastore_tests::programs::{self, Engine};
 use super::block_on;
 use super::ledger::Ledger;
 
-/// Stops, each in another moment of the clients' work.
+/// The number of stops, each at another moment of the clients' work.
 const ROUNDS: usize = 3;
-/// Writes that are acknowledged before each.
+/// The number of writes that are acknowledged before each stop.
 const WRITES_PER_ROUND: usize = 500;
-/// How long a member that stops may take to do so.
+/// How long a stopping member may take to end.
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
 
 each_engine!(a_polite_stop_leaves_nobody_in_doubt);

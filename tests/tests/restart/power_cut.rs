@@ -1,8 +1,8 @@
-//! The power goes: what was not synced is gone.
+//! A power cut: unsynced data are lost.
 //!
-//! kill -9 leaves the page cache alone, so here the data directory is on a disk of its own that writes back nothing by
-//! itself. At some moment the process ends, and the disk is copied as it is; the member goes on from the copy. That the
-//! copy does forget is shown by a member that does not sync: it loses what it acknowledged.
+//! kill -9 leaves the page cache alone. Here the data directory is on a disk of its own, to which the kernel writes
+//! nothing back by itself. At some moment the process ends, and the disk is copied as it is; the member goes on from
+//! the copy. A member that does not sync proves that the copy really loses data: it loses acknowledged writes.
 
 use metastore_tests::member::Member;
 use metastore_tests::mount::Mount;
@@ -12,12 +12,12 @@ use metastore_tests::random::Random;
 use super::ledger::Ledger;
 use super::{block_on, number};
 
-/// The power goes after at least so many acknowledged writes, and less than so many more.
+/// The power is cut after at least `WRITES` acknowledged writes, and at most `MORE_WRITES` later.
 const WRITES: usize = 200;
 const MORE_WRITES: usize = 1500;
-/// Cuts, each of what the one before left; `CUTS` asks for more.
+/// The number of cuts, each on the contents that the one before left; the variable `CUTS` overrides it.
 const DEFAULT_CUTS: usize = 4;
-/// Cuts within which a member that does not sync must lose something.
+/// The number of cuts within which a member that does not sync must lose something.
 const CUTS_WITHOUT_SYNC: usize = 2;
 
 each_engine!(nothing_acknowledged_is_lost_by_a_power_cut, what_is_not_synced_is_lost_by_a_power_cut);
@@ -35,7 +35,7 @@ fn what_is_not_synced_is_lost_by_a_power_cut(engine: Engine) {
     }
 }
 
-/// Runs the member through power cuts. The error says what was wrong after one.
+/// Runs the member through power cuts. The error describes the first difference after one.
 fn cut_power(test: &str, engine: Engine, flags: &[&str], cuts: usize) -> Result<(), String> {
     let found = programs::subject(engine).and_then(|subject| Ok((subject, Mount::disk()?)));
     let Some((subject, disk)) = programs::or_skip(test, found) else { return Ok(()) };

@@ -1,4 +1,4 @@
-//! A sync that fails stops the member, and nothing is acknowledged after it.
+//! A failed sync stops the member, and nothing is acknowledged after it.
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,9 +13,9 @@ use tonic::Status;
 
 use super::put_request;
 
-/// How long a member may live on after its disk failed.
+/// How long a member may run after its disk has failed.
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
-/// Writes that are tried while the disk fails. The member should be gone after the first.
+/// The number of writes that are tried while the disk fails. The member should end at the first.
 const TRIES: usize = 50;
 
 each_engine!(a_failed_sync_stops_the_member);
@@ -24,14 +24,14 @@ fn a_failed_sync_stops_the_member(engine: Engine) {
     let found = programs::subject(engine).and_then(|subject| Ok((subject, programs::tool("strace")?)));
     let Some((subject, strace)) = programs::or_skip("failed sync", found) else { return };
     fail_syncs(&subject, &strace, "1+");
-    // A member that tries once more after a failed sync would get away with one failure. etcd's store syncs beside its
-    // log, and there the one failure may hit the store, with the log still in order: not a question to ask etcd.
+    // A member that retries a failed sync would survive a single failure. etcd is not tested with that: its store syncs
+    // besides its log, and the single failure may hit the store while the log is intact.
     if !subject.is_etcd() {
         fail_syncs(&subject, &strace, "1");
     }
 }
 
-/// `when` says which syncs fail, counted from now on, in strace's words.
+/// `when` selects the syncs that fail, counted from now on, in strace's syntax.
 fn fail_syncs(subject: &Server, strace: &Path, when: &str) {
     let mut member = Member::start(subject, &[]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");

@@ -1,4 +1,4 @@
-//! The order of system calls around one Put, as strace sees it: log written, log synced, answer sent.
+//! The order of the system calls for one Put, as strace reports it: log written, log synced, answer sent.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -11,14 +11,14 @@ use metastore_tests::{paths, programs};
 
 use super::put_request;
 
-/// System calls that write or sync.
+/// The system calls that write or sync.
 const TRACED: &str = "trace=fdatasync,fsync,write,writev,sendto,sendmsg,pwrite64,pwritev,pwritev2";
-/// A value that is nowhere else in the traffic.
+/// A value that appears nowhere else in the traffic.
 const MARKER: &str = "durable-before-acknowledged";
-/// How long strace may take to write down what happened.
+/// How long strace may take to write its trace.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Types of HTTP/2 frames that carry an answer, RFC 9113 section 6: DATA and HEADERS. Others (window updates, pings)
-/// may go out at any time.
+/// The types of HTTP/2 frames that carry an answer, RFC 9113 section 6: DATA and HEADERS. Other frames (window updates,
+/// pings) may be sent at any time.
 const ANSWER_FRAMES: [u8; 2] = [0, 1];
 
 each_engine!(a_put_is_synced_before_it_is_answered);
@@ -37,7 +37,7 @@ fn a_put_is_synced_before_it_is_answered(engine: Engine) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
     runtime.block_on(async {
         let client = Client::new(member.client_address());
-        // The first opens the connection; its answer is not the one that is looked for.
+        // The first Put opens the connection; the test looks for the answer to the second.
         for value in ["warm up", MARKER] {
             let _: PutResponse = client.unary(paths::PUT, put_request("key", value)).await.expect("a Put is answered");
         }
@@ -56,7 +56,7 @@ fn client_port(address: &str) -> &str {
     address.rsplit(':').next().unwrap_or(address)
 }
 
-/// The trace, once it shows the answer: strace may be behind the process.
+/// The trace, once the answer is in it: strace may lag behind the process.
 fn wait_for_answer(trace: &Path, address: &str) -> Trace {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -72,7 +72,7 @@ fn wait_for_answer(trace: &Path, address: &str) -> Trace {
     }
 }
 
-/// Panics unless between the write of the marker to the log and the answer a sync of the same file was completed.
+/// Panics unless a sync of the same file completed between the write of the marker to the log and the answer.
 fn judge(trace: &Trace, port: &str) {
     let lines = &trace.lines;
     let logged = lines.iter().position(|line| is_log_write(line)).expect("the value is written to a file");
@@ -92,7 +92,8 @@ fn judge(trace: &Trace, port: &str) {
     );
 }
 
-/// `-xx` escapes the names of files as well as what is written; names end before the first quote.
+/// Decodes file names in a line of the trace, because `-xx` escapes names as well as data. Names end
+/// before the first quote.
 fn with_plain_names(line: &str) -> String {
     let (head, data) = line.split_at(line.find('"').unwrap_or(line.len()));
     let mut parts = head.split("\\x");
@@ -109,7 +110,7 @@ fn hex(text: &str) -> String {
     text.bytes().map(|byte| format!("\\x{byte:02x}")).collect()
 }
 
-/// A write to a file (not to a socket) that carries the marker.
+/// A write to a file (not to a socket) that contains the marker.
 fn is_log_write(line: &str) -> bool {
     file_of(line).is_some_and(|file| file.ends_with(".wal")) && line.contains(&hex(MARKER))
 }
@@ -121,7 +122,7 @@ fn file_of(line: &str) -> Option<&str> {
     Some(path)
 }
 
-/// A sync of `file` that ends on this line: in one piece, or resumed after it was begun on an earlier line.
+/// A sync of `file` that ends on this line: it is there as a whole, or resumed after it began on an earlier line.
 fn is_completed_sync(lines: &[String], at: usize, file: &str) -> bool {
     let line = &lines[at];
     let is_sync = line.contains("fdatasync") || line.contains("fsync");
@@ -136,7 +137,7 @@ fn is_completed_sync(lines: &[String], at: usize, file: &str) -> bool {
     lines[..at].iter().rev().find(begun).is_some_and(|line| file_of(line) == Some(file))
 }
 
-/// A write to a connection of clients that carries DATA or HEADERS.
+/// A write to a client connection that contains DATA or HEADERS.
 fn is_answer(line: &str, port: &str) -> bool {
     let local = format!("127.0.0.1:{port}->");
     if !line.contains("TCP:[") || !line.contains(&local) {
@@ -149,7 +150,7 @@ fn bytes_of(escaped: &str) -> Vec<u8> {
     escaped.split("\\x").skip(1).filter_map(|digits| u8::from_str_radix(digits, 16).ok()).collect()
 }
 
-/// Whether a piece of HTTP/2 that begins with a frame has an answer in it.
+/// Whether HTTP/2 data that begin with a frame contain an answer.
 fn has_answer_frame(mut bytes: &[u8]) -> bool {
     const HEADER: usize = 9;
     while bytes.len() >= HEADER {

@@ -1,7 +1,8 @@
-//! Clients that write until the member is gone, each with a log of what was acknowledged.
+//! Clients that write until the member has ended, each with a log of its acknowledged writes.
 //!
-//! Every client has keys of its own and makes one write at a time, so it knows what its next write must be applied to.
-//! The fate of the write that was under way at the end is open: [`super::ledger`] takes it from the store.
+//! Every client has keys of its own and makes one write at a time, so it knows the state to which its next
+//! write applies. Whether the last, unanswered write of a client was applied is unknown; [`super::ledger`]
+//! finds out from the store.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,18 +18,18 @@ use metastore_tests::random::Random;
 use tokio::sync::Notify;
 use tonic::Status;
 
-/// Clients that write at the same time.
+/// The number of clients that write at the same time.
 const WRITERS: usize = 32;
-/// Keys of each.
+/// The number of keys of each client.
 const KEYS: usize = 4;
-/// Bytes of a large value; one in [`LARGE_ONE_IN`] is. So a round of writes fills what an engine collects in memory before it
-/// writes it out, and a few rounds fill a log.
+/// The largest size of a large value; one value in [`LARGE_ONE_IN`] is large. So a round of writes fills the buffer
+/// that an engine collects in memory before it writes to disk, and a few rounds fill a log.
 const LARGE_BYTES: usize = 400 << 10;
 const LARGE_ONE_IN: usize = 2;
-/// How long a write may take before it counts as hanging: more than the server gives itself.
+/// How long a write may take before it counts as hanging: longer than the server's own timeout.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A value: bytes that do not compress, made from a number.
+/// A value of incompressible bytes, generated from a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Value {
     seed: u64,
@@ -36,7 +37,7 @@ pub struct Value {
 }
 
 impl Value {
-    /// A short one.
+    /// A short value.
     pub fn of(seed: u64) -> Value {
         Value { seed, length: 20 }
     }
@@ -52,20 +53,20 @@ impl Value {
     }
 }
 
-/// What one write does to one key: `None` deletes it.
+/// The change of one key by a write: a new value, or a delete for `None`.
 pub type Change = (Bytes, Option<Value>);
 
 /// A client and its log.
 pub struct Writer {
     number: usize,
     random: Random,
-    /// Which of its keys exist.
+    /// The keys of this client that exist, by slot.
     exists: [bool; KEYS],
-    /// Acknowledged writes that were not looked for in the store yet, with their revisions.
+    /// Acknowledged writes that have not been checked in the store yet, with their revisions.
     pub acknowledged: VecDeque<(i64, Vec<Change>)>,
-    /// The write whose fate is open.
+    /// The write that has no answer yet.
     pub open: Option<Vec<Change>>,
-    /// How the last write ended, if it was not acknowledged.
+    /// The error of the last write, if it was not acknowledged.
     pub ended: Option<Status>,
 }
 
@@ -82,7 +83,7 @@ impl Writer {
         (0..WRITERS).map(writer).collect()
     }
 
-    /// The number of the client that a key belongs to.
+    /// The number of the client that owns a key.
     pub fn owner(key: &[u8]) -> Option<usize> {
         std::str::from_utf8(key).ok()?.strip_prefix("writer/")?.split('/').next()?.parse().ok()
     }
@@ -91,7 +92,7 @@ impl Writer {
         format!("writer/{:02}/{slot}", self.number).into()
     }
 
-    /// Takes note of a write that was applied.
+    /// Records an applied write.
     pub fn applied(&mut self, changes: &[Change]) {
         for slot in 0..KEYS {
             let key = self.key(slot);
@@ -101,7 +102,7 @@ impl Writer {
         }
     }
 
-    /// A put, a delete of a key that exists, or several of both.
+    /// A put, a delete of an existing key, or several of both.
     fn next(&mut self) -> Vec<Change> {
         let count = self.random.weighted(&[(6, 1), (1, 2), (1, 3)]);
         let first = self.random.below(KEYS);
@@ -118,7 +119,7 @@ impl Writer {
             .collect()
     }
 
-    /// Writes until a write is not acknowledged, or `done` says that it is enough.
+    /// Writes until a write is not acknowledged, or `done` returns true for the number of acknowledged writes.
     async fn write(mut self, client: Client, count: Arc<AtomicUsize>, done: impl Fn(usize) -> bool) -> Writer {
         loop {
             let changes = self.next();
@@ -141,7 +142,7 @@ impl Writer {
     }
 }
 
-/// Makes one write; the revision that it was given.
+/// Makes one write, and returns its revision.
 async fn send(client: &Client, changes: &[Change]) -> Result<i64, Status> {
     let header = async {
         match changes {
@@ -157,7 +158,7 @@ async fn send(client: &Client, changes: &[Change]) -> Result<i64, Status> {
     Ok(header.unwrap_or_default().revision)
 }
 
-/// How a write that is neither acknowledged nor refused in time ends.
+/// The error of a write that is neither acknowledged nor refused in time.
 const HANGS: &str = "the server neither acknowledged nor refused this write";
 
 fn put(key: &Bytes, value: Value) -> PutRequest {
@@ -177,8 +178,8 @@ fn transaction(changes: &[Change]) -> TxnRequest {
     TxnRequest { success, ..TxnRequest::default() }
 }
 
-/// Lets all write until `enough` writes are acknowledged, and then calls `end` in the middle of it; whatever `end` does, they
-/// stop at the first write that is not acknowledged.
+/// Lets all clients write until `enough` writes are acknowledged, and then calls `end` while they go on. They stop only
+/// at their first write that is not acknowledged.
 pub async fn write_until(address: &str, writers: Vec<Writer>, enough: usize, end: impl FnOnce()) -> Vec<Writer> {
     let (reached, count) = (Arc::new(Notify::new()), Arc::<AtomicUsize>::default());
     let client = Client::new(address);
@@ -200,7 +201,7 @@ pub async fn write_until(address: &str, writers: Vec<Writer>, enough: usize, end
     join(tasks).await
 }
 
-/// Lets all write until `enough` writes are acknowledged, or until each has met with a refusal.
+/// Lets all clients write until `enough` writes are acknowledged, or until each client was refused.
 pub async fn write_some(address: &str, writers: Vec<Writer>, enough: usize) -> Vec<Writer> {
     let count = Arc::<AtomicUsize>::default();
     let client = Client::new(address);

@@ -1,4 +1,4 @@
-//! A history that is true, and what becomes of it when one thing in it is changed.
+//! A consistent history, and the verdict when one thing in it is changed.
 
 use metastore_proto::etcdserverpb::{
     PutResponse, RangeRequest, RangeResponse, ResponseHeader, WatchCreateRequest, WatchResponse,
@@ -13,7 +13,7 @@ const KEY: &str = "a";
 const WRITES: i64 = 3;
 
 fn header(revision: i64) -> Option<ResponseHeader> {
-    // What depends on the member counts for nothing.
+    // The checks ignore the fields that depend on the member.
     Some(ResponseHeader { revision, member_id: revision as u64, cluster_id: 7, raft_term: 2 })
 }
 
@@ -41,7 +41,7 @@ fn read(revision: i64) -> Operation {
     operation(request, revision as Moment * 100 + 10, Response::Range(response))
 }
 
-/// A watch from `start` that heard `revisions`, and that they are all.
+/// A watch from `start` that has received `revisions`, and a progress notification that these are all.
 fn watch(start: i64, revisions: impl Iterator<Item = i64>) -> Watch {
     let request = WatchCreateRequest {
         key: KEY.to_string().into(),
@@ -56,7 +56,7 @@ fn watch(start: i64, revisions: impl Iterator<Item = i64>) -> Watch {
     Watch { client: 1, request, responses, complete_to: Some(WRITES + 1), compacted: 0 }
 }
 
-/// Three writes, each read, heard by a watcher of the last two.
+/// Three writes, each followed by a read; a watcher has received the last two.
 fn history() -> History {
     let revisions = || 2..=WRITES + 1;
     let operations = revisions().flat_map(|revision| [write(revision), read(revision)]).collect();
@@ -67,7 +67,7 @@ fn history() -> History {
     History { seed: 1, operations, chains, oracle, hashes, logs, strange }
 }
 
-/// The violation in a history in which `change` has changed something.
+/// The violation in a history that `change` has altered.
 fn violation(change: impl FnOnce(&mut History)) -> String {
     let mut doctored = history();
     change(&mut doctored);
