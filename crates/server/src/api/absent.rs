@@ -1,12 +1,12 @@
-//! Methods of etcd's API that this version does not have: they answer with an error that says so
-//! (`docs/limitations.md`), rather than as if the service were unknown.
+//! Unimplemented methods of etcd's API: they answer with an error that says so (`docs/limitations.md`), rather than as
+//! if the service were unknown.
 
 use std::rc::Rc;
 
 use super::Member;
 use crate::grpc::{Frame, Router, Status};
 
-/// Of all these, a learner would serve Snapshot alone.
+/// The only one of these methods that a learner would serve.
 const SNAPSHOT: &str = "Snapshot";
 
 const METHODS: [(&str, &[&str]); 4] = [
@@ -19,13 +19,13 @@ const METHODS: [(&str, &[&str]); 4] = [
     ("Auth", &["RoleAdd", "RoleGet", "RoleList", "RoleDelete", "RoleGrantPermission", "RoleRevokePermission"]),
 ];
 
-/// The answer of a method that is not there yet.
+/// The answer of an unimplemented method.
 pub fn unimplemented(service: &str, what: &str) -> Status {
     Status::unimplemented(format!("etcdserver: {service}: {what} is not implemented by this version of MetaStore"))
 }
 
-/// The answer to every call while authentication is enabled, which only a member of etcd can do: this version cannot check
-/// users, so it serves none.
+/// The answer to every call while authentication is enabled, which only a member that runs etcd can do. This version
+/// cannot check users, so it serves no client.
 pub fn no_authentication() -> Status {
     Status::unimplemented(
         "etcdserver: authentication is enabled in this cluster, and this version of MetaStore cannot check users: it serves \

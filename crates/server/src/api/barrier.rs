@@ -1,7 +1,9 @@
-//! What a linearizable read waits for: a word of the leader that it still leads, and how far the log was committed.
+//! The read barrier. A linearizable read waits until the leader has proven that it still leads, and has said how far
+//! the log is committed.
 //!
-//! Reads of one worker share the question. One is under way at a time, and it answers everybody who came before it was put; who
-//! comes later waits for the next. So the engine thread is asked once per round and worker, however many read.
+//! Reads of one worker share a read-index round. One round is under way at a time, and it answers all reads that waited
+//! when it began. Later reads wait for the next round. So the engine thread is asked once per round and worker, however
+//! many reads there are.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -18,7 +20,7 @@ use crate::io::inbox::{Inbox, Refused};
 use crate::io::slots::{Expired, Slots};
 use crate::shared::WorkerFlags;
 
-/// Where the reads of one worker wait. Clones are the same.
+/// The reads of one worker that wait for a round. Clones share the same state.
 #[derive(Clone)]
 pub struct Barrier(Rc<Inner>);
 
@@ -26,17 +28,17 @@ struct Inner {
     inbox: Inbox<Event>,
     slots: Slots<Answer>,
     worker: usize,
-    /// Where this worker counts.
+    /// The counters of this worker.
     flags: Arc<WorkerFlags>,
     patience: Duration,
-    /// Number of the last question that was put, and of the last that somebody waits for.
+    /// The number of the last round that was started, and of the last round that a read waits for.
     asked: Cell<u64>,
     wanted: Cell<u64>,
     asking: Cell<bool>,
     answered: watch::Sender<Round>,
 }
 
-/// A question that was answered, or was not.
+/// A round that has ended, with or without success.
 #[derive(Clone, Debug)]
 struct Round {
     number: u64,
@@ -44,7 +46,7 @@ struct Round {
 }
 
 impl Barrier {
-    /// Puts questions to the engine thread in the name of `worker`, and gives up each after `patience`.
+    /// Sends questions to the engine thread for `worker`, and gives up each after `patience`.
     pub fn new(
         inbox: Inbox<Event>,
         slots: Slots<Answer>,
@@ -59,7 +61,8 @@ impl Barrier {
     /// Returns once everything that was acknowledged before this call can be read here.
     ///
     /// # Errors
-    /// No answer in time: that of the client, if it is the shorter, or ours.
+    /// No answer in time: within the client's `deadline` or within `patience`, whichever is shorter. The errors of a
+    /// failed round.
     pub async fn pass(&self, deadline: Option<Instant>) -> Result<(), Status> {
         let number = self.0.asked.get() + 1;
         self.0.wanted.set(number);
@@ -79,7 +82,7 @@ impl Barrier {
         }
     }
 
-    /// Asks as long as somebody waits.
+    /// Starts rounds as long as a read waits.
     async fn ask(self) {
         while self.0.asked.get() < self.0.wanted.get() {
             let number = self.0.asked.get() + 1;
@@ -130,14 +133,14 @@ mod tests {
         (Barrier::new(inbox.clone(), slots.clone(), (0, Arc::default()), Duration::from_secs(7)), inbox, slots)
     }
 
-    /// The questions that have arrived.
+    /// The questions that have arrived at the engine thread.
     fn asked(inbox: &Inbox<Event>) -> Vec<Waiter> {
         let mut events = Vec::new();
         inbox.drain(&mut events, Duration::ZERO);
         events.iter().filter_map(Event::waiter).collect()
     }
 
-    /// Lets everything run that can.
+    /// Lets all tasks run that can.
     async fn settle() {
         for _ in 0..10 {
             tokio::task::yield_now().await;

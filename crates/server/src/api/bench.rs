@@ -1,4 +1,4 @@
-//! A member for tests, whose engine thread is the test.
+//! A member for tests, whose engine thread is the test itself.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::metrics::Metrics;
 use crate::peer::{Identity, Kept, Settings, Sink, StateIntake, StateTaker, Transport};
 use crate::shared::{Shared, WorkerFlags};
 
-/// Nobody listens.
+/// A peer sink and a state intake that take nothing.
 struct Deaf;
 
 impl Sink for Deaf {
@@ -93,7 +93,7 @@ impl Bench {
         bench
     }
 
-    /// Another leader; 0 for none.
+    /// Sets the leader; 0 for none.
     pub fn led_by(&self, leader: u64) {
         let role = if leader == 1 { Role::Leader } else { Role::Follower };
         self.member.shared.set_standing(&Standing { leader, term: 2, commit: 5, role, ..Standing::default() });

@@ -1,4 +1,4 @@
-//! What is wrong with a request, before anything is asked of the state (etcd: `server/etcdserver/api/v3rpc/key.go`).
+//! Checks of a request, before anything is read from the state (etcd: `server/etcdserver/api/v3rpc/key.go`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -37,13 +37,14 @@ pub fn delete_range(request: &DeleteRangeRequest) -> Result<(), Status> {
     if request.key.is_empty() { Err(errors::empty_key()) } else { Ok(()) }
 }
 
-/// Peer URLs that one member may have. Each is tried when the member is dialed, and goes into every list of members.
+/// The most peer URLs that one member may have. Each is tried when the member is dialed, and is part of every list of
+/// members.
 const MAX_PEER_URLS: usize = 64;
-/// Bytes of one of them. Host names have 253 at most.
+/// The most bytes of one peer URL. Host names have at most 253.
 const MAX_PEER_URL_BYTES: usize = 1024;
 
-/// The URLs of a member that joins or moves, sorted as etcd sorts them. One that asks for TLS could not be reached, and is
-/// refused with the others.
+/// The peer URLs of a member that is added or updated, sorted as etcd sorts them. A URL that asks for TLS could not be
+/// reached, and is refused like a malformed one.
 pub fn peer_urls(urls: &[String]) -> Result<Vec<String>, Status> {
     let longest = urls.iter().map(String::len).max().unwrap_or_default();
     if urls.len() > MAX_PEER_URLS || longest > MAX_PEER_URL_BYTES {
@@ -65,13 +66,14 @@ pub fn peer_urls(urls: &[String]) -> Result<Vec<String>, Status> {
 
 pub fn txn(request: &TxnRequest, max_ops: usize) -> Result<(), Status> {
     within_limits(request, max_ops)?;
-    // Both branches on their own: only one of them will run.
+    // Each branch on its own: only one of them will run.
     writes(&request.success)?;
     writes(&request.failure)?;
     Ok(())
 }
 
-/// Size, keys, and each operation as its unary counterpart. A nested transaction has what the one around it leaves.
+/// Checks the number of operations, the keys, and each operation like its unary counterpart. A nested transaction may
+/// use as many operations as the one around it leaves.
 fn within_limits(request: &TxnRequest, max_ops: usize) -> Result<(), Status> {
     let ops = request.compare.len().max(request.success.len()).max(request.failure.len());
     if ops > max_ops {
@@ -92,7 +94,7 @@ fn within_limits(request: &TxnRequest, max_ops: usize) -> Result<(), Status> {
     Ok(())
 }
 
-/// Keys that a branch puts, and what it deletes, nested transactions included.
+/// The keys that a branch puts and the ranges that it deletes, nested transactions included.
 #[derive(Default)]
 struct Writes<'a> {
     puts: BTreeSet<&'a [u8]>,
@@ -104,7 +106,7 @@ impl<'a> Writes<'a> {
         if self.deletes.covers(key) || !self.puts.insert(key) { Err(errors::duplicate_key()) } else { Ok(()) }
     }
 
-    /// Refuses a nested branch that puts what is put or deleted here.
+    /// Refuses a nested branch that puts a key which is put or deleted here.
     fn admit(&self, nested: &Writes<'_>) -> Result<(), Status> {
         if intersect(&self.puts, &nested.puts) || self.deletes.cover_any(&nested.puts) {
             return Err(errors::duplicate_key());
@@ -112,8 +114,8 @@ impl<'a> Writes<'a> {
         Ok(())
     }
 
-    /// Takes over what a nested branch writes. The smaller collection moves into the larger one, here and in the
-    /// comparisons above, so that a write is moved or compared a logarithmic number of times however deep it lies.
+    /// Adds the writes of a nested branch. The smaller collection moves into the larger one, here and in the
+    /// comparisons above. So a write is moved or compared a logarithmic number of times, however deep it is nested.
     fn absorb(&mut self, mut nested: Writes<'a>) {
         if self.puts.len() < nested.puts.len() {
             std::mem::swap(&mut self.puts, &mut nested.puts);
@@ -133,15 +135,15 @@ fn intersect(a: &BTreeSet<&[u8]>, b: &BTreeSet<&[u8]>) -> bool {
     few.iter().any(|key| many.contains(key))
 }
 
-/// Where a deleted range ends: before this key, or (`true`) behind it.
+/// Where a deleted range ends: before this key, or (`true`) after it.
 type End<'a> = (&'a [u8], bool);
 
-/// What deletes cover, as ranges that neither overlap nor touch, by their first key.
+/// The ranges that deletes cover, by their first key. They neither overlap nor touch.
 #[derive(Default)]
 struct Deleted<'a>(BTreeMap<&'a [u8], End<'a>>);
 
 impl<'a> Deleted<'a> {
-    /// Here, and only here, etcd takes a range that ends in one zero byte literally, so that it covers nothing.
+    /// Only here, etcd takes a range end of one zero byte literally, so that the range covers nothing.
     fn add(&mut self, request: &'a DeleteRangeRequest) {
         let end = if request.range_end.is_empty() { (&request.key[..], true) } else { (&request.range_end[..], false) };
         self.insert(&request.key, end);
@@ -179,10 +181,10 @@ impl<'a> Deleted<'a> {
     }
 }
 
-/// Collects what a branch writes, and refuses a key that is put twice, or put and deleted. The branches of a nested
+/// Collects the writes of a branch, and refuses a key that is put twice, or put and deleted. The branches of a nested
 /// transaction may overlap each other, because only one of them runs. As in etcd, a put is compared with the deletes of
 /// this branch and of the nested transactions before it, not with those of a later one. The order of comparisons is
-/// etcd's, their cost is n log n.
+/// etcd's; their cost is O(n log n).
 fn writes(ops: &[RequestOp]) -> Result<Writes<'_>, Status> {
     let mut all = Writes::default();
     for op in ops {
@@ -333,7 +335,7 @@ mod tests {
         };
         let puts: Vec<_> = (0..OPS).map(put).collect();
         let deletes: Vec<_> = (0..OPS).map(delete).collect();
-        // As deep as a message may be nested, so that every write is handed on as often as possible.
+        // Nested as deep as a message may be, so that every write is moved as often as possible.
         let nested = |mut ops: Vec<RequestOp>| {
             for level in 0..45 {
                 ops = vec![txn_op(ops, vec![put(OPS + level)])];

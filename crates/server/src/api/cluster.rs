@@ -1,7 +1,7 @@
-//! The Cluster service: who belongs to the cluster (etcd: `server/etcdserver/server.go`).
+//! The Cluster service: the list of members, and its changes (etcd: `server/etcdserver/server.go`).
 //!
-//! A change is checked here ([`super::reconfiguration`]), and again by the state machine when it is committed. Only the leader
-//! can tell whether a learner may become a voter, so every other member asks it.
+//! A change is checked here ([`super::reconfiguration`]), and again by the state machine when it is committed. Only the
+//! leader knows whether a learner may become a voter, so every other member asks the leader.
 
 use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -40,7 +40,7 @@ async fn member_list(member: &Member, call: Call, request: MemberListRequest) ->
     Frame::of(&MemberListResponse { header: header(member), members: messages(member.shared.members()) })
 }
 
-/// The id depends on the time, so that a member that was removed can come back under another one.
+/// The id depends on the time, so that a removed member can be added again under another id.
 async fn member_add(member: &Member, call: Call, request: MemberAddRequest) -> Result<Frame, Status> {
     let peer_urls = check::peer_urls(&request.peer_ur_ls)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -59,7 +59,7 @@ async fn member_remove(member: &Member, call: Call, request: MemberRemoveRequest
     Frame::of(&MemberRemoveResponse { header: header(member), members: messages(members) })
 }
 
-/// etcd does not look at the URLs, and all of its members crash if one cannot be read.
+/// The URLs are checked here, unlike in etcd: without this check, all of its members crashed.
 async fn member_update(member: &Member, call: Call, request: MemberUpdateRequest) -> Result<Frame, Status> {
     let id = request.id;
     let moved = ClusterMember { id, peer_urls: check::peer_urls(&request.peer_ur_ls)?, ..ClusterMember::default() };
@@ -72,7 +72,7 @@ async fn member_promote(member: &Member, call: Call, request: MemberPromoteReque
     Frame::of(&MemberPromoteResponse { header: header(member), members: messages(members) })
 }
 
-/// Why a learner does not become a voter.
+/// The reason why a learner is not promoted.
 #[derive(Debug)]
 pub(crate) enum Unpromoted {
     NotFound,
@@ -98,7 +98,7 @@ impl From<Status> for Unpromoted {
     }
 }
 
-/// Makes a voter of a learner, or lets the leader do it; returns the members.
+/// Promotes a learner to a voter, here or at the leader; returns the members.
 pub(crate) async fn promote(member: &Member, call: &Call, id: u64) -> Result<Vec<ClusterMember>, Unpromoted> {
     let here = async || {
         let promoted = promote_here(member, call, id).await;

@@ -1,7 +1,7 @@
-//! Defragment: space that nothing uses any more goes back to the medium, and the size of the state falls to what is in use.
+//! Defragment: gives unused space back to the disk, so that the size of the state falls to the size in use.
 //!
-//! etcd holds up every request meanwhile; here reads and writes go on. As in etcd, a second request waits for the first, and
-//! a client that goes away does not end what it began.
+//! etcd holds up every request while it defragments; here reads and writes go on. As in etcd, a second request waits
+//! for the first, and a defragmentation goes on when its client goes away.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,7 +22,7 @@ pub(super) async fn defragment(member: &Member, _call: Call, _request: Defragmen
     seldom!(CHANGES: info, (), "starting defragment");
     let turn = member.shared.defragmenting.clone().lock_owned().await;
     let (shared, metrics, inbox) = (member.shared.clone(), member.metrics.clone(), member.inbox.clone());
-    // A task of its own, which nobody ends.
+    // A task of its own, so that it goes on when the client goes away.
     let task = tokio::task::spawn_local(async move {
         let _turn = turn;
         work(shared, metrics, inbox).await
@@ -33,10 +33,11 @@ pub(super) async fn defragment(member: &Member, _call: Call, _request: Defragmen
     Frame::of(&DefragmentResponse::default())
 }
 
-/// Defragments before clients are served, if that frees as many megabytes; the log says so if it does not, as etcd's.
+/// Defragments before clients are served, if that frees at least `threshold_megabytes`. If it would free less, the log
+/// says so, as etcd's does.
 ///
 /// # Errors
-/// The member does not start: there is no runtime, or the medium failed.
+/// The member does not start: there is no runtime, or the disk failed.
 pub(crate) fn at_start(
     threshold_megabytes: u64,
     shared: &Arc<Shared>,
@@ -77,7 +78,7 @@ async fn work(shared: Arc<Shared>, metrics: Arc<Metrics>, inbox: Inbox<Event>) -
     let (began, before) = (Instant::now(), shared.sizes());
     let view = shared.views.now();
     super::kv::on_pool(move || view.engine().defragment().map_err(|error| Status::unknown(error.to_string()))).await?;
-    // The size falls between two entries, so that a restart lets it fall there again.
+    // The engine thread lowers the size between two entries, so that a restart lowers it at the same entry again.
     let (done, fallen) = oneshot::channel();
     inbox.push_control(Event::LowerMark(done));
     fallen.await.map_err(|_| errors::stopped())?;

@@ -10,9 +10,9 @@ use metastore_store::{OpReply, TxnReply};
 use crate::grpc::{Frame, Status};
 use crate::shared::Shared;
 
-/// A header takes at most this: four numbers of ten bytes and their tags, behind tag and length.
+/// The most bytes that a header takes: its tag and length, and four numbers of ten bytes with their tags.
 const HEADER_BYTES: usize = 48;
-/// Tag and length of a row, and what a reply has beside its rows.
+/// The most bytes that the tag and length of a row take, or another field of a reply.
 const ROW_BYTES: usize = 11;
 
 /// The fields of `ResponseHeader`.
@@ -30,7 +30,7 @@ impl Header {
         Self { cluster_id: shared.cluster_id, member_id: shared.member_id, revision, term: shared.term() }
     }
 
-    /// Inside a transaction only the revision is told.
+    /// Inside a transaction, a header holds only the revision.
     fn inner(revision: i64) -> Self {
         Self { revision, ..Self::default() }
     }
@@ -67,7 +67,7 @@ pub fn txn(header: Header, reply: &TxnReply) -> Result<Frame, Status> {
     Frame::write(HEADER_BYTES + ops_len(&reply.ops), |out| write_txn(out, |out| header.write(out), reply))
 }
 
-/// One message of RangeStream: rows alone, or what only the last one carries.
+/// One message of RangeStream: only rows, or the fields that only the last message has.
 pub fn range_chunk(header: Option<Header>, reply: &RangeReply) -> Result<Frame, Status> {
     Frame::write(range_len(reply) + ROW_BYTES, |out| {
         message(out, 1, |out| {
@@ -120,7 +120,7 @@ fn write_op(out: &mut Vec<u8>, op: &OpReply) {
         OpReply::DeleteRange { revision, deleted, previous } => {
             message(out, 3, |out| write_delete_range(out, Header::inner(*revision), *deleted, previous));
         }
-        // The header of a nested transaction is there, and empty.
+        // The header of a nested transaction is present, and empty.
         OpReply::Txn(reply) => message(out, 4, |out| write_txn(out, |out| message(out, 1, |_| {}), reply)),
     }
 }
@@ -156,7 +156,8 @@ fn bytes(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-/// Appends a message as a field. Its length is known only afterwards; a short one needs one byte, which is left free.
+/// Appends a message as a field. Its length is known only after it is written. One byte is left free for it, which is
+/// enough for a short message; a longer one is moved.
 fn message(out: &mut Vec<u8>, field: u32, fill: impl FnOnce(&mut Vec<u8>)) {
     encode_key(field, WireType::LengthDelimited, out);
     let at = out.len();

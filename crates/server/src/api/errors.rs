@@ -96,7 +96,7 @@ pub fn timeout_due_to_connection_lost() -> Status {
     Status::unavailable("etcdserver: request timed out, possibly due to connection lost")
 }
 
-/// Why a request did not become an entry. One that may be taken later waits, so that nobody is told of it.
+/// The error of a request that did not become an entry. A request that may be proposed later waits, and has no error.
 pub fn not_proposed(why: NotProposed) -> Status {
     match why {
         NotProposed::TooLarge => request_too_large(),
@@ -104,7 +104,7 @@ pub fn not_proposed(why: NotProposed) -> Status {
     }
 }
 
-/// What the state machine refuses, with the code that belongs to it.
+/// The error of a refusal of the state machine, with the code that belongs to it.
 pub fn refused(refusal: Refusal) -> Status {
     let code = match refusal {
         Refusal::Compacted | Refusal::FutureRevision | Refusal::LeaseTtlTooLarge => Code::OutOfRange,
@@ -137,8 +137,8 @@ pub fn refused(refusal: Refusal) -> Status {
     Status::new(code, refusal.to_string())
 }
 
-/// Why a read gave nothing. A failed medium is reported here to the one who read; the engine thread will meet it as well
-/// and stop the member.
+/// The error of a failed read. A failed disk is reported here to the client; the engine thread will meet the failure as
+/// well and stop the member.
 pub fn unreadable(error: ReadError) -> Status {
     match error {
         ReadError::Refused(refusal) => refused(refusal),

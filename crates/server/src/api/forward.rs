@@ -1,7 +1,7 @@
-//! Questions that only the leader can answer, put to it on its peer port (etcd: `waitLeader` and its callers).
+//! Questions that only the leader can answer, sent to its peer port (etcd: `waitLeader` and its callers).
 //!
-//! Leadership may move at any moment, so a question is asked again until somebody answers or the time is up: here if this
-//! member leads, otherwise at each of the leader's URLs in turn.
+//! Leadership may move at any moment, so a question is asked again until it is answered or its time is up. It is asked
+//! here if this member leads, otherwise at each of the leader's URLs in turn.
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -16,21 +16,22 @@ use crate::peer::client::Reply;
 
 /// The pause between two attempts, as in etcd.
 const PAUSE: Duration = Duration::from_millis(50);
-/// How often whoever waits looks who leads now.
+/// How often a request that waits for the leader's answer checks whether the leader has changed.
 const LEADER_TICK: Duration = Duration::from_millis(100);
 
-/// What is asked at the peer port.
+/// A request to the leader's peer port.
 pub(super) struct Question<'a> {
     pub method: Method,
     pub path: &'a str,
     pub body: Bytes,
 }
 
-/// Asks until there is an answer. `here` gives `None` when this member does not lead after all; `read` gives `None` for a
-/// reply after which it is worth trying again.
+/// Asks until there is an answer. `here` returns `None` if this member does not lead after all. `read` returns `None`
+/// for a reply after which the question is worth asking again.
 ///
 /// # Errors
-/// Those of `here` and `read`; without a leader until the time is up that there is none; else that the time is up.
+/// The errors of `here` and `read`. `no leader` if there is no leader until the time is up; otherwise, that the time is
+/// up.
 pub(super) async fn ask_leader<T, E: From<Status>>(
     member: &Member,
     call: &Call,
@@ -103,7 +104,7 @@ async fn wait_for_leader(member: &Member, deadline: Instant) -> Result<ClusterMe
     }
 }
 
-/// Returns when `leader` leads no longer, as far as is known here: an answer of it might be long in coming.
+/// Returns when this member no longer sees `leader` as the leader, because an answer from it might take long.
 async fn replaced(member: &Member, leader: u64) {
     while member.shared.leader() == leader {
         sleep(LEADER_TICK).await;
@@ -121,7 +122,7 @@ mod tests {
     use super::*;
     use crate::api::bench::Bench;
 
-    /// Answers every connection in turn with the next of `replies`, and the last one from then on.
+    /// Answers each connection with the next of `replies`, and all further ones with the last.
     async fn peer(replies: &'static [&'static str]) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -141,7 +142,7 @@ mod tests {
         url
     }
 
-    /// What is answered to a question that only "yes" settles.
+    /// The answer to a question that is asked again until a reply begins with "yes".
     async fn ask(bench: &Bench, call: &Call, here: Option<&'static str>) -> Result<String, Status> {
         let question = Question { method: Method::POST, path: "/leases", body: Bytes::from_static(b"q") };
         let here = async || Ok(here.map(str::to_owned));

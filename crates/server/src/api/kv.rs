@@ -21,10 +21,11 @@ use crate::grpc::{Call, Frame, Outbound, Router, Status};
 use crate::metrics::requests::{RANGE, TXN};
 
 const SERVICE: &str = "etcdserverpb.KV";
-/// Keys in the first message of a RangeStream; later ones grow and shrink towards [`Member`]'s request size, as in etcd.
+/// Keys in the first message of a RangeStream; later ones grow and shrink towards [`Member`]'s request size, as in
+/// etcd.
 const FIRST_CHUNK_KEYS: usize = 10;
 
-/// Bounded steps of the engine that a read takes on the I/O thread, some 50 us each; a longer one moves to the pool.
+/// Bounded steps of the engine that a read takes on the I/O thread, about 50 us each. A longer read moves to the pool.
 const INLINE_STEPS: usize = 4;
 
 pub fn register(router: &mut Router, member: &Rc<Member>) {
@@ -39,7 +40,7 @@ pub fn register(router: &mut Router, member: &Rc<Member>) {
     });
 }
 
-/// A learner may lag, and serves only who does not mind.
+/// A learner may lag, so it serves only serializable reads.
 async fn range(member: &Member, call: Call, request: RangeRequest) -> Result<Frame, Status> {
     if !request.serializable {
         member.admit(&call)?;
@@ -52,8 +53,8 @@ async fn range(member: &Member, call: Call, request: RangeRequest) -> Result<Fra
     result
 }
 
-/// Returns once a linearizable read sees everything that was acknowledged before: when it began, and when it may read. One that
-/// may not has ended.
+/// Returns once a linearizable read sees everything that was acknowledged before. The result is when the read began and
+/// when it may read. A read that fails here is counted as ended.
 async fn wait_to_read(
     member: &Member,
     call: &Call,
@@ -82,14 +83,14 @@ async fn range_now(member: &Member, request: RangeRequest) -> Result<Frame, Stat
     .await
 }
 
-/// Reads of this process that go on beside the I/O threads.
+/// Reads of this process that run on the pool now.
 static OPEN_READS: AtomicU64 = AtomicU64::new(0);
 
 pub(super) fn open_reads() -> u64 {
     OPEN_READS.load(Ordering::Relaxed)
 }
 
-/// Reads that may be long run beside the I/O threads.
+/// Runs a read that may be long on the pool, not on the I/O thread.
 pub(crate) async fn on_pool<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Status> + Send + 'static,
 ) -> Result<T, Status> {
@@ -117,7 +118,7 @@ fn put_bytes(request: &PutRequest) -> u64 {
     (request.key.len() + request.value.len()) as u64
 }
 
-/// Those of both branches, one of which will run.
+/// Bytes put by both branches, although only one of them will run.
 fn txn_put_bytes(request: &TxnRequest) -> u64 {
     let ops = request.success.iter().chain(&request.failure);
     ops.map(|op| if let Some(Request::RequestPut(put)) = &op.request { put_bytes(put) } else { 0 }).sum()
@@ -155,8 +156,8 @@ async fn txn(member: &Member, call: Call, request: TxnRequest) -> Result<Frame, 
     }
 }
 
-/// Whether a transaction does nothing but read, and then whether every read is serializable. A nested transaction counts
-/// as a write, as in etcd.
+/// `None` if a transaction writes, otherwise whether all of its reads are serializable. A nested transaction counts as
+/// a write, as in etcd.
 fn only_reads(request: &TxnRequest) -> Option<bool> {
     let serializable = |op: &RequestOp| match &op.request {
         Some(Request::RequestRange(range)) => Some(range.serializable),
@@ -190,7 +191,8 @@ async fn range_stream(
     }
     let Some(request) = send_sorted(&member, request, &mut outbound).await? else { return Ok(()) };
     let view = member.view();
-    // A client that does not read holds back nothing: each piece is read from the state as it is then.
+    // A client that does not read its stream holds back nothing: each piece is read from the state that is current
+    // then.
     let mut cursor = on_pool(move || view.cursor(&range_query(&request)).map_err(errors::unreadable)).await?;
     let target_bytes = member.limits.max_request_bytes;
     let mut keys = FIRST_CHUNK_KEYS;
@@ -219,7 +221,7 @@ async fn range_stream(
     let view = member.view();
     let last = on_pool(move || cursor.finish(&view).map_err(errors::unreadable)).await?;
     let frame = encode::range_chunk(Some(Header::new(&member.shared, last.revision)), &last)?;
-    // A client that has gone needs no end.
+    // A client that has gone needs no last message.
     let _ = outbound.send(frame).await;
     Ok(())
 }
@@ -260,7 +262,7 @@ fn first_message(view: &View, request: &RangeRequest) -> Result<Option<RangeRepl
     if !limited {
         return Ok(None);
     }
-    // As in etcd, keys are counted on from the last one of the sorted answer.
+    // As in etcd, the count continues after the last key of the sorted answer.
     if let Some(last) = reply.rows.last() {
         let key = [key_of(last), &[0]].concat();
         let revision = if request.revision > 0 { request.revision } else { reply.revision };
@@ -284,7 +286,7 @@ fn check_streamable(request: &RangeRequest) -> Result<(), Status> {
     Ok(())
 }
 
-/// The member answered with a reply of another kind: requests and answers got mixed up, and nothing may be told.
+/// The member answered with a reply of another kind: requests and answers were mixed up, so no result may be sent.
 pub(super) fn mismatch(reply: &Reply) -> Status {
     Status::internal(format!("an answer of another kind: {reply:?}"))
 }

@@ -1,4 +1,5 @@
-//! Why a proposal ran out of time, as far as this member can guess (etcd: `parseProposeCtxErr`). It may have happened or not.
+//! The timeout cause of a proposal, as far as this member can guess (etcd: `parseProposeCtxErr`). The proposal may have
+//! been committed or not.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use super::{Member, errors};
 use crate::grpc::Status;
 
 impl Member {
-    /// What a proposal is told that was made at `began` and is without an answer.
+    /// The error of a proposal that was made at `began` and has no answer.
     pub(super) fn why_late(&self, began: tokio::time::Instant) -> Status {
         let began = began.into_std();
         if during_election(began, self.shared.led_since(), self.limits.election_timeout) {
@@ -24,13 +25,14 @@ impl Member {
     }
 }
 
-/// Whether the leader before the one of `led_since` may have been lost by then already.
+/// Whether the proposal was made so shortly before the election at `led_since` that the leader before may already have
+/// been lost.
 fn during_election(began: Instant, led_since: Option<Instant>, election_timeout: Duration) -> bool {
     led_since.is_some_and(|elected| began < elected && began + 2 * election_timeout > elected)
 }
 
-/// Whether the proposal could go where it had to go: from a leader to a quorum, from anyone else to the leader. Without a
-/// leader nothing can be said about connections.
+/// Whether the proposal could reach its next stop: from the leader to a quorum, from any other member to the leader.
+/// Without a leader nothing is known about connections, and the result is true.
 fn reached(leader: u64, own: u64, members: &[ClusterMember], connected: impl Fn(u64) -> bool) -> bool {
     if leader == own {
         let count = members.iter().filter(|member| member.id == own || connected(member.id)).count();
@@ -49,7 +51,8 @@ mod tests {
     use crate::driver::{Answer, Event};
     use crate::grpc::Call;
 
-    /// How a put ends of which the engine thread says, after the time for it, whether it was withdrawn in time.
+    /// The error of a put that runs out of time. After that, the engine thread answers `held`: whether the put was
+    /// withdrawn before it was proposed.
     async fn ends(call: Call, held: bool) -> Status {
         let bench = Bench::new(&["http://127.0.0.1:1", "http://127.0.0.1:2"]);
         let request = PutRequest::default();

@@ -1,17 +1,17 @@
-//! Streams of clients that want a leader or nothing: metadata `hasleader`.
+//! Streams that require a leader: metadata `hasleader`.
 
 use tokio::time::{Duration, Instant};
 
 use super::{Member, errors};
 use crate::grpc::{Call, Status};
 
-/// How often a stream that wants a leader looks whether there is one.
+/// How often a stream that requires a leader checks that there is one.
 const LEADER_TICK: Duration = Duration::from_millis(100);
-/// Election timeouts without a leader after which a stream is ended, as in etcd: opening it again costs more than waiting
-/// for one election.
+/// Election timeouts without a leader after which a stream is ended, as in etcd: opening it again costs more than
+/// waiting for one election.
 const PATIENCE_ELECTIONS: u32 = 3;
 
-/// Ends a stream that wants a leader once there was none for three election timeouts, as etcd does.
+/// Ends a stream that requires a leader once there was none for three election timeouts, as etcd does.
 pub struct LeaderWatch<'a> {
     member: &'a Member,
     wanted: bool,

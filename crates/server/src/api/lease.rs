@@ -1,11 +1,12 @@
 //! The Lease service (etcd: `server/lease`, `v3_server.go`).
 //!
-//! Leases are granted and revoked through the log. How long they live is the leader's to know, so that the other members ask
-//! it for their clients ([`super::forward`], [`crate::peer::leases`]).
+//! Leases are granted and revoked through the log. Only the leader knows how long they have to live, so the other
+//! members ask it for their clients ([`super::forward`], [`crate::peer::leases`]).
 //!
-//! Renewals go in batches. A batch is what a client has sent by the time its stream is looked at: the first message never waits
-//! for a second. One event takes a batch to the engine thread, one proof of leadership serves all batches that came before
-//! it, and one request takes it from a follower to the leader. What comes meanwhile is the next batch.
+//! Renewals go in batches. A batch is all that a client has sent when its stream is read: the first message never waits
+//! for a second. One event takes a batch to the engine thread. One proof of leadership serves all batches that came
+//! before it. One request takes a batch from a follower to the leader. Renewals that arrive while a batch is under way
+//! form the next batch.
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -34,13 +35,16 @@ use crate::grpc::{Call, Frame, Inbound, Outbound, Router, Status};
 use crate::peer::leases as peer;
 
 const SERVICE: &str = "etcdserverpb.Lease";
-/// Renewals in a batch at most: some 50 us on the engine thread.
+/// At most this many renewals in a batch: about 50 us on the engine thread.
 pub(crate) const RENEWALS_AT_ONCE: usize = 1024;
-/// What a renewal counts for on its way to the engine thread, in bytes: about as much memory and time as a small write.
+/// Bytes that a renewal counts as in the inbox of the engine thread: it takes about as much memory and time as a small
+/// write.
 const RENEWAL_BYTES: usize = 64;
-/// Renewals of one stream that wait for the end of a lease whose time is over. With so many, the stream is not read.
+/// At most this many renewals of one stream wait for the end of an expired lease. At this number, the stream is not
+/// read.
 const LATE_AT_ONCE: usize = 1024;
-/// Renewals of a batch that are under way at a time to a leader that takes them one by one: as many as connections are kept.
+/// Renewals of a batch that are under way at a time to a leader that takes them only one by one: as many as the
+/// connection pool keeps connections.
 const SINGLY_AT_ONCE: usize = crate::peer::kept::KEPT;
 
 pub fn register(router: &mut Router, member: &Rc<Member>) {
@@ -54,7 +58,8 @@ pub fn register(router: &mut Router, member: &Rc<Member>) {
     });
 }
 
-/// The id is settled here, so that every member applies the same. The time to live is raised to the minimum when it is applied.
+/// The id is chosen here, so that every member applies the same id. The time to live is raised to the minimum when it
+/// is applied.
 async fn grant(member: &Member, call: Call, request: LeaseGrantRequest) -> Result<Frame, Status> {
     if request.ttl > MAX_TTL_S {
         return Err(errors::refused(Refusal::LeaseTtlTooLarge));
@@ -106,11 +111,11 @@ async fn time_left(member: &Member, call: &Call, lease: i64, keys: bool) -> Resu
 #[derive(Debug)]
 pub(crate) struct TimeLeft {
     pub time: TimeToLive,
-    /// None unless they were asked for.
+    /// Empty unless the keys were asked for.
     pub keys: Vec<bytes::Bytes>,
 }
 
-/// What this member says of a lease.
+/// The answer of this member about a lease.
 #[derive(Debug)]
 pub(crate) enum Told<T> {
     Known(T),
@@ -136,7 +141,7 @@ pub(crate) async fn time_left_here(
     lease: i64,
     keys: bool,
 ) -> Result<Told<TimeLeft>, Status> {
-    // The keys could have been attached under another leader, too.
+    // The keys may have been attached under another leader, too.
     match member.read_barrier(call).await {
         Err(status) if status == errors::leader_changed() => return Ok(Told::NotLeader),
         passed => passed?,
@@ -161,8 +166,9 @@ async fn keys_here(member: &Member, lease: i64) -> Result<Vec<bytes::Bytes>, Sta
     .await
 }
 
-/// All leases, those that end first in front. They come from the engine thread piece by piece, and one list is made at a time
-/// on each I/O thread: a list of any length holds up nothing. A lease that is granted or revoked meanwhile may be in it or not.
+/// All leases, ordered by when they end. They come from the engine thread in pieces, and each I/O thread makes one list
+/// at a time, so that a list of any length holds up nothing. A lease that is granted or revoked while the list is made
+/// may be in it or not.
 async fn leases(member: &Member, call: Call, _request: LeaseLeasesRequest) -> Result<Frame, Status> {
     let limit = member.time_limit(&call);
     let _turn = timeout_at(limit.at, member.listing.lock()).await.map_err(|_| limit.passed())?;
@@ -201,14 +207,14 @@ async fn keep_alive(
     }
 }
 
-/// What a client has sent by now.
+/// The renewals that a client has sent since the last batch.
 struct Batch {
     leases: Vec<i64>,
     /// How its half of the stream has ended, if it has.
     end: Option<Result<(), Status>>,
 }
 
-/// Waits for the next messages of a client. Safe to drop and call again: nothing is lost.
+/// Waits for the next messages of a client. Safe to drop and call again: no message is lost.
 async fn next_batch(inbound: &mut Inbound<LeaseKeepAliveRequest>) -> Batch {
     poll_fn(|cx| {
         let mut batch = Batch { leases: Vec::new(), end: None };
@@ -232,7 +238,7 @@ async fn renew_all(
     mut inbound: Inbound<LeaseKeepAliveRequest>,
     mut outbound: Outbound,
 ) -> Result<(), Status> {
-    // One that comes too late is answered when its lease is gone, and holds up no other.
+    // A renewal that comes too late is answered when its lease is gone, and holds up no other renewal.
     let mut late: JoinSet<Result<LeaseKeepAliveResponse, Status>> = JoinSet::new();
     let mut end = None;
     while end.is_none() || !late.is_empty() {
@@ -246,7 +252,7 @@ async fn renew_all(
             }
         };
         end = batch.end;
-        // The header tells the revision from before the renewal, as in etcd.
+        // The header has the revision from before the renewal, as in etcd.
         let header = Some(member.header(member.view().revision()));
         for (id, renewal) in renew(member, call, &batch.leases).await? {
             let ttl = match renewal {
@@ -279,7 +285,7 @@ async fn answer_late(
     Ok(LeaseKeepAliveResponse { header, id, ttl })
 }
 
-/// Renews leases, or lets the leader do it; says what became of each.
+/// Renews leases, here or at the leader; returns the result of each.
 async fn renew(member: &Rc<Member>, call: &Rc<Call>, leases: &[i64]) -> Result<Vec<(i64, Renewal)>, Status> {
     if leases.is_empty() {
         return Ok(Vec::new());
@@ -291,8 +297,8 @@ async fn renew(member: &Rc<Member>, call: &Rc<Call>, leases: &[i64]) -> Result<V
     Ok(leases.iter().copied().zip(renewals).collect())
 }
 
-/// Renews leases in one batch; `None` if the leader takes them one by one only, as an etcd does. What a leader takes is
-/// remembered for its term.
+/// Renews leases in one batch; `None` if the leader takes renewals only one by one, as etcd does. This is remembered
+/// for the leader's term.
 async fn renew_together(member: &Member, call: &Call, leases: &[i64]) -> Result<Option<Vec<Renewal>>, Status> {
     let led = || Some((member.shared.leader(), member.shared.term()));
     if member.takes_singly.get() == led() && !member.shared.is_leader() {
@@ -309,7 +315,7 @@ async fn renew_together(member: &Member, call: &Call, leases: &[i64]) -> Result<
     Ok(renewals)
 }
 
-/// Renews leases one by one, some at a time.
+/// Renews leases one by one, several at a time.
 async fn renew_singly(member: &Rc<Member>, call: &Rc<Call>, leases: &[i64]) -> Result<Vec<Renewal>, Status> {
     let mut renewals = vec![Renewal::Unknown; leases.len()];
     let (mut asked, mut left) = (JoinSet::new(), leases.iter().copied().enumerate());
@@ -326,8 +332,8 @@ async fn renew_singly(member: &Rc<Member>, call: &Rc<Call>, leases: &[i64]) -> R
     }
 }
 
-/// Renews one lease, or lets the leader do it; `None` if there is none. One that has expired is not brought back: the answer
-/// comes when it is revoked.
+/// Renews one lease, here or at the leader; `None` if there is no such lease. An expired lease is not renewed: the
+/// answer comes when it is revoked.
 async fn renew_or_await_end(member: &Member, call: &Call, lease: i64) -> Result<Option<i64>, Status> {
     let here = async || Ok(renew_or_await_end_here(member, call, lease).await?.found());
     let body = LeaseKeepAliveRequest { id: lease }.encode_to_vec().into();
@@ -352,7 +358,8 @@ pub(crate) async fn renew_or_await_end_here(member: &Member, call: &Call, lease:
     }
 }
 
-/// Renews leases, if this member leads and it is proven that it did; says what became of each. `None` if another one leads.
+/// Renews leases, if this member leads and has proven that it did; returns the result of each. `None` if another member
+/// leads.
 pub(crate) async fn renew_here(member: &Member, call: &Call, leases: Vec<i64>) -> Result<Option<Vec<Renewal>>, Status> {
     member.check_leader(call)?;
     let bytes = leases.len() * RENEWAL_BYTES;
@@ -383,8 +390,8 @@ mod tests {
         Rc::new(Call::of_member(Instant::now() + Duration::from_secs(60)))
     }
 
-    /// A peer that leads as an etcd does: leases 1 to 9 live for 10 s, and there are no batches. Keeps the paths that it was
-    /// asked for.
+    /// A peer that leads as etcd does: leases 1 to 9 live for 10 s, and batches are not known. Keeps the paths that
+    /// were requested.
     async fn etcd() -> (String, Rc<RefCell<Vec<String>>>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());

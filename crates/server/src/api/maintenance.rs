@@ -1,4 +1,4 @@
-//! The Maintenance service: Status, Hash and HashKV, by which members are compared, the list of alarms, Defragment, and
+//! The Maintenance service: Status, Hash and HashKV (by which members are compared), alarms, Defragment, and
 //! MoveLeader.
 
 use std::rc::Rc;
@@ -18,7 +18,7 @@ use crate::driver::{Answer, Event};
 use crate::grpc::{Call, Frame, Router, Status};
 
 const SERVICE: &str = "etcdserverpb.Maintenance";
-/// What a quota of 0 stands for.
+/// The quota that the setting 0 stands for.
 pub const DEFAULT_QUOTA_BYTES: i64 = 2 << 30;
 
 pub fn register(router: &mut Router, member: &Rc<Member>) {
@@ -75,7 +75,7 @@ async fn hash_kv(member: &Member, _call: Call, request: HashKvRequest) -> Result
     })
 }
 
-/// This member raises no alarm by itself; a client may, and so does a member of etcd.
+/// This member raises no alarm by itself. Clients may, and so does a member that runs etcd.
 async fn alarm(member: &Member, call: Call, request: AlarmRequest) -> Result<Frame, Status> {
     let alarms = if request.action() == AlarmAction::Get {
         quorum(member, &call).await?;
@@ -91,13 +91,14 @@ async fn alarm(member: &Member, call: Call, request: AlarmRequest) -> Result<Fra
     Frame::of(&AlarmResponse { header: Some(member.header(member.view().revision())), alarms })
 }
 
-/// etcd takes the question for alarms through its log, so it needs a quorum, and ends like a write without one.
+/// etcd sends a request for the alarms through its log. So the request needs a quorum, and without one it ends like a
+/// write.
 async fn quorum(member: &Member, call: &Call) -> Result<(), Status> {
     let (limit, leaderless) = (member.time_limit(call), member.shared.leader() == 0);
     let known = async {
         loop {
             match member.read_barrier(call).await {
-                // The rounds of reads are shared, and end at times of their own.
+                // Read-index rounds are shared by reads, and end at times of their own.
                 Err(status) if status == errors::leader_changed() || status == errors::timeout() => {}
                 passed => return passed,
             }
@@ -107,13 +108,13 @@ async fn quorum(member: &Member, call: &Call) -> Result<(), Status> {
     timeout_at(limit.at, known).await.unwrap_or_else(|_| Err(timed_out()))
 }
 
-/// An alarm as Go writes it.
+/// An alarm as Go prints it.
 fn alarm_text(alarm: &AlarmMember) -> String {
     let member = if alarm.member_id == 0 { String::new() } else { format!("memberID:{}  ", alarm.member_id) };
     format!("{member}alarm:{}", alarm.alarm().as_str_name())
 }
 
-/// The header of the answer is empty, as in etcd. It is sent once this member has heard of the new leader.
+/// The header of the answer is empty, as in etcd. The answer is sent once this member knows the new leader.
 async fn move_leader(member: &Member, call: Call, request: MoveLeaderRequest) -> Result<Frame, Status> {
     let (shared, to) = (&member.shared, request.target_id);
     if !shared.is_leader() {

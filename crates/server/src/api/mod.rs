@@ -77,16 +77,16 @@ pub struct Member {
     pub barrier: Barrier,
     /// Held while a list of all leases is made: one at a time on this worker.
     pub listing: tokio::sync::Mutex<()>,
-    /// A leader, and its term, that takes renewals one by one only.
+    /// The leader that takes renewals only one by one, and its term.
     pub takes_singly: Cell<Option<(u64, u64)>>,
     /// Index of this worker.
     pub worker: usize,
-    /// What all workers count.
+    /// The flags and counters of all workers.
     pub all: Arc<[Arc<WorkerFlags>]>,
 }
 
 impl Member {
-    /// The state as it is now. A request asks for it once and reads to its end from that.
+    /// The state as it is now. A request takes one view and reads from it to the end.
     pub fn view(&self) -> View {
         self.shared.views.now()
     }
@@ -118,14 +118,15 @@ impl Member {
         }
     }
 
-    /// Puts a question to the engine thread.
+    /// Sends a question to the engine thread, and waits for the answer within the time limit of the call.
     async fn ask(&self, call: &Call, bytes: usize, event: impl FnOnce(Waiter) -> Event) -> Result<Answer, Status> {
         let limit = self.time_limit(call);
         self.ask_until(limit.at, bytes, event).await?.ok_or_else(|| limit.passed())
     }
 
-    /// The same for a request that is to be proposed, with its id, its size, and when it began. One that runs out of time before it was proposed ends
-    /// as a call whose deadline has passed, as in etcd, whose client then tries again; any other is told the likely reason.
+    /// The same for a request that is to be proposed, given its id, its size in bytes, and when it began. If the time
+    /// runs out before the request was proposed, the call ends as one whose deadline has passed, as in etcd, whose
+    /// client then tries again. Otherwise the error names the likely timeout cause.
     async fn ask_for_change(
         &self,
         call: &Call,
@@ -144,15 +145,15 @@ impl Member {
         answer?.ok_or_else(errors::timeout)
     }
 
-    /// Takes a request back that is without an answer; whether it was not proposed yet. An engine thread that is held up does
-    /// not say.
+    /// Withdraws a request that has no answer yet; returns whether it was not proposed yet. An engine thread that is
+    /// held up does not answer, which counts as proposed.
     async fn withdraw(&self, id: u64) -> bool {
         let deadline = Instant::now() + WITHDRAWAL_PATIENCE;
         let answer = self.ask_until(deadline, 0, |waiter| Event::Withdraw { waiter: Some(waiter), id }).await;
         matches!(answer, Ok(Some(Answer::Withdrawn(true))))
     }
 
-    /// How long a call may go on: as long as the client waits, but not longer than requests take here.
+    /// How long a call may take: until the client's deadline, but not longer than the request timeout.
     fn time_limit(&self, call: &Call) -> TimeLimit {
         self.time_limit_from(call, Instant::now())
     }
@@ -165,7 +166,7 @@ impl Member {
         }
     }
 
-    /// Puts a question to the engine thread; `None` if there is no answer in time.
+    /// Sends a question to the engine thread; `None` if there is no answer in time.
     async fn ask_until(
         &self,
         deadline: Instant,
@@ -193,8 +194,8 @@ impl Member {
         ResponseHeader { cluster_id, member_id, revision, raft_term: self.shared.term() }
     }
 
-    /// Whether this member may serve a call at all, as etcd asks before every one: a learner serves next to nothing, and
-    /// who asks for a leader is refused without one.
+    /// Whether this member may serve a call at all, which etcd checks before every call. A learner serves almost
+    /// nothing, and a call that requires a leader is refused without one.
     fn admit(&self, call: &Call) -> Result<(), Status> {
         if self.shared.is_learner() {
             return Err(errors::learner_unsupported());
@@ -202,7 +203,7 @@ impl Member {
         self.admit_anywhere(call)
     }
 
-    /// The same for what a learner serves, too.
+    /// The same for calls that a learner serves, too.
     fn admit_anywhere(&self, call: &Call) -> Result<(), Status> {
         if self.shared.auth_enabled() {
             return Err(absent::no_authentication());
@@ -210,22 +211,23 @@ impl Member {
         self.check_leader(call)
     }
 
-    /// Clients may ask for an error at once where there is no leader.
+    /// Refuses a call that requires a leader while there is none. Clients ask for that with the metadata `hasleader`.
     fn check_leader(&self, call: &Call) -> Result<(), Status> {
         if call.requires_leader() && self.shared.leader() == 0 { Err(errors::no_leader()) } else { Ok(()) }
     }
 
     /// Returns once a read of this member's state sees everything that was acknowledged before.
     ///
-    /// A member that leads and votes alone need not ask anybody: whatever was acknowledged was published here first,
-    /// and nobody else can acknowledge anything.
+    /// A leader that is the only voter asks no other member: everything acknowledged was published here first, and no
+    /// other member can acknowledge anything.
     pub(crate) async fn read_barrier(&self, call: &Call) -> Result<(), Status> {
         self.check_leader(call)?;
         if self.shared.sole_leader() { Ok(()) } else { self.barrier.pass(call.deadline).await }
     }
 }
 
-/// A request that the engine thread may be keeping. Dropped with an id, its client has gone: it need not be proposed any more.
+/// A request that the engine thread may hold. If this is dropped with an id, the client has gone, and the request is
+/// withdrawn: it need not be proposed any more.
 struct OpenRequest<'a> {
     member: &'a Member,
     id: Option<u64>,
@@ -243,18 +245,18 @@ impl Drop for OpenRequest<'_> {
 #[derive(Clone, Copy, Debug)]
 struct TimeLimit {
     at: Instant,
-    /// Whether it is the client that waits no longer.
+    /// Whether this is the client's deadline, not the request timeout.
     theirs: bool,
 }
 
 impl TimeLimit {
-    /// What a call is told that reached its limit.
+    /// The error of a call that reached its limit.
     fn passed(self) -> Status {
         if self.theirs { Status::deadline_exceeded() } else { errors::timeout() }
     }
 }
 
-/// The engine thread answered with something else than was asked for: requests and answers got mixed up.
+/// The engine thread sent an answer of another kind than the question has: requests and answers were mixed up.
 fn another_question() -> Status {
     Status::internal("the member answered another question")
 }
@@ -269,7 +271,8 @@ pub fn register(router: &mut Router, member: &Rc<Member>) {
     absent::register(router, member);
 }
 
-/// Adds a unary method whose handler is `async fn(&Member, Call, T) -> Result<Frame, Status>`. Learners do not serve it.
+/// Adds a unary method whose handler is `async fn(&Member, Call, T) -> Result<Frame, Status>`. Learners do not serve
+/// it.
 macro_rules! unary {
     ($router:expr, $member:expr, $service:expr, $method:literal, $handler:path) => {{
         let member = $member.clone();
@@ -284,7 +287,7 @@ macro_rules! unary {
 }
 use unary;
 
-/// The same for a method that a learner serves, too, or decides on by itself.
+/// The same for a method that a learner serves, too, or whose handler decides that itself.
 macro_rules! unary_on_learners {
     ($router:expr, $member:expr, $service:expr, $method:literal, $handler:path) => {{
         let member = $member.clone();

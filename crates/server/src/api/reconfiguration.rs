@@ -1,7 +1,7 @@
-//! Strict reconfiguration checks (`--strict-reconfig-check`): a change of the membership is refused when the cluster might
-//! be unable to commit anything after it (etcd: `mayAddMember`, `mayRemoveMember`, `mayPromoteMember`).
+//! Strict reconfiguration checks (`--strict-reconfig-check`): a change of the membership is refused when the cluster
+//! might be unable to commit anything after it (etcd: `mayAddMember`, `mayRemoveMember`, `mayPromoteMember`).
 //!
-//! A member counts as started once it has told its name, and as connected when it has been reached for
+//! A member counts as started once it has published its name, and as connected when it has been reached for
 //! [`HEALTH_INTERVAL`] without a break.
 
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::grpc::Status;
 /// How long a member must have been connected to be relied upon, as in etcd.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Members that make a majority of so many.
+/// The number of members that form a majority of `members`.
 pub fn quorum(members: usize) -> usize {
     members / 2 + 1
 }
@@ -49,7 +49,7 @@ impl Member {
         self.check_electorate("member add", |electorate| electorate.may_add(learner))
     }
 
-    /// Whether this member may go.
+    /// Whether the member `id` may be removed.
     pub(super) fn may_remove(&self, id: u64) -> Result<(), Status> {
         self.check_electorate("member remove", |electorate| electorate.may_remove(id))
     }
@@ -96,12 +96,12 @@ impl Electorate<'_> {
 
     fn may_add(&self, learner: bool) -> Result<(), Danger> {
         let (voters, started) = (self.voters().count(), count_started(self.voters()));
-        // One that is alone may always get a second, as when a cluster is restored.
+        // A member that is alone may always get a second one, as when a cluster is restored.
         let alone = started == 1 && voters == 1;
         if !learner && !alone && started < quorum(voters + 1) {
             return Err(Danger::NotEnoughStarted);
         }
-        // The new one counts, and is not there yet.
+        // The new member counts as a voter, but is not connected yet.
         if voters != 1 && self.reliable() < quorum(voters + 1) { Err(Danger::Unhealthy) } else { Ok(()) }
     }
 
@@ -113,7 +113,7 @@ impl Electorate<'_> {
         if count_started(staying()) < quorum(staying().count()) {
             return Err(Danger::NotEnoughStarted);
         }
-        // One that is down is not part of any quorum.
+        // A member that is down is not part of any quorum.
         if id != self.own && !(self.connected)(id).0 {
             return Ok(());
         }
@@ -136,8 +136,8 @@ fn count_started<'a>(members: impl Iterator<Item = &'a ClusterMember>) -> usize 
 mod tests {
     use super::*;
 
-    /// A cluster in short: `s`tarted and connected, `n`ew (nameless, never seen), `d`own, `r`ecently connected, `l`earner.
-    /// This member is the first.
+    /// A cluster in short: `s`tarted and connected, `n`ew (nameless, never seen), `d`own, `r`ecently connected,
+    /// `l`earner. This member is the first.
     fn check<T>(cluster: &str, check: impl Fn(&Electorate<'_>) -> T) -> T {
         let member = |(at, kind): (usize, char)| ClusterMember {
             id: at as u64 + 1,

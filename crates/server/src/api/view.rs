@@ -1,4 +1,4 @@
-//! What the HTTP paths and the metrics ask of the member.
+//! The answers of the member to the HTTP paths and the metrics.
 
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -19,7 +19,7 @@ impl MemberView for Rc<Member> {
         let (readings, shared) = (numbers(self), self.shared.clone());
         Box::pin(async move {
             let engine = tokio::task::spawn_blocking(move || {
-                // A failed medium is reported elsewhere.
+                // A failed disk is reported elsewhere.
                 let view = shared.views.now();
                 (shared.keys.get(&view).unwrap_or_default(), view.engine().statistics())
             });
@@ -65,7 +65,7 @@ impl MemberView for Rc<Member> {
     }
 }
 
-/// What can be read at once: all but what the engine says.
+/// The readings that are available at once: all except those of the engine.
 fn numbers(member: &Member) -> Readings {
     let shared = &member.shared;
     let sizes = shared.sizes();

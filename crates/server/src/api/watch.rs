@@ -24,7 +24,7 @@ use super::leader::LeaderWatch;
 use crate::grpc::{Call, Frame, Inbound, Outbound, Router, Status};
 use crate::shared::WorkerFlags;
 
-/// How often progress intervals are looked at; the shortest interval is as long.
+/// How often progress intervals are checked. It is also the shortest interval.
 const PROGRESS_TICK: Duration = Duration::from_millis(100);
 
 /// All watches of one worker.
@@ -32,14 +32,14 @@ pub struct Watchers {
     hub: RefCell<Hub>,
     streams: RefCell<HashMap<StreamId, Rc<Notify>>>,
     flags: Arc<WorkerFlags>,
-    /// Somebody may have history to read.
+    /// Notified when a watcher may have history to read.
     behind: Notify,
     started: Instant,
     open: Cell<usize>,
 }
 
 impl Watchers {
-    /// The hub reads whatever state there is by then; see [`Watchers::lost`] for when another takes its place.
+    /// The hub always reads the current state. When another state replaces it, see [`Watchers::lost`].
     pub fn new(views: Views, limits: Limits, flags: Arc<WorkerFlags>) -> Rc<Self> {
         Rc::new(Self {
             hub: RefCell::new(Hub::new(Arc::new(views), limits)),
@@ -51,25 +51,26 @@ impl Watchers {
         })
     }
 
-    /// Takes what one revision changed.
+    /// Takes the events of one revision.
     pub fn publish(&self, events: &Arc<RevisionEvents>, bytes: usize) {
         self.flags.free_room(bytes);
         self.hub.borrow_mut().publish(events);
     }
 
-    /// Events were left out on the way here, or another state took the place of the one they came from: everyone reads history.
+    /// Events were dropped on the way here, or another state replaced the one they came from: all watchers read
+    /// history.
     pub fn lost(&self) {
         self.hub.borrow_mut().lost();
     }
 
-    /// Wakes the streams that have something to send, and whoever reads history.
+    /// Wakes the streams that have responses to send, and the task that reads history.
     pub fn wake(&self) {
         self.wake_streams();
         self.behind.notify_one();
     }
 
-    /// Reads history for watchers that are behind, in bounded steps with room for other work between them. To be spawned on
-    /// the worker.
+    /// Reads history for watchers that are behind, in bounded steps with room for other work between them. To be
+    /// spawned on the worker.
     pub async fn read_history(self: Rc<Self>) {
         loop {
             let more = self.hub.borrow_mut().catch_up();
@@ -83,7 +84,7 @@ impl Watchers {
                     self.behind.notified().await;
                 }
                 Err(error) => {
-                    // The engine thread meets the same medium and stops the member.
+                    // The engine thread meets the same disk failure and stops the member.
                     tracing::error!(error = %error, "cannot read history for watchers");
                     return;
                 }
@@ -101,7 +102,7 @@ impl Watchers {
         }
     }
 
-    /// Tells quiet watchers of progress. To be spawned on the worker.
+    /// Sends progress notifications to watchers without events. To be spawned on the worker.
     pub async fn report_progress(self: Rc<Self>) {
         let mut ticks = tokio::time::interval(PROGRESS_TICK);
         loop {
@@ -114,7 +115,8 @@ impl Watchers {
         }
     }
 
-    /// Called before a client is told of a watcher or stream that came or went: it may look at the metrics next.
+    /// Called before the answer about a watcher or stream that was opened or closed: the client may read the metrics
+    /// next.
     fn show_sizes(&self) {
         let (streams, watchers) = self.hub.borrow().sizes();
         self.flags.watches.streams.store(streams as u64, Ordering::Relaxed);
@@ -146,7 +148,7 @@ impl Watchers {
     }
 }
 
-/// One client's stream; dropping it frees all that it has.
+/// One client's stream; dropping it frees everything that it holds.
 struct Stream {
     watchers: Rc<Watchers>,
     id: StreamId,
@@ -218,7 +220,7 @@ impl Stream {
     /// Sends what is queued; false if the client has gone.
     async fn send_all(&self, member: &Member, outbound: &mut Outbound) -> Result<bool, Status> {
         loop {
-            // Taken only when there is room: what waits in the hub is bounded there.
+            // A response is taken only when there is room to send it: the hub bounds the responses that wait.
             if outbound.ready().await.is_err() {
                 return Ok(false);
             }
