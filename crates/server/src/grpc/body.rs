@@ -11,7 +11,7 @@ use http_body::{Frame as BodyFrame, SizeHint};
 use super::outbound::Outgoing;
 use super::status::ok_trailers;
 
-/// What hyper reads a response from.
+/// The source from which hyper reads a response.
 #[derive(Debug)]
 pub enum Body {
     /// Nothing more: the headers said it all (a gRPC error without a message), or the rest has been read.
@@ -24,11 +24,11 @@ pub enum Body {
     Trailers,
     /// The replies of a streaming call.
     Stream(Outgoing),
-    /// Plain HTTP that goes on until one side has had enough.
+    /// A plain HTTP answer that goes on until one side ends it.
     Endless(Box<dyn Pieces>),
 }
 
-/// A body whose bytes arise while it is sent. Dropped when the connection ends.
+/// A body whose bytes are produced while it is sent. Dropped when the connection ends.
 pub trait Pieces: std::fmt::Debug {
     /// The next bytes; `None` at the end.
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>>;

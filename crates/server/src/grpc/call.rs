@@ -1,4 +1,4 @@
-//! What a call brings besides its message: metadata and a deadline.
+//! Metadata and deadline of a call.
 
 use std::time::Duration;
 
@@ -9,10 +9,12 @@ use tokio::time::Instant;
 use super::encoding::Encoding;
 use super::status::Status;
 
-/// The longest `grpc-timeout` that is kept as a deadline; a longer one (the notation reaches 11,000 years) counts as none.
+/// The longest `grpc-timeout` that is kept as a deadline; a longer one (the notation reaches 11,000 years) counts as
+/// none.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(60 * 60 * 24 * 365);
 
-/// One call of a client. Of its metadata it holds what somebody reads, not what the client sent: that may be large.
+/// One call of a client. It holds only the metadata that handlers read, not all that the client sent, which may be
+/// large.
 #[derive(Debug)]
 pub struct Call {
     /// When the client stops waiting; `None` if it did not say.
@@ -41,7 +43,7 @@ impl Call {
         Ok(Call { deadline, raw: Bytes::new(), encoding, requires_leader })
     }
 
-    /// A question that another member puts on behalf of its client.
+    /// A call that another member makes for its client.
     pub fn of_member(deadline: Instant) -> Call {
         Call { deadline: Some(deadline), raw: Bytes::new(), encoding: Encoding::Identity, requires_leader: false }
     }

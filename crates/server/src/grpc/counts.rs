@@ -1,4 +1,4 @@
-//! What each method counts. One instance per method and I/O thread; `/metrics` adds them up.
+//! The counters of each method. One instance per method and I/O thread; `/metrics` adds them up.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -27,11 +27,12 @@ const HANDLING: Bounds = Bounds::Listed(&[
     10_000_000_000,
 ]);
 
-/// Versions that clients name which one I/O thread tells apart: labels must not grow with what strangers say.
+/// One I/O thread tells at most this many client versions apart: the number of labels must not depend on what unknown
+/// clients send.
 const CLIENT_VERSIONS: usize = 32;
-/// All beyond them.
+/// The label of all further versions.
 const OTHER_VERSIONS: &str = "other";
-/// A client that names none, as in etcd.
+/// The label of a client that names no version, as in etcd.
 const NO_VERSION: &str = "unknown";
 
 /// A counter with one writing thread and any number of readers. An addition is a plain load and store: no locked
@@ -49,7 +50,7 @@ impl Tally {
     }
 }
 
-/// Who streams, in the words of the metric label `grpc_type`.
+/// Which side streams, in the words of the metric label `grpc_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Unary,
@@ -103,13 +104,13 @@ pub struct Ledger {
     extensive: bool,
 }
 
-/// Requests of one version's clients on one I/O thread: unary, and of streams.
+/// Requests of the clients of one version on one I/O thread: unary ones, and streams.
 type ClientCounts = [Tally; 2];
 /// A version that clients name, and their requests.
 type ClientVersion = (Arc<str>, Arc<ClientCounts>);
 
 impl Ledger {
-    /// One that keeps the time of every call.
+    /// A ledger that records the duration of every call.
     pub fn extensive() -> Ledger {
         Ledger { extensive: true, ..Ledger::default() }
     }
@@ -152,7 +153,7 @@ impl Ledger {
 #[derive(Debug)]
 pub(super) struct Clients {
     ledger: Ledger,
-    /// The version seen last at the end: mostly there is one.
+    /// The version seen last is at the end. Most often there is only one.
     known: RefCell<Vec<ClientVersion>>,
 }
 
@@ -164,7 +165,7 @@ impl Clients {
     /// Counts a request by the version that its client names in the metadata `client-api-version`.
     ///
     /// # Errors
-    /// A version that is no text, as in etcd.
+    /// A version that is not UTF-8 text, as in etcd.
     pub fn count(&self, headers: &HeaderMap, streams: bool) -> Result<(), Status> {
         let version = headers.get("client-api-version").map_or(NO_VERSION.as_bytes(), HeaderValue::as_bytes);
         let version = std::str::from_utf8(version)
@@ -197,7 +198,8 @@ impl Clients {
     }
 }
 
-/// Counts a call as started now and as handled when dropped: Canceled, unless it got further than that.
+/// Counts a call as started now, and as handled when dropped: with the code of [`Counted::end`], or as Canceled without
+/// one.
 #[derive(Debug)]
 pub(super) struct Counted {
     counts: Arc<MethodCounts>,

@@ -12,7 +12,7 @@ use http::HeaderMap;
 use super::frame::{Cut, Frame};
 use super::status::Status;
 
-/// Messages of more bytes are compressed and decompressed beside the I/O threads: this many take a millisecond or two.
+/// Larger messages are compressed and decompressed on the pool: this many bytes take a millisecond or two.
 const INLINE_BYTES: usize = 16 * 1024;
 
 /// How the messages of a call are compressed.
@@ -24,10 +24,10 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    /// What a request names. The last one counts where there are several, and none is identity.
+    /// The encoding that a request names. If there are several, the last one counts; none is identity.
     ///
     /// # Errors
-    /// Unimplemented, in grpc-go's words, for any other.
+    /// `Unimplemented`, with grpc-go's text, for any other encoding.
     pub(super) fn of(headers: &HeaderMap) -> Result<Encoding, Status> {
         match headers.get_all("grpc-encoding").iter().next_back().map(|value| value.as_bytes()) {
             None | Some(b"" | b"identity") => Ok(Encoding::Identity),
@@ -60,16 +60,16 @@ pub(super) async fn encode(frame: Frame, encoding: Encoding) -> Frame {
         Encoding::Gzip if frame.message_bytes() <= INLINE_BYTES => frame.deflated(),
         Encoding::Gzip => {
             let plain = frame.clone();
-            // Without a pool the process is ending; a message may always come as it is.
+            // Without a pool the process is ending. A message may always be sent uncompressed.
             tokio::task::spawn_blocking(move || frame.deflated()).await.unwrap_or(plain)
         }
     }
 }
 
-/// Decompresses one message, of which at most `max_bytes` may come. Nothing beyond them is decompressed.
+/// Decompresses one message of at most `max_bytes`. Nothing beyond that is decompressed.
 ///
 /// # Errors
-/// The codes and texts of grpc-go, for what is no gzip, and for what is larger.
+/// grpc-go's codes and texts, for a message that is no gzip, and for one that is larger.
 pub(super) fn inflate(message: &[u8], max_bytes: usize) -> Result<Bytes, Status> {
     let mut inflated = Vec::new();
     let most = max_bytes as u64 + 1;
@@ -87,7 +87,7 @@ pub(super) fn inflate(message: &[u8], max_bytes: usize) -> Result<Bytes, Status>
     Ok(inflated.into())
 }
 
-/// What Go's gzip says to such bytes. It adds an offset to the last of these.
+/// The error text of Go's gzip for such bytes. Go adds an offset to the last of these texts.
 fn cause(message: &[u8], error: &io::Error) -> &'static str {
     let text = error.to_string();
     match error.kind() {

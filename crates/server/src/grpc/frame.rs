@@ -69,7 +69,7 @@ impl Frame {
     }
 }
 
-/// A message that is compressed while its pieces come.
+/// A message that is compressed while its pieces arrive.
 #[derive(Debug)]
 pub(super) struct Deflater(GzEncoder<Vec<u8>>);
 
@@ -84,7 +84,7 @@ impl Deflater {
 
     pub(super) fn finish(self) -> Frame {
         let mut buffer = self.0.finish().expect("a Vec grows");
-        // Deflate adds a thousandth at most, which a prefix holds for everything that may be sent.
+        // Deflate adds at most a thousandth, so a prefix holds the length of every message that may be sent.
         let length = (buffer.len() - PREFIX_BYTES) as u32;
         buffer[1..PREFIX_BYTES].copy_from_slice(&length.to_be_bytes());
         Frame(buffer.into())
@@ -99,10 +99,10 @@ fn check_send(length: usize) -> Result<(), Status> {
     Err(Status::resource_exhausted(text))
 }
 
-/// Cuts a byte stream into messages. Holds what it was given and did not cut yet.
+/// Cuts a byte stream into messages. Holds the bytes that were pushed and not cut yet.
 ///
-/// A message that lies whole in one chunk is a slice of that chunk: nothing is copied. The length is checked as soon
-/// as the prefix is there, before anything of the message is kept.
+/// A message that lies whole in one chunk is a slice of that chunk: nothing is copied. The length is checked as soon as
+/// the prefix has arrived, before any byte of the message is kept.
 #[derive(Debug)]
 pub struct Cutter {
     whole: Bytes,
@@ -111,7 +111,7 @@ pub struct Cutter {
     encoding: Encoding,
 }
 
-/// A message as it came.
+/// A message as it was received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Cut {
     Plain(Bytes),
@@ -129,7 +129,7 @@ impl Cutter {
         Cutter { whole: Bytes::new(), joined: BytesMut::new(), max_bytes, encoding }
     }
 
-    /// Adds what the connection delivered.
+    /// Adds bytes that were received.
     pub fn push(&mut self, chunk: Bytes) {
         if self.joined.is_empty() && self.whole.is_empty() {
             self.whole = chunk;
@@ -148,7 +148,7 @@ impl Cutter {
         self.held().len()
     }
 
-    /// Whether a message has begun that was not cut. As in grpc-go, a prefix that is not complete begins none.
+    /// Whether a message has begun and was not cut yet. As in grpc-go, an incomplete prefix begins no message.
     pub(super) fn is_torn(&self) -> bool {
         self.held().len() >= PREFIX_BYTES
     }
@@ -156,8 +156,8 @@ impl Cutter {
     /// The next message, `None` when more bytes are needed.
     ///
     /// # Errors
-    /// With grpc-go's texts: a message that is compressed otherwise than the request said, or cannot be decompressed,
-    /// and one over the limit, before or after.
+    /// With grpc-go's texts: a message that is compressed in another way than the request said, or cannot be
+    /// decompressed, or exceeds the limit before or after decompression.
     pub fn cut_next(&mut self) -> Result<Option<Bytes>, Status> {
         match self.cut_raw()? {
             Some(Cut::Gzip(message)) => encoding::inflate(&message, self.max_bytes).map(Some),

@@ -9,8 +9,8 @@
 //!      └───────────── window opens ◀───────────────┘
 //! ```
 //!
-//! So a handler that is behind holds at most one window of bytes, packed, and the client waits; the other streams of
-//! the connection go on.
+//! So at most one window of bytes, not yet decompressed, waits for a slow handler, and its client waits. The other
+//! streams of the connection go on.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -33,15 +33,15 @@ use super::status::{Code, Status};
 /// The window of a stream is opened in steps of this many bytes while its handler is busy.
 const RELEASE_BYTES: usize = 16 * 1024;
 
-/// A handler takes this many bytes of messages before other tasks of its thread have their turn.
+/// A handler takes this many bytes of messages before the other tasks of its thread run.
 const TURN_BYTES: usize = 64 * 1024;
 
-/// What a message counts in a turn beside its bytes.
+/// The bytes that a message counts in a turn besides its length.
 const MESSAGE_BYTES: usize = 64;
 
-/// Reads the first message of a call. A client that has not sent it by its own `deadline` gets DeadlineExceeded: it
-/// must not hold the call open for ever. Nothing behind the message is looked at, as in grpc-go: the client need not
-/// have finished its half.
+/// Reads the first message of a call. A client that has not sent it by its own `deadline` is answered DeadlineExceeded:
+/// it must not hold the call open for ever. As in grpc-go, nothing after the message is read, so the client need not
+/// have closed its half of the stream.
 pub(super) async fn read_first(
     body: &mut RecvStream,
     encoding: Encoding,
@@ -94,7 +94,7 @@ async fn within<T>(deadline: Option<Instant>, read: impl Future<Output = Result<
 }
 
 /// The next message; `None` at the end of the client's half. The usual case is one DATA frame that holds the prefix and
-/// the whole message: it is handed on as a slice, without a copy and without a second poll.
+/// the whole message. It is passed on as a slice, without a copy and without a second poll.
 async fn read_next(body: &mut RecvStream, cutter: &mut Cutter) -> Result<Option<Cut>, Status> {
     loop {
         if let Some(message) = cutter.cut_raw()? {
@@ -114,9 +114,9 @@ async fn read_next(body: &mut RecvStream, cutter: &mut Cutter) -> Result<Option<
     }
 }
 
-/// Lets the client send as many bytes more.
+/// Lets the client send `bytes` more.
 fn release(body: &mut RecvStream, bytes: usize) {
-    // Fails only on a stream that has ended, and takes nothing any more.
+    // Fails only on a stream that has ended, which takes nothing any more.
     _ = body.flow_control().release_capacity(bytes);
 }
 
@@ -144,18 +144,18 @@ pub(super) fn decode_streamed<T: Message + Default>(message: Bytes) -> Result<T,
 struct Intake {
     body: RecvStream,
     cutter: Cutter,
-    /// Bytes that the window does not know to be taken.
+    /// Bytes that were received and are not yet released to the flow-control window.
     unreleased: usize,
     /// How the client's half ended.
     end: Option<Result<(), Status>>,
-    /// The handler, where it waits for more.
+    /// The waker of a handler that waits for more.
     taker: Option<Waker>,
-    /// What the handler took in this turn.
+    /// Bytes that the handler took in this turn.
     turn_bytes: usize,
 }
 
 impl Intake {
-    /// Takes what has arrived.
+    /// Takes the frames that have arrived.
     fn fill(&mut self, cx: &mut Context<'_>) {
         let mut news = false;
         while self.end.is_none() {
@@ -201,7 +201,7 @@ impl Intake {
             Some(Ok(())) if self.cutter.is_torn() => Poll::Ready(Err(torn())),
             Some(end) => Poll::Ready(end.clone().map(|()| None)),
             None => {
-                // All of it, also the beginning of a message that is larger than the window.
+                // All bytes, including the beginning of a message that is larger than the window.
                 self.release(self.unreleased);
                 self.turn_bytes = 0;
                 self.taker = Some(cx.waker().clone());
@@ -219,7 +219,7 @@ pub struct Inbound<T> {
     message: PhantomData<fn() -> T>,
 }
 
-/// What reads them as they arrive.
+/// Reads the frames of a stream as they arrive.
 #[derive(Debug)]
 pub(super) struct Reader(Rc<RefCell<Intake>>);
 
@@ -247,7 +247,7 @@ impl Reader {
 }
 
 impl<T: Message + Default> Inbound<T> {
-    /// The next message; `None` when the client has said all it will. Safe to drop and call again: nothing is lost.
+    /// The next message; `None` when the client has closed its half. Safe to drop and call again: no message is lost.
     pub async fn next(&mut self) -> Result<Option<T>, Status> {
         poll_fn(|cx| self.poll_next(cx)).await
     }

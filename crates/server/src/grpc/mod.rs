@@ -1,7 +1,8 @@
 //! gRPC on HTTP/2, written here: framing, status, metadata, streams.
 //!
 //! The problem: a small request must cost a few microseconds of CPU, and errors must carry etcd's exact codes and
-//! texts. A general framework gives neither (`docs/decisions/0001-grpc-front.md`). What a server needs of gRPC is small:
+//! texts. A general framework gives neither (`docs/decisions/0001-grpc-front.md`). What a server needs of gRPC is
+//! small:
 //!
 //! ```text
 //!   h2 ── Request<RecvStream> ──> Router ── path ──> handler(Call, message) ──> Frame or Status
@@ -9,15 +10,15 @@
 //!                                   └── Cutter: prefix, limit, bytes, gzip        └──> Body: DATA, trailers
 //! ```
 //!
-//! A unary handler is a function from [`Call`] and a message to a future of [`Frame`] or [`Status`]; a streaming one also
-//! gets an [`Outbound`], and an [`Inbound`] if the client streams.
+//! A unary handler is a function from [`Call`] and a message to a future of [`Frame`] or [`Status`]; a streaming one
+//! also gets an [`Outbound`], and an [`Inbound`] if the client streams.
 //!
 //! Rules:
-//! - A router and everything behind it lives on one I/O thread; futures need not be `Send`.
-//! - The length of a message is judged by its prefix, before its bytes are kept.
+//! - A router and its handlers live on one I/O thread; futures need not be `Send`.
+//! - The length of a message is checked by its prefix, before its bytes are kept.
 //! - When the client goes away, the handler's future is dropped; whatever it holds must clean up on drop.
-//! - Nothing queues without a bound: [`outbound::QUEUE_BYTES`] per stream, one message per request, and of a client
-//!   that streams one window of HTTP/2.
+//! - Every queue has a bound: [`outbound::QUEUE_BYTES`] per stream, one message per request, and one window of HTTP/2
+//!   for a client that streams.
 //!
 //! Deliberately absent: compression other than gzip, client streaming without server streaming (no such
 //! method exists here), reflection, interceptors.

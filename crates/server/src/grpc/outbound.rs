@@ -23,8 +23,8 @@ use super::encoding::{self, Encoding};
 use super::frame::{Deflater, Frame};
 use super::status::{Status, ok_trailers};
 
-/// A sender waits while this much is queued for its client. One frame may exceed it (a whole watch response may); the
-/// queue then holds nothing else. HTTP/2's own send buffer (400 KB a stream) comes on top.
+/// A sender waits while this many bytes are queued for its client. One frame may exceed it (a whole watch response
+/// may); the queue then holds nothing else. HTTP/2's own send buffer (400 KB a stream) comes on top.
 pub const QUEUE_BYTES: usize = 256 * 1024;
 
 /// Small frames that wait together leave as one DATA frame of up to this size.
@@ -53,8 +53,8 @@ pub struct Outbound {
     encoding: Encoding,
 }
 
-/// What ends the stream once the handler is through. Dropped without an end (the handler panicked), it ends the stream
-/// with Internal, so that no client waits for ever.
+/// Ends the stream once the handler has finished. If it is dropped before that (the handler panicked), it ends the
+/// stream with `Internal`, so that no client waits for ever.
 #[derive(Debug)]
 pub(super) struct Closer(Rc<RefCell<Queue>>);
 
@@ -81,7 +81,7 @@ impl Outbound {
         Ok(())
     }
 
-    /// Waits until there is room. A handler that selects over several sources asks this before it takes from them.
+    /// Waits until there is room. A handler that selects over several sources calls this before it takes from them.
     pub async fn ready(&mut self) -> Result<(), Gone> {
         poll_fn(|cx| {
             let mut queue = self.queue.borrow_mut();
@@ -98,7 +98,7 @@ impl Outbound {
     }
 
     /// Begins a message of `length` bytes that is produced in pieces, for replies too large to hold at once. A
-    /// compressed one is held until it is whole, because its length stands in front.
+    /// compressed message is held until it is whole, because its length comes first.
     pub async fn begin(&mut self, length: usize) -> Result<Result<Pieces<'_>, Gone>, Status> {
         let prefix = Frame::prefix(length)?;
         if self.ready().await.is_err() {
@@ -178,12 +178,12 @@ impl Pieces<'_> {
 }
 
 impl Outgoing {
-    /// The task that dies with this body.
+    /// Sets the task that is aborted with this body.
     pub(super) fn set_handler(&mut self, handler: AbortHandle) {
         self.handler = Some(handler);
     }
 
-    /// What goes out next: data as long as there is some, then the trailers, then nothing.
+    /// The next part to send: data as long as there is some, then the trailers, then nothing.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<BodyFrame<Bytes>>> {
         let mut queue = self.queue.borrow_mut();
         if let Some(bytes) = take_joined(&mut queue.frames) {

@@ -167,7 +167,7 @@ impl Router {
         assert!(earlier.is_none(), "/{service}/{method} is registered twice");
     }
 
-    /// True if a handler stands behind `path`.
+    /// True if `path` has a handler.
     pub fn serves(&self, path: &str) -> bool {
         self.methods.contains_key(path)
     }
@@ -182,7 +182,7 @@ impl Router {
         }
     }
 
-    /// The texts of grpc-go for a path that leads nowhere.
+    /// The texts of grpc-go for an unknown path.
     fn unknown(&self, path: &str) -> Status {
         match path.strip_prefix('/').unwrap_or(path).rsplit_once('/') {
             None => Status::unimplemented(format!("malformed method name: {path:?}")),
@@ -194,7 +194,7 @@ impl Router {
     }
 }
 
-/// What ends a stream besides its handler, and who is told.
+/// The ways in which a stream ends besides its handler, and the counters that record the end.
 struct End {
     counted: Counted,
     deadline: Option<tokio::time::Instant>,

@@ -1,4 +1,4 @@
-//! How a call ends: a code of gRPC's and a message, written into the trailers.
+//! The status of a call: a gRPC code and a message, written into the trailers.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -80,7 +80,7 @@ impl Code {
     }
 }
 
-/// The end of a call that did not go well. The message reaches the client byte for byte; clients of etcd compare it.
+/// The status of a failed call. The message reaches the client byte for byte; clients of etcd compare it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
     pub code: Code,
@@ -133,7 +133,7 @@ impl Status {
         Status::new(Code::DeadlineExceeded, "context deadline exceeded")
     }
 
-    /// What streams end with when the member stops.
+    /// The status with which streams end when the member stops.
     pub fn stopped() -> Status {
         Status::unavailable("etcdserver: server stopped")
     }
@@ -154,7 +154,7 @@ impl Status {
     }
 }
 
-/// The trailers of a call that went well.
+/// The trailers of a successful call.
 pub fn ok_trailers() -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(1);
     headers.insert("grpc-status", Code::Ok.header());
