@@ -1,4 +1,4 @@
-//! The engine thread: the one queue into the member, and the only place that drives it.
+//! The engine thread: it takes events from the one queue into the member, and alone drives the replica.
 //!
 //! ```text
 //!   workers ── Event ──▶ Inbox ──▶ Driver { Replica, LeaseKeeper } ──▶ Mail ──▶ each worker's mailbox
@@ -6,8 +6,8 @@
 //!                                     └──▶ Shared (term, leader, ...), read by every request without a lock
 //! ```
 //!
-//! It takes everything that has arrived, proposes it, lets the replica write and sync once, applies, and answers in one
-//! batch per worker. Answers are found by the request's id, never by position.
+//! It takes all events that have arrived, proposes them, lets the replica write and sync once, applies, and answers in
+//! one batch per worker. Answers are found by the request's id, never by position.
 
 mod event;
 mod group;
@@ -48,17 +48,21 @@ use group::{Group, Post};
 use held::{Held, Proposal, What};
 use leases::{Proving, TooLate};
 
-/// How often expired leases are looked for, as in etcd; more often while there are more than one look revokes.
+/// The interval between searches for expired leases, as in etcd. The next search follows at once while there are more
+/// expired leases than one search revokes.
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(500);
-/// Bytes of events that a worker has not taken yet. A worker that is further behind reads the rest from history.
+/// At most this many bytes of events that a worker has not taken yet. A worker that is further behind reads the rest
+/// from history.
 const EVENTS_BYTES: usize = 64 << 20;
-/// How long a request is remembered whose answer never came: its client was told long before that the time is up.
+/// A request without an answer is forgotten after this time. Its client was answered with a timeout long before.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
-/// Proposals that wait for their outcome; more are told to come back. A quorum that answers leaves far fewer.
+/// At most this many proposals wait for their outcome; further ones are answered `NoRoom`. With a quorum that answers,
+/// there are far fewer.
 const WAITING: usize = 256 << 10;
-/// Reads that wait for a word of the leader; more are told to come back. Those of one I/O thread share one.
+/// At most this many reads wait for a read-index round; further ones are answered `NoRoom`. The reads of one I/O thread
+/// share one.
 const READING: usize = 64 << 10;
-/// How soon dropping old versions is tried again while a reader holds them.
+/// The pause before dropping old versions is tried again while a reader holds them.
 const COMPACTION_RETRY: Duration = Duration::from_millis(10);
 
 /// The driver's end of one worker.
@@ -82,9 +86,9 @@ pub struct Driver {
     links: Vec<Link>,
     waiting: HashMap<u64, (Waiter, Instant), BuildHasherDefault<IdHasher>>,
     held: Held,
-    /// Who asked in the same moment in which this member failed.
+    /// Waiters whose events were being handled when the member failed.
     unheard: Vec<Waiter>,
-    /// Renewals that wait for the proof that this member leads, by the id of the read round or the proposal.
+    /// Renewals that wait for the proof that this member leads, by the id of the read-index round or of the proposal.
     proving: HashMap<u64, Proving, BuildHasherDefault<IdHasher>>,
     too_late: TooLate,
     heartbeat: Duration,
@@ -92,9 +96,9 @@ pub struct Driver {
     output: Output,
     group: Group,
     transport: Transport,
-    /// States whose place another one has taken, and that are still read.
+    /// States that another one has replaced, and that are still read.
     retired: Vec<Retired>,
-    /// Who wants to read what was acknowledged by then.
+    /// Linearizable reads that wait for a read-index round, by the id of the round.
     reading: HashMap<u64, (Waiter, Instant), BuildHasherDefault<IdHasher>>,
     jobs: Jobs,
     compacting_since: Option<Instant>,
@@ -122,7 +126,7 @@ impl Hasher for IdHasher {
     }
 }
 
-/// How a group keeps time.
+/// The heartbeat interval of the cluster, and the election timeout in such intervals.
 #[derive(Clone, Copy, Debug)]
 pub struct Heartbeat {
     pub interval: Duration,
@@ -169,8 +173,9 @@ impl Driver {
         }
     }
 
-    /// Runs until it is told to stop. `look` is asked once, before another member hears of this one: at which of the peer
-    /// URLs of this member, as the others know them, does another process run as it? Also returns what goes on beside it.
+    /// Runs until [`Event::Stop`]. `look` is called once, before this member sends its first message. It is given the
+    /// peer URLs of this member as the other members know them, and returns a duplicate process that runs as this
+    /// member at one of them. Also returns the threads that may still run beside this one.
     ///
     /// # Errors
     /// [`Fatal`]: the process must end; nothing was or will be acknowledged after the failure.
@@ -205,11 +210,11 @@ impl Driver {
             let now = Instant::now();
             self.leave(now)?;
             if now >= next_tick {
-                // etcd, too, counts what is late by a whole interval.
+                // As in etcd, a heartbeat counts as late once it is late by a whole interval.
                 if now >= next_tick + self.heartbeat && self.has_followers() {
                     self.metrics.engine.heartbeat_was_late();
                 }
-                // One, however late: time that this thread was held up must not make it campaign.
+                // One tick, however late: the time that this thread was held up must not make the member campaign.
                 self.replica.tick();
                 next_tick = now + self.heartbeat;
             }
@@ -224,7 +229,7 @@ impl Driver {
         }
     }
 
-    /// Lets nobody in any more, and tells all who wait.
+    /// Closes the inbox, and answers all waiters `Stopped`.
     fn turn_away(&mut self) {
         let mut waiters = std::mem::take(&mut self.unheard);
         waiters.extend(self.inbox.close().iter().filter_map(Event::waiter));
@@ -241,16 +246,17 @@ impl Driver {
         }
     }
 
-    /// Does what is due, tells everyone, and says how long there is nothing more to do.
+    /// Processes the replica, publishes the results, and returns how long there is nothing more to do.
     fn advance(&mut self) -> Result<Duration, Fatal> {
-        // Before the log is cut, or what an etcd still lacks might go as soon as it is met.
+        // Set before the log is cut. Otherwise entries that an etcd still lacks might be released as soon as this
+        // member meets it.
         self.replica.set_beside_etcd(self.transport.has_foreign_peers());
         self.replica.process(&mut self.output)?;
         let worked = self.compact_step()?;
         self.shared.set_standing(&self.replica.standing());
         self.publish()?;
-        // After the answers, as the lease keeper asks. Nor may a member be called ready before everyone can read what makes it
-        // so.
+        // After the answers, as the lease keeper requires. Also, a member must not be called ready before all readers
+        // see the state that makes it ready.
         let proposed = self.follow_leadership() | self.submit_held();
         Ok(match (worked | proposed, self.replica.store().compacting()) {
             (true, _) => Duration::ZERO,
@@ -264,7 +270,7 @@ impl Driver {
         standing.is_leader() && !standing.sole_leader
     }
 
-    /// A step of the compaction that is under way, measured.
+    /// Takes a step of the compaction that is under way, and measures it.
     fn compact_step(&mut self) -> Result<bool, Fatal> {
         if !self.replica.store().compacting() {
             return self.replica.compact_step(&mut self.output);
@@ -274,7 +280,7 @@ impl Driver {
         let since = *self.compacting_since.get_or_insert(began);
         let worked = self.replica.compact_step(&mut self.output)?;
         if worked {
-            // The first compaction's note of its end is a row more, and hides one.
+            // The first compaction adds a row that notes its end, which hides one dropped row.
             let dropped = before.saturating_sub(rows(&self.replica));
             self.metrics.engine.compaction_step(began.elapsed(), dropped);
         }
@@ -315,7 +321,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Proposes, or keeps what finds no leader.
+    /// Proposes, or holds the proposal if there is no leader.
     fn propose(&mut self, waiter: Waiter, id: u64, what: What) {
         let proposal = Proposal { waiter, id, what, since: Instant::now() };
         if self.waiting.len() >= WAITING {
@@ -330,7 +336,7 @@ impl Driver {
         }
     }
 
-    /// Forgets a request that is waited for no longer.
+    /// Withdraws a request that no client waits for any more.
     fn withdraw(&mut self, waiter: Option<Waiter>, id: u64) {
         self.waiting.remove(&id);
         let held = self.held.remove(id);
@@ -339,7 +345,7 @@ impl Driver {
         }
     }
 
-    /// Proposes. What may be taken later comes back; what will never be taken is answered.
+    /// Proposes. Returns a proposal that may be taken later; one that will never be taken is answered.
     fn submit(&mut self, proposal: Proposal) -> Option<Proposal> {
         match proposal.submit(&mut self.replica) {
             Ok(()) => _ = self.waiting.insert(proposal.id, (proposal.waiter, proposal.since)),
@@ -351,14 +357,14 @@ impl Driver {
         None
     }
 
-    /// Whether a proposal would get to a leader: one that has just died is still called leader for an election timeout, and
-    /// what is sent to it is lost.
+    /// Whether a proposal would reach a leader. A leader that has just failed is still called leader for an election
+    /// timeout, and proposals sent to it are lost.
     fn reaches_leader(&self) -> bool {
         let leader = self.replica.standing().leader;
         leader == self.replica.id() || (leader != 0 && self.transport.connected_since(leader).is_some())
     }
 
-    /// Proposes what has waited for a leader. Returns whether there was anything.
+    /// Proposes the held proposals. Returns whether there were any.
     fn submit_held(&mut self) -> bool {
         let mut any = false;
         if self.held.is_empty() || !self.reaches_leader() {
@@ -387,19 +393,19 @@ impl Driver {
         self.replica.read(id);
     }
 
-    /// Another leader was elected: as in etcd, reads that were under way are to be asked for again.
+    /// Another leader was elected: as in etcd, clients must repeat the reads that were under way.
     fn fail_reads(&mut self) {
         for (waiter, _) in std::mem::take(&mut self.reading).into_values() {
             self.answer(waiter, Answer::LeaderChanged);
         }
     }
 
-    /// The medium gave space back.
+    /// Defragment has given space back to the disk: lowers the high-water mark of the state's size.
     fn lower_mark(&mut self, done: oneshot::Sender<()>) -> Result<(), Fatal> {
         let (job, inbox) = (self.replica.lower_mark()?, self.inbox.clone());
         // Waits for the disk.
         self.jobs.start(move || match job() {
-            // Whoever asked may be gone.
+            // The caller may be gone.
             Ok(()) => _ = done.send(()),
             Err(error) => _ = inbox.push_control(Event::MarkLost(error.into())),
         });
@@ -464,7 +470,7 @@ impl Driver {
         }
         if let Some(job) = output.snapshot.take() {
             let (inbox, seconds) = (self.inbox.clone(), self.metrics.snap_save_seconds.clone());
-            // Beside the running member: writes go on meanwhile.
+            // On a thread of its own: writes go on while the snapshot is written.
             self.jobs.start(move || {
                 let began = Instant::now();
                 let written = job.run().map_err(Fatal::from);
@@ -488,7 +494,8 @@ impl Driver {
 }
 
 impl Link {
-    /// A worker without watchers gets no events: its first watcher says so before it looks at the current revision.
+    /// A worker without watchers gets no events. Its first stream sets the flag before a watcher reads the current
+    /// revision.
     fn push_events(&mut self, events: &Arc<RevisionEvents>) {
         let flags = &self.to.flags;
         if !flags.watched() {
@@ -505,7 +512,7 @@ impl Link {
     }
 }
 
-/// What the rows of these events take, about.
+/// About how many bytes the rows of these events take.
 fn bytes_of(events: &RevisionEvents) -> usize {
     let row = |version: &Version| version.row.len() + size_of::<Version>();
     events.changes.iter().map(|change| row(&change.version) + change.previous.as_ref().map_or(0, |row| row.len())).sum()

@@ -1,4 +1,4 @@
-//! What is said to the engine thread, and what it says.
+//! Events to the engine thread, and its answers.
 
 use std::sync::{Arc, mpsc};
 
@@ -14,14 +14,14 @@ use super::hearing::Heard;
 use crate::io::slots::Key;
 use crate::peer::twin::Twin;
 
-/// Who waits for an answer.
+/// Identifies a request that waits for an answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Waiter {
     pub worker: usize,
     pub key: Key,
 }
 
-/// What happens to a member.
+/// The events of a member: requests, messages of other members, and results of jobs.
 pub enum Event {
     /// Proposes a command whose header carries `id`.
     Propose {
@@ -44,17 +44,17 @@ pub enum Event {
         waiter: Waiter,
         lease: i64,
     },
-    /// Asks for the next leases, by id, after one.
+    /// Asks for the next leases after the lease `after`, by id.
     Leases {
         waiter: Waiter,
         after: Option<i64>,
     },
-    /// Wants to read, from this member's state, what was acknowledged by now.
+    /// Waits until this member's state shows everything that was acknowledged before.
     Read {
         waiter: Waiter,
     },
-    /// The request `id` is waited for no longer: if it was not proposed yet, it never will be. The waiter is told whether that is
-    /// so.
+    /// The client of the request `id` waits no longer: if the request was not proposed yet, it never will be. The
+    /// answer says whether that is so.
     Withdraw {
         waiter: Option<Waiter>,
         id: u64,
@@ -74,7 +74,8 @@ pub enum Event {
         waiter: Waiter,
         to: u64,
     },
-    /// The member is about to stop: hands leadership to somebody, if it leads. The sender is dropped when that is done.
+    /// The member is about to stop: hands leadership to another voter, if it leads. The sender is dropped when that is
+    /// done.
     HandOver(mpsc::SyncSender<()>),
     /// Another member's message.
     Message(Heard),
@@ -87,30 +88,30 @@ pub enum Event {
         from: u64,
         index: u64,
     },
-    /// How sending a state to a follower has ended.
+    /// Sending a state to a follower has ended.
     StateSent {
         to: u64,
         arrived: bool,
     },
-    /// The version that all members understand, as they say themselves.
+    /// The version that all members understand, as they report it.
     ClusterVersion(String),
-    /// The others say that this member was removed.
+    /// Another member says that this member was removed.
     Removed,
-    /// Another process runs as this member, where the others reach it.
+    /// A duplicate process runs as this member at an address where the others reach it.
     Twin(Twin),
     SnapshotWritten(Result<SnapshotWritten, Fatal>),
-    /// The medium gave space back: the size of the state is to fall. It is told once that is durable, and dropped if it comes to
-    /// nothing.
+    /// Defragment gave space back to the disk: lowers the high-water mark of the state's size. The sender is notified
+    /// once that is durable, and dropped if it fails.
     LowerMark(oneshot::Sender<()>),
-    /// That could not be made durable.
+    /// The lowered high-water mark could not be made durable.
     MarkLost(Fatal),
-    /// The hash that a compaction leaves behind was computed: its old versions may go.
+    /// The hash that a compaction leaves behind was computed: the compaction may drop old versions.
     CompactionHashed(Result<(), Fatal>),
     Stop,
 }
 
 impl Event {
-    /// Who asked.
+    /// The waiter of a request.
     pub fn waiter(&self) -> Option<Waiter> {
         match self {
             Self::Propose { waiter, .. }
@@ -128,33 +129,33 @@ impl Event {
     }
 }
 
-/// What a request is told.
+/// The answers to requests.
 #[derive(Debug)]
 pub enum Answer {
     Outcome(Outcome),
-    /// What became of each renewal.
+    /// The result of each renewal.
     Renewed(Vec<Renewal>),
-    /// A lease whose time was over is revoked, or was renewed before that.
+    /// An expired lease was revoked, or was renewed before that.
     LeaseEnded,
     TimeToLive(Option<TimeToLive>),
     Leases(Vec<LeaseEnd>),
-    /// What was acknowledged when it was asked for can be read.
+    /// Everything that was acknowledged when the read was asked for can be read.
     Readable,
-    /// Another leader was elected before it was known what can be read.
+    /// Another leader was elected before the read-index round ended.
     LeaderChanged,
-    /// Too many wait already: this request was not taken up.
+    /// Too many requests wait already: this one was not accepted.
     NoRoom,
     /// Whether the request was withdrawn before it was proposed.
     Withdrawn(bool),
-    /// Leadership is where it was to go.
+    /// Leadership was moved to the wanted member.
     LeaderMoved,
-    /// Only the leader can say.
+    /// Only the leader can answer.
     NotLeader,
     /// The learner is not in sync with the leader.
     LearnerNotReady,
-    /// It will never be proposed.
+    /// The request will never be proposed.
     NotProposed(NotProposed),
-    /// The member cannot go on. What was asked for may have happened or not.
+    /// The member cannot go on. The request may have been done or not.
     Stopped,
 }
 
@@ -166,7 +167,8 @@ pub struct TimeToLive {
     pub remaining_s: i64,
 }
 
-/// A lease, and when it ends. In the order in which leases end; those whose end this member does not know come last.
+/// A lease, and when it ends. The order is that in which leases end; leases whose end this member does not know come
+/// last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LeaseEnd {
     /// On the engine thread's clock, [`u64::MAX`] if unknown.
@@ -174,11 +176,11 @@ pub struct LeaseEnd {
     pub id: i64,
 }
 
-/// What a worker finds in its mailbox.
+/// The mail of a worker.
 pub enum Mail {
     Answer(Key, Answer),
-    /// What one revision changed, and how many bytes it counts for.
+    /// The events of one revision, and how many bytes they count for.
     Events(Arc<RevisionEvents>, usize),
-    /// Events were left out; watchers must read history.
+    /// Events were dropped; watchers must read history.
     EventsLost,
 }

@@ -1,4 +1,4 @@
-//! This member among the others: who leads, who belongs to the cluster, what they know of each other.
+//! This member as a part of the cluster: the leader, the members, and what they announce to each other.
 
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -16,16 +16,16 @@ use crate::peer::{Peer, Transport};
 
 /// How long a proposal about this member may be under way before it is made again.
 const ADVERTISE_RETRY: Duration = Duration::from_secs(1);
-/// How long a member is without a leader before it says what it waits for: no election takes so long.
+/// A member that has no leader for this time logs what it waits for: no election takes so long.
 const TELL_AFTER: Duration = Duration::from_secs(10);
-/// How long a removed member goes on, so that it can tell the others what it knows; as etcd does.
+/// A removed member goes on for this time, as in etcd, so that its last messages reach the others.
 const LEAVE_AFTER: Duration = Duration::from_secs(1);
-/// Requests that wait for leadership to arrive elsewhere; more are told to come back.
+/// At most this many requests wait for a transfer of leadership; further ones are answered `NoRoom`.
 pub(super) const MOVES: usize = 1024;
-/// A learner may become a voter once it holds this share of what the leader holds, in percent; as in etcd.
+/// A learner may become a voter once it holds this percentage of the leader's entries, as in etcd.
 const IN_SYNC_PERCENT: u64 = 90;
 
-/// What a member tells the cluster of itself once there is a leader.
+/// The facts that a member announces to the cluster once there is a leader.
 #[derive(Clone, Debug)]
 pub struct Advertised {
     pub name: String,
@@ -34,24 +34,24 @@ pub struct Advertised {
     pub cluster_version: String,
 }
 
-/// Where this member stands, and what is under way about that.
+/// The standing of this member, and the changes of it that are under way.
 pub(super) struct Group {
     pub(super) advertised: Advertised,
     /// The version that all members understand, when they were asked last.
     agreed_version: Option<String>,
     advertised_at: Option<Instant>,
-    /// The leader that was last told of.
+    /// The leader that was last logged.
     leader: u64,
     /// Since when this member knows no leader.
     leaderless: Option<Instant>,
-    /// Who waits for leadership to arrive where.
+    /// Requests that wait for a transfer of leadership: the waiter, the member that is to lead, and when they came.
     moving: Vec<(Waiter, u64, Instant)>,
     handing_over: Option<mpsc::SyncSender<()>>,
-    /// This member was removed, and ends then.
+    /// When this member ends because it was removed.
     leaves_at: Option<Instant>,
-    /// Nobody else hears of this member yet: it may be one too many.
+    /// No other member hears of this one yet: it may be a duplicate process.
     apart: bool,
-    /// Members were heard of meanwhile.
+    /// The members changed while this one was apart.
     met_apart: bool,
 }
 
@@ -73,13 +73,13 @@ impl Group {
         }
     }
 
-    /// Who waits for leadership to arrive elsewhere.
+    /// The waiters of transfers of leadership.
     pub(super) fn drain_moves(&mut self) -> impl Iterator<Item = Waiter> + '_ {
         self.moving.drain(..).map(|(waiter, ..)| waiter)
     }
 }
 
-/// The way of consensus' messages to the others.
+/// Sends the messages of consensus to the other members.
 pub(super) struct Post(pub(super) Transport);
 
 impl Outbox for Post {
@@ -89,11 +89,13 @@ impl Outbox for Post {
 }
 
 impl Driver {
-    /// Takes up the log, and joins the others unless another process is this member already. A leader that hears from two
-    /// takes what one of them holds for held by the other; so nothing is sent, and nothing answered, before that is known.
-    /// A single member asks nobody: no other member dials it.
+    /// Processes the log, and connects to the other members unless another process already runs as this member. A
+    /// leader that hears from two such processes takes entries that one of them holds for held by the other. So nothing
+    /// is sent or answered before it is known that there is no duplicate. A single member does not look for one: no
+    /// other member dials it.
     pub(super) fn enter(&mut self, look: impl FnOnce(&[String]) -> Option<Twin>) -> Result<(), Fatal> {
-        // A state that outlives the process holds members, and perhaps the removal of this one, that no entry tells of any more.
+        // A state that outlives the process holds members, and perhaps the removal of this one, whose entries are no
+        // longer in the log.
         self.members_changed();
         self.advance()?;
         let members = self.replica.store().members();
@@ -109,7 +111,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Another process runs as this member, and the others know that one.
+    /// The error for a duplicate process, which the other members reach in place of this one.
     pub(super) fn twin(&self, Twin { url, copy }: Twin) -> Fatal {
         let id = self.replica.id();
         if copy { Fatal::Twin { id, url } } else { Fatal::Namesake { id, url } }
@@ -123,13 +125,14 @@ impl Driver {
         Ok(())
     }
 
-    /// What follows from who leads now. Returns whether something was proposed.
+    /// Does what a change of leadership requires. Returns whether anything was proposed.
     pub(super) fn follow_leadership(&mut self) -> bool {
         let standing = self.replica.standing();
         self.tell_of_leader(&standing);
         let now_ms = self.now_ms();
         if let Some(leads) = self.leases.follow(&self.replica, now_ms) {
-            // What the members understood when this one led before may be less than they understand by now.
+            // The version that was agreed when this member led before may be lower than what the members understand
+            // now.
             self.group.agreed_version = None;
             if !leads {
                 self.leases_lost();
@@ -142,7 +145,7 @@ impl Driver {
             self.answer(waiter, Answer::LeaderMoved);
         }
         if !standing.is_leader() {
-            // Whoever waits for it sees the sender gone.
+            // The waiting thread sees that the sender is gone.
             self.group.handing_over = None;
         }
         if standing.leader != 0 && !*self.ready.borrow() && self.is_known(&standing) {
@@ -151,7 +154,7 @@ impl Driver {
         self.advertise(&standing)
     }
 
-    /// etcd's log lines about elections, and what clients are told of one.
+    /// Logs elections as etcd does, and answers the reads that an election interrupts.
     fn tell_of_leader(&mut self, standing: &Standing) {
         let (before, now) = (self.group.leader, standing.leader);
         if now == 0 {
@@ -179,7 +182,7 @@ impl Driver {
         }
     }
 
-    /// Says once a minute which members are missing, and what to do, while there is no leader.
+    /// Logs once a minute, while there is no leader, which members are missing, and what to do.
     fn tell_what_is_waited_for(&mut self) {
         let since = *self.group.leaderless.get_or_insert_with(Instant::now);
         if since.elapsed() < TELL_AFTER {
@@ -212,13 +215,13 @@ impl Driver {
         );
     }
 
-    /// Whether the cluster knows this member, and this member a version of the cluster.
+    /// Whether the cluster knows this member, and this member knows a version of the cluster.
     fn is_known(&self, standing: &Standing) -> bool {
         let members = self.replica.store().members();
         let version = members.cluster_version();
-        // While members are taken back to an older version, that of the cluster is not raised.
+        // During a downgrade, the version of the cluster is not raised.
         let decides = standing.sole_leader && members.downgrade().is_none();
-        // What the members agree on is not known while one of them is away: a learner, if this one votes alone.
+        // The agreed version is unknown while a member is away: a learner, if this member is the only voter.
         let agreed = match self.version() {
             Some(wanted) if decides => version == Some(wanted),
             _ => version.is_some(),
@@ -232,13 +235,14 @@ impl Driver {
         own.is_some_and(|own| own.name == *name && own.client_urls == *client_urls)
     }
 
-    /// The version that all members understand; one alone need not ask anybody.
+    /// The version that all members understand; a single member need not ask for it.
     fn version(&self) -> Option<&str> {
         let alone = self.replica.store().members().iter().count() <= 1;
         if alone { Some(&self.group.advertised.cluster_version) } else { self.group.agreed_version.as_deref() }
     }
 
-    /// Proposes what the cluster does not know yet, again and again until it does. Returns whether it did.
+    /// Proposes the facts that the cluster does not know yet, again and again until it knows them. Returns whether
+    /// anything was proposed.
     fn advertise(&mut self, standing: &Standing) -> bool {
         if standing.leader == 0 || self.group.advertised_at.is_some_and(|at| at.elapsed() < ADVERTISE_RETRY) {
             return false;
@@ -281,7 +285,7 @@ impl Driver {
         self.propose(waiter, change.id(), What::Change(Box::new(change)));
     }
 
-    /// Only the leader knows how far a learner has come.
+    /// Only the leader knows how many entries a learner has.
     pub(super) fn promote(&mut self, waiter: Waiter, change: raftpb::ConfChange) {
         let progress = self.replica.progress();
         let matched = |id| progress.iter().find(|progress| progress.id == id).map_or(0, |progress| progress.matched);
@@ -305,7 +309,7 @@ impl Driver {
         }
     }
 
-    /// Forgets who wanted leadership to move, long after they were told that the time is up.
+    /// Forgets transfers of leadership whose requests timed out long before.
     pub(super) fn forget_moves(&mut self, now: Instant) {
         self.group.moving.retain(|(_, _, since)| now.duration_since(*since) < FORGET_AFTER);
     }
@@ -340,12 +344,13 @@ impl Driver {
         }
     }
 
-    /// The others say that this member was removed; whether it has heard of that in the log does not matter.
+    /// Another member says that this member was removed. It does not matter whether this member has seen that in the
+    /// log.
     pub(super) fn was_removed(&mut self) {
         self.group.leaves_at.get_or_insert_with(Instant::now);
     }
 
-    /// A member that was removed ends a moment later.
+    /// Ends a removed member after a moment.
     pub(super) fn leave(&self, now: Instant) -> Result<(), Fatal> {
         if self.group.leaves_at.is_some_and(|at| at <= now) { Err(Fatal::Removed) } else { Ok(()) }
     }

@@ -1,7 +1,8 @@
-//! What the transport tells the engine thread.
+//! The peer sink of the engine thread: messages and events from the transport.
 //!
-//! Other members' messages do not share the clients' bounds: a member that is flooded with requests must still hear that it has
-//! a leader. They have their own, and what exceeds it is lost, as messages may be.
+//! Messages of other members do not share the bounds of client requests: a member that is flooded with requests must
+//! still receive its leader's heartbeats. They have their own bounds. Messages beyond these are dropped, which raft
+//! allows.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,20 +13,21 @@ use super::event::Event;
 use crate::io::inbox::Inbox;
 use crate::peer::Sink;
 
-/// Messages that the engine thread has not taken yet.
+/// At most this many messages that the engine thread has not taken yet.
 const MESSAGES: usize = 16 << 10;
-/// Bytes of the same. An append has one megabyte, and a leader sends up to 512 of them to a follower before it waits.
+/// At most this many bytes of them. An append has one megabyte, and a leader sends up to 512 of them to a follower
+/// before it waits.
 const MESSAGE_BYTES: usize = 128 << 20;
 
-/// The transport's way to the engine thread.
+/// The peer sink of the engine thread.
 pub struct Ear {
     inbox: Inbox<Event>,
     room: Arc<Room>,
-    /// Said once: the others say it with every attempt to reach them.
+    /// The removal is passed on once: the other members report it with every attempt to reach them.
     removed: AtomicBool,
 }
 
-/// What is under way to the engine thread.
+/// The messages that are under way to the engine thread.
 #[derive(Default)]
 struct Room {
     messages: AtomicUsize,
@@ -59,7 +61,8 @@ impl Ear {
 
     fn place(&self, message: raftpb::Message, bytes: usize) -> Option<Heard> {
         let room = &self.room;
-        // Another thread may take the last place meanwhile: the bound is exceeded by no more than there are threads.
+        // Another thread may take the last place at the same time: the bound is exceeded by at most one message per
+        // thread.
         let (messages, under_way) = (room.messages.load(Ordering::Relaxed), room.bytes.load(Ordering::Relaxed));
         if messages >= MESSAGES || (messages > 0 && under_way + bytes > MESSAGE_BYTES) {
             return None;

@@ -1,6 +1,7 @@
-//! Proposals that came while there was no leader, or leadership was being handed over: as in etcd they wait for one, as long as
-//! their request does. So the first write after an election is answered at once, and not when it has run out of time. A request
-//! that ends before there is a leader is withdrawn: its client may be told that nothing was proposed, and try again.
+//! Proposals that arrive while there is no leader, or while leadership is being transferred. As in etcd, they wait for
+//! a leader as long as their request does. So the first write after an election is answered at once, and not when its
+//! time has run out. A request that ends before there is a leader is withdrawn: its client may be answered that nothing
+//! was proposed, and try again.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -11,12 +12,12 @@ use metastore_replica::{NotProposed, Replica};
 
 use super::event::Waiter;
 
-/// Proposals that wait for a leader; one more is refused.
+/// At most this many proposals wait for a leader; one more is refused.
 const HELD: usize = 16 << 10;
-/// Bytes of the same.
+/// At most this many bytes of them.
 const HELD_BYTES: usize = 64 << 20;
 
-/// Something to be written to the log, and who waits for its outcome.
+/// A change to be written to the log, and the waiter for its outcome.
 pub struct Proposal {
     pub waiter: Waiter,
     pub id: u64,
@@ -45,7 +46,7 @@ impl Proposal {
     }
 }
 
-/// Proposals in the order in which they came.
+/// Proposals in the order in which they arrived.
 #[derive(Default)]
 pub struct Held {
     queue: VecDeque<Proposal>,
@@ -53,10 +54,10 @@ pub struct Held {
 }
 
 impl Held {
-    /// Keeps a proposal, if there is room.
+    /// Holds a proposal, if there is room.
     ///
     /// # Errors
-    /// The waiter of a proposal for which there is none.
+    /// The waiter of a proposal for which there is no room.
     pub fn push(&mut self, proposal: Proposal) -> Result<(), Waiter> {
         let bytes = self.bytes + proposal.bytes();
         if self.queue.len() >= HELD || (bytes > HELD_BYTES && !self.queue.is_empty()) {
@@ -67,15 +68,15 @@ impl Held {
         Ok(())
     }
 
-    /// The one that has waited longest.
+    /// Takes the proposal that has waited longest.
     pub fn pop(&mut self) -> Option<Proposal> {
         let proposal = self.queue.pop_front()?;
         self.bytes -= proposal.bytes();
         Some(proposal)
     }
 
-    /// Takes a proposal out of the queue; false if it is not there. Requests end in the order in which they came, so the search
-    /// is short.
+    /// Takes a proposal out of the queue; false if it is not there. Requests end in the order in which they came, so
+    /// the search is short.
     pub fn remove(&mut self, id: u64) -> bool {
         let found = self.queue.iter().position(|proposal| proposal.id == id);
         let removed = found.and_then(|at| self.queue.remove(at));
@@ -83,7 +84,7 @@ impl Held {
         removed.is_some()
     }
 
-    /// Puts the one that was given out last back to its place.
+    /// Puts the proposal that was taken last back to the front.
     pub fn put_back(&mut self, proposal: Proposal) {
         self.bytes += proposal.bytes();
         self.queue.push_front(proposal);
@@ -93,7 +94,7 @@ impl Held {
         self.queue.is_empty()
     }
 
-    /// Everybody who waits.
+    /// All waiters.
     pub fn drain(&mut self) -> impl Iterator<Item = Waiter> + '_ {
         self.bytes = 0;
         self.queue.drain(..).map(|proposal| proposal.waiter)

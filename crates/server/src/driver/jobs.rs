@@ -1,14 +1,15 @@
-//! Threads that do beside the engine thread what would hold it up: they read or write a member's state meanwhile.
+//! Threads for work that would hold up the engine thread. They read or write a member's state while the engine thread
+//! goes on.
 
 use std::thread::JoinHandle;
 
-/// The threads that were started and perhaps go on. They may outlive the engine thread; until they end, the member's state is
-/// open, and its directory is written to.
+/// The threads that were started and may still run. They may outlive the engine thread. Until they end, the member's
+/// state is open, and its directory is written to.
 #[derive(Debug, Default)]
 pub struct Jobs(Vec<JoinHandle<()>>);
 
 impl Jobs {
-    /// Starts one more.
+    /// Starts one more thread.
     ///
     /// # Panics
     /// If the system has no thread for it.
@@ -17,8 +18,8 @@ impl Jobs {
         self.0.push(std::thread::spawn(job));
     }
 
-    /// Waits for all: then the same process may open the member's directory again. A process that ends need not wait, as
-    /// nothing was acknowledged that they still have to do.
+    /// Waits for all threads. After that, the same process may open the member's directory again. A process that ends
+    /// need not wait: nothing that was acknowledged depends on the work that they have left.
     pub fn wait(self) {
         for thread in self.0 {
             if thread.join().is_err() {

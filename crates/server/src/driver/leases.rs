@@ -1,7 +1,7 @@
-//! Leases: the leader keeps their time, everyone else sends its clients' questions to the leader.
+//! Leases: the leader keeps their time; the other members forward the requests of their clients to the leader.
 //!
-//! No step here takes longer the more leases there are, or the more a client asks for: batches of renewals and pieces of the
-//! list are bounded, and the keys of a lease are read beside the engine thread.
+//! The time of a step is bounded, however many leases there are and however much a client asks for. Batches of renewals
+//! and pieces of the list are bounded, and the keys of a lease are read on another thread.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -11,7 +11,7 @@ use metastore_replica::{Renewed, Renewing};
 use super::Driver;
 use super::event::{Answer, LeaseEnd, TimeToLive, Waiter};
 
-/// Leases of which one piece of the list consists at most: some 100 us of work.
+/// At most this many leases are in one piece of the list: about 100 us of work.
 pub const LEASES_AT_ONCE: usize = 1024;
 const MS_PER_S: u64 = 1000;
 
@@ -22,10 +22,11 @@ pub(super) struct Proving {
     pub(super) since: Instant,
 }
 
-/// Renewals that came too late; those on top are told to ask again.
+/// At most this many late renewals wait; further ones are answered `NotLeader`, so that they ask again.
 pub(super) const TOO_LATE: usize = 64 << 10;
 
-/// Renewals of leases whose time was over, until the leases are revoked. A client waits for one at a time.
+/// Renewals of expired leases, which wait until the leases are revoked. [`crate::api`] bounds how many of them one
+/// stream has.
 #[derive(Default)]
 pub struct TooLate {
     by_lease: HashMap<i64, Vec<Waiter>>,
@@ -33,7 +34,7 @@ pub struct TooLate {
 }
 
 impl TooLate {
-    /// Keeps one; it comes back if there is no room.
+    /// Adds a waiter; returns it if there is no room.
     pub(super) fn push(&mut self, lease: i64, waiter: Waiter) -> Result<(), Waiter> {
         if self.count >= TOO_LATE {
             return Err(waiter);
@@ -43,7 +44,7 @@ impl TooLate {
         Ok(())
     }
 
-    /// Those of one lease.
+    /// Takes the waiters of one lease.
     pub(super) fn take(&mut self, lease: i64) -> Vec<Waiter> {
         let waiters = self.by_lease.remove(&lease).unwrap_or_default();
         self.count -= waiters.len();
@@ -68,7 +69,7 @@ impl Driver {
         }
     }
 
-    /// A read round has ended, or a command was applied: the proof that renewals may wait for.
+    /// A read-index round has ended, or a command was applied. Answers the renewals that waited for this proof.
     pub(super) fn prove(&mut self, id: u64) {
         let Some(Proving { waiter, renewing, .. }) = self.proving.remove(&id) else { return };
         let renewals = self.leases.proven(&self.replica, renewing);
@@ -99,7 +100,7 @@ impl Driver {
         Some(TimeToLive { granted_s: lease.ttl_s, remaining_s: whole_seconds(remaining_ms) })
     }
 
-    /// The next piece of all leases.
+    /// Answers with the next piece of all leases.
     pub(super) fn list_leases(&mut self, waiter: Waiter, after: Option<i64>) {
         let ids = self.replica.store().leases().ids_after(after).take(LEASES_AT_ONCE);
         let end = |id| LeaseEnd { ends_ms: self.leases.ends_ms(id).unwrap_or(u64::MAX), id };
@@ -107,14 +108,14 @@ impl Driver {
         self.answer(waiter, Answer::Leases(leases));
     }
 
-    /// A lease was revoked: renewals that came too late are answered now.
+    /// A lease was revoked: answers the late renewals that waited for it.
     pub(super) fn lease_revoked(&mut self, id: i64) {
         for waiter in self.too_late.take(id) {
             self.answer(waiter, Answer::LeaseEnded);
         }
     }
 
-    /// Another member leads, and gives the leases their time: it is to be asked.
+    /// Another member leads, and keeps the time of the leases: the waiters must ask that member.
     pub(super) fn leases_lost(&mut self) {
         let mut waiters: Vec<_> = self.too_late.drain().collect();
         waiters.extend(self.proving.drain().map(|(_, proving)| proving.waiter));
@@ -130,8 +131,8 @@ impl Driver {
     }
 }
 
-/// Whole seconds of what is left. Some time has passed since a lease was granted, even if the clock does not show it: as in
-/// etcd, a lease never has its whole time left.
+/// The whole seconds that are left. Some time has passed since a lease was granted, even if the clock does not show it:
+/// as in etcd, a lease never has its whole time left.
 fn whole_seconds(remaining_ms: u64) -> i64 {
     (remaining_ms.saturating_sub(1) / MS_PER_S) as i64
 }

@@ -20,7 +20,7 @@ impl StateStream for Wanted {
     }
 }
 
-/// A state, and where the time is kept that it takes.
+/// An opened state, and the histogram of the time that sending it takes.
 struct Opened(Source, Histogram);
 
 impl StateBody for Opened {
@@ -30,7 +30,7 @@ impl StateBody for Opened {
     }
 }
 
-/// Takes states for the engine thread.
+/// Receives states for the engine thread.
 pub struct Intake {
     receiver: StateReceiver,
     inbox: Inbox<Event>,
@@ -38,7 +38,7 @@ pub struct Intake {
 }
 
 impl Intake {
-    /// The time that each takes goes to `seconds`.
+    /// `seconds` is the histogram of the time that each state takes.
     pub fn new(receiver: StateReceiver, inbox: Inbox<Event>, seconds: Histogram) -> Self {
         Self { receiver, inbox, seconds }
     }
@@ -56,7 +56,7 @@ impl StateIntake for Intake {
 
 struct Taker {
     incoming: StateIncoming,
-    /// The sender, and the entry at which its state is.
+    /// The sender, and the index of the entry at which its state is.
     from: u64,
     index: u64,
     inbox: Inbox<Event>,
@@ -73,7 +73,7 @@ impl StateTaker for Taker {
         })
     }
 
-    /// Whether consensus wants the state, the leader is told by consensus.
+    /// Consensus decides whether it wants the state, and answers the leader itself.
     fn finish(self: Box<Self>) -> Result<(), String> {
         let Self { incoming, inbox, timer, .. } = *self;
         let received = incoming.finish().map_err(|error| error.to_string())?;
@@ -87,7 +87,7 @@ impl StateTaker for Taker {
 }
 
 impl Driver {
-    /// Sends followers the state that they lack the entries for.
+    /// Sends a state to followers for which the log no longer has the missing entries.
     pub(super) fn send_states(&mut self, wanted: Vec<raftpb::Message>) -> Result<(), Fatal> {
         for message in wanted {
             if !self.transport.takes_states(message.to()) {
@@ -101,7 +101,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Another member's state has come; it is taken up at once, or let go.
+    /// Another member's state has arrived; it is installed at once, or dropped.
     pub(super) fn take_state(&mut self, received: ReceivedState) -> Result<(), Fatal> {
         self.metrics.engine.set_installing(true);
         self.replica.state_received(received)?;
@@ -110,8 +110,8 @@ impl Driver {
         processed
     }
 
-    /// Another member has sent a database of etcd's. If it leads, this member cannot go on: the leader has no more entries for it, and
-    /// would send the same again and again.
+    /// Another member has sent a database in etcd's format. If it leads, this member cannot go on: the leader no longer
+    /// has the entries for it, and would send the same database again and again.
     pub(super) fn foreign_state(&self, from: u64, index: u64) -> Result<(), Fatal> {
         let (standing, applied) = (self.replica.standing(), self.replica.store().applied().index);
         if standing.leader == from && index > applied {
@@ -120,7 +120,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Another state is in the place of the one that everybody knew.
+    /// Another state has replaced the one that all workers know.
     pub(super) fn state_replaced(&mut self) {
         tracing::info!("applied-index" = self.replica.store().applied().index, "applied snapshot");
         self.members_changed();
@@ -129,10 +129,10 @@ impl Driver {
         }
     }
 
-    /// Lets go of states that nobody reads any more.
+    /// Removes replaced states that have no reader any more.
     pub(super) fn remove_retired(&mut self) {
         for retired in self.retired.extract_if(.., |retired| retired.is_unused()) {
-            // It frees much memory, or closes and removes many files.
+            // This frees much memory, or closes and removes many files.
             self.jobs.start(move || remove(retired));
         }
     }

@@ -1,4 +1,4 @@
-//! What the engine thread keeps while nobody leads is bounded, and forgotten.
+//! The requests that the engine thread keeps while there is no leader are bounded, and forgotten.
 
 use metastore_engine::{Engine, Memory};
 use metastore_proto::raftpb::Message;
@@ -31,7 +31,7 @@ impl StateIntake for Nobody {
     }
 }
 
-/// The engine thread of one of `founders` members, whose others are absent; and the way of its only worker's mail.
+/// The engine thread of one of `founders` members, whose other members are away, and the mailbox of its only worker.
 fn driver(founders: usize) -> (Driver, mailbox::Receiver<Mail>) {
     let founder = |at: usize| Founder { name: at.to_string(), peer_urls: vec![format!("http://10.0.0.{at}:2380")] };
     let members = (0..founders).map(founder).collect();
@@ -61,7 +61,7 @@ fn waiter() -> Waiter {
     Waiter { worker: 0, key: Slots::<()>::default().register(None).key() }
 }
 
-/// How many of these answers the worker finds.
+/// How many of these answers the worker finds in its batch.
 fn answered(driver: &mut Driver, which: impl Fn(&Answer) -> bool) -> usize {
     let batch = std::mem::take(&mut driver.links[0].batch);
     batch.iter().filter(|mail| matches!(mail, Mail::Answer(_, answer) if which(answer))).count()
@@ -98,7 +98,7 @@ fn proposals_that_have_no_outcome_are_bounded_and_forgotten() {
     assert_eq!((driver.waiting.len(), answered(&mut driver, no_room)), (1, 0));
 }
 
-/// It would have to wait for a leader that takes it, and hold up those behind it.
+/// Otherwise the proposal would wait for a leader that takes it, and hold up the proposals after it.
 #[test]
 fn a_proposal_that_no_record_holds_is_answered_and_holds_up_nobody() {
     let (mut driver, _mail) = driver(1);
@@ -131,7 +131,8 @@ fn renewals_that_came_too_late_are_bounded() {
     assert!(too_late.push(7, waiter()).is_ok());
 }
 
-/// Each attempt to reach another member may bring the word that this one was removed, while the disk holds the engine thread up.
+/// Each attempt to reach another member may report that this one was removed, while the disk holds up the engine
+/// thread.
 #[test]
 fn a_removal_that_is_told_again_and_again_is_one_event() {
     let inbox = Inbox::new(Bounds { count: 1, bytes: 1 });
