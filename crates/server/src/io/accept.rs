@@ -9,7 +9,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::listen::Registered;
 
-/// Pause after an accept that failed. Out of file descriptors it would fail again at once and spin.
+/// The pause after a failed accept. Without free file descriptors the next accept would fail at once, and the loop
+/// would spin.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Which service a connection is for.
@@ -19,19 +20,19 @@ pub enum Door {
     Peer,
 }
 
-/// A connection on its way to a worker, known to no runtime.
+/// A connection on its way to a worker, not registered with a runtime yet.
 #[derive(Debug)]
 pub(super) enum Stream {
     Tcp(std::net::TcpStream),
     Unix(std::os::unix::net::UnixStream),
 }
 
-/// A connection, where it came in, and its place among those that may be open.
+/// A connection, the service that it is for, and its place among the connections that may be open.
 pub(super) type Dealt = (Stream, Door, OwnedSemaphorePermit);
 
-/// Accepts until `stopping`, dealing to `workers` in turn. A worker that is behind holds up the dealing, and the kernel's
-/// backlog fills: the bound on connections that nobody serves yet. So does the lack of a place: `places` is shared by
-/// all listeners, and a place is given back when its connection ends.
+/// Accepts until `stopping`, dealing to `workers` in turn. A worker that is behind holds up the dealing, and the
+/// kernel's backlog fills: that bounds the connections that no worker serves yet. The lack of a place has the same
+/// effect. All listeners share `places`, and a place is given back when its connection ends.
 pub(super) async fn accept(
     listener: Registered,
     door: Door,

@@ -1,9 +1,10 @@
-//! One connection of a client that speaks HTTP/2: what arrives becomes requests, and their answers frames again.
+//! One connection of a client that speaks HTTP/2: its frames become requests, and their answers become frames.
 //!
-//! This stands on the `h2` crate, not on hyper, because hyper opens the flow-control window again for whatever a body
-//! has handed over. A stream of small messages then has two bad ends: nobody reads them, and the library ends the
-//! connection for the frames that it has to keep; or somebody reads them all, and nothing bounds what waits. Here
-//! frames are read as they arrive, and the window opens when the handler takes the messages ([`crate::grpc::inbound`]).
+//! This uses the `h2` crate and not hyper, because hyper opens the flow-control window again for all data that a body
+//! has handed over. A stream of small messages then ends badly in one of two ways. If its frames are not read, the
+//! library ends the connection because it has to keep them. If they are all read, nothing bounds the messages that
+//! wait. Here frames are read as they arrive, and the window opens when the handler takes the messages
+//! ([`crate::grpc::inbound`]).
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -27,26 +28,28 @@ use crate::grpc::status::ok_trailers;
 use crate::grpc::{Body, LocalFuture};
 
 /// Flow-control window of one stream: a value of 1.5 MiB arrives without waiting for the window to be opened again. A
-/// stream whose handler is behind holds as many bytes of requests.
+/// stream whose handler is behind holds at most as many bytes of requests.
 const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
 
-/// Flow-control window of one connection: the requests that streams with busy handlers hold together.
+/// Flow-control window of one connection: at most this many bytes of requests are held by all streams with busy
+/// handlers together.
 const CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 
-/// All headers of one request, as in etcd. While a client sends them, a connection holds at most twice as much: what
-/// was decoded, and what waits to be. A request that was read keeps none of them.
+/// The most bytes that all headers of one request take, as in etcd. While a client sends them, a connection holds at
+/// most twice as much: the headers that were decoded, and those that wait for it. A request that was read keeps none of
+/// them.
 const HEADER_LIST_BYTES: u32 = 16 * 1024 * 1024;
 
-/// Streams that a client opened and reset before we looked at them. The library's default of 20 would end the
-/// connection of a well-behaved client that cancels a few dozen watches at once; without any bound, rapid resets are an
-/// attack. As many streams are remembered that were answered before their client had finished its half.
+/// At most this many streams that a client opened and reset before they were handled. The library's default of 20 would
+/// end the connection of a well-behaved client that cancels a few dozen watches at once. Without a bound, rapid resets
+/// are an attack. The same number of streams is remembered that were answered before their client had closed its half.
 const RESET_STREAMS: usize = 2048;
 
-/// What the library counts for a frame of data beside its bytes, until somebody takes it.
+/// The bytes that the library counts for a DATA frame besides its content, until the frame is taken.
 const FRAME_OVERHEAD_BYTES: usize = 256;
 
-/// Frames of data may arrive in one turn before any handler runs. The library ends a connection whose frames exceed
-/// this many bytes of overhead: never because of one turn, even if each frame holds a single byte.
+/// The library ends a connection whose frames exceed this many bytes of overhead. All DATA frames of one turn may
+/// arrive before any handler runs. They stay below this bound, even if each frame holds a single byte.
 const FRAMES_BUDGET_BYTES: usize = TURN_BYTES / SMALLEST_FRAME_BYTES * FRAME_OVERHEAD_BYTES * 2;
 
 /// Bytes of an answer that the library holds for one stream before a sender must wait.
@@ -104,8 +107,8 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// Returns once a connection is given up: nothing was heard from the client for the interval, and no answer to a ping
-/// within the timeout.
+/// Returns once a connection is given up: nothing was received from the client for the interval, and no answer to a
+/// ping within the timeout.
 async fn silence(mut pings: PingPong, heard: Heard, protocol: Protocol) {
     let Some(interval) = protocol.ping_interval else { return std::future::pending().await };
     loop {
@@ -120,7 +123,7 @@ async fn silence(mut pings: PingPong, heard: Heard, protocol: Protocol) {
     }
 }
 
-/// Whether the client answers a ping in time. A connection that is ending counts: it ends by itself.
+/// Whether the client answers a ping in time. Never returns for a connection that is ending, which ends by itself.
 async fn answers(pings: &mut PingPong, patience: Duration) -> bool {
     if pings.send_ping(Ping::opaque()).is_err() {
         return std::future::pending().await;
@@ -144,11 +147,11 @@ async fn exchange(mut answer: LocalFuture<Response<Body>>, mut respond: SendResp
     if let (false, Some(length)) = (ends, body.size_hint().exact()) {
         head.headers.insert(CONTENT_LENGTH, length.into());
     }
-    // Sending fails only when the stream has ended meanwhile, and then nobody waits for more.
+    // Sending fails only if the stream has ended, and then no client waits for more.
     let Ok(mut stream) = respond.send_response(Response::from_parts(head, ()), ends) else { return };
     match body {
         _ if ends => {}
-        // The usual answer leaves at once; the library keeps what the client has no room for.
+        // The usual answer is sent at once; the library keeps the part for which the client has no room.
         Body::Reply(message) => {
             _ = stream.send_data(message, false).and_then(|()| stream.send_trailers(ok_trailers()));
         }
@@ -187,8 +190,8 @@ async fn send(stream: &mut SendStream<Bytes>, body: &mut Body) -> Result<(), Gon
     }
 }
 
-/// Waits until the client and the send buffer have room. Room is reserved for one byte only: what a stream reserves and
-/// does not use is missing to the others of its connection.
+/// Waits until the client and the send buffer have room. Room is reserved for one byte only: room that a stream
+/// reserves and does not use is missing to the other streams of its connection.
 async fn room(stream: &mut SendStream<Bytes>) -> Result<(), Gone> {
     stream.reserve_capacity(1);
     while stream.capacity() == 0 {

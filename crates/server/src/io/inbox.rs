@@ -1,4 +1,4 @@
-//! The way into the engine thread: everything that arrived since the last look, in one swap.
+//! The queue into the engine thread, which takes all events that arrived since its last look in one swap.
 
 use std::sync::Arc;
 use std::thread::Thread;
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// What an inbox holds at most.
+/// The bounds of an inbox.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     /// Events.
@@ -18,7 +18,7 @@ pub struct Bounds {
 /// Why an event was not taken. The event comes back.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Refused<E> {
-    /// The engine is behind by the whole bound: the client is told to come back.
+    /// The engine is behind by the whole bound: the client is answered that there are too many requests.
     Full(E),
     /// The engine has stopped.
     Closed(E),
@@ -67,8 +67,8 @@ impl<E: Send> Inbox<E> {
         Ok(())
     }
 
-    /// Adds an event that must not be refused for lack of room: ticks, answers of the log, shutdown. Their number is
-    /// bounded where they arise. False if the engine has stopped.
+    /// Adds an event that must not be refused for lack of room: messages of members, results of jobs, shutdown. Their
+    /// number is bounded at their sources. False if the engine has stopped.
     pub fn push_control(&self, event: E) -> bool {
         let mut state = self.state.lock();
         if state.closed {
@@ -79,7 +79,7 @@ impl<E: Send> Inbox<E> {
         true
     }
 
-    /// Refuses everything from now on. Returns what is queued: whoever sent it waits for an answer.
+    /// Refuses all events from now on. Returns the queued events, whose senders wait for an answer.
     #[must_use]
     pub fn close(&self) -> Vec<E> {
         let mut state = self.state.lock();
@@ -90,8 +90,8 @@ impl<E: Send> Inbox<E> {
         queue
     }
 
-    /// Moves everything into `into`, which must be empty and gives its memory to the queue. Sleeps up to `patience` if
-    /// there is nothing, and may return with nothing. To be called by one thread only.
+    /// Moves all events into `into`, which must be empty and gives its memory to the queue. Sleeps up to `patience` if
+    /// there are none, and may return with none. To be called by one thread only.
     pub fn drain(&self, into: &mut Vec<E>, patience: Duration) {
         debug_assert!(into.is_empty());
         let until = Instant::now() + patience;
@@ -108,7 +108,8 @@ impl<E: Send> Inbox<E> {
             if left.is_zero() || state.closed {
                 return;
             }
-            // Under the lock: whoever pushes next sees that we sleep. The token of unpark makes the gap harmless.
+            // Set under the lock, so that the next producer sees that this thread sleeps. If that producer unparks this
+            // thread before it parks, the token of `unpark` makes `park` return at once.
             state.sleeper = Some(std::thread::current());
             drop(state);
             std::thread::park_timeout(left);

@@ -1,4 +1,4 @@
-//! A byte stream whose last words are heard.
+//! A byte stream whose last bytes reach the other side.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -9,20 +9,20 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-/// Bytes that are read at once only to be dropped.
+/// Bytes that are read at a time only to be dropped.
 const SCRATCH_BYTES: usize = 8 << 10;
 
-/// A connection that, once it is shut down, drops what still arrives until the other side closes it, too, or `limit` has
-/// passed.
+/// A connection that, once it is shut down, drops what still arrives until the other side closes it, too, or `limit`
+/// has passed.
 ///
-/// A socket that is closed with unread bytes in it resets the connection, and the reset overtakes what was sent last: an
-/// answer, or the frame (GOAWAY) that tells a client which of its requests nobody has looked at and it may safely send
-/// elsewhere. RFC 9112, section 9.6, asks for the same in HTTP/1.
+/// A socket that is closed with unread bytes resets the connection, and the reset overtakes the bytes that were sent
+/// last. These may be an answer, or the GOAWAY frame, which tells a client which of its requests were not handled, so
+/// that it may safely send them elsewhere. RFC 9112, section 9.6, asks for the same in HTTP/1.
 #[derive(Debug)]
 pub struct Lingering<S> {
     stream: S,
     limit: Duration,
-    /// Runs once the end was sent.
+    /// Runs once this side has shut down.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -90,7 +90,7 @@ mod tests {
         let mut far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let near = listener.accept().await.unwrap().0;
         far.write_all(UNREAD).await.unwrap();
-        // The bytes have arrived, and nobody reads them.
+        // The bytes have arrived, and are not read.
         near.readable().await.unwrap();
         let served = tokio::spawn(async move {
             let mut near = Lingering::new(near, Duration::from_secs(60));

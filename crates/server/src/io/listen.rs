@@ -1,4 +1,4 @@
-//! Opening the doors: a bound, listening socket for an address.
+//! Listening sockets: bound to an address, and listening.
 
 use std::fs;
 use std::io;
@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
-/// Connections that the kernel holds for us until they are accepted.
+/// Connections that the kernel holds until they are accepted.
 const BACKLOG: i32 = 1024;
 
 /// Where to listen.
@@ -79,8 +79,8 @@ pub(super) enum Registered {
     Unix(UnixListener),
 }
 
-/// SO_REUSEADDR lets a restarted member take its port while old connections linger in TIME_WAIT; two listeners on one
-/// port it does not allow.
+/// SO_REUSEADDR lets a restarted member take its port while old connections linger in TIME_WAIT. It does not allow two
+/// listeners on one port.
 fn bind_tcp(address: SocketAddr, options: SocketOptions) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;

@@ -1,12 +1,12 @@
-//! Connections of a port that belongs to few: what has not shown that it is one of them stays for a moment only.
+//! The lobby of a port that is for few clients: a connection that was not admitted stays only for a moment.
 //!
 //! ```text
 //!   accept ──▶ lobby: at most `connections`, the oldest makes room for the newest ──▶ admitted: stays as long as it likes
 //!                 └── closed: no request within `first_request`, or not admitted within `stay`, both from the accept on
 //! ```
 //!
-//! A crowd of silent connections, or of slow ones, so takes nothing from those that the port is for: one that belongs here says
-//! so with its first request, which is on its way when the connection is accepted.
+//! So a large number of silent or slow connections takes nothing from the connections that the port is for. Such a
+//! connection is admitted by its first request, which is on its way when the connection is accepted.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -34,26 +34,26 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// These limits where there are only so many places: strangers get half of them at most.
+    /// These limits for a port with `places` places: connections that were not admitted get at most half of them.
     pub fn within(self, places: usize) -> Limits {
         Limits { connections: self.connections.min(places / 2).max(1), ..self }
     }
 }
 
-/// The connections that were not admitted yet. Clones are the same.
+/// The connections that were not admitted yet. Clones share the same lobby.
 #[derive(Clone, Debug)]
 pub struct Lobby {
     limits: Limits,
     waiting: Rc<RefCell<VecDeque<Arc<State>>>>,
 }
 
-/// What a connection and its requests know of its stay.
+/// The stay of a connection, as the connection and its requests know it.
 #[derive(Debug, Default)]
 struct State {
     asked: AtomicBool,
     admitted: AtomicBool,
     ended: AtomicBool,
-    /// Told when any of these changes, and when the connection has to go.
+    /// Notified when one of these flags changes, and when the connection must be closed.
     changed: Notify,
     displaced: AtomicBool,
 }
@@ -70,18 +70,18 @@ fn is(flag: &AtomicBool) -> bool {
     flag.load(Ordering::Relaxed)
 }
 
-/// Among the extensions of each request: by it the service admits the connection.
+/// An extension of each request, by which the service admits the connection.
 #[derive(Clone, Debug)]
 pub struct Pass(Arc<State>);
 
 impl Pass {
-    /// The connection belongs here.
+    /// Admits the connection.
     pub fn admit(&self) {
         self.0.set(&self.0.admitted);
     }
 }
 
-/// A connection in the lobby; dropped with it.
+/// A connection in the lobby; dropped with the connection.
 #[derive(Debug)]
 pub struct Guest {
     state: Arc<State>,
@@ -94,7 +94,7 @@ impl Lobby {
         Lobby { limits, waiting: Rc::default() }
     }
 
-    /// Takes a connection. Without room the one that has waited longest has to go.
+    /// Takes a connection. Without room, the connection that has waited longest must be closed.
     pub fn enter(&self) -> Guest {
         let state = Arc::<State>::default();
         let mut waiting = self.waiting.borrow_mut();
@@ -110,7 +110,7 @@ impl Lobby {
 }
 
 impl Guest {
-    /// Returns when the connection has to go: never, once it was admitted.
+    /// Returns when the connection must be closed: never, once it was admitted.
     pub async fn shown_out(&self) {
         let state = &self.state;
         loop {
@@ -165,7 +165,7 @@ mod tests {
     const LIMITS: Limits =
         Limits { connections: 2, first_request: Duration::from_secs(5), stay: Duration::from_secs(30) };
 
-    /// Whether it has to go within so many seconds.
+    /// Whether the connection must be closed within so many seconds.
     async fn goes(guest: &Guest, seconds: u64) -> bool {
         tokio::time::timeout(Duration::from_secs(seconds), guest.shown_out()).await.is_ok()
     }

@@ -30,7 +30,7 @@ pub struct Sender<T>(Arc<Mutex<State<T>>>);
 #[derive(Debug)]
 pub struct Receiver<T>(Arc<Mutex<State<T>>>);
 
-/// A mailbox. It has no bound of its own: whoever posts answers posts at most one per registered slot.
+/// A mailbox. It has no bound of its own: the engine posts at most one answer per registered slot.
 pub fn mailbox<T: Send>() -> (Sender<T>, Receiver<T>) {
     let state = Arc::new(Mutex::new(State { queue: Vec::new(), reader: None, closed: false }));
     (Sender(state.clone()), Receiver(state))

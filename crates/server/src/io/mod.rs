@@ -13,11 +13,12 @@
 //!
 //! A request is an entry in a queue, not a task on another thread. The engine is woken only when it sleeps; a worker is
 //! woken once per batch of answers, not once per answer. A remote wake-up costs 1-5 us, as much as all the rest of a
-//! request, so this shape is most of the difference to the obvious build.
+//! request, so this shape makes most of the difference to the obvious design.
 //!
 //! Rules:
-//! - What belongs to a connection stays on its worker; only plain data crosses threads.
-//! - [`inbox`] is bounded by count and bytes and says so; a [`mailbox`] holds at most an answer per registered slot.
+//! - The state of a connection stays on its worker; only plain data crosses threads.
+//! - An [`inbox`] is bounded by count and bytes, and refuses events beyond that; a [`mailbox`] holds at most one answer
+//!   per registered slot.
 //! - A [`slots`] entry is freed when its future is dropped: a client that went away leaves nothing behind.
 //! - A client's connection is read in turns of bounded length ([`turns`]), so that handlers run before more is read.
 //! - No blocking call on a worker.

@@ -1,4 +1,4 @@
-//! One connection: HTTP/1 or HTTP/2, whichever the other side begins with.
+//! One connection: HTTP/1 or HTTP/2, depending on how the other side begins.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -20,7 +20,7 @@ use super::http2;
 use super::turns::Turns;
 use crate::grpc::{Body, LocalFuture};
 
-/// What answers requests, on one worker.
+/// Answers requests, on one worker.
 pub trait Service {
     /// Answers a request that came over HTTP/1, or from a peer.
     fn call(&self, request: Request<Incoming>) -> LocalFuture<Response<Body>>;
@@ -33,7 +33,8 @@ pub trait Service {
         Box::pin(std::future::ready(response))
     }
 
-    /// Whether some request waits for an answer that is sure to come, and soon: a worker that stops waits for it, too.
+    /// Whether a request waits for an answer that is certain to come soon. A worker that stops waits for such answers,
+    /// too.
     fn awaits_answers(&self) -> bool {
         false
     }
@@ -48,7 +49,7 @@ impl<F: Fn(Request<Incoming>) -> LocalFuture<Response<Body>>> Service for F {
 /// Settings of every connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Protocol {
-    /// Requests that one connection may have open; a client waits beyond that.
+    /// At most this many requests of one connection are open; a client waits with further ones.
     pub max_concurrent_streams: u32,
     /// A connection without traffic is probed after this long (`None`: never), and given up without an answer after
     /// `ping_timeout`.
@@ -127,7 +128,7 @@ impl Connections {
         }
     }
 
-    /// The same for a peer, which speaks HTTP/1; hyper takes the other version, too.
+    /// The same for a peer, which speaks HTTP/1; hyper accepts HTTP/2, too.
     pub(super) async fn serve_peer<S: AsyncRead + AsyncWrite + Unpin + 'static>(
         &self,
         socket: S,

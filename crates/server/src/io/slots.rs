@@ -2,8 +2,9 @@
 //!
 //! A slot is a place in a table; its key travels with the request to the engine and comes back with the answer. The key
 //! carries a generation: a place that was freed and given to another request never receives the earlier one's answer.
-//! Deadlines are looked at by a sweep, not by a timer per request: being up to [`SWEEP_INTERVAL`] late costs a waiting
-//! client nothing that it would notice, a timer costs every request that is answered in time.
+//!
+//! Deadlines are checked by a sweep, not by a timer per request. A client does not notice that its request ends up to
+//! [`SWEEP_INTERVAL`] late, but a timer would cost time for every request that is answered before its deadline.
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -13,10 +14,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How often deadlines are looked at.
+/// How often deadlines are checked.
 pub const SWEEP_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Names one waiting request of one worker, once and for all.
+/// Identifies one waiting request of one worker, and no later one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
     place: u32,
@@ -86,7 +87,7 @@ impl<T> Slots<T> {
         Wait { slots: self.clone(), key }
     }
 
-    /// Delivers an answer. False if nobody waits for it any more; it is dropped then.
+    /// Delivers an answer. False if no request waits for it any more; the answer is dropped then.
     pub fn complete(&self, key: Key, value: T) -> bool {
         let mut table = self.0.borrow_mut();
         let Some(entry) = table.places.get_mut(key.place as usize) else { return false };
@@ -162,7 +163,7 @@ pub struct Wait<T> {
 }
 
 impl<T> Wait<T> {
-    /// What the answer must be addressed to.
+    /// The key that the answer must be addressed to.
     pub fn key(&self) -> Key {
         self.key
     }

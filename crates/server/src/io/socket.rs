@@ -10,8 +10,8 @@ use tokio::net::{TcpStream, UnixStream};
 /// A TCP or Unix connection that says it cannot write vectored.
 ///
 /// The HTTP/2 library chains payloads of 256 bytes and more as separate buffers if the stream takes vectored writes,
-/// which comes to about one system call per response. Told otherwise it copies small payloads into one buffer, and many
-/// responses leave in one write: a third more reads a second on one connection.
+/// which comes to about one system call per response. Without vectored writes it copies small payloads into one buffer,
+/// and many responses leave in one write: a third more reads per second on one connection.
 #[derive(Debug)]
 pub enum Socket {
     Tcp(TcpStream),

@@ -11,7 +11,7 @@ use tokio::time::{Instant, Sleep};
 /// A connection whose writes fail with `TimedOut` once nothing could be written for `limit`. Without it, a peer that
 /// stopped reading holds its connection, and what is queued for it, until the kernel gives up after minutes.
 ///
-/// Reads are left alone: the reader of a stream knows when it expects a heartbeat, the socket does not.
+/// Reads have no limit here: the reader of a stream knows when it expects a heartbeat, the socket does not.
 #[derive(Debug)]
 pub struct Timed<S> {
     stream: S,

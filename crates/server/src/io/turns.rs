@@ -1,4 +1,4 @@
-//! A client's byte stream: its first bytes looked at, and then read in turns.
+//! A client's byte stream: its first bytes tell the protocol, and then it is read in turns.
 
 use std::cell::Cell;
 use std::io;
@@ -9,17 +9,17 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-/// What every HTTP/2 connection begins with (RFC 9113, 3.4).
+/// The first bytes of every HTTP/2 connection (RFC 9113, 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Bytes of one connection that are read before other tasks of the thread have their turn, the handlers of these bytes
-/// among them.
+/// Bytes of one connection that are read before the other tasks of the thread run, among them the handlers of these
+/// bytes.
 pub(super) const TURN_BYTES: usize = 128 * 1024;
 
 /// The smallest frame of HTTP/2 that carries data: nine bytes before it, and one of data.
 pub(super) const SMALLEST_FRAME_BYTES: usize = 10;
 
-/// When something was heard from the other side for the last time.
+/// When bytes arrived from the other side for the last time.
 #[derive(Clone, Debug)]
 pub(super) struct Heard(Rc<Cell<Instant>>);
 
@@ -29,12 +29,12 @@ impl Heard {
     }
 }
 
-/// A byte stream that lets others run after each [`TURN_BYTES`]. The library would read as much as the kernel has, and
-/// everything would wait in its queues that the handlers could have taken meanwhile.
+/// A byte stream that lets other tasks run after each [`TURN_BYTES`]. Otherwise the library would read as much as the
+/// kernel has, and its queues would hold messages that the handlers could already have taken.
 #[derive(Debug)]
 pub(super) struct Turns<S> {
     stream: S,
-    /// What was read to learn the protocol, and how much of it was read again.
+    /// The bytes that were read to learn the protocol, their number, and how many of them were read again.
     first: ([u8; PREFACE.len()], usize, usize),
     left: usize,
     heard: Heard,

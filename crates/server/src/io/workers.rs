@@ -1,4 +1,4 @@
-//! The I/O threads: one per core, each with a runtime that nobody else touches.
+//! The I/O threads: one per core, each with a runtime that no other thread uses.
 
 use std::io;
 use std::rc::Rc;
@@ -20,25 +20,25 @@ use super::serve::{Connections, Protocol, Service};
 use super::socket::Socket;
 use super::timed::Timed;
 
-/// Accepted connections that one worker has not taken over yet.
+/// At most this many accepted connections that one worker has not taken over yet.
 const DEALT: usize = 256;
 
 /// A TCP connection without traffic is probed this often, as etcd does.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 
-/// Connections to the peer port that no member has claimed yet, and how long they may stay so. The first request of another
-/// member follows its connection at once; a member that joins is not known yet, and asks little.
+/// Connections to the peer port that no member has claimed yet, and how long they may stay unclaimed. The first request
+/// of another member follows its connection at once. A member that joins is not known yet, and sends few requests.
 const STRANGERS: lobby::Limits =
     lobby::Limits { connections: 256, first_request: Duration::from_secs(5), stay: Duration::from_secs(30) };
 
-/// A peer that takes nothing of an answer for this long is gone, as in etcd.
+/// A peer that takes nothing of an answer for this long is given up, as in etcd.
 const PEER_WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the other side may take to close a connection after we have. As in etcd's gRPC library, it takes more than that
-/// only if it is gone.
+/// How long the other side may take to close a connection after this side has closed it. As in etcd's gRPC library,
+/// only a side that is gone takes longer.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// What a worker knows when its service is built.
+/// The context in which the service of a worker is built.
 #[derive(Clone, Debug)]
 pub struct WorkerContext {
     /// 0, 1, ...
@@ -55,10 +55,10 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Starts `count` threads and serves `listeners`. `build` runs once on each thread, inside its runtime: it may spawn
-    /// local tasks (a mailbox reader, the sweep of its slots). At most `connections` are open at a time; more wait in
-    /// the kernel. On stop, open requests get `patience` to finish, and those whose answers the service awaits until they
-    /// have them.
+    /// Starts `count` threads and serves `listeners`. `build` runs once on each thread, inside its runtime: it may
+    /// spawn local tasks (a mailbox reader, the sweep of its slots). At most `connections` are open at a time; more
+    /// wait in the kernel. On stop, open requests get `patience` to finish, and as long as the service awaits answers
+    /// ([`Service::awaits_answers`]), they get more.
     pub fn start(
         count: usize,
         listeners: Vec<(Listener, Door)>,
@@ -101,14 +101,14 @@ impl Workers {
             let build = build.clone();
             threads.push(spawn(format!("{name}-{index}"), move |runtime| {
                 runtime.block_on(worker.run(&*build));
-                // What runs beside it may take minutes (Defragment), and nobody waits for it any more.
+                // Work on the pool may take minutes (Defragment), and no request waits for it any more.
                 runtime.shutdown_background();
             })?);
         }
         Ok(Workers { threads, stopping })
     }
 
-    /// Stops accepting, lets open requests finish as [`Workers::start`] says, ends the threads.
+    /// Stops accepting, lets open requests finish as [`Workers::start`] says, and ends the threads.
     pub fn stop(self) {
         self.stopping.send_replace(true);
         for thread in self.threads {
@@ -119,7 +119,7 @@ impl Workers {
     }
 }
 
-/// Starts a thread, and waits for its runtime, so that a failure is the caller's.
+/// Starts a thread, and waits for its runtime, so that a failure is returned to the caller.
 fn spawn(name: String, run: impl FnOnce(LocalRuntime) + Send + 'static) -> io::Result<JoinHandle<()>> {
     let (built, result) = ready::channel();
     let thread = std::thread::Builder::new().name(name).spawn(move || {
@@ -202,7 +202,7 @@ impl Worker {
                 }
             }
         };
-        // What is still open after this is cut off when the runtime is shut down.
+        // Connections that are still open after this are cut off when the runtime is shut down.
         tokio::select! {
             () = finish => {}
             () = give_up => {}
