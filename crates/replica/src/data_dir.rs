@@ -1,4 +1,4 @@
-//! The data directory: what lies where, whose it is, and what is refused before anything is changed.
+//! The data directory: where its files are, which member owns it, and the checks before anything is changed.
 //!
 //! ```text
 //!   <data-dir>/member/identity.json    format, engine, member and cluster id; written last at the first start
@@ -18,17 +18,17 @@ use crate::disk::{DirLock, Disk, DiskError, LOST_AND_FOUND};
 use crate::wal::WalError;
 
 const IDENTITY_FILE: &str = "identity.json";
-/// Version of the layout; another one is refused.
+/// Version of the layout; any other version is refused.
 const FORMAT: u32 = 1;
 /// The directory of the state, unless the identity names another one.
 const STATE: &str = "rocksdb";
 
-/// The directory of a state that was received.
+/// The name of the directory of a received state.
 pub fn received_name(applied: Applied) -> String {
     format!("{STATE}-{:016x}-{:016x}", applied.term, applied.index)
 }
 
-/// Whether a state may have a directory of this name.
+/// Whether this can be the name of a state's directory.
 pub fn is_state_name(name: &str) -> bool {
     let hex = |digits: &str| u64::from_str_radix(digits, 16).ok();
     let received = |name: &str| {
@@ -38,7 +38,7 @@ pub fn is_state_name(name: &str) -> bool {
     name == STATE || received(name).unwrap_or_default()
 }
 
-/// Where a member keeps its files.
+/// The places where a member keeps its files.
 #[derive(Clone, Debug)]
 pub struct Paths {
     pub data_dir: PathBuf,
@@ -55,18 +55,18 @@ impl Paths {
         self.wal_dir.clone().unwrap_or_else(|| self.member().join("wal"))
     }
 
-    /// The command that converts the member here to another engine.
+    /// The command that converts this member to another engine.
     fn conversion_command(&self, engine: &str) -> String {
         let log = self.wal_dir.as_ref().map(|dir| format!(" --wal-dir {}", dir.display())).unwrap_or_default();
         format!("metastore convert --data-dir {}{log} --engine {engine}", self.data_dir.display())
     }
 
-    /// Where an engine that outlives the process keeps the state that it made itself.
+    /// The directory in which an engine that outlives the process keeps a state that it made itself.
     pub fn engine(&self) -> PathBuf {
         self.member().join(STATE)
     }
 
-    /// Where a conversion builds the state of such an engine.
+    /// The directory in which a conversion builds the state of such an engine.
     pub fn converting(&self) -> PathBuf {
         self.member().join("rocksdb.converting")
     }
@@ -76,7 +76,7 @@ impl Paths {
     }
 }
 
-/// Why a member cannot start on its directory. No file of the member was changed.
+/// The reasons for which a member cannot start on its directory. No file of the member was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error(transparent)]
@@ -100,7 +100,7 @@ impl OpenError {
     }
 }
 
-/// Whose files these are.
+/// The owner of the directory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     pub format: u32,
@@ -108,11 +108,11 @@ pub struct Identity {
     /// Hexadecimal, as etcd prints ids.
     pub member_id: String,
     pub cluster_id: String,
-    /// A random number of 16 hexadecimal digits, drawn once for each directory: two that were founded alike differ in it, a
-    /// directory and its copies do not. Versions before this field wrote none.
+    /// A random number of 16 hexadecimal digits, drawn once for each directory. It differs between two directories that
+    /// were founded alike, but not between a directory and its copies. Versions before this field wrote none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub directory: Option<String>,
-    /// The directory of the state, where that is not the usual one.
+    /// The directory of the state, if it is not the usual one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
 }
@@ -147,11 +147,11 @@ impl Identity {
     }
 }
 
-/// What was found in a data directory.
+/// The content of a data directory.
 pub enum Found {
-    /// Nothing: a new member may be made here.
+    /// Empty: a new member may be made here.
     Empty,
-    /// A log, and the identity unless the first start was cut off before it was written.
+    /// A log, and the identity. The identity is missing if the first start was interrupted before it was written.
     Member(Option<Identity>),
 }
 
@@ -165,14 +165,14 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    /// Creates the member's directory, if it is missing, and keeps other processes out.
+    /// Creates the member's directory, if it is missing, and locks it against other processes.
     pub fn open(disk: Arc<dyn Disk>, paths: Paths) -> Result<Self, OpenError> {
         disk.create_dir_all(&paths.member())?;
         let lock = disk.lock_dir(&paths.member())?;
         Ok(Self { disk, paths, engine: STATE.into(), locks: vec![lock] })
     }
 
-    /// Keeps other processes out of the log, too: two data directories may name the same one.
+    /// Locks the log against other processes, too: two data directories may name the same log.
     pub fn lock_log(&mut self) -> Result<(), OpenError> {
         let wal = self.paths.wal();
         if wal != self.paths.member() {
@@ -182,10 +182,10 @@ impl DataDir {
         Ok(())
     }
 
-    /// Looks at what is there.
+    /// Inspects the content of the directory.
     ///
     /// # Errors
-    /// If the directory is another program's, another version's, or lacks a part.
+    /// If the directory belongs to another program or another version, or lacks a part.
     pub fn inspect(&self, engine: &str) -> Result<Found, OpenError> {
         let identity = self.identity()?;
         let wal = self.paths.wal();
@@ -222,22 +222,22 @@ impl DataDir {
         }
     }
 
-    /// Where an engine on disk keeps the state of this member.
+    /// The directory in which an engine on disk keeps the state of this member.
     pub fn engine_path(&self) -> PathBuf {
         self.paths.member().join(&self.engine)
     }
 
-    /// Takes from the identity in which directory the state is.
+    /// Takes the directory of the state from the identity.
     pub fn find_state(&mut self, identity: &Identity) {
         self.engine = identity.state_name().to_owned();
     }
 
-    /// Whether the state is where the identity says.
+    /// Whether the state is in the directory that the identity names.
     pub fn is_at_home(&self, identity: &Identity) -> bool {
         self.engine == identity.state_name()
     }
 
-    /// The state is in another directory from now on, durably.
+    /// Records, durably, that the state is in another directory from now on.
     pub fn move_state(&mut self, name: String) -> Result<(), OpenError> {
         let identity =
             self.identity()?.ok_or_else(|| OpenError::refused(&self.identity_path(), "the file is missing"))?;
@@ -250,7 +250,7 @@ impl DataDir {
         self.paths.member().join(IDENTITY_FILE)
     }
 
-    /// What is in a directory, if there is one. It may be the root of a file system of its own.
+    /// The names in a directory; empty if it does not exist. It may be the root of a file system of its own.
     pub fn names(&self, path: &Path) -> Result<Vec<String>, DiskError> {
         let mut names = if self.disk.exists(path)? { self.disk.list(path)? } else { Vec::new() };
         names.retain(|name| name != LOST_AND_FOUND);
@@ -282,14 +282,15 @@ impl DataDir {
         let path = self.identity_path();
         let json = serde_json::to_vec_pretty(identity)
             .map_err(|error| OpenError::refused(&path, format!("cannot be encoded: {error}")))?;
-        // An earlier start may have been killed between making the member's directory and making its name durable.
+        // An earlier start may have been killed after it made the member's directory and before it made the directory's
+        // name durable.
         self.disk.sync_dir(&self.paths.data_dir)?;
         write_durably(self.disk.as_ref(), &path, &json)?;
         Ok(())
     }
 
-    /// Compares the ids in the log with those of the member that is to start: those recorded in the identity or, if there
-    /// is none yet, those that follow from the settings.
+    /// Compares the ids in the log with those of the member that is to start: the ids in the identity, or, if there is
+    /// none yet, those that follow from the settings.
     pub fn check_owner(
         &self,
         own: &Identity,
@@ -311,7 +312,7 @@ impl DataDir {
     }
 }
 
-/// Writes a small file so that it is there whole, or not at all.
+/// Writes a small file so that after a crash it is there whole, or not at all.
 pub fn write_durably(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
     let temporary = path.with_extension("tmp");
     let file = disk.create(&temporary)?;

@@ -1,4 +1,4 @@
-//! Who votes, as the state itself says.
+//! The members of the group (voters and learners), as the state itself records them.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use metastore_proto::raftpb;
 use metastore_store::schema::CONF_STATE;
 use serde::Deserialize;
 
-/// Who votes, in the JSON that etcd stores.
+/// The members, in the JSON that etcd stores.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Stored {
@@ -18,7 +18,7 @@ struct Stored {
     auto_leave: bool,
 }
 
-/// Reads the row of a state through `get`. The inner error says what is wrong with the row.
+/// Reads the row of a state through `get`. The inner error describes a bad row.
 pub fn stored(
     get: impl FnOnce(Table, &[u8]) -> Result<Option<Vec<u8>>, EngineError>,
 ) -> Result<Result<raftpb::ConfState, String>, EngineError> {
@@ -33,10 +33,10 @@ pub fn stored(
     Ok(stored.map_err(|error| format!("row confState of table meta, \"{}\": {error}", row.escape_ascii())))
 }
 
-/// Checks that there can be such a group; consensus would not start with another one.
+/// Checks that a group of these members is possible; consensus would not start with an impossible one.
 ///
 /// # Errors
-/// Says what is wrong.
+/// Describes the first contradiction.
 pub fn check(state: &raftpb::ConfState) -> Result<(), String> {
     let raftpb::ConfState { voters, learners, voters_outgoing, learners_next, auto_leave } = state;
     let wrong = |what: &str| Err(format!("its members cannot be: {what}: {state:?}"));
@@ -53,7 +53,7 @@ pub fn check(state: &raftpb::ConfState) -> Result<(), String> {
     if !distinct(&[voters, learners, learners_next]) || !distinct(&[voters_outgoing, learners]) {
         return wrong("a member is named twice");
     }
-    // Who becomes a learner is one of those who still vote; and outside a change there is neither.
+    // A member in `learners_next` is still a voter of the outgoing group. Outside a change both lists are empty.
     if !learners_next.iter().all(|id| voters_outgoing.contains(id))
         || auto_leave.unwrap_or_default() && voters_outgoing.is_empty()
     {
@@ -62,7 +62,7 @@ pub fn check(state: &raftpb::ConfState) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether both name the same members, in whatever order.
+/// Whether both name the same members, in any order.
 pub fn same(a: &raftpb::ConfState, b: &raftpb::ConfState) -> bool {
     let sorted = |ids: &[u64]| {
         let mut ids = ids.to_vec();

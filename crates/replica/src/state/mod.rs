@@ -1,25 +1,27 @@
-//! What of the state outlives the process: how a start takes it up, and what makes the older part of the log superfluous.
+//! The durable state of a member: how a start loads it, and when older parts of the log are no longer needed.
 //!
 //! ```text
 //!                            Memory                                       an engine on disk
 //!   the state is in          <term>-<index>.state and .snap               the engine's own files
-//!   it is as of              the newest snapshot that the log names       the engine's last flush, or one of its own since
-//!   the log is read from     there                                        the newest position that the log names
-//!   now and then, beside     a state file is written                      the engine is flushed
-//!   the running member
-//!   after that, on both      a record in the log names the position; then the segments before it go
+//!   its position is          the newest snapshot that the log names       the engine's last flush, a job's or its own
+//!   the log is read from     that snapshot                                the newest position that the log names
+//!   a job, beside the        writes a state file                          flushes the engine
+//!   running member
+//!   after the job            a record in the log names the position; then the segments before it are removed
 //! ```
 //!
-//! On Memory the record names a snapshot, and the log behind it is applied. On disk it says how far the log may have been
-//! released, and the state is there or further on: entries up to where it is are not applied again.
+//! On Memory the record names a snapshot, and the entries after it are applied at the start. On disk the record says
+//! how far the log may have been released, and the state is at that position or later. Entries up to the position of
+//! the state are not applied again.
 //!
-//! The high-water mark of the state's size is kept beside it: in the `.snap`, or among the engine's rows. Entries that are applied
-//! again raise it again, to the same. Where it fell, because the member was defragmented, is noted in a file, or the engine is flushed.
+//! The high-water mark of the state's size is stored with it: in the `.snap`, or among the engine's rows. Entries that
+//! are applied again raise it again, to the same value. When the member is defragmented, the high-water mark falls. Its
+//! position is then recorded in a file, or the engine is flushed.
 //!
-//! A state that another member sends becomes this member's own: [`receiving`] brings it to the disk, and the essay of
-//! `member/install.rs` says how it takes its place. [`sending`] is the other end.
+//! A state that another member sends becomes this member's own: [`receiving`] writes it to the disk, and the essay of
+//! `member/install.rs` describes how it is installed. [`sending`] is the other end.
 //!
-//! What is deliberately absent: threads. A [`SnapshotJob`] runs where its owner likes.
+//! Deliberately absent: threads. The owner of a [`SnapshotJob`] decides where it runs.
 
 mod conf_state;
 mod on_disk;
@@ -47,33 +49,34 @@ pub use receiving::{ReceiveError, ReceivedState, StateIncoming, StateReceiver};
 pub use retired::Retired;
 pub use sending::StateToSend;
 
-/// Opens the storage engine in a directory, which only one that outlives the process needs; that one makes an empty state if there
-/// is no such directory. A member has several states open while it receives one.
+/// Opens the storage engine in a directory. Only an engine that outlives the process uses the directory; it makes an
+/// empty state if the directory does not exist. While a member receives a state, it has several engines open.
 pub type OpenEngine = Arc<dyn Fn(&Path) -> Result<Arc<dyn Engine>, EngineError> + Send + Sync>;
 
-/// The engines, by the names that stand in the identity.
+/// The names of the engines, as they stand in the identity.
 pub const ENGINES: [&str; 2] = [MEMORY, "rocksdb"];
 const MEMORY: &str = "memory";
 
-/// Where an engine keeps the state.
+/// The medium on which an engine keeps the state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Medium {
     Memory,
     Disk,
 }
 
-/// Where a start begins.
+/// The positions from which a start begins.
 #[derive(Clone, Debug, Default)]
 pub struct Start {
-    /// The log is read from behind this entry; what is before it may be gone.
+    /// The log is read from this entry on, exclusive; earlier entries may have been released.
     pub log: Applied,
     /// The state holds the entries up to this one.
     pub applied: Applied,
-    /// Who votes then.
+    /// The members at `applied`.
     pub conf_state: ConfState,
-    /// The high-water mark then, if neither the engine knows it nor it began with the state.
+    /// The high-water mark at `applied`. `None` if the engine stores it, or if it starts at the size of the state.
     pub mark: Option<Mark>,
-    /// Behind which later entry the mark fell to what was in use; 0 if it did not.
+    /// The last entry after which a defragmentation lowered the high-water mark to the size in use; 0 if there was
+    /// none.
     pub lowered: u64,
 }
 
@@ -83,10 +86,10 @@ impl Medium {
         if engine == MEMORY { Self::Memory } else { Self::Disk }
     }
 
-    /// Opens the engine, where `log` is what the log is read from. In `data` it says which directory it is in.
+    /// Opens the engine; `log` is the position from which the log is read. Notes the engine's directory in `data`.
     ///
     /// # Errors
-    /// If its directory is missing although it cannot be made anew from the log, or as `open` says.
+    /// If the directory is missing although the log cannot rebuild its content, or as `open` does.
     pub fn open_engine(
         self,
         data: &mut DataDir,
@@ -101,7 +104,7 @@ impl Medium {
         Ok(engine)
     }
 
-    /// Finds out where to begin.
+    /// Finds the positions from which a start begins.
     ///
     /// # Errors
     /// If the state is missing, damaged, or older than the log allows.
@@ -119,10 +122,10 @@ impl Medium {
         }
     }
 
-    /// Checks the state against the log that was read, and puts it into the engine where it is not there yet.
+    /// Checks the state against the log that was read. On Memory, loads it into the engine.
     ///
     /// # Errors
-    /// If the log lacks what the state says was there, or the state is damaged.
+    /// If the log lacks entries that the state was made from, or the state is damaged.
     pub fn take_up(
         self,
         data: &DataDir,
@@ -143,7 +146,7 @@ impl Medium {
         }
     }
 
-    /// Removes snapshots that nothing needs any more: all but `keep`.
+    /// Removes snapshots that are no longer needed: all but `keep`.
     pub fn clear(self, data: &DataDir, keep: Applied) -> Result<(), DiskError> {
         match self {
             Self::Memory => on_memory::purge(data.disk.as_ref(), &data.paths.snap(), Some(keep)),
@@ -151,7 +154,7 @@ impl Medium {
         }
     }
 
-    /// Removes what a conversion left: the state that another engine kept here, complete or not.
+    /// Removes the remains of a conversion: the state that another engine kept here, complete or not.
     pub fn clear_others(self, data: &DataDir) -> Result<(), DiskError> {
         match self {
             Self::Memory => on_disk::remove(data, None),
@@ -163,8 +166,8 @@ impl Medium {
         }
     }
 
-    /// Removes what was received and not taken up, and states that this one has taken the place of. Only who knows for sure
-    /// which state is the member's, and has finished the adoption of it, may do so.
+    /// Removes received states that were not installed, and states that have been replaced. Call it only when it is
+    /// certain which state is the member's, and when its adoption is finished.
     pub fn clear_received(self, data: &DataDir) -> Result<(), DiskError> {
         match self {
             Self::Memory => on_memory::remove_received(data),
@@ -172,7 +175,7 @@ impl Medium {
         }
     }
 
-    /// Makes a state that was received the one with which a start begins, now that the log names it.
+    /// Makes a received state the one from which the next start begins; the log names it already.
     ///
     /// # Errors
     /// If the disk fails; the next start does it again.
@@ -192,20 +195,20 @@ impl Medium {
         Ok(may_have_to && on_memory::is_to_be_adopted(data, newest.applied)?)
     }
 
-    /// What a start does first: finishes what [`Medium::adopt`] had not got to when a crash came. The record that names
-    /// the state must be durable.
+    /// The first step of a start: finishes an [`Medium::adopt`] that a crash interrupted. The record that names the
+    /// state must be durable.
     ///
     /// # Errors
     /// If the disk fails.
     pub fn finish_adoption(self, data: &DataDir, newest: &Named) -> Result<(), OpenError> {
         match (self, &newest.conf_state) {
             (Self::Memory, Some(conf_state)) => Ok(on_memory::adopt(data, newest.applied, conf_state)?),
-            // On disk the identity follows once it is sure which state it is.
+            // On disk, the identity is changed later, once it is certain which state is the member's.
             _ => Ok(()),
         }
     }
 
-    /// How many bytes the log may grow before a job is due.
+    /// The number of bytes by which the log may grow before a job is due.
     pub fn due_bytes(self, settings: &Settings, state_bytes: u64) -> u64 {
         match self {
             Self::Memory => settings.snapshot_log_bytes.max(state_bytes),
@@ -213,7 +216,7 @@ impl Medium {
         }
     }
 
-    /// What makes the published state durable, beside the running member.
+    /// A job that makes the published state durable, beside the running member.
     pub fn job(
         self,
         data: &DataDir,
@@ -230,7 +233,7 @@ impl Medium {
         }))
     }
 
-    /// What makes a mark durable that fell behind the last entry that was published.
+    /// A job that makes durable that the high-water mark was lowered after the last published entry.
     pub fn mark_job(self, data: &DataDir, engine: &Arc<dyn Engine>) -> MarkJob {
         let (disk, dir, engine) = (data.disk.clone(), data.paths.snap(), engine.clone());
         match self {
@@ -238,14 +241,14 @@ impl Medium {
                 let applied = engine.published().applied;
                 Box::new(move || Ok(on_memory::note_defragment(disk.as_ref(), &dir, applied)?))
             }
-            // So that nothing older is replayed.
+            // Flushed, so that no entry before the fall is applied again.
             Self::Disk => Box::new(move || Ok(engine.flush().map(drop)?)),
         }
     }
 }
 
-/// Makes durable that the mark fell, on whatever thread calls it, and waits for the medium meanwhile. If that fails, the member
-/// must stop.
+/// Makes a lowered high-water mark durable, on the thread that calls it, which waits for the medium. If that fails, the
+/// member must stop.
 pub type MarkJob = Box<dyn FnOnce() -> Result<(), OpenError> + Send>;
 
 /// The newest position that a log names; zero if it names none.
@@ -266,27 +269,27 @@ impl Named {
     }
 }
 
-/// The published state, to be made durable; [`SnapshotJob::run`] does it on whatever thread calls it.
+/// A job that makes the published state durable. [`SnapshotJob::run`] does it on the thread that calls it.
 pub struct SnapshotJob(Work);
 
 enum Work {
-    /// Memory: a state file is written.
+    /// Memory: writes a state file.
     Write(Box<WritingState>),
-    /// On disk: the engine is flushed. By then it may have published more than what is noted here.
+    /// On disk: flushes the engine. When it runs, the engine may have published more than `applied`.
     Flush { engine: Arc<dyn Engine>, applied: Applied, conf_state: raftpb::ConfState },
 }
 
-/// The state up to a log position is durable.
+/// The result of a job: the state up to a log position is durable.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SnapshotWritten {
     pub applied: Applied,
-    /// The length of the state file; 0 where the engine keeps the state itself.
+    /// The length of the state file in bytes; 0 where the engine keeps the state itself.
     pub bytes: u64,
     pub(crate) conf_state: raftpb::ConfState,
 }
 
 impl SnapshotJob {
-    /// Makes the state durable, and waits for the medium meanwhile.
+    /// Makes the state durable; waits for the medium.
     ///
     /// # Errors
     /// If a write or sync fails; the member must stop.
@@ -298,7 +301,7 @@ impl SnapshotJob {
         }
     }
 
-    /// Does a part of that, and says so when the state is durable. The member may go on between two parts.
+    /// Does a part of the job; returns the result once the state is durable. The member may go on between two parts.
     ///
     /// # Errors
     /// As [`SnapshotJob::run`].

@@ -11,10 +11,10 @@ use crate::disk::{Disk, DiskError};
 use crate::member::conf_state_from_disk;
 use crate::wal::Replay;
 
-/// What to do about a directory that is not what the log needs.
+/// Advice for an operator whose state directory does not fit the log.
 const RESTORE: &str = "restore the directory from a newer copy, or replace this member";
 
-/// Refuses to make an empty state where the log that would fill it begins too late.
+/// Refuses to make an empty state if the log no longer begins at its first entry.
 fn check_present(data: &DataDir, log: Applied) -> Result<(), OpenError> {
     let path = data.engine_path();
     if log.index == 0 || data.disk.exists(&path)? {
@@ -24,7 +24,7 @@ fn check_present(data: &DataDir, log: Applied) -> Result<(), OpenError> {
     Err(OpenError::refused(&path, why))
 }
 
-/// The state must reach what the log may have released.
+/// Finds the position of the state. It must not be before the position up to which the log may have been released.
 pub fn find(data: &DataDir, log: Applied, engine: &dyn Engine) -> Result<Start, OpenError> {
     let (path, applied) = (data.engine_path(), engine.published().applied);
     if applied.index < log.index {
@@ -43,7 +43,7 @@ pub fn find(data: &DataDir, log: Applied, engine: &dyn Engine) -> Result<Start, 
     Ok(Start { log, applied, conf_state: conf_state_from_disk(&conf_state), ..Start::default() })
 }
 
-/// The log must hold what the state was made from.
+/// Checks that the log holds the entry at the state's position, with the same term.
 pub fn check_log(data: &DataDir, applied: Applied, replay: &Replay) -> Result<(), OpenError> {
     let Applied { index, term } = applied;
     let why = match replay.term(index) {
@@ -63,8 +63,9 @@ pub fn check_log(data: &DataDir, applied: Applied, replay: &Replay) -> Result<()
     Err(OpenError::refused(&data.engine_path(), why))
 }
 
-/// Opens the state of this member. That is the one which the identity names; or, if that one does not reach what the log
-/// names, one that was received, if it is the one that the log names: then a crash came before the identity was changed.
+/// Opens the state of this member. It is normally the one that the identity names. If that state does not reach the
+/// position that the log names, and the received state for that position exists, a crash came before the identity was
+/// changed: then the received state is the member's.
 pub fn open(data: &mut DataDir, log: Applied, open: &OpenEngine) -> Result<Arc<dyn Engine>, OpenError> {
     check_present(data, log)?;
     let engine = open(&data.engine_path())?;
@@ -78,7 +79,7 @@ pub fn open(data: &mut DataDir, log: Applied, open: &OpenEngine) -> Result<Arc<d
     Ok(open(&data.engine_path())?)
 }
 
-/// Removes everything that an engine on disk may have left here: all but the state `keep`.
+/// Removes all states of an engine on disk except `keep`, and the remains of a conversion.
 pub fn remove(data: &DataDir, keep: Option<&str>) -> Result<(), DiskError> {
     for name in data.names(&data.paths.member())? {
         let state = name.split('.').next().unwrap_or_default();
@@ -89,7 +90,7 @@ pub fn remove(data: &DataDir, keep: Option<&str>) -> Result<(), DiskError> {
     remove_unfinished(data)
 }
 
-/// Removes what a conversion left that did not get to its end.
+/// Removes the remains of a conversion that did not finish.
 pub fn remove_unfinished(data: &DataDir) -> Result<(), DiskError> {
     let unfinished = data.paths.converting();
     for path in [unfinished.with_file_name(format!("{}.new", name_of(&unfinished))), unfinished] {
@@ -102,7 +103,7 @@ fn name_of(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Removes a directory of files, if it is there.
+/// Removes a directory of files, if it exists.
 pub fn remove_dir(disk: &dyn Disk, path: &Path) -> Result<(), DiskError> {
     if !disk.exists(path)? {
         return Ok(());

@@ -1,17 +1,20 @@
 //! Snapshots of the Memory engine's state on disk: written beside the running member, read at the next start.
 //!
-//! A snapshot is two files: `<term>-<index>.state`, the state ([`metastore_store::snapshot`]), and `<term>-<index>.snap`,
-//! etcd's small record of log position and members. The second is written last and makes the first count. Then a record
-//! in the log names it, and only then may older log segments and snapshots go. The small record also holds the high-water
-//! mark, which is not in the state's stream, because it is this member's own.
+//! A snapshot is two files: `<term>-<index>.state`, the state ([`metastore_store::snapshot`]), and
+//! `<term>-<index>.snap`, etcd's small record of log position and members. The second is written last and makes the
+//! first count. Then a record in the log names the snapshot, and only then may older log segments and snapshots be
+//! removed. The small record also holds the high-water mark. It is not in the state's stream, because each member has
+//! its own.
 //!
-//! A third kind of file, `<term>-<index>.defragment`, has no bytes: its name says that the mark fell to what was in use behind that
-//! entry. The mark follows from the log otherwise, so a replay comes to the same one if it lets it fall there. It goes with the
-//! log that it belongs to.
+//! A third kind of file, `<term>-<index>.defragment`, has no bytes: its name says that a defragmentation lowered the
+//! high-water mark to the size in use after that entry. Otherwise the high-water mark follows from the log, so a replay
+//! that lowers it at the same place comes to the same value. The file is removed together with the part of the log that
+//! it belongs to.
 //!
-//! A state that another member sends arrives as `<term>-<index>.receiving` and is `.received` once it is whole. It is no
-//! snapshot of this member, and its log need not reach it, until a record in the log names it; then its record is written and it
-//! gets the usual name ([`adopt`]), by the next start if a crash comes between. Its mark begins with what it holds.
+//! A state that another member sends arrives as `<term>-<index>.receiving` and becomes `.received` once it is complete.
+//! Until a record in the log names it, it is not a snapshot of this member, and the log need not reach it. Then its
+//! small record is written and it gets the usual name ([`adopt`]); after a crash in between, the next start does so.
+//! Its high-water mark starts at the size of the state.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,14 +27,14 @@ use super::{SnapshotWritten, conf_state};
 use crate::data_dir::{DataDir, OpenError, write_durably};
 use crate::disk::{Disk, DiskError, DiskFile};
 
-/// Bytes that are written between two syncs: the kernel then never has more than this to write back at once, which would
-/// hold up the log's own syncs.
+/// Maximum bytes written between two syncs. So the kernel never has more than this to write back at once, which would
+/// delay the syncs of the log.
 const SYNC_BYTES: u64 = 8 << 20;
 /// Bytes read at once from a state file.
 const READ_BYTES: usize = 1 << 20;
-/// Version of how the mark is written; another one is refused.
+/// Version of the stored form of the high-water mark; any other version is refused.
 const MARK_FORMAT: u32 = 1;
-/// Ends of the names of the files here.
+/// Suffixes of the files here.
 const STATE: &str = "state";
 const SNAP: &str = "snap";
 const DEFRAGMENT: &str = "defragment";
@@ -41,13 +44,13 @@ pub struct StateFile {
     pub disk: Arc<dyn Disk>,
     pub dir: PathBuf,
     pub source: Source,
-    /// The mark when the source was made.
+    /// The high-water mark when the source was made.
     pub mark: Mark,
     pub conf_state: raftpb::ConfState,
 }
 
 impl StateFile {
-    /// Writes the file and its record; tells `progress` how many bytes are written.
+    /// Writes the file and its record; reports the number of written bytes to `progress`.
     pub fn write(self, progress: &mut dyn FnMut(u64)) -> Result<SnapshotWritten, OpenError> {
         let mut writing = WritingState::new(self);
         loop {
@@ -63,7 +66,7 @@ impl StateFile {
     }
 }
 
-/// A state file on its way to the disk, piece by piece.
+/// A state file that is written piece by piece.
 pub struct WritingState {
     state: StateFile,
     cursor: Cursor,
@@ -80,7 +83,7 @@ impl WritingState {
         self.out.as_ref().map_or(0, |out| out.written)
     }
 
-    /// Writes a piece; says so when file and record are durable.
+    /// Writes one piece; returns the result once file and record are durable.
     pub fn step(&mut self) -> Result<Option<SnapshotWritten>, OpenError> {
         let Self { state, cursor, piece, out } = self;
         let (disk, path) = (state.disk.as_ref(), state.path());
@@ -107,7 +110,7 @@ impl WritingState {
     }
 }
 
-/// A state file that grows.
+/// A state file under construction.
 pub struct Out {
     file: Box<dyn DiskFile>,
     written: u64,
@@ -119,7 +122,7 @@ impl Out {
         Ok(Self { file: disk.create(path)?, written: 0, synced: 0 })
     }
 
-    /// Makes the file `.receiving` durable, and calls it `.received`.
+    /// Makes the file `.receiving` durable, and renames it to `.received`.
     pub fn finish_as(self, disk: &dyn Disk, path: &Path) -> Result<PathBuf, DiskError> {
         self.file.sync_all()?;
         let received = path.with_extension(RECEIVED);
@@ -142,18 +145,18 @@ impl Out {
 const RECEIVING: &str = "receiving";
 const RECEIVED: &str = "received";
 
-/// Where a state arrives that another member sends, or is once it is whole.
+/// The file of a state that another member sends, while it arrives or once it is complete (`whole`).
 pub fn received(dir: &Path, applied: Applied, whole: bool) -> PathBuf {
     dir.join(file_name(applied, if whole { RECEIVED } else { RECEIVING }))
 }
 
-/// Whether the state that the log names was received, and is not the snapshot of this member yet.
+/// Whether the state that the log names was received, and has not become the snapshot of this member yet.
 pub fn is_to_be_adopted(data: &DataDir, applied: Applied) -> Result<bool, DiskError> {
     data.disk.exists(&received(&data.paths.snap(), applied, true))
 }
 
-/// Makes a state that was received, if it is there, the snapshot of this member that the log names. A crash may have come
-/// between any two steps of this.
+/// Makes a received state, if it exists, the snapshot of this member that the log names. A crash may have come between
+/// any two steps, so each step may be repeated.
 pub fn adopt(data: &DataDir, applied: Applied, conf_state: &raftpb::ConfState) -> Result<(), DiskError> {
     let (dir, disk) = (data.paths.snap(), data.disk.as_ref());
     let received = received(&dir, applied, true);
@@ -165,7 +168,7 @@ pub fn adopt(data: &DataDir, applied: Applied, conf_state: &raftpb::ConfState) -
     disk.sync_dir(&dir)
 }
 
-/// Removes what was received and not taken up.
+/// Removes received states that were not installed.
 pub fn remove_received(data: &DataDir) -> Result<(), DiskError> {
     let dir = data.paths.snap();
     for name in data.names(&dir)? {
@@ -176,7 +179,7 @@ pub fn remove_received(data: &DataDir) -> Result<(), DiskError> {
     Ok(())
 }
 
-/// Removes a file, if it is there.
+/// Removes a file, if it exists.
 pub fn remove_file(disk: &dyn Disk, path: &Path) -> Result<(), DiskError> {
     if !disk.exists(path)? {
         return Ok(());
@@ -203,15 +206,15 @@ fn snap_file(applied: Applied, conf_state: &raftpb::ConfState, mark: Option<&Mar
     walpb::SnapshotFile { crc: Some(crc32c::crc32c(&data)), data: Some(data.into()) }.encode_to_vec()
 }
 
-/// What a snapshot's small record says.
+/// The content of a snapshot's small record.
 #[derive(Debug, PartialEq)]
 pub struct Record {
     pub conf_state: raftpb::ConfState,
-    /// The high-water mark, unless it began with this state.
+    /// The high-water mark; `None` if it starts at the size of this state.
     pub mark: Option<Mark>,
 }
 
-/// The record of the snapshot that the log names.
+/// Reads the record of the snapshot that the log names.
 ///
 /// # Errors
 /// If the snapshot is missing or damaged: the log before it may be gone.
@@ -251,13 +254,14 @@ fn parse_mark(bytes: &[u8]) -> Result<Mark, String> {
     Mark::from_numbers(&numbers).ok_or_else(damaged)
 }
 
-/// Notes, durably, that the mark fell to what was in use behind this entry. There is nothing in the file that could be torn.
+/// Records, durably, that the high-water mark was lowered to the size in use after this entry. The file is empty, so no
+/// write can be torn.
 pub fn note_defragment(disk: &dyn Disk, dir: &Path, applied: Applied) -> Result<(), DiskError> {
     disk.create(&dir.join(file_name(applied, DEFRAGMENT)))?.sync_all()?;
     disk.sync_dir(dir)
 }
 
-/// The last entry behind which the mark fell; 0 if that is not known.
+/// The last entry after which the high-water mark was lowered; 0 if none is recorded.
 pub fn last_defragment(data: &DataDir) -> Result<u64, DiskError> {
     let names = data.names(&data.paths.snap())?;
     Ok(names.iter().filter_map(|name| index_of(name, DEFRAGMENT)).max().unwrap_or_default())
@@ -297,7 +301,7 @@ fn read(file: &dyn DiskFile, engine: &Arc<dyn Engine>) -> Result<Applied, Snapsh
     }
 }
 
-/// Refuses a log that ends before a snapshot: the state of a snapshot comes from entries that the log held durably.
+/// Refuses a log that ends before a snapshot: the log durably held all entries that a snapshot was made from.
 ///
 /// # Errors
 /// Names the snapshot.
@@ -315,17 +319,18 @@ pub fn check_not_beyond(data: &DataDir, last: u64) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Removes every file but the snapshot at `keep`, and notes of what came later: older ones, and what an interrupted write left.
+/// Removes every file except the snapshot at `keep` and the `.defragment` files from it on: older snapshots, and the
+/// remains of interrupted writes.
 pub fn purge(disk: &dyn Disk, dir: &Path, keep: Option<Applied>) -> Result<(), DiskError> {
     let kept = |name: &str| {
         keep.is_some_and(|keep| {
-            // The snapshot may be from before the mark fell at the same entry.
+            // The snapshot may have been made before the high-water mark was lowered at the same entry.
             let is_noted = index_of(name, DEFRAGMENT).is_some_and(|index| index >= keep.index);
             is_noted || name == file_name(keep, STATE) || name == file_name(keep, SNAP)
         })
     };
     let ours = |name: &str| [STATE, SNAP, DEFRAGMENT, "tmp"].iter().any(|end| name.ends_with(&format!(".{end}")));
-    // The small record goes before the state it stands for, so that no record is left without one.
+    // The small record is removed before its state, so that no record is left without a state.
     if !disk.exists(dir)? {
         return Ok(());
     }

@@ -1,4 +1,4 @@
-//! A state that another member sends, on its way to the disk and into an engine of its own.
+//! A state that another member sends, written to the disk and loaded into an engine of its own.
 //!
 //! ```text
 //!   begin(message) ─▶ take(piece) ... ─▶ finish ─▶ ReceivedState ─▶ Replica::state_received, on the engine thread
@@ -7,9 +7,9 @@
 //!        on disk         └▶ rocksdb-<term>-<index>/
 //! ```
 //!
-//! What arrives is checked as it comes, held in memory by the block, and durable at the end. It is nothing to the member until
-//! it is installed: whatever goes wrong before that, it is removed, at the latest by the next start. The member goes on with
-//! the state it has meanwhile.
+//! The stream is checked as it arrives, held in memory one block at a time, and durable at the end. It has no effect on
+//! the member until it is installed. If anything fails before that, its files are removed, at the latest by the next
+//! start. The member goes on with its present state until then.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,10 +27,10 @@ use super::{Medium, OpenEngine, conf_state, on_disk};
 use crate::data_dir::{DataDir, Paths, received_name};
 use crate::disk::{Disk, DiskError};
 
-/// More entries than there ever are; beyond, consensus would count over the end of its numbers.
+/// No log holds so many entries. Beyond it, the arithmetic of consensus would overflow.
 const MAX_INDEX: u64 = u64::MAX >> 1;
 
-/// Why a state was not received. Nothing of it is left.
+/// The reasons for which a state was not received. All its files are removed.
 #[derive(Debug, thiserror::Error)]
 pub enum ReceiveError {
     #[error("not a message that comes with a state: {0}")]
@@ -50,18 +50,18 @@ pub enum ReceiveError {
 }
 
 impl ReceiveError {
-    /// Whether the state is a database of etcd's.
+    /// Whether the state is a database of an etcd.
     pub fn is_foreign(&self) -> bool {
         matches!(self, Self::Stream(SnapshotError::Foreign))
     }
 }
 
-/// Where states that other members send are received, one at a time; a handle for any thread.
+/// Receives states that other members send, one at a time; a handle for any thread.
 #[derive(Clone)]
 pub struct StateReceiver(Arc<Receiver>);
 
 struct Receiver {
-    /// Who receives.
+    /// The id of this member.
     id: u64,
     disk: Arc<dyn Disk>,
     paths: Paths,
@@ -71,7 +71,7 @@ struct Receiver {
     busy: AtomicBool,
 }
 
-/// The right to receive.
+/// The right to receive a state; only one exists at a time.
 struct Turn(Arc<Receiver>);
 
 impl Drop for Turn {
@@ -86,7 +86,7 @@ impl StateReceiver {
         Self(Arc::new(Receiver { id, disk, paths, medium, open, views, busy: AtomicBool::new(false) }))
     }
 
-    /// Makes room for the state that `message` (a `MsgSnap`) announces. Waits for the disk, as all that follows.
+    /// Prepares for the state that `message` (a `MsgSnap`) announces. Waits for the disk, as do all later calls.
     ///
     /// # Errors
     /// [`ReceiveError`], among them [`ReceiveError::Busy`] and [`ReceiveError::Stale`]; the sender may try again.
@@ -109,7 +109,8 @@ impl StateReceiver {
                 (files, Some(out), open(&paths.snap())?)
             }
             Medium::Disk => {
-                // The state of no member: that of this one is older, and so are those before it.
+                // A directory of this name is not in use: this member's state and all earlier ones are at lower
+                // positions.
                 let path = paths.member().join(received_name(position));
                 on_disk::remove_dir(disk.as_ref(), &path)?;
                 let files = Files::new(disk, path.clone(), on_disk::remove_dir);
@@ -146,7 +147,7 @@ fn announced(id: u64, message: &raftpb::Message) -> Result<(Applied, raftpb::Con
     Ok((position, conf_state))
 }
 
-/// Files that go unless they are kept.
+/// Files that are removed on drop unless they are kept.
 struct Files {
     disk: Arc<dyn Disk>,
     path: PathBuf,
@@ -163,19 +164,20 @@ impl Files {
 impl Drop for Files {
     fn drop(&mut self) {
         if !self.kept {
-            // A disk that fails here fails elsewhere, too; what is left is removed by the next start.
+            // A disk that fails here fails elsewhere, too; the next start removes the remaining files.
             let _ = (self.remove)(self.disk.as_ref(), &self.path);
         }
     }
 }
 
-/// A state that arrives. If it is dropped, or after an error, nothing of it is left.
+/// A state that is arriving. When it is dropped, or after an error, all its files are removed.
 pub struct StateIncoming {
     message: raftpb::Message,
     position: Applied,
     conf_state: raftpb::ConfState,
-    // The engine is closed before its files go, and those before the next state may come.
-    /// Until it is finished, or has failed.
+    // The fields are dropped in this order: the engine is closed before its files are removed, and the files are
+    // removed before the next state may arrive.
+    /// `None` once the stream is finished or has failed.
     stream: Option<Incoming>,
     engine: Arc<dyn Engine>,
     /// Memory: the file.
@@ -193,7 +195,7 @@ impl StateIncoming {
     /// Takes the next piece of the stream, of any size.
     ///
     /// # Errors
-    /// If the stream is damaged or of another format, or the disk is full or fails. There is no going on after that.
+    /// If the stream is damaged or of another format, or the disk is full or fails. Every later call fails, too.
     pub fn take(&mut self, piece: &[u8]) -> Result<(), ReceiveError> {
         if let Some(out) = &mut self.out {
             out.write(piece)?;
@@ -206,12 +208,13 @@ impl StateIncoming {
         Ok(())
     }
 
-    /// Says that the stream is over, and makes it durable.
+    /// Ends the stream, and makes the state durable.
     ///
     /// # Errors
     /// If the stream was cut short, or is not the state that was announced, or the disk fails.
     pub fn finish(mut self) -> Result<ReceivedState, ReceiveError> {
-        // Until all is well, this stays whole, so that it goes in its own order.
+        // `self` stays whole until the checks have passed, so that after an error its fields are dropped in their
+        // order.
         self.check()?;
         let store = Store::open(self.engine.clone())?;
         match self.out.take() {
@@ -225,7 +228,7 @@ impl StateIncoming {
         Ok(ReceivedState { message, applied, conf_state, store, engine, files, _turn: turn })
     }
 
-    /// What arrived must be whole, and what was announced.
+    /// Checks that the state is complete, and is the one that was announced.
     fn check(&mut self) -> Result<(), ReceiveError> {
         let (position, stream) = (self.position, self.stream.take());
         let applied = stream.map_or(Ok(Applied::default()), Incoming::finish)?;
@@ -245,9 +248,10 @@ impl StateIncoming {
     }
 }
 
-/// A state of another member, whole, checked and durable, that is not this member's yet. If it is dropped, its files go.
+/// A complete, checked and durable state of another member, not installed yet. When it is dropped, its files are
+/// removed.
 pub struct ReceivedState {
-    /// What announced it; consensus decides whether it is taken up.
+    /// The message that announced the state; consensus decides whether the state is installed.
     pub(crate) message: raftpb::Message,
     pub(crate) applied: Applied,
     pub(crate) conf_state: raftpb::ConfState,
@@ -258,23 +262,23 @@ pub struct ReceivedState {
 }
 
 impl ReceivedState {
-    /// Its log position.
+    /// The log position of the state.
     pub fn applied(&self) -> Applied {
         self.applied
     }
 
-    /// It belongs to this member from now on.
+    /// Hands the state over to this member; its files stay.
     pub(crate) fn keep(self) -> (Store, Arc<dyn Engine>) {
         let Self { store, engine, mut files, .. } = self;
         files.kept = true;
         (store, engine)
     }
 
-    /// Nobody wants it.
+    /// Hands the state over to be removed: it was not installed.
     pub(crate) fn retire(self) -> Retired {
         let Self { store, engine, mut files, .. } = self;
         drop(store);
-        // On disk the directory may go only when the engine is closed; a file may go at once.
+        // On disk the directory may be removed only after the engine is closed; a file may be removed at once.
         files.kept = engine.outlives_process();
         let directory = files.kept.then(|| (files.disk.clone(), files.path.clone()));
         Retired { engine, directory }

@@ -1,4 +1,4 @@
-//! The state for a follower that lacks entries which the log has no more.
+//! The state for a follower that lacks entries which the log no longer holds.
 
 use metastore_engine::EngineError;
 use metastore_proto::raftpb;
@@ -8,11 +8,11 @@ use metastore_store::snapshot::{SnapshotError, Source};
 
 use super::{Medium, conf_state};
 
-/// A state that is to be sent: taken on the engine thread at once, opened and written on another.
+/// A state that is to be sent. It is taken on the engine thread at once; opening and writing happen on another thread.
 ///
-/// On Memory it is the state of the moment in which it was taken. It holds nothing back, but as long as it lives, what
-/// compactions drop of it stays in memory: that is what sending to a slow follower costs. Only the small tables are
-/// copied. An engine on disk is frozen by [`StateToSend::open`].
+/// On Memory it is the state at the moment when it was taken. It holds nothing back, but as long as it lives, its old
+/// versions stay in memory when compactions drop them: that is the cost of sending to a slow follower. Only the small
+/// tables are copied. An engine on disk is frozen by [`StateToSend::open`].
 pub struct StateToSend(From);
 
 enum From {
@@ -28,11 +28,11 @@ impl StateToSend {
         }))
     }
 
-    /// The state, and `message`, which asked for it, with the state's own position and members: as in etcd these may be newer
-    /// than what consensus had in mind. Waits for the medium.
+    /// Returns the state, and the `message` that asked for it, with the state's own position and members. As in etcd,
+    /// these may be newer than those that consensus asked for. Waits for the medium.
     ///
     /// # Errors
-    /// If the medium failed, or the state does not say who votes in it.
+    /// If the medium failed, or the state does not record its members.
     pub fn open(self, mut message: raftpb::Message) -> Result<(raftpb::Message, Source), SnapshotError> {
         let source = match self.0 {
             From::Taken(source) => source,
