@@ -1,26 +1,29 @@
-//! The time of leases, as a leader keeps it: between the store, which says when they end, and the log, which ends them.
+//! The timing of leases on a leader: between the store, which says when leases end, and the log, through which they
+//! end.
 //!
 //! ```text
 //!                 process            applied             follow               revoke_expired
 //!   Replica ───────────────▶ Output ─────────▶ Keeper ◀───────── Standing   ─────────────────▶ Replica (the log)
-//!                           outcomes           Expiry                            now and then
+//!                           outcomes           Expiry                            periodically
 //! ```
 //!
-//! Whoever drives a member does this after every [`Replica::process`], in this order:
+//! The driver of a member does this after every [`Replica::process`], in this order:
 //!
 //! 1. [`LeaseKeeper::applied`] with each outcome, and the answers.
-//! 2. [`LeaseKeeper::follow`]. Not before: a log that was replayed holds grants, and a grant that is noted after a promotion
-//!    takes back the election timeout that the promotion gave the lease. And after each `process`, not only now and then: a
-//!    member that lost leadership and won it again must be seen without it in between.
+//! 2. [`LeaseKeeper::follow`]. Not before the first step: a log that was replayed holds grants, and a grant that is
+//!    noted after a promotion takes back the election timeout that the promotion added to the lease. And after each
+//!    `process`, not only periodically: a member that lost leadership and won it again must be seen without it in
+//!    between.
 //!
-//! [`LeaseKeeper::revoke_expired`] is called now and then, and at once while [`LeaseKeeper::has_more_expired`].
+//! [`LeaseKeeper::revoke_expired`] is called periodically, and at once while [`LeaseKeeper::has_more_expired`].
 //!
-//! Renewals come in batches ([`LeaseKeeper::renew`]), and a batch is answered once something proves that this member led
-//! after it: one read round for all batches that came before it, whatever their number; or the outcome of a proposal, if
-//! checkpoints are taken back. No clock takes part in that ([decision 12](../../../docs/decisions/0012-lease-renewals.md)).
+//! Renewals come in batches ([`LeaseKeeper::renew`]). A batch is answered once it is proven that this member led after
+//! the batch. The proof is one read round for all batches that came before it, whatever their number; or the outcome of
+//! a proposal, if checkpoints are reset. No clock takes part in the proof ([decision
+//! 12](../../../docs/decisions/0012-lease-renewals.md)).
 //!
-//! Time is a parameter, in milliseconds of a monotonic clock; no two members' clocks are compared. What is deliberately absent:
-//! who waits for an answer.
+//! Time is a parameter, in milliseconds of a monotonic clock; the clocks of two members are never compared.
+//! Deliberately absent: the waiters for answers.
 
 use metastore_mutants::Mutant;
 use metastore_proto::etcdserverpb::{LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeRequest};
@@ -30,12 +33,13 @@ use metastore_store::{Outcome, Reply};
 
 use crate::Replica;
 
-/// How much one look for expired leases does, so that it holds up nothing else.
+/// Bounds of the work in one search for expired leases, so that it delays nothing else.
 #[derive(Clone, Copy, Debug)]
 pub struct ExpiryBounds {
-    /// Leases revoked at once. The next are revoked when these are gone: other proposals come in between.
+    /// Maximum number of leases revoked at once. The next ones are revoked when these are gone, so other proposals come
+    /// in between.
     pub revoked_at_once: usize,
-    /// Timers looked at. Many may belong to leases that were renewed since the timers were set.
+    /// Maximum number of timers examined. Many may belong to leases that were renewed since the timers were set.
     pub timers: usize,
 }
 
@@ -46,45 +50,45 @@ impl Default for ExpiryBounds {
     }
 }
 
-/// One member's knowledge of when leases end: all of it while the member leads, none otherwise.
+/// One member's knowledge of when leases end: complete while the member leads, empty otherwise.
 #[derive(Debug)]
 pub struct LeaseKeeper {
     expiry: Expiry,
     election_ms: u64,
     bounds: ExpiryBounds,
-    /// The term in which this member keeps the time.
+    /// The term in which this member times the leases.
     term: Option<u64>,
-    /// The lease whose revocation was proposed last and is not applied yet.
+    /// The last lease whose revocation was proposed, until that is applied.
     revoking: Option<i64>,
 }
 
-/// Renewals that may be answered once their proof has come.
+/// Renewals that may be answered once they are proven.
 #[derive(Debug)]
 pub struct Renewing {
     renewals: Vec<Renewal>,
     term: u64,
 }
 
-/// What a leader says to a batch of renewals, one result for each lease.
+/// The answer of a leader to a batch of renewals, with one result for each lease.
 #[derive(Debug)]
 pub enum Renewed {
-    /// To be answered now: no other member can lead.
+    /// Answer now: no other member can lead.
     Proven(Vec<Renewal>),
-    /// To be answered when the id that was given with them is readable ([`crate::Output::readable`]).
+    /// Answer when the id of the batch is readable ([`crate::Output::readable`]).
     AwaitRead(Renewing),
-    /// To be answered with the outcome of that id, which may be lost.
+    /// Answer with the outcome of the id of the batch. The outcome may be lost.
     AwaitOutcome(Renewing),
     /// Another member must be asked.
     NotLeader,
 }
 
 impl LeaseKeeper {
-    /// `election_ms` is the election timeout, which a new leader gives every lease on top of its time to live.
+    /// `election_ms` is the election timeout in milliseconds. A new leader adds it to the time to live of every lease.
     pub fn new(election_ms: u64, bounds: ExpiryBounds) -> Self {
         Self { expiry: Expiry::default(), election_ms, bounds, term: None, revoking: None }
     }
 
-    /// Takes note of what was applied. Returns the lease that is gone now, if one is: renewals of it that wait for its end are
+    /// Notes an applied outcome. Returns the lease that has ended with it, if any: renewals that wait for its end are
     /// to be answered.
     pub fn applied(&mut self, outcome: &Outcome, now_ms: u64) -> Option<i64> {
         match outcome.reply {
@@ -101,12 +105,13 @@ impl LeaseKeeper {
         }
     }
 
-    /// Takes note of whether this member leads; returns that if it has changed. A new leader gives every lease its full time
-    /// again, and the time that the election took; one that leads no more forgets, since another gives the leases their time.
+    /// Notes whether this member leads; returns that if it has changed. A new leader gives every lease its full time
+    /// again, plus an election timeout. A member that no longer leads forgets the times, since the new leader keeps
+    /// them.
     ///
-    /// A leader keeps the time once it has applied an entry of its own term. Before that there may be revocations in its log that
-    /// the leader before it has proposed: a lease that was renewed here could still be taken away by one of them. Nor does it
-    /// know the last checkpoints.
+    /// A leader times the leases once it has applied an entry of its own term. Before that, its log may hold
+    /// revocations that the previous leader has proposed. One of them could still end a lease that was renewed here.
+    /// Nor does the leader know the last checkpoints before that.
     pub fn follow(&mut self, replica: &Replica, now_ms: u64) -> Option<bool> {
         let (standing, applied) = (replica.standing(), replica.store().applied());
         let term = (standing.is_leader() && applied.term == standing.term).then_some(standing.term);
@@ -122,19 +127,19 @@ impl LeaseKeeper {
         Some(term.is_some())
     }
 
-    /// Whether this member led when [`LeaseKeeper::follow`] looked last.
+    /// Whether this member led at the last [`LeaseKeeper::follow`].
     pub fn is_leader(&self) -> bool {
         self.expiry.is_leader()
     }
 
-    /// Gives leases their whole time again, unless their time is over, and asks for the proof that this member leads under `id`,
-    /// unique in the cluster and over restarts.
+    /// Renews leases to their full time, unless their time is over, and asks for the proof that this member leads. `id`
+    /// identifies the proof; it is unique in the cluster and over restarts.
     ///
-    /// A leader that was held up may have a successor already, which counts from when it was elected. So nobody is told of this
-    /// before the proof: it shows that no other member was elected before the renewal.
+    /// A leader that was held up may already have a successor, which counts the time of leases from its own election.
+    /// So a renewal is not answered before the proof: it shows that no other member was elected before the renewal.
     ///
-    /// A lease with a checkpoint would get less than its time from the next leader. So the checkpoint is taken back first, through
-    /// the log, and the outcome of that is the proof.
+    /// A lease with a checkpoint would get less than its full time from the next leader. So the checkpoint is reset
+    /// first, through the log, and the outcome of that is the proof.
     pub fn renew(&mut self, replica: &mut Replica, leases: &[i64], now_ms: u64, id: u64) -> Renewed {
         let Some(term) = self.term else { return Renewed::NotLeader };
         let renewals: Vec<_> = leases.iter().map(|lease| self.expiry.renew(*lease, now_ms)).collect();
@@ -165,7 +170,8 @@ impl LeaseKeeper {
         Renewed::AwaitRead(Renewing { renewals, term })
     }
 
-    /// Renewals whose proof has come. `None` if this member has not led all the while: another one must be asked.
+    /// Renewals that are proven now. `None` if this member has not led all the time since: another member must be
+    /// asked.
     pub fn proven(&self, replica: &Replica, renewing: Renewing) -> Option<Vec<Renewal>> {
         let standing = replica.standing();
         (standing.is_leader() && standing.term == renewing.term).then_some(renewing.renewals)
@@ -176,21 +182,23 @@ impl LeaseKeeper {
         self.expiry.ends_ms(id).is_some_and(|ends_ms| ends_ms <= now_ms)
     }
 
-    /// What is left of a lease's time, in milliseconds; 0 if it is over. `None` if the lease is unknown or this is no leader.
+    /// The remaining time of a lease in milliseconds; 0 if it is over. `None` if the lease is unknown or this member
+    /// does not lead.
     pub fn remaining_ms(&self, id: i64, now_ms: u64) -> Option<u64> {
         self.expiry.remaining_ms(id, now_ms)
     }
 
-    /// When a lease ends. `None` if the lease is unknown or this is no leader.
+    /// The time at which a lease ends, in milliseconds. `None` if the lease is unknown or this member does not lead.
     pub fn ends_ms(&self, id: i64) -> Option<u64> {
         self.expiry.ends_ms(id)
     }
 
-    /// Proposes to revoke leases whose time is over, and returns which ones. `next_id` gives each proposal an id.
+    /// Proposes to revoke leases whose time is over; returns their ids. `next_id` gives each proposal an id.
     ///
-    /// Expiry goes through the log like every other command; but a leader that was deposed, and has just heard of it, must not
-    /// have its successor revoke what that one has renewed. So nothing is sent on; what is dropped is handed out again after
-    /// a while ([`metastore_store::lease::REVOKE_RETRY_MS`]).
+    /// Expiry goes through the log like every other command. But a deposed leader that has just learned of its
+    /// successor must not make it revoke leases that the successor has renewed. So these proposals are never forwarded.
+    /// Leases whose proposals are dropped are handed out again after a while
+    /// ([`metastore_store::lease::REVOKE_RETRY_MS`]).
     pub fn revoke_expired(&mut self, replica: &mut Replica, now_ms: u64, mut next_id: impl FnMut() -> u64) -> Vec<i64> {
         let expired = self.expiry.take_expired(now_ms, self.bounds.revoked_at_once, self.bounds.timers);
         let Some(last) = expired.last().copied() else { return expired };
@@ -205,8 +213,9 @@ impl LeaseKeeper {
         }
     }
 
-    /// Whether there is more for [`LeaseKeeper::revoke_expired`] to do at once: timers are due, and the leases that it has revoked
-    /// last are gone. What is not gone waits for the others' disks, or for a quorum; more of it would only fill the log.
+    /// Whether [`LeaseKeeper::revoke_expired`] has more to do at once: timers are due, and the leases that it revoked
+    /// last are gone. Leases that are not gone wait for the disks of other members, or for a quorum; more proposals
+    /// would only fill the log.
     pub fn has_more_expired(&self, now_ms: u64) -> bool {
         let ready = self.revoking.is_none() && !metastore_mutants::on(Mutant::ExpiryStopsAtBound);
         ready && self.expiry.next_deadline_ms().is_some_and(|due_ms| due_ms <= now_ms)

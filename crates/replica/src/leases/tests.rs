@@ -13,7 +13,7 @@ use crate::{Bootstrap, Founder, Outbox, Output, Paths, Settings, Timing, identit
 const ELECTION_MS: u64 = 1000;
 const TOKEN: &str = "token";
 
-/// What a member has sent.
+/// The messages that a member has sent.
 #[derive(Clone, Default)]
 struct Sent(Arc<Mutex<Vec<Message>>>);
 
@@ -31,14 +31,14 @@ fn member(at: usize) -> u64 {
     identity::member_id(&urls(at), TOKEN)
 }
 
-/// A driven member of a group of so many, the first of them, whose others are this test.
+/// The first member of a group of `members`, and its driver. The test plays the other members.
 struct Driven {
     replica: Replica,
     keeper: LeaseKeeper,
     sent: Sent,
-    /// What the member has brought about since it was opened.
+    /// The outcomes since the member was opened.
     outcomes: Vec<Outcome>,
-    /// What the keeper said about that.
+    /// The ended leases that the keeper has returned.
     gone: Vec<i64>,
     /// Read rounds that have ended.
     readable: Vec<u64>,
@@ -61,7 +61,7 @@ impl Driven {
         Self { replica, keeper, sent, outcomes, gone, readable }
     }
 
-    /// What every driver does. Returns whether leadership has changed.
+    /// Does the work of every driver. Returns the change of leadership, if any.
     fn work(&mut self, now_ms: u64) -> Option<bool> {
         let mut output = Output::default();
         self.replica.process(&mut output).unwrap();
@@ -78,7 +78,7 @@ impl Driven {
         self.replica.propose(grant).unwrap();
     }
 
-    /// What became of the renewal of a lease, proven or not.
+    /// The result of a lease's renewal, proven or not.
     fn renew(&mut self, lease: i64, now_ms: u64) -> Renewal {
         match self.keeper.renew(&mut self.replica, &[lease], now_ms, 99) {
             Renewed::Proven(renewals) => renewals[0],
@@ -95,7 +95,7 @@ impl Driven {
         }
     }
 
-    /// Somebody else's leader has noted what a lease has left.
+    /// Applies a checkpoint of the remaining time of a lease, as an earlier leader proposes it.
     fn note_checkpoint(&mut self, id: i64, remaining_ttl: i64) {
         let checkpoints = vec![LeaseCheckpoint { id, remaining_ttl }];
         let command = Command::encode(1, Kind::LeaseCheckpoint, &LeaseCheckpointRequest { checkpoints });
@@ -106,7 +106,7 @@ impl Driven {
         self.replica.store().leases().get(id).unwrap().remaining_ttl_s
     }
 
-    /// The questions of read rounds that the second member was sent.
+    /// The read-round questions that were sent to the second member.
     fn rounds(&self) -> Vec<Message> {
         let sent = self.sent.0.lock().unwrap();
         let asks = |message: &&Message| message.to() == member(2) && !message.context().is_empty();
@@ -126,7 +126,7 @@ impl Driven {
         self.replica.step(message).unwrap().unwrap();
     }
 
-    /// The second member of three says something, in this member's term or one after it.
+    /// The second member of three sends a message, in this member's term or a later one.
     fn hear(&mut self, kind: MessageType, later: u64, index: u64) {
         let standing = self.replica.standing();
         let message = Message {
@@ -140,7 +140,7 @@ impl Driven {
         self.replica.step(message).unwrap().unwrap();
     }
 
-    /// The second member holds all that it was sent.
+    /// The second member acknowledges all entries that it was sent.
     fn acknowledge(&mut self, now_ms: u64) {
         let ends = |message: &Message| message.entries.last().map(|entry| entry.index());
         let last = self.sent.0.lock().unwrap().iter().filter_map(ends).max().unwrap();
@@ -238,7 +238,7 @@ fn a_deposed_leader_has_nobody_revoke_anything() {
     assert_eq!(first.work(10_000), Some(false));
     let sent_on = first.sent.0.lock().unwrap().iter().any(|message| message.r#type() == MessageType::MsgProp);
     assert!(!sent_on, "to the leader that it knows by now");
-    // What was dropped is handed out again, if this member leads by then.
+    // Leases whose proposals were dropped are handed out again, if this member leads again.
     first.win(20_000);
     let ends_ms = 20_000 + 10_000 + ELECTION_MS;
     assert_eq!((first.revoke_expired(ends_ms - 1), first.revoke_expired(ends_ms)), (0, 1));
@@ -287,7 +287,7 @@ fn two_hundred_thousand_leases_end_when_their_time_is_over() {
         piece.iter().for_each(|id| one.grant(*id, 10));
         one.work(0);
     }
-    // Every second one is renewed, so that its timer has to be set anew.
+    // Every second lease is renewed, so that its timer has to be set anew.
     let renewed: Vec<_> = (1..=COUNT as i64).filter(|id| id % 2 == 0).collect();
     for batch in renewed.chunks(1000) {
         one.keeper.renew(&mut one.replica, batch, 5_000, 1);
@@ -385,7 +385,8 @@ fn a_leader_renews_nothing_before_it_knows_what_the_leader_before_it_has_revoked
     first.grant(5, 10);
     first.work(0);
     first.acknowledge(0);
-    // Proposed, and not committed when this member loses leadership; so it is in the log of the next leader, which it is itself.
+    // The revocation is proposed, but not committed when this member loses leadership. So it is in the log of the next
+    // leader, which is this member again.
     assert_eq!(first.revoke_expired(10_000), 1);
     first.work(10_000);
     first.hear(MessageType::MsgHeartbeat, 1, 0);
