@@ -31,42 +31,43 @@ pub use bootstrap::{Bootstrap, Founder};
 pub use convert::{ConvertError, Converted, convert};
 pub use passed_over::EntryId;
 
-/// The log may grow this much, or as much as the state is large, before a snapshot makes the older part superfluous.
-/// Smaller would rewrite the state more often than the log itself; larger would make restarts slow.
+/// Log bytes after which a snapshot of an engine in memory is made; if the state is larger than this, its size counts
+/// instead. The snapshot makes the older part of the log unnecessary. With a smaller value the state would be rewritten
+/// more often than the log itself; a larger one would make restarts slow.
 const SNAPSHOT_LOG_BYTES: u64 = 256 << 20;
-/// The log may grow this much before an engine on disk is flushed, which makes the older part superfluous. A flush costs
-/// what was written since the last one; larger would make restarts after a crash slow.
+/// Log bytes after which an engine on disk is flushed, which makes the older part of the log unnecessary. The cost of a
+/// flush is the amount written since the last one. A larger value would make restarts after a crash slow.
 const FLUSH_LOG_BYTES: u64 = 512 << 20;
-/// Learners that a cluster may have if nobody says otherwise, as in etcd.
+/// Maximum number of learners that a cluster may have by default, as in etcd.
 const MAX_LEARNERS: usize = 1;
-/// Entries kept at least while an etcd is among the members, which cannot be sent a state: some minutes of writes. One
-/// that lacks more must wait until an etcd leads.
+/// Entries that are kept at least while an etcd is among the members, since it cannot be sent a state: some minutes of
+/// writes. An etcd that lacks more entries must wait until an etcd leads.
 const KEEP_ENTRIES_FOR_ETCD: usize = 1 << 19;
 
-/// What a member is told at its start and keeps.
+/// The settings of a member, fixed at its start.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Name of the storage engine; a directory of another one is refused.
+    /// Name of the storage engine; a directory of another engine is refused.
     pub engine: &'static str,
     pub timing: Timing,
     /// How much of the log is kept in memory for followers.
     pub keep: Retention,
-    /// Learners that the cluster may have (`--max-learners`); it must be the same on all members.
+    /// Maximum number of learners that the cluster may have (`--max-learners`); it must be the same on all members.
     pub max_learners: usize,
-    /// A committed entry that no member can apply, and that all of them pass over (`--unsafe-skip-entry`).
+    /// A committed entry that no member can apply, and that all members pass over (`--unsafe-skip-entry`).
     pub skip_entry: Option<EntryId>,
-    /// The shortest time to live of a lease, in seconds ([`metastore_store::lease::minimum_ttl_s`]). It is applied with each grant, so
-    /// it must be the same on all members.
+    /// The shortest time to live of a lease, in seconds ([`metastore_store::lease::minimum_ttl_s`]). It takes effect
+    /// when a grant is applied, so it must be the same on all members.
     pub minimum_lease_ttl_s: i64,
-    /// Log bytes that call for a snapshot of an engine in memory; the default suits everyone but a test.
+    /// Log bytes after which an engine in memory is written as a snapshot; all but tests use the default.
     pub snapshot_log_bytes: u64,
-    /// Log bytes that call for a flush of an engine on disk; the default suits everyone but a test.
+    /// Log bytes after which an engine on disk is flushed; all but tests use the default.
     pub flush_log_bytes: u64,
-    /// Segments of the log; the default suits everyone but a test.
+    /// Options of the log, such as its segment size; all but tests use the default.
     pub log: Options,
-    /// The name that a data directory without one is given at this start: random. With `None` it stays without.
+    /// The random name that a data directory without a name is given at this start. With `None` it stays without.
     pub new_directory: Option<u64>,
-    /// What consensus does at once; the default suits everyone but a test.
+    /// How much consensus does at once; all but tests use the default.
     pub portions: Portions,
 }
 
@@ -91,7 +92,7 @@ impl Settings {
     }
 }
 
-/// The member cannot go on. Nothing that was not acknowledged before may be acknowledged now.
+/// The member cannot go on. Entries that were not acknowledged before must not be acknowledged now.
 #[derive(Debug, thiserror::Error)]
 pub enum Fatal {
     #[error(transparent)]
@@ -104,45 +105,45 @@ pub enum Fatal {
     Engine(#[from] EngineError),
     #[error(transparent)]
     Entry(#[from] EntryError),
-    /// A committed entry cannot be applied, for a reason that lies in the entry: every start meets it again.
+    /// A committed entry cannot be applied, and the cause lies in the entry itself: every start fails at it again.
     #[error("{cause}. {}", passed_over::flag(*entry))]
     Inapplicable { entry: EntryId, cause: Box<Self> },
     #[error(transparent)]
     Snapshot(#[from] OpenError),
-    /// Proof that this member has lost a part of its log, or that acknowledged entries are lost elsewhere.
+    /// Proof that this member has lost a part of its log, or that acknowledged entries are lost on other members.
     #[error("{0}")]
     LogLost(Rejected),
-    /// The leader is an etcd, and has no more entries for this member.
+    /// The leader is an etcd, and no longer holds the entries that this member lacks.
     #[error(
         "the leader, member {leader:x}, has sent its state at entry {index} as a database of etcd's, which this version of MetaStore \
          does not read; its log does not reach back to entry {applied}, where this member is. Let a member of MetaStore lead \
          (etcdctl move-leader) and start this one again, or add members of MetaStore while the log of the etcds is short"
     )]
     ForeignState { leader: u64, index: u64, applied: u64 },
-    /// The members have removed this one.
+    /// The other members have removed this one.
     #[error("the member has been permanently removed from the cluster")]
     Removed,
-    /// The other members know another process as this member.
+    /// Another process runs as this member: the other members know it under this member's id.
     #[error(
         "another process runs as member {id:x}, at {url}: one of the two works on a copy of the other's data directory. Keep \
          the one at that URL, and give this one an empty data directory and an id of its own (etcdctl member add); or end \
          that one first if this one is to be kept"
     )]
     Twin { id: u64, url: String },
-    /// The other members know a process as this member that has a directory of another founding.
+    /// Another process runs as this member, with a data directory of another founding.
     #[error(
         "another process runs as member {id:x}, at {url}, with a data directory of its own: both were founded with the same \
          names, peer URLs and token. Give this one peer URLs or an --initial-cluster-token of its own and an empty data \
          directory; or end the other one first if this one is to be kept"
     )]
     Namesake { id: u64, url: String },
-    /// Asked for more after it had failed.
+    /// The member failed before; this is the first error.
     #[error("the member has stopped: {0}")]
     Stopped(String),
 }
 
 impl Fatal {
-    /// Why this entry was not applied.
+    /// Attributes the error to `entry` if the cause lies in the entry.
     fn at(self, entry: EntryId) -> Self {
         let lies_in_entry = match &self {
             Self::Entry(_) => true,
@@ -156,18 +157,19 @@ impl Fatal {
     }
 }
 
-/// The way to the other members. A message may be lost, doubled or late; it must not be held up by another member's.
+/// The way to the other members. Messages may be lost, duplicated or delayed. A message to one member must not delay
+/// messages to another.
 pub trait Outbox: Send {
-    /// Takes messages without waiting. Each names whom it is for.
+    /// Takes messages without waiting. Each names its receiver.
     fn send(&mut self, messages: Vec<raftpb::Message>);
 }
 
-/// Nobody else is there.
+/// For a member without other members.
 impl Outbox for () {
     fn send(&mut self, _: Vec<raftpb::Message>) {}
 }
 
-/// Is told of committed entries as they become part of the state; by it a caller with a clock measures how long that takes.
+/// Called as committed entries become part of the state, so that a caller with a clock can measure the time that takes.
 pub trait Observer: Send {
     /// A batch begins.
     fn begin(&mut self) {}
@@ -180,35 +182,38 @@ pub trait Observer: Send {
     /// A command was applied, or refused by the state machine.
     fn applied(&mut self, _kind: u32, _accepted: bool) {}
 
-    /// All of the batch is applied, and is to be published.
+    /// The whole batch is applied, and is about to be published.
     fn publishing(&mut self) {}
 
-    /// It was published.
+    /// The batch was published.
     fn published(&mut self) {}
 }
 
-/// Nobody measures.
+/// Measures nothing.
 impl Observer for () {}
 
-/// What a call of [`Replica::process`] brought about, in the order in which it happened.
+/// The results of a call of [`Replica::process`], in the order in which they happened.
 #[derive(Default)]
 pub struct Output {
-    /// Durable, committed, applied and visible to readers.
+    /// Outcomes of entries that are durable, committed, applied and visible to readers.
     pub outcomes: Vec<Outcome>,
-    /// What changed, for watchers.
+    /// The changes, for watchers.
     pub events: Vec<Arc<RevisionEvents>>,
-    /// Ids of [`Replica::read`]: what was acknowledged when they were given is visible to readers now.
+    /// Ids given to [`Replica::read`] whose reads may be served: readers see all writes that were acknowledged before
+    /// those calls.
     pub readable: Vec<u64>,
-    /// Followers lack entries that this member has no more, and are to be sent its state: the messages that say so.
+    /// Messages to followers that lack entries which this member no longer holds; each such follower is to be sent the
+    /// state.
     pub states_wanted: Vec<raftpb::Message>,
-    /// The state, to be made durable on another thread; the result comes back through [`Replica::snapshot_written`].
+    /// A job that makes the state durable, to be run on another thread. Its result goes to
+    /// [`Replica::snapshot_written`].
     pub snapshot: Option<SnapshotJob>,
-    /// A state that another member sent has taken the place of this one's: watchers must read history, and who is asked for
-    /// members or leases looks anew.
+    /// A state of another member has replaced this one's. Watchers must read history, and copies of its members
+    /// and leases are stale.
     pub state_replaced: bool,
-    /// States that are to be removed on another thread, once nobody reads them.
+    /// States that are to be removed on another thread, once they are unused.
     pub retired: Vec<Retired>,
-    /// Entries that were applied as nothing, because the settings or an earlier start say so.
+    /// Entries that were applied as empty ones, because the settings or an earlier start say so.
     pub passed_over: Vec<EntryId>,
     /// A hash to be computed on another thread; a failure must stop the member. Old versions are dropped after that.
     pub compaction_hash: Option<CompactionHashJob>,
@@ -229,18 +234,18 @@ pub struct Replica {
     conf_state: ConfState,
     outbox: Box<dyn Outbox>,
     observer: Box<dyn Observer>,
-    /// Where states of other members arrive, and the one that consensus has to decide about.
+    /// Receives states of other members; and the state that consensus has yet to accept or reject.
     receiver: StateReceiver,
     received: Option<ReceivedState>,
     /// Whether a job runs, and log bytes written since the last one was planned.
     snapshot: SnapshotProgress,
     past: past::Past,
-    /// An etcd is among the members.
+    /// Whether an etcd is among the members.
     beside_etcd: bool,
     passed_over: passed_over::PassedOver,
-    /// Compactions whose requests want to be told when the old versions are gone.
+    /// Outcomes of compactions that are to be reported only once the old versions are dropped.
     physical: Vec<Outcome>,
-    /// What stopped the member.
+    /// The error that stopped the member.
     failed: Option<String>,
 }
 
@@ -261,7 +266,7 @@ impl Replica {
         self.cluster_id
     }
 
-    /// The name of the data directory, which a copy of it has, too; `None` if it was never given one.
+    /// The name of the data directory, shared by all copies of it; `None` if it was never given one.
     pub fn directory(&self) -> Option<u64> {
         self.directory
     }
@@ -274,27 +279,28 @@ impl Replica {
         self.consensus.standing()
     }
 
-    /// The members that vote, as far as this one knows.
+    /// The voters, as far as this member knows.
     pub fn voters(&self) -> &[u64] {
         &self.conf_state.voters
     }
 
-    /// The term of an entry of the log; `None` if there is none, or it is part of the state and no longer kept.
+    /// The term of an entry of the log. `None` if the log does not hold it: there is no such entry yet, or it is part
+    /// of the state and no longer kept.
     pub fn term_of(&self, index: u64) -> Option<u64> {
         self.consensus.term_of(index)
     }
 
-    /// How far the members have come, in the order of their ids; empty unless this one leads.
+    /// The progress of all members, ordered by id; empty unless this member leads.
     pub fn progress(&self) -> Vec<Progress> {
         self.consensus.progress()
     }
 
-    /// Sends through `outbox` from now on. Before that, messages are lost.
+    /// Sends messages through `outbox` from now on. Earlier messages are lost.
     pub fn connect(&mut self, outbox: Box<dyn Outbox>) {
         self.outbox = outbox;
     }
 
-    /// Says whether an etcd is among the members: more of the log is kept for it.
+    /// Sets whether an etcd is among the members: more of the log is kept for it.
     pub fn set_beside_etcd(&mut self, beside_etcd: bool) {
         self.beside_etcd = beside_etcd;
     }
@@ -305,15 +311,16 @@ impl Replica {
         Retention { entries: self.settings.keep.entries.max(least), ..self.settings.keep }
     }
 
-    /// Tells `observer` from now on.
+    /// Calls `observer` from now on.
     pub fn observe(&mut self, observer: Box<dyn Observer>) {
         self.observer = observer;
     }
 
     /// Takes a message of another member.
     ///
-    /// # Errors [`Fatal::LogLost`], and the failure that stopped the member before. A message that is impossible is
-    /// logged by the caller ([`Rejected`], inside) and dropped.
+    /// # Errors
+    /// [`Fatal::LogLost`], and the failure that stopped the member before. For an impossible message the inner result
+    /// is [`Rejected`]; the caller logs and drops the message.
     pub fn step(&mut self, message: raftpb::Message) -> Result<Result<(), Rejected>, Fatal> {
         self.unless_failed(|member| {
             let from = message.from();
@@ -328,20 +335,22 @@ impl Replica {
         })
     }
 
-    /// Somebody wants to read what was acknowledged by now, from this member's state: `id`, unique in the cluster and over
-    /// restarts, comes out of [`Output::readable`] when that can be done. If there is no leader, that may be never.
+    /// Adds a linearizable read of this member's state: it must see every write that was acknowledged before this call.
+    /// `id` is unique in the cluster and over restarts, and appears in [`Output::readable`] once the read may be
+    /// served. Without a leader that may be never.
     pub fn read(&mut self, id: u64) {
         self.consensus.read(id);
     }
 
-    /// Forgets requests for which nobody waits any more: reads ([`Replica::read`]), and compactions whose requests are to be told
-    /// when the old versions are gone. Without a leader, or with a reader that holds old versions, they would be kept for ever.
+    /// Forgets requests for which `waits` is false, since their callers no longer wait: reads ([`Replica::read`]), and
+    /// compactions that wait until the old versions are dropped. Without a leader, or with a reader that holds old
+    /// versions, they would be kept for ever.
     pub fn forget(&mut self, waits: impl Fn(u64) -> bool) {
         self.physical.retain(|outcome| waits(outcome.id));
         self.consensus.forget_reads(waits);
     }
 
-    /// Reads that cannot be done yet.
+    /// Number of reads that cannot be served yet.
     pub fn waiting_reads(&self) -> usize {
         self.consensus.waiting_reads()
     }
@@ -349,7 +358,7 @@ impl Replica {
     /// Proposes a membership change, in etcd's form. Its outcome carries the change's id.
     ///
     /// # Errors
-    /// [`NotProposed`]: nothing will come of it. Nor will there be an outcome if another change is under way.
+    /// [`NotProposed`]: the change will never commit. There is no outcome either if another change is under way.
     pub fn propose_change(&mut self, change: &raftpb::ConfChange) -> Result<(), NotProposed> {
         if self.failed.is_some() { Err(NotProposed::Dropped) } else { self.consensus.propose_change(change) }
     }
@@ -357,27 +366,27 @@ impl Replica {
     /// Proposes commands that only a leader may give.
     ///
     /// # Errors
-    /// [`NotProposed`] if this member does not lead; they are never sent on to another.
+    /// [`NotProposed`] if this member does not lead; such commands are never forwarded to another member.
     pub fn propose_as_leader(&mut self, commands: Vec<Bytes>) -> Result<(), NotProposed> {
         if self.failed.is_some() { Err(NotProposed::Dropped) } else { self.consensus.propose_as_leader(commands) }
     }
 
-    /// Hands leadership to another voter; proposals are dropped meanwhile.
+    /// Transfers leadership to another voter; until that ends, proposals are dropped.
     pub fn transfer_leader(&mut self, to: u64) {
         self.consensus.transfer_leader(to);
     }
 
-    /// A message to a member was lost.
+    /// Reports that a message to a member was lost.
     pub fn unreachable(&mut self, id: u64) {
         self.consensus.unreachable(id);
     }
 
-    /// How sending a state to a follower has ended.
+    /// Reports how the transfer of a state to a follower has ended.
     pub fn state_sent(&mut self, to: u64, arrived: bool) {
         self.consensus.snapshot_sent(to, arrived);
     }
 
-    /// One heartbeat interval has passed.
+    /// Reports that one heartbeat interval has passed.
     pub fn tick(&mut self) {
         if self.failed.is_none() {
             self.consensus.tick();
@@ -387,12 +396,12 @@ impl Replica {
     /// Proposes a command ([`metastore_store::command::Command::encode`]).
     ///
     /// # Errors
-    /// [`NotProposed`]: nothing will come of it.
+    /// [`NotProposed`]: the command will never commit.
     pub fn propose(&mut self, data: Bytes) -> Result<(), NotProposed> {
         if self.failed.is_some() { Err(NotProposed::Dropped) } else { self.consensus.propose(data) }
     }
 
-    /// Does something that may fail, and nothing after it has failed once.
+    /// Runs an operation that may fail, unless one has failed before.
     fn unless_failed<T>(&mut self, act: impl FnOnce(&mut Self) -> Result<T, Fatal>) -> Result<T, Fatal> {
         if let Some(first) = &self.failed {
             return Err(Fatal::Stopped(first.clone()));
@@ -402,10 +411,11 @@ impl Replica {
         result
     }
 
-    /// Does everything that is due: one write and one sync for all that was proposed, then applies what is committed.
+    /// Does all work that is due: one write and one sync for everything that was proposed, then applies the committed
+    /// entries.
     ///
     /// # Errors
-    /// [`Fatal`]: the member must stop. `output` then holds only what was durable before.
+    /// [`Fatal`]: the member must stop. `output` then holds only results that were durable before.
     pub fn process(&mut self, output: &mut Output) -> Result<(), Fatal> {
         self.unless_failed(|member| member.work(output))
     }
@@ -413,7 +423,7 @@ impl Replica {
     fn work(&mut self, output: &mut Output) -> Result<(), Fatal> {
         loop {
             while let Some(mut work) = self.consensus.take() {
-                // What a leader asks of the others does not wait for its own disk.
+                // A leader's requests to its followers do not wait for its own disk.
                 self.send(std::mem::take(&mut work.messages), output);
                 let append = std::mem::take(&mut work.append);
                 let mut committed = std::mem::take(&mut work.committed);
@@ -432,7 +442,7 @@ impl Replica {
             }
             self.retire_unwanted(output);
             self.consensus.readable(self.store.applied().index, &mut output.readable);
-            // Whether this member votes alone is known once the log is applied.
+            // Whether this member is the only voter is known once the log is applied.
             if !self.consensus.campaign_if_alone() {
                 return self.plan_snapshot(output);
             }
@@ -465,7 +475,8 @@ impl Replica {
     fn apply(&mut self, committed: Vec<Entry>, output: &mut Output) -> Result<(), Fatal> {
         let Some(last) = committed.last().map(|entry| entry.index) else { return Ok(()) };
         let first_outcome = output.outcomes.len();
-        // Readers need not see anything of a batch that fails in the middle, so nobody may be told of its beginning.
+        // A batch that fails in the middle may never become visible to readers. So no outcome of its first entries may
+        // be reported.
         self.apply_all(committed, output).inspect_err(|_| output.outcomes.truncate(first_outcome))?;
         self.consensus.applied(last, self.keep());
         self.hold_physical(output, first_outcome);
@@ -508,7 +519,7 @@ impl Replica {
         Ok(outcome)
     }
 
-    /// Applies an entry as if there were nothing in it.
+    /// Applies an entry as an empty one.
     fn pass_over(&mut self, entry: &Entry) -> Result<(), Fatal> {
         if entry.get_entry_type() != EntryType::EntryNormal {
             self.consensus.change_members(entry.index, &raftpb::ConfChange::default(), true)?;
@@ -535,7 +546,7 @@ impl Replica {
         Ok(self.store.apply_member_change(index, term, change.id(), checked, &conf_state)?)
     }
 
-    /// Keeps back the outcomes of compactions that ask to be told when they are done.
+    /// Holds back the outcomes of physical compactions, which are reported when the old versions are dropped.
     fn hold_physical(&mut self, output: &mut Output, from: usize) {
         let held = output
             .outcomes
@@ -543,8 +554,8 @@ impl Replica {
         self.physical.extend(held);
     }
 
-    /// Drops one bounded step of versions that nobody can read any more. Returns whether it did something; call it again
-    /// as long as it does, between other work.
+    /// Drops one bounded step of versions that can no longer be read. Returns whether it did something; if so, it is to
+    /// be called again, between other work.
     ///
     /// # Errors
     /// [`Fatal`] if the medium fails.
@@ -569,7 +580,7 @@ impl Replica {
         Ok(())
     }
 
-    /// Takes note of a state that was made durable: the log and the snapshots before it may go.
+    /// Notes that a state was made durable: the log and the snapshots before it are no longer needed.
     ///
     /// # Errors
     /// [`Fatal`] if the log cannot be written.
@@ -579,7 +590,7 @@ impl Replica {
 
     fn release(&mut self, written: &SnapshotWritten) -> Result<(), Fatal> {
         self.snapshot.running = false;
-        // Else another state has taken the place of the one that was written.
+        // Otherwise another state has replaced the one that was written.
         if written.applied.index >= self.snapshot.named.index {
             record_snapshot(&mut self.wal, written)?;
             self.wal.release(written.applied.index)?;
@@ -589,12 +600,13 @@ impl Replica {
     }
 }
 
-/// Writes into the log that the state up to there is durable.
+/// Records in the log that the state up to this position is durable.
 fn record_snapshot(wal: &mut Wal, written: &SnapshotWritten) -> Result<(), WalError> {
     let Applied { index, term } = written.applied;
     let hard_state = wal.hard_state();
     if hard_state.commit() < index {
-        // etcd counts only snapshots that the log knows to be committed, and of the last commit it need not know yet.
+        // etcd accepts only snapshots up to the commit index in the log, and the log need not hold the last commit
+        // index yet.
         wal.append(Some(&raftpb::HardState { commit: Some(index), ..hard_state }), [], false)?;
     }
     wal.save_snapshot(index, term, Some(written.conf_state.clone()))

@@ -1,4 +1,4 @@
-//! What a new member begins with: the founding of a cluster, or an empty log in one that runs.
+//! The initial log of a new member: that of a new cluster, or an empty one to join a running cluster.
 
 use metastore_proto::{Message, raftpb};
 use metastore_store::Member;
@@ -8,18 +8,19 @@ use crate::entry::{CONF_CHANGE, addition};
 use crate::identity::{cluster_id, member_id};
 use crate::wal::{self, Metadata, Options, Wal};
 
-/// How a new member comes to be. A member that has a log ignores it, as in etcd.
+/// The origin of a new member. A member that has a log ignores it, as in etcd.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Bootstrap {
-    /// It founds a cluster, alone or together with others that are told the same.
+    /// The member founds a cluster, alone or together with others that have the same settings.
     Found {
         members: Vec<Founder>,
-        /// The name of this one among them.
+        /// The name of this member among them.
         own: String,
-        /// Keeps apart clusters whose members are reached at the same URLs.
+        /// Distinguishes clusters whose members have the same URLs.
         cluster_token: String,
     },
-    /// It joins a cluster, which has added it under this id. It has no log, and learns from the leader who the others are.
+    /// The member joins a cluster, which has added it under this id. It has no log, and learns the other members from
+    /// the leader.
     Join { id: u64, cluster_id: u64 },
 }
 
@@ -31,7 +32,7 @@ pub struct Founder {
 }
 
 impl Bootstrap {
-    /// The ids that follow from it, and what the log begins with.
+    /// The ids that follow from the settings, and the initial log.
     pub(super) fn plan(self) -> Result<Plan, OpenError> {
         match self {
             Self::Join { id, cluster_id } => {
@@ -43,7 +44,7 @@ impl Bootstrap {
     }
 }
 
-/// The log of a new member.
+/// The ids and the initial log of a new member.
 pub(super) struct Plan {
     pub metadata: Metadata,
     hard_state: raftpb::HardState,
@@ -51,7 +52,7 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Makes the log.
+    /// Creates the log.
     pub fn create(self, data: &DataDir, options: Options) -> Result<(), OpenError> {
         let begin = (self.hard_state, self.entries);
         Wal::bootstrap(options, data.disk.clone(), &data.paths.wal(), self.metadata, begin)?;
@@ -59,8 +60,8 @@ impl Plan {
     }
 }
 
-/// The log of a new cluster: its first entries add the members in the order of their ids, committed at term 1. All founders
-/// write the same, as members of etcd do, so that no vote is needed for it.
+/// The log of a new cluster: its first entries add the members in the order of their ids, committed at term 1. All
+/// founders write the same entries, as members of etcd do, so that no vote is needed for them.
 fn found(founders: Vec<Founder>, own: &str, cluster_token: &str) -> Result<Plan, OpenError> {
     let mut members: Vec<Member> = Vec::new();
     for Founder { name, peer_urls } in founders {

@@ -4,13 +4,13 @@
 //!   start with the present engine, replay the log
 //!   Memory to disk    stream the state into <engine>.converting, flush, rename to <engine>
 //!   disk to Memory    flush; write .state and .snap; name them in the log
-//!   identity.json names the other engine      the one moment at which the member is converted
-//!   remove what the engine before kept
+//!   identity.json names the other engine      this single step converts the member
+//!   remove the files of the former engine
 //! ```
 //!
-//! Whenever it is cut off, the member starts with the engine that the identity names, and that start removes what the
-//! conversion left; another conversion begins anew, or finds that nothing is left to do. The log stays as it is, and so does the
-//! high-water mark of the state's size.
+//! A conversion may be interrupted at any point. Then the member starts with the engine that the identity names, and
+//! that start removes the remains of the conversion. Another conversion begins anew, or finds that nothing is left to
+//! do. The log stays as it is, and so does the high-water mark of the state's size.
 
 use std::io;
 use std::path::Path;
@@ -24,21 +24,21 @@ use crate::data_dir::{DataDir, Found, Identity, OpenError, Paths};
 use crate::disk::Disk;
 use crate::state::{ENGINES, Medium, StateFile};
 
-/// What a row takes in the stream beside its key and value.
+/// Bytes that a row takes in the stream in addition to its key and value.
 const ROW_HEAD_BYTES: u64 = 9;
 
-/// A member that was converted.
+/// The result of a conversion.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Converted {
-    /// The engine that it had.
+    /// The former engine.
     pub from: &'static str,
-    /// The state holds the log up to here.
+    /// The state holds the log up to this position.
     pub applied: Applied,
     /// The length of the state as a stream, in bytes.
     pub bytes: u64,
 }
 
-/// Why a member was not converted. It starts as before, unless the message names the identity.
+/// The reasons for which a member was not converted. It starts as before, unless the message names the identity.
 #[derive(Debug, thiserror::Error)]
 pub enum ConvertError {
     #[error(transparent)]
@@ -61,11 +61,13 @@ impl From<EngineError> for ConvertError {
     }
 }
 
-/// Converts the stopped member in `paths` to the engine that `settings` names. `open` opens a storage engine, by its name, in
-/// a directory. `progress` is told how many bytes of how many are copied, about. `None`: the member has that engine already.
+/// Converts the stopped member in `paths` to the engine that `settings` names. `open` opens a storage engine, by its
+/// name, in a directory. `progress` is called with the approximate number of copied bytes and their total. `None`: the
+/// member has that engine already.
 ///
 /// # Errors
-/// [`ConvertError`] if there is no member, if it could not be started, or if the disk fails; it may be tried again.
+/// [`ConvertError`] if there is no member, if it could not be started, or if the disk fails. The conversion may be
+/// tried again.
 pub fn convert(
     settings: Settings,
     disk: Arc<dyn Disk>,
@@ -85,7 +87,7 @@ pub fn convert(
     let open_present = open.clone();
     let open_present = Arc::new(move |path: &Path| open_present(from, path));
     let (mut replica, _) = Replica::restart(present, data, (identity, true), open_present)?;
-    // What is planned for a running member is not done here.
+    // Jobs planned for a running member are not run here.
     replica.process(&mut Output::default())?;
     let (applied, bytes) = match to {
         Medium::Memory => replica.write_state_file(progress)?,
@@ -94,13 +96,13 @@ pub fn convert(
     let mut identity = Identity::new(target, replica.id, replica.cluster_id);
     identity.name_directory(replica.directory);
     replica.data.write_identity(&identity)?;
-    // The engine is closed before its files go.
+    // The engine is closed before its files are removed.
     let data = replica.into_data();
     to.clear_others(&data)?;
     Ok(Some(Converted { from, applied, bytes }))
 }
 
-/// The directory, locked, and whose it is.
+/// The directory, locked, and its identity.
 fn lock(disk: Arc<dyn Disk>, paths: Paths) -> Result<(DataDir, Identity), OpenError> {
     let nothing = |path: &Path| OpenError::refused(path, "there is no member here to convert; check --data-dir");
     if !disk.exists(&paths.member())? {
@@ -123,16 +125,16 @@ fn present_engine(data: &DataDir, identity: &Identity) -> Result<&'static str, O
     })
 }
 
-/// About how long the state is as a stream.
+/// The approximate length of the state as a stream, in bytes.
 fn stream_bytes(usage: Usage) -> u64 {
     usage.bytes + usage.rows * ROW_HEAD_BYTES
 }
 
 impl Replica {
-    /// Writes the state as the snapshot that a start on Memory begins with.
+    /// Writes the state as the snapshot from which a start on Memory begins.
     fn write_state_file(&mut self, progress: &mut dyn FnMut(u64, u64)) -> Result<(Applied, u64), ConvertError> {
-        // The log will name this position, and what is before it need not be in the log any more: so it must be in the
-        // present engine, as long as that is the member's.
+        // The log will name this position, and may be released up to it. So the present engine must hold that position
+        // durably, as long as it is the member's engine.
         self.engine.flush()?;
         let total = stream_bytes(self.engine.usage());
         let file = StateFile {
@@ -147,24 +149,24 @@ impl Replica {
         Ok((written.applied, written.bytes))
     }
 
-    /// Makes the state of an engine on disk, under a name that no start looks for until it is complete.
+    /// Makes the state of an engine on disk. Until it is complete, its directory has a name that no start looks for.
     fn fill_engine(
         &self,
         open: impl FnOnce(&Path) -> Result<Arc<dyn Engine>, EngineError>,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<(Applied, u64), ConvertError> {
         let (paths, disk) = (&self.data.paths, self.data.disk.as_ref());
-        // The identity does not name such an engine, so this is what an earlier conversion left.
+        // The identity does not name such an engine, so these files are the remains of an earlier conversion.
         Medium::Memory.clear_others(&self.data)?;
         let engine = open(&paths.converting())?;
         let total = stream_bytes(self.engine.usage());
         let source = self.store.snapshot()?;
         let copied = copy(source, &engine, &mut |done| progress(done.min(total), total))?;
-        // The mark is not in the stream. It is stored with what is published next.
+        // The high-water mark is not in the stream. It is stored with the next publish.
         engine.set_mark(self.engine.mark());
         engine.publish(engine.published())?;
         engine.flush()?;
-        // Closed, before it gets another name.
+        // The engine is closed before its directory is renamed.
         drop(engine);
         disk.rename(&paths.converting(), &paths.engine())?;
         disk.sync_dir(&paths.member())?;
@@ -177,7 +179,7 @@ impl Replica {
     }
 }
 
-/// Copies the state into an empty engine, in constant memory; returns its log position and how long the stream was.
+/// Copies the state into an empty engine, in constant memory. Returns its log position and the length of the stream.
 fn copy(
     source: Source,
     engine: &Arc<dyn Engine>,

@@ -1,4 +1,4 @@
-//! Starting: a new member, or one that comes back with snapshot and log.
+//! Starting a member: a new one, or an existing one with its state and log.
 
 use std::sync::Arc;
 
@@ -18,10 +18,10 @@ use crate::state::{Medium, Named, OpenEngine, Start, StateReceiver};
 use crate::wal::{self, Keep, Metadata, Replay, TornTail, Wal};
 
 impl Replica {
-    /// Opens the member in `paths`, or makes a new one, for which `bootstrap` is asked. `engine` opens the storage engine in
-    /// the directory that it is given, which only an engine that outlives the process needs; that one makes an empty state if
-    /// there is no such directory. It is called again for every state that another member sends. Also returns what a crash had
-    /// left at the end of the log, if it was cut off.
+    /// Opens the member in `paths`, or makes a new one, for which `bootstrap` is called. `engine` opens the storage
+    /// engine in a directory. Only an engine that outlives the process uses the directory; it makes an empty state if
+    /// the directory does not exist. `engine` is called again for every state that another member sends. Also returns
+    /// the torn tail of the log, if one was cut off.
     ///
     /// # Errors
     /// [`OpenError`]; every file of the member is as it was.
@@ -38,7 +38,8 @@ impl Replica {
             data.lock_log()?;
             return Self::restart(settings, data, (identity, true), engine);
         }
-        // Without an identity this is the first start, or the first start was cut off before it was written.
+        // Without an identity this is the first start, or the first start was interrupted before the identity was
+        // written.
         let plan = bootstrap().map_err(OpenError::Bootstrap)?.plan()?;
         let metadata = plan.metadata;
         data.lock_log()?;
@@ -49,7 +50,7 @@ impl Replica {
         Self::restart(settings, data, (identity, false), engine)
     }
 
-    /// Starts the member that `identity` names; the flag says whether it is on disk yet.
+    /// Starts the member that `identity` names; the flag says whether the identity is on disk already.
     pub(crate) fn restart(
         settings: Settings,
         mut data: DataDir,
@@ -64,8 +65,8 @@ impl Replica {
         data.find_state(&identity);
         let mut cut = None;
         if medium.has_to_adopt(&data, &named)? {
-            // After a kill, the record that names the state may be in the page cache alone. Were the power to go behind
-            // the adoption, there would be a state that the log does not reach.
+            // After a kill, the record that names the state may exist only in the page cache. If the power were lost
+            // after the adoption, the log would not reach the state.
             let at = (named.applied.index, named.applied.term);
             let (log, replay) = Wal::read(settings.log, disk.clone(), &wal_dir, at, Keep::ALL)?;
             log.open()?;
@@ -88,9 +89,9 @@ impl Replica {
         let past = Past { last: replay.last_index(), lowered: start.lowered };
         let consensus = open_consensus(&settings, id, &start, (replay, &passed_over))
             .map_err(|why| OpenError::refused(&wal_dir, format!("the log cannot be replayed: {why}")))?;
-        // Nothing is refused from here on, so the disk may be changed.
+        // The start can no longer be refused, so the disk may be changed.
         let wal = log.open()?;
-        // The name of the identity may be in the page cache alone, as the log was.
+        // The name of the identity file may exist only in the page cache, as the log did.
         disk.sync_dir(&data.paths.member())?;
         disk.create_dir_all(&snap_dir)?;
         if identity.name_directory(settings.new_directory) || !recorded {

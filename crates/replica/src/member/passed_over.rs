@@ -1,8 +1,9 @@
-//! Entries that are passed over because an operator said so (`--unsafe-skip-entry`).
+//! Entries that are passed over at an operator's request (`--unsafe-skip-entry`).
 //!
-//! A committed entry that no version can apply stops every member, and stops it again at every start. Then all members are told to
-//! pass over that entry, which is named by index and term so that it cannot be another one. Each notes it in a file before it goes
-//! on: a later start may read the entry from the log again, and must not apply it then. The file is never removed.
+//! A committed entry that no version can apply stops every member, and stops it again at every start. Then the operator
+//! tells all members to pass over that entry, named by index and term so that it cannot be confused with another one.
+//! Each member notes the entry in a file before it goes on: a later start may read the entry from the log again, and
+//! must not apply it then. The file is never removed.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +19,7 @@ pub struct EntryId {
     pub term: u64,
 }
 
-/// What an operator may do about an entry that cannot be applied.
+/// The advice to an operator about an entry that cannot be applied.
 pub(super) fn flag(entry: EntryId) -> String {
     let EntryId { index, term } = entry;
     format!(
@@ -29,17 +30,17 @@ pub(super) fn flag(entry: EntryId) -> String {
 
 /// The entries that this member passes over.
 pub(super) struct PassedOver {
-    /// Named at this start.
+    /// The entry that is named at this start.
     named: Option<EntryId>,
-    /// Passed over once: they stand in the file.
+    /// Entries that were passed over before; they are in the file.
     noted: Vec<EntryId>,
 }
 
 impl PassedOver {
-    /// Reads what was noted.
+    /// Reads the file.
     ///
     /// # Errors
-    /// If the file is damaged: an entry that was passed over must not be applied after all.
+    /// If the file is damaged: an entry that was passed over must never be applied.
     pub(super) fn load(data: &DataDir, named: Option<EntryId>) -> Result<Self, OpenError> {
         let path = data.paths.member().join(FILE);
         if !data.disk.exists(&path)? {
@@ -50,19 +51,19 @@ impl PassedOver {
         Ok(Self { named, noted })
     }
 
-    /// Whether this entry is one of them.
+    /// Whether this entry is passed over.
     pub(super) fn names(&self, entry: EntryId) -> bool {
         self.named == Some(entry) || self.noted.contains(&entry)
     }
 
-    /// Whether there is none.
+    /// Whether no entry is passed over.
     fn is_empty(&self) -> bool {
         self.named.is_none() && self.noted.is_empty()
     }
 }
 
 impl Replica {
-    /// Whether an entry is to be passed over. If so, that is noted durably.
+    /// Whether an entry is to be passed over. If so, notes it durably.
     ///
     /// # Errors
     /// [`Fatal`] if the disk fails.
@@ -82,7 +83,7 @@ impl Replica {
         Ok(true)
     }
 
-    /// Whether any entry is to be passed over; hardly ever.
+    /// Whether any entry is to be passed over; that is rare.
     pub(super) fn passes_any_over(&self) -> bool {
         !self.passed_over.is_empty()
     }
