@@ -34,13 +34,13 @@ use catching_up::CatchingUp;
 pub use inbound::Rejected;
 pub use reads::{Questions, Reads};
 
-/// Most bytes of entries in one append message, as in etcd.
+/// Maximum bytes of entries in one append message, as in etcd.
 const MAX_MESSAGE_BYTES: u64 = 1 << 20;
-/// Most append messages under way to one follower, as in etcd.
+/// Maximum number of append messages under way to one follower, as in etcd.
 const MAX_INFLIGHT_MESSAGES: usize = 512;
-/// Most bytes of entries that wait for commitment; further proposals are dropped.
+/// Maximum bytes of entries that wait for commitment; further proposals are dropped.
 const MAX_UNCOMMITTED_BYTES: u64 = 256 << 20;
-/// Most bytes of committed entries handed out at once.
+/// Maximum bytes of committed entries handed out at once.
 const MAX_COMMITTED_BYTES: u64 = 64 << 20;
 /// At most so many read rounds wait for a quorum at a leader. Further rounds of other members are dropped; those
 /// members ask for them again.
@@ -61,11 +61,11 @@ pub struct Timing {
 /// already take many messages.
 #[derive(Clone, Copy, Debug)]
 pub struct Portions {
-    /// Most bytes of entries in one append message, and in one message that forwards proposals to the leader.
+    /// Maximum bytes of entries in one append message, and in one message that forwards proposals to the leader.
     pub message_bytes: u64,
-    /// Most append messages under way to one follower.
+    /// Maximum number of append messages under way to one follower.
     pub inflight_messages: usize,
-    /// Most bytes of committed entries handed out at once.
+    /// Maximum bytes of committed entries handed out at once.
     pub committed_bytes: u64,
 }
 

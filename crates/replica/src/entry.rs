@@ -1,8 +1,8 @@
-//! Log entries in two forms: etcd's, as they stand on disk and on the wire, and the consensus library's.
+//! Log entries in two forms: etcd's, as on disk and on the wire, and that of the consensus library.
 //!
-//! Both number the kinds of membership changes differently: what etcd calls AddLearnerNode the library cannot decode, and
-//! etcd's UpdateNode would demote a voter. So the library never sees etcd's bytes: they travel in the entry's `context`,
-//! which the library does not read, beside a change in its own numbers.
+//! The two forms number the kinds of membership changes differently. The library cannot decode etcd's AddLearnerNode,
+//! and would take etcd's UpdateNode for the demotion of a voter. So the library never sees etcd's bytes: they travel in
+//! the entry's `context`, which the library does not read, next to a change in the library's own numbers.
 
 use bytes::Bytes;
 use metastore_mutants::Mutant;
@@ -14,7 +14,7 @@ use raft::eraftpb;
 
 use crate::wal::{self, MAX_ENTRY_BYTES};
 
-/// Why an entry cannot be handed to consensus.
+/// The reason why an entry cannot be handed to consensus.
 #[derive(Debug, thiserror::Error)]
 #[error("entry {index}: {why}")]
 pub struct EntryError {
@@ -26,7 +26,7 @@ pub struct EntryError {
 pub const NORMAL: i32 = raftpb::EntryType::EntryNormal as i32;
 pub const CONF_CHANGE: i32 = raftpb::EntryType::EntryConfChange as i32;
 
-/// From disk to consensus.
+/// Converts an entry from its form on disk to the library's.
 ///
 /// # Errors
 /// If the entry is of a kind, or changes the membership in a way, that this version does not know.
@@ -50,7 +50,7 @@ pub fn to_consensus(entry: wal::Entry) -> Result<eraftpb::Entry, EntryError> {
 /// The same for an entry that is passed over: a membership change that cannot be read stays in the log as it is.
 ///
 /// # Errors
-/// As [`to_consensus`] for an entry that is no membership change.
+/// As [`to_consensus`] for an entry that is not a membership change.
 pub fn passed_over(entry: wal::Entry) -> Result<eraftpb::Entry, EntryError> {
     if entry.kind != CONF_CHANGE {
         return to_consensus(entry);
@@ -61,10 +61,11 @@ pub fn passed_over(entry: wal::Entry) -> Result<eraftpb::Entry, EntryError> {
     Ok(out)
 }
 
-/// Whether an entry that another member sends on for its clients may become part of the log: all members can apply it.
+/// Checks that all members can apply an entry that another member forwards for its clients, so that it may become part
+/// of the log.
 ///
 /// # Errors
-/// What would stop a member.
+/// The error that would stop a member.
 pub fn check_proposal(entry: &eraftpb::Entry) -> Result<(), String> {
     check_size(entry)?;
     match entry.get_entry_type() {
@@ -73,10 +74,10 @@ pub fn check_proposal(entry: &eraftpb::Entry) -> Result<(), String> {
     }
 }
 
-/// Whether a record of the log holds the entry.
+/// Checks that an entry fits into one record of the log.
 ///
 /// # Errors
-/// How long it is.
+/// Names the size of the entry.
 pub fn check_size(entry: &eraftpb::Entry) -> Result<(), String> {
     match data_bytes(entry) {
         0..=MAX_ENTRY_BYTES => Ok(()),
@@ -92,7 +93,7 @@ pub fn data_bytes(entry: &eraftpb::Entry) -> usize {
     }
 }
 
-/// A membership change as consensus proposes it.
+/// A membership change in the form in which consensus proposes it.
 ///
 /// # Errors
 /// If it is of a kind that this version does not know.
@@ -101,10 +102,10 @@ pub fn change_entry(change: &raftpb::ConfChange) -> Result<eraftpb::Entry, Entry
     to_consensus(wal::Entry { kind: CONF_CHANGE, term: 0, index: 0, data })
 }
 
-/// The change by which a member joins, in etcd's form; `id` is for the request that waits, 0 if nobody does.
+/// The change by which a member joins, in etcd's form. `id` is that of the request that waits for it, 0 if none does.
 ///
 /// # Errors
-/// None that a member could cause; the encoder's own.
+/// Only those of the encoder; no member can cause one.
 pub fn addition(id: u64, member: &Member) -> serde_json::Result<raftpb::ConfChange> {
     let kind =
         if member.is_learner { ConfChangeType::ConfChangeAddLearnerNode } else { ConfChangeType::ConfChangeAddNode };
@@ -112,7 +113,7 @@ pub fn addition(id: u64, member: &Member) -> serde_json::Result<raftpb::ConfChan
     Ok(raftpb::ConfChange { id: (id != 0).then_some(id), r#type: Some(kind as i32), node_id, context })
 }
 
-/// From consensus to disk.
+/// Converts an entry from the library's form to that on disk.
 pub fn to_disk(entry: &eraftpb::Entry) -> wal::Entry {
     let (kind, data) = match entry.get_entry_type() {
         eraftpb::EntryType::EntryNormal => (NORMAL, entry.data.clone()),
@@ -127,14 +128,15 @@ pub fn decode_change(index: u64, data: &Bytes) -> Result<raftpb::ConfChange, Ent
     raftpb::ConfChange::decode(data.clone()).map_err(|error| EntryError { index, why: why(error) })
 }
 
-/// The same change in the library's numbers. An update of addresses changes no vote: it is the addition of member 0, which
-/// the library skips. (An empty change of the library's second form would be replaced by an empty normal entry.)
+/// The same change in the library's numbers. An update of addresses changes no vote: it becomes the addition of member
+/// 0, which the library skips. (If it became an empty change in the library's second form, the library would replace it
+/// by an empty normal entry.)
 ///
 /// # Errors
 /// If it is of a kind that this version does not know.
 pub fn library_change(index: u64, change: &raftpb::ConfChange) -> Result<eraftpb::ConfChange, EntryError> {
     use eraftpb::ConfChangeType as Library;
-    // Not the getter: it takes a number that it does not know for the default, which is AddNode.
+    // Not the getter: for an unknown number it returns the default, which is AddNode.
     let number = change.r#type.unwrap_or_default();
     let why = |_| EntryError { index, why: format!("membership change {number}, which this version does not know") };
     let (kind, node_id) = match ConfChangeType::try_from(number).map_err(why)? {
@@ -188,7 +190,7 @@ mod tests {
         }
     }
 
-    /// What etcd proposes for a member of its own, byte by byte.
+    /// The change that etcd proposes for a member of its own, byte by byte.
     #[test]
     fn a_change_is_written_as_etcd_writes_it() {
         // The first entry of a real etcd 3.7.3.

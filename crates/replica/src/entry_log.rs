@@ -5,41 +5,41 @@ use std::collections::VecDeque;
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot, SnapshotMetadata};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
-/// Bytes of entries kept in memory for followers that lag.
+/// Maximum bytes of entries kept in memory for followers that lag.
 const KEEP_BYTES: usize = 256 << 20;
-/// Entries held at most for followers that are sent a state: some minutes of small writes. Behind more, a follower
-/// needs another state.
+/// Maximum number of entries held for followers that are sent a state: some minutes of small writes. A follower that
+/// lags by more needs another state.
 const HELD_ENTRIES: usize = 1 << 20;
-/// Bytes of the same.
+/// Maximum bytes of entries held for these followers.
 const HELD_BYTES: usize = 512 << 20;
 
 /// How much of the log a member keeps in memory for its followers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
-    /// Applied entries kept when the log is cut (`--snapshot-catchup-entries`).
+    /// Number of applied entries kept when the log is cut (`--snapshot-catchup-entries`).
     pub entries: usize,
-    /// The log is cut when it holds so many more (`--snapshot-count`).
+    /// The log is cut when it holds so many entries more (`--snapshot-count`).
     pub more_entries: usize,
-    /// Bytes beyond which the log is cut whatever its number of entries.
+    /// The log is also cut when it holds more bytes than this, whatever its number of entries.
     pub bytes: usize,
-    /// Entries and bytes held at most for followers that are sent a state.
+    /// Maximum number of entries and bytes held for followers that are sent a state.
     pub held_entries: usize,
     pub held_bytes: usize,
 }
 
 impl Retention {
-    /// Keeps so many entries, and cuts the log after each.
+    /// Keeps so many entries, and cuts the log whenever it holds more.
     pub fn new(entries: usize) -> Self {
         let (more_entries, bytes) = (0, KEEP_BYTES);
         Self { entries, more_entries, bytes, held_entries: HELD_ENTRIES, held_bytes: HELD_BYTES }
     }
 }
 
-/// Entries behind a compacted prefix. Everything here is also in the log on disk or covered by a snapshot.
+/// The entries after a compacted prefix. All of them are also in the log on disk, or covered by a snapshot.
 pub struct EntryLog {
     hard_state: HardState,
     conf_state: ConfState,
-    /// Index and term of the last entry that is not here any more.
+    /// Index and term of the last entry that was dropped.
     compacted: (u64, u64),
     /// Index and term of the last entry that is part of the state.
     applied: (u64, u64),
@@ -54,7 +54,7 @@ impl EntryLog {
         Self { hard_state, conf_state, compacted, applied, entries, bytes: 0 }
     }
 
-    /// Adds entries; from the first one on they replace what was there.
+    /// Adds entries; they replace existing entries from the first one's index on.
     pub fn append(&mut self, entries: &[Entry]) {
         let Some(first) = entries.first() else { return };
         assert!(
@@ -71,7 +71,7 @@ impl EntryLog {
         self.entries.extend(entries.iter().cloned());
     }
 
-    /// Goes on behind a state that took the place of the log.
+    /// Continues after a state that has replaced the log.
     pub fn restart(&mut self, behind: &SnapshotMetadata) {
         self.compacted = (behind.index, behind.term);
         self.applied = self.compacted;
@@ -85,8 +85,8 @@ impl EntryLog {
         self.conf_state = conf_state;
     }
 
-    /// Forgets entries up to `applied`, except the newest ones that `keep` allows: a follower that lacks no more than
-    /// these needs no state. Entries from `needed` on are held for followers that are sent one.
+    /// Drops entries up to `applied`, except the newest ones that `keep` allows: a follower that lacks no more than
+    /// these needs no state. Entries from `needed` on are held for followers that are sent a state.
     pub fn compact(&mut self, applied: u64, keep: Retention, needed: Option<u64>) {
         if let Some(entry) = applied.checked_sub(self.first()).and_then(|at| self.entries.get(at as usize)) {
             self.applied = (entry.index, entry.term);
@@ -164,7 +164,7 @@ impl Storage for EntryLog {
         Ok(self.last())
     }
 
-    /// Where the state stands that a follower shall be sent. The state itself is sent beside, and may be newer.
+    /// The position of the state that a follower is to be sent. The state itself is sent separately, and may be newer.
     fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
         let (index, term) = self.applied;
         if index == 0 || index < request_index {
@@ -178,7 +178,7 @@ impl Storage for EntryLog {
     }
 }
 
-/// What an entry's other fields take on the wire, about.
+/// Approximate bytes that an entry's other fields take on the wire.
 const ENTRY_OVERHEAD: u64 = 16;
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! What members tell each other, in two forms: etcd's, as it goes over the wire, and the consensus library's.
+//! Messages between members in two forms: etcd's, as on the wire, and that of the consensus library.
 //!
-//! Numbers and meanings are the same, but for membership changes (see [`crate::entry`]) and for four fields that the library
-//! adds: they never leave this member, because etcd gives two of their numbers another meaning.
+//! Numbers and meanings are the same, with two exceptions: membership changes (see [`crate::entry`]), and four fields
+//! that the library adds. Those fields are never sent, because etcd gives two of their numbers another meaning.
 
 use bytes::Bytes;
 use metastore_proto::raftpb;
@@ -12,10 +12,10 @@ use crate::entry::{EntryError, to_consensus, to_disk};
 use crate::member::{conf_state_from_disk, conf_state_to_disk};
 use crate::wal;
 
-/// From consensus to the wire.
+/// Converts a message from the library's form to that on the wire.
 pub fn to_wire(message: eraftpb::Message) -> raftpb::Message {
     let snapshot = message.snapshot.as_ref().map(|snapshot| snapshot_to_wire(snapshot.get_metadata()));
-    // etcd leaves out what is 0, and so do we: a message is written hundreds of thousands of times a second.
+    // etcd omits fields that are 0, and so do we: messages are written hundreds of thousands of times a second.
     let number = |value: u64| (value != 0).then_some(value);
     raftpb::Message {
         r#type: Some(message.get_msg_type().value()),
@@ -44,10 +44,10 @@ fn snapshot_to_wire(metadata: &eraftpb::SnapshotMetadata) -> raftpb::Snapshot {
     raftpb::Snapshot { data: None, metadata: Some(metadata) }
 }
 
-/// From the wire to consensus.
+/// Converts a message from its form on the wire to the library's.
 ///
 /// # Errors
-/// If the type is unknown, or an entry is one that consensus cannot take.
+/// If the type is unknown, or consensus cannot take an entry.
 pub fn from_wire(message: raftpb::Message) -> Result<eraftpb::Message, EntryError> {
     let kind = message.r#type.unwrap_or_default();
     let Some(kind) = MessageType::from_i32(kind) else {
@@ -89,7 +89,7 @@ fn metadata_from_wire(metadata: &raftpb::SnapshotMetadata) -> eraftpb::SnapshotM
     out
 }
 
-/// A request for the read index, whose round `context` names.
+/// A request for the read index; `context` is the name of the round.
 pub fn read_index(context: u64) -> eraftpb::Message {
     let mut message = eraftpb::Message::default();
     message.set_msg_type(MessageType::MsgReadIndex);

@@ -7,12 +7,12 @@ use raft::{Raft, StateRole, Storage};
 use super::loss;
 use crate::entry::{check_proposal, check_size};
 
-/// Most bytes in the name of a read round; the names of etcd and MetaStore have 8.
+/// Maximum bytes in the name of a read round; the names of etcd and MetaStore have 8.
 const MAX_READ_CONTEXT_BYTES: usize = 64;
 /// No cluster holds so many elections. Beyond it, the library's term arithmetic would overflow.
 const MAX_TERM: u64 = u64::MAX >> 1;
-/// Most elections that a member may have missed: 136 years with one election a second. Otherwise a single message could
-/// raise the term to its maximum, where no leader can be elected any more.
+/// Maximum number of elections that a member may have missed: 136 years with one election a second. Otherwise a single
+/// message could raise the term to its maximum, where no leader can be elected any more.
 const MAX_MISSED_TERMS: u64 = 1 << 32;
 
 /// The reasons for which a message is rejected.

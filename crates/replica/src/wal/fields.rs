@@ -1,6 +1,6 @@
 //! A reader and a writer for protobuf fields, sufficient for the flat messages of the log.
 
-/// Most bytes of a varint.
+/// Maximum bytes of a varint.
 pub(super) const MAX_VARINT_BYTES: usize = 10;
 
 /// A field's value.

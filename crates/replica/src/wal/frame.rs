@@ -12,8 +12,8 @@ use super::fields::{Fields, Value, put_varint};
 /// Frames begin at multiples of this; the length word has the same size.
 pub(super) const FRAME_ALIGN: usize = 8;
 
-/// Most bytes of a record that is written or accepted. etcd accepts any length that the file holds. A client's request
-/// is limited to megabytes, so a greater length is a damaged length.
+/// Maximum bytes of a record that is written or accepted. etcd accepts any length that the file holds. A client's
+/// request is limited to megabytes, so a greater length is a damaged length.
 pub const MAX_RECORD_BYTES: usize = 256 << 20;
 
 /// Marks a length word whose top byte holds the padding length.

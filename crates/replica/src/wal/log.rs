@@ -15,13 +15,13 @@ use crate::disk::{Disk, DiskFile, LOCK_FILE, LOST_AND_FOUND};
 /// The size at which a segment is full. It is etcd's number, so that both fill the disk alike.
 pub const SEGMENT_BYTES: u64 = 64_000_000;
 
-/// Most bytes of the encoding buffer that stay allocated between batches.
+/// Maximum bytes of the encoding buffer that stay allocated between batches.
 const RETAINED_BUFFER_BYTES: usize = 4 << 20;
 
-/// Most bytes of the fields around an entry's data.
+/// Maximum bytes of the fields around an entry's data.
 const ENTRY_OVERHEAD_BYTES: usize = 128;
 
-/// Most bytes in the data of an entry; a longer entry does not fit into a record.
+/// Maximum bytes in the data of an entry; a longer entry does not fit into a record.
 pub const MAX_ENTRY_BYTES: usize = MAX_RECORD_BYTES - ENTRY_OVERHEAD_BYTES;
 
 /// The name of the next segment while it is being written.

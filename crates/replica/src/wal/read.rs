@@ -14,7 +14,7 @@ use super::segment::{self, Segment};
 use super::{Entry, Metadata, Result, WalError, tear};
 use crate::disk::Disk;
 
-/// Most bytes of a segment that is read. A segment exceeds its nominal size by one batch at most.
+/// Maximum bytes of a segment that is read. A segment exceeds its nominal size by one batch at most.
 const MAX_SEGMENT_BYTES: u64 = 1 << 30;
 
 /// The content of a log.
