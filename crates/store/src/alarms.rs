@@ -1,7 +1,7 @@
 //! Alarms: a member has no room left, or its state differs from that of the others.
 //!
-//! Any member may raise one, through the log, so all of them know of it; it stays until somebody takes it back. While one
-//! stands, every member refuses the same commands when it applies them ([`crate::apply`]).
+//! Any member may raise an alarm, through the log, so all members know of it. It stays until it is deactivated. While
+//! one stands, every member refuses the same commands when it applies them ([`crate::apply`]).
 
 use std::collections::BTreeSet;
 
@@ -25,29 +25,29 @@ impl Alarms {
         engine.rows(Table::Alarm, b"")?.into_iter().map(read).collect::<Result<_, _>>().map(Self)
     }
 
-    /// Whether there is none.
+    /// Whether no alarm stands.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether a member has raised this one.
+    /// Whether any member has raised this alarm.
     pub fn stands(&self, alarm: AlarmType) -> bool {
         self.0.iter().any(|(kind, _)| *kind == alarm as i32)
     }
 
-    /// Those of a kind, or all of them for [`AlarmType::None`]; by kind and member.
+    /// The alarms of a kind, or all of them for [`AlarmType::None`], ordered by kind and member.
     pub fn of(&self, alarm: i32) -> Vec<AlarmMember> {
         let wanted = self.0.iter().filter(|(kind, _)| alarm == AlarmType::None as i32 || *kind == alarm);
         wanted.map(|&(alarm, member_id)| AlarmMember { member_id, alarm }).collect()
     }
 
-    /// Notes an alarm, which may stand already.
+    /// Records an alarm, which may stand already.
     pub(crate) fn raise(&mut self, engine: &dyn Engine, alarm: &AlarmMember) -> Result<(), EngineError> {
         self.0.insert((alarm.alarm, alarm.member_id));
         engine.put(Table::Alarm, &alarm.encode_to_vec(), b"")
     }
 
-    /// Takes an alarm back; returns whether it stood.
+    /// Deactivates an alarm; returns whether it stood.
     pub(crate) fn clear(&mut self, engine: &dyn Engine, alarm: &AlarmMember) -> Result<bool, EngineError> {
         let stood = self.0.remove(&(alarm.alarm, alarm.member_id));
         engine.delete(Table::Alarm, &alarm.encode_to_vec())?;

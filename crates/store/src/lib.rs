@@ -1,12 +1,12 @@
 //! The replicated state machine: committed commands in, state and answers out.
 //!
 //! ```text
-//!   committed entry ─▶ apply/   what the command means ──▶ Outcome (for whoever waits)
+//!   committed entry ─▶ apply/   meaning of the command ──▶ Outcome (for the waiting request)
 //!                        │
 //!                        ▼
 //!                      mvcc/    versions of keys ─────────▶ RevisionEvents (for watch/)
-//!                      lease/   who keeps which key alive
-//!                      members  who belongs to the cluster
+//!                      lease/   leases and the keys attached to them
+//!                      members  members of the cluster
 //!                      auth/    users, roles, permissions;  alarms
 //!                        │
 //!                        ▼
@@ -14,15 +14,15 @@
 //! ```
 //!
 //! Rules
-//! - **Same log, same state.** [`Store::apply`] is a pure function of state, index and command: no clock, no random number,
-//!   no thread, no iteration over a randomly seeded map. What needs one of these (a lease id, a time) is fixed before
-//!   the command is proposed. One setting takes part, as in etcd, and must be the same on all members: the shortest time
-//!   to live of a lease ([`Store::set_minimum_ttl_s`]).
-//! - **Two kinds of failure, two types.** A [`Refusal`] is an answer that all members give alike. A [`Halt`] is local: this
-//!   member cannot go on, because it would skip an entry that the others apply.
-//! - Readers never wait for the writer longer than one bounded step, nor the writer for them: see [`mvcc::View`].
+//! - **Same log, same state.** [`Store::apply`] is a pure function of state, index and command: no clock, no random
+//!   number, no thread, no iteration over a randomly seeded map. A value that needs one of these (a lease id, a time)
+//!   is fixed before the command is proposed. One setting takes part, as in etcd, and must be the same on all members:
+//!   the shortest time to live of a lease ([`Store::set_minimum_ttl_s`]).
+//! - **Two kinds of failure, two types.** A [`Refusal`] is an answer that is the same on every member. A [`Halt`] is
+//!   local: this member must stop, because otherwise it would skip an entry that the other members apply.
+//! - Readers and the writer never wait for each other longer than one bounded step: see [`mvcc::View`].
 //!
-//! What is deliberately absent: time (leases expire through commands that the leader proposes), the network, the log.
+//! Deliberately absent: time (leases expire through commands that the leader proposes), the network, the log.
 
 mod alarms;
 pub mod apply;
@@ -58,7 +58,7 @@ use watch::RevisionEvents;
 pub struct Store {
     engine: Arc<dyn Engine>,
     mvcc: Mvcc,
-    /// Where readers find the newest state.
+    /// The newest state, for readers on any thread.
     views: Views,
     leases: Leases,
     members: Members,
@@ -69,10 +69,10 @@ pub struct Store {
 }
 
 impl Store {
-    /// Takes up the state that `engine` holds. Reads leases and members, but no key: there may be more than memory holds.
+    /// Opens the state that `engine` holds. Reads leases and members, but no keys: memory may not hold them all.
     ///
     /// # Errors
-    /// If the medium fails, holds rows that cannot be read, or a state that was not loaded to its end.
+    /// If the medium fails, if it holds rows that cannot be read, or if the state in it was not loaded to its end.
     pub fn open(engine: Arc<dyn Engine>) -> Result<Self, EngineError> {
         if engine.get(Table::Meta, LOADING)?.is_some() {
             let why = "the state was not loaded to its end; remove it and load it again";
@@ -90,18 +90,19 @@ impl Store {
         Ok(Self { engine, mvcc, views, leases, members, alarms, auth, applied, events: Vec::new() })
     }
 
-    /// Sets the shortest time to live of leases, in seconds ([`lease::minimum_ttl_s`]); 0 without it. It decides what is stored,
-    /// so it must be the same on all members. Replacing the state keeps it.
+    /// Sets the shortest time to live of leases, in seconds ([`lease::minimum_ttl_s`]); 0 if it is never set. It
+    /// decides what is stored, so it must be the same on all members. [`Store::replace`] keeps it.
     pub fn set_minimum_ttl_s(&mut self, minimum_ttl_s: i64) {
         self.leases.set_minimum_ttl_s(minimum_ttl_s);
     }
 
-    /// Puts another state in the place of this one; returns the one that was. Readers that began go on with that, and whoever
-    /// asks [`Store::views`] gets the new one from now on, leases and members included. Hubs of watchers are to be told
-    /// ([`watch::Hub::lost`]): what happened between the two states was never published here, and nobody may miss it.
+    /// Replaces this state with another one, and returns the old state. Reads that have already begun continue on the
+    /// old state. From now on [`Store::views`] gives the new one, leases and members included. The hubs of watchers
+    /// must be told ([`watch::Hub::lost`]): the revisions between the two states were never published here, and no
+    /// watcher may miss them.
     ///
     /// # Panics
-    /// If the other state is older, or what was applied to this one was not published.
+    /// If the other state is older, or if entries that were applied to this state were not published.
     pub fn replace(&mut self, mut by: Self) -> Self {
         assert!(self.events.is_empty(), "events of {} revisions would be lost", self.events.len());
         let (old, new) = (self.applied, by.applied);
@@ -112,12 +113,12 @@ impl Store {
         std::mem::replace(self, by)
     }
 
-    /// Where readers on any thread find the newest state.
+    /// The newest state, for readers on any thread; it follows when the state is replaced.
     pub fn views(&self) -> &Views {
         &self.views
     }
 
-    /// For reading this state, from any thread.
+    /// Read access to this state, from any thread.
     pub fn view(&self) -> &View {
         self.mvcc.view()
     }
@@ -148,25 +149,25 @@ impl Store {
         self.mvcc.current()
     }
 
-    /// Lets readers see everything that was applied so far, and hands out its events.
+    /// Makes everything that was applied so far visible to readers, and returns its events.
     pub fn publish(&mut self) -> Result<Vec<Arc<RevisionEvents>>, EngineError> {
         self.mvcc.publish(self.applied)?;
         Ok(std::mem::take(&mut self.events))
     }
 
-    /// The job that computes the hash of a compaction that was published just now; `None` if there is none. Whoever takes it
-    /// runs it on another thread; old versions are dropped after that. It is to be taken before the next
-    /// [`Store::compact_step`]: a compaction goes on without its hash if nobody takes it, or drops it.
+    /// The job that computes the hash of a compaction that has just been published; `None` if there is none. The caller
+    /// runs it on another thread; old versions are dropped only after it. It must be taken before the next
+    /// [`Store::compact_step`]: if it is not taken, or is dropped, the compaction continues without its hash.
     pub fn take_compaction_hash(&mut self) -> Option<CompactionHashJob> {
         self.mvcc.take_compaction_hash()
     }
 
-    /// Whether versions that nobody can read any more wait to be dropped.
+    /// Whether versions that can no longer be read wait to be dropped.
     pub fn compacting(&self) -> bool {
         self.mvcc.compacting()
     }
 
-    /// Drops one bounded step of such versions, when everything is published; false if there is nothing to do now.
+    /// Drops one bounded step of such versions; everything must be published. Returns false if nothing can be done now.
     pub fn compact_step(&mut self) -> Result<bool, EngineError> {
         self.mvcc.compact_step()
     }

@@ -1,7 +1,7 @@
-//! Changes of the membership: what an entry of that kind says, and whether the members allow it.
+//! Membership changes: reading an entry of that kind, and checking it against the members.
 //!
-//! Consensus counts votes by the same entries, and must take a refused one for nothing; so an entry is checked first, then
-//! given to consensus, then recorded here with the voters that came of it.
+//! Consensus counts votes by the same entries, and must ignore a refused one. So an entry is first checked, then given
+//! to consensus, then recorded here with the resulting voters.
 
 use metastore_proto::raftpb::{self, ConfChangeType};
 use serde::Deserialize;
@@ -16,13 +16,13 @@ pub enum MemberChange {
     Add(Member),
     /// A learner becomes a voter.
     Promote(u64),
-    /// A member is reached elsewhere.
+    /// The peer URLs of a member change.
     Update { id: u64, peer_urls: Vec<String> },
     /// A member leaves for good.
     Remove(u64),
 }
 
-/// The JSON beside an addition, promotion or update.
+/// The JSON in an addition, promotion or update.
 #[derive(Deserialize)]
 struct Context {
     #[serde(flatten)]
@@ -31,10 +31,11 @@ struct Context {
     is_promote: bool,
 }
 
-/// Whether every member can apply a change, whatever the members are by then. A leader lets no other change into the log.
+/// Whether every member can apply a change, whatever the members are when it is applied. A leader lets no other change
+/// into the log.
 ///
 /// # Errors
-/// Why there may be a member that cannot, or to which the change says two things.
+/// Why some member may be unable to apply the change, or why the change is ambiguous.
 pub fn check_change(change: &raftpb::ConfChange) -> Result<(), String> {
     let id = change.node_id();
     match kind(change)? {
@@ -53,12 +54,12 @@ pub fn check_change(change: &raftpb::ConfChange) -> Result<(), String> {
 }
 
 impl Members {
-    /// Reads a change in etcd's form and checks it as etcd does (`ValidateConfigurationChange`); all members come to the
-    /// same result, if they allow the same number of learners. As in etcd, a change that is refused is not read any further: a
-    /// change of member 0, which no member is, is refused like that of any other unknown member.
+    /// Reads a change in etcd's form and checks it as etcd does (`ValidateConfigurationChange`). All members come to
+    /// the same result if they allow the same number of learners. As in etcd, a refused change is not read any further:
+    /// a change of member 0, which no member can be, is refused like a change of any other unknown member.
     ///
     /// # Errors
-    /// Outside: why the bytes are no change. Inside: why it is refused.
+    /// Outside: why the bytes are not a valid change. Inside: why the change is refused.
     pub(crate) fn check(
         &self,
         change: &raftpb::ConfChange,
@@ -116,7 +117,7 @@ impl Members {
         if member.is_learner { Ok(()) } else { Err(Refusal::MemberNotLearner) }
     }
 
-    /// Removing the last voter is refused here, where etcd lets the member crash: nothing could ever be committed again.
+    /// Removing the last voter is refused here, while etcd crashes: without a voter nothing can be committed any more.
     fn removes(&self, id: u64) -> Result<MemberChange, Refusal> {
         let member = self.get(id).ok_or(Refusal::MemberNotFound)?;
         if !member.is_learner && self.voters().count() == 1 {
@@ -133,7 +134,7 @@ impl Members {
 }
 
 fn kind(change: &raftpb::ConfChange) -> Result<ConfChangeType, String> {
-    // Not the getter: it takes a number that it does not know for the default, which is AddNode.
+    // The getter is not used: it reads an unknown number as the default, which is AddNode.
     let number = change.r#type.unwrap_or_default();
     ConfChangeType::try_from(number).map_err(|_| format!("a change of the unknown kind {number}"))
 }

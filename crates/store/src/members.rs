@@ -1,7 +1,7 @@
-//! Who belongs to the cluster, and the version that all members understand.
+//! The members of the cluster, and the version that all members support.
 //!
-//! Membership changes come through the log twice over: the consensus library counts votes by them, and the state keeps
-//! the members' names and addresses. This is the second part.
+//! Membership changes from the log have two users: the consensus library counts votes by them, and the state stores the
+//! members' names and addresses. This module is the second one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,11 +30,11 @@ fn null_is_empty<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Ve
 }
 
 impl Member {
-    /// The member in the bytes that etcd writes for it, in membership changes and rows: Go escapes some signs that JSON
-    /// need not escape.
+    /// The member in the bytes that etcd writes for it, in membership changes and in rows: Go escapes some characters
+    /// that JSON does not require to be escaped.
     ///
     /// # Errors
-    /// None that a member could cause; the encoder's own.
+    /// The encoder's own errors; no member causes one.
     pub fn to_json(&self) -> serde_json::Result<Vec<u8>> {
         let text = serde_json::to_string(self)?;
         let escaped = GO_ESCAPES.iter().fold(text, |text, (sign, escape)| text.replace(*sign, escape));
@@ -42,25 +42,25 @@ impl Member {
     }
 }
 
-/// Signs that Go's JSON encoder escapes beyond what JSON asks for. They only occur inside strings.
+/// Characters that Go's JSON encoder escapes although JSON does not require it. They occur only inside strings.
 const GO_ESCAPES: [(char, &str); 5] =
     [('<', "\\u003c"), ('>', "\\u003e"), ('&', "\\u0026"), ('\u{2028}', "\\u2028"), ('\u{2029}', "\\u2029")];
 
-/// What stands beside the id of a removed member, as in etcd.
+/// The value of the row of a removed member, as in etcd.
 const REMOVED: &[u8] = b"removed";
 
 /// Members by id, the ids of removed ones, and the cluster version.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Members {
     by_id: BTreeMap<u64, Member>,
-    /// Never used again: a removed member that comes back must not be taken for a new one.
+    /// Ids of removed members are never used again: a removed member that comes back must not be taken for a new one.
     removed: BTreeSet<u64>,
     cluster_version: Option<String>,
-    /// The version to go back to, while that is under way.
+    /// The target version of a downgrade in progress.
     downgrade: Option<String>,
 }
 
-/// The row about a downgrade.
+/// The row of a downgrade.
 #[derive(Serialize, Deserialize)]
 struct Downgrade {
     #[serde(rename = "target-version")]
@@ -109,7 +109,7 @@ impl Members {
         self.iter().filter(|member| !member.is_learner)
     }
 
-    /// Members that follow without a vote, in the order of their ids.
+    /// Members that replicate without a vote, in the order of their ids.
     pub fn learners(&self) -> impl Iterator<Item = &Member> {
         self.iter().filter(|member| member.is_learner)
     }
@@ -129,12 +129,12 @@ impl Members {
         self.removed.iter().copied()
     }
 
-    /// The version that all members understand; `None` before the first leader has set it.
+    /// The version that all members support; `None` until the first leader sets it.
     pub fn cluster_version(&self) -> Option<&str> {
         self.cluster_version.as_deref()
     }
 
-    /// The version to which the members are being taken back, if they are.
+    /// The target version of a downgrade, if one is in progress.
     pub fn downgrade(&self) -> Option<&str> {
         self.downgrade.as_deref()
     }

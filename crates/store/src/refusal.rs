@@ -1,4 +1,4 @@
-//! Why a request is refused: deterministic answers that every member gives alike.
+//! Why a request is refused: deterministic answers that are the same on every member.
 
 /// A request that the state machine refuses. The texts are etcd's, which clients compare word for word; the server adds
 /// the gRPC code and the prefix.
@@ -18,7 +18,7 @@ pub enum Refusal {
     LeaseTtlTooLarge,
     #[error("etcdserver: member not found")]
     MemberNotFound,
-    /// The id belonged to a member that was removed; to clients this is the same as an unknown one, as in etcd.
+    /// The id belonged to a removed member; clients get the same text as for an unknown member, as in etcd.
     #[error("etcdserver: member not found")]
     MemberRemoved,
     #[error("etcdserver: member ID already exist")]

@@ -1,29 +1,29 @@
-//! Every format in which the state is stored, by name; byte tables in `docs/formats.md`. The content is etcd's.
+//! The names and formats of everything in the state; byte tables are in `docs/formats.md`. The content is etcd's.
 
 use metastore_engine::{Engine, EngineError, Revision, Table};
 
-/// Row of [`Table::Meta`]: the revision of the last compaction that was asked for.
+/// Row of [`Table::Meta`]: the revision of the last compaction that was requested.
 pub const SCHEDULED_COMPACTION: &[u8] = b"scheduledCompactRev";
-/// Row of [`Table::Meta`]: the revision of the last compaction whose old versions are all dropped.
+/// Row of [`Table::Meta`]: the revision of the last compaction that has dropped all its old versions.
 pub const FINISHED_COMPACTION: &[u8] = b"finishedCompactRev";
-/// Row of [`Table::Meta`]: a state stream is being read into this engine, and is not at its end.
+/// Row of [`Table::Meta`]: a state stream is being loaded into this engine, and has not ended yet.
 pub const LOADING: &[u8] = b"loading";
-/// Row of [`Table::Cluster`]: the version that all members understand, as text.
+/// Row of [`Table::Cluster`]: the version that all members support, as text.
 pub const CLUSTER_VERSION: &[u8] = b"clusterVersion";
-/// Row of [`Table::Cluster`]: whether the members are to understand an older version only, as etcd's JSON.
+/// Row of [`Table::Cluster`]: whether a downgrade is in progress, and its target version, as etcd's JSON.
 pub const DOWNGRADE: &[u8] = b"downgrade";
-/// Row of [`Table::Meta`]: who votes, as etcd's JSON.
+/// Row of [`Table::Meta`]: the voters and learners, as etcd's JSON.
 pub const CONF_STATE: &[u8] = b"confState";
-/// Row of [`Table::Auth`]: one byte, 1 if clients must say who they are. It is there once they had to.
+/// Row of [`Table::Auth`]: one byte, 1 if clients must authenticate. It exists after authentication was first enabled.
 pub const AUTH_ENABLED: &[u8] = b"authEnabled";
-/// Row of [`Table::Auth`]: how often users, roles or permissions changed; 8 bytes, big endian.
+/// Row of [`Table::Auth`]: a counter of changes of users, roles and permissions; 8 bytes, big endian.
 pub const AUTH_REVISION: &[u8] = b"authRevision";
-/// The auth revision of a cluster that has no users.
+/// The auth revision of a cluster without users.
 pub const FIRST_AUTH_REVISION: u64 = 1;
-/// Rows of [`Table::Meta`] that differ between members or move with every entry; a hash over the state leaves them out.
+/// Rows of [`Table::Meta`] that differ between members or change with every entry; hashes over the state omit them.
 pub const NOT_HASHED: [&[u8]; 3] = [b"consistent_index", b"term", b"storageVersion"];
 
-/// The key under which a version is stored: main and sub revision, and a mark for a tombstone.
+/// The key of a stored version: main and sub revision, and a mark for a tombstone.
 pub fn revision_key(revision: Revision, tombstone: bool) -> RevisionKey {
     let mut bytes = [0; 18];
     bytes[..8].copy_from_slice(&revision.main.to_be_bytes());

@@ -1,4 +1,4 @@
-//! The whole state as a stream of bytes: what a restart and a member that fell behind begin with.
+//! The whole state as a stream of bytes: a restart begins with it, and so does a member that fell behind.
 //!
 //! ```text
 //!   header   "MSTATE\r\n" | version u32 | index u64 | term u64 | revision u64      (little endian)
@@ -7,10 +7,11 @@
 //!   end      length 0 u32 | CRC-32C u32 of the header and the number of rows | number of rows u64
 //! ```
 //!
-//! Rows are sorted by table, then key, as in etcd's backend file; versioned keys are the table `key`, between `cluster` and
-//! `lease`, under their revision keys. What can be worked out from the rest ([`Table::LeaseKeys`]) is left out. The stream is
-//! the same for every engine. It is written from a [`Source`] that was taken at one log position, while the writer goes on, and
-//! read by an [`Incoming`]; both hold a few blocks and one small table in memory, however large the state is.
+//! Rows are sorted by table, then by key, as in etcd's backend file. Versioned keys are the table `key`, between
+//! `cluster` and `lease`, under their revision keys. Rows that can be rebuilt from others ([`Table::LeaseKeys`]) are
+//! left out. The stream is the same for every engine. It is written from a [`Source`], a copy of the state at one log
+//! position, while the writer continues. It is read by an [`Incoming`]. Both hold a few blocks and one small table in
+//! memory, however large the state is.
 
 mod load;
 mod source;
@@ -21,14 +22,14 @@ pub use source::{Cursor, Source};
 use metastore_engine::{EngineError, Table};
 
 const MAGIC: &[u8; 8] = b"MSTATE\r\n";
-/// Version of the format; another one is refused.
+/// The version of the format; other versions are refused.
 const FORMAT: u32 = 1;
 const HEADER_BYTES: usize = 8 + 4 + 8 + 8 + 8;
-/// A block is closed when it holds this much.
+/// A block is closed when it holds this many bytes.
 const BLOCK_BYTES: usize = 256 << 10;
-/// A block larger than this is damage, not data: it holds one row of any size a request can have, and a little more.
+/// A larger block is damaged: this is room for one row of any size that a request can have, and a little more.
 const MAX_BLOCK_BYTES: usize = 1 << 30;
-/// The number of the versioned keys.
+/// The number of the table of versioned keys.
 const KEY_TABLE: u8 = 5;
 
 /// Why a stream cannot be read.
@@ -44,8 +45,8 @@ pub enum SnapshotError {
     Io(#[from] std::io::Error),
 }
 
-/// The number of a table in the stream. Numbers never change; a new table takes one that was never used. [`KEY_TABLE`] is that of
-/// the versioned keys, and [`Table::LeaseKeys`] is in no stream.
+/// The number of a table in the stream. Numbers never change; a new table gets a number that was never used.
+/// [`KEY_TABLE`] is the number of the versioned keys, and [`Table::LeaseKeys`] is in no stream.
 const fn table_code(table: Table) -> u8 {
     match table {
         Table::Alarm => 0,

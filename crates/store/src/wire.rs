@@ -1,8 +1,8 @@
-//! The little of protobuf's encoding that rows and watch responses need: variable-length integers and length-delimited fields.
+//! The part of protobuf's encoding that rows and watch responses need: varints and length-delimited fields.
 
 use bytes::BufMut;
 
-/// Bytes that `value` takes as a variable-length integer.
+/// The number of bytes of `value` as a variable-length integer.
 pub(crate) const fn varint_len(value: u64) -> usize {
     // 7 bits a byte; the `| 1` gives zero its one byte.
     (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
@@ -17,7 +17,7 @@ pub(crate) fn put_varint(out: &mut impl BufMut, mut value: u64) {
     out.put_u8(value as u8);
 }
 
-/// Reads a variable-length integer at the start of `bytes`; returns it and how many bytes it took.
+/// Reads a variable-length integer at the start of `bytes`; returns it and the number of bytes that it took.
 pub(crate) fn read_varint(bytes: &[u8]) -> Option<(u64, usize)> {
     let mut value = 0;
     for (i, &byte) in bytes.iter().take(10).enumerate() {
@@ -29,12 +29,12 @@ pub(crate) fn read_varint(bytes: &[u8]) -> Option<(u64, usize)> {
     None
 }
 
-/// Bytes of a one-byte tag, a length and `len` bytes behind it.
+/// The number of bytes of a field: a one-byte tag, the length, and `len` bytes of content.
 pub(crate) const fn field_len(len: usize) -> usize {
     1 + varint_len(len as u64) + len
 }
 
-/// Bytes of an integer field with a one-byte tag; none for the default.
+/// The number of bytes of an integer field with a one-byte tag; 0 for the default.
 pub(crate) const fn int_len(value: u64) -> usize {
     if value == 0 { 0 } else { 1 + varint_len(value) }
 }
@@ -47,7 +47,7 @@ pub(crate) fn put_int(out: &mut impl BufMut, tag: u8, value: u64) {
     }
 }
 
-/// Appends the tag and the length of a field; the `len` bytes are for the caller to append.
+/// Appends the tag and the length of a field; the caller appends the `len` bytes of content.
 pub(crate) fn put_len(out: &mut impl BufMut, tag: u8, len: usize) {
     out.put_u8(tag);
     put_varint(out, len as u64);

@@ -1,8 +1,8 @@
-//! What is refused for a while: commands that need more room than there is, commands on a state that is not that of the others,
-//! and those that their caller may not give (etcd: `server/etcdserver/apply`).
+//! Temporary refusals (etcd: `server/etcdserver/apply`): commands that need space while the NOSPACE alarm stands,
+//! commands that change keys or leases while the CORRUPT alarm stands, and commands that their caller may not give.
 //!
-//! etcd's members ask this when they apply a command, and so must this one, or the same log would give different states. Nothing
-//! of this is looked at while no alarm stands and no users are asked for.
+//! etcd's members check this when they apply a command, and so must this one: otherwise the same log would give
+//! different states. None of these checks runs while no alarm stands and authentication is disabled.
 
 use metastore_proto::Message;
 use metastore_proto::etcdserverpb::request_op::Request;
@@ -17,12 +17,12 @@ use crate::lease::keys;
 use crate::{Refusal, Store};
 
 impl Store {
-    /// Whether there is any reason to ask [`Store::admits`].
+    /// Whether [`Store::admits`] can refuse anything now.
     pub(super) fn is_restricted(&self) -> bool {
         !self.alarms.is_empty() || self.auth.enabled()
     }
 
-    /// Whether a command may be executed now.
+    /// Whether a command may be applied now.
     pub(super) fn admits(&self, command: &Command) -> Applying<()> {
         let Command { kind, caller, body, .. } = command;
         let body = body.clone();
@@ -81,12 +81,12 @@ impl Store {
         })
     }
 
-    /// Whether the state is that of the others.
+    /// Whether the state is known to equal that of the other members: no CORRUPT alarm stands.
     fn is_sound(&self) -> Result<(), Refusal> {
         if self.alarms.stands(AlarmType::Corrupt) { Err(Refusal::Corrupt) } else { Ok(()) }
     }
 
-    /// The same; and room for a command that takes some.
+    /// As [`Store::is_sound`]; also checks that there is space, if the command takes some.
     fn has_room(&self, takes_room: bool) -> Result<(), Refusal> {
         self.is_sound()?;
         if takes_room && self.alarms.stands(AlarmType::Nospace) { Err(Refusal::NoSpace) } else { Ok(()) }
@@ -109,7 +109,8 @@ impl Store {
         if *prev_kv { self.auth.permits(caller, Access::Read, key, range_end) } else { Ok(()) }
     }
 
-    /// With a lease go all its keys.
+    /// Attaching a key to a lease and revoking the lease require write permission on all keys of the lease: the end of
+    /// the lease deletes them all.
     fn may_change_keys_of(&self, caller: &Caller, lease: i64) -> Applying<()> {
         if !self.leases.contains(lease) || self.auth.admin(caller).is_ok() {
             return Ok(Ok(()));
@@ -118,7 +119,7 @@ impl Store {
         Ok(keys.iter().try_for_each(|key| self.auth.permits(caller, Access::Write, key, b"")))
     }
 
-    /// Both branches are looked at, whichever is taken.
+    /// Both branches are checked, whichever one is taken.
     fn may_run(&self, caller: &Caller, request: &TxnRequest) -> Applying<()> {
         let read = |compare: &Compare| self.auth.permits(caller, Access::Read, &compare.key, &compare.range_end);
         if let Err(refusal) = request.compare.iter().try_for_each(read) {

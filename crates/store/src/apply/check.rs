@@ -1,7 +1,8 @@
-//! Whether a command can be applied at all, before it becomes an entry.
+//! Whether a command can be applied at all, checked before it becomes an entry.
 //!
-//! A committed entry that a member cannot apply ends that member, and every restart of it. The members' own API proposes
-//! nothing of the kind; what another member sends on for its clients is checked here by the leader that would append it.
+//! A member that cannot apply a committed entry stops, and stops again after every restart. The members' own API
+//! proposes no such command. A command that another member forwards for its clients is checked here, by the leader that
+//! would append it.
 
 use bytes::Bytes;
 use metastore_proto::Message;
@@ -18,11 +19,11 @@ use super::command::{Command, Kind};
 use super::txn::MAX_DEPTH;
 use super::{HaltCause, cause_of};
 
-/// Whether every state can take a command: it may be refused, but it halts no member with a sound medium. An entry without
-/// data is what a new leader writes, and changes nothing.
+/// Whether a command can be applied to every state: it may be refused, but it halts no member whose medium works. An
+/// entry without data comes from a new leader, and changes nothing.
 ///
 /// # Errors
-/// What would halt a member.
+/// The cause for which a member would halt.
 pub fn check_command(data: Bytes) -> Result<(), HaltCause> {
     if data.is_empty() {
         return Ok(());
@@ -49,7 +50,7 @@ pub fn check_command(data: Bytes) -> Result<(), HaltCause> {
         Kind::AuthRoleDelete => readable::<AuthRoleDeleteRequest>(body),
         Kind::AuthRoleGrantPermission => readable::<AuthRoleGrantPermissionRequest>(body),
         Kind::AuthRoleRevokePermission => readable::<AuthRoleRevokePermissionRequest>(body),
-        // Nobody reads their messages.
+        // The bodies of these commands are never read.
         Kind::AuthEnable
         | Kind::AuthDisable
         | Kind::Range
@@ -68,7 +69,7 @@ fn readable<M: Message + Default>(body: Bytes) -> Result<(), HaltCause> {
     Ok(())
 }
 
-/// Both branches of every transaction: which one is taken depends on the state.
+/// Checks both branches of every transaction: the branch that is taken depends on the state.
 fn check_txn(request: &TxnRequest, depth: usize) -> Result<(), HaltCause> {
     if depth > MAX_DEPTH {
         return Err(HaltCause::Malformed(format!("transactions nested deeper than {MAX_DEPTH}")));

@@ -10,10 +10,10 @@ use crate::members::Member;
 use crate::schema::CONF_STATE;
 use crate::{Refusal, Store};
 
-/// What a [`Halt`] calls an entry that changes the members.
+/// The name that a [`Halt`] gives to an entry that changes the membership.
 const MEMBERSHIP: &str = "membership change";
 
-/// Who votes, in the JSON that etcd stores.
+/// The voters and learners, in the JSON that etcd stores.
 #[derive(serde::Serialize)]
 struct ConfState {
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -29,7 +29,7 @@ struct ConfState {
 
 impl From<&raftpb::ConfState> for ConfState {
     fn from(state: &raftpb::ConfState) -> Self {
-        // Consensus may hand them out in any order; the rows of all members must be alike.
+        // Consensus may give the ids in any order; the rows must be the same on all members.
         let sorted = |ids: &[u64]| {
             let mut ids = ids.to_vec();
             ids.sort_unstable();
@@ -53,7 +53,7 @@ impl Store {
 
     pub(super) fn set_member_attributes(&mut self, request: &ClusterMemberAttrSetRequest) -> Applying<Reply> {
         if self.members.is_removed(request.member_id) {
-            // It told of itself before it heard that it is out.
+            // The member proposed its attributes before it learned of its removal.
             return Ok(Ok(Reply::Recorded));
         }
         // All members of an etcd cluster crash here.
@@ -64,7 +64,7 @@ impl Store {
         Ok(Ok(Reply::Recorded))
     }
 
-    /// Checks a committed membership change, as etcd does. What comes of it is for consensus, and then for
+    /// Checks a committed membership change, as etcd does. The result goes to consensus first, and then to
     /// [`Store::apply_member_change`]. `max_learners` must be the same on all members.
     ///
     /// # Errors
@@ -79,8 +79,8 @@ impl Store {
         self.members.check(change, max_learners).map_err(halt)
     }
 
-    /// Applies a membership change that was checked against the same state. `id` is that of the change; `conf_state` says who
-    /// votes from now on. A refused change moves the applied index and nothing else.
+    /// Applies a membership change that was checked against the same state. `id` is the id of the change; `conf_state`
+    /// holds the voters from now on. A refused change moves the applied index and nothing else.
     ///
     /// # Errors
     /// [`Halt`] if the medium failed, or the entry is not the next one.

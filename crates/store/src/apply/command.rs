@@ -1,7 +1,7 @@
-//! The outermost layer of a log entry: which command it carries, and for which request.
+//! The outermost layer of a log entry: the command that it carries, and the request that proposed it.
 //!
-//! It is read by hand, because a generic decoder skips fields that it does not know: a member that skipped a command of a
-//! newer version would go on with a state that no other member has.
+//! It is decoded by hand, because a generic decoder skips fields that it does not know. A member that skipped a command
+//! of a newer version would continue with a state that no other member has.
 
 use bytes::{Buf, Bytes};
 use metastore_proto::Message;
@@ -92,26 +92,26 @@ const FIELD_HEADER_ID: u32 = 1;
 const FIELD_HEADER_USER: u32 = 2;
 const FIELD_HEADER_AUTH_REVISION: u32 = 3;
 
-/// The user in whose name a command was proposed, and the revision of the users and roles at that time. Both are empty where
-/// the member that proposed it did not ask for users.
+/// The user in whose name a command was proposed, and the auth revision at that time. Both are empty if authentication
+/// was disabled on the member that proposed it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Caller {
     pub user: Bytes,
     pub auth_revision: u64,
 }
 
-/// A command as it stands in the log.
+/// A command as it is stored in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Command {
-    /// The request that waits for the outcome; unique over restarts. 0 if nobody waits.
+    /// The id of the request that waits for the outcome; unique across restarts. 0 if no request waits.
     pub id: u64,
     pub kind: Kind,
     pub caller: Caller,
-    /// The command's own message.
+    /// The encoded message of the command.
     pub body: Bytes,
 }
 
-/// Why an entry's bytes are no command.
+/// Why the bytes of an entry cannot be read as a command.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
     #[error("command kind {0}, which this version does not know")]
@@ -125,12 +125,12 @@ pub enum CommandError {
 }
 
 impl Command {
-    /// Encodes a command for the log: its message, and a header with the request's id.
+    /// Encodes a command for the log: its message, and a header with the id of the request.
     pub fn encode(id: u64, kind: Kind, message: &impl Message) -> Bytes {
         Self::encode_as(&Caller::default(), id, kind, message)
     }
 
-    /// The same in the name of a user.
+    /// As [`Command::encode`], in the name of a user.
     pub fn encode_as(caller: &Caller, id: u64, kind: Kind, message: &impl Message) -> Bytes {
         let Caller { user, auth_revision } = caller;
         let mut header_len = encoding::uint64::encoded_len(FIELD_HEADER_ID, &id);
@@ -156,7 +156,7 @@ impl Command {
     /// Reads a command without copying its body.
     ///
     /// # Errors
-    /// If the bytes carry a kind that this version does not know, no command, several, or are damaged.
+    /// If the bytes carry a kind that this version does not know, no command or several, or if they are damaged.
     pub fn decode(bytes: Bytes) -> Result<Self, CommandError> {
         match old_request::alone(&bytes)? {
             Some(command) => Ok(command),
@@ -211,7 +211,7 @@ fn message_of(wire: WireType, bytes: &mut Bytes) -> Result<Bytes, CommandError> 
     Ok(message)
 }
 
-/// Reads the header: the request's id, if it is there, and the caller.
+/// Reads the header: the id of the request, if there is one, and the caller.
 fn read_header(mut header: Bytes, caller: &mut Caller) -> Result<Option<u64>, DecodeError> {
     let mut id = None;
     while header.has_remaining() {

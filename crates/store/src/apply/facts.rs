@@ -1,4 +1,4 @@
-//! What is recorded beside the keys: alarms, users and roles, a downgrade under way.
+//! Commands about data beside the keys: alarms, users and roles, a downgrade in progress.
 
 use metastore_proto::Message;
 use metastore_proto::etcdserverpb::alarm_request::AlarmAction;
@@ -12,7 +12,7 @@ use super::{Applying, HaltCause, Reply};
 use crate::{Refusal, Store};
 
 impl Store {
-    /// Answers with the alarms that were asked for, raised or taken back.
+    /// Answers with the alarms that were queried, activated or deactivated.
     pub(super) fn alarm(&mut self, request: &AlarmRequest) -> Applying<Reply> {
         let alarm = AlarmMember { member_id: request.member_id, alarm: request.alarm };
         let none = alarm.alarm == AlarmType::None as i32;
@@ -29,7 +29,7 @@ impl Store {
         Ok(Ok(Reply::Alarms(concerned)))
     }
 
-    /// A command about users or roles that changes them.
+    /// Applies a command that changes users or roles.
     pub(super) fn change_auth(&mut self, kind: Kind, body: Bytes) -> Result<Result<Reply, Refusal>, HaltCause> {
         let (auth, engine) = (&mut self.auth, self.engine.as_ref());
         let changed = match kind {

@@ -19,7 +19,7 @@ impl Store {
         Ok(Ok(Reply::Put { previous }))
     }
 
-    /// What a put needs from the state: its lease, and the key if it keeps the key's value or lease.
+    /// Checks a put: its lease must exist, and so must the key if the put keeps the key's value or lease.
     pub(super) fn check_put(&self, request: &PutRequest) -> Applying<()> {
         if request.lease != 0 && !self.leases.contains(request.lease) {
             return Ok(Err(Refusal::LeaseNotFound));
@@ -30,7 +30,7 @@ impl Store {
         Ok(Ok(()))
     }
 
-    /// Writes; returns the previous row if the request asks for it.
+    /// Writes the key; returns the previous row if the request asks for it.
     pub(super) fn put_checked(&mut self, request: &PutRequest) -> Result<Option<metastore_engine::Row>, HaltCause> {
         let put = Put {
             key: &request.key,
@@ -48,7 +48,7 @@ impl Store {
         Ok(Ok(Reply::DeleteRange { deleted, previous }))
     }
 
-    /// Deletes; returns how many keys, and their rows if the request asks for them.
+    /// Deletes the keys; returns how many there were, and their rows if the request asks for them.
     pub(super) fn delete_checked(
         &mut self,
         request: &DeleteRangeRequest,
@@ -79,7 +79,7 @@ impl Store {
     }
 }
 
-/// The query that a request describes. Unknown sort orders and targets, which the API refuses, read as the defaults.
+/// The query that a request describes. Unknown sort orders and targets, which the API refuses, count as the defaults.
 pub fn range_query(request: &RangeRequest) -> RangeQuery<'_> {
     RangeQuery {
         key: &request.key,

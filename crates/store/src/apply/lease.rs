@@ -48,8 +48,8 @@ impl Store {
         Ok(Ok(Reply::LeaseRevoke { id }))
     }
 
-    /// Notes what leases had left. etcd's leaders propose this where checkpoints are switched on; ours only take checkpoints
-    /// back. A lease that is gone by now is passed over, as in etcd.
+    /// Records the remaining time of leases. etcd's leaders propose checkpoints where they are switched on; the leaders
+    /// of MetaStore only propose the removal of one. A lease that no longer exists is skipped, as in etcd.
     pub(super) fn lease_checkpoint(&mut self, request: &LeaseCheckpointRequest) -> Applying<Reply> {
         for checkpoint in &request.checkpoints {
             if self.leases.checkpoint(checkpoint.id, checkpoint.remaining_ttl).is_ok()
@@ -61,7 +61,7 @@ impl Store {
         Ok(Ok(Reply::LeaseCheckpoint))
     }
 
-    /// Moves a key from one lease to another; 0 stands for none.
+    /// Moves a key from one lease to another; 0 means no lease.
     pub(super) fn move_key(&mut self, key: &[u8], from: i64, to: i64) -> Result<(), HaltCause> {
         if from == to {
             return Ok(());
@@ -73,14 +73,14 @@ impl Store {
             return Ok(());
         }
         if !self.leases.contains(to) {
-            // A put was checked before it ran, and a lease takes its keys with it, so the state is not sound.
+            // A put is checked before it runs, and a revoked lease deletes its keys: so the state is damaged.
             return Err(HaltCause::Malformed(LeaseError::NotFound(to).to_string()));
         }
         Ok(keys::attach(self.engine.as_ref(), to, key)?)
     }
 
-    /// The keys of a lease, in order; none if there is no such lease. Whoever asks between two publications sees what is not
-    /// published yet.
+    /// The keys of a lease, in order; none if there is no such lease. A caller between two publications also sees
+    /// changes that are not published yet.
     ///
     /// # Errors
     /// If the medium failed.

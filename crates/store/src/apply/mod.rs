@@ -1,7 +1,7 @@
-//! What a committed command means.
+//! Applying committed commands: the meaning of each command.
 //!
-//! [`Store::apply`] takes entries in the order of the log, each once. Protobuf ends here: below, everything is keys, rows
-//! and revisions.
+//! [`Store::apply`] takes entries in the order of the log, each once. Protobuf ends here: below this module everything
+//! is keys, rows and revisions.
 
 mod admission;
 mod check;
@@ -29,10 +29,10 @@ use crate::watch::RevisionEvents;
 use crate::{Refusal, Store};
 use command::{Command, CommandError, Kind};
 
-/// What became of a command, for the request that waits for it.
+/// The outcome of a command, for the request that waits for it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
-    /// The id that the request proposed; 0 if nobody waits.
+    /// The id of the request that proposed the command; 0 if no request waits.
     pub id: u64,
     /// The store's revision after the command; it goes into the answer's header.
     pub revision: i64,
@@ -50,7 +50,7 @@ pub enum Reply {
         previous: Vec<Row>,
     },
     Txn(TxnReply),
-    /// The compaction is scheduled; `physical` asks to be told when it is done.
+    /// The compaction is scheduled. `physical` asks for the answer only after the old versions are dropped.
     Compact {
         revision: i64,
         physical: bool,
@@ -62,26 +62,26 @@ pub enum Reply {
     LeaseRevoke {
         id: i64,
     },
-    /// Remaining times of leases were noted.
+    /// Remaining times of leases were recorded.
     LeaseCheckpoint,
-    /// A fact about the cluster, or its users, was recorded.
+    /// Data about the cluster, or about its users, was recorded.
     Recorded,
-    /// The alarms that were asked for, raised or taken back.
+    /// The alarms that were queried, activated or deactivated.
     Alarms(Vec<AlarmMember>),
-    /// The command asks for something, and is answered where it was proposed: by a member of etcd.
+    /// The command is a query. The member of etcd that proposed it answers it; here it changes nothing.
     AnsweredElsewhere,
-    /// A member joined, left, was promoted, or is reached elsewhere.
+    /// A member was added, removed or promoted, or its peer URLs changed.
     MembersChanged,
 }
 
-/// The answer to a transaction: which branch was taken, and the answers of its operations.
+/// The answer to a transaction: the branch that was taken, and the answers of its operations.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TxnReply {
     pub succeeded: bool,
     pub ops: Vec<OpReply>,
 }
 
-/// The answer to one operation of a transaction. `revision` is the one that this operation saw.
+/// The answer to one operation of a transaction. `revision` is the revision that this operation saw.
 #[derive(Clone, Debug, PartialEq)]
 pub enum OpReply {
     Range(RangeReply),
@@ -122,11 +122,11 @@ impl From<metastore_proto::prost::DecodeError> for HaltCause {
     }
 }
 
-/// What applying gives: an answer or a refusal inside, a reason to stop outside.
+/// The result of applying a command: inside, an answer or a refusal; outside, a reason to stop the member.
 type Applying<T> = Result<Result<T, Refusal>, HaltCause>;
 
 impl Store {
-    /// Applies one committed entry. An entry without data is what a new leader writes; it changes nothing.
+    /// Applies one committed entry. An entry without data comes from a new leader; it changes nothing.
     ///
     /// # Errors
     /// [`Halt`]: the member must stop, and nothing may be applied or published afterwards.
@@ -149,7 +149,7 @@ impl Store {
         Ok(Some(Outcome { id, revision, reply }))
     }
 
-    /// Moves the applied index; entries come in order, each once.
+    /// Moves the applied index. Entries must come in order, each once.
     pub(crate) fn follow(&mut self, index: u64, term: u64) -> Result<(), Halt> {
         let applied = self.applied.index;
         if index != applied + 1 && !metastore_mutants::on(Mutant::ApplyTwiceAfterRestart) {
@@ -189,7 +189,8 @@ impl Store {
             | Kind::AuthRoleDelete
             | Kind::AuthRoleGrantPermission
             | Kind::AuthRoleRevokePermission => self.change_auth(command.kind, body),
-            // Questions change nothing; nor does a login, whose token is no part of the state, nor what etcd's own tests write.
+            // Queries change nothing. A login only creates a token, which is not part of the state.
+            // `DowngradeVersionTest` is written by etcd's own tests.
             Kind::Range
             | Kind::Authenticate
             | Kind::AuthStatus

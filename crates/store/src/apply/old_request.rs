@@ -1,8 +1,9 @@
-//! Requests of etcd's API before keys had revisions, which etcd up to 3.5 still writes about itself.
+//! Requests of etcd's v2 API (before keys had revisions), which etcd up to 3.5 still writes about its own members.
 //!
-//! A member of etcd 3.5 makes its name and addresses known by `PUT /0/members/<id>/attributes`, its leader the cluster
-//! version by `PUT /0/version`. Such a request stands in its entry by itself, or as field 2 of a command. etcd 3.6 reads both
-//! as the commands that it writes itself, and crashes at every other old request; so does this.
+//! A member of etcd 3.5 publishes its name and addresses by `PUT /0/members/<id>/attributes`; its leader publishes the
+//! cluster version by `PUT /0/version`. Such a request is an entry of its own, or stands in field 2 of a command. etcd
+//! 3.6 reads both requests as the commands that it writes itself. It does not survive any other old request; this
+//! member halts at those, too.
 
 use bytes::{Buf, Bytes};
 use metastore_proto::Message;
@@ -19,13 +20,14 @@ const FIELD_PATH: u32 = 3;
 const FIELD_VALUE: u32 = 4;
 /// The field of a command that holds an old request.
 pub(super) const FIELD_IN_COMMAND: u32 = 2;
-/// What stands in field 2 if the entry is an old request itself. None of these is a message, so this is no command.
+/// The possible contents of field 2 if the entry is an old request itself. None of them is a valid message, so such an
+/// entry is not a command.
 const METHODS: [&[u8]; 7] = [b"PUT", b"POST", b"DELETE", b"QGET", b"SYNC", b"GET", b"HEAD"];
 const VERSION_PATH: &str = "/0/version";
 const MEMBERS_PATH: &str = "/0/members/";
 const ATTRIBUTES_SUFFIX: &str = "/attributes";
 
-/// The fields that matter; the others say under which conditions something is put, and how long it stays.
+/// The fields that are needed here; the others hold the conditions of the put and its time to live.
 #[derive(Default)]
 struct OldRequest {
     id: u64,
@@ -43,7 +45,7 @@ struct AttributesJson {
     client_urls: Option<Vec<String>>,
 }
 
-/// The old request that an entry is by itself; `None` if it is a command.
+/// Decodes an entry that is an old request of its own; `None` if the entry is a command.
 pub(super) fn alone(entry: &Bytes) -> Result<Option<Command>, CommandError> {
     if method(entry.clone()).is_none_or(|method| !METHODS.contains(&&method[..])) {
         return Ok(None);
@@ -51,12 +53,12 @@ pub(super) fn alone(entry: &Bytes) -> Result<Option<Command>, CommandError> {
     decode(entry.clone()).map(Some)
 }
 
-/// Reads an old request, and says the same in a command of today.
+/// Decodes an old request, and translates it to the command of today.
 pub(super) fn decode(request: Bytes) -> Result<Command, CommandError> {
     OldRequest::decode(request).map_err(|error| CommandError::Malformed(error.to_string()))?.into_command()
 }
 
-/// What stands in field 2, directly behind the id.
+/// The content of field 2, if it follows directly after the id.
 fn method(mut entry: Bytes) -> Option<Bytes> {
     loop {
         let (field, wire) = encoding::decode_key(&mut entry).ok()?;
@@ -112,7 +114,7 @@ impl OldRequest {
     }
 }
 
-/// The member whose attributes have this path: its id stands there in hex.
+/// The member whose attributes are stored at this path. The path holds its id in hex.
 fn member_of(path: &str) -> Option<u64> {
     let id = path.strip_prefix(MEMBERS_PATH)?.strip_suffix(ATTRIBUTES_SUFFIX)?;
     id.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| u64::from_str_radix(id, 16).ok())?
@@ -124,7 +126,7 @@ mod tests {
 
     use super::*;
 
-    /// Two entries of a real etcd 3.5.1 that was just started.
+    /// Two entries of a real etcd 3.5.1, written at its first start.
     const ATTRIBUTES: &[u8] =
         b"\x08\x81\xa2\x88\xa3\xad\xbf\xe8\x8a\x53\x12\x03PUT\x1a\x26/0/members/b5179d13d0285315/attributes\
         \"5{\"name\":\"s1\",\"clientURLs\":[\"http://127.0.0.1:24379\"]}(\x002\x008\0H\0P\0X\0`\0h\0p\0x\0\x80\x01\0";

@@ -1,8 +1,9 @@
 //! Transactions (etcd: `server/etcdserver/txn/txn.go`).
 //!
-//! Three passes over the request, so that a transaction happens as a whole or not at all: first every comparison, nested
-//! ones too, on the state before; then a check of every operation on the branches taken, on the same state; then the
-//! operations. After the second pass nothing can be refused.
+//! Execution makes three passes over the request, so that a transaction takes effect as a whole or not at all. First it
+//! evaluates every comparison, nested ones included, on the state before the transaction. Then it checks every
+//! operation of the branches taken, on the same state. Then it runs the operations. After the second pass nothing can
+//! be refused.
 
 use std::cmp::Ordering;
 
@@ -17,11 +18,11 @@ use crate::Store;
 use crate::mvcc::row::KeyValue;
 use crate::mvcc::{ReadError, View};
 
-/// Depth of nested transactions that is applied. The API cannot let deeper ones through: every level takes at least one
-/// of the operations that a request may have, and decoding stops at 100 levels of messages.
+/// The depth of nested transactions that is applied. No request of the API can be deeper: every level takes at least
+/// one of the operations that a request may have, and decoding stops at 100 levels of messages.
 pub(super) const MAX_DEPTH: usize = 128;
 
-/// The branch that each transaction of a tree takes, in the order in which execution meets them.
+/// The branch that each transaction of a tree takes, in the order of execution.
 struct Path(Vec<bool>);
 
 impl Store {
@@ -81,11 +82,11 @@ impl Store {
 }
 
 impl View {
-    /// Runs a transaction that only reads, without the log, at one revision. The caller has seen to it that both branches
-    /// hold nothing but ranges.
+    /// Runs a read-only transaction at one revision, without the log. The caller must have checked that both branches
+    /// hold only ranges.
     ///
     /// # Errors
-    /// As [`View::range`]. The revision that was read at stands beside the reply.
+    /// As [`View::range`]. The result holds the revision that was read, and the reply.
     pub fn read_txn(&self, request: &TxnRequest) -> Result<(i64, TxnReply), ReadError> {
         loop {
             let current = self.revision();
@@ -151,8 +152,8 @@ fn choose(view: &View, request: &TxnRequest, at: i64, path: &mut Path, depth: us
     Ok(())
 }
 
-/// Whether a comparison holds for its key, or for every key of its range. A key that does not exist compares as one whose
-/// numbers are all zero; its value equals and exceeds nothing.
+/// Whether a comparison holds for its key, or for every key of its range. For a key that does not exist, all numbers
+/// compare as zero; a comparison of its value never holds.
 fn holds(view: &View, compare: &Compare, at: i64) -> Result<bool, HaltCause> {
     let absent = || compare.target != CompareTarget::Value as i32 && matches(compare, &KeyValue::default());
     let engine = view.engine();
@@ -174,8 +175,8 @@ fn holds(view: &View, compare: &Compare, at: i64) -> Result<bool, HaltCause> {
     Ok(any || absent())
 }
 
-/// Compares as etcd does: a value of another target's kind reads as zero or empty, an unknown target compares as equal, an
-/// unknown result always holds.
+/// Compares as etcd does: if the request holds a value for another target, zero or the empty value takes its place; an
+/// unknown target compares as equal; an unknown result always holds.
 fn matches(compare: &Compare, kv: &KeyValue<'_>) -> bool {
     let ordering = match (CompareTarget::try_from(compare.target), &compare.target_union) {
         (Ok(CompareTarget::Version), Some(TargetUnion::Version(n))) => kv.version.cmp(n),

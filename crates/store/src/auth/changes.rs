@@ -1,4 +1,4 @@
-//! What the commands about users and roles change. Rows are written as etcd writes them, byte by byte.
+//! The commands that change users, roles and permissions. Rows have the same bytes as in etcd.
 
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
@@ -17,10 +17,10 @@ use super::{Auth, DISABLED, ENABLED, ROOT};
 use crate::Refusal;
 use crate::schema::{AUTH_ENABLED, AUTH_REVISION};
 
-/// What became of a change: outside, the medium failed; inside, it is refused and nothing has changed.
+/// The result of a change: outside, the medium failed; inside, the change was refused and nothing has changed.
 type Changing = Result<Result<(), Refusal>, EngineError>;
 
-/// What Go's decoder takes: padded, and whatever the unused bits are.
+/// Base64 as Go's decoder accepts it: with padding, and with any value of the unused bits.
 const BASE64: GeneralPurpose =
     GeneralPurpose::new(&STANDARD, GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true));
 
@@ -88,7 +88,7 @@ impl Auth {
         self.changed(engine)
     }
 
-    /// A role that the user has already is granted once more without a change, as in etcd. The role root need not exist.
+    /// If the user has the role already, nothing changes, as in etcd. The role root need not exist.
     pub(crate) fn grant_role(&mut self, engine: &dyn Engine, request: AuthUserGrantRoleRequest) -> Changing {
         let AuthUserGrantRoleRequest { user: name, role } = request;
         let Some(user) = self.users.get(&name) else { return Ok(Err(Refusal::UserNotFound)) };
@@ -129,7 +129,7 @@ impl Auth {
         self.changed(engine)
     }
 
-    /// Users who had the role have it no more.
+    /// Deletes a role, and takes it away from all users.
     pub(crate) fn delete_role(&mut self, engine: &dyn Engine, request: &AuthRoleDeleteRequest) -> Changing {
         let AuthRoleDeleteRequest { role } = request;
         if self.enabled && role == ROOT {
@@ -146,8 +146,8 @@ impl Auth {
         self.changed(engine)
     }
 
-    /// The permission on the same range is replaced only where it is the first one that begins with its key; as in etcd, another
-    /// one is added otherwise.
+    /// A permission on the same range is replaced only if it is the first permission that begins with its key. If
+    /// another one stands before it, a second permission on the same range is added, as in etcd.
     pub(crate) fn grant_permission(
         &mut self,
         engine: &dyn Engine,
@@ -214,8 +214,8 @@ pub(super) fn is_root(user: &User) -> bool {
     user.roles.iter().any(|role| role == ROOT)
 }
 
-/// The bcrypt hash to store. There is none for users who cannot log in by a password; nor for a password that an etcd before 3.5
-/// proposed unhashed, since each of its members hashes it otherwise: that user must be given a new one.
+/// The bcrypt hash to store. It is empty for users who cannot log in by password, and for a password that an etcd
+/// before 3.5 proposed unhashed: each of its members hashes it differently, so that user needs a new password.
 fn password(options: Option<&UserAddOptions>, hashed: &str) -> Result<Bytes, Refusal> {
     if options.is_some_and(|options| options.no_password) {
         return Ok(Bytes::new());
@@ -223,13 +223,13 @@ fn password(options: Option<&UserAddOptions>, hashed: &str) -> Result<Bytes, Ref
     BASE64.decode(hashed).map(Bytes::from).map_err(|_| Refusal::NoPasswordUser)
 }
 
-/// The user without a role; `None` if it was not granted.
+/// The user without a role; `None` if the user does not have it.
 fn without_role(user: &User, role: &str) -> Option<User> {
     let roles: Vec<String> = user.roles.iter().filter(|other| *other != role).cloned().collect();
     (roles.len() < user.roles.len()).then(|| User { roles, ..user.clone() })
 }
 
-/// Whether a permission is about a key, or about a range that can hold one.
+/// Whether a permission names a key, or a range that can hold one.
 fn is_range(perm: &Permission) -> bool {
     let Permission { key, range_end, .. } = perm;
     !key.is_empty() && (range_end.is_empty() || key < range_end || range_end == &b"\0"[..])

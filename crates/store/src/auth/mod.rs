@@ -2,12 +2,14 @@
 //!
 //! ```text
 //!   commands ─▶ changes.rs      users and roles, and their rows in etcd's bytes
-//!               permission.rs   may this caller do that?  ◀── every command, while users are asked for
+//!               permission.rs   may this caller do that?  ◀── every command, while authentication is enabled
 //! ```
 //!
-//! A member of etcd checks permissions when a command is applied, because a client's own member may have an old view of the
-//! users. So must this one: a command that etcd refuses there, and that is applied here, would be the end of equal states.
-//! Deliberately absent: passwords, which are compared before a command is proposed; tokens, which are no part of the state.
+//! A member of etcd checks permissions when a command is applied, because the member that a client talks to may have an
+//! outdated view of the users. MetaStore must do the same: if etcd refused a command that is applied here, the states
+//! would differ.
+//!
+//! Deliberately absent: passwords (compared before a command is proposed); tokens (no part of the state).
 
 mod changes;
 mod permission;
@@ -24,13 +26,13 @@ use metastore_proto::authpb::{Role, User};
 use crate::command::Caller;
 use crate::schema::{AUTH_ENABLED, AUTH_REVISION, FIRST_AUTH_REVISION};
 
-/// The user without whom nothing can be enabled, and the role that may do everything.
+/// The user without which authentication cannot be enabled, and the role that permits everything.
 const ROOT: &str = "root";
-/// What stands at [`AUTH_ENABLED`].
+/// The content of the row [`AUTH_ENABLED`].
 const ENABLED: &[u8] = &[1];
 const DISABLED: &[u8] = &[0];
 
-/// All users and roles, as the rows of the state have them.
+/// All users and roles, as they are stored in the rows of the state.
 #[derive(Debug)]
 pub struct Auth {
     enabled: bool,
@@ -41,7 +43,8 @@ pub struct Auth {
 }
 
 impl Auth {
-    /// Reads what `engine` holds. An empty state gets the row that etcd writes into one, so that Hash agrees.
+    /// Reads the users and roles that `engine` holds. An empty state gets the row that etcd writes at its first start,
+    /// so that Hash is the same.
     pub(crate) fn load(engine: &dyn Engine) -> Result<Self, EngineError> {
         let enabled = engine.get(Table::Auth, AUTH_ENABLED)?.as_deref() == Some(ENABLED);
         let revision = match engine.get(Table::Auth, AUTH_REVISION)? {
@@ -58,12 +61,12 @@ impl Auth {
         Ok(Self { enabled, revision, users, roles })
     }
 
-    /// Whether clients must say who they are.
+    /// Whether clients must authenticate.
     pub fn enabled(&self) -> bool {
         self.enabled
     }
 
-    /// In whose name a member proposes what no client has asked for.
+    /// The caller for commands that a member proposes on its own, without a client.
     pub fn own_caller(&self) -> Caller {
         if self.enabled {
             Caller { user: Bytes::from_static(ROOT.as_bytes()), auth_revision: self.revision }
@@ -73,7 +76,7 @@ impl Auth {
     }
 }
 
-/// The rows of a table, by name.
+/// The rows of a table, keyed by name.
 fn load_rows<T: Message + Default>(engine: &dyn Engine, table: Table) -> Result<BTreeMap<String, T>, EngineError> {
     let read = |(key, value): (Vec<u8>, Vec<u8>)| {
         let damaged = |error: &dyn std::fmt::Display| {

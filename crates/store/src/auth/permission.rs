@@ -10,18 +10,18 @@ use super::changes::is_root;
 use crate::Refusal;
 use crate::command::Caller;
 
-/// What is to be done with keys.
+/// The kind of access to keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
     Read,
     Write,
 }
 
-/// The end of a range that has none.
+/// The `range_end` of a range without an end.
 const OPEN: &[u8] = b"\0";
 
 impl Auth {
-    /// Whether the caller may do everything. Anybody may while users are not asked for.
+    /// Whether the caller may do everything. Every caller may while authentication is disabled.
     pub(crate) fn admin(&self, caller: &Caller) -> Result<(), Refusal> {
         if !self.enabled {
             return Ok(());
@@ -33,7 +33,7 @@ impl Auth {
         if is_root(user) { Ok(()) } else { Err(Refusal::PermissionDenied) }
     }
 
-    /// Whether the caller may access a key (the end is empty), or all keys of a range.
+    /// Whether the caller may access a key (if `end` is empty), or all keys of a range.
     pub(crate) fn permits(&self, caller: &Caller, access: Access, key: &[u8], end: &[u8]) -> Result<(), Refusal> {
         if !self.enabled {
             return Ok(());
@@ -52,7 +52,7 @@ impl Auth {
         self.users.get(std::str::from_utf8(&caller.user).ok()?)
     }
 
-    /// Whether what the user's roles permit holds all of this, put together.
+    /// Whether the permissions of the user's roles, taken together, cover the whole range.
     fn covers(&self, user: &User, access: Access, key: &[u8], end: &[u8]) -> bool {
         let roles = user.roles.iter().filter_map(|role| self.roles.get(role));
         let permissions = roles.flat_map(|role| &role.key_permission).filter(|perm| allows(perm, access));
@@ -73,7 +73,7 @@ impl Auth {
     }
 }
 
-/// The end of a range, which is not in it. A key alone ends behind itself (`true`).
+/// The exclusive end of a range. `true` stands for the end of a single key: directly after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End<'a> {
     At(&'a [u8], bool),
@@ -88,7 +88,7 @@ impl<'a> End<'a> {
 
 impl Ord for End<'_> {
     fn cmp(&self, other: &Self) -> Ordering {
-        // Behind a key comes the key with a zero byte.
+        // The successor of a key is the key with a zero byte appended.
         match (self, other) {
             (Self::Open, Self::Open) => Ordering::Equal,
             (Self::Open, _) => Ordering::Greater,
@@ -126,7 +126,7 @@ fn holds(perm: &Permission, key: &[u8]) -> bool {
     begin <= key && End::At(key, false) < end
 }
 
-/// Whether a range has something in common with that from `key` to `end`.
+/// Whether a range overlaps the range from `key` to `end`.
 fn meets((begin, last): &(&[u8], End<'_>), key: &[u8], end: &[u8]) -> bool {
     let left = key < *begin && End::of(end) <= End::At(begin, false);
     !left && End::At(key, false) < *last
@@ -140,7 +140,7 @@ mod tests {
 
     use super::*;
 
-    /// A user with these permissions in two roles, of whom nothing else is known.
+    /// An auth state with the user alice, who has these permissions through two roles, and the user root.
     fn auth(permissions: &[(&str, &str, Type)]) -> Auth {
         let permission = |(key, end, kind): &(&str, &str, Type)| Permission {
             perm_type: (*kind).into(),

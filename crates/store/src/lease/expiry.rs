@@ -1,7 +1,7 @@
-//! The leader's timers.
+//! The leader's lease timers.
 //!
-//! Each lease has one timer in an ordered set. A renewal only notes the new end in the lease; the timer stays where it is, and is
-//! moved when it comes up. So a renewal costs one look-up, and each timer is moved once per time to live, however often
+//! Each lease has one timer in an ordered set. A renewal only records the new end in the lease; the timer is moved
+//! later, when it comes up. So a renewal costs one look-up, and each timer moves once per time to live, however often
 //! the lease is renewed.
 
 use std::collections::{BTreeSet, HashMap};
@@ -10,20 +10,21 @@ use metastore_mutants::Mutant;
 
 use super::{EXPIRIES_PER_SECOND, Lease as Granted, MAX_TTL_S, REVOKE_RETRY_MS};
 
-/// What became of a request to keep a lease alive.
+/// The result of a request to keep a lease alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Renewal {
-    /// It has its whole time to live again: so many seconds.
+    /// The lease has its whole time to live again: this many seconds.
     Renewed(i64),
-    /// Its time is over, but it is not revoked yet: the answer (a TTL of 0, as for an unknown one) waits until it is.
+    /// The time of the lease is over, but it is not revoked yet. The answer (a TTL of 0, as for an unknown lease) waits
+    /// for the revocation.
     Expired,
     /// There is no such lease.
     Unknown,
-    /// This member is not the leader, and does not know.
+    /// This member is not the leader, so it does not know when leases end.
     NotLeader,
 }
 
-/// When leases end. Only a leader knows; a follower's is empty.
+/// The ends of leases. Only the leader knows them; on a follower this is empty.
 #[derive(Debug, Default)]
 pub struct Expiry {
     timers: Option<Timers>,
@@ -31,24 +32,26 @@ pub struct Expiry {
 
 #[derive(Debug, Default)]
 struct Timers {
-    /// Only ever looked up, never iterated, so its random seed is invisible.
+    /// Only looked up, never iterated, so its random seed has no effect.
     leases: HashMap<i64, Lease>,
-    /// When to look at which lease; one entry per lease.
+    /// The time of the next check of each lease, and its id; one entry per lease.
     queue: BTreeSet<(u64, i64)>,
 }
 
 #[derive(Debug)]
 struct Lease {
-    /// What a renewal gives: the time to live that was granted, whatever a checkpoint has noted.
+    /// The time to live that a renewal gives: the one that was granted, even if there is a checkpoint.
     ttl_s: i64,
     ends_ms: u64,
-    /// Its entry in the queue; never later than its end, except when it was named for revocation and waits for that.
+    /// The time of the lease's entry in the queue. It is never later than the end of the lease, except after the lease
+    /// was named for revocation: then it is the time at which the lease is named again.
     queued_ms: u64,
 }
 
 impl Expiry {
-    /// Becomes the leader's. Every lease ends `extend_ms` (an election timeout) after its time to live, or what a checkpoint has
-    /// left of that, has passed from now on; or somewhat later still if more than [`EXPIRIES_PER_SECOND`] would end together.
+    /// Starts all timers, on a new leader. Every lease lives its time to live, or what a checkpoint has left of it, and
+    /// `extend_ms` (an election timeout) more, counted from now. It ends later still if more than
+    /// [`EXPIRIES_PER_SECOND`] leases would end in one second.
     pub fn promote(&mut self, now_ms: u64, leases: impl IntoIterator<Item = (i64, Granted)>, extend_ms: u64) {
         let lives_ms = |lease: &Granted| match metastore_mutants::on(Mutant::LeaseCutAtElection) {
             true => 0,
@@ -68,17 +71,17 @@ impl Expiry {
         self.timers = Some(timers);
     }
 
-    /// Becomes a follower's: forgets all timers.
+    /// Drops all timers, on a follower.
     pub fn demote(&mut self) {
         self.timers = None;
     }
 
-    /// Whether this is the leader's.
+    /// Whether this member is the leader, and its timers run.
     pub fn is_leader(&self) -> bool {
         self.timers.is_some()
     }
 
-    /// A grant was applied.
+    /// Starts the timer of a lease whose grant was applied.
     pub fn granted(&mut self, id: i64, ttl_s: i64, now_ms: u64) {
         if let Some(timers) = &mut self.timers {
             timers.remove(id);
@@ -86,21 +89,21 @@ impl Expiry {
         }
     }
 
-    /// A revocation was applied.
+    /// Drops the timer of a lease whose revocation was applied.
     pub fn revoked(&mut self, id: i64) {
         if let Some(timers) = &mut self.timers {
             timers.remove(id);
         }
     }
 
-    /// Gives a lease its whole time again, unless its time is over.
+    /// Gives a lease its whole time to live again, unless its time is over.
     pub fn renew(&mut self, id: i64, now_ms: u64) -> Renewal {
         let Some(timers) = &mut self.timers else { return Renewal::NotLeader };
         match timers.leases.get_mut(&id) {
             None => Renewal::Unknown,
             Some(lease) if lease.ends_ms <= now_ms => Renewal::Expired,
             Some(lease) => {
-                // A promotion may have set a later end than a renewal now would: a renewal never shortens a life.
+                // After an election a lease may end later than this renewal would set: a renewal never shortens a life.
                 if !metastore_mutants::on(Mutant::RenewalIgnored) {
                     lease.ends_ms = lease.ends_ms.max(now_ms + ttl_ms(lease.ttl_s));
                 }
@@ -109,14 +112,14 @@ impl Expiry {
         }
     }
 
-    /// What is left of a lease's time, in milliseconds; 0 if it is over. `None` if the lease is unknown or this is no leader.
+    /// The time left of a lease, in milliseconds; 0 if it is over. `None` if the lease is unknown or this is no leader.
     pub fn remaining_ms(&self, id: i64, now_ms: u64) -> Option<u64> {
         Some(self.ends_ms(id)?.saturating_sub(now_ms))
     }
 
-    /// Names up to `max` leases to revoke, the longest expired first. Each is named again after [`REVOKE_RETRY_MS`] until it is
-    /// revoked. One call looks at `step` timers at most, of which many may belong to leases that were renewed: call again while
-    /// [`Expiry::next_deadline_ms`] is not later than now.
+    /// Names up to `max` leases to revoke; those that expired first come first. Each lease is named again after
+    /// [`REVOKE_RETRY_MS`] until it is revoked. One call checks at most `step` timers, and many of them may belong to
+    /// renewed leases: call again while [`Expiry::next_deadline_ms`] is not later than now.
     pub fn take_expired(&mut self, now_ms: u64, max: usize, step: usize) -> Vec<i64> {
         let mut expired = Vec::new();
         let Some(timers) = &mut self.timers else { return expired };
@@ -137,12 +140,12 @@ impl Expiry {
         expired
     }
 
-    /// When `take_expired` may have something to do: never later than when it has.
+    /// The time at which `take_expired` may have something to do, or earlier; never later.
     pub fn next_deadline_ms(&self) -> Option<u64> {
         self.timers.as_ref()?.queue.first().map(|(at_ms, _)| *at_ms)
     }
 
-    /// When a lease ends. `None` if the lease is unknown or this is no leader.
+    /// The time at which a lease ends. `None` if the lease is unknown or this is no leader.
     pub fn ends_ms(&self, id: i64) -> Option<u64> {
         Some(self.timers.as_ref()?.leases.get(&id)?.ends_ms)
     }
@@ -168,8 +171,8 @@ impl Timers {
     }
 }
 
-/// Milliseconds in `ttl_s` seconds. A foreign log or state may hold times that cannot be granted: they count as 0 or as the
-/// longest that can.
+/// Milliseconds in `ttl_s` seconds. A log or state of another implementation may hold times that cannot be granted:
+/// they count as 0 or as the longest time that can be granted.
 fn ttl_ms(ttl_s: i64) -> u64 {
     ttl_s.clamp(0, MAX_TTL_S) as u64 * 1000
 }
@@ -182,7 +185,7 @@ mod tests {
 
     use super::*;
 
-    /// Timers that a call looks at.
+    /// The number of timers that one call checks.
     const STEP: usize = 100;
 
     fn leader() -> Expiry {
@@ -322,7 +325,7 @@ mod tests {
         ]
     }
 
-    /// A lease in the plain map: its time to live, its end, and when it was last named.
+    /// A lease in the plain map: its time to live, its end, and the time at which it was last named.
     type Plain = BTreeMap<i64, (i64, u64, Option<u64>)>;
 
     fn due(plain: &Plain, now_ms: u64) -> Vec<i64> {

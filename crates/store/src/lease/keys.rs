@@ -1,27 +1,27 @@
-//! Which keys hang on which lease.
+//! The keys that are attached to each lease.
 //!
-//! They stand in a table of the engine and not in memory, where there may be no room for all of them. The table can be worked out
-//! from the newest versions, whose rows name their lease; so it is no part of the state that is hashed or streamed
-//! ([`Table::LeaseKeys`]). A row's key is the lease's id, big endian, and the key that hangs on it; its value is empty. A
-//! lease's keys thus come in key order.
+//! They are stored in a table of the engine and not in memory, which may not hold all of them. The table can be rebuilt
+//! from the newest versions, because their rows name the lease. So it is not part of the state that is hashed or
+//! streamed ([`Table::LeaseKeys`]). The key of a row is the id of the lease, big endian, followed by the attached key;
+//! its value is empty. So the keys of a lease are read in key order.
 
 use metastore_engine::{Engine, Result, Table};
 
 use super::record;
 
-/// Hangs a key on a lease. A key hangs on one lease at most: the caller detaches it from the one before, and has seen to it
-/// that there is such a lease.
+/// Attaches a key to a lease. A key is attached to at most one lease: the caller detaches it from the lease before, and
+/// has checked that the new lease exists.
 pub(crate) fn attach(engine: &dyn Engine, id: i64, key: &[u8]) -> Result<()> {
     engine.put(Table::LeaseKeys, &row_key(id, key), b"")
 }
 
-/// Takes a key off a lease.
+/// Detaches a key from a lease.
 pub(crate) fn detach(engine: &dyn Engine, id: i64, key: &[u8]) -> Result<()> {
     engine.delete(Table::LeaseKeys, &row_key(id, key))
 }
 
-/// The keys of a lease, in order; none if there is no such lease. They are read in bounded steps, from any thread. A reader
-/// beside the writer sees what is not published yet, and of what changes meanwhile it may see a part.
+/// The keys of a lease, in order; none if there is no such lease. They are read in bounded steps, from any thread. A
+/// reader that runs beside the writer also sees unpublished rows, and may see a change half made.
 ///
 /// # Errors
 /// If the medium failed.

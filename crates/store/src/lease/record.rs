@@ -1,11 +1,11 @@
-//! How a lease is stored: a row of the table `lease`, in etcd's format.
+//! The stored form of a lease: a row of the table `lease`, in etcd's format.
 
 use metastore_proto::Message;
 use metastore_proto::leasepb;
 
 use super::Lease;
 
-/// A row of the lease table that is none.
+/// A row of the lease table that cannot be read as a lease.
 #[derive(Debug, thiserror::Error)]
 #[error("lease table: row with key {key:02x?} {reason}; restore this member from a backup or from its peers")]
 pub struct DamagedLease {

@@ -1,14 +1,14 @@
-//! The replicated part: which leases there are.
+//! The replicated part: the leases that exist.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use super::{DamagedLease, MAX_TTL_S, record};
 
-/// Why a command about a lease has no effect. The same on every member.
+/// Why a command about a lease has no effect; the same on every member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LeaseError {
-    /// etcd: `requested lease not found`. Also for a grant with id 0, which no lease can have.
+    /// etcd: `requested lease not found`. Also the answer to a grant with id 0, which no lease can have.
     #[error("lease {0:016x} not found")]
     NotFound(i64),
     /// etcd: `lease already exists`.
@@ -24,17 +24,17 @@ pub enum LeaseError {
 pub struct Lease {
     /// The time to live that was granted, in seconds.
     pub ttl_s: i64,
-    /// What was left of it at the last checkpoint, in seconds; 0 without one.
+    /// The time that was left at the last checkpoint, in seconds; 0 if there is none.
     pub remaining_ttl_s: i64,
 }
 
 impl Lease {
-    /// What a new leader lets it live until it is renewed, in seconds.
+    /// The time that a new leader lets the lease live until it is renewed, in seconds.
     pub(super) fn restart_ttl_s(&self) -> i64 {
         if self.has_checkpoint() { self.remaining_ttl_s } else { self.ttl_s }
     }
 
-    /// Whether a new leader would give it less than its time to live.
+    /// Whether a new leader would give the lease less than its time to live.
     fn has_checkpoint(&self) -> bool {
         self.remaining_ttl_s > 0
     }
@@ -45,7 +45,7 @@ impl Lease {
 pub struct Leases {
     leases: BTreeMap<i64, Lease>,
     minimum_ttl_s: i64,
-    /// Leases with a checkpoint. Renewals look for one only if there is any.
+    /// The number of leases with a checkpoint. If it is 0, renewals look for none.
     checkpoints: usize,
 }
 
@@ -61,8 +61,8 @@ impl Leases {
         Ok(Self { leases, minimum_ttl_s: 0, checkpoints })
     }
 
-    /// Sets the shortest time to live. Shorter leases are raised to it, those that are granted later and those that exist;
-    /// rows that are stored stay as they are, as in etcd.
+    /// Sets the shortest time to live. Shorter leases are raised to it: the existing ones now, and later ones when they
+    /// are granted. Stored rows stay as they are, as in etcd.
     pub fn set_minimum_ttl_s(&mut self, minimum_ttl_s: i64) {
         self.minimum_ttl_s = minimum_ttl_s;
         self.leases.values_mut().for_each(|lease| lease.ttl_s = lease.ttl_s.max(minimum_ttl_s));
@@ -102,7 +102,7 @@ impl Leases {
         Ok(ttl_s)
     }
 
-    /// Removes a lease; the caller deletes its keys, all in one revision.
+    /// Removes a lease; the caller deletes its keys, all of them in one revision.
     ///
     /// # Errors
     /// There is no such lease.
@@ -112,7 +112,7 @@ impl Leases {
         Ok(())
     }
 
-    /// Notes how much of its time a lease had left when its leader wrote the checkpoint; 0 takes the note away.
+    /// Records the time that a lease had left when its leader wrote the checkpoint; 0 removes the checkpoint.
     ///
     /// # Errors
     /// There is no such lease.
@@ -124,7 +124,7 @@ impl Leases {
         Ok(())
     }
 
-    /// Whether a lease has a checkpoint, with which a new leader would give it less than its time to live.
+    /// Whether a lease has a checkpoint, so that a new leader would give it less than its time to live.
     pub fn has_checkpoint(&self, id: i64) -> bool {
         self.checkpoints > 0 && self.leases.get(&id).is_some_and(Lease::has_checkpoint)
     }
@@ -154,7 +154,7 @@ impl Leases {
         self.leases.keys().copied()
     }
 
-    /// All ids that are greater than `after`, ascending; from the smallest on without it.
+    /// All ids greater than `after`, ascending; all ids if `after` is `None`.
     pub fn ids_after(&self, after: Option<i64>) -> impl Iterator<Item = i64> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         self.leases.range((from, Bound::Unbounded)).map(|(id, _)| *id)

@@ -1,23 +1,23 @@
-//! Which keys changed after a revision: roughly, in little memory.
+//! The keys that changed after a revision: an approximate set that takes little memory.
 
 use metastore_engine::{EngineError, Revision};
 
 use super::row::key_of;
 use super::view::View;
 
-/// Bits of the set for each revision: one in sixty is marked, so that of the keys that did not change as many are looked up in
-/// vain. A revision that changes many keys marks more.
+/// Bits of the set for each revision. About one bit in sixty is set, so about one unchanged key in sixty is looked up
+/// without need. A revision that changes many keys sets more bits.
 const BITS_PER_REVISION: u64 = 64;
-/// The set is no larger than 8 MiB, which is enough for a million changes.
+/// The set takes at most 8 MiB, which is enough for a million changes.
 const MOST_BITS: u64 = 1 << 26;
 
-/// A set of keys that may claim to hold one that it does not.
+/// A set of keys with false positives: it may report a key that it does not hold.
 pub(super) struct ChangedKeys {
     words: Vec<u64>,
 }
 
 impl ChangedKeys {
-    /// The keys with a version with `after < main <= to`.
+    /// The keys that have a version with `after < main <= to`.
     pub(super) fn between(view: &View, after: i64, to: i64) -> Result<Self, EngineError> {
         let revisions = to.abs_diff(after).max(1);
         let bits = revisions.saturating_mul(BITS_PER_REVISION).min(MOST_BITS).next_power_of_two();

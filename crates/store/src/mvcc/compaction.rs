@@ -1,15 +1,16 @@
-//! Compaction: old revisions are refused at once, and the versions that only they need are dropped bit by bit.
+//! Compaction: older revisions are refused at once; the versions that only they need are dropped in bounded steps.
 //!
 //! ```text
-//!   compact, publish ─▶ reads below are refused
-//!          └─▶ CompactionHashJob     any thread: hashes what is there, and holds back the dropping meanwhile
+//!   compact, publish ─▶ reads below the revision are refused
+//!          └─▶ CompactionHashJob     any thread: hashes the versions, and holds back dropping until it is done
 //!                compact_step ...    the writer, between other work: one bounded step each
 //!                finished            the hash is remembered
 //! ```
 //!
-//! etcd's members compare the hashes that compactions leave behind, so each has to be that of everything since the compaction
-//! before. There is none if that one was not through when this one began, as in etcd: it would depend on how far that one had
-//! got. Nor is there one after a restart, or if nobody ran the job; compaction goes on without.
+//! etcd's members compare the hashes that compactions leave behind. So each hash must cover exactly the versions since
+//! the compaction before. There is no hash if the compaction before was still dropping versions when this one began, as
+//! in etcd: the hash would depend on its progress. Nor is there a hash after a restart, or if the job was not run. The
+//! compaction continues in all these cases.
 
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -21,12 +22,12 @@ use super::hash::{HashKv, KvHasher};
 use super::view::{NEVER_COMPACTED, Pin, View};
 use crate::{Refusal, schema};
 
-/// Dropping of old versions that is under way.
+/// A compaction whose old versions are being dropped.
 pub(super) struct Compaction {
     at: i64,
-    /// The job, until somebody takes it.
+    /// The job, until it is taken.
     offer: Option<CompactionHashJob>,
-    /// What the job found; remembered once the compaction is through.
+    /// The hash that the job computed; it is remembered when the compaction is finished.
     hash: Arc<OnceLock<HashKv>>,
 }
 
@@ -35,41 +36,41 @@ impl Compaction {
         Self { at, offer: None, hash: Arc::default() }
     }
 
-    /// The revision below which reads are refused, and the compaction that a restart interrupted.
+    /// Returns the revision below which reads are refused, and the compaction that a restart interrupted.
     pub(super) fn resume(engine: &dyn Engine) -> Result<(i64, Option<Self>)> {
         let scheduled = schema::compact_revision(engine, schema::SCHEDULED_COMPACTION)?;
         let finished = schema::compact_revision(engine, schema::FINISHED_COMPACTION)?;
         let known = scheduled.or(finished).filter(|_| !metastore_mutants::on(Mutant::CompactionForgotten));
         let at = known.unwrap_or(NEVER_COMPACTED);
         let interrupted = scheduled.filter(|_| scheduled != finished);
-        // The engine knows of it, unless the mark was not stored with the state.
+        // The engine already knows of this compaction, unless its high-water mark was not stored with the state.
         interrupted.into_iter().for_each(|at| engine.begin_compaction(at));
         Ok((at, interrupted.map(Self::new)))
     }
 }
 
-/// Lets the high-water mark begin with the state that was loaded into an engine: without what was there only meanwhile, and
-/// without what a compaction that is under way has still to drop.
+/// Sets the high-water mark of an engine into which a state was loaded: it leaves out data that existed only during the
+/// loading, and data that an unfinished compaction has still to drop.
 pub(crate) fn begin_mark(engine: &dyn Engine) -> Result<()> {
     Compaction::resume(engine)?;
     engine.set_mark(engine.mark().lowered(engine.usage()));
     Ok(())
 }
 
-/// Computes the hash that a compaction leaves behind. It reads every version up to the compacted revision, so it is run beside
-/// the writer; as long as it lives, no version is dropped.
+/// Computes the hash that a compaction leaves behind. It reads every version up to the compacted revision, so it runs
+/// beside the writer. No version is dropped as long as the job lives.
 pub struct CompactionHashJob {
     view: View,
     _pin: Pin,
-    /// Revision of the compaction before.
+    /// The revision of the compaction before.
     before: i64,
     at: i64,
-    /// Gone if a later compaction took the place of this one, or the store is closed.
+    /// No longer there if a later compaction has replaced this one, or if the store is closed.
     result: Weak<OnceLock<HashKv>>,
 }
 
 impl CompactionHashJob {
-    /// Does it, on whatever thread calls.
+    /// Computes the hash, on the calling thread.
     ///
     /// # Errors
     /// If the medium fails; the member must stop.
@@ -83,7 +84,7 @@ impl CompactionHashJob {
             from = hasher.step(&self.view, next)?;
         }
         if let Some(result) = self.result.upgrade() {
-            // Nobody else sets it. It stands there before the pin goes, and the dropping begins.
+            // The only write to the result. It happens before the pin is released and versions are dropped.
             _ = result.set(hasher.finish(self.view.revision()));
         }
         Ok(())
@@ -91,8 +92,8 @@ impl CompactionHashJob {
 }
 
 impl Mvcc {
-    /// Schedules the dropping of versions that nobody can read any more. Reads below `revision` are refused from the
-    /// next [`Mvcc::publish`] on.
+    /// Schedules the dropping of versions that no read can see any more. Reads below `revision` are refused after the
+    /// next [`Mvcc::publish`].
     ///
     /// # Errors
     /// Outside: the medium failed. Inside: [`Refusal::Compacted`] or [`Refusal::FutureRevision`].
@@ -107,7 +108,7 @@ impl Mvcc {
         let row = schema::revision_key(Revision::new(revision, 0), false);
         self.view.engine().put(Table::Meta, schema::SCHEDULED_COMPACTION, &row)?;
         self.view.engine().begin_compaction(revision);
-        // The engine finishes one that this one overtakes.
+        // The engine itself finishes a compaction that this one overtakes.
         let mut compaction = Compaction::new(revision);
         if self.compaction.is_none() {
             compaction.offer = self.view.pin(before).ok().map(|pin| CompactionHashJob {
@@ -125,8 +126,8 @@ impl Mvcc {
         Ok(Ok(()))
     }
 
-    /// The job of a compaction that was scheduled and published, once. It is to be taken before the first
-    /// [`Mvcc::compact_step`]; after that it is no longer to be had.
+    /// The job of a compaction that was scheduled and published, given out once. It must be taken before the first
+    /// [`Mvcc::compact_step`], which discards it.
     pub fn take_compaction_hash(&mut self) -> Option<CompactionHashJob> {
         let readable = self.view.revision();
         self.compaction.as_mut()?.offer.take_if(|job| job.at <= readable)
@@ -137,11 +138,11 @@ impl Mvcc {
         self.compaction.is_some()
     }
 
-    /// Drops one bounded step of old versions; everything must be published. Returns whether it did something; nothing happens
-    /// while a reader is still below the compacted revision.
+    /// Drops one bounded step of old versions; everything must be published. Returns whether it did something. It does
+    /// nothing while a reader is pinned below the compacted revision.
     pub fn compact_step(&mut self) -> Result<bool> {
         let Some(compaction) = &mut self.compaction else { return Ok(false) };
-        // Nobody wanted its hash, and it would hold this up for ever.
+        // The job was not taken. Its pin would hold up the compaction for ever.
         compaction.offer = None;
         if self.view.pinned_below(compaction.at) {
             return Ok(false);
@@ -153,7 +154,7 @@ impl Mvcc {
         }
         let revision = schema::revision_key(Revision::new(compaction.at, 0), false);
         engine.put(Table::Meta, schema::FINISHED_COMPACTION, &revision)?;
-        // With the next write it might come never; then a restart would take it up again.
+        // The next write might never come. Without this publication, a restart would then begin the compaction again.
         engine.publish(engine.published())?;
         if let Some(hash) = compaction.hash.get() {
             self.view.compaction_hashes().remember(*hash);

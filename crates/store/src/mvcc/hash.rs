@@ -1,4 +1,4 @@
-//! HashKV: one number for all that a store holds up to a revision, equal on every member and on a real etcd.
+//! HashKV: one number for everything that is stored up to a revision, equal on every member and on a real etcd.
 
 use std::collections::VecDeque;
 
@@ -10,7 +10,7 @@ use super::view::{ReadError, View};
 use crate::schema::{FINISHED_COMPACTION, NOT_HASHED, revision_key};
 use crate::{Refusal, schema};
 
-/// Answer of HashKV.
+/// The answer to HashKV.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HashKv {
     /// CRC-32C (Castagnoli).
@@ -22,23 +22,24 @@ pub struct HashKv {
     pub revision: i64,
 }
 
-/// Hashes of the newest compactions that are remembered.
+/// The number of compaction hashes that are remembered; the newest are kept.
 const REMEMBERED: usize = 10;
 
-/// The hash while it is computed, piece by piece in order of revision.
+/// A hash in progress; versions are added in order of revision.
 pub(super) struct KvHasher {
     hash: u32,
     compact_revision: i64,
     /// The revision that is hashed.
     revision: i64,
-    /// Versions up to the compacted revision count only if they are the newest of a live key at this one.
+    /// A version up to the compacted revision counts only if it is the newest version of a live key at this revision.
     kept_at: i64,
-    /// What changed after the compacted revision, if nothing waits to be dropped below it: then one version of each key is left
-    /// there, and whether it is still the newest need not be looked up for keys that did not change since.
+    /// The keys that changed after the compacted revision. The set exists only if no version below that revision waits
+    /// to be dropped: then one version of each key is left there. That version is still the newest one if the key did
+    /// not change since, so it needs no look-up.
     changed: Option<ChangedKeys>,
 }
 
-/// The hashes that compactions left behind, the oldest first.
+/// The hashes of the newest compactions, the oldest first.
 #[derive(Default)]
 pub(super) struct CompactionHashes(VecDeque<HashKv>);
 
@@ -56,12 +57,12 @@ impl CompactionHashes {
 }
 
 impl KvHasher {
-    /// For HashKV. etcd asks which versions a compaction at `revision` would keep (`Keep`), tombstones not among them.
+    /// For HashKV. etcd counts the versions that a compaction at `revision` would keep (`Keep`), without tombstones.
     pub(super) fn of_revision(view: &View, compact_revision: i64, revision: i64) -> Result<Self, EngineError> {
         Self::new(view, compact_revision, revision, view.any_live(revision)?)
     }
 
-    /// For the hash that a compaction at `revision` leaves behind. There the tombstones at that very revision are kept as well
+    /// For the hash that a compaction at `revision` leaves behind. It also keeps the tombstones at that very revision
     /// (`Compact`).
     pub(super) fn of_compaction(view: &View, compact_revision: i64, revision: i64) -> Result<Self, EngineError> {
         let keeps = view.any_live(revision)? || view.any_deleted(revision)?;
@@ -75,7 +76,7 @@ impl KvHasher {
         Ok(Self { hash: crc32c::crc32c(b"key"), compact_revision, revision, kept_at, changed })
     }
 
-    /// Hashes one bounded step of history; returns where the next one begins.
+    /// Hashes one bounded step of history; returns the revision where the next step begins.
     pub(super) fn step(&mut self, view: &View, from: Revision) -> Result<Option<Revision>, EngineError> {
         let mut versions = Vec::new();
         let next = view.history(from, self.revision, &mut versions)?;
@@ -87,10 +88,11 @@ impl KvHasher {
         Ok(next)
     }
 
-    /// Of the versions up to the compacted revision only those count that are the newest of a key that is alive at the
-    /// hashed revision. If a compaction there would keep nothing, etcd counts what is stored; so here those count that a finished
-    /// compaction leaves, or the hash would tell how far the dropping of versions is, in which members differ. A tombstone at
-    /// the compacted revision never counts.
+    /// Whether a version is part of the hash. Of the versions up to the compacted revision, only the newest version of
+    /// each key that is alive at the hashed revision counts. If a compaction at the hashed revision would keep nothing,
+    /// etcd counts all stored versions. Here only the versions count that a finished compaction leaves: otherwise the
+    /// hash would depend on the progress of dropping, which differs between members. A tombstone at the compacted
+    /// revision never counts.
     fn counts(&self, view: &View, version: &Version) -> Result<bool, EngineError> {
         let main = version.revision.main;
         if main > self.compact_revision {
@@ -119,16 +121,16 @@ fn hash_version(hash: u32, version: &Version) -> u32 {
 }
 
 impl View {
-    /// Hashes what is stored up to `revision` (0: the current one), as etcd's `mvcc/hash.go` does: the bucket's name, then
-    /// revision key and row of each version that counts, in order.
+    /// Hashes everything that is stored up to `revision` (0: the current one), as etcd's `mvcc/hash.go` does: the name
+    /// of the bucket, then the revision key and the row of each version that counts, in order.
     ///
-    /// The hash that a compaction computed before it dropped anything is remembered and answered for its revision, as in
-    /// etcd, even when that revision is compacted by now: members compare themselves by it.
+    /// A compaction computes its hash before it drops anything. That hash is remembered, and is the answer for its
+    /// revision even after a later compaction, as in etcd: members compare these hashes.
     ///
     /// # Errors
     /// [`Refusal::Compacted`] and [`Refusal::FutureRevision`], or a failed medium.
     pub fn hash_kv(&self, revision: i64) -> Result<HashKv, ReadError> {
-        // Pinned before the newest revision is read, so that this is not below the compacted one.
+        // The pin comes before the newest revision is read. So the newest revision cannot be below the compacted one.
         let (compact_revision, _pin) = self.pin_compacted();
         let current = self.revision();
         if let Some(remembered) = self.compaction_hashes().of(revision) {
@@ -176,8 +178,8 @@ impl View {
         Ok(false)
     }
 
-    /// Hashes the whole state as etcd's Hash does: the name of each bucket, then its rows, in order; without the rows that
-    /// differ between members. While a compaction is under way it tells how far that is, as in etcd.
+    /// Hashes the whole state as etcd's Hash does: the name of each bucket, then its rows, in order. Rows that differ
+    /// between members are left out. While a compaction is in progress, the hash depends on its progress, as in etcd.
     ///
     /// # Errors
     /// If the medium failed.
@@ -237,7 +239,7 @@ mod tests {
         let version = ClusterVersionSetRequest { ver: "3.7.0".into() };
         store.apply(3, 2, Command::encode(2, Kind::ClusterVersionSet, &version)).unwrap();
         store.publish().unwrap();
-        // The answer of a real etcd 3.7.3 that was just started with these settings.
+        // The answer of a real etcd 3.7.3 after its first start with these settings.
         assert_eq!(store.view().hash().unwrap(), 3_767_733_623);
     }
 }

@@ -5,9 +5,9 @@
 //!   View::range / history / hash_kv at a revision                any thread
 //! ```
 //!
-//! The writer appends versions to the engine at `current + 1`. Nobody reads there until the store publishes, so a
+//! The writer appends versions to the engine at `current + 1`. No reader reads there until the store publishes, so a
 //! transaction becomes visible as a whole. The rules for revisions, versions and create revisions are etcd's
-//! (`server/storage/mvcc`); the log of revisions starts at 1, so that the first write is revision 2.
+//! (`server/storage/mvcc`). An empty store has revision 1, so the first write is revision 2.
 
 mod changed;
 mod compaction;
@@ -34,7 +34,7 @@ use crate::watch::Change;
 use compaction::Compaction;
 use row::KeyValue;
 
-/// Revision of an empty store.
+/// The revision of an empty store.
 pub const FIRST_REVISION: i64 = 1;
 
 /// The writing side.
@@ -44,12 +44,12 @@ pub struct Mvcc {
     current: i64,
     /// The revision below which reads are refused. Readers see it once it is published.
     compacted: i64,
-    /// What the transaction that is open changed so far, in order.
+    /// The changes of the open transaction so far, in order.
     changes: Vec<Change>,
     compaction: Option<Compaction>,
 }
 
-/// What a put writes.
+/// The content of a put.
 #[derive(Clone, Copy, Debug)]
 pub struct Put<'a> {
     pub key: &'a [u8],
@@ -60,10 +60,10 @@ pub struct Put<'a> {
 }
 
 impl Mvcc {
-    /// Takes up the state that `engine` holds.
+    /// Opens the state that `engine` holds.
     ///
     /// # Errors
-    /// If the medium fails, or what it holds cannot be: there would be no revision that could be read.
+    /// If the medium fails, or if the state is compacted beyond its newest revision, so that no revision could be read.
     pub fn open(engine: Arc<dyn Engine>) -> metastore_engine::Result<Self> {
         let current = engine.published().revision.max(FIRST_REVISION);
         let (at, compaction) = Compaction::resume(engine.as_ref())?;
@@ -83,7 +83,7 @@ impl Mvcc {
         self.current
     }
 
-    /// [`View::readable_in_txn`] for the writer, who must not wait for a compaction to be published.
+    /// [`View::readable_in_txn`] for the writer, which sees a compaction before it is published.
     ///
     /// # Errors
     /// As [`View::readable`].
@@ -91,26 +91,26 @@ impl Mvcc {
         view::readable_in_txn(revision, self.current, self.compacted)
     }
 
-    /// Lets readers see everything up to the newest complete revision. Only then are they refused what a compaction
-    /// among it compacts: until then there is no newer revision that they could read instead.
+    /// Makes everything up to the newest complete revision visible to readers. Only after that, reads below a new
+    /// compaction are refused: before it, readers had no newer revision to read instead.
     pub fn publish(&mut self, applied: Applied) -> metastore_engine::Result<()> {
         self.view.engine().publish(Published { revision: self.current, applied })?;
         self.view.set_compact_revision(self.compacted);
         Ok(())
     }
 
-    /// The revision that a read inside the open transaction sees.
+    /// The revision that a read in the open transaction sees.
     pub fn seen(&self) -> i64 {
         self.current + i64::from(!self.changes.is_empty())
     }
 
-    /// The newest version of `key`, those of the open transaction included, if it is alive.
+    /// The newest version of `key`, if it is alive; versions of the open transaction included.
     pub fn live(&self, key: &[u8]) -> metastore_engine::Result<Option<Version>> {
         Ok(self.view.engine().newest(key, i64::MAX)?.filter(|version| !version.tombstone))
     }
 
-    /// Writes one key; returns the row it had, if it was alive. The caller checked that the key exists where the put
-    /// keeps its value or lease.
+    /// Writes one key; returns its previous row, if the key was alive. If the put keeps the value or the lease, the
+    /// caller must have checked that the key exists.
     pub fn put(&mut self, put: &Put<'_>) -> metastore_engine::Result<Option<Row>> {
         let replaced = self.live(put.key)?;
         let previous = replaced.as_ref().map(|version| version.row.clone());
@@ -126,13 +126,13 @@ impl Mvcc {
             lease: put.lease.unwrap_or(before.lease),
         }
         .to_row();
-        // Watchers are told nothing of before a key that begins in this transaction, even if the transaction deleted it first.
+        // Watchers get no previous value of a key that this transaction creates, even if it deleted the key first.
         let replaced = replaced.filter(|_| create_revision < revision.main);
         self.append(put.key, Version { revision, tombstone: false, row }, replaced)?;
         Ok(previous)
     }
 
-    /// Deletes every key that is alive in the range and tells `deleted` the row of each.
+    /// Deletes every live key in the range, and passes the row of each to `deleted`. Returns how many there were.
     pub fn delete_range(
         &mut self,
         range: KeyRange<'_>,
@@ -141,7 +141,7 @@ impl Mvcc {
         let mut count = 0;
         let mut from = Some(range.start.to_vec());
         while let Some(start) = from {
-            // What is collected before it is deleted is bounded by a step of the engine.
+            // Rows are collected before they are deleted; one step of the engine bounds how many.
             let mut rows = Vec::new();
             let range = KeyRange { start: &start, ..range };
             from = self.view.engine().scan(range, i64::MAX, usize::MAX, &mut rows)?;
@@ -155,7 +155,7 @@ impl Mvcc {
         Ok(count)
     }
 
-    /// Deletes one key; returns the row it had, if it was alive.
+    /// Deletes one key; returns its previous row, if the key was alive.
     pub fn delete(&mut self, key: &[u8]) -> metastore_engine::Result<Option<Row>> {
         let Some(version) = self.live(key)? else { return Ok(None) };
         let row = version.row.clone();
@@ -170,8 +170,9 @@ impl Mvcc {
         self.append(key, version, Some(replaced.clone()))
     }
 
-    /// Appends a version; `replaced` is the one that it replaces. Watchers are told the row from before the transaction: etcd
-    /// lets a transaction write a key twice where the writes stand in different nested ones.
+    /// Appends a version; `replaced` is the version that it replaces. Watchers get the row from before the transaction
+    /// as the previous value. The two differ if a transaction writes a key twice, as etcd allows in different nested
+    /// transactions.
     fn append(&mut self, key: &[u8], version: Version, replaced: Option<Version>) -> metastore_engine::Result<()> {
         let before = match replaced {
             Some(replaced) if replaced.revision.main > self.current => self.view.engine().newest(key, self.current)?,
@@ -187,7 +188,7 @@ impl Mvcc {
         Revision::new(self.current + 1, self.changes.len() as i64)
     }
 
-    /// Ends the transaction: what it changed, if it changed anything, is now the current revision.
+    /// Ends the transaction. If it changed anything, its changes become the current revision.
     pub fn end(&mut self) -> Vec<Change> {
         if !self.changes.is_empty() || metastore_mutants::on(Mutant::EmptyRevision) {
             self.current += 1;

@@ -1,4 +1,4 @@
-//! Range: which keys, at which revision, in which order (etcd: `server/etcdserver/txn/range.go`).
+//! Range: reading keys at a revision, with limit, order and bounds (etcd: `server/etcdserver/txn/range.go`).
 
 use std::cmp::Ordering;
 
@@ -12,9 +12,9 @@ use super::view::{Pin, ReadError, View};
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RangeQuery<'a> {
     pub key: &'a [u8],
-    /// Empty: the key alone; one zero byte: no end.
+    /// Empty: only `key`; one zero byte: no end.
     pub range_end: &'a [u8],
-    /// 0: all.
+    /// 0: no limit.
     pub limit: i64,
     /// 0 or less: the current revision.
     pub revision: i64,
@@ -32,7 +32,7 @@ pub enum Order {
     Descend,
 }
 
-/// What is sorted by.
+/// The field by which rows are sorted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Target {
     #[default]
@@ -43,7 +43,7 @@ pub enum Target {
     Value,
 }
 
-/// Inclusive bounds on the revisions of the keys that are returned; 0 leaves a bound open.
+/// Inclusive bounds on the revisions of the returned keys; 0 leaves a bound open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RevisionBounds {
     pub min_mod: i64,
@@ -67,22 +67,22 @@ impl RevisionBounds {
 /// The answer to a [`RangeQuery`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RangeReply {
-    /// The newest revision of the store when it was read.
+    /// The newest revision of the store at the time of the read.
     pub revision: i64,
     pub rows: Vec<Row>,
-    /// More keys would have matched than `limit` let through.
+    /// Whether more keys would match than `limit` allows.
     pub more: bool,
-    /// Keys alive in the range at that revision; neither the limit nor the bounds change it.
+    /// Keys alive in the range at the revision that was read; neither the limit nor the bounds change it.
     pub count: i64,
 }
 
 impl RangeQuery<'_> {
-    /// Whether the order of the keys is all that is asked for, so that a limit bounds the work.
+    /// Whether rows are returned in plain key order, so that a limit also bounds the work.
     fn in_key_order(&self) -> bool {
         self.order.is_none() || (self.order == Some(Order::Ascend) && self.target == Target::Key)
     }
 
-    /// How many rows to read; `usize::MAX` where all must be seen first. One more than the limit tells whether there is more.
+    /// How many rows to read; `usize::MAX` if all must be read. One row beyond the limit shows that more follow.
     fn fetch(&self) -> usize {
         if self.count_only {
             0
@@ -94,11 +94,11 @@ impl RangeQuery<'_> {
     }
 }
 
-/// Bounded steps of the engine that a reader is willing to take.
+/// The number of bounded engine steps that a read may take.
 type Steps = usize;
 
 impl View {
-    /// Reads at the current revision or at the one that the query names.
+    /// Reads at the current revision, or at the revision that the query names.
     ///
     /// # Errors
     /// [`crate::Refusal::FutureRevision`], [`crate::Refusal::Compacted`], or a failed medium.
@@ -110,8 +110,8 @@ impl View {
         }
     }
 
-    /// As [`View::range`], but gives up with `None` if that takes more than `steps` bounded steps of the engine: for callers
-    /// that must not be held up.
+    /// As [`View::range`], but returns `None` if the read takes more than `steps` bounded steps of the engine. For
+    /// callers that must not be held up.
     ///
     /// # Errors
     /// As [`View::range`].
@@ -119,7 +119,7 @@ impl View {
         loop {
             let current = self.revision();
             match self.range_at(query, current, steps) {
-                // Compacted after `current` was read: a query for "now" starts again with a newer one.
+                // Compacted after `current` was read: a query for the current revision starts again with a newer one.
                 Err(ReadError::Refused(crate::Refusal::Compacted)) if query.revision <= 0 => {}
                 other => return other,
             }
@@ -130,7 +130,7 @@ impl View {
         let at = self.readable(query.revision, current)?;
         if query.range_end.is_empty() {
             let reply = self.read_visible(query, at, current, steps)?;
-            // One key is one step: instead of holding a pin, look whether a compaction came between.
+            // One key takes one step. So no pin is taken; it is enough to check that no compaction came in between.
             self.readable(at, current)?;
             return Ok(reply);
         }
@@ -138,7 +138,7 @@ impl View {
         self.read_visible(query, at, current, steps)
     }
 
-    /// Reads at `at` without asking whether that revision is readable; the writer's own reads come here.
+    /// Reads at `at` without checking that this revision is readable; the writer's own reads use it.
     pub(crate) fn range_visible(
         &self,
         query: &RangeQuery<'_>,
@@ -175,7 +175,7 @@ impl View {
         Ok(Some(RangeReply { revision, rows, more, count }))
     }
 
-    /// The rows of a range and how many keys are alive in it; `None` if that takes more than `steps`.
+    /// The rows of a range, and the number of live keys in it; `None` if that takes more than `steps`.
     fn fetch(
         &self,
         query: &RangeQuery<'_>,
@@ -212,7 +212,7 @@ impl View {
         Ok(Some((rows, count as i64)))
     }
 
-    /// Appends up to `limit` rows of the range; returns the key behind the last one if the range goes on.
+    /// Appends up to `limit` rows of the range; returns the key where the rest of the range begins, if there is a rest.
     pub(crate) fn collect(
         &self,
         range: KeyRange<'_>,
@@ -231,15 +231,15 @@ impl View {
     }
 }
 
-/// A deliberate bug: the key at which a step ended is not looked at by the next one.
+/// A deliberate bug: the next step skips the key at which a step ended.
 fn lose_border(next: &mut Option<Vec<u8>>) {
     if metastore_mutants::on(Mutant::BorderKeyLost) {
         next.iter_mut().for_each(|key| key.push(0));
     }
 }
 
-/// Sorts as etcd does: a target other than the key sorts ascending even when no order was asked for, after a limit was
-/// applied to the keys in key order.
+/// Sorts as etcd does: for a target other than the key, rows are sorted ascending even if no order was requested. The
+/// limit was applied before that, in key order.
 fn sort(rows: &mut [Row], query: &RangeQuery<'_>) {
     let order = match query.order {
         None if query.target == Target::Key => return,
@@ -268,7 +268,7 @@ fn compare(a: &KeyValue<'_>, b: &KeyValue<'_>, target: Target) -> Ordering {
     }
 }
 
-/// The row of a keys-only answer. etcd answers it from its index, which does not know leases, except when values had to
+/// The row of a keys-only answer. etcd takes it from its index, which does not hold leases, except when values had to
 /// be read for sorting.
 fn without_value(row: &Row, target: Target) -> Row {
     let kv = KeyValue::of(row);
@@ -276,19 +276,19 @@ fn without_value(row: &Row, target: Target) -> Row {
     KeyValue { value: &[], lease, ..kv }.to_row()
 }
 
-/// A range that is read in pieces, at the revision that was current when it began.
+/// A range that is read in pieces, at the revision that was current at its beginning.
 ///
-/// Between two pieces it holds nothing: neither what a compaction drops nor a state whose place another one has taken.
-/// A client may take as long as it likes to read a piece. So each piece is read from the state as it is then, and is
-/// refused if its revision was compacted in the meantime, as in etcd.
+/// Between two pieces it holds back nothing: no compaction, and no state that was replaced by another one. A client may
+/// take as long as it likes to read a piece. So each piece is read from the state of that moment, and is refused if its
+/// revision was compacted since, as in etcd.
 pub struct RangeCursor {
     at: i64,
-    /// The current revision is asked for and nothing was read yet: a compaction that comes first moves `at`.
+    /// The query is for the current revision, and nothing was read yet: a compaction before the first piece moves `at`.
     unfixed: bool,
     revision: i64,
     end: Option<Vec<u8>>,
     next: Option<Vec<u8>>,
-    /// Rows that the limit still lets through.
+    /// The number of rows that the limit still allows.
     left: usize,
     keys_only: bool,
     count: i64,
@@ -320,7 +320,7 @@ impl View {
 }
 
 impl RangeCursor {
-    /// Keeps what one piece needs.
+    /// Pins the revision for the time that one piece takes.
     fn pin(&mut self, view: &View) -> Result<Pin, ReadError> {
         loop {
             match view.pin(self.at) {
@@ -336,10 +336,10 @@ impl RangeCursor {
         }
     }
 
-    /// The next rows, at most `limit`, from the state as it is now; empty at the end of the range or of its limit.
+    /// The next rows, at most `limit`, from the current state; empty after the end of the range or of the limit.
     ///
     /// # Errors
-    /// [`crate::Refusal::Compacted`] if the revision was compacted since, or a failed medium.
+    /// [`crate::Refusal::Compacted`] if the revision was compacted in between, or a failed medium.
     pub fn next_rows(&mut self, view: &View, limit: usize) -> Result<Vec<Row>, ReadError> {
         let wanted = limit.min(self.left);
         let mut versions = Vec::new();
@@ -356,7 +356,7 @@ impl RangeCursor {
         Ok(versions.into_iter().map(row).collect())
     }
 
-    /// What stands in the answer beside the rows, once no more of them are wanted.
+    /// The rest of the answer, without rows: the revision, the count, and whether there are more rows than were read.
     ///
     /// # Errors
     /// As [`RangeCursor::next_rows`].
@@ -369,7 +369,7 @@ impl RangeCursor {
             self.next = view.engine().count(range, self.at, &mut count)?;
             self.count += count as i64;
         }
-        // Without rows asked for there is nothing that a limit could have cut off.
+        // If no rows were requested, the limit cannot have cut off any.
         let more = self.left == 0 && returned > 0 && self.count > returned;
         Ok(RangeReply { revision: self.revision, rows: Vec::new(), more, count: self.count })
     }

@@ -1,6 +1,6 @@
 //! The bytes of one version of a key: a canonical `mvccpb.KeyValue`, written and read without a protobuf library.
 //!
-//! Canonical means: fields in ascending order, defaults omitted. etcd stores the same bytes, so hashes and backups agree.
+//! Canonical means: ascending fields, defaults omitted. etcd stores the same bytes, so hashes and backups agree.
 
 use metastore_engine::Row;
 
@@ -50,7 +50,7 @@ impl<'a> KeyValue<'a> {
         Some(kv)
     }
 
-    /// Reads a row that this store wrote or checked before.
+    /// Reads a row that this store wrote or has checked before.
     ///
     /// # Panics
     /// If the bytes are no row: the state is damaged, and going on would spread the damage.

@@ -1,4 +1,4 @@
-//! Reading the store from any thread: at a revision, while the writer goes on.
+//! Reading the store at a revision, from any thread, while the writer continues.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use super::hash::CompactionHashes;
 use crate::Refusal;
 use crate::watch::HistorySource;
 
-/// Revision that a store reports as compacted before the first compaction, as etcd does.
+/// The compacted revision that a store reports before its first compaction, as in etcd.
 pub const NEVER_COMPACTED: i64 = -1;
 
 /// A handle for reading one state; cheap to clone, usable from any thread. See [`super::Views`].
@@ -23,14 +23,14 @@ pub struct View {
 
 struct Shared {
     engine: Arc<dyn Engine>,
-    /// Raised when the compaction is published, before the first version is dropped: a reader that looks at it after
-    /// reading knows whether to trust what it read. It is never greater than the published revision.
+    /// It is raised when the compaction is published, before the first version is dropped. So a reader that checks it
+    /// after its read knows whether the read is valid. It is never greater than the published revision.
     compact_revision: AtomicI64,
     pins: Mutex<BTreeMap<i64, usize>>,
     compaction_hashes: Mutex<CompactionHashes>,
 }
 
-/// Keeps every version that a read at its revision or later needs, as long as it lives.
+/// As long as a pin lives, no version is dropped that a read at its revision or later needs.
 pub struct Pin {
     shared: Arc<Shared>,
     revision: i64,
@@ -48,10 +48,10 @@ impl Drop for Pin {
     }
 }
 
-/// Why a read gave nothing.
+/// Why a read has no result.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The request cannot be answered; part of etcd's contract.
+    /// The request cannot be answered; the text is part of etcd's API.
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// The medium failed; the member must stop.
@@ -74,17 +74,17 @@ impl View {
         &*self.shared.engine
     }
 
-    /// Newest revision and log position that readers may see.
+    /// The newest revision and log position that readers may see.
     pub fn published(&self) -> Published {
         self.shared.engine.published()
     }
 
-    /// Newest revision that readers may see; 1 for an empty store.
+    /// The newest revision that readers may see; 1 for an empty store.
     pub fn revision(&self) -> i64 {
         self.published().revision
     }
 
-    /// Revision of the last compaction: reads below it are refused. [`NEVER_COMPACTED`] without one.
+    /// The revision of the last compaction: reads below it are refused. [`NEVER_COMPACTED`] before the first one.
     pub fn compact_revision(&self) -> i64 {
         self.shared.compact_revision.load(Ordering::Acquire)
     }
@@ -93,7 +93,7 @@ impl View {
         self.shared.compact_revision.store(revision, Ordering::Release);
     }
 
-    /// Turns the revision of a request into the one to read at: `<= 0` means the current one.
+    /// The revision at which a request reads: a revision `<= 0` means the current one.
     ///
     /// # Errors
     /// [`Refusal::FutureRevision`] and [`Refusal::Compacted`], as etcd.
@@ -101,8 +101,8 @@ impl View {
         readable(revision, current, self.compact_revision())
     }
 
-    /// [`View::readable`] for a range of a transaction, where etcd takes 0 alone for the current revision, and holds a
-    /// negative one against the compacted revision like any other.
+    /// [`View::readable`] for a range in a transaction. There, etcd takes only 0 for the current revision, and compares
+    /// a negative revision with the compacted revision like any other.
     ///
     /// # Errors
     /// As [`View::readable`].
@@ -110,31 +110,32 @@ impl View {
         readable_in_txn(revision, current, self.compact_revision())
     }
 
-    /// Keeps what reads at `revision` or later need.
+    /// Keeps the versions that reads at `revision` or later need.
     ///
     /// # Errors
-    /// [`Refusal::Compacted`] if it is too late.
+    /// [`Refusal::Compacted`] if that revision is already compacted.
     pub fn pin(&self, revision: i64) -> Result<Pin, Refusal> {
-        // The pin stands before the check, so a compaction either sees it or is seen here.
+        // The pin is entered before the check. So either a compaction sees the pin, or this check sees the compaction.
         *self.shared.pins.lock().entry(revision).or_insert(0) += 1;
         let pin = Pin { shared: self.shared.clone(), revision };
         if revision < self.compact_revision() { Err(Refusal::Compacted) } else { Ok(pin) }
     }
 
-    /// Keeps what reads at the compacted revision or later need, and returns that revision. What a compaction has still
-    /// to drop is not kept: a compaction that is under way goes on, and only a later one waits for the pin. So readers
-    /// of all of history that follow one another never hold up a compaction for longer than one of them takes.
+    /// Keeps the versions that reads at the compacted revision or later need, and returns that revision. Versions that
+    /// a compaction has still to drop are not kept: a compaction in progress continues, and only a later one waits for
+    /// the pin. So a sequence of readers of the whole history never holds up a compaction for longer than one reader
+    /// takes to finish.
     pub(super) fn pin_compacted(&self) -> (i64, Pin) {
         loop {
             let compacted = self.compact_revision();
-            // Refused only if another compaction was published between the two looks.
+            // An error here means that another compaction was published between the two reads.
             if let Ok(pin) = self.pin(compacted) {
                 return (compacted, pin);
             }
         }
     }
 
-    /// Whether someone still reads below `revision`.
+    /// Whether any reader is pinned below `revision`.
     pub(crate) fn pinned_below(&self, revision: i64) -> bool {
         self.shared.pins.lock().first_key_value().is_some_and(|(&pinned, _)| pinned < revision)
     }
@@ -162,7 +163,7 @@ pub(super) fn readable_in_txn(revision: i64, current: i64, compacted: i64) -> Re
     readable(revision, current, compacted)
 }
 
-/// What watchers that are behind read.
+/// The history that unsynced watchers read.
 impl HistorySource for View {
     fn current_revision(&self) -> i64 {
         self.revision()

@@ -1,4 +1,4 @@
-//! Where a member's state is to be found, though another one may take its place.
+//! Access to a member's current state, which may be replaced by another one.
 
 use std::sync::Arc;
 
@@ -8,11 +8,11 @@ use parking_lot::RwLock;
 use super::View;
 use crate::watch::HistorySource;
 
-/// The state that a member has now, for readers on any thread; cheap to clone.
+/// The current state of a member, for readers on any thread; cheap to clone.
 ///
-/// A follower that fell behind is given a whole state, which takes the place of the one it had. A reader asks for the [`View`]
-/// once and reads to its end from that, so that it never sees two states in one answer. The old state goes with the last view
-/// of it; pins, the compacted revision and the hashes of compactions belong to the view, because they are about that state.
+/// A follower that fell behind is sent a whole state, which replaces its own. A reader takes the [`View`] once and uses
+/// it until its read is done, so it never sees two states in one answer. The old state is freed with its last view.
+/// Pins, the compacted revision and the hashes of compactions belong to the view, because they are about that state.
 #[derive(Clone)]
 pub struct Views(Arc<RwLock<View>>);
 
@@ -21,19 +21,20 @@ impl Views {
         Self(Arc::new(RwLock::new(view)))
     }
 
-    /// What to read from, from now to the end of a read.
+    /// The view for one read, from its beginning to its end.
     pub fn now(&self) -> View {
         self.0.read().clone()
     }
 
     pub(crate) fn set(&self, view: View) {
-        // What is dropped here is a handle; the state itself may be large, and goes where its last reader goes.
+        // Only a handle is dropped here. The state itself may be large; it is freed where its last reader ends.
         let _old = std::mem::replace(&mut *self.0.write(), view);
     }
 }
 
-/// What watchers read. Each call reads from the state that is there by then: all of them are moments of one history, the later
-/// one compacted no less than the earlier one, so a reader that goes on in another state sees what it would have seen.
+/// The history that watchers read. Each call reads the state that is current at that moment. All states are moments of
+/// one history, and a later one is compacted at least as far as an earlier one. So a reader that continues in another
+/// state sees the same history.
 impl HistorySource for Views {
     fn current_revision(&self) -> i64 {
         self.0.read().revision()

@@ -10,28 +10,28 @@ use crate::lease::{Leases, keys};
 use crate::mvcc::{begin_mark, row::KeyValue};
 use crate::schema::{LOADING, parse_revision_key};
 
-/// Where the file of etcd's backend says what it is: behind the head of its first page.
+/// The place of the magic number in the file of etcd's backend: after the header of the first page.
 const BOLT_MAGIC_AT: usize = 16;
 const BOLT_MAGIC: [u8; 4] = 0xed0c_daed_u32.to_le_bytes();
 
-/// More changes than one transaction can make; engines need not be able to store a greater number.
+/// No transaction can make this many changes; engines need not be able to store a greater number.
 const MAX_SUB: i64 = u32::MAX as i64;
 
-/// A stream that comes in, in pieces of any size, and goes into an empty engine. The engine writes as it goes on, so that it need
-/// not hold all of it, and what it holds is no state until the end: [`crate::Store::open`] refuses it. What an engine that
-/// outlives the process was given is durable after its next flush.
+/// A state stream that is loaded into an empty engine, in pieces of any size. The engine writes during the loading, so
+/// it need not hold all of the stream. Its content is not a state before the end: [`crate::Store::open`] refuses it. In
+/// an engine that outlives the process, the loaded state is durable after the next flush.
 ///
 /// After an error the engine must be thrown away.
 pub struct Incoming {
     loader: Loader,
-    /// What has come and is not complete yet.
+    /// Received bytes that are not a complete part yet.
     bytes: Vec<u8>,
     expected: Part,
     header: [u8; HEADER_BYTES],
     published: Published,
 }
 
-/// What comes next in a stream.
+/// The part that comes next in the stream.
 #[derive(Clone, Copy)]
 enum Part {
     Header,
@@ -83,10 +83,10 @@ impl Incoming {
         Ok(())
     }
 
-    /// Says that the stream is over; returns the log position of the state.
+    /// Ends the stream; returns the log position of the state.
     ///
     /// # Errors
-    /// If it was cut short.
+    /// If the stream was cut short.
     pub fn finish(self) -> Result<Applied, SnapshotError> {
         match self.expected {
             Part::Nothing => Ok(self.published.applied),
@@ -94,7 +94,7 @@ impl Incoming {
         }
     }
 
-    /// Takes a complete part, and says what comes after it.
+    /// Processes a complete part, and returns the part that follows.
     fn part(&mut self, bytes: &[u8]) -> Result<Part, SnapshotError> {
         match self.expected {
             Part::Header => {
@@ -116,7 +116,7 @@ impl Incoming {
                 Ok(Part::Frame)
             }
             Part::End { crc } => {
-                // The end vouches for the header, too.
+                // The checksum at the end also covers the header.
                 self.check(crc, crc32c::crc32c_append(crc32c::crc32c(&self.header), bytes))?;
                 self.loader.end(u64_at(bytes, 0), self.published)?;
                 Ok(Part::Nothing)
@@ -148,13 +148,13 @@ fn parse_header(header: &[u8; HEADER_BYTES]) -> Result<Published, SnapshotError>
     Ok(Published { revision: u64_at(header, 28) as i64, applied })
 }
 
-/// What was read so far.
+/// The state of the loading: the rows that were read so far.
 struct Loader {
     engine: Arc<dyn Engine>,
     rows: u64,
-    /// The newest revision that the header allows.
+    /// The newest revision, as given in the header.
     revision: i64,
-    /// The revision of the last version.
+    /// The revision of the last version that was read.
     last: Revision,
     /// Whether any version names a lease.
     leased: bool,
@@ -162,7 +162,7 @@ struct Loader {
 
 impl Loader {
     fn new(engine: Arc<dyn Engine>) -> Self {
-        // The first transaction there can be has a greater one.
+        // The first possible revision is greater.
         let last = Revision::new(0, i64::MAX);
         Self { engine, rows: 0, revision: 0, last, leased: false }
     }
@@ -214,7 +214,7 @@ impl Loader {
         Ok(self.engine.append(kv.key, Version { revision, tombstone, row: row.into() })?)
     }
 
-    /// Hands over what was read, so that the engine need not hold it back.
+    /// Publishes the rows that were read, so that the engine need not hold them back.
     fn publish(&self) -> Result<(), EngineError> {
         self.engine.publish(Published { revision: self.last.main, applied: Applied::default() })
     }
@@ -232,7 +232,7 @@ impl Loader {
         Ok(self.engine.publish(published)?)
     }
 
-    /// Works out which key hangs on which lease: what the key's newest version says.
+    /// Rebuilds the table of lease keys: the newest version of each key names its lease.
     fn attach_keys(&self) -> Result<(), SnapshotError> {
         let rows = self.engine.rows(Table::Lease, b"")?;
         let leases = Leases::load(rows.iter().map(|(key, value)| (&key[..], &value[..])))
@@ -260,7 +260,7 @@ impl Loader {
     }
 }
 
-/// Table, key and value of the first row, and what follows it.
+/// Table, key and value of the first row, and the bytes after it.
 type Split<'a> = (u8, &'a [u8], &'a [u8], &'a [u8]);
 
 fn split_row(bytes: &[u8]) -> Option<Split<'_>> {

@@ -10,16 +10,16 @@ use crate::Store;
 use crate::mvcc::View;
 use crate::schema::revision_key;
 
-/// A consistent state at one log position: the engine's own copy, which nobody writes, and which holds nothing back.
+/// A consistent state at one log position: a read-only copy that the engine made, which holds nothing back.
 pub struct Source {
     engine: Arc<dyn Engine>,
     published: Published,
 }
 
 impl Store {
-    /// Takes the state as it was last published; everything that was applied must be published. Waits for the medium if
-    /// the engine outlives the process; else it is taken at once, and what compactions drop stays in memory as long as
-    /// it lives.
+    /// Takes the state as it was last published; everything that was applied must be published. If the engine outlives
+    /// the process, this waits for the medium. Otherwise it returns at once, and versions that compactions drop stay in
+    /// memory as long as the copy lives.
     ///
     /// # Errors
     /// If the medium failed.
@@ -32,7 +32,7 @@ impl Store {
 }
 
 impl View {
-    /// As [`Store::snapshot`], from any thread, of an engine that outlives the process.
+    /// As [`Store::snapshot`], from any thread, for an engine that outlives the process.
     ///
     /// # Errors
     /// If the medium failed.
@@ -72,8 +72,8 @@ impl Source {
         Ok(())
     }
 
-    /// Does one bounded step of reading, and adds what is complete by then to `out`. Returns false once the stream has
-    /// ended. The writer may go on between two steps.
+    /// Reads one bounded step, and appends the complete part of the stream to `out`. Returns false after the end of the
+    /// stream. The writer may continue between two steps.
     ///
     /// # Errors
     /// If the medium failed.
@@ -132,7 +132,7 @@ impl Source {
         Ok(())
     }
 
-    /// Writes some versions from a revision on; returns where the next ones begin.
+    /// Writes one step of versions from a revision on; returns the revision where the next step begins.
     fn write_versions(
         &self,
         from: Revision,
@@ -149,28 +149,28 @@ impl Source {
     }
 }
 
-/// How far a state was read.
+/// The position of a reader in a state.
 #[derive(Default)]
 pub struct Cursor {
     part: Part,
     block: Block,
 }
 
-/// What is read next.
+/// The part that is read next.
 #[derive(Clone, Copy, Default)]
 enum Part {
     #[default]
     Header,
-    /// The tables before the versioned keys, by number.
+    /// The tables before the versioned keys, by index.
     Before(usize),
     Versions(Revision),
-    /// The tables behind them.
+    /// The tables after the versioned keys.
     After(usize),
     End,
     Over,
 }
 
-/// Collects rows and writes them with a checksum.
+/// Collects rows into blocks, and writes each block with a checksum.
 #[derive(Default)]
 struct Block {
     bytes: Vec<u8>,

@@ -1,4 +1,4 @@
-//! Delivery from history to watchers that are behind.
+//! Delivery from history to unsynced watchers.
 
 use std::collections::BTreeMap;
 
@@ -8,22 +8,22 @@ use metastore_mutants::Mutant;
 use super::{Change, Events, Hub, Response};
 use crate::mvcc::row::{KeyValue, key_of};
 
-/// The fewest rows that one read of history asks for, however large rows were so far.
+/// The smallest number of rows that one read of history asks for, however large the rows were so far.
 const MIN_READ_ROWS: usize = 16;
 
-/// Up to this many groups are compared with each row one by one; more are found through the index of all groups.
+/// Up to this many groups are compared with each row one by one; more groups are found through the index of all groups.
 const FEW_GROUPS: usize = 8;
 
-/// A piece of history that was read from revision `from` on.
+/// A chunk: a piece of history that is read from revision `from` on.
 #[derive(Debug)]
 pub(super) struct Chunk {
     from: i64,
-    /// What was the current revision when the reading began; nothing beyond it is read.
+    /// The current revision at the beginning of the read; nothing after it is read.
     to: i64,
     rows: Vec<Version>,
-    /// Where to read on; `None` if everything up to `to` was read.
+    /// The revision at which the read continues; `None` if everything up to `to` was read.
     next: Option<Revision>,
-    /// The first step did not get to the end of the first revision.
+    /// The first step ended before the end of the first revision.
     oversized: bool,
 }
 
@@ -32,8 +32,8 @@ impl Chunk {
         Self { from, to, rows: Vec::new(), next: Some(Revision::new(from, 0)), oversized: false }
     }
 
-    /// The last revision that was read completely. An oversized one is delivered alone, so that no response holds more
-    /// revisions than one step can read.
+    /// The last revision that was read completely. An oversized revision is delivered alone, so that no response holds
+    /// more revisions than one step can read.
     fn through(&self) -> i64 {
         match self.next {
             Some(next) if self.oversized => self.from.min(next.main - 1),
@@ -51,17 +51,17 @@ struct Matched {
 }
 
 impl Hub {
-    /// Serves watchers that are behind, by one bounded step over history. Returns whether there is more to do now; if not,
-    /// there may be after the next call of any other kind.
+    /// Serves unsynced watchers by one bounded step over history. Returns whether there is more to do now. If not,
+    /// there may be more to do after the next call of any other method.
     ///
     /// # Errors
-    /// The storage engine failed: the member must stop.
+    /// The storage engine failed; the member must stop.
     pub fn catch_up(&mut self) -> Result<bool> {
         self.cancel_compacted();
         let Some(mut chunk) = self.resume_chunk().or_else(|| self.begin_chunk()) else { return Ok(false) };
         self.read(&mut chunk)?;
         if self.source.compact_revision() > chunk.from {
-            // Rows may have been dropped between two reads. Whose cursor is still in history reads again.
+            // A compaction may have dropped rows between two reads. Watchers whose cursor is not compacted read again.
             self.cancel_compacted();
             return Ok(!self.ready.is_empty());
         }
@@ -74,7 +74,7 @@ impl Hub {
         Ok(served && !self.ready.is_empty())
     }
 
-    /// Ends the watchers whose cursor history has overtaken.
+    /// Cancels the watchers whose cursor is below the compacted revision.
     fn cancel_compacted(&mut self) {
         let compact_revision = self.source.compact_revision();
         while let Some(&(next, watcher)) = self.ready.first()
@@ -86,18 +86,18 @@ impl Hub {
         }
     }
 
-    /// The unfinished piece of history, if someone still waits for it.
+    /// The unfinished chunk, if any watcher still waits for it.
     fn resume_chunk(&mut self) -> Option<Chunk> {
         let chunk = self.chunk.take()?;
         let waiting = self.ready.range((chunk.from, 0)..=(chunk.from, u32::MAX)).next().is_some();
         waiting.then_some(chunk)
     }
 
-    /// A new piece of history, from the cursor whose turn it is; `None` if no watcher needs what the source has.
+    /// A new chunk, from the cursor whose turn it is; `None` if no watcher needs anything that the source has.
     fn begin_chunk(&mut self) -> Option<Chunk> {
         let to = self.source.current_revision();
         let horizon = to.max(self.tail);
-        // Watchers that begin in the future are here when revisions were lost; there is nothing to read for them.
+        // After a loss of revisions, watchers that begin in the future are listed here too; they have nothing to read.
         while let Some(&(next, watcher)) = self.ready.last()
             && next > horizon
         {
@@ -110,7 +110,7 @@ impl Hub {
         Some(Chunk::new(from, to))
     }
 
-    /// Reads on, until the budget of a step is used or there is no more.
+    /// Continues the read, until the budget of a step is used or history ends.
     fn read(&self, chunk: &mut Chunk) -> Result<()> {
         let begin = chunk.rows.len();
         let mut bytes = 0;
@@ -119,7 +119,7 @@ impl Hub {
             if rows >= self.limits.chunk_rows || bytes >= self.limits.chunk_bytes {
                 break;
             }
-            // Rows to come are taken to be as large as those before.
+            // Later rows are assumed to be as large as the rows read so far.
             let fitting = (self.limits.chunk_bytes - bytes) * rows.max(1) / bytes.max(1);
             let limit = fitting.clamp(MIN_READ_ROWS, STEP).min(self.limits.chunk_rows - rows);
             chunk.next = self.source.history(next, chunk.to, limit, &mut chunk.rows)?;
@@ -128,7 +128,7 @@ impl Hub {
         Ok(())
     }
 
-    /// Delivers a piece of history to the watchers whose cursors lie in it. Returns whether any of them moved.
+    /// Delivers a chunk to the watchers whose cursors are in it. Returns whether any watcher was served.
     fn serve(&mut self, chunk: &Chunk) -> Result<bool> {
         let range = (chunk.from, 0)..=(chunk.through(), u32::MAX);
         let served: Vec<u32> =
@@ -152,8 +152,8 @@ impl Hub {
         Ok(!served.is_empty())
     }
 
-    /// Notes in each of `groups` which rows it wants, and reads the previous values that are wanted. Previous values count
-    /// towards the bytes of a step; where they exceed them, the piece of history ends early, at the end of a revision.
+    /// Records in each of `groups` the rows that it wants, and reads the previous values that are wanted. Previous
+    /// values count towards the bytes of a step. If they exceed them, the chunk ends early, at the end of a revision.
     fn match_rows(&mut self, chunk: &Chunk, groups: &[u32]) -> Result<Matched> {
         for &group in groups {
             self.matcher.group_mut(group).wanted = true;
@@ -184,7 +184,7 @@ impl Hub {
                     wants_previous |= group.wishes.prev_kv;
                 }
             }
-            // A key that begins with this version has no previous value, even if the same transaction deleted one.
+            // A key that this version creates has no previous value, even if the same transaction deleted it first.
             let begins = KeyValue::of(&version.row).create_revision == main;
             let previous = if wants_previous && !begins { self.source.value_at(key, main - 1)? } else { None };
             previous_bytes += previous.as_ref().map_or(0, |row| row.len());
@@ -193,8 +193,8 @@ impl Hub {
         Ok(Matched { changes, through })
     }
 
-    /// Delivers to one watcher what it wants of the matched rows, and moves its cursor behind them; parks it if there is no
-    /// room. `built` holds the events that were encoded for earlier watchers, by group and first change.
+    /// Delivers to one watcher the matched rows that it wants, and moves its cursor after them. Parks it if its stream
+    /// has no room. `built` holds the events that were encoded for earlier watchers, by group and first change.
     fn serve_one(
         &mut self,
         watcher: u32,

@@ -1,4 +1,4 @@
-//! Events on their way out: encoded once where that is small, from the shared rows where it is not.
+//! Events of responses: encoded once if they are small, encoded from the shared rows during sending if they are large.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ const DELETE: u64 = 1;
 #[derive(Clone, Debug)]
 pub struct Events {
     shared: Arc<Shared>,
-    /// Where the part begins and ends: bytes of `Encoded`, indexes of `Rows`.
+    /// The bounds of the part: byte positions in `Encoded`, indexes in `Rows`.
     from: usize,
     to: usize,
     count: usize,
@@ -47,17 +47,17 @@ impl Events {
         Self { shared: Arc::new(Shared::Encoded(out.freeze())), from: 0, to: encoded_len, count, encoded_len }
     }
 
-    /// How many events there are; never zero.
+    /// The number of events; never zero.
     pub fn count(&self) -> usize {
         self.count
     }
 
-    /// Bytes that the events take in a `WatchResponse`, tags included.
+    /// The number of bytes that the events take in a `WatchResponse`, tags included.
     pub fn encoded_len(&self) -> usize {
         self.encoded_len
     }
 
-    /// Cuts off as many events from the front as fit into `max_len` bytes, at least one.
+    /// Splits off the first events: as many as fit into `max_len` bytes, but at least one.
     pub(super) fn split_front(&mut self, max_len: usize) -> Self {
         let mut front = Self { count: 0, encoded_len: 0, to: self.from, ..self.clone() };
         while front.count < self.count {
@@ -75,7 +75,7 @@ impl Events {
         front
     }
 
-    /// Appends events from the front until `out` holds `limit` bytes; they are cut off. The last may cross the limit.
+    /// Moves events from the front to `out` until `out` holds `limit` bytes. The last event may exceed the limit.
     pub(super) fn drain_into(&mut self, out: &mut BytesMut, limit: usize) {
         match &*self.shared {
             Shared::Encoded(bytes) => {
@@ -96,7 +96,7 @@ impl Events {
         }
     }
 
-    /// Bytes of the event at a position, and how far the next position is.
+    /// The number of bytes of the event at a position, and the distance to the next position.
     fn event_at(&self, position: usize) -> (usize, usize) {
         match &*self.shared {
             Shared::Encoded(bytes) => {
@@ -109,7 +109,8 @@ impl Events {
     }
 }
 
-/// Bytes of the key's new state in an event: a tombstone's row has the key alone, the event adds the revision.
+/// The number of bytes of the key's new state in an event. The row of a tombstone holds only the key; the event adds
+/// the revision.
 fn kv_len(version: &Version) -> usize {
     version.row.len() + if version.tombstone { wire::int_len(version.revision.main as u64) } else { 0 }
 }
@@ -124,7 +125,7 @@ fn field_len(change: &Change) -> usize {
     wire::field_len(event_len(change))
 }
 
-/// Appends an event as an element of field 11: fields in order of number, defaults left out.
+/// Appends an event as an element of field 11: fields in order of their numbers, defaults omitted.
 fn put(out: &mut BytesMut, change: &Change) {
     let Change { version, previous } = change;
     wire::put_len(out, EVENT, event_len(change));

@@ -1,4 +1,4 @@
-//! The hub of one I/O thread: its streams and watchers, and what their clients ask for.
+//! The hub of one I/O thread: its streams and watchers, and the requests of their clients.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -13,17 +13,17 @@ use super::{HistorySource, INVALID_WATCH_ID, Limits, Response};
 
 const RANGE_IS_EMPTY: &str = "mvcc: watcher range is empty";
 const DUPLICATE_ID: &str = "mvcc: duplicate watch ID provided on the WatchStream";
-/// What etcd answers to a negative start revision, before it looks at permissions.
+/// etcd's answer to a negative start revision, which it checks before permissions.
 const NEGATIVE_START: &str = "etcdserver: mvcc: required revision has been compacted";
 
-/// A stream of a hub. Ids of closed streams are never valid again.
+/// A stream of a hub. The id of a closed stream never becomes valid again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId {
     pub(super) slot: u32,
     generation: u32,
 }
 
-/// What a `WatchCreateRequest` asks for; fields mean what they mean there.
+/// The content of a `WatchCreateRequest`; the fields have the same meaning as there.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WatchSpec<'a> {
     pub key: &'a [u8],
@@ -34,11 +34,11 @@ pub struct WatchSpec<'a> {
     pub no_delete: bool,
     pub fragment: bool,
     pub progress_notify: bool,
-    /// 0 lets the hub choose.
+    /// 0: the hub chooses the id.
     pub watch_id: i64,
 }
 
-/// How much of everything there is, for metrics.
+/// Sizes of the hub, for metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub streams: usize,
@@ -47,20 +47,20 @@ pub struct Counts {
     pub unsynced: usize,
     /// Distinct combinations of range and wishes.
     pub groups: usize,
-    /// Responses that wait to be taken.
+    /// Responses that wait in the queues.
     pub queued: usize,
-    /// Events that were queued since the hub began.
+    /// Events that were queued since the hub was created.
     pub events: u64,
 }
 
-/// Where a watcher is listed.
+/// The list that holds a watcher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// In its group, at this position.
+    /// The synced list of its group, at this position.
     Synced(u32),
-    /// Among those that read history.
+    /// The watchers that read history.
     Ready,
-    /// On its stream, until that has room.
+    /// The parked list of its stream, until the queue has room.
     Parked,
 }
 
@@ -69,43 +69,44 @@ pub(super) struct Watcher {
     pub(super) stream: u32,
     pub(super) group: u32,
     pub(super) id: i64,
-    /// The smallest revision that it may still want. While it is synced, revisions up to the tail are done whatever this says.
+    /// The smallest revision that the watcher may still want. A synced watcher has got all revisions up to the tail,
+    /// even if this number is smaller.
     pub(super) next: i64,
-    /// Where the client asked to begin; 0 for now.
+    /// The start revision of the request; 0 for the current one.
     pub(super) start: i64,
     pub(super) place: Place,
     pub(super) fragment: bool,
     pub(super) progress_notify: bool,
-    /// No events since the last progress interval ended.
+    /// Whether there were no events since the last progress interval ended.
     pub(super) quiet: bool,
 }
 
-/// All watches of one I/O thread. See the module's page.
+/// All watches of one I/O thread. See the essay of [`crate::watch`].
 pub struct Hub {
     pub(super) source: Arc<dyn HistorySource>,
     pub(super) limits: Limits,
     pub(super) streams: Slab<Stream>,
     pub(super) watchers: Slab<Watcher>,
     pub(super) matcher: Matcher,
-    /// The newest revision that was published to this hub, or that it knows to be lost.
+    /// The newest revision that was published to this hub, or that is known to be lost.
     pub(super) tail: i64,
-    /// Unsynced watchers whose stream may have room, by cursor.
+    /// Unsynced watchers whose stream may have room, ordered by cursor.
     pub(super) ready: BTreeSet<(i64, u32)>,
-    /// A piece of history that ends within a revision, to be read on.
+    /// A chunk that ends within a revision; its read continues.
     pub(super) chunk: Option<Chunk>,
     pub(super) from_head: bool,
-    /// Streams with something to take that the shell has not heard of, by slot.
+    /// Streams with responses of which the shell was not told yet, by slot.
     woken: BTreeSet<u32>,
-    /// Streams whose request for progress waits, by the revision that it waits for.
+    /// Streams with a waiting progress request, ordered by the revision that the request waits for.
     pub(super) progress_waiting: BTreeSet<(i64, u32)>,
-    /// Streams by the end of their progress interval.
+    /// Streams, ordered by the end of their progress interval.
     pub(super) deadlines: BTreeSet<(u64, u32)>,
     generation: u32,
     pub(super) events: u64,
 }
 
 impl Hub {
-    /// A hub that sees live what is published to it from the source's current revision on.
+    /// A hub that delivers live what is published to it after the source's current revision.
     pub fn new(source: Arc<dyn HistorySource>, limits: Limits) -> Self {
         Self {
             tail: source.current_revision(),
@@ -125,7 +126,7 @@ impl Hub {
         }
     }
 
-    /// Opens a stream; `now_ms` is where its progress interval begins.
+    /// Opens a stream; its progress interval begins at `now_ms`.
     pub fn open_stream(&mut self, now_ms: u64) -> StreamId {
         self.generation = self.generation.wrapping_add(1);
         let generation = self.generation;
@@ -134,7 +135,7 @@ impl Hub {
         StreamId { slot, generation }
     }
 
-    /// Drops a stream with its queue and its watchers; does nothing if it is closed already.
+    /// Closes a stream, with its queue and its watchers; does nothing if it is closed already.
     pub fn close_stream(&mut self, id: StreamId) {
         if self.stream(id).is_none() {
             return;
@@ -150,13 +151,13 @@ impl Hub {
         self.woken.remove(&id.slot);
     }
 
-    /// Whether the shell should read another request from the stream. Answers are queued without a bound of their own, so a
-    /// client that asks but does not read must be made to wait here.
+    /// Whether the shell should read another request from the stream. Answers to requests are queued without a bound,
+    /// so a client that sends requests but does not read the answers must be made to wait here.
     pub fn accepts_requests(&self, id: StreamId) -> bool {
         self.stream(id).is_some_and(|stream| stream.accepts_requests(&self.limits))
     }
 
-    /// Creates a watcher. The answer, and a cancellation if the start is compacted, are queued on the stream.
+    /// Creates a watcher. Queues the answer on the stream, and a cancellation if the start revision is compacted.
     pub fn create(&mut self, id: StreamId, spec: &WatchSpec<'_>) {
         if self.stream(id).is_none() {
             return;
@@ -172,7 +173,7 @@ impl Hub {
         };
         let revision = self.revision();
         if self.watchers.is_empty() {
-            // Nobody was here to miss what was published elsewhere only: a hub without watchers need not be told.
+            // A hub without watchers need not be told of revisions, so its tail may be old. No watcher missed anything.
             self.tail = revision;
         }
         self.push(id.slot, Response { watch_id, revision, created: true, ..Response::default() });
@@ -204,7 +205,7 @@ impl Hub {
         self.settle(watcher, self.tail);
     }
 
-    /// Answers a request to create a watcher with a refusal that the shell has decided on, such as a missing permission.
+    /// Answers a request to create a watcher with a refusal that the shell decided on, such as a missing permission.
     pub fn refuse(&mut self, id: StreamId, reason: impl Into<Cow<'static, str>>) {
         if self.stream(id).is_none() {
             return;
@@ -214,7 +215,7 @@ impl Hub {
         self.push(id.slot, Response { watch_id: INVALID_WATCH_ID, ..refusal });
     }
 
-    /// Ends a watcher and queues the answer; silence if there is no such watcher, as in etcd.
+    /// Cancels a watcher and queues the answer; no answer if there is no such watcher, as in etcd.
     pub fn cancel(&mut self, id: StreamId, watch_id: i64) {
         let Some(&watcher) = self.stream(id).and_then(|stream| stream.watchers.get(&watch_id)) else { return };
         self.remove_watcher(watcher);
@@ -234,18 +235,18 @@ impl Hub {
         response
     }
 
-    /// A stream that has something to take since `take` last returned `None` for it; each is named once.
+    /// A stream that got something to take after `take` last returned `None` for it; each stream is named once.
     pub fn next_woken(&mut self) -> Option<StreamId> {
         let slot = self.woken.pop_first()?;
         Some(StreamId { slot, generation: self.streams[slot as usize].generation })
     }
 
-    /// Streams and watchers: the part of [`Hub::counts`] that costs nothing.
+    /// The numbers of streams and of watchers: the part of [`Hub::counts`] that is cheap to compute.
     pub fn sizes(&self) -> (usize, usize) {
         (self.streams.len(), self.watchers.len())
     }
 
-    /// What the hub holds now.
+    /// The sizes of the hub now.
     pub fn counts(&self) -> Counts {
         Counts {
             streams: self.streams.len(),
@@ -261,12 +262,12 @@ impl Hub {
         self.streams.get(id.slot as usize).filter(|stream| stream.generation == id.generation)
     }
 
-    /// The revision for answers: what clients may have seen elsewhere, and no less than what was delivered.
+    /// The revision in the headers of answers: the store's current one, and no less than the newest delivered one.
     pub(super) fn revision(&self) -> i64 {
         self.source.current_revision().max(self.tail)
     }
 
-    /// Queues a response whether or not there is room.
+    /// Queues a response, even if the queue has no room.
     pub(super) fn push(&mut self, slot: u32, response: Response) {
         let stream = &mut self.streams[slot as usize];
         stream.push(response);
@@ -276,12 +277,12 @@ impl Hub {
         }
     }
 
-    /// etcd's peculiar answer: revision 0 in the header and no reason, but where history begins.
+    /// etcd's special answer: the header has revision 0 and there is no reason, but the compacted revision is named.
     pub(super) fn push_compacted(&mut self, slot: u32, watch_id: i64, compact_revision: i64) {
         self.push(slot, Response { watch_id, canceled: true, compact_revision, ..Response::default() });
     }
 
-    /// Lists an unsynced watcher that is on no list: as synced if its cursor is beyond `horizon`, else as ready.
+    /// Lists an unsynced watcher that is on no list: as synced if its cursor is after `horizon`, otherwise as ready.
     pub(super) fn settle(&mut self, watcher: u32, horizon: i64) {
         let state = &mut self.watchers[watcher as usize];
         if state.next <= horizon {
@@ -295,16 +296,17 @@ impl Hub {
         self.streams[state.stream as usize].unsynced -= 1;
     }
 
-    /// Lists an unsynced watcher that is on no list with those that wait for room.
+    /// Lists an unsynced watcher that is on no list as parked on its stream.
     pub(super) fn park(&mut self, watcher: u32) {
         let state = &mut self.watchers[watcher as usize];
         state.place = Place::Parked;
         self.streams[state.stream as usize].parked.insert((state.next, watcher));
     }
 
-    /// Lets watchers go on that wait for room, those farthest behind first, and no more than the queue may have room for: on a
-    /// stream of many watchers the others would only be listed, found waiting, and parked again. A parked watcher has
-    /// something to get, so its turn ends with a response; and when that is taken, the next ones go on.
+    /// Makes parked watchers ready again, those with the smallest cursor first, and at most as many as the queue may
+    /// have room for. On a stream of many watchers, the others would only be listed, found to have no room, and parked
+    /// again. A parked watcher has events to get, so its turn ends with a response; when that is taken, the next
+    /// watchers continue.
     fn unpark(&mut self, slot: u32) {
         let stream = &mut self.streams[slot as usize];
         if stream.parked.is_empty() || !stream.has_drained(&self.limits) {
@@ -317,7 +319,7 @@ impl Hub {
         }
     }
 
-    /// Removes a watcher from everywhere.
+    /// Removes a watcher from all lists.
     pub(super) fn remove_watcher(&mut self, watcher: u32) {
         let state = self.watchers.remove(watcher as usize);
         let stream = &mut self.streams[state.stream as usize];

@@ -1,8 +1,8 @@
-//! Key ranges, found by a key that lies in them.
+//! An index of key ranges: it finds the ranges that contain a key.
 //!
-//! A balanced tree (AVL) ordered by start and end; each node knows which node below it reaches farthest, so that a search
-//! leaves out subtrees that end before the key. The balance does not depend on the order of insertion: clients choose the
-//! ranges, and must not be able to choose a slow tree.
+//! It is a balanced tree (AVL), ordered by start and end. Each node knows the node with the greatest end in its
+//! subtree, so a search skips subtrees that end before the key. The balance does not depend on the order of insertion:
+//! clients choose the ranges, and must not be able to build a slow tree.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use slab::Slab;
 /// No node.
 const NONE: u32 = u32::MAX;
 
-/// The end of a range, exclusive; `None` is beyond every key.
+/// The exclusive end of a range; `None` is after every key.
 pub(super) type End = Option<Arc<[u8]>>;
 
 #[derive(Debug)]
@@ -149,7 +149,7 @@ impl Intervals {
         self.balance(at)
     }
 
-    /// One tree of two whose heights differ by one at most, all of `left` before all of `right`.
+    /// Joins two trees whose heights differ by at most one; all of `left` is before all of `right`.
     fn join(&mut self, left: u32, right: u32) -> u32 {
         if left == NONE || right == NONE {
             return if left == NONE { right } else { left };
@@ -160,7 +160,7 @@ impl Intervals {
         self.balance(first)
     }
 
-    /// Cuts the first node off a tree; returns it and what is left.
+    /// Removes the first node of a tree; returns that node and the rest of the tree.
     fn take_first(&mut self, at: u32) -> (u32, u32) {
         let Node { left, right, .. } = *self.node(at);
         if left == NONE {
@@ -180,7 +180,8 @@ impl Intervals {
         self.height(left) - self.height(right)
     }
 
-    /// Restores the balance of a node whose subtrees are balanced, and what it knows about them; returns the new top.
+    /// Restores the balance, height and reach of a node whose subtrees are balanced; returns the new root of the
+    /// subtree.
     fn balance(&mut self, at: u32) -> u32 {
         let Node { left, right, .. } = *self.node(at);
         match self.slope(at) {

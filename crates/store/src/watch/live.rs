@@ -1,4 +1,4 @@
-//! Delivery of what has just happened.
+//! Live delivery of newly published revisions.
 
 use std::sync::Arc;
 
@@ -8,8 +8,9 @@ use super::hub::Place;
 use super::{Events, Hub, Response, RevisionEvents};
 
 impl Hub {
-    /// Delivers a revision to the synced watchers that want it. Revisions come in order; one that was published before is
-    /// ignored, and if one is missing all watchers turn to history. A hub without watchers may be left out.
+    /// Delivers a revision to the synced watchers that want it. Revisions come in order. A revision that was published
+    /// before is ignored; if a revision is missing, all watchers turn to history. A hub without watchers need not be
+    /// called.
     pub fn publish(&mut self, published: &Arc<RevisionEvents>) {
         let revision = published.revision;
         if revision <= self.tail {
@@ -27,14 +28,15 @@ impl Hub {
         self.answer_progress();
     }
 
-    /// The mailbox ran over: what the source has published up to now may never come. All watchers turn to history.
+    /// The mailbox overflowed: revisions up to the source's current one may never come here. All watchers turn to
+    /// history.
     pub fn lost(&mut self) {
         self.turn_to_history();
         self.tail = self.tail.max(self.source.current_revision());
         self.answer_progress();
     }
 
-    /// Makes every watcher unsynced, with its cursor behind the last revision that it can have got live.
+    /// Makes every watcher unsynced, with its cursor after the last revision that it may have got live.
     fn turn_to_history(&mut self) {
         for (watcher, state) in &mut self.watchers {
             if let Place::Synced(_) = state.place {
@@ -47,7 +49,7 @@ impl Hub {
         }
     }
 
-    /// Notes in each group with synced watchers which changes it wants; returns these groups, each once.
+    /// Records in each group with synced watchers the changes that it wants; returns these groups, each once.
     fn match_changes(&mut self, published: &RevisionEvents) -> Vec<u32> {
         let (mut touched, mut found) = (Vec::new(), Vec::new());
         for (at, change) in published.changes.iter().enumerate() {
@@ -67,8 +69,8 @@ impl Hub {
         touched
     }
 
-    /// Queues the changes at `hits` for every synced watcher of a group. A watcher whose stream is full becomes unsynced, with
-    /// its cursor at this revision.
+    /// Queues the changes at `hits` for every synced watcher of a group. A watcher whose stream is full becomes
+    /// unsynced, with its cursor at this revision.
     fn deliver(&mut self, group: u32, published: &RevisionEvents, hits: &[u32]) {
         let revision = published.revision;
         let wishes = self.matcher.group(group).wishes;

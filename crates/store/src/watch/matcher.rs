@@ -1,4 +1,4 @@
-//! Which watchers want a key: groups of equal wishes, found through a map of keys and a tree of ranges.
+//! The watchers of a key: groups of watchers with equal requests, found through a map of keys and a tree of ranges.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,8 +16,8 @@ pub(super) enum Interest {
 }
 
 impl Interest {
-    /// Reads key and range end as etcd's API means them: no key is the first key, no end is one key, and one zero byte is
-    /// "no end". `None` if no key can lie in the range.
+    /// Reads key and range end as in etcd's API: an empty key is the first key, an empty end means one key, and one
+    /// zero byte means no end. `None` if no key can be in the range.
     pub(super) fn from_request(key: &[u8], range_end: &[u8]) -> Option<Self> {
         let key = if key.is_empty() { &[0] } else { key };
         match range_end {
@@ -35,7 +35,7 @@ impl Interest {
     }
 }
 
-/// What a watcher wants to know of the changes.
+/// The kinds of changes that a watcher asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Wishes {
     pub(super) prev_kv: bool,
@@ -48,14 +48,14 @@ impl Wishes {
         !(if tombstone { self.no_delete } else { self.no_put })
     }
 
-    /// The change as the watcher may see it.
+    /// The change as the watcher gets it: with or without the previous value.
     pub(super) fn apply(self, change: &Change) -> Change {
         let previous = if self.prev_kv { change.previous.clone() } else { None };
         Change { version: change.version.clone(), previous }
     }
 }
 
-/// Watchers with the same interest and wishes: what one gets, all get.
+/// Watchers with the same interest and the same wishes: they all get the same events.
 #[derive(Debug)]
 pub(super) struct Group {
     interest: Interest,
@@ -63,9 +63,9 @@ pub(super) struct Group {
     members: u32,
     /// The synced members, in any order.
     pub(super) synced: Vec<u32>,
-    /// Scratch of a pass over changes: indexes of those that match.
+    /// Scratch space of a pass over changes: the indexes of the changes that match.
     pub(super) hits: Vec<u32>,
-    /// Scratch of a pass over history: the pass serves members of this group.
+    /// Scratch space of a pass over history: whether the pass serves members of this group.
     pub(super) wanted: bool,
 }
 
@@ -73,13 +73,13 @@ pub(super) struct Group {
 #[derive(Debug, Default)]
 pub(super) struct Matcher {
     groups: Slab<Group>,
-    /// Only ever looked up, never iterated, so its random seed is invisible.
+    /// Only looked up, never iterated, so its random seed has no effect.
     keys: HashMap<Arc<[u8]>, Vec<u32>>,
     ranges: Intervals,
 }
 
 impl Matcher {
-    /// Adds a member to the group with this interest and these wishes; a new group if there is none.
+    /// Adds a member to the group with this interest and these wishes; creates the group if there is none.
     pub(super) fn join(&mut self, interest: Interest, wishes: Wishes) -> u32 {
         let siblings = match &interest {
             Interest::Key(key) => self.keys.get(key).map_or(&[][..], Vec::as_slice),
@@ -102,7 +102,7 @@ impl Matcher {
         group
     }
 
-    /// Removes a member from a group, and the group with its last member.
+    /// Removes a member from a group; the last member takes the group with it.
     pub(super) fn leave(&mut self, group: u32) {
         self.group_mut(group).members -= 1;
         if self.group(group).members > 0 {
@@ -140,7 +140,7 @@ impl Matcher {
         self.ranges.containing(key, found);
     }
 
-    /// Appends to `found` those of `candidates` that watch `key`: cheaper than `matching` when they are few.
+    /// Appends to `found` the groups among `candidates` that watch `key`; cheaper than `matching` for a few candidates.
     pub(super) fn matching_among(&self, candidates: &[u32], key: &[u8], found: &mut Vec<u32>) {
         found.extend(candidates.iter().filter(|group| self.group(**group).interest.contains(key)));
     }

@@ -1,16 +1,17 @@
-//! Telling clients how far they are when nothing they watch happens.
+//! Progress: telling clients up to which revision they have got everything, while nothing that they watch changes.
 
 use super::hub::Watcher;
 use super::queue::Stream;
 use super::{Hub, INVALID_WATCH_ID, Response, StreamId};
 
 impl Hub {
-    /// Answers a client's request for progress: one response for the whole stream, behind all events up to the revision it
-    /// names, and naming no less than the revision that is current now. If a watcher of the stream is unsynced or begins in
-    /// the future, or if there is none, the request is dropped silently, as in etcd; clients ask again.
+    /// Answers a client's progress request by one response for the whole stream. The response comes after all events up
+    /// to the revision that it names, and names no less than the revision that is current now. The request is dropped
+    /// without an answer, as in etcd, if a watcher of the stream is unsynced or begins in the future, or if there is no
+    /// watcher; clients ask again.
     ///
-    /// The store may be ahead of what was published here; then the answer waits for it. Several requests that wait get
-    /// one answer.
+    /// The store may be ahead of the revisions that were published here; then the answer waits for them. Several
+    /// waiting requests of a stream get one answer.
     pub fn progress(&mut self, id: StreamId) {
         let Some(stream) = self.stream(id) else { return };
         if stream.progress_from.is_none() {
@@ -18,8 +19,8 @@ impl Hub {
         }
     }
 
-    /// Answers the requests for progress that waited for revisions which are published now, and looks at no others: a
-    /// request must not cost more because many streams wait.
+    /// Answers the progress requests that waited for revisions which are published now. It looks at no other requests:
+    /// the cost must not grow with the number of waiting streams.
     pub(super) fn answer_progress(&mut self) {
         while let Some(&(from, slot)) = self.progress_waiting.first()
             && from <= self.tail
@@ -29,8 +30,8 @@ impl Hub {
         }
     }
 
-    /// Answers a request for progress, if everything up to `from` and up to what the stream has named is published
-    /// here.
+    /// Answers a progress request, if everything up to `from`, and up to the greatest revision that the stream has
+    /// named, is published here. Otherwise the request waits.
     fn answer_or_wait(&mut self, slot: u32, from: i64) {
         let stream = &mut self.streams[slot as usize];
         let from = from.max(stream.named_revision);
@@ -51,8 +52,8 @@ impl Hub {
         stream.unsynced == 0 && !stream.watchers.is_empty() && begun
     }
 
-    /// Tells quiet watchers of progress whose interval is over at `now_ms`: those that asked for it, are synced and got
-    /// nothing since the last time.
+    /// Notifies the quiet watchers of streams whose progress interval is over at `now_ms`: the watchers that asked for
+    /// it, are synced, and got no events in the interval.
     pub fn tick(&mut self, now_ms: u64) {
         while let Some(&(deadline_ms, slot)) = self.deadlines.first()
             && deadline_ms <= now_ms
@@ -65,13 +66,13 @@ impl Hub {
         }
     }
 
-    /// When `tick` has something to do, in milliseconds of its clock.
+    /// The time at which `tick` has something to do, in milliseconds of its clock.
     pub fn next_deadline_ms(&self) -> Option<u64> {
         self.deadlines.first().map(|(deadline_ms, _)| *deadline_ms)
     }
 
-    /// Begins a progress interval. Up to a tenth is added, another for each stream: clients that come together should not all be
-    /// told together.
+    /// Begins a progress interval. Up to a tenth of it is added, differently for each stream: clients that connect at
+    /// the same time should not be notified at the same time.
     pub(super) fn schedule_progress(&mut self, slot: u32, now_ms: u64) {
         let stream = &mut self.streams[slot as usize];
         let spread = u64::from(stream.generation).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
@@ -85,7 +86,7 @@ impl Hub {
         if self.streams[slot as usize].named_revision > revision {
             return;
         }
-        // A synced watcher whose cursor is beyond the next revision begins in the future.
+        // A synced watcher whose cursor is after the next revision begins in the future.
         let due = |w: &Watcher| w.quiet && w.is_synced() && w.next <= revision + 1 && w.start <= revision;
         let watchers: Vec<u32> = self.streams[slot as usize].watchers.values().copied().collect();
         for watcher in watchers {

@@ -1,4 +1,4 @@
-//! One stream of watch responses: its queue, and the watchers on it.
+//! One stream of watch responses: its queue and its watchers.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -20,9 +20,9 @@ pub struct Limits {
     pub chunk_bytes: usize,
     /// See [`CHUNK_WATCHERS`].
     pub chunk_watchers: usize,
-    /// Responses of this size and more are sent in fragments to watchers that asked for it.
+    /// Responses of at least this size are sent in fragments to the watchers that asked for fragments.
     pub fragment_bytes: usize,
-    /// How often a quiet watcher that asked for it hears of progress.
+    /// The interval of progress notifications to a quiet watcher that asked for them.
     pub progress_interval_ms: u64,
 }
 
@@ -42,7 +42,7 @@ impl Limits {
 }
 
 impl Default for Limits {
-    /// For etcd's default request size, 1.5 MiB, and its default interval, 10 minutes.
+    /// For etcd's default request size, 1.5 MiB, and its default progress interval, 10 minutes.
     fn default() -> Self {
         Self::new(3 << 19, PROGRESS_INTERVAL_MS)
     }
@@ -51,30 +51,30 @@ impl Default for Limits {
 /// State of one stream.
 #[derive(Debug, Default)]
 pub(super) struct Stream {
-    /// Tells this stream from earlier ones in the same slot.
+    /// Distinguishes this stream from earlier ones in the same slot.
     pub(super) generation: u32,
     queue: VecDeque<Response>,
     queued_bytes: usize,
-    /// The greatest revision in a header so far; progress must not name a smaller one, or the client would begin there again
-    /// after a reconnect.
+    /// The greatest revision in a response header so far. Progress must not name a smaller revision: after a reconnect
+    /// the client would begin there, and get events twice.
     pub(super) named_revision: i64,
     /// The shell was told that there is something to take.
     pub(super) announced: bool,
-    /// Watchers by the id that the client knows.
+    /// Watchers, by the id that the client knows.
     pub(super) watchers: BTreeMap<i64, u32>,
-    /// The next id to try for a watcher without one.
+    /// The next id to try for a watcher whose request names none.
     next_id: i64,
-    /// Unsynced watchers that wait for room in the queue, by cursor.
+    /// Unsynced watchers that wait for room in the queue, ordered by cursor.
     pub(super) parked: BTreeSet<(i64, u32)>,
-    /// How many of the watchers are unsynced.
+    /// The number of unsynced watchers.
     pub(super) unsynced: usize,
-    /// Watchers that were created to begin in the future, by where they begin.
+    /// Watchers that were created to begin in the future, ordered by their start revision.
     pub(super) future: BTreeSet<(i64, u32)>,
-    /// A request for progress waits until the hub has seen this revision.
+    /// A progress request waits until this revision is published to the hub.
     pub(super) progress_from: Option<i64>,
-    /// When quiet watchers hear of progress next.
+    /// The end of the progress interval.
     pub(super) progress_deadline_ms: u64,
-    /// How many watchers asked for that.
+    /// The number of watchers that asked for progress notifications.
     pub(super) progress_watchers: usize,
 }
 
@@ -83,7 +83,8 @@ impl Stream {
         Self { generation, ..Self::default() }
     }
 
-    /// Whether a client may ask for more: without the share of the watchers, or each creation would make room for its answer.
+    /// Whether more requests may be read. The bound has no share for the watchers: otherwise each creation would make
+    /// room for its own answer.
     pub(super) fn accepts_requests(&self, limits: &Limits) -> bool {
         self.queue.len() < limits.queue_responses && self.queued_bytes < limits.queue_bytes
     }
@@ -93,7 +94,8 @@ impl Stream {
         self.queue.len() < limits.queue_responses + self.watchers.len() && self.queued_bytes < limits.queue_bytes
     }
 
-    /// Whether enough was taken for waiting watchers to go on: half, so that they do not stop at every response.
+    /// Whether parked watchers may continue: only when the queue is half empty, so that they are not parked again after
+    /// every response.
     pub(super) fn has_drained(&self, limits: &Limits) -> bool {
         self.queue.len() <= limits.queue_responses / 2 && self.queued_bytes <= limits.queue_bytes / 2
     }
@@ -104,7 +106,7 @@ impl Stream {
         self.queue.push_back(response);
     }
 
-    /// Takes the next response; a large one in fragments if its watcher wants that.
+    /// Takes the next response; a large one in fragments, if its watcher asked for fragments.
     pub(super) fn pop(&mut self, limits: &Limits) -> Option<Response> {
         let fragment = self.queue.front_mut()?.split_fragment(limits.fragment_bytes);
         let response = match fragment {
@@ -119,7 +121,7 @@ impl Stream {
         self.queue.len()
     }
 
-    /// The id for a new watcher: `wanted`, or for 0 the next free one, counting from 0. `None` if `wanted` is taken.
+    /// The id of a new watcher: `wanted`, or for 0 the next free one, counted from 0. `None` if `wanted` is taken.
     pub(super) fn choose_id(&mut self, wanted: i64) -> Option<i64> {
         if wanted != 0 {
             return (!self.watchers.contains_key(&wanted)).then_some(wanted);

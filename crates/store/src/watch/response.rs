@@ -1,4 +1,4 @@
-//! What a stream sends, and its bytes.
+//! The responses of a stream, and their encoding.
 
 use std::borrow::Cow;
 
@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use super::{Events, PIECE_BYTES};
 use crate::wire;
 
-/// The id in answers that concern no single watcher: a refused creation, progress of a whole stream.
+/// The watch id of answers that concern no single watcher: a refused creation, and the progress of a whole stream.
 pub const INVALID_WATCH_ID: i64 = -1;
 
 const HEADER: u8 = 0x0a;
@@ -39,18 +39,18 @@ pub struct Response {
     pub revision: i64,
     pub created: bool,
     pub canceled: bool,
-    /// Where a watcher that history has overtaken may begin again; else 0.
+    /// The revision at which a cancelled watcher may begin again, if its cursor was compacted; otherwise 0.
     pub compact_revision: i64,
     pub cancel_reason: Cow<'static, str>,
     /// More fragments of this response follow.
     pub fragment: bool,
     pub events: Option<Events>,
-    /// The watcher takes large responses in fragments.
+    /// The watcher asked for large responses in fragments.
     pub(super) may_fragment: bool,
 }
 
 impl Response {
-    /// Bytes of the whole response.
+    /// The number of bytes of the whole response.
     pub fn encoded_len(&self, header: &Header) -> usize {
         wire::field_len(self.header_len(header))
             + wire::int_len(self.watch_id as u64)
@@ -62,7 +62,7 @@ impl Response {
             + self.events.as_ref().map_or(0, Events::encoded_len)
     }
 
-    /// Appends the whole response. A large one is better sent in [`Response::pieces`].
+    /// Appends the whole response. Large responses should be sent in [`Response::pieces`].
     pub fn encode(&self, header: &Header, out: &mut BytesMut) {
         out.reserve(self.encoded_len(header));
         self.put_head(header, out);
@@ -71,7 +71,7 @@ impl Response {
         }
     }
 
-    /// The bytes of the response in pieces of about [`PIECE_BYTES`]; together they are what `encode` appends.
+    /// The bytes of the response in pieces of about [`PIECE_BYTES`]; joined, they are the bytes that `encode` appends.
     pub fn pieces(self, header: &Header) -> Pieces {
         let mut head = BytesMut::new();
         self.put_head(header, &mut head);
@@ -85,7 +85,7 @@ impl Response {
             + wire::int_len(header.raft_term)
     }
 
-    /// All fields but the events, which have the highest number and come last.
+    /// Appends all fields except the events, which have the highest number and come last.
     fn put_head(&self, header: &Header, out: &mut BytesMut) {
         wire::put_len(out, HEADER, self.header_len(header));
         wire::put_int(out, CLUSTER_ID, header.cluster_id);
@@ -103,10 +103,10 @@ impl Response {
         wire::put_int(out, FRAGMENT, u64::from(self.fragment));
     }
 
-    /// Cuts off the first fragment if the response is too large and its watcher takes fragments: at `limit` bytes and with
-    /// at least two events, as in etcd.
+    /// Splits off the first fragment if the response is too large and its watcher asked for fragments: at `limit`
+    /// bytes, and only if there are at least two events, as in etcd.
     pub(super) fn split_fragment(&mut self, limit: usize) -> Option<Self> {
-        /// The largest header, watch id and flag together: six integers with their tags, and the header's own tag.
+        /// The largest header, watch id and flag together: six integers with their tags, and the tag of the header.
         const HEAD_LEN: usize = 6 * 11 + 2;
         let events = self.events.as_mut().filter(|events| self.may_fragment && events.count() > 1)?;
         if events.encoded_len() + HEAD_LEN < limit {
@@ -122,7 +122,7 @@ impl Response {
     }
 }
 
-/// The bytes of a response, a piece at a time: see [`Response::pieces`].
+/// The bytes of a response, piece by piece: see [`Response::pieces`].
 #[derive(Debug)]
 pub struct Pieces {
     head: Option<BytesMut>,

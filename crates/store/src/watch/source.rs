@@ -1,10 +1,10 @@
-//! What the hub gets from the store: new revisions as they are made, and history.
+//! The input of the hub from the store: new revisions, and history.
 
 use metastore_engine::{Result, Revision, Row, Version};
 
 use crate::mvcc::row::key_of;
 
-/// Everything that one revision changed, in the order of the operations. Handed out after the store has published the
+/// All changes of one revision, in the order of the operations. The store hands it out after it has published the
 /// revision.
 #[derive(Debug)]
 pub struct RevisionEvents {
@@ -28,17 +28,18 @@ impl Change {
     }
 }
 
-/// Read access to the store's past. All calls may run while the writer works.
+/// Read access to the store's history. All calls may run while the writer works.
 pub trait HistorySource: Send + Sync {
     /// The newest revision that readers may see.
     fn current_revision(&self) -> i64;
 
-    /// The revision of the last compaction; 0 or less before the first. Raised before the first row is dropped, so that
-    /// rows read *before* this call are complete from the revision it returns on.
+    /// The revision of the last compaction; 0 or less before the first one. It is raised before the first row is
+    /// dropped. So rows that were read *before* this call are complete from the returned revision on.
     fn compact_revision(&self) -> i64;
 
     /// Appends to `rows`, in order of revision, stored versions with `from <= revision` and `main <= to`, tombstones
-    /// included, about `limit` of them (fewer or somewhat more). Returns where to go on, or `None` at the end.
+    /// included: about `limit` of them (fewer or somewhat more). Returns the revision to continue from, or `None` at
+    /// the end.
     fn history(&self, from: Revision, to: i64, limit: usize, rows: &mut Vec<Version>) -> Result<Option<Revision>>;
 
     /// The row of `key` at revision `main`: `None` if it did not exist then, or if that revision has been compacted.

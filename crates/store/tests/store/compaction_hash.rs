@@ -7,7 +7,7 @@ use metastore_store::mvcc::CompactionHashJob;
 
 use crate::engines::{Home, Medium};
 
-/// More than one step of an engine.
+/// More keys than one step of an engine handles.
 const KEYS: usize = 1000;
 
 struct Writer {
@@ -50,7 +50,7 @@ impl Writer {
         !self.store.compacting()
     }
 
-    /// Whether the hash of a compacted revision is remembered: then it is that from before the compaction.
+    /// Whether the hash of a compacted revision is remembered: then it is the hash from before the compaction.
     fn remembers(&mut self, compacted: i64) -> bool {
         let hash = self.store.view().hash_kv(compacted).unwrap();
         hash.compact_revision < compacted
@@ -146,8 +146,8 @@ fn a_job_outlives_its_store() {
     });
 }
 
-/// Regression: what was read of history before a step and after it was the state of no moment. A key whose deletion was dropped in
-/// between came back with the snapshot.
+/// Regression: the rows that a snapshot read before and after a compaction step belonged to different states. A key
+/// came back with the snapshot if its deletion was dropped in between.
 #[test]
 fn a_snapshot_that_is_taken_amid_a_compaction_is_of_one_moment() {
     on_each(|mut writer| {

@@ -1,20 +1,20 @@
-//! What the scripts must show: a list to read, and a test that looks for each line of it.
+//! The list of what the scripts must show, and a test that looks for each line of the list.
 
 use std::collections::BTreeSet;
 
 use crate::golden::scripts;
 
-/// Where something is shown.
+/// The place where something is shown.
 #[derive(Clone, Copy, PartialEq)]
 enum Shown {
     /// By a script: a comment `# trap 8: ...` over the commands that show it.
     Script,
-    /// Only the server has it: its own tests show it.
+    /// It exists only in the server, whose own tests show it.
     Server,
 }
 use Shown::{Script, Server};
 
-/// Traps: behaviour of etcd that whoever rewrites it is likely to get wrong.
+/// Traps: behaviour of etcd that a reimplementation is likely to get wrong.
 const TRAPS: [(u32, Shown, &str); 13] = [
     (1, Server, "one version string feeds /version, Status, metrics and --version; clients switch features on by it"),
     (2, Server, "RangeStream exists and is tried first by newer clients; Unimplemented makes them fall back"),
@@ -75,7 +75,7 @@ const ERRORS: [(&str, Shown); 40] = [
     ("RangeStream does not support revision filters", Server),
 ];
 
-/// Where the errors are asked for that only the server raises.
+/// The test that provokes the errors which only the server returns.
 const SERVER: &str = include_str!("../../../server/tests/api_errors/main.rs");
 
 fn texts() -> Vec<String> {
@@ -143,7 +143,7 @@ fn every_refusal_is_in_the_list() {
         RootRoleNotFound,
     ];
     for refusal in all {
-        // A new refusal stops this match from compiling, so that it is not forgotten here.
+        // With a new refusal this match no longer compiles, so that the refusal is not forgotten here.
         match refusal {
             Compacted
             | FutureRevision

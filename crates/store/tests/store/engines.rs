@@ -6,10 +6,10 @@ use metastore_engine::contract::{Mirror, Scratch};
 use metastore_engine::{Engine, Memory, RocksDb, RocksDbSettings};
 use proptest::prelude::ProptestConfig;
 
-/// Bytes of a database's cache: small, because tests open hundreds of them.
+/// The size of a database's cache, in bytes: small, because tests open hundreds of databases.
 const CACHE_BYTES: usize = 4 << 20;
 
-/// How many cases a random test tries on disk where it tries 256 in memory: opening a database takes a while.
+/// The number of cases of a random test on disk, instead of 256 in memory: opening a database takes long.
 const CASES_ON_DISK: u32 = 32;
 
 /// [`CASES_ON_DISK`], unless the environment asks for more than the default.
@@ -19,7 +19,7 @@ pub fn cases_on_disk() -> ProptestConfig {
     ProptestConfig { cases, ..usual }
 }
 
-/// What an engine stands on.
+/// The kind of engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Medium {
     Memory,
@@ -28,7 +28,7 @@ pub enum Medium {
     Both,
 }
 
-/// Where the state of a member is, while it runs and while it does not.
+/// The place of a member's state, while the member runs and while it is stopped.
 pub enum Home {
     Memory(Arc<Memory>),
     RocksDb(Scratch),
@@ -36,7 +36,7 @@ pub enum Home {
 }
 
 impl Home {
-    /// An empty one.
+    /// An empty home.
     pub fn new(medium: Medium) -> Self {
         match medium {
             Medium::Memory => Self::Memory(Arc::default()),
@@ -45,7 +45,7 @@ impl Home {
         }
     }
 
-    /// Opens the engine. Nobody may have it open.
+    /// Opens the engine. It must not be open already.
     pub fn open(&self) -> Arc<dyn Engine> {
         match self {
             Self::Memory(memory) => memory.clone(),

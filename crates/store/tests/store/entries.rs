@@ -1,5 +1,5 @@
-//! Log entries made from arbitrary bytes, and what must hold whatever they are. The fuzz target `apply` includes this file,
-//! so that a fuzzer and the plain tests look for the same.
+//! Log entries made from arbitrary bytes, and the checks that must hold for all of them. The fuzz target `apply`
+//! includes this file, so that the fuzzer and the plain tests make the same checks.
 
 use std::sync::Arc;
 
@@ -22,23 +22,23 @@ use metastore_store::mvcc::RangeQuery;
 use metastore_store::snapshot::{Incoming, SnapshotError};
 use metastore_store::{Halt, Store};
 
-/// Entries that are made of one input.
+/// The largest number of entries made from one input.
 const MOST_ENTRIES: usize = 64;
-/// Operations and comparisons in one list.
+/// The largest number of operations, and of comparisons, in one list.
 const MOST_OPS: u8 = 4;
-/// Transactions inside each other.
+/// The largest depth of nested transactions.
 const MOST_DEPTH: u8 = 6;
 
-/// Applies entries in order, up to the first that stops the member.
+/// Applies entries in order, up to the first one that halts the member.
 ///
 /// # Panics
-/// If the store breaks a promise: a revision that goes back, events that do not fit, a halt that does not say where, a state that
-/// cannot be read, hashed, or moved by a snapshot.
+/// If the store breaks a promise: the revision decreases, events do not match the revisions, a halt does not name its
+/// entry, or the state cannot be read, hashed, or moved by a snapshot.
 pub fn apply_all(entries: &[Bytes]) -> Result<Store, Halt> {
     apply_all_on(entries, || Arc::new(Memory::new()))
 }
 
-/// [`apply_all`] on an engine that `make` makes; it makes another one for a snapshot.
+/// [`apply_all`] on an engine from `make`, which also makes the empty engine for the snapshot.
 pub fn apply_all_on(entries: &[Bytes], mut make: impl FnMut() -> Arc<dyn Engine>) -> Result<Store, Halt> {
     let mut store = Store::open(make()).expect("an empty engine");
     for (index, entry) in (1..).zip(entries) {
@@ -57,7 +57,7 @@ pub fn apply_all_on(entries: &[Bytes], mut make: impl FnMut() -> Arc<dyn Engine>
                 return Err(halt);
             }
         }
-        // Some compactions get their hash, some do not.
+        // Some compactions compute their hash, others do not.
         if let Some(job) = store.take_compaction_hash().filter(|_| entry.len() % 2 == 0) {
             job.run().expect("the engine does not fail");
         }
@@ -100,21 +100,21 @@ pub fn snapshot_of(store: &Store) -> Vec<u8> {
     written
 }
 
-/// Pieces end in the middle of parts: a prime.
+/// The size of a piece: a prime, so that pieces end in the middle of parts.
 const PIECE_BYTES: usize = 1009;
 
-/// Loads a snapshot into an empty engine; returns the log position that it holds.
+/// Loads a snapshot into an empty engine; returns the log position of the snapshot.
 ///
 /// # Errors
 /// The snapshot is damaged.
 pub fn load(snapshot: &[u8], empty: Arc<dyn Engine>) -> Result<Applied, SnapshotError> {
     let mut incoming = Incoming::new(empty);
-    // Pieces that end anywhere.
+    // Pieces end at any position.
     snapshot.chunks(PIECE_BYTES).try_for_each(|piece| incoming.take(piece))?;
     incoming.finish()
 }
 
-/// Makes entries of arbitrary bytes: well-formed commands with odd values, damaged ones, and bytes that are none.
+/// Makes entries from arbitrary bytes: well-formed commands with odd values, damaged commands, and other bytes.
 pub fn from_bytes(bytes: &[u8]) -> Vec<Bytes> {
     let mut input = Input(bytes);
     let mut entries = Vec::new();
@@ -124,7 +124,7 @@ pub fn from_bytes(bytes: &[u8]) -> Vec<Bytes> {
     entries
 }
 
-/// Bytes that decide; zeros when they are used up.
+/// The bytes that choose everything; zeros when they are used up.
 struct Input<'a>(&'a [u8]);
 
 impl Input<'_> {
@@ -211,13 +211,13 @@ impl Input<'_> {
         }
     }
 
-    /// A name that users and roles may have.
+    /// A name that users and roles can have.
     fn name(&mut self) -> String {
         const NAMES: [&str; 4] = ["", "root", "a", "b"];
         NAMES[usize::from(self.byte()) % NAMES.len()].to_owned()
     }
 
-    /// Facts beside the keys, in the name of a user that may be there.
+    /// A command about alarms, users, roles or a downgrade, in the name of a user that may exist.
     fn fact(&mut self, id: u64) -> Bytes {
         let caller = Caller { user: self.name().into(), auth_revision: u64::from(self.byte() % 16) };
         let (name, role) = (self.name(), self.name());
@@ -345,7 +345,7 @@ impl Input<'_> {
     }
 }
 
-/// An entry of this kind whose message is whatever these bytes are.
+/// An entry of this kind with these bytes as its message, whatever they are.
 pub fn wrapped(kind: Kind, body: &[u8]) -> Bytes {
     let mut entry = Vec::new();
     metastore_proto::prost::encoding::bytes::encode(kind as u32, &body.to_vec(), &mut entry);

@@ -1,13 +1,13 @@
-//! Runs the scripts and compares what comes out with what is recorded.
+//! Runs the scripts and compares their traces with the recorded ones.
 
 use std::path::{Path, PathBuf};
 
 use crate::engines::Medium;
 use crate::script;
 
-/// Records instead of comparing.
+/// The environment variable that makes the test record traces instead of comparing them.
 const UPDATE: &str = "UPDATE";
-/// Lines that a diff shows around a difference.
+/// The number of equal lines that a diff shows around a difference.
 const CONTEXT: usize = 3;
 
 /// All scripts, in the order of their paths.
@@ -33,7 +33,7 @@ fn scripts_give_what_is_recorded() {
     check(Medium::Memory);
 }
 
-/// The same records: a script shows nothing of the engine.
+/// The recorded traces are the same for every engine: a script does not depend on the engine.
 #[test]
 fn scripts_give_what_is_recorded_on_disk() {
     check(Medium::RocksDb);
@@ -58,8 +58,8 @@ fn check(medium: Medium) {
     assert!(wrong.is_empty(), "- recorded, + actual; {UPDATE}=1 records what is actual\n\n{wrong}");
 }
 
-/// The lines that differ, with a few around them. Both texts hold the same commands, so a script is compared command by
-/// command: a line that is missing does not shift the rest.
+/// The lines that differ, with a few lines around them. Both texts hold the same commands, so a script is compared
+/// command by command: a missing line does not shift the rest.
 fn diff(recorded: &str, actual: &str) -> String {
     let (old, new) = (steps(recorded), steps(actual));
     let mut out = Vec::new();
@@ -79,7 +79,7 @@ fn diff(recorded: &str, actual: &str) -> String {
     (0..out.len()).filter(|&at| near(at)).map(|at| format!("{}\n", out[at])).collect()
 }
 
-/// A text cut before each command.
+/// A text, split before each command.
 fn steps(text: &str) -> Vec<&str> {
     let starts = text.match_indices("\n> ").map(|(at, _)| at + 1);
     let starts: Vec<usize> = std::iter::once(0).chain(starts).chain([text.len()]).collect();

@@ -1,4 +1,4 @@
-//! Nothing that stands in a log makes a member panic, or skip an entry: it is applied, refused, or the member halts.
+//! No entry in a log makes a member panic or skip it: every entry is applied or refused, or the member halts.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use crate::engines::{Home, Medium, cases_on_disk};
 use crate::entries::{apply_all, apply_all_on, from_bytes, wrapped};
 
-/// Messages inside messages that the protobuf library reads; etcd's library has no such limit.
+/// The depth of nested messages that the protobuf library decodes; etcd's library has no such limit.
 const MOST_MESSAGES: usize = 100;
 
 fn only(entry: Bytes) -> Result<Store, Halt> {
@@ -55,11 +55,11 @@ fn the_corpus_is_applied_or_halts_on(medium: Medium) {
     }
 }
 
-/// Every field of etcd's `InternalRaftRequest` is either applied or stops the member, which names it.
+/// Every field of etcd's `InternalRaftRequest` is either applied, or halts the member with an error that names it.
 #[test]
 fn every_kind_that_is_not_applied_halts_by_name() {
     let applied = Kind::ALL.map(|kind| kind as u32);
-    // The id, a request of etcd's old API, and the header.
+    // The id, a request of etcd's v2 API, and the header.
     let beside = [1, 2, 100];
     for kind in (1..2000).chain([9900]).filter(|kind| !applied.contains(kind) && !beside.contains(kind)) {
         let mut entry = Vec::new();
@@ -70,11 +70,11 @@ fn every_kind_that_is_not_applied_halts_by_name() {
     }
 }
 
-/// A kind that is not known beside one that is: nothing of the entry is applied.
+/// An unknown kind beside a known one: nothing of the entry is applied.
 #[test]
 fn a_known_kind_does_not_hide_an_unknown_one() {
     let put = Command::encode(1, Kind::Put, &PutRequest { key: "k".into(), ..Default::default() });
-    // Of kind 1303.
+    // An empty message of kind 1303.
     for entry in [[b"\xba\x51\0", &put[..]].concat(), [&put[..], b"\xba\x51\0"].concat()] {
         let halt = only(entry.into()).err().expect("an unknown kind halts");
         assert!(matches!(halt.cause, HaltCause::UnknownKind(_)), "{halt}");
@@ -91,11 +91,11 @@ fn nested(levels: usize) -> TxnRequest {
     TxnRequest { success: vec![op], ..Default::default() }
 }
 
-/// A transaction that the API can decode, it can propose; then every member must be able to apply it. In the log it stands one
-/// message deeper, but its body is decoded by itself, so that both limits are one.
+/// The API proposes every transaction that it can decode, so every member must be able to apply it. A transaction in
+/// the log is one message deeper, but its body is decoded separately, so that both limits are the same.
 #[test]
 fn transactions_nest_as_deep_as_they_can_be_decoded() {
-    // Each level is a transaction and an operation; the put inside is one more message.
+    // Each level consists of two messages, a transaction and an operation; the put inside is one more message.
     let deepest = MOST_MESSAGES / 2;
     for levels in 1..=deepest + 2 {
         let bytes = nested(levels).encode_to_vec();
@@ -109,7 +109,7 @@ fn transactions_nest_as_deep_as_they_can_be_decoded() {
     }
 }
 
-/// Far deeper than any stack would bear.
+/// The nesting is deeper than any stack could hold.
 #[test]
 fn a_bottomless_transaction_halts() {
     let mut body = Vec::new();
@@ -141,7 +141,8 @@ fn a_halt_leaves_nothing_behind_that_readers_could_see() {
     assert_eq!((store.applied().index, store.revision()), (1, 2), "the entry is still to be applied");
 }
 
-/// A leader appends nothing for others that it has not checked: so that must not halt a member, whatever the state is.
+/// A leader appends no command of another member without this check. So a checked command must not halt a member,
+/// whatever its state is.
 fn what_is_checked_is_applied(entries: &[Bytes]) {
     let checked: Result<Vec<_>, _> = entries.iter().map(|entry| check_command(entry.clone())).collect();
     match (checked, apply_all(entries)) {
@@ -167,7 +168,7 @@ proptest! {
         what_is_checked_is_applied(&from_bytes(&bytes));
     }
 
-    /// What etcd's own message would make of the bytes, where it is one command that is known here.
+    /// The command agrees with etcd's own message where the message holds a command of a known kind.
     #[test]
     fn commands_are_those_of_the_protobuf_library(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         for entry in from_bytes(&bytes) {

@@ -1,4 +1,4 @@
-//! Opening a store reads no keys: there may be more of them than memory holds.
+//! Opening a store reads no keys, because there may be more of them than memory can hold.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ fn opening_reads_no_keys() {
     assert_eq!(store.lease_keys(7).unwrap(), [b"a", b"b"]);
 }
 
-/// What a lease was told to hold is found after it: the keys go with it, those that were taken off stay.
+/// A revocation deletes the keys that the lease has at that moment, and leaves the keys that were detached before.
 #[test]
 fn a_revoked_lease_leaves_no_rows() {
     let engine: Arc<dyn Engine> = Arc::new(Memory::new());

@@ -1,5 +1,5 @@
-//! Readers beside compactions: what they hold back, and for how long; and what they see until a compaction is
-//! published.
+//! Readers beside compactions: which compactions they hold back, and for how long; and what readers see before a
+//! compaction is published.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
@@ -19,7 +19,7 @@ use crate::entries::{load, snapshot_of};
 use crate::watched::Watched;
 
 const KEYS: usize = 600;
-/// How long an answer may take that must not wait for anything.
+/// The longest time for an answer that must not wait for anything.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 const ALL: RangeQuery<'static> = RangeQuery {
@@ -55,7 +55,7 @@ fn compact(store: &mut Store) -> i64 {
     revision
 }
 
-/// Drops what may be dropped; returns whether that was all.
+/// Drops all versions that can be dropped; returns whether the compaction is finished.
 fn drop_versions(store: &mut Store) -> bool {
     drop(store.take_compaction_hash());
     while store.compact_step().unwrap() {}
@@ -86,7 +86,7 @@ fn a_range_that_is_read_in_pieces_holds_back_no_compaction_and_is_refused_once_i
     on_each(|mut store| {
         let mut cursor = store.view().cursor(&ALL).unwrap();
         assert_eq!(cursor.next_rows(store.view(), 10).unwrap().len(), 10);
-        // Its own revision can still be read after this.
+        // The revision of the cursor can still be read after this compaction.
         compact(&mut store);
         store.publish().unwrap();
         assert!(drop_versions(&mut store), "nothing is held back between two pieces");
@@ -98,7 +98,7 @@ fn a_range_that_is_read_in_pieces_holds_back_no_compaction_and_is_refused_once_i
         assert!(drop_versions(&mut store));
         assert!(is_compacted(&cursor.next_rows(store.view(), 10)));
         assert!(is_compacted(&cursor.finish(store.view())), "nor can the rest be counted");
-        // One that has read nothing yet has no revision that could be gone.
+        // A cursor that has read nothing yet has no fixed revision that could be compacted.
         let mut late = finished;
         assert_eq!(late.next_rows(store.view(), KEYS).unwrap().len(), KEYS);
         assert_eq!(late.finish(store.view()).unwrap().revision, store.revision());
@@ -121,7 +121,7 @@ fn a_range_that_is_read_in_pieces_goes_on_in_the_state_that_took_the_place_of_it
     });
 }
 
-/// Answers, from a thread of its own, what `read` reads; a read that never ends keeps only that thread.
+/// Runs `read` on a thread of its own, and sends its result; a read that never ends keeps only that thread.
 fn in_time<T: Send + 'static>(read: impl FnOnce() -> T + Send + 'static) -> Receiver<T> {
     let (send, answer) = channel();
     std::thread::spawn(move || _ = send.send(read()));
@@ -143,7 +143,7 @@ fn readers_wait_for_no_batch_that_compacts() {
             (range, txn.succeeded, hash)
         });
         let answers = answers.recv_timeout(PATIENCE);
-        // What spins is let go before the test fails.
+        // A reader that spins is released before the test fails.
         store.publish().unwrap();
         let (range, _, hashed) = answers.expect("an answer before the batch is published");
         assert_eq!((range, hashed), (before, hash), "the state before the batch");
@@ -159,7 +159,8 @@ fn read_txn(revision: i64) -> TxnRequest {
     TxnRequest { success: vec![op], ..Default::default() }
 }
 
-/// Commands of one batch see the compactions before them, or members with other batches would come to other states.
+/// Commands see the compactions before them in the same batch. Otherwise the state would depend on how entries are
+/// batched, and members would differ.
 #[test]
 fn the_writer_sees_a_compaction_before_it_is_published() {
     on_each(|mut store| {
@@ -171,13 +172,13 @@ fn the_writer_sees_a_compaction_before_it_is_published() {
     });
 }
 
-/// HashKV and Hash read all of history. Were each to hold back a compaction that is under way, a few clients that ask
-/// again and again would hold it back for ever.
+/// HashKV and Hash read the whole history. If each of them held back the compaction in progress, a few clients that
+/// repeat the request would hold it back for ever.
 #[test]
 fn a_hash_that_begins_amid_a_compaction_does_not_hold_it_back() {
     for medium in [Medium::Memory, Medium::RocksDb] {
         let home = Home::new(medium);
-        // The step of history before which the hash stops; 0 for none.
+        // The number of the history step before which the hash stops; 0 for none.
         let stop_before = Arc::new(AtomicUsize::new(0));
         let ((stopped, stops), (go_on, goes_on)) = (channel(), channel());
         let (goes_on, left) = (Mutex::new(goes_on), stop_before.clone());

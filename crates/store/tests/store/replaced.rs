@@ -1,4 +1,4 @@
-//! Another state takes the place of a store's: readers that began go on with the old one, and watchers miss and repeat nothing.
+//! Replacing the state of a store: readers that have begun continue on the old state; watchers miss and repeat nothing.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::entries::{load, snapshot_of};
 struct Log(Vec<Bytes>);
 
 impl Log {
-    /// Compacts at each of `compactions`, once the store has come ten revisions further.
+    /// Adds a compaction at each of `compactions`, ten revisions after it.
     fn new(puts: i64, compactions: &[i64]) -> Self {
         let mut entries = Vec::new();
         for revision in 2..puts + 2 {
@@ -35,7 +35,7 @@ impl Log {
         Self(entries)
     }
 
-    /// Applies entries up to `index`; returns what is to be told to watchers.
+    /// Applies entries up to `index`; returns the events for watchers.
     fn apply(&self, store: &mut Store, index: usize) -> Vec<Arc<RevisionEvents>> {
         let mut events = Vec::new();
         while store.applied().index < index as u64 {
@@ -65,18 +65,18 @@ fn medium() -> impl Strategy<Value = Medium> {
     prop_oneof![40 => Just(Medium::Memory), 1 => Just(Medium::RocksDb)]
 }
 
-/// What the far end of watch streams has seen.
+/// The client of watch streams: the revisions that it has got.
 struct Client {
     hub: Hub,
     stream: StreamId,
-    /// The revision that each watcher is to get next; `None` once it was cancelled.
+    /// The revision that each watcher must get next; `None` after its cancellation.
     next: BTreeMap<i64, Option<i64>>,
     cancelled: usize,
 }
 
 impl Client {
     fn new(views: &Views) -> Self {
-        // So small that watchers are often parked, and history comes in many pieces.
+        // The limits are so small that watchers are often parked, and history is read in many pieces.
         let limits = Limits { queue_responses: 2, chunk_rows: 5, ..Limits::default() };
         let mut hub = Hub::new(Arc::new(views.clone()), limits);
         let stream = hub.open_stream(0);
@@ -127,11 +127,11 @@ enum Step {
     Watch(i64),
     Take(usize),
     CatchUp(usize),
-    /// The member applies so many entries.
+    /// The member applies this many entries.
     Apply(usize),
-    /// The hub hears so much of what was published.
+    /// The hub receives this many messages of its mailbox.
     Hear(usize),
-    /// The state of the leader, so many entries further, takes the place of the member's.
+    /// The state of the leader, this many entries ahead, replaces the member's state.
     Replace(usize, Medium),
 }
 
@@ -146,7 +146,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What goes through a worker's mailbox.
+/// The messages in a worker's mailbox.
 enum Mail {
     Events(Arc<RevisionEvents>),
     Lost,
@@ -203,7 +203,7 @@ proptest! {
     }
 }
 
-/// As etcd's: what a watcher waits for may not be in the state that was received.
+/// As in etcd: the received state may no longer hold the history that a watcher needs.
 #[test]
 fn a_watcher_whose_history_was_compacted_away_is_cancelled() {
     let log = Log::new(100, &[60]);
@@ -223,7 +223,7 @@ fn a_watcher_whose_history_was_compacted_away_is_cancelled() {
     assert_eq!(store.view().compact_revision(), 60);
 }
 
-/// One answer is of one state, whatever happens meanwhile.
+/// Each answer comes from one state, even if the state is replaced during the read.
 #[test]
 fn readers_see_one_state_or_the_other() {
     let log = Log::new(300, &[]);
@@ -268,7 +268,7 @@ fn pins_and_compactions_belong_to_the_state_that_they_are_about() {
     store.replace(state_of(&leader, &Home::new(Medium::Memory)));
     assert_eq!((old.revision(), old.compact_revision()), (21, -1));
     assert!(store.view().pin(5).is_err(), "the new one has no such past");
-    // A reader of the old state holds up nothing in the new one.
+    // A reader of the old state holds back nothing in the new one.
     let request = CompactionRequest { revision: 80, physical: false };
     let index = store.applied().index + 1;
     store.apply(index, 1, Command::encode(0, Kind::Compaction, &request)).unwrap();
@@ -279,7 +279,7 @@ fn pins_and_compactions_belong_to_the_state_that_they_are_about() {
     drop(pin);
 }
 
-/// What the writer keeps beside the engine is read anew.
+/// The writer reloads the state that it keeps in memory beside the engine.
 #[test]
 fn leases_come_with_the_state() {
     let mut leader = Store::open(Arc::new(Memory::new())).unwrap();

@@ -1,4 +1,4 @@
-//! The state as a stream: the same bytes from every engine, taken while the writer goes on, and refused if it is not whole.
+//! The state as a stream: the same bytes from every engine, taken while the writer continues, refused if incomplete.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::engines::{Home, Medium, cases_on_disk};
 use crate::entries::{load, snapshot_of};
 use crate::model::{Pair, steps};
 
-/// More than one step of an engine, and more than one block of a stream.
+/// More than one step of an engine and more than one block of a stream hold.
 const KEYS: usize = 1500;
 const VALUE_BYTES: usize = 300;
 
@@ -63,7 +63,7 @@ impl Writer {
         assert!(self.store.apply(self.index, 1, entry).unwrap().unwrap().reply.is_ok());
     }
 
-    /// Every key once, and every third one hangs on a lease.
+    /// Writes every key once; every third key is attached to a lease.
     fn put_all(&mut self, value: u8) {
         for key in 0..KEYS {
             let (key, value) = (format!("key{key:06}").into(), vec![value; VALUE_BYTES].into());
@@ -84,7 +84,7 @@ impl Writer {
         self.store.publish().unwrap();
     }
 
-    /// Drops what may be dropped; returns whether that was all.
+    /// Drops all versions that can be dropped; returns whether the compaction is finished.
     fn drop_versions(&mut self) -> bool {
         while self.store.compact_step().unwrap() {}
         !self.store.compacting()
@@ -126,7 +126,7 @@ fn a_source_is_not_moved_by_the_writer_and_holds_nothing_back() {
         go_on(&mut writer);
         assert!(writer.drop_versions(), "{medium:?}: old versions wait for the source");
         assert!(bytes_of(&source) == before, "{medium:?}");
-        // Nor does it need the store that it was taken from.
+        // The source does not need the store that it was taken from.
         drop(writer);
         assert!(bytes_of(&source) == before, "{medium:?}");
     }
@@ -140,7 +140,7 @@ fn a_frozen_source_holds_nothing_back() {
     go_on(&mut writer);
     assert!(writer.drop_versions(), "nobody reads the past");
     assert!(bytes_of(&source) == before);
-    // Nor does it need the engine that it was taken from.
+    // The source does not need the engine that it was taken from.
     drop((writer, home));
     assert!(bytes_of(&source) == before);
 }
@@ -159,7 +159,7 @@ fn a_state_is_loaded_in_pieces_and_is_none_before_its_end() {
     }
 }
 
-/// A stream of what an engine holds, whatever that is.
+/// The stream of an engine's content, whatever it is.
 fn stream_of(fill: impl FnOnce(&dyn Engine)) -> Vec<u8> {
     let engine: Arc<dyn Engine> = Arc::new(Memory::new());
     let store = Store::open(engine.clone()).unwrap();
@@ -192,7 +192,7 @@ fn a_key_on_a_lease_that_is_not_there_is_refused() {
     assert!(refusal_of(&no_lease).contains("is not a lease"));
 }
 
-/// A source never writes these, but what is read is somebody's file.
+/// A source never writes such revisions, but a stream may be a file from any origin.
 #[test]
 fn revisions_that_no_store_could_have_are_refused() {
     let zero = stream_of(|engine| append(engine, 0, 2, 0));
@@ -201,7 +201,7 @@ fn revisions_that_no_store_could_have_are_refused() {
         append(engine, 2, 3, 0);
         append(engine, 3, 3, 0);
     });
-    // The second version's revision key, where the first one's is; then the block's checksum is set right.
+    // Overwrites the second version's revision key with the first one's, then corrects the checksum of the block.
     let (first, second) = (position(&twice, &2i64.to_be_bytes()), position(&twice, &3i64.to_be_bytes()));
     assert!(first < second);
     twice[second + 7] = 2;

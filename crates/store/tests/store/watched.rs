@@ -1,4 +1,4 @@
-//! An engine that says when its keys are looked at.
+//! An engine that reports reads of its keys.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use metastore_engine::{
     Applied, Engine, KeyRange, Mark, Published, Result, Revision, Statistic, Table, Usage, Version,
 };
 
-/// Calls `look` with the name of each call that looks at keys, before it makes the call on another engine.
+/// Calls `look` with the name of each call that reads keys, before it forwards the call to another engine.
 pub struct Watched<F> {
     engine: Arc<dyn Engine>,
     look: F,

@@ -1,4 +1,4 @@
-//! Watchers that are behind: slow clients, lost mailboxes, large revisions, compaction.
+//! Unsynced watchers: slow clients, overflowed mailboxes, large revisions, compaction.
 
 use super::*;
 
@@ -179,7 +179,7 @@ fn members_of_a_group_may_be_slow_and_leave_in_any_order() {
     for stream in &streams {
         bench.hub.create(*stream, &WatchSpec { key: b"a", ..WatchSpec::default() });
     }
-    // The answer to its creation fills the queue of a stream: take it from all but two.
+    // The answer to its creation fills the queue of a stream: take the answers of all streams but two.
     let slow = [streams[0], streams[3]];
     streams.iter().filter(|stream| !slow.contains(stream)).for_each(|stream| _ = bench.hub.take(*stream));
     bench.put("a", "1");
@@ -217,7 +217,7 @@ fn one_step_serves_a_bounded_number_of_watchers() {
     for i in 0..20 {
         bench.put("k", &i.to_string());
     }
-    // More groups than are compared one by one, and more than one step serves.
+    // More groups than are compared one by one, and more watchers than one step serves.
     for i in 0..20u8 {
         bench.create(WatchSpec { key: b"k", range_end: &[b'l', i], start_revision: 2, ..WatchSpec::default() });
     }

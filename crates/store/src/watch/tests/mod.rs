@@ -1,4 +1,4 @@
-//! Tests of the hub through its public door, against a store that is a plain list.
+//! Tests of the hub through its public methods, against a store that is a plain list.
 
 mod catching_up;
 mod model;
@@ -23,7 +23,7 @@ pub(super) enum Op {
     Delete(Vec<u8>),
 }
 
-/// The store may give fewer rows than it is asked for.
+/// The store may return fewer rows than requested.
 const MOST_ROWS_OF_A_READ: usize = 7;
 
 /// A store that keeps every version in a list.
@@ -37,7 +37,7 @@ struct State {
     live: BTreeMap<Vec<u8>, KeyValue>,
     revision: i64,
     compacted: i64,
-    /// A compaction that happens right after the next read of history.
+    /// A compaction at this revision happens directly after the next read of history.
     compact_after_read: Option<i64>,
 }
 
@@ -90,12 +90,12 @@ impl NaiveStore {
         self.apply(&[Op::Delete(key.into())]).expect("the key is there")
     }
 
-    /// Drops what a compaction at `at` may drop, by the engine's rule.
+    /// Drops the versions that a compaction at `at` may drop, by the engine's rule.
     pub(super) fn compact(&self, at: i64) {
         self.state.lock().unwrap().compact(at);
     }
 
-    /// Compacts after the next read of history, between two reads of one step.
+    /// Compacts after the next read of history: between two reads of one step.
     pub(super) fn compact_after_read(&self, at: i64) {
         self.state.lock().unwrap().compact_after_read = Some(at);
     }
@@ -167,7 +167,7 @@ impl HistorySource for NaiveStore {
 
 pub(super) const HEADER: Header = Header { cluster_id: u64::MAX, member_id: 7, raft_term: 3 };
 
-/// The response as a client decodes it; checks on the way that all ways to encode it agree.
+/// The response as a client decodes it; also checks that all ways to encode it agree.
 pub(super) fn decode(response: Response) -> WatchResponse {
     let mut whole = BytesMut::new();
     response.encode(&HEADER, &mut whole);
@@ -194,7 +194,7 @@ impl Bench {
         Self { store, hub, stream }
     }
 
-    /// Writes, and publishes to the hub.
+    /// Writes a key, and publishes the revision to the hub.
     pub(super) fn put(&mut self, key: &str, value: &str) {
         let events = self.store.put(key, value);
         self.hub.publish(&events);
@@ -209,17 +209,17 @@ impl Bench {
         self.hub.create(self.stream, &spec);
     }
 
-    /// Catches up as far as possible without taking anything.
+    /// Catches up as far as possible without taking any response.
     pub(super) fn catch_up(&mut self) {
         while self.hub.catch_up().unwrap() {}
     }
 
-    /// Everything that is in the stream's queue.
+    /// Takes all responses in the stream's queue.
     pub(super) fn take(&mut self) -> Vec<WatchResponse> {
         std::iter::from_fn(|| self.hub.take(self.stream)).map(decode).collect()
     }
 
-    /// Takes and catches up until nothing more comes.
+    /// Takes responses and catches up until nothing more comes.
     pub(super) fn drain(&mut self) -> Vec<WatchResponse> {
         let mut taken = Vec::new();
         loop {
@@ -237,7 +237,7 @@ pub(super) fn revision(response: &WatchResponse) -> i64 {
     response.header.as_ref().expect("every response has a header").revision
 }
 
-/// Short text of events: `put k=v@rev` or `del k@rev`, with ` prev=v` if given.
+/// Events as short text: `put k=v@rev` or `del k@rev`, followed by ` prev=v` if there is a previous value.
 pub(super) fn text(events: &[Event]) -> Vec<String> {
     let string = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let one = |event: &Event| {

@@ -1,5 +1,5 @@
-//! Random histories, watchers and misfortunes against a naive oracle: every watcher gets exactly what it asked for, in order,
-//! or is told that history has overtaken it.
+//! Random histories, watchers and faults, checked against a naive oracle: every watcher gets exactly the events that it
+//! asked for, in order, or is cancelled with the compacted revision.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -10,11 +10,11 @@ use super::*;
 #[derive(Clone, Debug)]
 enum Step {
     Write(Vec<Op>),
-    /// The hub gets the oldest revisions in its mailbox.
+    /// The hub gets the oldest revisions of its mailbox.
     Deliver(usize),
-    /// The mailbox runs over.
+    /// The mailbox overflows.
     Lose,
-    /// Part of the mailbox vanishes unnoticed.
+    /// Part of the mailbox is lost, and the hub is not told.
     Drop(usize),
     Create(Wanted),
     Cancel(usize),
@@ -31,7 +31,7 @@ struct Wanted {
     stream: usize,
     key: Vec<u8>,
     range_end: Vec<u8>,
-    /// Relative to the current revision; `None` for now.
+    /// Relative to the current revision; `None` for the current one.
     start: Option<i64>,
     prev_kv: bool,
     no_put: bool,
@@ -83,16 +83,16 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What the oracle knows of a watcher.
+/// The oracle's record of a watcher.
 struct Watched {
     wanted: Wanted,
     stream: usize,
     watch_id: i64,
     start: i64,
-    /// The answer to its creation was taken.
+    /// The answer to the creation was taken.
     created: bool,
     got: Vec<Event>,
-    /// A fragment came, and more must follow.
+    /// A fragment was taken, and more must follow.
     unfinished: bool,
     ended: Option<i64>,
     cancelled: bool,
@@ -102,7 +102,7 @@ struct World {
     bench: Bench,
     streams: Vec<StreamId>,
     mailbox: VecDeque<Arc<RevisionEvents>>,
-    /// Every change that ever was.
+    /// All changes so far.
     changes: Vec<Arc<RevisionEvents>>,
     watched: Vec<Watched>,
     now_ms: u64,
@@ -164,7 +164,7 @@ impl World {
     }
 
     fn write(&mut self, ops: &[Op]) {
-        // As etcd refuses it: no key twice in a transaction.
+        // The same condition as in etcd: no key twice in a transaction.
         let mut seen = Vec::new();
         let fresh = |op: &&Op| {
             let (Op::Put(key, _) | Op::Delete(key)) = op;
@@ -216,7 +216,7 @@ impl World {
         let header = revision(&response);
         if response.watch_id == -1 {
             if !response.created {
-                // Progress: all events up to the revision it names came before.
+                // Progress: all events up to the named revision came before.
                 let open = |w: &&Watched| w.stream == stream && w.created && !w.cancelled && w.ended.is_none();
                 self.watched.iter().filter(open).for_each(|watched| assert_complete(watched, &self.changes, header));
             }
@@ -241,7 +241,7 @@ impl World {
         Some(())
     }
 
-    /// Delivers all, drains all, and checks every watcher.
+    /// Delivers everything, drains everything, and checks every watcher.
     fn finish(&mut self) {
         self.run(&Step::Deliver(usize::MAX));
         self.bench.hub.lost();
@@ -272,7 +272,7 @@ impl World {
     }
 }
 
-/// The events that a watcher must get, with the previous value it may get.
+/// The events that a watcher must get, each with the previous value that it may get.
 fn expected(watched: &Watched, changes: &[Arc<RevisionEvents>], to: i64) -> Vec<Event> {
     let Wanted { key, range_end, no_put, no_delete, .. } = &watched.wanted;
     let in_range = |candidate: &[u8]| match range_end.as_slice() {
@@ -300,10 +300,10 @@ fn expected(watched: &Watched, changes: &[Arc<RevisionEvents>], to: i64) -> Vec<
 fn assert_prefix(watched: &Watched, changes: &[Arc<RevisionEvents>]) {
     for (got, expected) in watched.got.iter().zip(expected(watched, changes, i64::MAX)) {
         assert_eq!((got.r#type, &got.kv), (expected.r#type, &expected.kv));
-        // A previous value may be compacted by the time that history is read, but never wrong.
+        // A previous value may be compacted before history is read, but it is never wrong.
         assert!(got.prev_kv.is_none() || got.prev_kv == expected.prev_kv, "{got:?} instead of {expected:?}");
     }
-    // An end by cancellation lies between revisions.
+    // A cancellation comes between two revisions.
     if let Some(last) = watched.got.last() {
         assert_complete(watched, changes, last.kv.as_ref().unwrap().mod_revision);
     }

@@ -1,4 +1,4 @@
-//! Creating, cancelling, progress: what a client asks for, and etcd's peculiarities in the answers.
+//! Creation, cancellation and progress requests, and the peculiarities of etcd's answers.
 
 use std::time::{Duration, Instant};
 

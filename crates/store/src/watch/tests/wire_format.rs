@@ -16,7 +16,7 @@ fn watch_all(fragment: bool) -> WatchSpec<'static> {
 
 #[test]
 fn large_responses_are_fragmented_for_those_who_asked() {
-    // Small values are encoded once, large ones are encoded on the way out.
+    // Small events are encoded once; large ones are encoded during sending.
     for value_bytes in [100, 2000] {
         let limit = 10 * value_bytes;
         let mut bench = Bench::new(Limits { fragment_bytes: limit, ..Limits::default() });

@@ -1,4 +1,4 @@
-//! The store beside its model: whatever is done to both, both answer alike.
+//! The store beside its model: both run the same steps and must give the same answers.
 
 mod naive;
 mod steps;
@@ -23,12 +23,12 @@ use crate::entries::{load, snapshot_of};
 use naive::Naive;
 pub use steps::{Step, steps};
 
-/// Rows that a cursor reads at a time: fewer than there may be keys.
+/// The number of rows that a cursor reads at a time: fewer than there may be keys.
 const CURSOR_ROWS: usize = 3;
 
 type Checked = Result<(), TestCaseError>;
 
-/// Both of them, and the log that they share.
+/// The store and its model, and the log that they share.
 pub struct Pair {
     pub store: Store,
     model: Naive,
@@ -36,7 +36,7 @@ pub struct Pair {
     pins: Vec<Pin>,
     hashing: Option<CompactionHashJob>,
     medium: Medium,
-    /// Last, so that the engine is closed before its directory goes.
+    /// The last field, so that the engine is closed before its directory is removed.
     home: Home,
 }
 
@@ -123,13 +123,13 @@ impl Pair {
         self.restart_at(home);
     }
 
-    /// Stops, and starts with the state that is there.
+    /// Closes the store, and opens it again on the state in `home`.
     fn restart_at(&mut self, home: Home) {
         self.pins.clear();
         self.hashing = None;
         self.model.restart();
         let applied = self.store.applied();
-        // A database is opened only after it was closed.
+        // A database can be opened only after it was closed.
         self.store = Store::open(Arc::new(Memory::new())).unwrap();
         self.store = Store::open(home.open()).unwrap();
         self.home = home;
@@ -200,7 +200,7 @@ impl Pair {
         Ok(())
     }
 
-    /// Everything that can be asked, at every revision.
+    /// Checks every read at every revision.
     pub fn check_all(&self) -> Checked {
         for revision in 0..=self.model.current + 1 {
             self.check_hash(revision)?;
@@ -230,7 +230,7 @@ impl Pair {
         moved
     }
 
-    /// Drops all that may be dropped.
+    /// Drops all versions that can be dropped.
     pub fn finish(&mut self) {
         self.pins.clear();
         self.hash();
@@ -272,19 +272,19 @@ fn answers_as_its_model(medium: Medium, steps: &[Step]) -> Checked {
     pair.check_all()?;
     pair.finish();
     pair.check_all()?;
-    // A restart finds all of it, and nothing to do.
+    // After a restart the whole state is there, and no compaction is left to do.
     pair.restart();
     prop_assert!(!pair.store.compacting());
     pair.check_all()
 }
 
-/// Members with these two engines have the same state.
+/// Members with these two engines reach the same state.
 fn have_the_same_state(one: Medium, another: Medium, steps: &[Step]) -> Checked {
     let mut pair = Pair::new(one);
     for step in steps {
         pair.run(step)?;
     }
-    // The other one publishes, restarts and drops old versions at other times, or not at all.
+    // The other member publishes, restarts and drops old versions at other times, or not at all.
     let home = Home::new(another);
     let mut other = Store::open(home.open()).unwrap();
     for (at, entry) in pair.log.iter().enumerate() {
@@ -296,7 +296,8 @@ fn have_the_same_state(one: Medium, another: Medium, steps: &[Step]) -> Checked 
         if let [Ok(one), Ok(other)] = hashes
             && one.compact_revision == other.compact_revision
         {
-            // Members compare only hashes since the same compaction: each remembers some that the other does not.
+            // Members compare only hashes with the same compacted revision; each may remember some that the other
+            // lacks.
             prop_assert_eq!(one, other);
         }
     }

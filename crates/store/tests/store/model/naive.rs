@@ -1,7 +1,7 @@
-//! What a store should answer, worked out from a list of everything that was ever written.
+//! The answers that a store should give, computed from a list of everything that was ever written.
 //!
-//! Nothing is ever dropped from the list, there is no index and no cache: every question goes through all of it. The rules are
-//! those of etcd's API, written down a second time.
+//! Nothing is dropped from the list, and there is no index and no cache: every question goes through the whole list.
+//! The rules are those of etcd's API, written a second time.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +24,7 @@ pub struct Written {
     pub sub: i64,
     pub tombstone: bool,
     pub kv: KeyValue,
-    /// What watchers are told of before: the key as it was before the transaction; nothing if it begins anew.
+    /// The previous value for watchers: the key before the transaction; `None` if the transaction creates the key.
     pub previous: Option<KeyValue>,
 }
 
@@ -38,7 +38,7 @@ pub fn row(kv: &KeyValue) -> Row {
     kv.encode_to_vec().into()
 }
 
-/// The store that should be.
+/// The model of the store.
 #[derive(Debug)]
 pub struct Naive {
     pub written: Vec<Written>,
@@ -46,12 +46,12 @@ pub struct Naive {
     /// -1 before the first compaction.
     pub compacted: i64,
     pub leases: BTreeMap<i64, i64>,
-    /// The hash of the compaction that is under way; `None` inside if it will not be remembered.
+    /// The hash of the compaction in progress; `None` inside if the hash will not be remembered.
     under_way: Option<Option<Hash>>,
     remembered: Vec<Hash>,
 }
 
-/// HashKV's answer.
+/// The answer to HashKV.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Hash {
     pub hash: u32,
@@ -59,7 +59,7 @@ pub struct Hash {
     pub hash_revision: i64,
 }
 
-/// Hashes of compactions that are remembered.
+/// The number of compaction hashes that are remembered.
 const MOST_REMEMBERED: usize = 10;
 
 type Answer<T> = Result<T, Refusal>;
@@ -72,7 +72,7 @@ impl Default for Naive {
 }
 
 impl Naive {
-    // ---- what there is ----
+    // ---- content ----
 
     pub fn alive(&self, key: &[u8], at: i64) -> Option<&KeyValue> {
         let newest = self.written.iter().rfind(|w| w.kv.key == key && w.main <= at)?;
@@ -98,12 +98,13 @@ impl Naive {
         all.iter().filter(|kv| kv.lease == lease).map(|kv| kv.key.to_vec()).collect()
     }
 
-    /// What a compaction leaves once it is finished.
+    /// The versions that a compaction leaves when it is finished.
     pub fn stored(&self) -> Vec<&Written> {
         self.written.iter().filter(|w| w.main > self.compacted || self.is_kept(w)).collect()
     }
 
-    /// Whether a version up to the compacted revision is the newest there, and alive or deleted exactly there.
+    /// Whether a version up to the compacted revision is the newest one of its key there, and either alive or deleted
+    /// exactly at that revision.
     fn is_kept(&self, written: &Written) -> bool {
         let newest = self.written.iter().rfind(|w| w.kv.key == written.kv.key && w.main <= self.compacted);
         newest == Some(written) && (!written.tombstone || written.main == self.compacted)
@@ -120,7 +121,7 @@ impl Naive {
         }
     }
 
-    /// In a transaction only 0 means "now" before it is asked what is compacted.
+    /// In a transaction, a negative revision is compared with the compacted one before it counts as the current one.
     fn readable_in_txn(&self, revision: i64) -> Answer<i64> {
         if revision < 0 && revision < self.compacted { Err(Refusal::Compacted) } else { self.readable(revision) }
     }
@@ -168,17 +169,17 @@ impl Naive {
 
     // ---- writing ----
 
-    /// What the transaction that is open has written.
+    /// The versions that the open transaction has written.
     fn open(&self) -> Vec<&Written> {
         self.written.iter().filter(|w| w.main > self.current).collect()
     }
 
-    /// The revision that the transaction that is open sees.
+    /// The revision that the open transaction sees.
     fn seen(&self) -> i64 {
         self.current + i64::from(!self.open().is_empty())
     }
 
-    /// Ends a command: what it wrote is the new revision.
+    /// Ends a command: the versions that it wrote are the new revision.
     pub fn end(&mut self) -> Vec<Written> {
         let changes = self.open().into_iter().cloned().collect();
         self.current = self.seen();
@@ -246,25 +247,25 @@ impl Naive {
         if revision > self.current {
             return Err(Refusal::FutureRevision);
         }
-        // Its hash is that of everything since the compaction before, if that one is through.
+        // The hash covers everything since the compaction before, if that compaction is finished.
         self.under_way = Some(if self.under_way.is_none() { Some(self.hash_at(revision)) } else { None });
         self.compacted = revision;
         Ok(Reply::Compact { revision, physical })
     }
 
-    /// The compaction is through.
+    /// The compaction is finished.
     pub fn compaction_done(&mut self) {
         self.remembered.extend(self.under_way.take().flatten());
         let excess = self.remembered.len().saturating_sub(MOST_REMEMBERED);
         self.remembered.drain(..excess);
     }
 
-    /// Nobody computes the hash of the compaction that is under way.
+    /// The hash of the compaction in progress is not computed.
     pub fn no_hash(&mut self) {
         self.under_way = self.under_way.map(|_| None);
     }
 
-    /// What a restart forgets.
+    /// Forgets everything that a restart forgets.
     pub fn restart(&mut self) {
         self.remembered.clear();
         self.no_hash();
@@ -276,7 +277,7 @@ impl Naive {
             _ if ttl_s > MAX_TTL_S => Err(Refusal::LeaseTtlTooLarge),
             _ if self.leases.contains_key(&id) => Err(Refusal::LeaseExists),
             _ => {
-                // The shortest time to live, if no other is set.
+                // The shortest time to live is 0 if it is not set.
                 let ttl_s = ttl_s.max(0);
                 self.leases.insert(id, ttl_s);
                 Ok(Reply::LeaseGrant { id, ttl_s })
@@ -305,7 +306,7 @@ impl Naive {
         Ok(self.do_txn(txn))
     }
 
-    /// Whether all comparisons hold on the state before the transaction; it is still in the list.
+    /// Whether all comparisons hold on the state before the transaction, which is still in the list.
     fn holds(&self, txn: &TxnRequest) -> bool {
         txn.compare.iter().all(|compare| {
             let kvs = self.alive_in(&compare.key, &compare.range_end, self.current);
@@ -354,7 +355,7 @@ impl Naive {
 
     // ---- hash ----
 
-    /// The answer of a compaction at just this revision is remembered; others are worked out.
+    /// The hash of a compaction at exactly this revision is remembered; other hashes are computed.
     pub fn hash_kv(&self, revision: i64) -> Answer<Hash> {
         if let Some(remembered) = self.remembered.iter().find(|hash| hash.hash_revision == revision) {
             return Ok(*remembered);
@@ -368,7 +369,7 @@ impl Naive {
         Ok(self.hash_at(if revision == 0 { self.current } else { revision }))
     }
 
-    /// HashKV by its definition, with a checksum that goes bit by bit.
+    /// HashKV by its definition, with a bitwise checksum.
     fn hash_at(&self, at: i64) -> Hash {
         let newest = |w: &Written| self.written.iter().rfind(|v| v.kv.key == w.kv.key && v.main <= at) == Some(w);
         let keep: Vec<&Written> = self.written.iter().filter(|w| !w.tombstone && newest(w)).collect();
@@ -399,7 +400,7 @@ fn crc32c(bytes: &[u8]) -> u32 {
     !crc
 }
 
-/// A comparison of one key. What it compares with reads as nothing if it is meant for another target.
+/// Compares one key. A value in the request that belongs to another target counts as zero or empty.
 fn equals(compare: &Compare, kv: &KeyValue) -> bool {
     let union = compare.target_union.as_ref();
     let number = |n: i64, wanted: Option<i64>| n.cmp(&wanted.unwrap_or(0));

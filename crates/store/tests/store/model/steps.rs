@@ -1,4 +1,4 @@
-//! Random commands over few keys, few leases and few revisions, so that they meet.
+//! Random commands with few keys, few leases and few revisions, so that commands affect each other.
 
 use bytes::Bytes;
 use metastore_proto::etcdserverpb::compare::TargetUnion;
@@ -8,7 +8,7 @@ use metastore_store::lease::MAX_TTL_S;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-/// Something that is done to both the store and its model.
+/// A step that is run on both the store and its model.
 #[derive(Clone, Debug)]
 pub enum Step {
     Put(PutRequest),
@@ -18,30 +18,30 @@ pub enum Step {
     Grant(i64, i64),
     Revoke(i64),
     Range(RangeRequest),
-    /// A transaction of ranges alone, which does not go through the log.
+    /// A transaction of ranges only, which does not go through the log.
     ReadTxn(TxnRequest),
     HashKv(i64),
-    /// Computes the hash of the compaction that is under way.
+    /// Computes the hash of the compaction in progress.
     Hash,
-    /// Gives that up.
+    /// Drops the job for that hash.
     DropHash,
-    /// So many steps of dropping old versions.
+    /// Runs this many steps of dropping old versions.
     DropVersions(usize),
-    /// Holds on to a revision, so that nothing that it needs is dropped.
+    /// Pins a revision, so that no version that it needs is dropped.
     Pin(i64),
     Unpin,
     Restart,
     Snapshot,
 }
 
-/// Keys that are prefixes and neighbours of each other, with the smallest and the greatest bytes.
+/// Keys that are prefixes and neighbours of each other, with the smallest and the greatest byte values.
 const KEYS: [&[u8]; 8] = [b"a", b"a\0", b"ab", b"b", b"c", b"\0", b"\xff", b"\xff\xff"];
 const ENDS: [&[u8]; 7] = [b"", b"", b"\0", b"b", b"c", b"a", b"\xff\xff"];
 const VALUES: [&[u8]; 4] = [b"", b"1", b"2", b"22"];
 
-/// Commands of one run.
+/// The largest number of commands in one run.
 pub const MOST_STEPS: usize = 60;
-/// Revisions that are asked for lie between -1 and this.
+/// Requested revisions are between -1 and this one.
 const GREATEST_REVISION: i64 = 40;
 
 pub fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -73,7 +73,7 @@ fn bytes(of: &'static [&'static [u8]]) -> impl Strategy<Value = Bytes> {
     select(of).prop_map(Bytes::from_static)
 }
 
-/// 0, which often means "none" or "now", or a small number.
+/// 0, which often means none or the current revision, or a small number.
 fn revision() -> impl Strategy<Value = i64> {
     prop_oneof![1 => Just(0), 2 => -1..GREATEST_REVISION]
 }
@@ -91,7 +91,7 @@ fn put() -> impl Strategy<Value = PutRequest> {
     (bytes(&KEYS), bytes(&VALUES), lease, any::<bool>(), seldom(), seldom()).prop_map(
         |(key, value, lease, prev_kv, ignore_value, ignore_lease)| PutRequest {
             key,
-            // The API refuses a value or a lease that shall be ignored.
+            // The API refuses a value or a lease that is given but must be ignored.
             value: if ignore_value { Bytes::new() } else { value },
             lease: if ignore_lease { 0 } else { lease },
             prev_kv,
@@ -144,7 +144,7 @@ fn compare() -> impl Strategy<Value = Compare> {
         bytes(&VALUES).prop_map(TargetUnion::Value),
         lease().prop_map(TargetUnion::Lease),
     ];
-    // Mostly what belongs to the target, sometimes something else or nothing.
+    // Mostly the kind of value that belongs to the target, sometimes another kind or none.
     let target = prop_oneof![4 => Just(None), 1 => (0..5i32).prop_map(Some)];
     let union = prop_oneof![9 => union.prop_map(Some), 1 => Just(None)];
     (0..4i32, target, bytes(&KEYS), bytes(&ENDS), union).prop_map(|(result, target, key, range_end, target_union)| {
@@ -163,7 +163,7 @@ fn operation(request: impl Strategy<Value = Request>) -> impl Strategy<Value = R
     request.prop_map(|request| RequestOp { request: Some(request) })
 }
 
-/// Transactions, nested up to three deep. Unlike those that the API lets through, they may write a key twice.
+/// Transactions, nested up to three levels deep. Unlike transactions from the API, they may write a key twice.
 fn txn() -> impl Strategy<Value = TxnRequest> {
     let simple = || {
         operation(prop_oneof![

@@ -1,4 +1,4 @@
-//! A store with what stands around it in a member, and the commands that drive it.
+//! A store with the parts that surround it in a member, and the commands that drive them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,9 +23,9 @@ use crate::entries::{load, snapshot_of};
 use super::words::{Options, Result, bytes, number, word};
 use super::{request, trace};
 
-/// The term in which all entries are written.
+/// The term of all entries.
 const TERM: u64 = 1;
-/// Learners that a cluster may have, as by default.
+/// The largest number of learners in a cluster; the default.
 const MAX_LEARNERS: usize = 1;
 
 pub struct Bench {
@@ -35,19 +35,19 @@ pub struct Bench {
     pub limits: Limits,
     pub streams: BTreeMap<String, StreamId>,
     pub expiry: Expiry,
-    /// The shortest time to live of a lease, a setting that outlives restarts.
+    /// The shortest time to live of a lease: a setting that survives restarts.
     pub minimum_ttl_s: i64,
     pub now_ms: u64,
-    /// In whose name commands are given.
+    /// The caller in whose name commands are proposed.
     pub caller: Caller,
     /// Applied entries stay unpublished until `publish`.
     holding: bool,
-    /// The hub does not hear of what is published.
+    /// The hub does not receive published revisions.
     pub deaf: bool,
     pins: Vec<Pin>,
-    /// The hash of a compaction is the first step of dropping old versions.
+    /// The job that computes a compaction's hash; the first step of dropping old versions runs it.
     hashing: Option<CompactionHashJob>,
-    /// Last, so that the engine is closed before its directory goes.
+    /// The last field, so that the engine is closed before its directory is removed.
     home: Home,
 }
 
@@ -166,7 +166,7 @@ impl Bench {
         })
     }
 
-    /// Everything that is stored between two revisions, row by row.
+    /// All stored versions between two revisions, row by row.
     fn history(&self, from: i64, to: i64) -> Vec<String> {
         let (mut next, mut out) = (Some(Revision::new(from, 0)), Vec::new());
         while let Some(from) = next {
@@ -236,7 +236,7 @@ impl Bench {
         }
     }
 
-    /// `member_change <kind> <id> [json] [voters=1,2] [learners=3]`; what consensus would say stands at the end.
+    /// `member_change <kind> <id> [json] [voters=1,2] [learners=3]`; the last two are the result from consensus.
     fn member_change(&mut self, words: &[&str]) -> Result<Vec<String>> {
         let number_of = |name: &str| ["add", "remove", "update", "add_learner"].iter().position(|&kind| kind == name);
         let id = number(word(words, 1)?)?;
@@ -283,7 +283,7 @@ impl Bench {
         Ok(self.position())
     }
 
-    /// Writes the state, reads it into an empty engine, and goes on there.
+    /// Writes the state, loads it into an empty engine, and continues there.
     fn snapshot(&mut self, damaged: bool) -> Result<Vec<String>> {
         let mut written = snapshot_of(&self.store);
         if damaged {
@@ -311,14 +311,14 @@ impl Bench {
         self.start();
     }
 
-    /// Lets go of the engine.
+    /// Closes the engine.
     fn stop(&mut self) {
         self.pins.clear();
         self.hashing = None;
         (self.store, self.hub) = open(Arc::new(Memory::new()), self.limits);
     }
 
-    /// Opens a store as a member does when it starts: it leads nobody, and nobody watches.
+    /// Opens a store as a member does at its start: it is no leader, and there are no watchers.
     fn start(&mut self) {
         self.streams.clear();
         self.expiry = Expiry::default();
@@ -338,7 +338,7 @@ fn open(engine: Arc<dyn Engine>, limits: Limits) -> (Store, Hub) {
     (store, hub)
 }
 
-/// A trace that shows that nothing came.
+/// The trace, or a line that shows that there is none.
 pub fn or_nothing(trace: Vec<String>) -> Vec<String> {
     if trace.is_empty() { vec!["nothing".into()] } else { trace }
 }

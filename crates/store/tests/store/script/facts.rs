@@ -1,4 +1,4 @@
-//! Commands about what is recorded beside the keys.
+//! Commands about data beside the keys: alarms, users, roles, downgrades.
 //!
 //! ```text
 //!   alarm get|activate|deactivate [member=N] [kind=N]
@@ -9,7 +9,7 @@
 //!   role_grant ROLE read|write|readwrite KEY [end=KEY | prefix | from] | role_grant ROLE
 //!   role_revoke ROLE KEY [end=KEY | prefix | from]
 //!   downgrade VERSION | downgrade_cancel
-//!   ask KIND                                            a command that changes nothing, by the number of its kind
+//!   ask KIND                                            a query, which changes nothing, by the number of its kind
 //!   as USER AUTH_REVISION COMMAND ...                   a command in the name of a user
 //!   rows TABLE
 //! ```
@@ -31,7 +31,7 @@ use super::trace::text;
 use super::words::{Options, Result, bytes, number, word};
 
 impl Bench {
-    /// Runs a command of this kind; `None` if it is another one.
+    /// Runs a command of this module; `None` if it is another command.
     pub fn run_facts(&mut self, command: &str, words: &[&str]) -> Result<Option<Vec<String>>> {
         Ok(Some(match command {
             "alarm" => self.alarm(words)?,

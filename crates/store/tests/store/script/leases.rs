@@ -7,11 +7,11 @@ use super::bench::{Bench, or_nothing};
 use super::trace;
 use super::words::{Result, number, word};
 
-/// Timers that one look for expired leases looks at.
+/// The number of timers that one check for expired leases looks at.
 const STEP: usize = 4096;
 
 impl Bench {
-    /// Runs a command about leases; `None` if it is not one.
+    /// Runs a command about leases; `None` if it is another command.
     pub fn run_lease(&mut self, command: &str, words: &[&str]) -> Result<Option<Vec<String>>> {
         let now_ms = self.now_ms;
         let id = || number(word(words, 0)?);

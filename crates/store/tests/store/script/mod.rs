@@ -2,12 +2,13 @@
 //!
 //! ```text
 //!   # a comment
-//!   > put a 1 lease=7 prev_kv          a command; the lines up to the next blank line are what came out
+//!   > put a 1 lease=7 prev_kv          a command; the lines up to the next blank line are its trace
 //!   ok rev=2
 //! ```
 //!
-//! Keys and values are bytes: `\0`, `\xff`, `\s` (a space) and `\\` escape, `""` is empty, and `x*1000` is a thousand times
-//! `x`. Options stand behind, as `name=value` or alone: [`bench`] has the commands, [`request`] their options.
+//! Keys and values are bytes: `\0`, `\xff`, `\s` (a space) and `\\` are escapes, `""` is empty, and `x*1000` is `x`
+//! repeated a thousand times. Options follow, as `name=value` or `name`: see [`bench`] (commands) and [`request`]
+//! (options of requests).
 
 mod bench;
 mod facts;
@@ -20,10 +21,10 @@ mod words;
 use crate::engines::Medium;
 use bench::Bench;
 
-/// Runs a script; returns it with the trace that came out.
+/// Runs a script; returns it with the actual trace.
 ///
 /// # Panics
-/// If a line is no command, naming it.
+/// If a line is not a command; the message names the line.
 pub fn run(name: &str, script: &str, medium: Medium) -> String {
     let mut bench = Bench::new(medium);
     let mut out = String::new();

@@ -1,4 +1,4 @@
-//! Requests as words.
+//! Requests, written as words.
 //!
 //! ```text
 //!   put KEY VALUE [lease=N] [prev_kv] [ignore_value] [ignore_lease]
@@ -101,7 +101,7 @@ pub fn txn(mut words: &[&str]) -> Result<TxnRequest> {
     Ok(txn)
 }
 
-/// The items between `{` and the `}` that belongs to it, and what follows.
+/// The items between `{` and its matching `}`, and the words after them.
 fn block<'w, 'a>(words: &'w [&'a str]) -> Result<(Vec<&'w [&'a str]>, &'w [&'a str])> {
     if words.first() != Some(&"{") {
         return Err("expected {".into());

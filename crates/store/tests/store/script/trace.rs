@@ -1,4 +1,4 @@
-//! Answers as lines.
+//! Answers, written as lines.
 
 use metastore_proto::Message;
 use metastore_proto::etcdserverpb::WatchResponse;
@@ -6,10 +6,10 @@ use metastore_proto::mvccpb::KeyValue;
 use metastore_store::mvcc::{RangeReply, ReadError};
 use metastore_store::{OpReply, Outcome, Refusal, Reply, TxnReply};
 
-/// Values longer than this that repeat one byte are written as `x*1000`.
+/// Longer values that repeat one byte are written as `x*1000`.
 const LONG: usize = 40;
 
-/// Bytes as a word of the scripts.
+/// Bytes, written as a word of the scripts.
 pub fn text(bytes: &[u8]) -> String {
     match bytes {
         [] => r#""""#.into(),
@@ -30,7 +30,7 @@ fn letter(byte: u8) -> String {
     }
 }
 
-/// A stored row, read with the protobuf library and not with the store's own reader.
+/// A stored row, decoded with the protobuf library and not with the store's own reader.
 pub fn row(row: &[u8]) -> String {
     kv(&KeyValue::decode(row).expect("a stored row is a KeyValue"))
 }

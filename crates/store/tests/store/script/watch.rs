@@ -1,12 +1,13 @@
-//! Commands about watching.
+//! Commands about watchers.
 //!
 //! ```text
 //!   stream NAME | close NAME
-//!   watch STREAM KEY [end=KEY | prefix | from] [rev=N] [id=N] [prev_kv] [no_put] [no_delete] [fragment] [progress_notify]
+//!   watch STREAM KEY [end=KEY | prefix | from] [rev=N] [id=N] [prev_kv] [no_put] [no_delete] [fragment]
+//!         [progress_notify]
 //!   cancel STREAM ID | progress STREAM
 //!   take STREAM [N]          takes N responses, or all
-//!   catch_up [N]             N steps through history, or as many as there are
-//!   deaf | hear | lost       the hub misses what is published; hears again; is told that it missed something
+//!   catch_up [N]             N steps through history, or as many as there are to do
+//!   deaf | hear | lost       the hub does not receive revisions; receives them again; is told that it lost some
 //!   hub [fragment_bytes=N] [chunk_rows=N] [queue_responses=N] [progress_interval_ms=N]        a new hub
 //! ```
 
@@ -113,7 +114,7 @@ impl Bench {
     }
 }
 
-/// The response as a client reads it.
+/// The response as a client decodes it.
 fn as_client(response: &Response) -> WatchResponse {
     let mut bytes = BytesMut::new();
     response.encode(&Header::default(), &mut bytes);

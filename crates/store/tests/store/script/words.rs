@@ -1,6 +1,6 @@
-//! Words of a command: bytes, numbers, options.
+//! The words of a command: bytes, numbers, options.
 
-/// What is wrong with a command.
+/// The error says what is wrong with the command.
 pub type Result<T> = std::result::Result<T, String>;
 
 /// The bytes that a word stands for.
@@ -43,16 +43,16 @@ pub fn number<T: std::str::FromStr>(word: &str) -> Result<T> {
     word.parse().map_err(|_| format!("{word:?} is no number here"))
 }
 
-/// The word at a position that must be there.
+/// The word at a position; an error if it is missing.
 pub fn word<'a>(words: &[&'a str], at: usize) -> Result<&'a str> {
     words.get(at).copied().ok_or_else(|| format!("word {} is missing", at + 1))
 }
 
-/// What stands behind a command: `name=value` or `name`.
+/// The options at the end of a command: `name=value` or `name`.
 pub struct Options<'a>(Vec<(&'a str, &'a str)>);
 
 impl<'a> Options<'a> {
-    /// Reads the words; each must be one of `known`.
+    /// Reads the options; each must be one of `known`.
     pub fn new(words: &[&'a str], known: &[&str]) -> Result<Self> {
         let options: Vec<_> = words.iter().map(|word| word.split_once('=').unwrap_or((word, ""))).collect();
         match options.iter().find(|(name, _)| !known.contains(name)) {
@@ -69,12 +69,12 @@ impl<'a> Options<'a> {
         self.get(name).is_some()
     }
 
-    /// The number, or 0.
+    /// The number of an option; 0 if the option is missing.
     pub fn number<T: std::str::FromStr + Default>(&self, name: &str) -> Result<T> {
         self.get(name).map_or(Ok(T::default()), number)
     }
 
-    /// The end of a range: `end=`, `prefix` of the key, or `from` the key on.
+    /// The end of a range: `end=`; with `prefix` the end of the key's prefix range; with `from` no end.
     pub fn range_end(&self, key: &[u8]) -> Result<Vec<u8>> {
         if self.has("prefix") {
             let mut end = key.to_vec();
