@@ -95,7 +95,7 @@ impl Driven {
         }
     }
 
-    /// Applies a checkpoint of the remaining time of a lease, as an earlier leader proposes it.
+    /// Proposes a checkpoint of a lease's remaining time, as an etcd that leads would.
     fn note_checkpoint(&mut self, id: i64, remaining_ttl: i64) {
         let checkpoints = vec![LeaseCheckpoint { id, remaining_ttl }];
         let command = Command::encode(1, Kind::LeaseCheckpoint, &LeaseCheckpointRequest { checkpoints });

@@ -1,11 +1,12 @@
-//! What comes from outside is refused, or lived with; it never makes a member panic, nor take memory that nothing stands for.
+//! Tests of hostile input from outside. It is refused or accepted, but it never makes a member panic or take more
+//! memory than the input justifies.
 //!
-//! The inputs are in `fuzz/corpus`: small real ones, and some that are cut short or garbled. Each is tried as it is, and some
-//! thousands are made from them ([`mutator`]). `UPDATE=1 cargo test -p metastore-replica --test hostile` writes those anew that
-//! are made by the code; `MUTATIONS=1000000` in the environment goes on for long. `cargo fuzz` runs the same targets, and looks
-//! where they lead.
+//! The inputs are in `fuzz/corpus`: small real ones, and some that are cut short or garbled. Each input is tried as it
+//! is, and so are some thousands of mutations of them ([`mutator`]). `UPDATE=1 cargo test -p metastore-replica --test
+//! hostile` writes the generated inputs anew. `MUTATIONS=1000000` in the environment makes the test run for a long
+//! time. `cargo fuzz` runs the same targets, and is guided by the code that inputs reach.
 //!
-//! It is a binary of its own because its allocator counts ([`meter`]).
+//! This is a separate binary because its allocator counts bytes ([`meter`]).
 
 mod meter;
 mod mutator;
@@ -13,9 +14,10 @@ mod states;
 
 use mutator::Memory;
 
-/// Inputs that are made from a corpus.
+/// Number of inputs made from a corpus.
 const MUTATIONS: u64 = 2000;
-/// Members with their logs take most of it; a stream is held by the block, and the state that it makes once.
+/// Most of the base is for members with their logs. The stream is held one block at a time, and the state made from it
+/// once.
 const MEMORY: Memory = Memory { base_bytes: 16 << 20, per_byte: 200 };
 
 #[test]
@@ -23,7 +25,7 @@ fn states_and_snapshots() {
     mutator::run("snapshot", MUTATIONS, MEMORY, states::attempt);
 }
 
-/// Else nothing would be tried but the first lines of the checks.
+/// If real inputs were refused, the tests would reach only the first checks.
 #[test]
 fn real_inputs_come_through() {
     let (newest, more) = (9, 6);

@@ -1,4 +1,4 @@
-//! How much memory a piece of work takes at its worst, on the thread that does it.
+//! The peak memory of an operation, on the thread that runs it.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -13,7 +13,7 @@ struct Meter;
 #[global_allocator]
 static METER: Meter = Meter;
 
-/// A thread that ends has no counters any more.
+/// The counters of a thread that is ending no longer exist.
 fn count(bytes: isize) {
     let _ = HELD.try_with(|held| {
         held.set(held.get() + bytes);
@@ -34,7 +34,7 @@ unsafe impl GlobalAlloc for Meter {
     }
 }
 
-/// The most that this thread held at once during `act`, beyond what it held before.
+/// The peak number of bytes that this thread held at once during `act`, beyond those that it held before.
 pub fn peak_bytes(act: impl FnOnce()) -> usize {
     let before = HELD.get();
     PEAK.set(before);

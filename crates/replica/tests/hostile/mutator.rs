@@ -1,4 +1,5 @@
-//! Inputs that are nearly right: made from those of a corpus by a number, so that the same number makes the same.
+//! Inputs that are almost valid: mutations of the inputs in a corpus. Each follows from a number, so the same number
+//! gives the same input.
 //!
 //! A fuzzer that learns from the code it runs finds more; this one runs in every test, on every machine.
 
@@ -7,21 +8,22 @@ use std::path::{Path, PathBuf};
 
 use crate::meter;
 
-/// Changes that one input suffers, one on top of the other.
+/// Maximum number of changes to one input, one after the other.
 const MOST_CHANGES: u64 = 4;
-/// Bytes that are cut, doubled, or taken from another input at once.
+/// Maximum number of bytes that are cut, doubled, or taken from another input at once.
 const MOST_BYTES: u64 = 64;
-/// Numbers at which arithmetic ends, or lengths become absurd.
+/// Numbers at which arithmetic overflows, or lengths become absurd.
 const EDGES: [u64; 10] = [0, 1, 0x7f, 0x80, 0xff, 0xffff, i32::MAX as u64, u32::MAX as u64, i64::MAX as u64, u64::MAX];
 
-/// What an input may take in memory while it is tried, all in all: so many bytes, and so many for each of its own.
+/// The memory that trying an input may take in total: a base, and so many bytes for each byte of the input.
 #[derive(Clone, Copy)]
 pub struct Memory {
     pub base_bytes: usize,
     pub per_byte: usize,
 }
 
-/// Tries every file of a corpus, and `mutations` inputs made from them (`MUTATIONS` in the environment: more or fewer).
+/// Tries every file of a corpus, and `mutations` inputs made from them (the environment variable `MUTATIONS` overrides
+/// this number).
 ///
 /// # Panics
 /// With the input, if one makes `attempt` panic, or take more memory than `memory` allows.
@@ -47,7 +49,7 @@ fn tried(bytes: &[u8], name: &str, memory: Memory, attempt: &impl Fn(&[u8])) {
         assert!(peak <= limit, "{peak} bytes in memory for an input of {}: at most {limit} are allowed", bytes.len());
     }));
     if let Err(panic) = outcome {
-        // Put it into the corpus, under a name that says what it is.
+        // Such a file is to be added to the corpus, under a name that describes it.
         let file = std::env::temp_dir().join(format!("hostile-{:08x}", crc(bytes)));
         let kept = std::fs::write(&file, bytes).map_or_else(|error| error.to_string(), |()| file.display().to_string());
         eprintln!("{name}: {} ({kept})", bytes.escape_ascii());
@@ -55,7 +57,7 @@ fn tried(bytes: &[u8], name: &str, memory: Memory, attempt: &impl Fn(&[u8])) {
     }
 }
 
-/// Names an input.
+/// A hash that names an input.
 fn crc(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
@@ -75,7 +77,7 @@ pub fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
     files
 }
 
-/// Checks that the corpus holds these, by name, as the code makes them now; `UPDATE=1` writes them.
+/// Checks that the corpus holds these inputs, by name, as the code makes them now; `UPDATE=1` writes them.
 ///
 /// # Panics
 /// With the name of the first that differs.
@@ -108,7 +110,7 @@ impl Mutator {
         x ^ x >> 31
     }
 
-    /// A number below `bound`; 0 if there is none.
+    /// A number below `bound`; 0 if `bound` is 0.
     fn below(&mut self, bound: u64) -> usize {
         (self.next() % bound.max(1)) as usize
     }
@@ -155,7 +157,7 @@ impl Mutator {
         }
     }
 
-    /// Writes one of [`EDGES`], or the number that is there and a little more, in 4 or 8 bytes, from either end.
+    /// Writes one of [`EDGES`], or the present number plus a little, in 4 or 8 bytes, in either byte order.
     fn number(&mut self, into: &mut [u8]) {
         let width = if self.below(2) == 0 { 4 } else { 8 };
         let Some(place) = into.get_mut(..width) else { return };

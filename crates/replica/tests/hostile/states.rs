@@ -1,7 +1,9 @@
-//! Any bytes as a state that another member sends, and as the two files of a snapshot: what must hold whatever they are. The
-//! fuzz target `snapshot` includes this file, so that a fuzzer and the plain tests look for the same.
+//! Arbitrary bytes as a state that another member sends, and as the two files of a snapshot: the properties that must
+//! hold for any bytes. The fuzz target `snapshot` includes this file, so that a fuzzer and the plain tests check the
+//! same properties.
 //!
-//! Each input is tried as it is, and once more with checksums that fit: nobody but its author vouches for a state's rows.
+//! Each input is tried as it is, and once more with correct checksums: a checksum does not prove that the rows of a
+//! state are sound.
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -22,22 +24,22 @@ use metastore_store::command::{Command, Kind};
 use metastore_store::mvcc::RangeQuery;
 use metastore_store::schema::CONF_STATE;
 
-/// Whoever leads when a state is sent.
+/// The leader that sends the state.
 const SENDER: u64 = 99;
-/// Bytes of the stream's header, and of what is before each block; `crates/store/src/snapshot.rs` has the picture.
+/// Bytes of the stream's header, and of the head of each block. `crates/store/src/snapshot.rs` has the picture.
 const HEADER_BYTES: usize = 36;
 const FRAME_BYTES: usize = 8;
 /// Bytes of a row before its key.
 const ROW_HEAD_BYTES: usize = 9;
-/// Revisions that are looked at one by one.
+/// Maximum number of revisions that are read one by one.
 const MOST_REVISIONS: i64 = 40;
-/// Steps of a compaction that are waited for.
+/// Maximum number of steps of a compaction.
 const MOST_STEPS: usize = 100;
 
-/// What the fuzz target does.
+/// Does the same as the fuzz target.
 ///
 /// # Panics
-/// If a member does anything with the bytes but refuse them, or live on.
+/// If a member neither refuses the bytes nor goes on with them.
 pub fn attempt(bytes: &[u8]) {
     for stream in [bytes.to_vec(), vouched_stream(bytes)] {
         arrive(&stream);
@@ -61,8 +63,8 @@ fn open(disk: &SimulatedDisk) -> Result<Replica, OpenError> {
     Replica::open(settings, Arc::new(disk.clone()), paths(), || Ok(bootstrap), engine).map(|(replica, _)| replica)
 }
 
-/// Sends the bytes to a new member as the state that their header says they are. Returns the revision that it comes to, if it
-/// takes them up.
+/// Sends the bytes to a new member as the state that their header describes. Returns the member's last revision, if it
+/// installs the state.
 pub fn arrive(stream: &[u8]) -> Option<i64> {
     let mut replica = open(&SimulatedDisk::new()).expect("a new member");
     replica.process(&mut Output::default()).expect("a new member");
@@ -88,7 +90,7 @@ fn receive(replica: &Replica, stream: &[u8]) -> Result<ReceivedState, String> {
         ..raftpb::Message::default()
     };
     let mut incoming = replica.receiver().begin(message).map_err(|error| error.to_string())?;
-    // Pieces that end anywhere.
+    // The pieces end at arbitrary places.
     let piece = 1 + crc32c::crc32c(stream) as usize % 300;
     for piece in stream.chunks(piece) {
         incoming.take(piece).map_err(|error| error.to_string())?;
@@ -96,7 +98,7 @@ fn receive(replica: &Replica, stream: &[u8]) -> Result<ReceivedState, String> {
     incoming.finish().map_err(|error| error.to_string())
 }
 
-/// Who votes, as the state itself says: whoever sends it says so, too.
+/// The members that the state itself records; the sender's message names the same ones.
 fn conf_state_in(stream: &[u8]) -> Option<raftpb::ConfState> {
     let at = stream.windows(CONF_STATE.len()).position(|bytes| bytes == CONF_STATE)? + CONF_STATE.len();
     let row: serde_json::Value = serde_json::Deserializer::from_slice(&stream[at..]).into_iter().next()?.ok()?;
@@ -113,8 +115,8 @@ fn conf_state_in(stream: &[u8]) -> Option<raftpb::ConfState> {
     })
 }
 
-/// Starts a member whose snapshot has these bytes in the place of one of its files. Returns the revision that it comes to, if
-/// it starts.
+/// Starts a member after one of its snapshot's files was replaced by these bytes. Returns the member's last revision,
+/// if it starts.
 pub fn start_with(extension: &str, bytes: &[u8]) -> Option<i64> {
     let Written { disk, files } = written();
     let disk = disk.fork();
@@ -133,10 +135,11 @@ pub fn written() -> &'static Written {
     static WRITTEN: OnceLock<Written> = OnceLock::new();
     WRITTEN.get_or_init(|| {
         let disk = SimulatedDisk::new();
-        // What is compacted counts for the log, but not for the state: so the next snapshot comes to be due.
+        // Compacted writes count for the size of the log, but not for that of the state, so the next snapshot becomes
+        // due.
         let filler = (20..80).flat_map(|id| [put(2 * id, "filler", "", 0), compact(2 * id + 1, id as i64 - 12)]);
         let mut replica = member_with(&disk, &script().into_iter().chain(filler).collect::<Vec<_>>());
-        // What is behind the snapshot is applied to whatever it holds.
+        // The entry after the snapshot is applied to whatever the snapshot holds.
         replica.propose(put(100, "behind", "the snapshot", 0)).expect("it leads");
         replica.process(&mut Output::default()).expect("a healthy member");
         drop(replica);
@@ -146,14 +149,14 @@ pub fn written() -> &'static Written {
 }
 
 impl Written {
-    /// One of the snapshot's files.
+    /// The content of one of the snapshot's files.
     pub fn file(&self, extension: &str) -> Vec<u8> {
         let name = self.files.iter().find(|name| name.ends_with(extension)).expect("a snapshot has two files");
         self.disk.read(&paths().snap().join(name)).expect("the file is there")
     }
 }
 
-/// A member that has applied these commands, one by one, and written snapshots whenever they were due.
+/// A member that has applied these commands, one by one, and has written a snapshot whenever one was due.
 fn member_with(disk: &SimulatedDisk, commands: &[Bytes]) -> Replica {
     let mut replica = open(disk).expect("a new member");
     let mut output = Output::default();
@@ -172,7 +175,7 @@ fn member_with(disk: &SimulatedDisk, commands: &[Bytes]) -> Replica {
     replica
 }
 
-/// The state of such a member as it is sent.
+/// The state of such a member, as the stream that is sent.
 pub fn stream_of(commands: &[Bytes]) -> Vec<u8> {
     let mut replica = member_with(&SimulatedDisk::new(), commands);
     let (_, source) = replica.state_to_send().expect("healthy").open(raftpb::Message::default()).expect("healthy");
@@ -199,7 +202,7 @@ fn compact(id: u64, revision: i64) -> Bytes {
     Command::encode(id, Kind::Compaction, &CompactionRequest { revision, physical: id.is_multiple_of(2) })
 }
 
-/// A bit of everything that a state holds.
+/// Commands that produce every kind of row.
 pub fn script() -> Vec<Bytes> {
     let grant = |id: u64, lease, ttl| Command::encode(id, Kind::LeaseGrant, &LeaseGrantRequest { ttl, id: lease });
     vec![
@@ -217,7 +220,7 @@ pub fn script() -> Vec<Bytes> {
     ]
 }
 
-/// Whatever the state says, a member that took it up can be read, hashed and changed, or it stops with a reason.
+/// Whatever the state holds, a member that installed it can be read, hashed and changed, or it stops with an error.
 fn live_on(mut replica: Replica) -> i64 {
     let _ = lived(&mut replica);
     replica.store().revision()
@@ -242,7 +245,7 @@ fn lived(replica: &mut Replica) -> Result<(), Fatal> {
         delete(8, "\0", "\0"),
     ];
     for command in commands {
-        // A member that does not lead with this state drops it.
+        // A member that does not lead with this state drops the proposal.
         let _ = replica.propose(command);
         replica.process(&mut output)?;
     }
@@ -261,7 +264,7 @@ fn lived(replica: &mut Replica) -> Result<(), Fatal> {
     Ok(())
 }
 
-/// Reads everything that there is.
+/// Reads everything in the store.
 fn look(store: &Store) {
     let view = store.view();
     let newest = store.revision();
@@ -276,7 +279,7 @@ fn look(store: &Store) {
     assert_eq!(store.leases().iter().count(), store.leases().ids().count());
 }
 
-/// A stream in which every checksum, and the number of rows, is that of what is there.
+/// The stream with all checksums, and the number of rows, corrected to fit its content.
 pub fn vouched_stream(bytes: &[u8]) -> Vec<u8> {
     let mut stream = bytes.to_vec();
     let (mut at, mut rows) = (HEADER_BYTES, 0u64);
@@ -309,7 +312,8 @@ fn rows_in(block: &[u8]) -> u64 {
     rows
 }
 
-/// A snapshot's record whose checksum is that of what is there; the bytes themselves if they are none.
+/// A snapshot's record with its checksum corrected to fit its content; the bytes themselves if they are not such a
+/// record.
 pub fn vouched_record(bytes: &[u8]) -> Vec<u8> {
     let Ok(mut file) = walpb::SnapshotFile::decode(bytes) else { return bytes.to_vec() };
     file.crc = Some(crc32c::crc32c(file.data()));

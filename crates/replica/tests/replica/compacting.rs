@@ -1,4 +1,4 @@
-//! Compactions of a member that is busy with other things.
+//! Compactions of a member that also writes snapshots, sends its state, or has mass deletes to flush.
 
 use metastore_proto::etcdserverpb::{CompactionRequest, DeleteRangeRequest, RequestOp, TxnRequest, request_op};
 use metastore_replica::{Output, Replica, SnapshotJob};
@@ -8,10 +8,10 @@ use metastore_store::command::{Command, Kind};
 use crate::machine::{Engine, Machine};
 use crate::world::{advance, open, open_with, paths, put, settings};
 
-/// The id of a compaction that is waited for.
+/// The id of a compaction whose client waits.
 const COMPACTION: u64 = 1 << 20;
 
-/// Compacts at the newest revision; whether the client that waits for it was told that it is done.
+/// Compacts at the newest revision. Returns whether the waiting client was answered that the compaction is done.
 fn compact(replica: &mut Replica) -> bool {
     let request = CompactionRequest { revision: replica.store().revision(), physical: true };
     replica.propose(Command::encode(COMPACTION, Kind::Compaction, &request)).unwrap();
@@ -36,7 +36,7 @@ fn until_snapshot(replica: &mut Replica) -> SnapshotJob {
 
 each_engine!(a_compaction_waits_neither_for_a_snapshot_nor_for_a_state_that_is_sent);
 
-/// A snapshot is written as fast as the disk is, and a state is sent as fast as a follower reads it. Clients wait for
+/// A snapshot is written at the speed of the disk, and a state is sent at the speed of the follower. Clients wait for
 /// neither.
 fn a_compaction_waits_neither_for_a_snapshot_nor_for_a_state_that_is_sent(engine: Engine) {
     let machine = Machine::new(engine);
@@ -49,8 +49,8 @@ fn a_compaction_waits_neither_for_a_snapshot_nor_for_a_state_that_is_sent(engine
     drop(state);
 }
 
-/// Lists pass over deleted keys as long as their rows stand in RocksDB's files, and a delete of very many is a short
-/// entry of the log, which makes no flush due.
+/// Range requests pass over deleted keys as long as their rows are in RocksDB's files. A delete of very many keys is a
+/// short entry of the log, which alone makes no flush due.
 #[test]
 fn a_mass_delete_is_flushed_soon_after_its_compaction() {
     const KEYS: usize = 20_000;
@@ -74,7 +74,7 @@ fn a_mass_delete_is_flushed_soon_after_its_compaction() {
     replica.propose(Command::encode(0, Kind::DeleteRange, &all)).unwrap();
     advance(&mut replica, &mut output).unwrap();
     assert!(output.snapshot.is_none(), "little was written");
-    // Behind the deletes: tombstones at the very revision of a compaction stay until the next.
+    // A write after the deletes: tombstones at the very revision of a compaction stay until the next one.
     replica.propose(crate::world::put(0, "other", "")).unwrap();
     advance(&mut replica, &mut output).unwrap();
     assert!(compact(&mut replica));

@@ -1,4 +1,4 @@
-//! A sole member's way to leadership, and what consensus leaves on disk.
+//! How a sole member becomes leader, and the records that consensus leaves on disk.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::machine::{Engine, Machine};
 use crate::script::run;
 use crate::world::{PEER_URL, World, advance, asked_for, bootstrap, open, open_with, paths, put, settings};
 
-/// What the log on this disk says, from its beginning.
+/// The content of the log on this disk, from its beginning.
 fn replay(disk: &Machine) -> Replay {
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
     Wal::read(settings(disk.engine).log, shared, &paths().wal(), (0, 0), Keep::ALL).unwrap().1
@@ -104,7 +104,8 @@ fn ticks_change_nothing_for_a_sole_leader(engine: Engine) {
 
 each_engine!(the_first_entry_is_the_one_that_etcd_writes);
 
-/// What etcd writes at its first start, and what it reads: the change in its own numbers, the member as its JSON.
+/// The entry that etcd writes at its first start, and that it can read: the change in etcd's numbers, and the member as
+/// etcd's JSON.
 fn the_first_entry_is_the_one_that_etcd_writes(engine: Engine) {
     let disk = Machine::new(engine);
     let first = |disk: &Machine| replay(disk).entries.remove(0);
@@ -118,7 +119,7 @@ fn the_first_entry_is_the_one_that_etcd_writes(engine: Engine) {
     let json = format!("{{\"id\":{id},\"peerURLs\":[\"{PEER_URL}\"],\"name\":\"one\"}}");
     assert_eq!(String::from_utf8(change.context().to_vec()).unwrap(), json);
     drop(replica);
-    // It is applied again at each start, and stays as it is.
+    // The entry is applied again at each start, and stays as it is.
     let (mut replica, _) = open(&disk).unwrap();
     advance(&mut replica, &mut Output::default()).unwrap();
     assert_eq!(first(&disk), entry);
@@ -145,7 +146,7 @@ fn the_log_knows_what_is_committed_but_for_the_last_batch(engine: Engine) {
 
 each_engine!(proposals_that_wait_together_share_a_write_and_a_sync);
 
-/// One batch of proposals is one write and one sync.
+/// A batch of proposals takes one write and one sync.
 fn proposals_that_wait_together_share_a_write_and_a_sync(engine: Engine) {
     let mut settings = settings(engine);
     (settings.snapshot_log_bytes, settings.flush_log_bytes) = (u64::MAX, u64::MAX);
@@ -164,7 +165,7 @@ fn proposals_that_wait_together_share_a_write_and_a_sync(engine: Engine) {
 
 each_engine!(a_member_on_a_real_disk_comes_back);
 
-/// The same on a real file system: first start, writes, snapshots, restart, and one member at a time.
+/// The same on a real file system: first start, writes, snapshots, restart, and only one member at a time.
 fn a_member_on_a_real_disk_comes_back(engine: Engine) {
     let scratch = std::env::temp_dir().join(format!("metastore-replica-{}-{}", engine.name(), std::process::id()));
     let _ = std::fs::remove_dir_all(&scratch);

@@ -1,4 +1,4 @@
-//! A stopped member is converted to the other engine, and the power goes on the way.
+//! A stopped member is converted to the other engine, and the power is lost during the conversion.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -24,7 +24,8 @@ fn convert_with(
 /// Engines that a test keeps open.
 type Held = Arc<Mutex<Vec<Arc<dyn metastore_engine::Engine>>>>;
 
-/// Puts the member's present engine into `held`: it is not closed, and so flushes nothing, until that is dropped.
+/// Puts the member's present engine into `held`. Until `held` is dropped, the engine is not closed, and so flushes
+/// nothing.
 fn convert_holding(
     machine: &Machine,
     to: Engine,
@@ -45,7 +46,7 @@ fn convert_holding(
     convert(settings(to), disk, paths(), open, progress)
 }
 
-/// A stopped member, what it was told, and what follows from that.
+/// A stopped member, its commands and answers, and the states that follow from them.
 fn member(engine: Engine) -> (Machine, Told, Reference) {
     let mut world = World::new(engine);
     run(&mut world, SEED, ROUNDS).unwrap();
@@ -62,7 +63,7 @@ fn recorded(machine: &Machine) -> Engine {
     if json.contains("\"memory\"") { Engine::Memory } else { Engine::RocksDb }
 }
 
-/// The member has the engine, the state that it was told, and nothing of the other engine's.
+/// Checks that the member has the engine and the expected state, and that no file of the other engine is left.
 fn check(machine: &Machine, engine: Engine, told: &Told, reference: &Reference, context: &str) {
     assert_eq!(recorded(machine), engine, "{context}");
     let machine = machine.with(engine).fork();
@@ -111,7 +112,8 @@ fn a_crash_leaves_a_member_of_one_engine(engine: Engine) {
         let result = convert_with(&fork, to, &mut |_, _| ());
         let held = Held::default();
         if recorded(&fork.crash(CrashPolicy::DropUnsynced)) == engine {
-            // Again, without flushing on the way out. (Once it is converted, the engine must be closed, as its files go.)
+            // Once more, without the flush that closing the engine does. (Once the member is converted, the engine must
+            // be closed, because its files are removed.)
             fork = machine.fork();
             fork.crash_after(n);
             convert_holding(&fork, to, &mut |_, _| (), Some(held.clone())).unwrap_err();

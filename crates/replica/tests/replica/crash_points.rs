@@ -1,4 +1,4 @@
-//! The power goes after every single disk operation of a fixed script.
+//! The power is lost after every single disk operation of a fixed script.
 
 use metastore_replica::disk::{CrashPolicy, Disk};
 
@@ -6,13 +6,13 @@ use crate::machine::{Engine, Machine};
 use crate::script::{mix, run};
 use crate::world::{Reference, Told, World, open, paths};
 
-/// Seeds of power losses that leave a random part of what was not synced, for each crash point.
+/// Number of random power losses at each crash point; each keeps another part of the unsynced writes.
 const RANDOM_LOSSES: u64 = 8;
 const ROUNDS: u64 = 48;
 const SEED: u64 = 1;
 
-/// What becomes of what was not synced when the power goes after `n` operations. Opening a RocksDB takes its time, so
-/// there each point sees one way, in turn.
+/// The ways in which unsynced writes survive a power loss after `n` operations. Opening a RocksDB takes time, so with
+/// it each crash point is tried with one way, in turn.
 fn policies(engine: Engine, n: u64) -> Vec<CrashPolicy> {
     let random = (0..RANDOM_LOSSES).map(CrashPolicy::Random);
     let certain = [CrashPolicy::DropUnsynced, CrashPolicy::KeepUnsynced, CrashPolicy::Kill];
@@ -23,7 +23,7 @@ fn policies(engine: Engine, n: u64) -> Vec<CrashPolicy> {
     }
 }
 
-/// The script without a crash: what was proposed, what that gives, and how many operations it takes.
+/// The script without a crash: the commands, the resulting states, and the number of operations.
 fn whole_script(engine: Engine) -> (World, Reference) {
     let mut world = World::new(engine);
     run(&mut world, SEED, ROUNDS).unwrap();
@@ -33,7 +33,7 @@ fn whole_script(engine: Engine) -> (World, Reference) {
     (world, reference)
 }
 
-/// The world when the power goes after `n` operations of the script.
+/// The world after a power loss that follows `n` operations of the script.
 fn crashed(engine: Engine, n: u64, reference: &Reference) -> World {
     let disk = Machine::new(engine);
     disk.crash_after(n);
@@ -62,7 +62,7 @@ each_engine!(nothing_acknowledged_is_lost_wherever_the_power_goes);
 fn nothing_acknowledged_is_lost_wherever_the_power_goes(engine: Engine) {
     let (whole, reference) = whole_script(engine);
     let (mut cuts, mut beyond) = (0, 0);
-    // Prime to the number of policies, so that all of them have their turn.
+    // The step is coprime to the number of policies, so that all of them are used.
     for n in (0..whole.disk.operations()).step_by(if engine == Engine::Memory { 1 } else { 3 }) {
         let world = crashed(engine, n, &reference);
         for policy in policies(engine, n) {
@@ -79,7 +79,7 @@ fn nothing_acknowledged_is_lost_wherever_the_power_goes(engine: Engine) {
 
 each_engine!(a_crash_during_the_restart_is_recovered_from);
 
-/// The power goes again at each operation of the restart.
+/// The power is lost again at each operation of the restart.
 fn a_crash_during_the_restart_is_recovered_from(engine: Engine) {
     let (whole, reference) = whole_script(engine);
     let every = if engine == Engine::Memory { 9 } else { 60 };
@@ -102,8 +102,8 @@ fn a_crash_during_the_restart_is_recovered_from(engine: Engine) {
 
 each_engine!(what_a_restarted_member_has_shown_survives_the_power);
 
-/// The process is killed, and the page cache survives. The member that starts on it shows what it finds to readers. Then the
-/// power goes: what was shown must be there.
+/// The process is killed, and the page cache survives. A member starts on it and shows readers the state that it finds.
+/// Then the power is lost: the shown state must be there.
 fn what_a_restarted_member_has_shown_survives_the_power(engine: Engine) {
     let (whole, reference) = whole_script(engine);
     for n in (0..whole.disk.operations()).step_by(if engine == Engine::Memory { 1 } else { 7 }) {

@@ -1,6 +1,7 @@
-//! The high-water mark falls when a member is defragmented, and stays there wherever the power goes.
+//! A defragmentation lowers the member's high-water mark, and it stays lowered wherever the power is lost.
 //!
-//! That it is the right one after each crash without that, all other tests check: it is part of [`State`].
+//! All other tests check that the high-water mark is right after each crash without a defragmentation: it is part of
+//! [`State`].
 
 use metastore_proto::etcdserverpb::{CompactionRequest, DeleteRangeRequest};
 use metastore_replica::Output;
@@ -11,15 +12,15 @@ use crate::machine::{Engine, Machine};
 use crate::script::{mix, random_group};
 use crate::world::{Reference, State, Stopped, Told, World, open, paths, put, take_up};
 
-/// Groups of commands before and after.
+/// Number of groups of commands before and after.
 const GROUPS: u64 = 10;
-/// Bytes of a value that is there for a while: more than all others together.
+/// Bytes of a value that exists for a while: more than all other values together.
 const LARGE: usize = 9000;
 
-/// How far a script came.
+/// The progress of a script.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Defragmented {
-    /// Commands that were proposed before; `None` if it was not asked for.
+    /// Number of commands proposed before the defragmentation; `None` if it was not requested.
     after: Option<usize>,
     answered: bool,
 }
@@ -46,7 +47,7 @@ fn run(world: &mut World, seed: u64, done: &mut Defragmented) -> Result<(), Stop
     Ok(())
 }
 
-/// States that a member may be in.
+/// The states that a member may be in.
 struct Possible(Vec<State>);
 
 impl Possible {
@@ -57,7 +58,7 @@ impl Possible {
         Self(fallen.into_iter().chain(unfallen).flat_map(states).collect())
     }
 
-    /// Starts a member on what is left; returns its state.
+    /// Starts a member on the disk that the crash left; returns its state.
     fn check(&self, machine: &Machine, context: &str) -> State {
         let (mut replica, _) = open(machine).unwrap_or_else(|error| panic!("{context}: {error}"));
         take_up(&mut replica, &mut Output::default()).unwrap_or_else(|error| panic!("{context}: {error}"));
@@ -94,7 +95,7 @@ fn the_mark_stays_where_it_fell_wherever_the_power_goes(engine: Engine) {
 
 each_engine!(the_mark_falls_amid_everything);
 
-/// Snapshots, flushes and compactions that are under way, in as many ways as there are seeds.
+/// Snapshots, flushes and compactions are under way, in as many ways as there are seeds.
 fn the_mark_falls_amid_everything(engine: Engine) {
     for seed in 0..if engine == Engine::Memory { 100 } else { 12 } {
         let (mut world, mut done) = (World::new(engine), Defragmented::default());
@@ -130,7 +131,8 @@ fn notes_of_where_the_mark_fell_go_with_the_log() {
 
 each_engine!(more_compactions_than_may_wait_are_applied_again);
 
-/// Each is through before the next, as it was the first time: so what was stored between them counts.
+/// Each compaction is complete before the next one, as it was the first time. So the rows stored between them count for
+/// the high-water mark.
 fn more_compactions_than_may_wait_are_applied_again(engine: Engine) {
     let machine = Machine::new(engine);
     let (mut replica, _) = open(&machine).unwrap();

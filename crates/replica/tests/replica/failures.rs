@@ -1,4 +1,4 @@
-//! The disk fails: a write, a sync, no space. The member stops, and what it has said stays true.
+//! The disk fails: a write, a sync, or no space. The member stops, and all its earlier answers stay true.
 
 use metastore_replica::Output;
 use metastore_replica::disk::CrashPolicy;
@@ -16,7 +16,7 @@ fn reference() -> Reference {
     Reference::of(&world.told.proposed)
 }
 
-/// Runs the script on a disk with a fault. Returns false if the fault did not come to bear.
+/// Runs the script on a disk with a fault. Returns false if the script ended before the fault occurred.
 fn runs_into(
     engine: Engine,
     fault: impl FnOnce(&Machine),
@@ -39,8 +39,8 @@ fn runs_into(
     true
 }
 
-/// A member whose own call failed says so for ever, and touches the disk no more. (A snapshot that fails on its own thread
-/// stops the member through its owner.)
+/// A member whose own call failed answers every later call with the error, and no longer touches the disk. (A snapshot
+/// that fails on its own thread stops the member through its owner.)
 fn stays_stopped(world: &mut World, context: &str) {
     if !world.failed_itself {
         return;
@@ -58,7 +58,7 @@ fn stays_stopped(world: &mut World, context: &str) {
     assert_eq!(world.disk.operations(), operations, "{context}: the disk is left alone");
 }
 
-/// Runs the script once for each fault until one no longer comes to bear; returns how many did.
+/// Runs the script once for each fault, until one no longer occurs; returns the number of faults that did.
 fn each(engine: Engine, fault: impl Fn(&Machine, u64), name: &str) -> u64 {
     let reference = reference();
     let runs =

@@ -1,4 +1,4 @@
-//! Random commands, the power goes at a random operation, the member comes back, and so on, on the same disk.
+//! Random commands; the power is lost at a random operation, the member restarts on the same disk, and so on.
 
 use metastore_replica::disk::CrashPolicy;
 
@@ -6,11 +6,11 @@ use crate::machine::{Engine, Machine};
 use crate::script::{mix, random_group};
 use crate::world::{Reference, Told, World};
 
-/// Members, each with a disk of its own.
+/// Number of members, each with a disk of its own.
 const LIVES: u64 = 12;
-/// Power losses in the life of one.
+/// Number of power losses for each member.
 const LOSSES: u64 = 25;
-/// A loss comes after so many operations at most.
+/// Maximum number of operations before a power loss.
 const MAX_OPERATIONS: u64 = 60;
 
 fn policy(choice: u64) -> CrashPolicy {
@@ -22,7 +22,7 @@ fn policy(choice: u64) -> CrashPolicy {
     }
 }
 
-/// Lets a member work until the power goes.
+/// Lets a member work until the power is lost.
 fn work(world: &mut World, seed: u64) {
     if world.start().is_err() {
         return;
@@ -53,7 +53,8 @@ fn nothing_acknowledged_is_lost_however_often_the_power_goes(engine: Engine) {
             let policy = policy(mix(seed, 2));
             disk = world.disk.crash(policy);
             let (held, _) = world.told.check(&disk.fork(), &reference, &context);
-            // What was lost was lost to everyone; what is there may be relied on, unless only the page cache holds it.
+            // Lost commands are lost for good. The commands found may be relied on, unless only the page cache holds
+            // them.
             let acknowledged = if policy == CrashPolicy::Kill { world.told.acknowledged } else { held };
             told = Told { acknowledged, ..Told::default() };
             told.proposed = world.told.proposed[..held].to_vec();

@@ -1,16 +1,16 @@
-//! A whole member against a disk that loses power, fails, fills up or holds something else.
+//! A whole member on a disk that loses power, fails, fills up or holds foreign files.
 //!
 //! ```text
 //!   script ─▶ Replica ─▶ Machine ─ power loss after operation n ─▶ Replica::open ─▶ state
-//!      │                                                                                    │ must equal
-//!      └─▶ what was proposed, what was acknowledged ─▶ Store, alone ─▶ state after each command
+//!      │                                                                              │ must equal
+//!      └─▶ proposed and acknowledged commands ─▶ Store, alone ─▶ state after each command
 //! ```
 //!
-//! The rule that all of these tests check ([`world::Told::check`]): after a restart the state is the one after the first
-//! `n` commands that were proposed, and `n` is not less than what was acknowledged. So nothing acknowledged is missing,
-//! nothing is there twice or from nowhere, and what was under way is there as a prefix.
+//! All these tests check one rule ([`world::Told::check`]). After a restart the state is the one after the first `n`
+//! commands that were proposed, and `n` is not less than the number of acknowledged commands. So no acknowledged
+//! command is missing, none is there twice or from nowhere, and of the commands under way a prefix is there.
 
-/// Makes a test of each engine of one body.
+/// Makes one test for each engine from one body.
 macro_rules! each_engine {
     ($name:ident) => {
         mod $name {

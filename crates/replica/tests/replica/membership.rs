@@ -1,4 +1,4 @@
-//! How members come and go: founding together, joining, and each change that the log can carry.
+//! Changes of the membership: founding together, joining, and each change that the log can carry.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ fn change(id: u64, kind: ConfChangeType, member: &Member) -> ConfChange {
     ConfChange { id: Some(id), r#type: Some(kind as i32), node_id: Some(member.id), context }
 }
 
-/// Proposes a change to a sole voter, and returns what became of it.
+/// Proposes a change to a sole voter, and returns its outcome.
 fn outcome(replica: &mut Replica, change: &ConfChange) -> Result<Reply, Refusal> {
     let mut output = Output::default();
     replica.propose_change(change).unwrap();
@@ -56,7 +56,7 @@ fn a_sole_voter_takes_every_change_and_holds_it_after_a_restart(engine: Engine) 
     assert_eq!(outcome(&mut replica, &change(1, ConfChangeAddLearnerNode, &learner)), Ok(Reply::MembersChanged));
     let refused = outcome(&mut replica, &change(2, ConfChangeAddLearnerNode, &second));
     assert_eq!(refused, Err(Refusal::TooManyLearners));
-    // A refused addition of a voter must leave the votes as they are, or nothing would be committed any more.
+    // A refused addition of a voter must leave the voters as they are; otherwise no entry would be committed any more.
     let known = Member { is_learner: false, ..learner.clone() };
     assert_eq!(outcome(&mut replica, &change(3, ConfChangeAddNode, &known)), Err(Refusal::MemberExists));
     assert_eq!(outcome(&mut replica, &change(4, ConfChangeUpdateNode, &moved)), Ok(Reply::MembersChanged));

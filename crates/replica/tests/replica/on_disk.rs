@@ -1,5 +1,5 @@
-//! A member whose engine keeps the state: what a start takes from the state, what from the log, and where they do not belong
-//! together.
+//! A member whose engine keeps the state on disk: the parts that a start takes from the state and from the log, and the
+//! refusal of a state and a log that do not belong together.
 
 use std::path::PathBuf;
 
@@ -20,7 +20,7 @@ fn member(rounds: u64) -> (Machine, Told) {
     (world.disk.fork(), world.told)
 }
 
-/// The real directory of the state.
+/// The directory of the state on the real file system.
 fn state(machine: &Machine) -> PathBuf {
     machine.real(&paths().engine()).unwrap()
 }
@@ -40,7 +40,7 @@ fn replace_log(of: &Machine, by: &Machine) {
     }
 }
 
-/// Expects a refusal that says this, changes no file, and makes no state.
+/// Expects that a start is refused with these words, changes no file, and makes no state.
 fn refused(machine: &Machine, says: &[&str]) {
     let (before, directories) = (files(machine), machine.directories());
     let error = open(machine).err().expect("it is refused").to_string();
@@ -50,7 +50,7 @@ fn refused(machine: &Machine, says: &[&str]) {
     assert_eq!((files(machine), machine.directories()), (before, directories), "{error}");
 }
 
-/// Runs the member until it wants a flush.
+/// Runs the member until a flush is due.
 fn until_flush(replica: &mut metastore_replica::Replica, value: &str) -> SnapshotJob {
     for id in 1.. {
         replica.propose(put(id, "k", value)).unwrap();
@@ -95,7 +95,7 @@ fn the_log_that_was_not_released_counts_after_a_restart() {
         replica.propose(put(id, "k", "v")).unwrap();
         advance(&mut replica, &mut Output::default()).unwrap();
     }
-    // Closed properly: all of it is in the state, and none of it was released.
+    // The member is closed properly: the state holds all entries, and no part of the log was released.
     drop(replica);
     let segments = machine.list(&paths().wal()).unwrap();
     let (mut replica, _) = open(&machine).unwrap();
@@ -117,7 +117,7 @@ fn a_flush_that_fails_stops_the_member_and_loses_nothing() {
     let expected = State::of(replica.store());
     let away = state(&machine).with_file_name("away");
     let log = machine.list(&paths().wal()).unwrap();
-    // RocksDB cannot make its file.
+    // RocksDB cannot create its file.
     std::fs::rename(state(&machine), &away).unwrap();
     let error = job.run().unwrap_err().to_string();
     assert!(error.contains("storage engine: ") && error.contains("rocksdb"), "{error}");
@@ -171,7 +171,7 @@ fn a_log_that_ends_before_the_state_is_refused() {
 
 #[test]
 fn the_log_of_another_history_is_refused() {
-    // As many entries, but of later terms.
+    // The log has as many entries, but of later terms.
     let mut world = World::new(Engine::RocksDb);
     for _ in 0..5 {
         world.start().unwrap();

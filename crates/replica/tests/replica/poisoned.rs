@@ -15,7 +15,7 @@ use crate::world::{advance, open, open_with, paths, put, settings};
 const COMMAND: i32 = 0;
 const CHANGE: i32 = 1;
 
-/// A sole member whose log goes on with this entry, committed.
+/// A sole member whose log continues with this entry, committed.
 fn with_entry(engine: Engine, kind: i32, data: Vec<u8>) -> (Machine, EntryId) {
     let disk = Machine::new(engine);
     let (mut replica, _) = open(&disk).unwrap();
@@ -50,7 +50,8 @@ fn start(disk: &Machine) -> Result<(Replica, Output), Fatal> {
 each_engine!(an_entry_that_cannot_be_applied_is_passed_over_by_name_once_and_for_all);
 
 fn an_entry_that_cannot_be_applied_is_passed_over_by_name_once_and_for_all(engine: Engine) {
-    // A command in a field that nobody knows, a change that is none, and one whose description is of another member.
+    // A command in an unknown field, bytes that are not a membership change, and a change whose description is of
+    // another member.
     let mismatch = ConfChange { node_id: Some(7), context: Some("{\"id\":8}".into()), ..ConfChange::default() };
     for (kind, data) in [(COMMAND, vec![0xea, 0x04, 0]), (CHANGE, vec![0xff]), (CHANGE, mismatch.encode_to_vec())] {
         let (disk, entry) = with_entry(engine, kind, data);
@@ -62,7 +63,7 @@ fn an_entry_that_cannot_be_applied_is_passed_over_by_name_once_and_for_all(engin
             assert!(error.to_string().contains(&flag), "{error}");
         }
         for other in [EntryId { term: entry.term + 1, ..entry }, EntryId { index: entry.index - 1, ..entry }] {
-            // The entry before is passed over, and this one still stands in the way.
+            // The entry before is passed over, and this one still stops the start.
             assert!(start_with(passing_over(engine, other), &disk.fork()).is_err(), "{other:?}");
         }
         let (mut replica, output) = start_with(passing_over(engine, entry), &disk).unwrap();
@@ -73,7 +74,7 @@ fn an_entry_that_cannot_be_applied_is_passed_over_by_name_once_and_for_all(engin
         assert_eq!(output.outcomes.len(), 1);
         let revision = replica.store().revision();
         drop(replica);
-        // It is noted: a start that reads the entry from the log again needs no flag.
+        // The entry is noted in the file: a start that reads it from the log again needs no flag.
         let (replica, _) = start(&disk).unwrap();
         assert_eq!(replica.store().revision(), revision);
     }
@@ -108,7 +109,8 @@ fn a_change_of_member_0_in_a_log_is_refused_as_etcd_refuses_it(engine: Engine) {
 
 each_engine!(a_change_that_leaves_no_voter_is_refused_by_all);
 
-/// The store takes one for a voter that consensus does not: an addition that says two things, as only a foreign log can hold.
+/// The store counts a member as a voter that consensus does not: the addition contradicts itself. Only a foreign log
+/// can hold such a change.
 fn a_change_that_leaves_no_voter_is_refused_by_all(engine: Engine) {
     let change = ConfChange {
         r#type: Some(ConfChangeType::ConfChangeAddLearnerNode as i32),

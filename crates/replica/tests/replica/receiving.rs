@@ -1,4 +1,4 @@
-//! What arrives from another member is checked, and nothing of what is refused is left.
+//! A state that arrives from another member is checked, and if it is refused, all of it is removed.
 
 use metastore_proto::raftpb;
 use metastore_replica::disk::Disk;
@@ -9,14 +9,14 @@ use crate::refusals::files;
 use crate::script::run;
 use crate::world::{Sent, World, open};
 
-/// A member, and a state that is sent to a new one.
+/// The state of a member, as it is sent to a new one.
 fn sent() -> Sent {
     let mut world = World::new(Engine::Memory);
     run(&mut world, 6, 12).unwrap();
     Sent::by(&mut world)
 }
 
-/// Expects that a new member refuses it and says this, and leaves nothing of it behind.
+/// Expects that a new member refuses the state with this error, and keeps no file of it.
 fn refused(engine: Engine, sent: &Sent, says: &str) {
     let machine = Machine::new(engine);
     let (replica, _) = open(&machine).unwrap();
@@ -56,7 +56,7 @@ fn what_is_damaged_or_cut_short_is_refused(engine: Engine) {
     refused(engine, &with(&|stream| stream[20] ^= 1), "checksum");
     refused(engine, &with(&|stream| stream[8] = 9), "format 9, but this version reads format 1");
     refused(engine, &with(&|stream| stream[0] = b'X'), "not a MetaStore state");
-    // Two meta pages, as etcd's backend begins.
+    // Two meta pages, with which a database of etcd begins.
     let bolt = |stream: &mut Vec<u8>| {
         *stream = vec![0; 8192];
         stream[8] = 4;
@@ -101,7 +101,7 @@ fn a_state_that_is_older_than_the_members_is_refused_at_once(engine: Engine) {
 
 each_engine!(a_full_disk_is_no_reason_to_stop);
 
-/// The member goes on with the state that it has, and receives it when there is room.
+/// The member goes on with its state, and receives the new one when there is room.
 fn a_full_disk_is_no_reason_to_stop(engine: Engine) {
     let sent = sent();
     let machine = Machine::new(engine);

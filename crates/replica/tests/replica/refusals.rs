@@ -1,4 +1,4 @@
-//! What a member does not start on: it says which file and why, and changes none.
+//! Directories on which a member does not start: it names the file and the reason, and changes no file.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ fn member(engine: Engine) -> Machine {
     world.disk.fork()
 }
 
-/// The content of all files but RocksDB's, which keeps notes of its own.
+/// The content of all files except RocksDB's, which writes files of its own at each start.
 pub fn files(disk: &SimulatedDisk) -> BTreeMap<PathBuf, Vec<u8>> {
     fn walk(disk: &SimulatedDisk, path: &Path, found: &mut BTreeMap<PathBuf, Vec<u8>>) {
         match disk.list(path) {
@@ -51,7 +51,7 @@ fn identity() -> PathBuf {
     paths().member().join("identity.json")
 }
 
-/// Expects a refusal that names what `names` says and changes no file.
+/// Expects a refusal whose text contains all of `names` and that changes no file.
 fn refused_with(settings: Settings, disk: &Machine, paths: Paths, names: &[&str]) {
     let before = files(disk);
     let error = open_with(settings, disk, paths).err().expect("it is refused").to_string();
@@ -70,10 +70,10 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// Flips a bit of each of the first `len` bytes of a file; it must be refused by name.
+/// Flips a bit of each of the first `len` bytes of a file; each time the start must be refused and name the file.
 fn every_flip_is_refused(disk: &Machine, path: &Path, len: usize) {
     for offset in 0..len {
-        // All bits have their turn, though not of every byte.
+        // All eight bits are flipped in turn, but only one in each byte.
         let bit = (offset % 5 + offset / 8) % 8;
         let damaged = disk.fork();
         damaged.flip_bit(path, offset as u64, bit as u8).unwrap();
@@ -159,7 +159,7 @@ fn an_identity_that_does_not_fit_is_refused(engine: Engine) {
     refused(&disk, &[text(&identity()), "missing, but there "]);
 }
 
-/// The disk of a member that a crash left with a torn tail, so that a start would change the log.
+/// The disk of a member after a crash that left a torn tail, so that a start would change the log.
 fn torn(engine: Engine) -> Machine {
     for n in 40.. {
         let disk = Machine::new(engine);
@@ -231,7 +231,7 @@ fn state_without_its_log_is_refused(engine: Engine) {
         disk.remove_file(&paths().wal().join(name)).unwrap();
     }
     refused(&disk, &[text(&paths().wal()), "acknowledged writes would be lost"]);
-    // Without the identity, too.
+    // The same without the identity.
     disk.remove_file(&identity()).unwrap();
     refused(&disk, &[text(&paths().wal()), "acknowledged writes would be lost"]);
 }
@@ -297,7 +297,7 @@ fn a_directory_has_one_member_at_a_time(engine: Engine) {
     open_with(settings(disk.engine), &disk, separate()).unwrap();
 }
 
-/// Appends an entry to the log of a closed member, committed, and returns its index.
+/// Appends a committed entry to the log of a closed member, and returns its index.
 fn append(disk: &Machine, kind: i32, data: Vec<u8>) -> u64 {
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
     let options: Options = settings(disk.engine).log;

@@ -1,4 +1,4 @@
-//! What the members of these tests are asked to do.
+//! The commands that the members of these tests are given.
 
 use bytes::Bytes;
 use metastore_proto::etcdserverpb::{
@@ -9,11 +9,11 @@ use metastore_store::command::{Command, Kind};
 
 use crate::world::{Stopped, World};
 
-/// Keys collide often.
+/// Few keys, so that commands often meet the same one.
 const KEYS: u64 = 6;
 const LEASES: u64 = 3;
 
-/// A well-stirred function of two numbers (the finaliser of splitmix64).
+/// A well-mixed function of two numbers (the finaliser of splitmix64).
 pub fn mix(a: u64, b: u64) -> u64 {
     let mut x = a.wrapping_add(b.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_add(0x9e37_79b9_7f4a_7c15);
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -31,7 +31,7 @@ fn put(choice: u64) -> PutRequest {
     PutRequest { key: key(choice), value: value.into(), lease: lease as i64, ..PutRequest::default() }
 }
 
-/// Puts a key if it is new, else deletes it and puts another.
+/// Puts a key if it is new; otherwise deletes it and puts another one.
 fn txn(choice: u64) -> TxnRequest {
     let is_new = Compare {
         key: key(choice),
@@ -65,7 +65,8 @@ pub fn command(choice: u64, revision: i64) -> impl FnOnce(u64) -> Bytes {
         }
         16 => Command::encode(id, Kind::LeaseRevoke, &LeaseRevokeRequest { id: (what % LEASES) as i64 + 1 }),
         _ => {
-            // Not at 0: as in etcd, HashKV of revision 0 is then what that compaction left, and not the newest state's.
+            // Not at 0: then HashKV of revision 0 would be, as in etcd, the hash that this compaction left, not that of
+            // the newest state.
             let at = (revision - (what % 3) as i64).max(1);
             let compaction = CompactionRequest { revision: at, physical: what.is_multiple_of(2) };
             Command::encode(id, Kind::Compaction, &compaction)
@@ -79,7 +80,8 @@ pub fn random_group(world: &mut World, seed: u64) -> Result<(), Stopped> {
     world.group((0..mix(seed, 0) % 5 + 1).map(|i| command(mix(seed, i + 1), revision)))
 }
 
-/// First boot, commands of every kind in groups, cuts, snapshots at once and beside the writes, purges, restarts, more.
+/// First start; commands of every kind in groups; cuts; snapshots at once and beside the writes; purges; restarts; more
+/// commands.
 pub fn run(world: &mut World, seed: u64, rounds: u64) -> Result<(), Stopped> {
     world.start()?;
     for round in 0..rounds {

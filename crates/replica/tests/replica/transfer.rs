@@ -1,4 +1,4 @@
-//! A state that another member sends takes the place of a member's own: whatever engines both have, and whenever the power goes.
+//! A state that another member sends replaces a member's own, with any pair of engines, and wherever the power is lost.
 
 use metastore_replica::disk::{CrashPolicy, Disk};
 use metastore_replica::{Output, Replica};
@@ -8,15 +8,15 @@ use crate::script::{mix, random_group, run};
 use crate::world::{Reference, Sent, State, Stopped, World, advance, open, paths, put, settings};
 
 const SEED: u64 = 4;
-/// What the follower has of the log when it falls behind, in groups of commands.
+/// The part of the log that the follower has when it falls behind, in groups of commands.
 const FEW_ROUNDS: u64 = 4;
 const MANY_ROUNDS: u64 = 30;
-/// Groups of commands after the state was taken up, with restarts between them.
+/// Groups of commands after the state was installed, with restarts between them.
 const ROUNDS_AFTER: u64 = 12;
-/// Neither a part nor a multiple of anything in the stream.
+/// Neither a part nor a multiple of any length in the stream.
 const PIECE_BYTES: usize = 777;
 
-/// A member far on, and its state.
+/// A member with many entries, and its state.
 fn leader(engine: Engine) -> (World, Sent) {
     let mut world = World::new(engine);
     run(&mut world, SEED, MANY_ROUNDS).unwrap();
@@ -43,7 +43,7 @@ fn a_state_goes_from_any_engine_to_any_engine() {
     {
         let context = format!("{from:?} to {to:?}");
         let (mut leader, sent) = leader(from);
-        // What is received has a mark of its own, which begins there.
+        // A received state has a high-water mark of its own, which starts at the size of the state.
         leader.defragment().unwrap();
         let expected = State::of(leader.replica().store());
         let mut follower = new_follower(to);
@@ -52,7 +52,7 @@ fn a_state_goes_from_any_engine_to_any_engine() {
         assert_eq!(State::of(replica.store()), expected, "{context}");
         let metadata = sent.message.snapshot.as_ref().unwrap().metadata.as_ref().unwrap();
         assert_eq!(replica.store().applied().index, metadata.index() + 1, "{context}: it leads, and has said so");
-        // The log goes on behind the state, here and after restarts.
+        // The log continues after the state, here and after restarts.
         for round in 0..ROUNDS_AFTER {
             random_group(&mut follower, mix(SEED, 1000 + round)).unwrap();
             if round % 3 == 1 {
@@ -68,7 +68,7 @@ fn a_state_goes_from_any_engine_to_any_engine() {
     }
 }
 
-/// What the follower does in the tests that take its power away.
+/// The script of the follower in the tests that cut its power.
 fn fall_behind_and_recover(world: &mut World, sent: &Sent) -> Result<(), Stopped> {
     world.receive(sent, PIECE_BYTES)?;
     for round in 0..3 {
@@ -80,7 +80,8 @@ fn fall_behind_and_recover(world: &mut World, sent: &Sent) -> Result<(), Stopped
 
 each_engine!(old_state_and_log_or_new_ones_wherever_the_power_goes);
 
-/// Never the one with the other: the restarted member holds what it had before, or all that it was sent.
+/// The old state never meets the new log, nor the reverse: the restarted member holds either what it had before, or
+/// everything that it was sent.
 fn old_state_and_log_or_new_ones_wherever_the_power_goes(engine: Engine) {
     let (_, sent) = leader(engine.other());
     let mut whole = new_follower(engine);
@@ -105,14 +106,14 @@ fn old_state_and_log_or_new_ones_wherever_the_power_goes(engine: Engine) {
             (old, new) = (old + u64::from(held == few), new + u64::from(held > few));
         }
     }
-    // What RocksDB does while it receives is no operation of the disk.
+    // RocksDB's own writes while it receives a state are not operations of the disk.
     let least = if engine == Engine::Memory { 10 } else { 4 };
     assert!(old >= least && new >= 10, "{old} times the old state, {new} times the new one");
 }
 
 each_engine!(old_state_and_log_or_new_ones_whatever_fails);
 
-/// One operation fails, and the disk goes on: what the member still does while it stops must not harm it.
+/// One operation fails, and the disk goes on: the writes of the member while it stops must do no harm.
 fn old_state_and_log_or_new_ones_whatever_fails(engine: Engine) {
     let (_, sent) = leader(engine.other());
     for nth in 1.. {
@@ -131,15 +132,16 @@ fn old_state_and_log_or_new_ones_whatever_fails(engine: Engine) {
     }
 }
 
-/// What becomes of what was not synced when the power goes after `n` operations, `since` of them since the state was sent.
+/// The ways in which unsynced writes survive a power loss after `n` operations, `since` of them since the state was
+/// sent.
 fn policies(engine: Engine, n: u64, since: u64) -> Vec<CrashPolicy> {
     let random = [CrashPolicy::Random(n), CrashPolicy::Random(n + 1)];
     let all = [&[CrashPolicy::DropUnsynced, CrashPolicy::KeepUnsynced, CrashPolicy::Kill][..], &random].concat();
-    // Opening a RocksDB takes its time, so only what is near the change of states is looked at from all sides.
+    // Opening a RocksDB takes time, so with it only the crash points near the change of states are tried in all ways.
     if engine == Engine::Memory || since < 12 { all } else { vec![all[n as usize % all.len()]] }
 }
 
-/// After a start there is one state, and nothing half received.
+/// Checks that after a start there is one state, and no file of a half-received one.
 fn leaves_nothing(machine: &Machine, context: &str) {
     let states = states_on_disk(machine);
     assert_eq!(states.len(), usize::from(machine.engine == Engine::RocksDb), "{context}: {states:?}");
@@ -230,7 +232,7 @@ fn a_snapshot_of_the_old_state_that_ends_later_changes_nothing(engine: Engine) {
     }
 }
 
-/// Runs the member until it wants its state written.
+/// Runs the member until a snapshot or flush of its state is due.
 fn until_job(replica: &mut Replica) -> metastore_replica::SnapshotJob {
     advance(replica, &mut Output::default()).unwrap();
     for id in 1.. {
@@ -249,7 +251,7 @@ each_engine!(a_state_that_consensus_does_not_want_is_let_go);
 fn a_state_that_consensus_does_not_want_is_let_go(engine: Engine) {
     let (_, mut sent) = leader(engine);
     let mut follower = new_follower(engine);
-    // It has heard of a later term meanwhile.
+    // The follower has learned of a later term since the state was sent.
     sent.message.term = sent.message.snapshot.as_ref().unwrap().metadata.as_ref().unwrap().term;
     for _ in 0..5 {
         follower.start().unwrap();
@@ -272,8 +274,8 @@ fn a_state_that_consensus_does_not_want_is_let_go(engine: Engine) {
     leaves_nothing(&follower.disk, "let go");
 }
 
-/// A conversion knows where the state is, and does not take it for what another one left: neither when all is well nor when the
-/// power went between the log and the name.
+/// A conversion knows where the state is, and does not mistake it for the remains of another engine. That holds without
+/// a crash, and also after a power loss between the record in the log and the change of the name.
 #[test]
 fn who_was_sent_its_state_is_converted_as_any_other() {
     let (_, sent) = leader(Engine::Memory);

@@ -1,4 +1,4 @@
-//! One member on the double, what it was told, and the state that follows from that.
+//! One member on a simulated disk, the commands and answers of its clients, and the states that follow from them.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use metastore_store::{Member, Outcome, Store};
 pub use crate::machine::paths;
 use crate::machine::{Engine, Machine};
 
-/// Whatever stopped a member.
+/// The error that stopped a member.
 pub type Stopped = Box<dyn std::error::Error>;
 
 pub const PEER_URL: &str = "http://127.0.0.1:2380";
@@ -57,7 +57,7 @@ pub fn put(id: u64, key: &str, value: &str) -> Bytes {
     Command::encode(id, Kind::Put, &put)
 }
 
-/// Lets a member do all that is due.
+/// Lets a member do all the work that is due.
 pub fn advance(replica: &mut Replica, output: &mut Output) -> Result<(), Fatal> {
     replica.process(output)?;
     if let Some(job) = output.compaction_hash.take() {
@@ -67,27 +67,27 @@ pub fn advance(replica: &mut Replica, output: &mut Output) -> Result<(), Fatal> 
     Ok(())
 }
 
-/// The same for a member that was just opened, whose snapshot nobody writes.
+/// The same for a member that was just opened, whose snapshots are not written.
 pub fn take_up(replica: &mut Replica, output: &mut Output) -> Result<(), Fatal> {
     advance(replica, output)?;
     output.snapshot = None;
     advance(replica, output)
 }
 
-/// Everything of a store that a client could ask for.
+/// All parts of a store that a client could ask for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct State {
     pub revision: i64,
     hash: HashKv,
     leases: Vec<(i64, i64, Vec<Vec<u8>>)>,
     members: Vec<Member>,
-    /// The most that was ever stored. Not a client's, who sees it in pages.
+    /// The high-water mark, exact in bytes; clients see it rounded to pages.
     mark: Mark,
 }
 
 impl State {
-    /// The state of a store that has dropped what it was told to compact (as in etcd, HashKV does not depend on how far
-    /// that has come, except when no key is alive).
+    /// The state of a store that has completed its compactions. (As in etcd, HashKV does not depend on how far a
+    /// compaction has come, unless no key is alive.)
     pub fn of(store: &Store) -> State {
         assert!(!store.compacting());
         let leases = store.leases();
@@ -105,7 +105,7 @@ impl State {
     }
 }
 
-/// What a store alone makes of commands.
+/// The results of commands in a store alone.
 pub struct Reference {
     /// The state after each number of commands.
     pub states: Vec<State>,
@@ -117,7 +117,7 @@ impl Reference {
         Self::lowered(commands, usize::MAX)
     }
 
-    /// The same, where the mark fell after so many commands.
+    /// The same, with the high-water mark lowered after so many commands.
     pub fn lowered(commands: &[Bytes], after: usize) -> Reference {
         let mut store = Store::open(Arc::new(Memory::new())).unwrap();
         let (name, peer_urls) = ("one".to_owned(), vec![PEER_URL.to_owned()]);
@@ -144,16 +144,16 @@ impl Reference {
     }
 }
 
-/// Leaves the outcomes for which somebody waits: nobody asked for the change by which the first member joins.
+/// Keeps the outcomes for which a client waits. The change by which the first member joins has no client.
 pub fn asked_for(outcomes: &mut Vec<Outcome>) {
     outcomes.retain(|outcome| outcome.id != 0);
 }
 
-/// What a member was asked, and what it answered. Command `i` carries the id `i + 1`.
+/// The commands of a member's clients, and its answers. Command `i` carries the id `i + 1`.
 #[derive(Clone, Default)]
 pub struct Told {
     pub proposed: Vec<Bytes>,
-    /// So many of them, at least, were acknowledged: an answer to a command speaks for all before it.
+    /// At least so many commands were acknowledged: the answer to a command also covers all commands before it.
     pub acknowledged: usize,
     pub outcomes: Vec<Outcome>,
 }
@@ -166,15 +166,15 @@ impl Told {
         self.outcomes.extend(outcomes);
     }
 
-    /// Every answer that was given is the one that a store alone gives.
+    /// Checks that every answer equals the one that a store alone gives.
     pub fn check_outcomes(&self, reference: &Reference, context: &str) {
         for outcome in &self.outcomes {
             assert_eq!(outcome, &reference.outcomes[outcome.id as usize - 1], "{context}");
         }
     }
 
-    /// Starts a member on what the crash left and compares it with what was told. Returns how many commands it holds, and
-    /// whether a torn tail was cut.
+    /// Starts a member on the disk that the crash left, and compares it with the answers. Returns the number of
+    /// commands that it holds, and whether a torn tail was cut.
     pub fn check(&self, disk: &Machine, reference: &Reference, context: &str) -> (usize, bool) {
         let (mut replica, cut) = open(disk).unwrap_or_else(|error| panic!("{context}: {error}"));
         let held = self.held(&mut replica, reference, context);
@@ -183,7 +183,7 @@ impl Told {
         (held, cut.is_some())
     }
 
-    /// Lets a member that was just opened take up its log; returns how many commands it holds.
+    /// Lets a member that was just opened replay its log; returns the number of commands that it holds.
     pub fn held(&self, replica: &mut Replica, reference: &Reference, context: &str) -> usize {
         let mut output = Output::default();
         take_up(replica, &mut output).unwrap_or_else(|error| panic!("{context}: {error}"));
@@ -192,7 +192,7 @@ impl Told {
             assert_eq!(outcome, &reference.outcomes[outcome.id as usize - 1], "{context}");
         }
         let state = State::of(replica.store());
-        // Some commands change nothing; that they are in the log, only the answers tell.
+        // Some commands change nothing; only their answers show that they are in the log.
         let replayed = output.outcomes.iter().map(|outcome| outcome.id as usize).max().unwrap_or(0);
         let (from, to) = (self.acknowledged.max(replayed), self.proposed.len());
         (from..=to).find(|n| reference.states[*n] == state).unwrap_or_else(|| {
@@ -201,7 +201,7 @@ impl Told {
     }
 }
 
-/// The member that came back takes writes, with dense revisions, and they survive the next power loss.
+/// Checks that the restarted member accepts writes, with dense revisions, and that they survive the next power loss.
 fn go_on(mut replica: Replica, disk: &Machine, state: &State, context: &str) {
     let mut output = Output::default();
     for id in [900_001, 900_002] {
@@ -218,25 +218,25 @@ fn go_on(mut replica: Replica, disk: &Machine, state: &State, context: &str) {
     assert_eq!(State::of(again.store()), written, "{context}: what was written after the restart");
 }
 
-/// A snapshot that is being written while the member goes on.
+/// A snapshot that is written while the member goes on.
 enum Background {
     Planned(SnapshotJob),
     Written(SnapshotWritten),
 }
 
-/// A member under a script.
+/// A member that runs a script.
 pub struct World {
     replica: Option<Replica>,
     background: Option<Background>,
-    /// Behind the member, which is closed first.
+    /// Declared after the member, which is closed first.
     pub disk: Machine,
     pub told: Told,
-    /// Snapshots that were written and taken note of.
+    /// Number of snapshots that were written and reported to the member.
     pub snapshots: usize,
     planned: usize,
-    /// States whose place another one has taken.
+    /// States that have been replaced.
     retired: Vec<Retired>,
-    /// Whether a call of the member failed, as opposed to its start, or a snapshot on its own thread.
+    /// Whether a call of the member itself failed, as opposed to its start, or to a snapshot on its own thread.
     pub failed_itself: bool,
 }
 
@@ -246,7 +246,7 @@ impl World {
         World::on(Machine::new(engine), Told::default())
     }
 
-    /// A member that was told something before, on what is left of its disk.
+    /// A member with earlier commands and answers, on the disk that is left.
     pub fn on(disk: Machine, told: Told) -> World {
         let (replica, background, retired) = (None, None, Vec::new());
         World { disk, told, replica, background, snapshots: 0, planned: 0, retired, failed_itself: false }
@@ -273,7 +273,7 @@ impl World {
         disk
     }
 
-    /// Proposes commands and waits for them. Their ids are given here.
+    /// Proposes commands and waits for them. Their ids are assigned here.
     pub fn group(&mut self, commands: impl IntoIterator<Item = impl FnOnce(u64) -> Bytes>) -> Result<(), Stopped> {
         for command in commands {
             let bytes = command(self.told.proposed.len() as u64 + 1);
@@ -284,7 +284,7 @@ impl World {
         self.go_on_with_snapshot()
     }
 
-    /// Another member sends its state, in pieces of `piece` bytes, which holds the commands `held`.
+    /// Another member sends its state, which holds the commands `sent.held`, in pieces of `piece` bytes.
     pub fn receive(&mut self, sent: &Sent, piece: usize) -> Result<(), Stopped> {
         let received = sent.receive(self.replica(), piece)?;
         self.told.proposed = sent.held.clone();
@@ -294,7 +294,7 @@ impl World {
         self.go_on_with_snapshot()
     }
 
-    /// Lets the mark fall; `Ok` is the answer that it did.
+    /// Lowers the high-water mark; `Ok` is the answer that this is durable.
     pub fn defragment(&mut self) -> Result<(), Stopped> {
         Ok(self.replica().lower_mark()?()?)
     }
@@ -343,12 +343,12 @@ impl World {
 pub struct Sent {
     pub message: raftpb::Message,
     pub stream: Vec<u8>,
-    /// The commands in it.
+    /// The commands that the state holds.
     pub held: Vec<Bytes>,
 }
 
 impl Sent {
-    /// The state of `from`, for a member of the same id: these tests know but one.
+    /// The state of `from`, for a member with the same id: these tests have only one id.
     pub fn by(from: &mut World) -> Sent {
         let held = from.told.proposed.clone();
         let replica = from.replica();
@@ -370,7 +370,7 @@ impl Sent {
         Sent { message, stream, held }
     }
 
-    /// Has it received by a member.
+    /// Lets a member receive the state.
     pub fn receive(&self, by: &Replica, piece: usize) -> Result<ReceivedState, ReceiveError> {
         let mut incoming = by.receiver().begin(self.message.clone())?;
         self.stream.chunks(piece).try_for_each(|piece| incoming.take(piece))?;
@@ -378,5 +378,5 @@ impl Sent {
     }
 }
 
-/// Whoever leads when a state is sent.
+/// The leader that sends the state.
 const OTHER_MEMBER: u64 = 99;
