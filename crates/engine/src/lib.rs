@@ -1,8 +1,8 @@
-//! Versioned keys and small tables on a medium.
+//! Storage engines: versioned keys and small tables on a medium.
 //!
-//! The state machine above needs two things from a medium: every version of every key, found by key and by revision, and
-//! a few small tables (leases, members, ...). An engine stores both and knows nothing of what they mean, except one rule:
-//! which versions a compaction may drop ([`Engine::compact_step`]).
+//! The state machine needs two things from a medium: every version of every key, found by key and by revision, and a
+//! few small tables (leases, members, ...). An engine stores both without knowing what they mean. The one exception is
+//! the rule which versions a compaction may drop ([`Engine::compact_step`]).
 //!
 //! ```text
 //!   one writer                                        any number of readers
@@ -11,14 +11,14 @@
 //! ```
 //!
 //! Rules
-//! - One thread writes. What it appended is visible to `newest(key, i64::MAX)` at once and to readers only from
-//!   [`Engine::publish`] on, because readers read at a revision that was published.
-//! - An engine call that takes a lock holds it for a bounded step ([`STEP`] rows) and says where the caller goes on, at the
-//!   same revision. So a long read never holds up the writer, nor the writer a reader.
+//! - One thread writes. An appended version is visible to `newest(key, i64::MAX)` at once. Readers see it only from
+//!   [`Engine::publish`] on, because they read at a published revision.
+//! - A call that takes a lock holds it for a bounded step ([`STEP`] rows). It returns the place where the caller
+//!   continues, at the same revision. So a long read never blocks the writer for long, nor the writer a reader.
 //! - Rows are immutable and shared ([`Row`]); reading copies a pointer.
 //!
-//! What is deliberately absent: transactions (a revision that is not published is the transaction), keys decoded from
-//! rows, any knowledge of protobuf.
+//! Deliberately absent: transactions (a revision that is not published yet is the transaction), keys decoded from rows,
+//! any knowledge of protobuf.
 
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
@@ -43,23 +43,23 @@ pub use table::Table;
 
 use std::sync::Arc;
 
-/// Rows that one call visits at most while it holds a lock, be they returned or not.
+/// The most rows that one call visits while it holds a lock, returned or not.
 pub const STEP: usize = 256;
 
-/// How far one call goes while it holds a lock. The default of each engine suits everyone but a test: with small steps,
-/// little data takes many.
+/// The bounds of one call while it holds a lock. The default of each engine suits all callers except tests: with small
+/// steps a little data takes many steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Steps {
-    /// Rows that it visits at most, be they returned or not: [`STEP`] or less.
+    /// The most rows that a call visits, returned or not: [`STEP`] or less.
     pub rows: usize,
-    /// Keys that a count visits at most.
+    /// The most keys that a count visits.
     pub counted_keys: usize,
 }
 
 /// The bytes of one version of a key, as etcd stores them: a canonical `mvccpb.KeyValue`.
 pub type Row = Arc<[u8]>;
 
-/// Where in history a version stands: the transaction (`main`) and the operation inside it (`sub`), as in etcd.
+/// The place of a version in history: the transaction (`main`) and the operation inside it (`sub`), as in etcd.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision {
     pub main: i64,
@@ -76,7 +76,7 @@ impl Revision {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Version {
     pub revision: Revision,
-    /// The key was deleted by this version.
+    /// This version deletes the key.
     pub tombstone: bool,
     pub row: Row,
 }
@@ -95,23 +95,24 @@ pub struct Published {
     pub applied: Applied,
 }
 
-/// Rows and bytes that are stored, tables included; a row counts its key and its value. The same on every engine: how a
-/// medium stores them does not matter, nor do rows that can be worked out from others ([`Table::LeaseKeys`]).
+/// Rows and bytes that are stored, tables included; a row counts with its key and its value. All engines
+/// report the same: the format on the medium does not matter, and rows that can be computed from others do
+/// not count ([`Table::LeaseKeys`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     pub rows: u64,
     pub bytes: u64,
 }
 
-/// The medium failed. The member must stop: what it holds in memory may be ahead of what it could store.
+/// The medium failed. The member must stop: its state in memory may be ahead of the stored state.
 #[derive(Debug, thiserror::Error)]
 #[error("storage engine: {0}")]
 pub struct EngineError(pub String);
 
-/// Result of an engine call.
+/// The result of an engine call.
 pub type Result<T> = std::result::Result<T, EngineError>;
 
-/// A versioned ordered map and small tables. See the crate's page for who may call what when.
+/// A versioned ordered map and small tables. The crate's documentation says which thread may call which method.
 pub trait Engine: Send + Sync + 'static {
     // ---- the writer ----
 
@@ -121,105 +122,109 @@ pub trait Engine: Send + Sync + 'static {
     /// Sets a row of a small table.
     fn put(&self, table: Table, key: &[u8], value: &[u8]) -> Result<()>;
 
-    /// Removes a row of a small table; no error if it is absent.
+    /// Removes a row of a small table. A missing row is no error.
     fn delete(&self, table: Table, key: &[u8]) -> Result<()>;
 
-    /// Makes all that was written since the last call visible to readers, together with the applied index: an engine that
+    /// Makes all writes since the last call visible to readers, together with the applied index. An engine that
     /// outlives the process stores both in one atomic batch.
     fn publish(&self, published: Published) -> Result<()>;
 
-    /// Drops versions that no read at revision `at` or later can see, in one bounded step; returns whether there is more to do.
-    /// The engine knows where it goes on. Nothing is left to do at a revision that a former compaction reached.
+    /// Drops versions that no read at revision `at` or later can see, in one bounded step. Returns whether there is
+    /// more to do. The engine remembers where the next step begins. At a revision that an earlier compaction has
+    /// reached, there is nothing left to do.
     ///
-    /// A version with `main <= at` goes if a newer version of its key has `main <= at`, or if it is a tombstone with
-    /// `main < at`. A tombstone at exactly `at` stays until the next compaction: a watcher from `at` must still see it.
+    /// A version with `main <= at` is dropped if a newer version of its key has `main <= at`, or if it is a
+    /// tombstone with `main < at`. A tombstone at exactly `at` stays until the next compaction, because a watcher
+    /// from `at` must still see it.
     ///
-    /// A later revision may overtake one whose compaction is not through. After a restart the caller goes on at the revision at
-    /// which it was. No version may be appended and unpublished while a step runs; rows of tables may be.
+    /// A compaction at a later revision may overtake an unfinished one. After a restart the caller continues at
+    /// the revision of the interrupted compaction. While a step runs, no appended version may be unpublished;
+    /// rows of tables may be.
     fn compact_step(&self, at: i64) -> Result<bool>;
 
-    /// Says that a compaction at `at` was asked for here, between what was written before and what is written after: the mark
-    /// is to be as if it were done at once. Once more does nothing.
+    /// Records that a compaction at `at` was requested between the writes before this call and those after it. The
+    /// high-water mark then develops as if the compaction were done at once. A repeated call does nothing.
     fn begin_compaction(&self, at: i64);
 
-    /// Sets the high-water mark: where a state was loaded whose mark is known, or space was given back ([`Mark::lowered`]). An
-    /// engine that outlives the process stores it with what is published next.
+    /// Sets the high-water mark: after a state with a known mark was loaded, or after space was given back
+    /// ([`Mark::lowered`]). An engine that outlives the process stores it with the next publish.
     fn set_mark(&self, mark: Mark);
 
     // ---- the medium, from any thread ----
 
-    /// Whether what was published and flushed is still there after a restart. If not, the caller writes snapshots.
+    /// Whether published and flushed data are still there after a restart. If not, the caller writes snapshots.
     fn outlives_process(&self) -> bool;
 
-    /// Makes all that is published now durable, and returns its log position. Waits for the medium; the writer goes on
-    /// meanwhile. An engine that does not outlive the process has nothing to do.
+    /// Makes all published data durable, and returns their log position. The call waits for the medium; the writer may
+    /// continue during it. An engine that does not outlive the process has nothing to do.
     fn flush(&self) -> Result<Applied>;
 
-    /// Whether a flush is worth its while although little may have been written since the last: it would rid lists of
-    /// what they pass in vain.
+    /// Whether a flush is useful although little may have been written since the last one: it would free scans from
+    /// dead rows that they have to skip.
     fn wants_flush(&self) -> bool {
         false
     }
 
-    /// The published state as it is now, frozen: an engine that only reads, and goes on while this one is written,
-    /// compacted and closed. It holds nothing back. The writer's calls on it are errors.
+    /// A frozen copy of the published state: an engine that can only be read. It stays valid while this one is written,
+    /// compacted and closed, and delays none of these. The writer's calls on it are errors.
     ///
-    /// An engine that outlives the process waits for the medium. One that does not takes some microseconds for each thousand
-    /// versions, leaves out [`Table::LeaseKeys`], and may be asked by the writer alone, when everything is published; the
-    /// memory of what is dropped meanwhile is free only once the copy is gone.
+    /// An engine that outlives the process waits for the medium. One that does not takes some microseconds for each
+    /// thousand versions, and leaves out [`Table::LeaseKeys`]. Only the writer may call it there, when everything is
+    /// published. Memory of versions that are dropped during the life of the copy is freed only with the copy.
     fn checkpoint(&self) -> Result<Arc<dyn Engine>>;
 
-    /// Gives the space of dropped versions back to the medium. Readers and the writer go on meanwhile. The mark stays: only the
-    /// writer may lower it, for it has a place among the entries that were applied.
+    /// Gives the space of dropped versions back to the medium. Readers and the writer may continue during the
+    /// call. The high-water mark stays: only the writer may lower it, because that must happen at one place in the
+    /// order of applied entries.
     fn defragment(&self) -> Result<()>;
 
-    /// How the medium is doing, for operators.
+    /// Figures of the medium, for operators.
     fn statistics(&self) -> Vec<Statistic>;
 
     // ---- readers ----
 
-    /// What was last published; zero before the first time.
+    /// The last published state; zero before the first publish.
     fn published(&self) -> Published;
 
     /// The newest version of `key` with `main <= at`, tombstones included.
     fn newest(&self, key: &[u8], at: i64) -> Result<Option<Version>>;
 
-    /// Appends to `rows`, in key order, the newest version with `main <= at` of each key in `range` that is alive at `at`,
-    /// until `limit` rows were added or a step is over. Returns the key to continue from, or `None` at the end of the
-    /// range. A continued scan takes that key as the start of its range. With limit 0 nothing is added and the first key is
-    /// returned; a key to continue from does not promise that anything alive is left.
+    /// Appends to `rows`, in key order, the newest version with `main <= at` of each key in `range` that is alive at
+    /// `at`. Stops after `limit` rows or at the end of a step. Returns the key to continue from, or `None` at the end
+    /// of the range. A continued scan takes that key as the start of its range. With limit 0 nothing is added, and the
+    /// first key is returned. A key to continue from does not mean that there are more live keys.
     fn scan(&self, range: KeyRange<'_>, at: i64, limit: usize, rows: &mut Vec<Version>) -> Result<Option<Vec<u8>>>;
 
-    /// Adds to `count` the number of keys in `range` that are alive at `at`; returns the key to continue from, as
-    /// [`Engine::scan`]. As nothing is copied, a step may be longer than [`STEP`], but not longer in time.
+    /// Adds to `count` the number of keys in `range` that are alive at `at`. Returns the key to continue from, as
+    /// [`Engine::scan`] does. A step may visit more than [`STEP`] rows, because nothing is copied, but takes no longer.
     fn count(&self, range: KeyRange<'_>, at: i64, count: &mut u64) -> Result<Option<Vec<u8>>>;
 
-    /// Appends to `rows`, in order of revision, stored versions with `from <= revision` and `main <= to`, until a step is
-    /// over. Returns the revision to continue from, or `None` at the end. Whether versions that are not published are among
-    /// them is open.
+    /// Appends to `rows`, in order of revision, stored versions with `from <= revision` and `main <= to`, until the end
+    /// of a step. Returns the revision to continue from, or `None` at the end. It is not specified whether unpublished
+    /// versions are among them.
     fn history(&self, from: Revision, to: i64, rows: &mut Vec<Version>) -> Result<Option<Revision>>;
 
     /// The value of a row of a small table.
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>>;
 
-    /// The rows of a small table whose keys begin with `prefix`, in key order. Not bounded: for starting up and for snapshots.
-    /// Rows have no revision: a reader sees what the writer put, published or not.
+    /// The rows of a small table whose keys begin with `prefix`, in key order. The call is not bounded: it is for the
+    /// start and for snapshots. Rows have no revision: a reader sees the writer's latest value, published or not.
     fn rows(&self, table: Table, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>>;
 
-    /// Appends to `keys`, in order, the keys of rows of a small table that begin with `prefix` and are not less than `from`,
-    /// until a step is over. Returns the key to continue from, or `None` at the end. Between two steps the writer may change
-    /// rows.
+    /// Appends to `keys`, in order, the keys of rows of a small table that begin with `prefix` and are not less than
+    /// `from`, until the end of a step. Returns the key to continue from, or `None` at the end. Between two steps the
+    /// writer may change rows.
     fn row_keys(&self, table: Table, prefix: &[u8], from: &[u8], keys: &mut Vec<Vec<u8>>) -> Result<Option<Vec<u8>>>;
 
-    /// What is stored now.
+    /// The rows and bytes that are stored now.
     fn usage(&self) -> Usage;
 
-    /// The high-water mark of what was stored. It is this member's own: not part of the state.
+    /// The high-water mark of the stored data. It belongs to this member and is not part of the state.
     fn mark(&self) -> Mark;
 
-    /// How large the state is for those who know it as a file.
+    /// The size of the state as etcd's clients and operators expect it, as that of a file.
     fn sizes(&self) -> Sizes {
-        // The usage later, so that what is in use is not more than was seen.
+        // The usage is read after the mark: `allocated` covers it even if a write comes between.
         let mark = self.mark();
         mark.sizes(self.usage())
     }

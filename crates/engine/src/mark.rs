@@ -1,56 +1,56 @@
-//! How large the state is, as etcd's clients and operators know it: as a file of pages, whose size is the most that its rows
-//! ever took since it was last defragmented.
+//! The high-water mark of the state. etcd's clients and operators know the state as a file of pages. Its size is the
+//! most that its rows ever took since it was last defragmented.
 //!
-//! The mark must be the same whenever the member is killed, and a restart replays the log. So it must not depend on how
-//! entries are put into batches, nor on how far the dropping of old versions lags behind its compaction:
+//! The mark must be the same whenever the member is killed, and a restart replays the log. So it may depend neither on
+//! how entries are grouped into batches, nor on how far the dropping of old versions lags behind its compaction:
 //!
 //! > The mark is the most that the state took after any write, if each compaction were done at once.
 //!
 //! ```text
 //!   put  put  compact at 7   put  put   compact at 9   put        the log
 //!   └────────┘ highest       └───────┘                 └───
-//!                            peak until 7 is through   peak until 9 is through
+//!                            peak until 7 is finished  peak until 9 is finished
 //! ```
 //!
-//! While versions wait to be dropped, the highest value since their compaction is kept aside as a peak. Each version that is
-//! dropped is taken off the peaks of those compactions that it is dropped by, be it dropped by a later one that overtook
-//! them; what is left when they are through is what the state took without it.
+//! While versions wait to be dropped, the highest value since their compaction is kept separately as a peak. Each
+//! dropped version is subtracted from the peaks of those compactions that drop it, also if a later compaction that
+//! overtook them drops it. When a compaction is finished, its peak is what the state took without the dropped versions.
 
 use crate::Usage;
 
-/// Page size that file sizes are rounded to, as in etcd's backend.
+/// The page size to which file sizes are rounded, as in etcd's backend.
 const PAGE_BYTES: u64 = 4096;
-/// Pages of a backend file without rows: two meta pages, free list, root.
+/// The pages of a backend file without rows: two meta pages, free list, root.
 const EMPTY_PAGES: u64 = 5;
-/// What a row takes in a page beside its bytes.
+/// The bytes that a row takes in a page in addition to its own.
 const ROW_OVERHEAD_BYTES: u64 = 16;
 
-/// Compactions at most that wait to be through; of more, the peak of the first is forgotten.
+/// The most unfinished compactions that are tracked. Beyond that the peak of the first is forgotten.
 const MOST_WAITING: usize = 64;
 
-/// Sizes in bytes of a file of pages with the rows that are stored; the same on every engine.
+/// The sizes in bytes of a file of pages with the stored rows; the same on every engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
-    /// The high-water mark, but not less than what is in use.
+    /// The high-water mark, but not less than the size in use.
     pub allocated: u64,
     pub in_use: u64,
 }
 
-/// The high-water mark of what is stored. Its unit is the bytes that rows take in pages.
+/// The high-water mark of the stored data. Its unit is the bytes that rows take in pages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mark {
-    /// The most that was stored, as far as it is known.
+    /// The most that was stored, without the values that unfinished compactions may still lower.
     highest: u64,
-    /// Compactions that are not through, in the order of their revisions.
+    /// Unfinished compactions, in the order of their revisions.
     waiting: Vec<Waiting>,
 }
 
-/// A compaction that is not through.
+/// An unfinished compaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Waiting {
     /// Its revision.
     at: i64,
-    /// The most that was stored since it was asked for, and until the next one was, without what it has dropped.
+    /// The most that was stored from its request to that of the next one, without what it has dropped.
     peak: u64,
 }
 
@@ -62,13 +62,13 @@ impl Usage {
 }
 
 impl Mark {
-    /// So much is stored now.
+    /// Records that `usage` is stored now.
     pub(crate) fn raise(&mut self, usage: Usage) {
         let top = self.waiting.last_mut().map_or(&mut self.highest, |last| &mut last.peak);
         *top = (*top).max(usage.in_pages());
     }
 
-    /// From here on a compaction at a revision waits, if it is later than those before.
+    /// Adds an unfinished compaction at a revision, if that is later than those before.
     pub(crate) fn begin(&mut self, at: i64, usage: Usage) {
         if self.waiting.last().is_some_and(|last| last.at >= at) {
             return;
@@ -79,45 +79,45 @@ impl Mark {
         self.waiting.push(Waiting { at, peak: usage.in_pages() });
     }
 
-    /// A version is dropped that compactions at `dead` and later drop.
+    /// Records a dropped version, which compactions at `dead` and later drop.
     pub(crate) fn dropped(&mut self, dead: i64, version: Usage) {
         for waiting in self.waiting.iter_mut().rev().take_while(|waiting| waiting.at >= dead) {
             waiting.peak = waiting.peak.saturating_sub(version.in_pages());
         }
     }
 
-    /// Compactions up to this revision are through.
+    /// Records that compactions up to this revision are finished.
     pub(crate) fn through(&mut self, at: i64) {
         let through = self.waiting.iter().take_while(|waiting| waiting.at <= at).count();
         let peaks = self.waiting.drain(..through).map(|waiting| waiting.peak);
         self.highest = peaks.fold(self.highest, u64::max);
     }
 
-    /// The mark of a state that was defragmented: what is stored now.
+    /// The mark of a defragmented state: the present usage.
     #[must_use]
     pub fn lowered(&self, usage: Usage) -> Self {
         let stored = usage.in_pages();
         match self.waiting.last() {
-            // What this is once it is through, is not known yet.
+            // The value after the unfinished compactions is not known yet.
             Some(last) => Self { highest: 0, waiting: vec![Waiting { at: last.at, peak: stored }] },
             None => Self { highest: stored, waiting: Vec::new() },
         }
     }
 
-    /// Sizes with this mark, when so much is stored.
+    /// The sizes with this mark and the present usage.
     pub fn sizes(&self, usage: Usage) -> Sizes {
         let pages = |bytes: u64| (EMPTY_PAGES + bytes.div_ceil(PAGE_BYTES)) * PAGE_BYTES;
         let in_use = pages(usage.in_pages());
         Sizes { allocated: pages(self.highest).max(in_use), in_use }
     }
 
-    /// The mark as numbers, to be stored: the highest, then revision and peak of each compaction that waits.
+    /// The mark as numbers, for storing it: the highest value, then revision and peak of each unfinished compaction.
     pub fn to_numbers(&self) -> Vec<u64> {
         let waiting = self.waiting.iter().flat_map(|waiting| [waiting.at as u64, waiting.peak]);
         [self.highest].into_iter().chain(waiting).collect()
     }
 
-    /// Reads [`Mark::to_numbers`]; `None` if they are not a mark's.
+    /// Reads the result of [`Mark::to_numbers`]; `None` if the numbers cannot be a mark.
     pub fn from_numbers(numbers: &[u64]) -> Option<Self> {
         let (&highest, waiting) = numbers.split_first()?;
         let (waiting, []) = waiting.as_chunks::<2>() else { return None };
@@ -155,7 +155,7 @@ mod tests {
         mark.raise(usage(130));
         mark.begin(9, usage(130));
         mark.raise(usage(150));
-        // The first compaction drops 60 of its own, the second one 40 more.
+        // The first compaction drops 60, the second one 40 more.
         mark.dropped(7, usage(60));
         mark.dropped(8, usage(40));
         assert_eq!(mark.to_numbers(), [100, 7, 70, 9, 50]);

@@ -1,16 +1,16 @@
-//! What operators can see of a medium.
+//! Figures of a medium for operators.
 
 /// One figure of a medium.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Statistic {
-    /// Name in the style of Prometheus: lower case, the unit last; `_total` if it only grows.
+    /// The name in the style of Prometheus: lower case, the unit last, `_total` if the value only grows.
     pub name: &'static str,
     pub help: &'static str,
     pub value: u64,
 }
 
 impl Statistic {
-    /// Whether it only grows while the process lives.
+    /// Whether the value only grows while the process lives.
     pub fn is_counter(&self) -> bool {
         self.name.ends_with("_total")
     }

@@ -1,4 +1,4 @@
-//! How much is stored, counted as it comes and goes.
+//! The stored rows and bytes, counted with each change.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -6,23 +6,23 @@ use parking_lot::Mutex;
 
 use crate::{Mark, Table, Usage};
 
-/// Bytes of the key under which a version counts as stored: etcd's revision key. A tombstone's has a mark more.
+/// The size of the key under which a version counts as stored: etcd's revision key. A tombstone has one byte more.
 const REVISION_KEY_BYTES: u64 = 17;
 
 impl Usage {
-    /// What a version counts for.
+    /// The usage of one version.
     pub(crate) fn of_version(row_bytes: usize, tombstone: bool) -> Self {
         Self { rows: 1, bytes: REVISION_KEY_BYTES + u64::from(tombstone) + row_bytes as u64 }
     }
 
-    /// What a row of a table counts for.
+    /// The usage of one row of a table.
     pub(crate) fn of_table_row(table: Table, key: &[u8], value: &[u8]) -> Self {
         if table.counts() { Self { rows: 1, bytes: (key.len() + value.len()) as u64 } } else { Self::default() }
     }
 }
 
-/// Rows and bytes stored, and their high-water mark; only the writer changes them. Atomics, because every write request
-/// checks the quota.
+/// Rows and bytes that are stored, and their high-water mark. Only the writer changes them. Rows and bytes are atomics,
+/// so that other threads read them without a lock.
 #[derive(Debug, Default)]
 pub(crate) struct Stock {
     rows: AtomicU64,
@@ -40,7 +40,7 @@ impl Stock {
         self.replace(Usage::default(), more);
     }
 
-    /// One thing takes the place of another. The mark is raised by what it takes more, not by both.
+    /// Replaces one item by another. The mark is raised by the difference, not by the sum of both.
     pub(crate) fn replace(&self, old: Usage, new: Usage) {
         self.remove(old);
         self.rows.fetch_add(new.rows, Ordering::Relaxed);
@@ -62,7 +62,7 @@ impl Stock {
         self.mark.lock().begin(at, self.usage());
     }
 
-    /// A compaction is through.
+    /// Records that a compaction is finished.
     pub(crate) fn end_compaction(&self, at: i64) {
         self.mark.lock().through(at);
     }

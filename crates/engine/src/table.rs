@@ -1,7 +1,7 @@
 //! The small tables beside the versioned keys.
 
-/// A small table; the names are those of etcd's buckets, but for the last. The numbers are on disk: they never change, and a new
-/// table takes one that was never used.
+/// A small table. The names are those of etcd's buckets, except the last. The numbers are on disk: they never change,
+/// and a new table takes one that was never used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Table {
@@ -14,8 +14,8 @@ pub enum Table {
     Members = 6,
     MembersRemoved = 7,
     Meta = 8,
-    /// Which keys hang on which lease. Not a bucket of etcd's: it can be worked out from the newest versions, so it is neither
-    /// hashed, nor in the state stream, nor counted ([`crate::Usage`]).
+    /// The keys attached to each lease. etcd has no such bucket. The rows can be computed from the newest versions, so
+    /// they are neither hashed, nor in the state stream, nor counted ([`crate::Usage`]).
     LeaseKeys = 9,
 }
 
@@ -23,7 +23,7 @@ impl Table {
     /// One more than the greatest number of a table.
     pub(crate) const COUNT: usize = Self::LeaseKeys as usize + 1;
 
-    /// Every table of the state, in the order of the names; all but [`Table::LeaseKeys`].
+    /// Every table of the state, in the order of the names; all except [`Table::LeaseKeys`].
     pub const ALL: [Self; 9] = [
         Self::Alarm,
         Self::Auth,
@@ -36,8 +36,8 @@ impl Table {
         Self::Meta,
     ];
 
-    /// The name of etcd's bucket with the same content. The versioned keys stand in a bucket `key` between `cluster` and
-    /// `lease`.
+    /// The name of etcd's bucket with the same content. In etcd the versioned keys are in a bucket `key`, between
+    /// `cluster` and `lease`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Alarm => "alarm",

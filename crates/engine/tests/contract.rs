@@ -1,11 +1,11 @@
-//! The contract, on each engine and on two of them in lockstep.
+//! The contract, on each engine, and on two engines in lockstep.
 
 #[cfg(feature = "rocksdb")]
 use metastore_engine::contract::{Mirror, scratch_rocksdb};
 use metastore_engine::{KeyRange, Memory, MemorySettings, Steps};
 use std::sync::Arc;
 
-/// Random cases. On RocksDB each makes a database, which takes its time.
+/// The number of random cases. On RocksDB each case makes a database, which takes time.
 const CASES: u32 = 96;
 #[cfg(feature = "rocksdb")]
 const CASES_ON_DISK: u32 = 32;
@@ -15,7 +15,7 @@ mod memory {
     metastore_engine::contract_suite!(Arc::new(Memory::new()), CASES);
 }
 
-/// As simulated members have it: little data takes many steps, leaves and chunks.
+/// The settings of simulated members: a little data takes many steps, leaves and chunks.
 mod memory_in_small_steps {
     use super::*;
 
@@ -49,7 +49,7 @@ fn ranges_are_read_from_requests_as_etcd_does() {
     assert!(KeyRange::from_request(b"b", b"a").is_empty() && KeyRange::from_request(b"b", b"b").is_empty());
 }
 
-/// What is not published is in no checkpoint of an engine on disk; the mirror above has one that is not.
+/// A checkpoint of an engine on disk has no unpublished data. The mirror above contains an engine that is not on disk.
 #[test]
 #[cfg(feature = "rocksdb")]
 fn checkpoints_are_compared() {

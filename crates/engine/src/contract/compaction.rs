@@ -1,4 +1,4 @@
-//! What a compaction drops, and what it must leave.
+//! The versions that a compaction drops, and those that it must keep.
 
 use super::{ALL, Model, all_history, compact, count, delete, history, publish, put, scan, write};
 use crate::{Engine, Revision, STEP, Usage};
@@ -41,7 +41,7 @@ pub fn compaction_drops_older_tombstones_with_their_keys(engine: &dyn Engine) {
     put(engine, b"reborn", 4);
     delete(engine, b"reborn", 5);
     let reborn = put(engine, b"reborn", 7);
-    // Twice in one revision: the tombstone is superseded although it stands at the compacted revision.
+    // Two versions in one revision: the tombstone is superseded although it is at the compacted revision.
     write(engine, b"twice", Revision::new(8, 0), true);
     let twice = write(engine, b"twice", Revision::new(8, 1), false);
     publish(engine, 8);
@@ -95,7 +95,7 @@ pub fn compaction_of_a_hot_key_leaves_one_version(engine: &dyn Engine) {
     assert_eq!(scan(engine, ALL, MANY, 10), [last]);
 }
 
-/// However far a compaction reaches: the newest version of a key that is alive stays.
+/// However far a compaction reaches, the newest version of a live key stays.
 pub fn compaction_at_the_greatest_revision_keeps_what_is_alive(engine: &dyn Engine) {
     put(engine, b"once", 1);
     put(engine, b"twice", 2);
@@ -114,7 +114,7 @@ pub fn compaction_of_everything_leaves_an_engine_that_works(engine: &dyn Engine)
         put(engine, &key(main), main);
     }
     publish(engine, MANY);
-    // In another order than they came, and most but not all of them.
+    // In another order than they were written, and most but not all of them.
     let survives = |i: i64| i % 50 == 0;
     let mut main = MANY;
     for i in (1..=MANY).rev().filter(|&i| !survives(i)) {
@@ -142,7 +142,7 @@ pub fn compaction_of_everything_leaves_an_engine_that_works(engine: &dyn Engine)
     assert_eq!(count(engine, ALL, main) as i64, MANY);
 }
 
-/// What a compaction left when a restart interrupted it must not come back.
+/// Versions that an interrupted compaction has left must not come back after a restart.
 pub fn compaction_begun_anew_brings_nothing_back(engine: &dyn Engine) {
     put(engine, b"a", 2);
     delete(engine, b"a", 3);
@@ -154,7 +154,7 @@ pub fn compaction_begun_anew_brings_nothing_back(engine: &dyn Engine) {
     assert_eq!(all_history(engine).len(), 1);
 }
 
-/// One that is overtaken is finished by the later one.
+/// The later compaction finishes the one that it overtakes.
 pub fn compaction_overtakes_another(engine: &dyn Engine) {
     for main in 1..=MANY {
         write(engine, format!("key{}", main % 7).as_bytes(), Revision::new(main, 0), main % 11 == 0);
@@ -168,13 +168,13 @@ pub fn compaction_overtakes_another(engine: &dyn Engine) {
     let left = history(engine, Revision::default(), MANY - 5);
     assert!(left.len() <= 7, "one version of each key: {left:?}");
     assert_eq!(history(engine, Revision::new(MANY - 4, 0), MANY), all[later..]);
-    // One that comes too late has nothing to do.
+    // A compaction at an earlier revision has nothing to do.
     let before = all_history(engine);
     compact(engine, MANY / 2);
     assert_eq!(all_history(engine), before);
 }
 
-/// Each meets what died since the one before, and the tombstones that it left.
+/// Each compaction drops the versions that died since the one before, and the tombstones that that one kept.
 pub fn compaction_after_compaction_drops_what_died_since(engine: &dyn Engine) {
     for main in 1..=100 {
         // Each key is written, deleted, and written again.
@@ -200,11 +200,11 @@ pub fn compaction_after_compaction_drops_what_died_since(engine: &dyn Engine) {
     }
 }
 
-/// A revision that one compaction ended at is where the next one begins.
+/// The revision at which one compaction ended is the one at which the next begins.
 pub fn compaction_drops_nothing_twice(engine: &dyn Engine) {
     put(engine, b"a", 2);
     put(engine, b"b", 3);
-    // One revision: a key that is replaced, one that is deleted, one deleted and written again.
+    // In one revision: a key that is replaced, a key that is deleted, and a key that is deleted and written again.
     write(engine, b"a", Revision::new(4, 0), false);
     write(engine, b"b", Revision::new(4, 1), true);
     write(engine, b"c", Revision::new(4, 2), false);
@@ -220,7 +220,7 @@ pub fn compaction_drops_nothing_twice(engine: &dyn Engine) {
         compact(engine, at);
         assert_eq!(engine.usage(), Usage { rows: 3, bytes: 3 * (17 + row) }, "compacted at {at}");
     }
-    // A tombstone that is replaced in its own revision, of which the compaction is not.
+    // A tombstone that is replaced in its own revision, below the revision of the compaction.
     write(engine, b"c", Revision::new(7, 0), true);
     write(engine, b"c", Revision::new(7, 1), false);
     publish(engine, 8);

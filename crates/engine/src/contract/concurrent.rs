@@ -5,10 +5,10 @@ use crate::{Engine, Revision, STEP, Version};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Keys written by each revision; more than a step, so that every scan is interrupted.
+/// The number of keys that each revision writes; more than a step, so that every scan is interrupted.
 const KEYS: usize = STEP + 10;
 
-/// Revisions written, and the number of them between two compactions.
+/// The number of revisions written, and of those between two compactions.
 const REVISIONS: i64 = 300;
 const COMPACT_EVERY: i64 = 20;
 
@@ -17,10 +17,10 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 const READERS: usize = 3;
 
-/// Each revision writes its number to every key; a reader at a published revision must find that number everywhere, while
-/// the writer goes on and old revisions are compacted.
+/// Each revision writes its number to every key. A reader at a published revision must find that number in every key,
+/// while the writer continues and old revisions are compacted.
 pub fn readers_see_whole_revisions(engine: &dyn Engine) {
-    // The revisions that readers are at: compaction stays below them, as the state machine above sees to.
+    // The revisions at which readers read. Compactions stay below them, as the state machine guarantees.
     let pins: [AtomicI64; READERS] = std::array::from_fn(|_| AtomicI64::new(0));
     write(engine, 1);
     std::thread::scope(|threads| {
@@ -41,7 +41,7 @@ pub fn readers_see_whole_revisions(engine: &dyn Engine) {
     assert_eq!(all_history(engine).len(), KEYS);
 }
 
-/// Waits until every reader is at `revision` or later; returns the least revision that any is at.
+/// Waits until every reader is at `revision` or later. Returns the least revision of all readers.
 fn wait_for_readers(pins: &[AtomicI64], revision: i64) -> i64 {
     let begun = Instant::now();
     loop {
@@ -63,7 +63,7 @@ fn write(engine: &dyn Engine, main: i64) {
     publish(engine, main);
 }
 
-/// Reads every key at the published revision, which it returns.
+/// Reads every key at the published revision, and returns that revision.
 fn read(engine: &dyn Engine, pin: &AtomicI64) -> i64 {
     let at = engine.published().revision;
     pin.store(at, Ordering::SeqCst);

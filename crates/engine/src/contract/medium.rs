@@ -1,4 +1,4 @@
-//! The medium: what is flushed, frozen and given back.
+//! The medium: data that are flushed, frozen copies, and space that is given back.
 
 use super::{ALL, all_history, compact, count, delete, publish, put, scan, write};
 use crate::{Applied, Engine, Published, Revision, STEP, Table, Usage, Version};
@@ -34,7 +34,7 @@ fn answers(engine: &dyn Engine, at: i64) -> Answers {
     }
 }
 
-/// Keys, some of them written twice or deleted, and a row of a table; published at the revision that is returned.
+/// Writes keys, some of them twice or deleted, and a row of a table. Returns the revision at which all are published.
 fn fill(engine: &dyn Engine) -> i64 {
     for main in 1..=MANY {
         put(engine, &key(main), main);
@@ -56,7 +56,7 @@ pub fn flush_returns_what_is_published(engine: &dyn Engine) {
     assert_eq!(engine.published(), Published { revision: 2, applied });
 }
 
-/// It shows what was published when it was made, whatever becomes of the original.
+/// It shows the state that was published when it was made, whatever happens to the original.
 pub fn checkpoint_is_frozen(engine: &dyn Engine) {
     let at = fill(engine);
     let before = answers(engine, at);

@@ -9,23 +9,23 @@ use crate::{Applied, Engine, KeyRange, Mark, Published, Result, Revision, Statis
 
 /// An engine that makes every call on two engines and panics at the first difference.
 ///
-/// Steps of two engines end at different keys: what one returned up to where it stopped, the other must return in as many
-/// steps as it needs. They take turns in going first. While a compaction is under way the engines may have dropped
-/// different things, of which no reader may take notice; what cannot be told apart from that is not compared.
+/// Steps of two engines end at different keys. The rows that one engine returned in one step, the other must return in
+/// as many steps as it needs. The engines take turns in being first. During a compaction the engines may have dropped
+/// different versions, which no reader may notice. Answers that may differ for that reason are not compared.
 pub struct Mirror {
     engines: [Arc<dyn Engine>; 2],
-    /// Writers hold the lock for writing: no reader comes between two engines.
+    /// Writers hold the lock for writing, so that no reader sees the two engines at different moments.
     compaction: RwLock<Compaction>,
-    /// Calls, to take turns.
+    /// The number of calls, for taking turns.
     calls: AtomicUsize,
 }
 
-/// How far compaction is.
+/// The progress of compaction.
 #[derive(Clone, Copy, Default)]
 struct Compaction {
     /// The greatest revision whose compaction was begun and is not finished.
     under_way: Option<i64>,
-    /// The revision of the last step, and which engines have more to do there.
+    /// The revision of the last step, and the engines that have more to do there.
     at: i64,
     more: [bool; 2],
 }
@@ -40,18 +40,18 @@ impl Compaction {
             *more = *more && engine.compact_step(at)?;
         }
         let more = self.more.contains(&true);
-        // One that was begun and not finished leaves its traces until one at its revision or later is.
+        // An unfinished compaction leaves differences until a compaction at its revision or later is finished.
         let under_way = self.under_way.unwrap_or(at).max(at);
         self.under_way = (more || under_way > at).then_some(under_way);
         Ok(more)
     }
 }
 
-/// What a call is made of while no writer comes between.
+/// The engines in the order of one read. The read lock keeps writers out.
 struct Turn<'a> {
     first: &'a dyn Engine,
     second: &'a dyn Engine,
-    /// The revision of a compaction that is under way.
+    /// The revision of an unfinished compaction.
     compaction: Option<i64>,
     _reader: RwLockReadGuard<'a, Compaction>,
 }
@@ -61,7 +61,7 @@ impl Mirror {
         Self { engines: [a, b], compaction: RwLock::default(), calls: AtomicUsize::new(0) }
     }
 
-    /// A call that changes nothing.
+    /// Begins a call that changes nothing.
     fn turn(&self) -> Turn<'_> {
         let reader = self.compaction.read();
         let first = self.calls.fetch_add(1, Ordering::Relaxed) % 2;
@@ -69,7 +69,7 @@ impl Mirror {
         Turn { first, second, compaction: reader.under_way, _reader: reader }
     }
 
-    /// Makes a call on both engines; what they return must be equal.
+    /// Makes a call on both engines; the results must be equal.
     fn both<T: PartialEq + std::fmt::Debug>(&self, what: &str, call: impl Fn(&dyn Engine) -> Result<T>) -> Result<T> {
         let [a, b] = &self.engines;
         let answers = (call(&**a)?, call(&**b)?);
@@ -164,7 +164,7 @@ impl Engine for Mirror {
         let turn = self.turn();
         let (first, second) = (turn.first.newest(key, at)?, turn.second.newest(key, at)?);
         if turn.comparable(at) {
-            // A tombstone that the compaction will drop is as good as nothing.
+            // A tombstone that the compaction will drop counts as absent.
             let lasts =
                 |v: &&Version| !v.tombstone || turn.compaction.is_none_or(|compaction| v.revision.main > compaction);
             let (first, second) = (first.as_ref().filter(lasts), second.as_ref().filter(lasts));
@@ -206,7 +206,7 @@ impl Engine for Mirror {
             begin = turn.second.history(from, to, &mut other)?;
             assert!(begin.is_none_or(|begin| begin > from), "history from {from:?} continues at {begin:?}");
         }
-        // What is published and was not before the compaction that is under way.
+        // Only published versions after the revision of the unfinished compaction.
         let (least, most) = (turn.compaction.unwrap_or(i64::MIN), turn.first.published().revision);
         let same = |v: &&Version| {
             least < v.revision.main && v.revision.main <= most && next.is_none_or(|next| v.revision < next)
@@ -250,7 +250,7 @@ impl Engine for Mirror {
     }
 }
 
-/// Goes on step by step until `next`, where the first engine stopped.
+/// Continues step by step until `next`, where the first engine stopped.
 fn follow(
     range: KeyRange<'_>,
     next: Option<&[u8]>,

@@ -1,10 +1,11 @@
-//! What every engine must do, as tests that any engine can run.
+//! The rules for every engine, as tests that any engine can run.
 //!
 //! ```text
-//!   writing.rs      one function per rule of the trait, each on an empty engine: what is written, ...
-//!   reading.rs      ... what is read, ...
-//!   compaction.rs   ... what is dropped, ...
-//!   medium.rs       ... what is flushed, frozen and given back
+//!   writing.rs      one function per rule of the trait, each on an empty engine: writing, ...
+//!   reading.rs      ... reading, ...
+//!   compaction.rs   ... dropping versions, ...
+//!   medium.rs       ... flushing, freezing and giving space back
+//!   sizes.rs        ... and the sizes of the state, now and at most
 //!   sizes.rs        ... and how large all that is, and was
 //!   random.rs       random operations, compared call by call with ...
 //!   model.rs        ... a list of everything that was ever written
@@ -13,14 +14,14 @@
 //!   scratch.rs      directories, and engines in them, that are removed after use
 //! ```
 //!
-//! An engine's test file holds one line, [`crate::contract_suite!`], with an expression that makes an empty engine, and how
-//! many random cases to try:
+//! An engine's test file has one line, [`crate::contract_suite!`], with an expression that makes an empty engine, and
+//! the number of random cases:
 //!
 //! ```text
 //! metastore_engine::contract_suite!(Arc::new(metastore_engine::Memory::new()), 96);
 //! ```
 //!
-//! Deliberately absent: restarts and crashes. Only some engines outlive the process; they test that themselves.
+//! Deliberately absent: restarts and crashes. Only some engines outlive the process; these test it themselves.
 
 mod compaction;
 mod concurrent;
@@ -121,7 +122,7 @@ macro_rules! contract_suite {
     };
 }
 
-/// Every key there is.
+/// All keys.
 const ALL: KeyRange<'static> = KeyRange { start: b"", end: None };
 
 /// A row that no other version has.
@@ -153,7 +154,7 @@ fn publish(engine: &dyn Engine, revision: i64) {
     engine.publish(Published { revision, applied }).expect("publish");
 }
 
-/// A whole scan, `limit` rows a call.
+/// A whole scan with `limit` rows per call.
 fn scan(engine: &dyn Engine, range: KeyRange<'_>, at: i64, limit: usize) -> Vec<Version> {
     let mut rows = Vec::new();
     let mut start = range.start.to_vec();
@@ -171,7 +172,6 @@ fn scan(engine: &dyn Engine, range: KeyRange<'_>, at: i64, limit: usize) -> Vec<
     }
 }
 
-/// A whole count.
 /// The keys of rows of a table, from `from` on, step by step to the end.
 fn row_keys(engine: &dyn Engine, table: Table, prefix: &[u8], from: &[u8]) -> Vec<Vec<u8>> {
     let (mut keys, mut next) = (Vec::new(), Some(from.to_vec()));
@@ -184,6 +184,7 @@ fn row_keys(engine: &dyn Engine, table: Table, prefix: &[u8], from: &[u8]) -> Ve
     keys
 }
 
+/// A whole count.
 fn count(engine: &dyn Engine, range: KeyRange<'_>, at: i64) -> u64 {
     let mut count = 0;
     let mut start = range.start.to_vec();

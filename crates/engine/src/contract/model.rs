@@ -3,7 +3,7 @@
 use crate::{KeyRange, Revision, Table, Usage, Version};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What an engine should hold. Every answer is worked out from the list, without any structure that could be wrong.
+/// The expected contents of an engine. Every answer is computed from the plain list.
 #[derive(Clone, Debug, Default)]
 pub struct Model {
     pub versions: Vec<(Vec<u8>, Version)>,
@@ -32,8 +32,8 @@ impl Model {
         all.filter(|version| from <= version.revision && version.revision.main <= to).cloned().collect()
     }
 
-    /// The rule of [`crate::Engine::compact_step`], in its own words: up to `at`, each key keeps its newest version, and
-    /// not even that if it is a tombstone older than `at`.
+    /// The rule of [`crate::Engine::compact_step`], stated independently: up to `at`, each key keeps its newest
+    /// version, except a tombstone older than `at`.
     pub fn compact(&mut self, at: i64) {
         let newest = self.newest_of_all(at).into_values();
         let kept: BTreeSet<_> = newest.filter(|v| !v.tombstone || v.revision.main == at).map(|v| v.revision).collect();

@@ -7,15 +7,15 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use std::sync::Arc;
 
-/// Operations in a case at most.
+/// The most operations in a case.
 const OPERATIONS: usize = 80;
 
-/// Keys that one bulk operation writes at most, and the keys they are taken from: enough to fill, split and empty the
-/// nodes of any tree.
+/// The most keys that one bulk operation writes, and the number of keys from which they are taken: enough to fill,
+/// split and empty the nodes of any tree.
 const BULK_KEYS: u16 = 400;
 const BULK_RANGE: u16 = 900;
 
-/// A revision to read at, as a share of what may be read then: 0 is the compacted revision, 255 the published one.
+/// A revision to read at, as a share of the range that may be read: 0 is the compacted revision, 255 the published one.
 type Moment = u8;
 
 #[derive(Clone, Debug)]
@@ -34,7 +34,7 @@ enum Operation {
     StepPinnedScan { limit: usize },
 }
 
-/// Keys so few that they collide.
+/// So few keys that they collide.
 fn keys() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         6 => prop::collection::vec(prop::sample::select(vec![0, b'a', b'b', 0xff]), 0..3),
@@ -76,7 +76,7 @@ fn operations() -> impl Strategy<Value = Operation> {
 /// Runs random operations on engines that `make` returns: `cases` times, unless PROPTEST_CASES says otherwise.
 pub fn agrees_with_the_model(cases: u32, make: &dyn Fn() -> Arc<dyn Engine>) {
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(cases);
-    // No file of failures: the crate that runs this may be anyone's, and the output holds the shortest failing case.
+    // No file of failures: any crate may run this, and the output shows the shortest failing case.
     let config = Config { cases, failure_persistence: None, ..Config::default() };
     TestRunner::new(config)
         .run(&prop::collection::vec(operations(), 1..OPERATIONS), |operations| {
@@ -91,7 +91,7 @@ pub fn agrees_with_the_model(cases: u32, make: &dyn Fn() -> Arc<dyn Engine>) {
         .unwrap_or_else(|failure| panic!("{failure}"));
 }
 
-/// A scan whose calls come between other operations.
+/// A scan whose calls are interleaved with other operations.
 struct PinnedScan {
     start: Vec<u8>,
     end: Option<Vec<u8>>,
@@ -103,12 +103,12 @@ struct PinnedScan {
 struct Run<'a> {
     engine: &'a dyn Engine,
     model: Model,
-    /// What the next append gets.
+    /// The revision of the next append.
     next: Revision,
     published: i64,
-    /// The revision of the last compaction, running or not: nothing is read before it.
+    /// The revision of the last compaction, finished or not: nothing is read below it.
     compacted: i64,
-    /// Whether it is running. While it runs, what it will drop may be there or not.
+    /// Whether it is unfinished. Until it is finished, versions that it will drop may be there or not.
     compacting: bool,
     pinned: Option<PinnedScan>,
 }
@@ -180,7 +180,7 @@ impl<'a> Run<'a> {
         self.next = Revision::new(self.published + 1, 0);
     }
 
-    /// No version may be unpublished while some are dropped. Rows of tables may.
+    /// No version may be unpublished during a compaction step. Rows of tables may.
     fn publish_versions(&mut self) {
         if self.next.sub > 0 {
             self.publish();
@@ -211,7 +211,7 @@ impl<'a> Run<'a> {
     fn compare_newest(&self, key: &[u8], at: i64) {
         let found = self.engine.newest(key, at).expect("newest");
         let expected = self.model.newest(key, at);
-        // A tombstone that the compaction will drop is as good as nothing.
+        // A tombstone that the compaction will drop counts as absent.
         let may_be_gone = expected.is_some_and(|version| version.tombstone && version.revision.main < self.compacted);
         if !(may_be_gone && self.compacting && found.is_none()) {
             assert_eq!(found.as_ref(), expected, "newest of {key:?} at {at}");
@@ -225,7 +225,7 @@ impl<'a> Run<'a> {
     }
 
     fn compare_history(&self, from: Revision, to: i64) {
-        // Up to the compacted revision a running compaction has dropped an unknown part.
+        // An unfinished compaction has dropped an unknown part of the versions up to its revision.
         let exact = if self.compacting { Revision::new(self.compacted + 1, 0) } else { Revision::default() };
         let from = from.max(exact);
         assert_eq!(history(self.engine, from, to), self.model.history(from, to), "history from {from:?} to {to}");

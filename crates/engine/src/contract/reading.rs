@@ -1,4 +1,4 @@
-//! What is read: newest, scan, count, history.
+//! Reading: newest, scan, count, history.
 
 use super::{ALL, all_history, count, delete, history, publish, put, scan, write};
 use crate::{Engine, KeyRange, Revision, STEP, Version};
@@ -7,14 +7,14 @@ use std::slice::from_ref;
 /// More keys than one step visits.
 const MANY: usize = 3 * STEP + 7;
 
-/// Keys a count of which takes several calls, if the engine cannot count faster than key by key.
+/// So many keys that a count takes several calls, unless the engine counts faster than key by key.
 const VERY_MANY: usize = 40_000;
 
 fn key(number: usize) -> Vec<u8> {
     format!("key{number:06}").into_bytes()
 }
 
-/// Writes keys `0..n` in a scattered order, one revision each from `main` on; returns the versions in key order.
+/// Writes keys `0..n` in a scattered order, one revision each from `main` on. Returns the versions in key order.
 fn put_scattered(engine: &dyn Engine, n: usize, main: i64, tombstone: bool) -> Vec<Version> {
     // Coprime to every n used here, so that each number comes once.
     const STRIDE: usize = 7919;
@@ -142,7 +142,7 @@ pub fn scan_is_bounded_on_live_keys(engine: &dyn Engine) {
     }
 }
 
-/// Keys that are dead, or not yet born at the revision, use up a step as live ones do.
+/// Keys that are dead, or not yet created at the revision, use up a step as live ones do.
 pub fn scan_is_bounded_on_dead_keys(engine: &dyn Engine) {
     put_scattered(engine, MANY, 1, false);
     put_scattered(engine, MANY, 10_000, true);
@@ -163,7 +163,7 @@ pub fn scan_continues_at_its_revision_while_keys_come_and_go(engine: &dyn Engine
     let at = MANY as i64;
     let (mut rows, mut start, mut main) = (Vec::new(), Vec::new(), at);
     while let Some(next) = engine.scan(KeyRange { start: &start, end: None }, at, 100, &mut rows).unwrap() {
-        // Before, at and after the place where the scan stands.
+        // Before, at and after the position of the scan.
         for change in [key(0), next.clone(), [&next[..], b"new"].concat(), key(MANY - 1)] {
             main += 1;
             write(engine, &change, Revision::new(main, 0), main % 2 == 0);

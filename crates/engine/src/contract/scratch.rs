@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Names handed out by this process.
+/// The number of names that this process has given out.
 static COUNT: AtomicU64 = AtomicU64::new(0);
 
-/// An empty directory of its own, removed when it is dropped.
+/// An empty directory, removed on drop.
 #[derive(Debug)]
 pub struct Scratch(PathBuf);
 
@@ -32,14 +32,14 @@ impl Drop for Scratch {
 /// An empty RocksDB in a directory that is removed when the engine is dropped. Its checkpoints outlive it.
 #[cfg(feature = "rocksdb")]
 pub fn scratch_rocksdb() -> std::sync::Arc<dyn crate::Engine> {
-    // Small, because tests make hundreds of them.
+    // A small cache, because tests make hundreds of these engines.
     const CACHE_BYTES: usize = 4 << 20;
     let settings = crate::RocksDbSettings { block_cache_bytes: CACHE_BYTES, ..Default::default() };
     let engine = crate::RocksDb::temporary(&fresh_path(), settings);
     std::sync::Arc::new(engine.unwrap_or_else(|error| panic!("{error}")))
 }
 
-/// A path at which nothing is: process ids come again, and a test that was killed leaves its directory behind.
+/// A path at which nothing exists: process ids are reused, and a killed test leaves its directory behind.
 fn fresh_path() -> PathBuf {
     loop {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);

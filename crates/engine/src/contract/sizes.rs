@@ -1,9 +1,9 @@
-//! How large the state is, and was.
+//! The sizes of the state, now and at most.
 
 use super::{Model, compact, publish, put, write};
 use crate::{Engine, Mark, Revision, Sizes, Table, Usage};
 
-/// What a state of so many pages beside the empty one takes.
+/// The sizes of a state that takes so many pages more than an empty one.
 fn sizes(highest: u64, in_use: u64) -> Sizes {
     Sizes { allocated: (5 + highest) * 4096, in_use: (5 + in_use) * 4096 }
 }
@@ -36,15 +36,15 @@ pub fn a_row_that_is_replaced_raises_the_mark_by_the_difference(engine: &dyn Eng
     assert_eq!(engine.sizes(), sizes(41, 0));
 }
 
-/// Whenever versions are dropped, and by which compaction of several that overtake each other, the mark comes out as if each
-/// compaction were done at once.
+/// The mark must come out as if each compaction were done at once. It may depend neither on when versions are dropped,
+/// nor on which of several overtaking compactions drops them.
 pub fn the_mark_does_not_depend_on_when_versions_are_dropped(engine: &dyn Engine) {
     let (mut model, mut highest, mut revision, mut compacted) = (Model::default(), 0, 0, 0);
     let mut waiting = false;
     for round in 0..200 {
         let choice = |number: i64| mix(round, number);
         match choice(0) % 8 {
-            // Not always later than what is there, and not always everything.
+            // The revision is not always later than the one before, and not always the newest.
             0 | 1 if revision > compacted => {
                 compacted = revision - choice(1) % (revision - compacted).min(100);
                 engine.begin_compaction(compacted);
@@ -83,7 +83,7 @@ pub fn the_mark_does_not_depend_on_when_versions_are_dropped(engine: &dyn Engine
     assert_eq!(engine.mark(), Mark::from_numbers(&[highest]).expect("one number"));
 }
 
-/// A number that two numbers choose.
+/// A number determined by two numbers.
 fn mix(a: i64, b: i64) -> i64 {
     let mixed = (a as u64 * 1_000_003 + b as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     ((mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 33) as i64

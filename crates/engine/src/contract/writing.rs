@@ -1,4 +1,4 @@
-//! What is written: versions, tables, what was published, what is counted.
+//! Writing: versions, tables, the published state, the usage.
 
 use super::{ALL, all_history, delete, publish, put, row_keys, scan, version, write};
 use crate::{Applied, Engine, Published, Revision, STEP, Table, Usage, Version};
@@ -98,7 +98,7 @@ pub fn table_rows_are_read_by_prefix(engine: &dyn Engine) {
         engine.put(Table::Cluster, key, b"the table before").unwrap();
         engine.put(Table::Members, key, b"the table behind").unwrap();
     }
-    // Pending, published, and half of it changed again.
+    // Pending, published, and partly changed again.
     for _ in 0..2 {
         check(b"", &keys);
         check(b"a", &keys[1..4]);
@@ -122,12 +122,12 @@ pub fn keys_of_rows_come_step_by_step(engine: &dyn Engine) {
     let key = |lease: u8, number: u32| [&[lease][..], &number.to_be_bytes()].concat();
     for (lease, number) in (0..count).flat_map(|number| (1..=3).map(move |lease| (lease, number))) {
         engine.put(Table::LeaseKeys, &key(lease, number), b"").unwrap();
-        // A part is stored, a part is not published yet.
+        // Some rows are published, some are not.
         if number == count / 2 {
             publish(engine, 1);
         }
     }
-    // Whole steps of rows that are gone, published and not.
+    // Whole steps of deleted rows, published and not.
     let is_gone = |number: u32| (10..10 + STEP as u32 + 20).contains(&number) || number >= count - 5;
     for number in (0..count).filter(|number| is_gone(*number)) {
         engine.delete(Table::LeaseKeys, &key(2, number)).unwrap();
@@ -158,7 +158,8 @@ pub fn keys_of_leases_are_apart_and_not_counted(engine: &dyn Engine) {
     assert_eq!(engine.rows(Table::Meta, b"").unwrap(), []);
 }
 
-/// A version counts 17 bytes of revision key, 18 for a tombstone, and its row; a row of a table its key and value.
+/// A version counts with 17 bytes of revision key (18 for a tombstone) and its row; a row of a table
+/// with its key and value.
 pub fn usage_counts_versions_and_table_rows(engine: &dyn Engine) {
     let usage = |rows, bytes| assert_eq!(engine.usage(), Usage { rows, bytes });
     let append = |main, tombstone, row: &[u8]| {

@@ -10,8 +10,7 @@ use crate::{
     Applied, Engine, EngineError, KeyRange, Mark, Published, Result, Revision, Statistic, Steps, Table, Usage, Version,
 };
 
-/// The state as it was published at one moment. Versions are shared with the state that it is a copy of, tables are
-/// copied.
+/// The published state at one moment. Versions are shared with the original state, tables are copied.
 pub(super) struct Frozen {
     pub(super) steps: Steps,
     pub(super) history: History,
@@ -19,7 +18,7 @@ pub(super) struct Frozen {
     pub(super) published: Published,
     pub(super) usage: Usage,
     pub(super) mark: Mark,
-    /// Made when a key is looked for: whoever writes the state to a stream reads history alone.
+    /// Built at the first lookup of a key: writing the state to a stream reads only the history.
     pub(super) index: OnceLock<Index>,
 }
 

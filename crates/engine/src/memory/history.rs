@@ -7,35 +7,35 @@ use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::sync::Arc;
 
-/// Versions in a chunk at most; a compaction step looks at one chunk.
+/// The most versions in a chunk. A compaction step visits one chunk.
 pub(super) const CHUNK_VERSIONS: usize = 256;
 
 const _: () = assert!(CHUNK_VERSIONS <= STEP);
 
-/// A version with its key: 48 bytes, the bytes of key and row aside, which the index shares.
+/// A version with its key: 48 bytes, without the bytes of key and row, which the index shares.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) key: Key,
     pub(super) stored: Stored,
 }
 
-/// Versions in the order of their revisions, in chunks: versions come at the end and go anywhere, and a chunk that lost
-/// most of its versions gives the memory back.
+/// Versions in the order of their revisions, in chunks. Versions are added at the end and removed anywhere. A chunk
+/// that lost most of its versions gives their memory back.
 ///
 /// A clone is a frozen copy: it shares the chunks, and a chunk that changes afterwards is copied first. So the copy
-/// takes a few bytes for each chunk, and the memory of what compactions drop is free only once the copy is gone.
+/// takes a few bytes for each chunk, and the memory of versions that compactions drop is freed only with the copy.
 #[derive(Clone, Debug)]
 pub(super) struct History {
-    /// Versions in a chunk at most.
+    /// The most versions in a chunk.
     full: usize,
-    /// By a revision that is no greater than that of any version in the chunk; no chunk is empty.
+    /// Chunks by a revision that is no greater than that of any version in the chunk. No chunk is empty.
     chunks: BTreeMap<Revision, Arc<Vec<Entry>>>,
-    /// The newest versions, to be a chunk once it is full.
+    /// The newest versions, which become a chunk once it is full.
     newest: Vec<Entry>,
 }
 
 impl History {
-    /// An empty one, with so many versions in a chunk at most.
+    /// An empty history with at most so many versions in a chunk.
     pub(super) fn new(chunk_versions: usize) -> Self {
         Self { full: chunk_versions, chunks: BTreeMap::new(), newest: Vec::new() }
     }
@@ -59,7 +59,8 @@ impl History {
         }
     }
 
-    /// Adds at most `step` versions with `from <= revision` and `main <= to` to `rows`; returns the next one's revision.
+    /// Adds at most `step` versions with `from <= revision` and `main <= to` to `rows`. Returns the
+    /// revision of the next one.
     pub(super) fn read(&self, from: Revision, to: i64, step: usize, rows: &mut Vec<Version>) -> Option<Revision> {
         let begin = self.bound(from).map_or(Unbounded, Included);
         let chunks = self.chunks.range((begin, Unbounded)).map(|(_, chunk)| &chunk[..]);
@@ -85,8 +86,8 @@ impl History {
         entries.take_while(move |entry| entry.stored.stamp.main <= to)
     }
 
-    /// Drops those versions with `from <= revision` and `main <= at` that `dropped` names, in one chunk. Returns where the
-    /// next step begins.
+    /// Drops the versions with `from <= revision` and `main <= at` for which `dropped` returns true, in one chunk.
+    /// Returns where the next step begins.
     pub(super) fn compact_step(
         &mut self,
         at: i64,
@@ -116,7 +117,7 @@ impl History {
         before.or_else(|| self.chunks.first_key_value()).map(|(&bound, _)| bound)
     }
 
-    /// Moves the versions of a chunk to the one before if they fit there, else gives unused memory back.
+    /// Moves the versions of a chunk to the chunk before it if they fit there. Otherwise frees its unused memory.
     fn tidy(&mut self, bound: Revision) {
         let Some(mut chunk) = self.chunks.remove(&bound) else { return };
         match self.chunks.range_mut(..bound).next_back() {

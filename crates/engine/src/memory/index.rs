@@ -1,23 +1,23 @@
 //! Keys in order, each with its versions.
 //!
-//! A B+tree of two levels, the upper one borrowed from the standard library:
+//! A B+tree of two levels. The upper level is a map of the standard library:
 //!
 //! ```text
-//!   leaves: BTreeMap     ""          "m"          "t"        lower bound of the leaf; the first is the empty key
+//!   leaves: BTreeMap     ""          "m"          "t"        lower bound of the leaf; the first has the empty key
 //!                        │            │            │
-//!   Leaf             [a b d f]    [m n p]      [t v x z]     at most LEAF_KEYS slots, each a key and its versions
-//!                    live 3        live 3       live 4       keys whose newest version is no tombstone
+//!   Leaf             [a b d f]    [m n p]      [t v x z]     at most LEAF_KEYS slots, each with a key and its versions
+//!                    live 3        live 3       live 4       number of keys whose newest version is no tombstone
 //!                    newest 17     newest 9     newest 21    no slot has a version newer than this
 //! ```
 //!
-//! A plain `BTreeMap` of keys would do, but a leaf fills to the brim when keys arrive in order (the standard one to half),
-//! its two figures let [`Index::count`] take a leaf that lies whole in the range without looking at its keys, and a search
-//! misses the cache less often (leaf.rs).
+//! A plain `BTreeMap` of keys would be enough, but this tree has three advantages. A leaf is filled completely when
+//! keys arrive in order (a node of the standard map to half). Its two figures let [`Index::count`] count a leaf that
+//! lies wholly in the range without visiting its keys. A search misses the cache less often (leaf.rs).
 //!
-//! Whatever the order in which keys come and go, the number of leaves follows the number of keys: two neighbours hold
-//! at least 3/8 of [`LEAF_KEYS`] together. A full leaf is cut in the middle, or hands a key at its end to a neighbour
-//! with room; a leaf begins with less than half only between full ones. A leaf that lost more than half of its keys
-//! looks for a neighbour that has room for the rest.
+//! Whatever the order in which keys are added and removed, the number of leaves follows the number of keys: two
+//! neighbours together hold at least 3/8 of [`LEAF_KEYS`]. A full leaf is split in the middle, or passes a key at its
+//! end to a neighbour that has room. A leaf begins with less than half only between full ones. A leaf that lost more
+//! than half of its keys is merged with a neighbour that has room for the rest.
 
 use super::leaf::{Key, Leaf, Slot};
 use super::versions::{Fate, Stamp, Stored};
@@ -25,21 +25,21 @@ use crate::{KeyRange, Version};
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Included, Unbounded};
 
-/// Keys in a leaf at most. An insertion moves half a leaf on average (3 KiB, well under 100 ns).
+/// The most keys in a leaf. An insertion moves half a leaf on average (3 KiB, well under 100 ns).
 pub(super) const LEAF_KEYS: usize = 128;
 
-/// A leaf with fewer keys is merged with a neighbour if the two together have no more than [`merged`].
+/// A leaf with fewer keys is merged with a neighbour, if the two together have at most [`merged`] keys.
 const fn sparse(leaf_keys: usize) -> usize {
     leaf_keys / 2
 }
 
-/// A sparse leaf looks at its neighbours only each time it has lost so many keys: a look costs as much as dropping a
-/// key.
+/// A sparse leaf checks its neighbours only each time it has lost this many keys, because a check costs as
+/// much as dropping a key.
 const fn look_every(leaf_keys: usize) -> usize {
     leaf_keys.div_ceil(8)
 }
 
-/// Keys in a merged leaf at most, so that the next insertions do not split it again.
+/// The most keys in a merged leaf, so that the next insertions do not split it again.
 const fn merged(leaf_keys: usize) -> usize {
     leaf_keys * 3 / 4
 }
@@ -47,9 +47,9 @@ const fn merged(leaf_keys: usize) -> usize {
 /// Keys in order, each with its versions.
 #[derive(Debug)]
 pub(super) struct Index {
-    /// Keys in a leaf at most.
+    /// The most keys in a leaf.
     leaf_keys: usize,
-    /// By lower bound. There is always a leaf for the empty key, so every key has a leaf.
+    /// Leaves by lower bound. There is always a leaf for the empty key, so every key has a leaf.
     leaves: BTreeMap<Key, Leaf>,
 }
 
@@ -60,7 +60,7 @@ struct Part<'a> {
 }
 
 impl Part<'_> {
-    /// The number of its keys that are alive at `at`, if the leaf's figures tell.
+    /// The number of its keys that are alive at `at`, if the figures of the leaf show it.
     fn live_at(&self, at: i64) -> Option<u64> {
         (self.slots.len() == self.leaf.slots().len() && self.leaf.newest() <= at).then_some(self.leaf.live())
     }
@@ -73,13 +73,13 @@ impl Default for Index {
 }
 
 impl Index {
-    /// An empty one, with so many keys in a leaf at most.
+    /// An empty index with at most so many keys in a leaf.
     pub(super) fn new(leaf_keys: usize) -> Self {
         assert!(sparse(leaf_keys) > 0 && merged(leaf_keys) < leaf_keys, "leaves of {leaf_keys} keys");
         Self { leaf_keys, leaves: BTreeMap::from([(Key::default(), Leaf::default())]) }
     }
 
-    /// Adds a version, newer than all others of its key. Returns the key as it is kept.
+    /// Adds a version, newer than all others of its key. Returns the shared key.
     pub(super) fn append(&mut self, key: &[u8], stored: Stored) -> Key {
         let full = self.leaf_keys;
         let (_, leaf) = self.leaf_mut(key);
@@ -95,8 +95,9 @@ impl Index {
 
     /// Makes room for a key that belongs at a position of a full leaf.
     ///
-    /// Keys that arrive in order, ascending or descending, leave full leaves behind: a key at an end of its leaf goes
-    /// to the neighbour there, or begins a new leaf if that is full, too. Any other cuts the leaf in the middle.
+    /// Keys that arrive in order, ascending or descending, leave full leaves behind. A key at an end of its leaf
+    /// goes to the neighbour on that side, or begins a new leaf if that neighbour is full, too. Any other key splits
+    /// the leaf in the middle.
     fn make_room(&mut self, key: &[u8], position: usize) {
         let (bound, leaf) = self.leaf_mut(key);
         let bound = Key::clone(bound);
@@ -104,7 +105,7 @@ impl Index {
             let after = leaf.slots().last().map(|last| least_after(&last.key)).unwrap_or_default();
             let right = self.right_of(&bound).filter(|right| self.leaves[right].slots().len() < self.leaf_keys);
             let right = right.and_then(|right| self.leaves.remove(&right)).unwrap_or_default();
-            // As low as it may be: keys that descend find it, too.
+            // The bound is as low as possible, so that descending keys find this leaf, too.
             self.leaves.insert(after, right);
         } else if position == 0 {
             let full = std::mem::take(leaf);
@@ -127,8 +128,8 @@ impl Index {
         leaf.find(key).ok().and_then(|position| leaf.slots()[position].versions.newest(at))
     }
 
-    /// Adds what is alive at `at` to `rows` until `limit` rows were added or `step` keys were visited, dead ones included.
-    /// Returns the next key.
+    /// Adds the versions alive at `at` to `rows` until `limit` rows were added or `step` keys were visited, dead ones
+    /// included. Returns the next key.
     pub(super) fn scan(
         &self,
         range: KeyRange<'_>,
@@ -147,8 +148,8 @@ impl Index {
         None
     }
 
-    /// Adds the number of keys alive at `at` to `count` until about `step` units of work are done: a key, or a leaf whose
-    /// figures tell, is one. Returns the next key.
+    /// Adds the number of keys alive at `at` to `count` until about `step` units of work are done. A key is one unit,
+    /// and so is a leaf that its figures count as a whole. Returns the next key.
     pub(super) fn count(&self, range: KeyRange<'_>, at: i64, step: usize, count: &mut u64) -> Option<&[u8]> {
         let mut work = 0;
         for part in self.parts(range) {
@@ -164,8 +165,8 @@ impl Index {
         None
     }
 
-    /// Removes the version of `key` with this stamp, if a compaction at `at` drops it; returns the least revision at
-    /// which one would have.
+    /// Removes the version of `key` with this stamp if a compaction at `at` drops it. Returns the least revision at
+    /// which a compaction would have dropped it.
     pub(super) fn compact(&mut self, key: &[u8], stamp: Stamp, at: i64) -> Option<i64> {
         let full = self.leaf_keys;
         let (bound, leaf) = self.leaf_mut(key);
@@ -182,7 +183,7 @@ impl Index {
         }
     }
 
-    /// Merges the leaf at `bound`, which holds so many keys, with a neighbour, if both together are small enough.
+    /// Merges the leaf at `bound`, which holds `keys` keys, with a neighbour, if both together are small enough.
     fn merge(&mut self, bound: &Key, keys: usize) {
         let most = merged(self.leaf_keys);
         let fits = |other: &Leaf| {
@@ -210,7 +211,7 @@ impl Index {
         self.leaves.range::<[u8], _>((Unbounded, Excluded(&bound[..]))).next_back().map(|(left, _)| Key::clone(left))
     }
 
-    /// The bound of the leaf behind the one at `bound`.
+    /// The bound of the leaf after the one at `bound`.
     fn right_of(&self, bound: &Key) -> Option<Key> {
         self.leaves.range::<[u8], _>((Excluded(&bound[..]), Unbounded)).next().map(|(right, _)| Key::clone(right))
     }
@@ -225,7 +226,7 @@ impl Index {
         up_to_key.next_back().expect("the empty key is the least bound")
     }
 
-    /// The slots in `range`, leaf by leaf; some parts may be empty. Only the leaves at the two ends compare keys.
+    /// The slots in `range`, leaf by leaf; parts may be empty. Keys are compared only in the leaves at the two ends.
     fn parts<'a>(&'a self, range: KeyRange<'_>) -> impl Iterator<Item = Part<'a>> {
         let start = range.start;
         let end = range.end.map(|end| end.max(start));
@@ -264,7 +265,8 @@ mod tests {
         (index.append(format!("key{number:05}").as_bytes(), stored), stamp)
     }
 
-    /// Leaves that so many keys need at most, however they came and went: two neighbours hold 3/8 of a leaf together.
+    /// The most leaves that so many keys need, however they were added and removed: two neighbours hold
+    /// 3/8 of a leaf together.
     fn most_leaves(keys: usize) -> usize {
         1 + (2 * keys).div_ceil(LEAF_KEYS * 3 / 8)
     }
@@ -282,7 +284,7 @@ mod tests {
         assert_eq!(missing, None, "{story}: it is not found");
     }
 
-    /// An index, and what should be in it: tombstones, which one compaction drops.
+    /// An index, and its expected contents: tombstones, each of which one compaction drops.
     #[derive(Default)]
     struct Filled {
         index: Index,
@@ -317,7 +319,7 @@ mod tests {
         format!("{prefix}{number:06}").into_bytes()
     }
 
-    /// Numbers up to `count` in an order without any.
+    /// The numbers below `count` in a scattered order.
     fn shuffled(count: usize) -> impl DoubleEndedIterator<Item = usize> {
         (0..count).map(move |number| number * 7919 % count)
     }
@@ -393,7 +395,7 @@ mod tests {
         }
     }
 
-    /// A few keys in sequence, up or down, beginning anywhere.
+    /// A few keys in sequence, ascending or descending, from any start.
     #[derive(Clone, Debug)]
     struct Run {
         insert: bool,
@@ -433,7 +435,7 @@ mod tests {
         for (number, (key, stamp)) in written.iter().enumerate() {
             assert!(index.compact(key, *stamp, i64::MAX).is_some(), "{key:?}");
             let left = written.len() - number - 1;
-            // Two neighbours that could not be merged hold more than `merged`; the first leaf may be empty.
+            // Two neighbours that could not be merged hold more than `merged`. The first leaf may be empty.
             assert!(
                 index.leaves.len() <= 2 + left.div_ceil(merged(LEAF_KEYS) / 2),
                 "{} leaves, {left} keys",

@@ -1,4 +1,4 @@
-//! Up to a hundred or so neighbouring keys.
+//! A leaf of the index: neighbouring keys, at most `LEAF_KEYS` of them.
 
 use super::versions::{Fate, Stamp, Stored, Versions};
 use std::sync::Arc;
@@ -6,10 +6,10 @@ use std::sync::Arc;
 /// The bytes of a key, shared by index and history.
 pub(super) type Key = Arc<[u8]>;
 
-/// Slots by which a leaf grows: doubling would leave a quarter of the memory unused.
+/// The number of slots by which a leaf grows: doubling would leave a quarter of the memory unused.
 const GROWTH: usize = 16;
 
-/// A key and its versions: 48 bytes, the key's own bytes and further versions aside.
+/// A key and its versions: 48 bytes, without the key's own bytes and further versions.
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) key: Key,
@@ -28,21 +28,21 @@ impl Slot {
 
 /// Neighbouring keys in order.
 ///
-/// The bytes of a key lie elsewhere in memory, and each look at them costs a cache miss. So a leaf keeps, in one array,
-/// the eight bytes in which each key first differs from its neighbours: after the prefix that all of them share. A search
-/// reads that array and hardly ever more than one key.
+/// The bytes of a key are elsewhere in memory, and each access to them costs a cache miss. So a leaf keeps, in one
+/// array, the eight bytes of each key in which it first differs from its neighbours: those after the prefix that all
+/// keys share. A search reads that array, and rarely more than one key.
 #[derive(Debug, Default)]
 pub(super) struct Leaf {
     slots: Vec<Slot>,
-    /// The head of each slot's key.
+    /// The head of each slot's key: the eight bytes after the prefix.
     heads: Vec<u64>,
-    /// Bytes that all keys have in common; perhaps not all of them.
+    /// The length of a prefix that all keys have in common. It may be shorter than the longest one.
     prefix_len: usize,
     live: u64,
     newest: i64,
 }
 
-/// The first eight bytes, zeros for those that are missing: ordered as the bytes are, but for ties.
+/// The first eight bytes, padded with zeros. Heads are ordered as the bytes are; different bytes may have equal heads.
 fn head(bytes: &[u8]) -> u64 {
     match bytes.first_chunk() {
         Some(chunk) => u64::from_be_bytes(*chunk),
@@ -63,7 +63,7 @@ impl Leaf {
         &self.slots
     }
 
-    /// Keys whose newest version is no tombstone.
+    /// The number of keys whose newest version is no tombstone.
     pub(super) fn live(&self) -> u64 {
         self.live
     }
@@ -73,10 +73,10 @@ impl Leaf {
         self.newest
     }
 
-    /// The position of a key, or the one where it belongs.
+    /// The position of a key, or the position where it belongs.
     ///
-    /// Most searches are for a key that is there. They begin as if it had the common prefix, because a look at the prefix
-    /// costs as much as the rest of the search; the one comparison of whole keys at the end settles it.
+    /// Most searches find their key. They begin as if the key had the common prefix, because a check of the prefix
+    /// costs as much as the rest of the search. The one comparison of whole keys at the end decides.
     pub(super) fn find(&self, key: &[u8]) -> Result<usize, usize> {
         let rest = key.get(self.prefix_len..).unwrap_or_default();
         let head = head(rest);
@@ -121,8 +121,8 @@ impl Leaf {
         Key::clone(&slot.key)
     }
 
-    /// [`Versions::compact`] at a position. A key without versions disappears; its last one was a tombstone, which `live`
-    /// does not count.
+    /// [`Versions::compact`] at a position. A key without versions is removed. Its last version was a tombstone, which
+    /// `live` does not count.
     pub(super) fn compact(&mut self, position: usize, stamp: Stamp, at: i64) -> Fate {
         let fate = self.slots[position].versions.compact(stamp, at);
         if let Fate::GoesWithKey { .. } = fate {
@@ -135,7 +135,7 @@ impl Leaf {
         fate
     }
 
-    /// Cuts off the upper half.
+    /// Splits off the upper half.
     pub(super) fn split_off(&mut self) -> Self {
         let right = self.slots.split_off(self.slots.len() / 2);
         self.renew();
@@ -151,13 +151,13 @@ impl Leaf {
         self.renew();
     }
 
-    /// Keeps `live` and `newest` right for a version about to be added to a key that is live or not.
+    /// Updates `live` and `newest` for a version that is about to be added to a key that was live or not.
     fn note(&mut self, stored: &Stored, was_live: bool) {
         self.newest = self.newest.max(stored.stamp.main);
         self.live = self.live + u64::from(!stored.stamp.is_tombstone()) - u64::from(was_live);
     }
 
-    /// Works out from the slots what the leaf knows of them.
+    /// Recomputes all figures of the leaf from its slots.
     fn renew(&mut self) {
         self.live = self.slots.iter().filter(|slot| slot.is_live()).count() as u64;
         self.newest = self.slots.iter().map(|slot| slot.versions.last().stamp.main).max().unwrap_or_default();

@@ -8,16 +8,16 @@
 //!   tables    table, key ──▶ value                                            (below)
 //! ```
 //!
-//! Index and history lie behind one lock, so that a version is in both or in neither; bytes of keys and rows are shared
-//! between them. The tables have a lock of their own: copying a large one does not hold up readers of keys. No call takes
-//! both. What was published and what is stored are read without either.
+//! Index and history are behind one lock, so that a version is in both or in neither. They share the bytes of keys and
+//! rows. The tables have a lock of their own: copying a large table does not block readers of keys. No call takes both
+//! locks. The published state and the usage are read without either.
 //!
-//! A frozen copy ([`frozen`]) shares the chunks of history and holds nothing back: what changes is copied first.
+//! A frozen copy ([`frozen`]) shares the chunks of history and holds nothing back: a chunk is copied before it changes.
 //!
-//! Memory for a key with one version, beside the bytes of its row: 56 bytes in the index, 48 in the history, 16 and its own
-//! bytes for the key (a 51-byte key takes about 200 in all, half-empty leaves and the allocator's rounding included). A
-//! further version of a key takes 48 in the history and in the index 32 to 64, or about 100 if it is the second. A row
-//! costs its bytes and 16.
+//! Memory of a key with one version, besides the bytes of its row: 56 bytes in the index, 48 in the history, and 16 and
+//! its own bytes for the key. A 51-byte key takes about 200 bytes in all, half-empty leaves and the allocator's
+//! rounding included. A further version of a key takes 48 bytes in the history, and 32 to 64 in the index, or about 100
+//! if it is the second. A row takes its bytes and 16.
 
 mod frozen;
 mod history;
@@ -40,17 +40,17 @@ use std::ops::Bound::{Included, Unbounded};
 use std::sync::{Arc, OnceLock};
 use versions::Stored;
 
-/// Keys that a count visits at most while it holds the lock. It copies nothing, so this is about 100 us, as a [`STEP`] of
-/// rows that are copied.
+/// The most keys that a count visits while it holds the lock. It copies nothing, so this takes about 100 us, as long as
+/// a [`STEP`] of copied rows.
 const COUNT_STEP: usize = 8192;
 
-/// How the state in memory is cut up. The default suits everyone but a test.
+/// The granularity of the state in memory. The default suits all callers except tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemorySettings {
     pub steps: Steps,
-    /// Keys in a leaf of the index at most; four or more.
+    /// The most keys in a leaf of the index; four or more.
     pub leaf_keys: usize,
-    /// Versions in a chunk of the history at most; a step of a compaction looks at one chunk.
+    /// The most versions in a chunk of the history. A step of a compaction visits one chunk.
     pub chunk_versions: usize,
 }
 
@@ -61,13 +61,13 @@ impl Default for MemorySettings {
     }
 }
 
-/// State in memory.
+/// The state in memory.
 #[derive(Debug)]
 pub struct Memory {
     steps: Steps,
     versions: RwLock<Versioned>,
     tables: RwLock<Tables>,
-    /// Every read request asks for it: a lock of its own, which the writer holds for three words.
+    /// Every read request needs it, so it has a lock of its own, which the writer holds only to store three words.
     published: RwLock<Published>,
     stored: Stock,
 }
@@ -79,9 +79,9 @@ type Tables = [TableRows; Table::COUNT];
 struct Versioned {
     index: Index,
     history: History,
-    /// The greatest revision ever appended; compaction does not lower it.
+    /// The greatest revision ever appended. Compaction does not lower it.
     last: Option<Revision>,
-    /// The revision of the compaction under way, and where it goes on.
+    /// The revision of the unfinished compaction, and where it continues.
     compaction: Option<(i64, Revision)>,
 }
 
@@ -96,7 +96,7 @@ impl Memory {
         Self::with(MemorySettings::default())
     }
 
-    /// An empty state that is cut up otherwise than usual.
+    /// An empty state with a granularity of its own.
     pub fn with(settings: MemorySettings) -> Self {
         let MemorySettings { steps, leaf_keys, chunk_versions } = settings;
         let (index, history) = (Index::new(leaf_keys), History::new(chunk_versions));
@@ -124,8 +124,9 @@ impl Versioned {
         self.history.push(Entry { key, stored });
     }
 
-    /// Returns whether there is more to do, and what went, which is taken off the mark. A compaction at another revision than before begins at the first
-    /// version: it finishes the one that it overtakes.
+    /// Returns whether there is more to do, and the usage of the dropped versions, which is also subtracted from
+    /// the mark. A compaction at another revision than before begins at the first version, and so finishes the
+    /// one that it overtakes.
     fn compact_step(&mut self, at: i64, mark: &mut Mark) -> (bool, Usage) {
         let Self { index, history, compaction, .. } = self;
         let from = compaction.filter(|(under_way, _)| *under_way == at).map(|(_, next)| next).unwrap_or_default();
@@ -156,7 +157,7 @@ fn rows_of(tables: &Tables, table: Table, prefix: &[u8]) -> Vec<(Vec<u8>, Vec<u8
     rows.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
-/// One step over the keys of these rows, from `from` on; returns where to go on.
+/// One step over the keys of these rows, from `from` on. Returns where to continue.
 fn row_keys_of(
     tables: &Tables,
     table: Table,
@@ -230,7 +231,7 @@ impl Engine for Memory {
         let history = self.versions.read().history.clone();
         let tables = self.tables.read();
         let mut copied = Tables::default();
-        // Not the keys of leases, which may be as many as all keys: they can be worked out.
+        // Without the keys of leases: there may be as many as keys in all, and they can be computed from the versions.
         Table::ALL.into_iter().for_each(|table| copied[table as usize] = tables[table as usize].clone());
         drop(tables);
         let tables = copied;
@@ -243,7 +244,7 @@ impl Engine for Memory {
         Ok(())
     }
 
-    /// Nothing that the process's own figures do not say.
+    /// Nothing that the figures of the process do not show.
     fn statistics(&self) -> Vec<Statistic> {
         Vec::new()
     }
@@ -293,7 +294,7 @@ impl Engine for Memory {
 mod tests {
     use super::*;
 
-    /// They may be as many as all keys, and the writer waits while a copy is made.
+    /// There may be as many as keys in all, and the writer waits while a copy is made.
     #[test]
     fn a_frozen_copy_leaves_out_the_keys_of_leases() {
         let memory = Memory::new();

@@ -3,10 +3,10 @@
 use crate::{Revision, Row, Usage, Version};
 use std::collections::VecDeque;
 
-/// The largest `sub`: one bit of its word says that the version is a tombstone.
+/// The largest `sub`: one bit of its word marks a tombstone.
 const MAX_SUB: i64 = i64::MAX >> 1;
 
-/// A revision and the tombstone mark in two words; ordered as the revisions are.
+/// A revision and the tombstone bit in two words. Stamps are ordered as the revisions are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Stamp {
     pub(super) main: i64,
@@ -29,7 +29,7 @@ impl Stamp {
     }
 }
 
-/// A [`Version`] as it is kept: 32 bytes, the row's own bytes aside.
+/// A [`Version`] as it is kept: 32 bytes, without the row's own bytes.
 #[derive(Clone, Debug)]
 pub(super) struct Stored {
     pub(super) stamp: Stamp,
@@ -41,7 +41,7 @@ impl Stored {
         Version { revision: self.stamp.revision(), tombstone: self.stamp.is_tombstone(), row: Row::clone(&self.row) }
     }
 
-    /// What the version counts for.
+    /// The usage of the version.
     pub(super) fn usage(&self) -> Usage {
         Usage::of_version(self.row.len(), self.stamp.is_tombstone())
     }
@@ -53,28 +53,28 @@ impl From<Version> for Stored {
     }
 }
 
-/// What became of a version that compaction looked at; `dead` is the least revision at which one drops it.
+/// The result of a compaction for one version; `dead` is the least revision at which a compaction drops it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
     Stays,
     Goes {
         dead: i64,
     },
-    /// It goes, and it was the only version of its key.
+    /// It is dropped, and it was the only version of its key.
     GoesWithKey {
         dead: i64,
     },
 }
 
-/// The versions of a key, ascending, never none. Most keys of a compacted store have one version: it needs no list.
+/// The versions of a key, ascending, at least one. Most keys of a compacted store have one, which needs no list.
 #[derive(Debug)]
 pub(super) enum Versions {
     One(Stored),
     Many(Box<Many>),
 }
 
-/// Two versions or more. A deque, because compaction takes them from the front: a key written a million times since the
-/// last compaction must not be shifted a million times.
+/// Two versions or more. This is a deque, because compaction removes versions from the front: after a million writes of
+/// one key, the rest of the list must not be shifted a million times.
 #[derive(Debug)]
 pub(super) struct Many(VecDeque<Stored>);
 
@@ -115,10 +115,11 @@ impl Versions {
 
     /// Removes the version with this stamp if a compaction at `at` drops it ([`crate::Engine::compact_step`]).
     ///
-    /// A tombstone goes only after everything older has gone: were it to go first, what it deleted would come back. A
-    /// compaction that begins at the start of history meets the older versions first anyway.
+    /// A tombstone is dropped only after all older versions. If it were dropped first, the versions that it deleted
+    /// would come back. A compaction that begins at the start of history visits the older versions first anyway.
     pub(super) fn compact(&mut self, stamp: Stamp, at: i64) -> Fate {
-        // The revisions at which it dies: by itself, and by a newer version. What is alive has neither, whatever `at` is.
+        // The revisions from which it is dead: by itself, and by a newer version. A live version has
+        // neither, whatever `at` is.
         let by_itself = stamp.is_tombstone().then_some(stamp.main + 1).filter(|&dead| dead <= at);
         match self {
             Self::One(_) => by_itself.map_or(Fate::Stays, |dead| Fate::GoesWithKey { dead }),

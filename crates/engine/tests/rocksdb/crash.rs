@@ -4,15 +4,15 @@ use crate::disk::{Place, append, publish};
 use metastore_engine::{Engine, KeyRange, Revision, RocksDb, Table, Usage, Version};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Copies that are taken while the threads run.
+/// The number of copies that are taken while the threads run.
 const CRASHES: usize = 25;
-/// Keys that each revision writes.
+/// The number of keys that each revision writes.
 const KEYS: i64 = 20;
-/// Revisions kept by the compaction that runs along.
+/// The number of revisions that the concurrent compaction keeps.
 const KEPT: i64 = 5;
 
-/// The flush is atomic: whatever is found, keys, history, tables and applied index are of one revision, and not before the
-/// last one that a flush returned.
+/// The flush is atomic. In every copy keys, history, tables and applied index must be of one revision, which is not
+/// before the last one that a flush returned.
 #[test]
 fn a_crash_during_flushes_leaves_one_published_moment() {
     Place::each().into_iter().for_each(|place| crash_during_flushes(&place));
@@ -35,13 +35,14 @@ fn crash_during_flushes(place: &Place) {
                 engine.flush().expect("flush");
             }
         });
-        // RocksDB may rewrite files at any time, and leaves out for good what it thinks is needed by nobody.
+        // RocksDB may rewrite files at any time. It then drops for good the versions that the
+        // compaction filter calls dead.
         threads.spawn(|| {
             while !done.load(Ordering::Relaxed) {
                 engine.rewrite_files();
             }
         });
-        // Also if a check fails.
+        // Ends the threads also if a check fails.
         let _done = Done(&done);
         for _ in 0..CRASHES {
             let flushed = engine.flush().expect("flush").index;
@@ -53,7 +54,7 @@ fn crash_during_flushes(place: &Place) {
     });
 }
 
-/// Ends the threads.
+/// Ends the threads on drop.
 struct Done<'a>(&'a AtomicBool);
 
 impl Drop for Done<'_> {
@@ -112,15 +113,16 @@ fn check(engine: &RocksDb) {
     assert_eq!((usage.rows, usage.bytes), (rows.len() as u64 + tables.rows, rows_bytes as u64 + tables.bytes));
 }
 
-/// Rows of a flush that takes a while, and the bytes of each.
+/// The number of rows in a flush that takes some time, and the bytes of each.
 const LARGE_ROWS: i64 = 2000;
 const LARGE_BYTES: usize = 16 << 10;
-/// Crashes that must come during such a flush, and how many flushes may be tried for it.
+/// The number of crashes that must hit such a flush, and the most flushes that are tried for it.
 const CRASHES_DURING: usize = 3;
 const FLUSHES: i64 = 50;
 
-/// RocksDB may rewrite files while others are flushed. What a compaction dropped is needed until the flush that makes the
-/// compaction durable has ended: a crash before that brings back a state in which it can still be read.
+/// RocksDB may rewrite files while others are flushed. Versions that a compaction dropped are needed until
+/// the flush that makes the compaction durable has ended: a crash before that brings back a state in which
+/// they can still be read.
 #[test]
 fn nothing_is_forgotten_before_the_flush_that_makes_its_death_durable_has_ended() {
     let place = Place::in_memory();
@@ -135,7 +137,7 @@ fn nothing_is_forgotten_before_the_flush_that_makes_its_death_durable_has_ended(
         publish(&engine, last);
         engine.flush().expect("flush");
         let flushed = engine.published();
-        // Keys of their own: they supersede nothing.
+        // Keys that are written once, so that they supersede nothing.
         for sub in 0..LARGE_ROWS {
             let key = format!("large{last:06}/{sub:06}");
             let row = key.as_bytes().repeat(LARGE_BYTES / key.len()).into();

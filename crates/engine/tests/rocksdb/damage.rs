@@ -1,4 +1,4 @@
-//! Flipped bits in table files: an error, never a wrong answer.
+//! Flipped bits in table files cause an error, never a wrong answer.
 
 use crate::disk::{Disk, append, publish, rewrite};
 use metastore_engine::{Engine, KeyRange, Result, Revision, RocksDb, Table, Version};
@@ -7,7 +7,7 @@ use std::fs;
 
 const KEYS: i64 = 120;
 const REVISIONS: i64 = 4;
-/// Places at which each table file is damaged.
+/// The number of places at which each table file is damaged.
 const PLACES: usize = 5;
 
 const ALL: KeyRange<'static> = KeyRange { start: b"", end: None };
@@ -33,7 +33,7 @@ fn key(number: i64) -> Vec<u8> {
     format!("key{:05}", number * 7919 % 10_007).into_bytes()
 }
 
-/// The answer to each call, by the call's name, in full.
+/// The full answer to each call, with the name of the call.
 fn answers(engine: &RocksDb) -> Vec<(&'static str, Result<String>)> {
     fn said<T: std::fmt::Debug>(answer: Result<T>) -> Result<String> {
         answer.map(|answer| format!("{answer:?}"))
@@ -76,7 +76,7 @@ fn history(engine: &RocksDb) -> Result<Vec<Version>> {
     Ok(rows)
 }
 
-/// Returns what is left.
+/// Compacts everything, and returns the number of remaining rows.
 fn compact(engine: &RocksDb) -> Result<u64> {
     while engine.compact_step(REVISIONS + 1)? {}
     Ok(engine.usage().rows)

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long a copy may take to find the manifest at rest.
+/// How long a copy may wait until the manifest does not change.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A directory in which a database is made.
@@ -19,7 +19,7 @@ impl Disk {
         Self(Scratch::new())
     }
 
-    /// Where the database is.
+    /// The path of the database.
     pub fn path(&self) -> PathBuf {
         self.0.path().join("state")
     }
@@ -32,14 +32,14 @@ impl Disk {
         RocksDb::open(&self.path(), RocksDbSettings { block_cache_bytes: 8 << 20, ..Default::default() })
     }
 
-    /// The files as they are at one moment: what a crash leaves now. Table files never change and are linked.
+    /// A copy of the files at one moment, as a crash would leave them. Table files never change, so they are linked.
     pub fn copy(&self) -> Self {
         let begun = Instant::now();
         loop {
             let copy = Self::new();
-            // Noted after the flush, so it must be older than the manifest.
+            // FLUSHED is written after the flush, so it must be read before the manifest.
             let flushed = fs::read(self.path().join("FLUSHED"));
-            // While the manifest stays, no file that it names goes.
+            // While the manifest does not change, no file that it names is removed.
             let before = naming_files(&self.path());
             let linked = before.is_ok() && link_tables(&self.path(), &copy.path()).is_ok();
             match before {
@@ -55,13 +55,13 @@ impl Disk {
         }
     }
 
-    /// The contents of all files but RocksDB's notes and its lock.
+    /// The contents of all files except RocksDB's info logs and its lock.
     pub fn contents(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let files = self.files(|name| !name.starts_with("LOG") && name != "LOCK");
         files.into_iter().map(|path| (path.clone(), fs::read(path).expect("read"))).collect()
     }
 
-    /// The files whose names are `wanted`, in order of their names.
+    /// The files for whose names `wanted` returns true, in order of their names.
     pub fn files(&self, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.path()).expect("the directory").map(|entry| entry.expect("an entry").path());
         let mut files: Vec<_> = entries.filter(|path| wanted(&name(path))).collect();
@@ -78,14 +78,14 @@ impl Disk {
     }
 }
 
-/// Where a database is made, and lost: on a disk, or, quicker, in memory.
+/// The place of a database that crashes: on a disk or, which is faster, in memory.
 pub enum Place {
     Disk(Disk),
     Memory(MemoryFiles, PathBuf),
 }
 
 impl Place {
-    /// A new one of each kind.
+    /// A new place of each kind.
     pub fn each() -> [Self; 2] {
         [Self::Disk(Disk::new()), Self::in_memory()]
     }
@@ -104,7 +104,7 @@ impl Place {
         }
     }
 
-    /// What a crash leaves of `engine`, which is open here.
+    /// The files that a crash of `engine`, which is open here, would leave.
     pub fn crash(&self, engine: &RocksDb) -> Self {
         static COPIES: AtomicU64 = AtomicU64::new(0);
         match self {
@@ -121,7 +121,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         if let Self::Memory(files, path) = self {
-            // It may be open still: then it stays until the test ends.
+            // If it is still open, it stays until the test ends.
             _ = files.remove(path);
         }
     }
@@ -131,7 +131,7 @@ pub fn name(path: &Path) -> String {
     path.file_name().expect("a name").to_string_lossy().into_owned()
 }
 
-/// Writes a file anew: what was linked elsewhere stays as it is.
+/// Replaces a file: links to the old contents stay as they are.
 pub fn rewrite(path: &Path, bytes: &[u8]) {
     fs::remove_file(path).expect("remove");
     fs::write(path, bytes).expect("write");

@@ -1,19 +1,19 @@
-//! What is looked at: no more than has to be.
+//! Reads visit no more data than they must.
 
 use crate::disk::{Disk, append, publish};
 use metastore_engine::{Engine, KeyRange, Revision, RocksDb, Version};
 
-/// Keys in the database, and those of one list.
+/// The number of keys in the database, and in one list.
 const KEYS: i64 = 120_000;
 const LISTED: usize = 10_000;
-/// Blocks of 16 KiB that may be looked at; the keys fill more than ten times as many.
+/// The most blocks that may be read. The keys fill more than ten times as many.
 const BLOCKS: u64 = 40;
 
-/// Bytes of a large row, and how many of them one step may read.
+/// The size of a large row, and the most of them that one step may read.
 const LARGE: usize = 300_000;
 const LARGE_IN_A_STEP: i64 = 5;
 
-/// Blocks that were looked at since the database was opened, in the cache or not.
+/// The number of blocks that were read since the database was opened, from the cache or not.
 fn blocks(engine: &RocksDb) -> u64 {
     let statistics = engine.statistics();
     let figure = |name| statistics.iter().find(|figure| figure.name == name).expect("a figure").value;
@@ -33,7 +33,7 @@ fn effort_follows_what_is_asked_for() {
     }
     publish(&engine, KEYS);
     while engine.compact_step(KEYS).expect("compact_step") {}
-    // A hundred dead versions among the living.
+    // A hundred dead versions among the live ones.
     let last = KEYS + 1;
     for number in 0..100 {
         append(&engine, &key(number * 1_001), Revision::new(last, number), number % 2 == 0);
@@ -63,7 +63,8 @@ fn effort_follows_what_is_asked_for() {
     let before = blocks(&engine);
     assert!(!engine.compact_step(last + 1).expect("compact_step"), "what was written since is less than one step");
     let compacted = blocks(&engine) - before;
-    // What was written since the compaction before; each deleted key is looked up, to see that the delete is what is newest.
+    // The compaction visits the versions written since the last one. For each deleted key it looks up the newest
+    // version, to see that this is the delete.
     assert!(compacted < BLOCKS + 50 * 4, "a compaction of 150 versions looked at {compacted} blocks");
     assert_eq!(engine.usage().rows, KEYS as u64 - 50);
 }

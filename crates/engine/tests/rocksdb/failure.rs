@@ -4,14 +4,14 @@ use crate::disk::{Disk, append, publish, published};
 use metastore_engine::{Engine, Revision, Table};
 use std::fs;
 
-/// What was to be written is lost, so nothing that comes after it may be written.
+/// The data of a failed write are lost, so no later data may be written.
 #[test]
 fn a_write_that_failed_is_the_last_one() {
     let disk = Disk::new();
     let engine = disk.open();
     let first = append(&engine, b"a", Revision::new(1, 0), false);
     publish(&engine, 1);
-    // No file can be made any more.
+    // From here on no file can be created.
     fs::remove_dir_all(disk.path()).unwrap();
     assert!(engine.flush().is_err());
     assert!(engine.defragment().is_err());

@@ -1,4 +1,4 @@
-//! What a crash leaves beside the database.
+//! Files that a crash leaves beside the database.
 
 use crate::disk::{Disk, append, publish};
 use metastore_engine::{Engine, Revision};
@@ -26,7 +26,7 @@ fn what_a_crash_left_beside_the_database_is_removed_and_nothing_else() {
         fs::read_dir(disk.path().parent().unwrap()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     left.sort();
     assert_eq!(left, ["state", "state.backup", "state.checkpoint-notes", "state2.new", "statenew"]);
-    // Its files were removed under it, as nobody else would.
+    // Its files were removed while it was open, which only this test does.
     drop(checkpoint);
 }
 
@@ -34,7 +34,7 @@ fn what_a_crash_left_beside_the_database_is_removed_and_nothing_else() {
 fn a_database_that_was_not_finished_is_made_anew() {
     let disk = Disk::new();
     let unfinished = disk.path().with_file_name("state.new");
-    // At every moment of making it: an empty directory, and one with the files of a database.
+    // At each stage of its creation: an empty directory, and one with the files of a database.
     fs::create_dir(&unfinished).unwrap();
     drop(disk.open());
     let other = Disk::new();

@@ -1,4 +1,4 @@
-//! What only RocksDB must do: outlive the process, refuse damage, and not look at more than it has to.
+//! Rules for RocksDB only: it outlives the process, refuses damaged files, and reads no more than it must.
 #![cfg(feature = "rocksdb")]
 
 mod crash;

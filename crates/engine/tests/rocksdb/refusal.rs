@@ -1,13 +1,13 @@
-//! What opening refuses, without changing a file.
+//! Damage that an open refuses, without changing a file.
 
 use crate::disk::{Disk, append, name, publish};
 use metastore_engine::{Engine, Revision};
 use std::fs;
 
-/// Keys in each of the table files.
+/// The number of keys in each table file.
 const KEYS: i64 = 200;
 
-/// A database that was closed, of several flushes.
+/// A closed database of several flushes.
 fn filled() -> Disk {
     let disk = Disk::new();
     let engine = disk.open();
@@ -22,7 +22,7 @@ fn filled() -> Disk {
     disk
 }
 
-/// Opening is refused; the error says all of `words`, and no file is changed.
+/// The open must be refused. The error must contain all of `words`, and no file may change.
 fn refused(disk: &Disk, words: &[&str]) {
     let before = disk.contents();
     let error = disk.try_open().err().unwrap_or_else(|| panic!("opened, without {words:?}")).to_string();
@@ -60,7 +60,7 @@ fn a_garbled_manifest() {
     let disk = filled();
     let manifest = disk.manifest();
     let bytes = fs::read(&manifest).unwrap();
-    // At 404 is the length of a record: RocksDB takes what follows for torn off by a crash.
+    // The length of a record is at offset 404. If it is wrong, RocksDB takes the rest of the file for torn off.
     for at in (0..bytes.len()).step_by(bytes.len() / 23).chain([404]) {
         let mut garbled = bytes.clone();
         garbled[at] ^= 0x10;
@@ -69,7 +69,7 @@ fn a_garbled_manifest() {
     }
 }
 
-/// RocksDB alone would open an older state, or an empty one, and delete the files of the newer.
+/// RocksDB alone would open an older state, or an empty one, and delete the files of the newer state.
 #[test]
 fn a_manifest_that_was_cut_short() {
     let disk = filled();

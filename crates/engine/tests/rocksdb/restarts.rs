@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use std::collections::BTreeSet;
 
-/// Cases unless PROPTEST_CASES says otherwise, on disk and in memory, and operations in a case at most.
+/// The number of cases on disk and in memory, unless PROPTEST_CASES sets it, and the most operations per case.
 const CASES: u32 = 16;
 const CASES_IN_MEMORY: u32 = 100;
 const OPERATIONS: usize = 100;
@@ -28,21 +28,21 @@ enum Operation {
     },
     Publish,
     Flush,
-    /// Begins a compaction, at a share of what is published.
+    /// Begins a compaction at a share of the published revision.
     Compact {
         at: u8,
     },
     StepCompaction,
-    /// RocksDB rewrites files, whatever is flushed.
+    /// RocksDB rewrites files, whether they are flushed or not.
     Rewrite,
     Defragment,
-    /// Closes, and opens again.
+    /// Closes and opens again.
     Restart,
-    /// A compaction, rewritten files, and a crash, with no flush between them.
+    /// A compaction, rewritten files, and a crash, without a flush in between.
     CrashAmid {
         at: u8,
     },
-    /// Opens what a crash would leave, and goes on there.
+    /// Opens a copy as a crash would leave it, and continues there.
     Crash {
         finish: bool,
     },
@@ -94,9 +94,10 @@ fn random_restarts(cases: u32, place: fn() -> Place) {
 struct Run {
     engine: RocksDb,
     place: Place,
-    /// Everything since the beginning, as if nothing was ever compacted.
+    /// Everything written since the beginning, as if nothing was ever compacted.
     written: Model,
-    /// What was published, and the revision below which nothing is read then: the published revision is the index.
+    /// The published states, each with the revision below which nothing is read from then on. The index is
+    /// the published revision.
     moments: Vec<(Model, i64)>,
     /// The revision that was published when the last flush began.
     flushed: usize,
@@ -142,7 +143,8 @@ impl Run {
             Operation::Compact { at } => {
                 self.compacted = (self.published() * i64::from(at) / 255).max(self.compacted);
                 self.compacting = true;
-                // As a store does: what is dropped is refused by then, also by what a crash leaves.
+                // Publish first, as the store does: from then on reads of dropped versions are refused, also in a
+                // state that a crash leaves.
                 self.publish();
                 self.step_compaction();
             }
@@ -205,7 +207,7 @@ impl Run {
 
     fn crash(&mut self, finish: bool) {
         let copy = self.place.crash(&self.engine);
-        // The engine first: the directory goes with what is replaced.
+        // The engine first: the drop of the old place removes its directory.
         self.engine = copy.open();
         self.place = copy;
         let found = self.engine.published().revision as usize;
@@ -214,7 +216,7 @@ impl Run {
         self.go_on(finish);
     }
 
-    /// Compares what was found with what was published then, and goes on from there.
+    /// Compares the opened state with the one that was published at its revision, and continues from there.
     fn go_on(&mut self, finish: bool) {
         let found = self.engine.published();
         let revision = found.revision;
@@ -254,14 +256,14 @@ impl Run {
             assert_eq!(engine.count(ALL, at, &mut count).expect("count"), None);
             assert_eq!(count, rows.len() as u64, "at {at}");
             for key in (0..12).map(|key| format!("key{key}")) {
-                // A tombstone that some compaction dropped, or will drop, is as good as nothing.
+                // A tombstone that some compaction dropped, or will drop, counts as absent.
                 let alive = |version: &&Version| !version.tombstone;
                 let found = engine.newest(key.as_bytes(), at).expect("newest");
                 let expected = written.newest(key.as_bytes(), at).filter(alive);
                 assert_eq!(found.as_ref().filter(alive), expected, "{key} at {at}");
             }
         }
-        // Some compaction dropped some of what it may drop.
+        // The compactions dropped some of the versions that they may drop.
         let stored = history(engine);
         let all: BTreeSet<_> = written.history(Revision::default(), most).iter().map(|v| v.revision).collect();
         let there: BTreeSet<_> = stored.iter().map(|version| version.revision).collect();
@@ -286,7 +288,7 @@ fn history(engine: &dyn Engine) -> Vec<Version> {
     rows
 }
 
-/// A compaction writes while rows of tables are pending: they stay pending, and so does what they count for.
+/// A compaction writes while rows of tables are pending. The rows and their usage must stay pending.
 #[test]
 fn rows_of_tables_wait_for_their_applied_index() {
     let disk = Disk::new();

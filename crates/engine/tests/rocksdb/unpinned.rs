@@ -1,4 +1,4 @@
-//! Readers that hold no pin, while what they read is dropped.
+//! Readers that hold no pin, while the versions that they read are dropped.
 
 use crate::disk::{Disk, append, publish};
 use metastore_engine::{Engine, KeyRange, Revision, RocksDb};
@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 const KEYS: i64 = 30;
 const REVISIONS: i64 = 400;
-/// How far readers are behind: what they read is being replaced and dropped.
+/// How many revisions the readers are behind: the versions that they read are being replaced and dropped.
 const BEHIND: [i64; 2] = [0, 1];
 
-/// What they find is open, but it is no error, and nothing that is newer than what they asked for.
+/// The results are not specified. But there must be no error, and no version newer than the requested revision.
 #[test]
 fn a_reader_below_the_compaction_finds_no_damage() {
     let disk = Disk::new();
@@ -24,7 +24,7 @@ fn a_reader_below_the_compaction_finds_no_damage() {
                 }
             });
         }
-        // Also if a write fails.
+        // Ends the readers also if a write fails.
         let _done = Done(&done);
         for revision in 1..=REVISIONS {
             for sub in 0..KEYS {

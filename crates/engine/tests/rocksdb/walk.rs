@@ -1,9 +1,9 @@
-//! Crashes amid a compaction, whose walk over the revisions is part of the state.
+//! Crashes during a compaction, whose position in the revisions is part of the state.
 
 use crate::disk::{Disk, append, publish, published};
 use metastore_engine::{Engine, KeyRange, Revision, RocksDb, STEP, Usage, Version};
 
-/// Versions, of few keys: some steps to walk.
+/// Many versions of a few keys, so that a compaction takes several steps.
 const REVISIONS: i64 = 10 * STEP as i64;
 const KEYS: i64 = 50;
 
@@ -11,7 +11,7 @@ fn key(number: i64) -> Vec<u8> {
     format!("key{number:02}").into_bytes()
 }
 
-/// Every key is written again and again, and sometimes deleted.
+/// A database in which every key is written many times, and sometimes deleted.
 fn filled() -> (Disk, RocksDb) {
     let disk = Disk::new();
     let engine = disk.open();
@@ -23,7 +23,7 @@ fn filled() -> (Disk, RocksDb) {
     (disk, engine)
 }
 
-/// Goes on with a compaction; returns its number of steps.
+/// Continues a compaction. Returns its number of steps.
 fn compact(engine: &RocksDb, at: i64) -> usize {
     let mut steps = 1;
     while engine.compact_step(at).expect("compact_step") {
@@ -60,7 +60,7 @@ fn a_compaction_goes_on_where_a_crash_left_it() {
     compact(&engine, REVISIONS);
     assert_eq!(stored(&found), stored(&engine));
     drop(engine);
-    // A restart keeps the place, too: there is nothing left to do.
+    // A restart keeps the position, too: there is nothing left to do.
     assert_eq!(compact(&disk.open(), REVISIONS), 1);
 }
 
@@ -78,8 +78,8 @@ fn a_compaction_that_is_overtaken_is_finished_after_a_crash() {
     drop((once, anew));
 }
 
-/// RocksDB leaves out what is dead when it rewrites files, and that is durable at once: it must not know of a compaction that a
-/// crash undoes.
+/// When RocksDB rewrites files, it drops dead versions, and that is durable at once. So it must not use a compaction
+/// that a crash can undo.
 #[test]
 fn a_crash_after_files_were_rewritten_loses_nothing() {
     let (disk, engine) = filled();
@@ -94,7 +94,7 @@ fn a_crash_after_files_were_rewritten_loses_nothing() {
     assert_eq!(stored(&found), stored(&engine));
 }
 
-/// What is read from a revision on.
+/// The answers of reads at revisions from `from` on.
 fn answers(engine: &RocksDb, from: i64) -> Vec<(Vec<Version>, Vec<Option<Version>>)> {
     let read = |at| {
         let mut rows = Vec::new();
@@ -108,7 +108,7 @@ fn answers(engine: &RocksDb, from: i64) -> Vec<(Vec<Version>, Vec<Option<Version
     (from..=REVISIONS).step_by(97).map(read).collect()
 }
 
-/// The same, after a flush that made the compaction durable; then what is no longer listed is missed by nobody.
+/// The same after a flush that made the compaction durable: readers do not miss the versions that are gone.
 #[test]
 fn what_is_forgotten_is_missed_by_no_reader() {
     let (disk, engine) = filled();
