@@ -1,7 +1,7 @@
-//! The wire contract: etcd's messages by name and number, generated from the files in `proto/`.
+//! The wire contract: etcd's messages with its names and numbers, generated from the files in `proto/`.
 //!
-//! Names and numbers are etcd's; a client of etcd cannot tell the difference. Byte fields are [`bytes::Bytes`], so
-//! decoding from a `Bytes` copies nothing. There is no service code here: the server dispatches by path.
+//! A client of etcd cannot tell the difference. Byte fields are [`bytes::Bytes`], so decoding from a `Bytes` copies
+//! nothing. There is no service code here: the server dispatches by path.
 
 #![allow(clippy::all, reason = "generated code")]
 
@@ -25,7 +25,7 @@ pub mod membershippb {
     include!(concat!(env!("OUT_DIR"), "/membershippb.rs"));
 }
 
-/// Leases as they are stored, and what members ask the leader about them.
+/// Leases as they are stored, and the messages in which members ask the leader about leases.
 pub mod leasepb {
     include!(concat!(env!("OUT_DIR"), "/leasepb.rs"));
 }
