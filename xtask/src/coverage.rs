@@ -1,7 +1,7 @@
-//! Line coverage of the crates that must not lose data, by LLVM's own counters.
+//! Line coverage of the crates that must not lose data, from LLVM's counters.
 //!
-//! The tests of these crates are built with counters and run; `llvm-profdata` and `llvm-cov` of the same major version as
-//! rustc's LLVM add them up. Lines of tests are left out: that a test ran proves nothing about what it tests.
+//! The tests of these crates are built with counters, and run. Then `llvm-profdata` and `llvm-cov`, of the same major
+//! version as rustc's LLVM, add them up. Lines of tests are not counted: that a test ran proves nothing.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,14 +12,14 @@ use serde_json::Value;
 use crate::tidy::files::Tree;
 use crate::tidy::{metadata, output};
 
-/// The measured crates, by name and directory.
+/// The measured crates: name and directory.
 const MEASURED: [(&str, &str); 3] = [
     ("metastore-engine", "crates/engine/src"),
     ("metastore-store", "crates/store/src"),
     ("metastore-replica", "crates/replica/src"),
 ];
 
-/// Code lines of a room, and how many of them ran.
+/// Code lines of a crate or file, and how many of them ran.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Lines {
     all: usize,
@@ -32,7 +32,10 @@ impl Lines {
     }
 }
 
-/// Runs the tests, and returns a table; `Err` if a crate is below `least` percent.
+/// Runs the tests, and returns a table of the coverage.
+///
+/// # Errors
+/// If a crate is below `least` percent, if a test fails, or if a tool is missing.
 pub fn run(root: &Path, least: f64) -> Result<String, String> {
     let tools = Tools::find()?;
     let metadata = metadata(root)?;
@@ -69,7 +72,7 @@ impl Tools {
         Ok(Self { directory })
     }
 
-    /// The counters of all runs in lcov's format.
+    /// The counters of all runs, in lcov's format.
     fn report(&self, target: &Path, counters: &Path, programs: &[PathBuf]) -> Result<String, String> {
         let merged = target.join("merged.profdata");
         let raw = std::fs::read_dir(counters).map_err(|error| format!("{}: {error}", counters.display()))?;
@@ -94,7 +97,7 @@ fn run_tests(root: &Path, target: &Path, counters: &Path) -> Result<(Vec<PathBuf
         command.args(MEASURED.iter().flat_map(|(package, _)| ["-p", package]));
         command.args(more).arg("--target-dir").arg(target).current_dir(root);
         command.env("RUSTFLAGS", "-C instrument-coverage");
-        // A file per process and program: %p and %m; programs that build scripts run count for nothing.
+        // One file per process and program (%p and %m). Programs that build scripts run are not counted.
         command.env("LLVM_PROFILE_FILE", counters.join("%p-%m.profraw"));
         command
     };
@@ -106,7 +109,7 @@ fn run_tests(root: &Path, target: &Path, counters: &Path) -> Result<(Vec<PathBuf
     Ok((programs, status.success()))
 }
 
-/// Reads lcov's format: `SF:` names a file, `DA:<line>,<count>` counts a line. Keeps the measured files without tests.
+/// Reads lcov's format: `SF:` names a file, `DA:<line>,<count>` counts a line. Keeps the measured files, without tests.
 fn by_file(report: &str, root: &Path, tree: &Tree) -> BTreeMap<PathBuf, Lines> {
     let mut files: BTreeMap<PathBuf, Lines> = BTreeMap::new();
     let mut current: Option<(PathBuf, Vec<usize>)> = None;

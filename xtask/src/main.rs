@@ -1,11 +1,11 @@
-//! Rules of the repository that neither the compiler nor clippy knows, and measurements.
+//! Rules of the repository that neither the compiler nor clippy checks, and measurements.
 //!
 //! ```text
 //!   cargo xtask tidy                  dependency directions, words, sizes, dead files, links
 //!   cargo xtask coverage [percent]    line coverage of engine, store and replica; fails below `percent` (90)
 //! ```
 //!
-//! What is deliberately absent: anything that `make` does better (installing, building, running).
+//! Deliberately absent: tasks that `make` does better (installing, building, running).
 
 mod coverage;
 mod source;
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 const USAGE: &str = "usage: cargo xtask tidy | coverage [percent]";
-/// The least line coverage of each measured crate, in percent, if the command line names none.
+/// The lowest line coverage allowed for each measured crate, in percent, unless the command line names another one.
 const LEAST_COVERAGE: f64 = 90.0;
 
 fn main() -> ExitCode {
@@ -44,7 +44,8 @@ fn main() -> ExitCode {
 
 /// The root of the workspace.
 fn root() -> PathBuf {
-    // As cargo says now: another clone may have compiled this into the same target directory.
+    // The variable that cargo sets at run time comes first: another clone of the repository may have compiled this
+    // program into the same target directory.
     let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
     Path::new(&package).parent().map(Path::to_path_buf).unwrap_or_default()
 }

@@ -1,11 +1,11 @@
-//! A Rust file seen three ways: as text, as code without comments and strings, and as code that users run (without tests).
+//! Three views of a Rust file: its text, its code without comments and strings, and its code without tests.
 //!
-//! This is no parser. It knows what is a comment, a string or a character, which brackets match, and what an attribute
-//! `#[cfg(test)]` covers. For the rules that are checked here that is enough, and it costs no dependency.
+//! This is no parser. It recognises comments, strings and character literals, matching brackets, and the items that an
+//! attribute `#[cfg(test)]` covers. That is enough for the rules that are checked here, and needs no dependency.
 
 use std::ops::Range;
 
-/// The text of a file, and the same with everything blanked that is not code; places are the same in both.
+/// The text of a file, and the same text with everything blanked that is not code; byte positions are the same in both.
 pub struct Source {
     pub text: String,
     pub code: String,
@@ -16,7 +16,7 @@ impl Source {
         Self { text: text.to_owned(), code: blank(text) }
     }
 
-    /// Where code stands that is compiled for tests only.
+    /// The ranges of the code that is compiled for tests only.
     pub fn test_ranges(&self) -> Vec<Range<usize>> {
         let mut ranges: Vec<Range<usize>> = Vec::new();
         let mut from = 0;
@@ -32,7 +32,7 @@ impl Source {
         ranges
     }
 
-    /// Where the item that begins at `from` ends: at its `;`, or at the end of its block.
+    /// The end of the item that begins at `from`: its `;`, or the end of its block.
     fn item_end(&self, from: usize) -> usize {
         match self.block(from) {
             Some(block) => block.end,
@@ -40,7 +40,7 @@ impl Source {
         }
     }
 
-    /// The block `{ ... }` of the item that begins at `from`; `None` if a `;` ends the item before.
+    /// The block `{ ... }` of the item that begins at `from`; `None` if a `;` ends the item first.
     pub fn block(&self, from: usize) -> Option<Range<usize>> {
         let mut depth = 0;
         let mut begin = None;
@@ -65,13 +65,13 @@ impl Source {
         None
     }
 
-    /// The line of a place, counted from 1.
+    /// The line of a byte position, counted from 1.
     pub fn line(&self, at: usize) -> usize {
         self.text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1
     }
 }
 
-/// The identifiers and keywords in `code`, with their places.
+/// The identifiers and keywords in `code`, with their byte positions.
 pub fn words(code: &str) -> impl Iterator<Item = (usize, &str)> {
     let part = |c: char| c.is_alphanumeric() || c == '_';
     code.split(move |c: char| !part(c)).filter(|word| !word.is_empty()).map(move |word| {
@@ -80,7 +80,7 @@ pub fn words(code: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// Replaces comments and the content of strings and characters by spaces; line ends stay.
+/// Replaces comments and the content of strings and character literals by spaces; line ends stay.
 fn blank(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut code = bytes.to_vec();
@@ -110,7 +110,7 @@ fn char_length(first: u8) -> usize {
     }
 }
 
-/// How many bytes at the beginning of `rest` are a comment, a string or a character; 0 if it begins with code.
+/// The length of the comment, string or character literal that `rest` begins with, in bytes; 0 if it is code.
 fn hidden_length(rest: &str, word_begins: bool) -> usize {
     let bytes = rest.as_bytes();
     match bytes[0] {
@@ -138,7 +138,7 @@ fn block_comment_length(bytes: &[u8]) -> usize {
     bytes.len()
 }
 
-/// A string that begins with the quote at `quote`.
+/// The end of a string that begins with the quote at `quote`.
 fn string_length(bytes: &[u8], quote: usize) -> usize {
     let mut at = quote + 1;
     while at < bytes.len() {
@@ -151,7 +151,7 @@ fn string_length(bytes: &[u8], quote: usize) -> usize {
     bytes.len()
 }
 
-/// `b"..."`, `c"..."`, `r"..."`, `r#"..."#`, `br#"..."#` and their like; 0 if this is an ordinary word.
+/// The length of `b"..."`, `c"..."`, `r"..."`, `r#"..."#`, `br#"..."#` and similar literals; 0 for an ordinary word.
 fn prefixed_length(rest: &str) -> usize {
     let bytes = rest.as_bytes();
     let letters = bytes.iter().take_while(|byte| matches!(byte, b'r' | b'b' | b'c')).count();
@@ -168,11 +168,11 @@ fn prefixed_length(rest: &str) -> usize {
     rest[content..].find(&close).map_or(rest.len(), |at| content + at + close.len())
 }
 
-/// A character; 0 if the quote begins a lifetime.
+/// The length of a character literal; 0 if the quote begins a lifetime.
 fn char_literal_length(rest: &str) -> usize {
     let mut chars = rest.char_indices().skip(1);
     match (chars.next(), chars.next()) {
-        // The escaped character may itself be a quote.
+        // The escaped character may be a quote itself.
         (Some((_, '\\')), Some((at, _))) => rest[at + 1..].find('\'').map_or(0, |end| at + 1 + end + 1),
         (Some(_), Some((at, '\''))) => at + 1,
         _ => 0,

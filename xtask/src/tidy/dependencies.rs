@@ -1,4 +1,4 @@
-//! Who may use whom. The rooms and their doors are in `ARCHITECTURE.md`.
+//! Dependencies between crates: which crate may use which. The rooms and their entry points are in `ARCHITECTURE.md`.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("metastore-mutants", &[]),
     ("metastore-engine", &["metastore-mutants"]),
     ("metastore-store", &["metastore-engine", "metastore-proto", "metastore-mutants"]),
-    // Its tests run on the simulator's machines.
+    // Its tests run on the simulated machines of the simulator.
     (
         "metastore-replica",
         &["metastore-store", "metastore-engine", "metastore-proto", "metastore-mutants", "metastore-sim"],
@@ -36,7 +36,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("xtask", &[]),
 ];
 
-/// Crates without sockets, event loops or clocks: nothing of [`SHELL`] may be in what they are built from.
+/// Crates without sockets, event loops or clocks: none of their dependencies, direct or indirect, may be in [`SHELL`].
 const CORE: &[&str] = &[
     "metastore-proto",
     "metastore-mutants",
@@ -47,7 +47,7 @@ const CORE: &[&str] = &[
 ];
 const SHELL: &[&str] = &["tokio", "hyper", "hyper-util", "h2", "tonic", "axum", "mio", "socket2"];
 
-/// What only some crates may name in their manifest. A test may use more.
+/// Crates that only some crates of the workspace may name in their manifest. Tests may use more.
 const RESERVED: &[(&str, &[&str])] = &[
     ("rocksdb", &["metastore-engine"]),
     ("rust-rocksdb", &["metastore-engine"]),
@@ -93,7 +93,7 @@ pub fn members(metadata: &Value) -> Vec<&Value> {
     list(&metadata["packages"]).iter().filter(|package| ids.contains(text(&package["id"]))).collect()
 }
 
-/// Names of everything that is linked into a package: dependencies of dependencies, without those for builds and tests.
+/// The names of all packages linked into a package: direct and indirect dependencies, without build and dev ones.
 fn closure<'a>(metadata: &'a Value, id: &'a str) -> BTreeSet<&'a str> {
     let nodes = list(&metadata["resolve"]["nodes"]);
     let mut seen = BTreeSet::from([id]);

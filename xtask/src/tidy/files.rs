@@ -1,4 +1,4 @@
-//! The Rust files of the repository: which are compiled, which for tests only, and which by nobody.
+//! The Rust files of the repository: those that are compiled, those that are compiled for tests only, and dead ones.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -9,14 +9,14 @@ use super::Finding;
 use super::dependencies::{list, members, text};
 use crate::source::{Source, words};
 
-/// Roots that cargo's metadata does not list, because they are another workspace.
+/// Root files that cargo's metadata does not list, because they belong to another workspace.
 const OTHER_ROOTS: &str = "fuzz/fuzz_targets";
 
-/// The Rust files by their path from the root.
+/// The Rust files, by their path from the root.
 #[derive(Default)]
 pub struct Tree {
     pub files: BTreeMap<PathBuf, Source>,
-    /// Files that are compiled, and whether only for tests.
+    /// The compiled files, and whether each is compiled for tests only.
     reached: BTreeMap<PathBuf, bool>,
 }
 
@@ -31,7 +31,7 @@ impl Tree {
         Ok(Self::new(files, roots(root, metadata)))
     }
 
-    /// Follows the modules from `roots`, each with whether it is compiled for tests only.
+    /// Follows the modules from `roots`; each root says whether it is compiled for tests only.
     fn new(files: BTreeMap<PathBuf, Source>, mut roots: Vec<(PathBuf, bool)>) -> Self {
         let others = files.keys().filter(|path| path.starts_with(OTHER_ROOTS));
         roots.extend(others.map(|path| (path.clone(), true)));
@@ -40,7 +40,7 @@ impl Tree {
         let mut open = roots;
         while let Some((path, test)) = open.pop() {
             let Some(source) = files.get(&path) else { continue };
-            // Code that is reached on both ways is not for tests only.
+            // A file that is reached both from tests and from other code is not for tests only.
             if reached.get(&path).is_some_and(|before| !before || test) {
                 continue;
             }
@@ -60,15 +60,15 @@ impl Tree {
         dead.map(|path| Finding::new(path.display(), "no module names this file")).collect()
     }
 
-    /// Whether a place in a file is compiled for tests only.
+    /// Whether the code at a byte position of a file is compiled for tests only.
     pub fn is_test(&self, path: &Path, at: usize) -> bool {
         self.reached.get(path).copied().unwrap_or(false)
             || self.files.get(path).is_some_and(|source| source.test_ranges().iter().any(|range| range.contains(&at)))
     }
 }
 
-/// Files below `root` whose names have this extension, by their path from there. Hidden directories and what is built are
-/// left out. Git is not asked: the rules hold in an unpacked archive, too.
+/// Files below `root` with this extension, by their path from `root`. Hidden directories and build output are left out.
+/// Git is not asked, because the rules must also hold in an unpacked archive.
 pub fn named(root: &Path, extension: &str) -> Result<Vec<PathBuf>, String> {
     let mut found = Vec::new();
     let mut open = vec![PathBuf::new()];
@@ -92,7 +92,7 @@ pub fn named(root: &Path, extension: &str) -> Result<Vec<PathBuf>, String> {
     Ok(found)
 }
 
-/// The modules that a file declares without a body, and whether for tests only.
+/// The modules that a file declares without a body, and whether each is for tests only.
 fn modules(source: &Source) -> Vec<(String, bool)> {
     let tests = source.test_ranges();
     let all: Vec<(usize, &str)> = words(&source.code).collect();
@@ -110,14 +110,14 @@ fn module_directory(path: &Path, is_root: bool) -> PathBuf {
     parent.join(path.file_stem().unwrap_or_default())
 }
 
-/// The first files of all crates, and whether they are tests.
+/// The root files of all crates, and whether each is for tests only.
 fn roots(root: &Path, metadata: &Value) -> Vec<(PathBuf, bool)> {
     let targets = members(metadata).into_iter().flat_map(|package| list(&package["targets"]));
     targets
         .filter_map(|target| {
             let path = Path::new(text(&target["src_path"])).strip_prefix(root).ok()?.to_owned();
             let test = list(&target["kind"]).iter().any(|kind| matches!(text(kind), "test" | "bench" | "example"));
-            // The crate of end-to-end tests is nothing else, although it has a library.
+            // The crate of end-to-end tests holds only tests, although it has a library.
             Some((path.clone(), test || path.starts_with("tests")))
         })
         .collect()

@@ -1,17 +1,17 @@
-//! What documents point at: links, and paths in backticks, with `file.rs::function` for the test that proves a claim.
+//! References in documents: links, and paths in backticks; `file.rs::function` names the test that proves a claim.
 
 use std::path::{Path, PathBuf};
 
 use super::Finding;
 use super::files::{Tree, named};
 
-/// A word in backticks that begins like this is a path from the root.
+/// A word in backticks with such a beginning is a path from the root.
 const ROOMS: [&str; 6] = ["crates/", "docs/", "tests/", "xtask/", "fuzz/", ".ci/"];
 
-/// This file names documents that are not there.
+/// The tests in this file name documents that do not exist.
 const THIS: &str = "xtask/src/tidy/links.rs";
 
-/// Checks every Markdown file, and where Rust files point at documents.
+/// Checks all Markdown files, and the names of documents in Rust files.
 pub fn check(root: &Path, tree: &Tree) -> Result<Vec<Finding>, String> {
     let mut findings = Vec::new();
     for path in named(root, "md")? {
@@ -28,7 +28,7 @@ pub fn check(root: &Path, tree: &Tree) -> Result<Vec<Finding>, String> {
     Ok(findings)
 }
 
-/// Something that a document points at.
+/// A reference from a document to a file, or to a function in a file.
 #[derive(Debug, PartialEq, Eq)]
 struct Reference {
     path: PathBuf,
@@ -67,7 +67,7 @@ fn references(document: &Path, text: &str) -> Vec<Reference> {
     references
 }
 
-/// Resolves `..`, so that a path is shown as it is from the root.
+/// Resolves `.` and `..`, so that a path is shown from the root.
 fn normal(path: &Path) -> PathBuf {
     let mut out = PathBuf::new();
     for part in path.components() {
@@ -80,7 +80,7 @@ fn normal(path: &Path) -> PathBuf {
     out
 }
 
-/// Documents that a Rust file names: words like `docs/x.md`.
+/// The documents that a Rust file names: words like `docs/x.md`.
 fn documents(text: &str) -> impl Iterator<Item = &str> {
     let part = |c: char| c.is_ascii_alphanumeric() || "/_-.".contains(c);
     text.split(move |c| !part(c)).filter(|word| word.starts_with("docs/") && word.ends_with(".md") && word.len() > 8)

@@ -1,4 +1,4 @@
-//! The rules. Each is a pure function of what it looks at, and has a test that it can fail.
+//! The rules. Each is a pure function of its input, and has a test that shows that it can fail.
 
 mod dependencies;
 pub mod files;
@@ -10,10 +10,10 @@ use std::fmt;
 use std::path::Path;
 use std::process::Command;
 
-/// Something that breaks a rule.
+/// A violation of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// The file, and the line if it is in one place.
+    /// The file, with the line if the violation is on one line.
     pub place: String,
     pub what: String,
 }
@@ -24,7 +24,7 @@ impl Finding {
     }
 }
 
-/// Checks every rule. `Ok` says that nothing was found, `Err` what was.
+/// Checks all rules. `Ok` says that nothing was found; `Err` holds the findings.
 pub fn run(root: &Path) -> Result<String, String> {
     let metadata = metadata(root)?;
     let tree = files::Tree::read(root, &metadata)?;
@@ -42,14 +42,14 @@ pub fn run(root: &Path) -> Result<String, String> {
     }
 }
 
-/// What cargo knows of the workspace.
+/// The metadata of the workspace, from cargo.
 pub fn metadata(root: &Path) -> Result<serde_json::Value, String> {
     let cargo = std::env::var_os("CARGO").unwrap_or("cargo".into());
     let json = output(Command::new(cargo).args(["metadata", "--format-version", "1", "--locked"]).current_dir(root))?;
     serde_json::from_str(&json).map_err(|error| format!("cargo metadata: {error}"))
 }
 
-/// Runs a command and returns what it prints.
+/// Runs a command and returns its output.
 pub fn output(command: &mut Command) -> Result<String, String> {
     let output = command.output().map_err(|error| format!("cannot run {command:?}: {error}"))?;
     if !output.status.success() {

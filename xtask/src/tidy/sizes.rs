@@ -1,4 +1,4 @@
-//! Long files and functions. Length proves nothing, but it asks a question; whoever has a good answer writes it here.
+//! Long files and functions. Length proves nothing, but it asks a question; a good answer belongs in the exceptions.
 
 use std::path::Path;
 
@@ -6,12 +6,12 @@ use super::Finding;
 use super::files::Tree;
 use crate::source::words;
 
-/// Lines of a file beyond which it probably holds two things.
+/// A file with more lines probably holds two things.
 const FILE_LINES: usize = 700;
-/// Lines of a function beyond which it probably does two things.
+/// A function with more lines probably does two things.
 const FUNCTION_LINES: usize = 80;
 
-/// Files (without `::`) and functions (`file::name`) that are longer, each with the reason.
+/// Longer files (without `::`) and functions (`file::name`) that are allowed, each with the reason.
 const EXCEPTIONS: &[(&str, &str)] = &[];
 
 pub fn check(tree: &Tree) -> Vec<Finding> {
@@ -40,7 +40,7 @@ fn long_functions(path: &Path, source: &crate::source::Source) -> Vec<(String, S
     let mut long = Vec::new();
     for pair in all.windows(2).filter(|pair| pair[0].1 == "fn") {
         let (at, name) = pair[1];
-        // A pointer to a function has no name: `fn(u8)`.
+        // A function pointer type has no name: `fn(u8)`.
         if !source.code[pair[0].0 + 2..at].trim().is_empty() {
             continue;
         }

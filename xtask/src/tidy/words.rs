@@ -1,4 +1,4 @@
-//! Words that may not stand in code: unfinished business anywhere, and the outside world in pure code.
+//! Words that must not be in code: marks of unfinished work anywhere, and access to the outside world in pure code.
 
 use std::path::Path;
 
@@ -6,21 +6,21 @@ use super::Finding;
 use super::files::Tree;
 use crate::source::words;
 
-/// Marks of unfinished business; in comments, too. Written in two parts so that this file may hold them.
+/// Marks of unfinished work, in comments too. They are written in two parts, so that this file may contain them.
 const UNFINISHED: [&str; 4] =
     [concat!("to", "do!"), concat!("db", "g!"), concat!("FIX", "ME"), concat!("unimple", "mented!")];
 
-/// Code that takes time, chance and the disk as parameters.
+/// Code that takes time, randomness and the disk as parameters.
 const PURE: [&str; 2] = ["crates/store/src", "crates/replica/src"];
-/// The one door to the disk.
+/// The only file with access to the disk.
 const DISK: &str = "crates/replica/src/disk/os.rs";
 const WORLD: [&str; 4] = ["Instant", "SystemTime", "tokio", "rand"];
 const WORLD_PATHS: [&str; 4] = ["std::thread", "std::net", "std::fs", "std::env"];
 
-/// Code whose result may not depend on the order of a randomly seeded map.
+/// Code with results that must not depend on the order of a randomly seeded map.
 const REPLICATED: &str = "crates/store/src";
 const SEEDED: [&str; 2] = ["HashMap", "HashSet"];
-/// Files that may use one, and why.
+/// Files that may use such a map, each with the reason.
 const SEEDED_EXCEPTIONS: [(&str, &str); 2] = [
     ("crates/store/src/lease/expiry.rs", "the leader's clockwork: it decides what is proposed, not what is applied"),
     ("crates/store/src/watch/matcher.rs", "finds watchers by key; nothing goes through it in its order"),
