@@ -4,8 +4,8 @@
 //! compacted its log as usual, a busy leader would have dropped the entries after the state before the follower has
 //! installed it. It would then send another state, and so on for ever. So the leader holds the entries that such a
 //! follower needs next, from the moment in which consensus wants to send it a state. It holds them until the follower
-//! has acknowledged the whole log, uncommitted entries included: they may all be committed at once. Entries are not held
-//! for a follower that has fallen silent, and never beyond a bound ([`Retention`](crate::entry_log::Retention)).
+//! has acknowledged the whole log, uncommitted entries included: they may all be committed at once. Entries are not
+//! held for a follower that has fallen silent, and never beyond a bound ([`Retention`](crate::entry_log::Retention)).
 
 use std::collections::BTreeMap;
 
@@ -29,8 +29,8 @@ impl CatchingUp {
         self.heard.insert(follower, self.ticks);
     }
 
-    /// Notes that a message of a member has been taken. A follower that holds the whole log, up to `last`, is in step, and
-    /// no entries are held for it any more.
+    /// Notes that a message of a member has been taken. A follower that holds the whole log, up to `last`, is in step,
+    /// and no entries are held for it any more.
     pub fn hear(&mut self, member: u64, followers: &ProgressTracker, last: u64) {
         let Some(heard) = self.heard.get_mut(&member) else { return };
         *heard = self.ticks;

@@ -72,7 +72,7 @@ fn check_kind<T: Storage>(raft: &Raft<T>, message: &Message) -> Result<(), Rejec
         }
         MessageType::MsgPropose if message.entries.is_empty() => Err(impossible("it proposes nothing".into())),
         MessageType::MsgPropose => message.entries.iter().try_for_each(check_proposal).map_err(impossible),
-        // The library would forward the message once more, and panics because it carries a term.
+        // The library would forward the message once more, and panics.
         MessageType::MsgTransferLeader if message.term == raft.term && raft.state == StateRole::Follower => {
             Err(impossible("this member does not lead".into()))
         }

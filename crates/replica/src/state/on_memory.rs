@@ -319,8 +319,8 @@ pub fn check_not_beyond(data: &DataDir, last: u64) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Removes every file except the snapshot at `keep` and the `.defragment` files from it on: older snapshots, and the
-/// remains of interrupted writes.
+/// Removes the files of all snapshots except the one at `keep`, and the remains of interrupted writes. `.defragment`
+/// files from `keep` on stay, and so do received states.
 pub fn purge(disk: &dyn Disk, dir: &Path, keep: Option<Applied>) -> Result<(), DiskError> {
     let kept = |name: &str| {
         keep.is_some_and(|keep| {

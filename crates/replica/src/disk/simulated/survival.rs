@@ -61,7 +61,7 @@ impl Survival {
     }
 }
 
-/// A well-stirred function of two numbers (the finaliser of splitmix64).
+/// A well-mixed function of two numbers (the finaliser of splitmix64).
 fn mix(a: u64, b: u64) -> u64 {
     let mut x = a.wrapping_add(b.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_add(0x9e37_79b9_7f4a_7c15);
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
