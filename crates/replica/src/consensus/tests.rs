@@ -296,7 +296,7 @@ fn a_follower_that_is_sent_a_state_needs_no_second_one_however_much_is_written_m
 }
 
 /// Regression (seed 3933): the new leader of a long log has many entries that are not committed. A follower close to
-/// the last applied entry counted as in step, although the log is cut by what follows that entry, too.
+/// the last applied entry counted as in step, although later entries count, too, when the log is cut.
 #[test]
 fn a_follower_that_lacks_entries_which_are_not_committed_yet_is_not_in_step() {
     let mut behind = Behind::new(Retention::new(10));
