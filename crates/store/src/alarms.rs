@@ -1,4 +1,4 @@
-//! Alarms: a member has no room left, or its state differs from that of the others.
+//! Alarms: a member has no space left, or its state differs from that of the others.
 //!
 //! Any member may raise an alarm, through the log, so all members know of it. It stays until it is deactivated. While
 //! one stands, every member refuses the same commands when it applies them ([`crate::apply`]).

@@ -2,8 +2,8 @@
 //!
 //! A member of etcd 3.5 publishes its name and addresses by `PUT /0/members/<id>/attributes`; its leader publishes the
 //! cluster version by `PUT /0/version`. Such a request is an entry of its own, or stands in field 2 of a command. etcd
-//! 3.6 reads both requests as the commands that it writes itself. It does not survive any other old request; this
-//! member halts at those, too.
+//! 3.6 reads both requests as the commands that it writes itself. It does not survive any other old request; at such a
+//! request this member halts, too.
 
 use bytes::{Buf, Bytes};
 use metastore_proto::Message;

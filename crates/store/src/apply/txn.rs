@@ -18,8 +18,8 @@ use crate::Store;
 use crate::mvcc::row::KeyValue;
 use crate::mvcc::{ReadError, View};
 
-/// The depth of nested transactions that is applied. No request of the API can be deeper: every level takes at least
-/// one of the operations that a request may have, and decoding stops at 100 levels of messages.
+/// The greatest depth of nested transactions that is applied. No request of the API can be deeper: every level takes at
+/// least one of the operations that a request may have, and decoding stops at 100 levels of messages.
 pub(super) const MAX_DEPTH: usize = 128;
 
 /// The branch that each transaction of a tree takes, in the order of execution.

@@ -9,8 +9,8 @@ use metastore_engine::{Engine, Result, Table};
 
 use super::record;
 
-/// Attaches a key to a lease. A key is attached to at most one lease: the caller detaches it from the lease before, and
-/// has checked that the new lease exists.
+/// Attaches a key to a lease. A key is attached to at most one lease: the caller detaches it from its previous lease,
+/// and has checked that the new lease exists.
 pub(crate) fn attach(engine: &dyn Engine, id: i64, key: &[u8]) -> Result<()> {
     engine.put(Table::LeaseKeys, &row_key(id, key), b"")
 }

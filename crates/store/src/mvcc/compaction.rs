@@ -8,9 +8,9 @@
 //! ```
 //!
 //! etcd's members compare the hashes that compactions leave behind. So each hash must cover exactly the versions since
-//! the compaction before. There is no hash if the compaction before was still dropping versions when this one began, as
-//! in etcd: the hash would depend on its progress. Nor is there a hash after a restart, or if the job was not run. The
-//! compaction continues in all these cases.
+//! the previous compaction. There is no hash if the previous compaction was still dropping versions when this one began,
+//! as in etcd: the hash would depend on that progress. Nor is there a hash after a restart, or if the job was not run.
+//! The compaction continues in all these cases.
 
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -62,7 +62,7 @@ pub(crate) fn begin_mark(engine: &dyn Engine) -> Result<()> {
 pub struct CompactionHashJob {
     view: View,
     _pin: Pin,
-    /// The revision of the compaction before.
+    /// The revision of the previous compaction.
     before: i64,
     at: i64,
     /// No longer there if a later compaction has replaced this one, or if the store is closed.

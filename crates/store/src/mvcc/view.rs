@@ -23,8 +23,8 @@ pub struct View {
 
 struct Shared {
     engine: Arc<dyn Engine>,
-    /// It is raised when the compaction is published, before the first version is dropped. So a reader that checks it
-    /// after its read knows whether the read is valid. It is never greater than the published revision.
+    /// This number is raised when the compaction is published, before the first version is dropped. So a reader that
+    /// checks it after its read knows whether the read is valid. It is never greater than the published revision.
     compact_revision: AtomicI64,
     pins: Mutex<BTreeMap<i64, usize>>,
     compaction_hashes: Mutex<CompactionHashes>,

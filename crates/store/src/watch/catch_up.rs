@@ -97,7 +97,7 @@ impl Hub {
     fn begin_chunk(&mut self) -> Option<Chunk> {
         let to = self.source.current_revision();
         let horizon = to.max(self.tail);
-        // After a loss of revisions, watchers that begin in the future are listed here too; they have nothing to read.
+        // If revisions were lost, watchers that begin in the future are listed here too; they have nothing to read.
         while let Some(&(next, watcher)) = self.ready.last()
             && next > horizon
         {

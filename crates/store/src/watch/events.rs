@@ -47,7 +47,7 @@ impl Events {
         Self { shared: Arc::new(Shared::Encoded(out.freeze())), from: 0, to: encoded_len, count, encoded_len }
     }
 
-    /// The number of events; never zero.
+    /// The number of events; never zero in a queued response.
     pub fn count(&self) -> usize {
         self.count
     }

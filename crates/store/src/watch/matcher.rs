@@ -61,11 +61,11 @@ pub(super) struct Group {
     interest: Interest,
     pub(super) wishes: Wishes,
     members: u32,
-    /// The synced members, in any order.
+    /// The synced watchers, in any order.
     pub(super) synced: Vec<u32>,
     /// Scratch space of a pass over changes: the indexes of the changes that match.
     pub(super) hits: Vec<u32>,
-    /// Scratch space of a pass over history: whether the pass serves members of this group.
+    /// Scratch space of a pass over history: whether the pass serves watchers of this group.
     pub(super) wanted: bool,
 }
 
@@ -79,7 +79,7 @@ pub(super) struct Matcher {
 }
 
 impl Matcher {
-    /// Adds a member to the group with this interest and these wishes; creates the group if there is none.
+    /// Adds a watcher to the group with this interest and these wishes; creates the group if there is none.
     pub(super) fn join(&mut self, interest: Interest, wishes: Wishes) -> u32 {
         let siblings = match &interest {
             Interest::Key(key) => self.keys.get(key).map_or(&[][..], Vec::as_slice),
@@ -102,7 +102,7 @@ impl Matcher {
         group
     }
 
-    /// Removes a member from a group; the last member takes the group with it.
+    /// Removes a watcher from a group; the group is removed with its last watcher.
     pub(super) fn leave(&mut self, group: u32) {
         self.group_mut(group).members -= 1;
         if self.group(group).members > 0 {

@@ -34,7 +34,8 @@
 //! Bounds ([`Limits`] holds the ones that vary)
 //! - The queue of a stream: [`QUEUE_RESPONSES`] plus one per watcher, and [`QUEUE_BYTES`] plus one response. At the
 //!   bound its watchers become unsynced and keep only their cursor. Answers to requests are queued without this bound;
-//!   instead, the shell reads no further request while [`Hub::accepts_requests`] is false.
+//!   instead, the shell (the server code that drives the hub) reads no further request while [`Hub::accepts_requests`]
+//!   is false.
 //! - One step of [`Hub::catch_up`]: [`CHUNK_ROWS`] rows or [`CHUNK_BYTES`], and [`CHUNK_WATCHERS`] watchers.
 //! - One revision may be larger than a chunk (a range delete of a million keys). Its rows are gathered over several
 //!   steps, one such revision per hub at a time, and are shared by all watchers that want it. It is encoded in pieces

@@ -31,7 +31,7 @@ const TRAPS: [(u32, Shown, &str); 13] = [
     (13, Script, "HashKV covers exact bytes of revision keys and rows"),
 ];
 
-/// Texts of errors about keys, leases, watches and members, which clients compare word for word.
+/// Texts of errors about keys, leases, watches, members and users, which clients compare word for word.
 const ERRORS: [(&str, Shown); 40] = [
     ("etcdserver: mvcc: required revision has been compacted", Script),
     ("etcdserver: mvcc: required revision is a future revision", Script),

@@ -12,7 +12,7 @@ const CACHE_BYTES: usize = 4 << 20;
 /// The number of cases of a random test on disk, instead of 256 in memory: opening a database takes long.
 const CASES_ON_DISK: u32 = 32;
 
-/// [`CASES_ON_DISK`], unless the environment asks for more than the default.
+/// [`CASES_ON_DISK`], unless the environment sets another number of cases than the default.
 pub fn cases_on_disk() -> ProptestConfig {
     let usual = ProptestConfig::default();
     let cases = if usual.cases == 256 { CASES_ON_DISK } else { usual.cases };

@@ -21,7 +21,7 @@ use crate::entries::{load, snapshot_of};
 struct Log(Vec<Bytes>);
 
 impl Log {
-    /// Adds a compaction at each of `compactions`, ten revisions after it.
+    /// Adds a compaction at each revision in `compactions`, when the log is ten revisions further.
     fn new(puts: i64, compactions: &[i64]) -> Self {
         let mut entries = Vec::new();
         for revision in 2..puts + 2 {

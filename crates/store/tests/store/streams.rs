@@ -15,7 +15,7 @@ use crate::engines::{Home, Medium, cases_on_disk};
 use crate::entries::{load, snapshot_of};
 use crate::model::{Pair, steps};
 
-/// More than one step of an engine and more than one block of a stream hold.
+/// More keys than one engine step handles, and more than one stream block holds.
 const KEYS: usize = 1500;
 const VALUE_BYTES: usize = 300;
 

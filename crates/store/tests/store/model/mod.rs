@@ -296,8 +296,7 @@ fn have_the_same_state(one: Medium, another: Medium, steps: &[Step]) -> Checked 
         if let [Ok(one), Ok(other)] = hashes
             && one.compact_revision == other.compact_revision
         {
-            // Members compare only hashes with the same compacted revision; each may remember some that the other
-            // lacks.
+            // Members compare only hashes with the same compacted revision; each may remember some of its own.
             prop_assert_eq!(one, other);
         }
     }

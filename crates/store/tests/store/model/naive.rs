@@ -247,7 +247,7 @@ impl Naive {
         if revision > self.current {
             return Err(Refusal::FutureRevision);
         }
-        // The hash covers everything since the compaction before, if that compaction is finished.
+        // The hash covers everything since the previous compaction, if that one is finished.
         self.under_way = Some(if self.under_way.is_none() { Some(self.hash_at(revision)) } else { None });
         self.compacted = revision;
         Ok(Reply::Compact { revision, physical })
