@@ -1,8 +1,8 @@
 //! Line coverage of the crates that must not lose data, from LLVM's counters.
 //!
 //! The tests of these crates are built with counters, and run. Then `llvm-profdata` and `llvm-cov`, of the same major
-//! version as rustc's LLVM, add them up. Lines of tests are left out: that a test ran proves nothing about the code that
-//! it tests.
+//! version as rustc's LLVM, add them up. Lines of tests are left out: that a test ran proves nothing about the code
+//! that it tests.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -8,9 +8,9 @@
 //! ```
 //!
 //! etcd's members compare the hashes that compactions leave behind. So each hash must cover exactly the versions since
-//! the previous compaction. There is no hash if the previous compaction was still dropping versions when this one began,
-//! as in etcd: the hash would depend on that progress. Nor is there a hash after a restart, or if the job was not run.
-//! The compaction continues in all these cases.
+//! the previous compaction. There is no hash if the previous compaction was still dropping versions when this one
+//! began, as in etcd: the hash would depend on that progress. Nor is there a hash after a restart, or if the job was
+//! not run. The compaction continues in all these cases.
 
 use std::sync::{Arc, OnceLock, Weak};
 

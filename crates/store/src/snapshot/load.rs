@@ -18,8 +18,8 @@ const BOLT_MAGIC: [u8; 4] = 0xed0c_daed_u32.to_le_bytes();
 const MAX_SUB: i64 = u32::MAX as i64;
 
 /// A state stream that is loaded into an empty engine, in pieces of any size. The engine writes during the loading, so
-/// it need not hold the whole stream in memory. Its content is not a state before the end: [`crate::Store::open`] refuses
-/// it. In an engine that outlives the process, the loaded state is durable after the next flush.
+/// it need not hold the whole stream in memory. Its content is not a state before the end: [`crate::Store::open`]
+/// refuses it. In an engine that outlives the process, the loaded state is durable after the next flush.
 ///
 /// After an error the engine must be thrown away.
 pub struct Incoming {
