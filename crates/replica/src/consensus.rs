@@ -52,8 +52,7 @@ pub struct Timing {
     /// A follower campaigns after so many ticks without a message from a leader, or up to twice as many: the addition
     /// follows from its id and the term.
     pub election_ticks: usize,
-    /// Whether a member first asks if it would be elected, before it disturbs the others with a new term
-    /// (`--pre-vote`).
+    /// Whether a member first asks if it would be elected, before it disturbs others with a new term (`--pre-vote`).
     pub pre_vote: bool,
 }
 
@@ -316,8 +315,7 @@ impl Consensus {
         raft.set_randomized_election_timeout(self.election_ticks + more as usize);
     }
 
-    /// Makes a sole voter campaign at once, since it need not wait for its election timeout. Returns whether it
-    /// campaigns.
+    /// Makes a sole voter campaign at once, without its election timeout. Returns whether it campaigns.
     pub fn campaign_if_alone(&mut self) -> bool {
         // Refused while a committed membership change is not applied; the caller asks again afterwards.
         let campaigns =
@@ -329,8 +327,7 @@ impl Consensus {
     /// Proposes a command. The next [`Consensus::take`] takes it up, together with all others.
     ///
     /// # Errors
-    /// [`NotProposed`]: the command will never commit. An accepted proposal may still be lost on its way to another
-    /// leader.
+    /// [`NotProposed`]: the command will never commit. An accepted proposal may still be lost on the way to a leader.
     pub fn propose(&mut self, data: Bytes) -> Result<(), NotProposed> {
         self.propose_entry(Entry { data, ..Entry::default() })
     }
@@ -403,8 +400,7 @@ impl Consensus {
         let mut message = Message { from: self.node.raft.id, ..Message::default() };
         message.set_msg_type(MessageType::MsgPropose);
         message.entries = entries.into();
-        // Leadership may have been lost since the proposals were accepted. Then they wait for their timeout, as in
-        // etcd.
+        // Leadership may have been lost since. Then the proposals wait for their timeout, as in etcd.
         let _ = self.node.raft.step(message);
     }
 

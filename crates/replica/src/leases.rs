@@ -1,5 +1,4 @@
-//! The timing of leases on a leader: between the store, which says when leases end, and the log, through which they
-//! end.
+//! The timing of leases on a leader: between the store, which says when leases end, and the log, which ends them.
 //!
 //! ```text
 //!                 process            applied             follow               revoke_expired
@@ -106,8 +105,7 @@ impl LeaseKeeper {
     }
 
     /// Notes whether this member leads; returns that if it has changed. A new leader gives every lease its full time
-    /// again, plus an election timeout. A member that no longer leads forgets the times, since the new leader keeps
-    /// them.
+    /// again, plus an election timeout. A member that no longer leads forgets the times: the new leader keeps them.
     ///
     /// A leader times the leases once it has applied an entry of its own term. Before that, its log may hold
     /// revocations that the previous leader has proposed. One of them could still end a lease that was renewed here.
@@ -170,8 +168,7 @@ impl LeaseKeeper {
         Renewed::AwaitRead(Renewing { renewals, term })
     }
 
-    /// Renewals that are proven now. `None` if this member has not led all the time since: another member must be
-    /// asked.
+    /// Renewals that are proven now. `None` if this member has not led all the time: ask another one.
     pub fn proven(&self, replica: &Replica, renewing: Renewing) -> Option<Vec<Renewal>> {
         let standing = replica.standing();
         (standing.is_leader() && standing.term == renewing.term).then_some(renewing.renewals)

@@ -202,8 +202,7 @@ pub struct Output {
     /// Ids given to [`Replica::read`] whose reads may be served: readers see all writes that were acknowledged before
     /// those calls.
     pub readable: Vec<u64>,
-    /// Messages to followers that lack entries which this member no longer holds; each such follower is to be sent the
-    /// state.
+    /// Messages to followers that lack entries which this member no longer holds: they are to be sent the state.
     pub states_wanted: Vec<raftpb::Message>,
     /// A job that makes the state durable, to be run on another thread. Its result goes to
     /// [`Replica::snapshot_written`].
@@ -411,8 +410,7 @@ impl Replica {
         result
     }
 
-    /// Does all work that is due: one write and one sync for everything that was proposed, then applies the committed
-    /// entries.
+    /// Does all work that is due: one write and one sync for all proposals, then applies the committed entries.
     ///
     /// # Errors
     /// [`Fatal`]: the member must stop. `output` then holds only results that were durable before.

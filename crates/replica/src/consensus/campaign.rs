@@ -1,8 +1,7 @@
 //! Vote answers that count: those that this member has asked for, in the election that it holds now.
 //!
 //! A request for a vote is sent only when this member's own vote is durable. So no answer counts before that, whatever
-//! the network delivers. Without this rule the library would elect a candidate whose own vote or log is not on the disk
-//! yet.
+//! the network delivers. Without this rule the library would elect a candidate whose own vote or log is not durable.
 
 use raft::eraftpb::{Message, MessageType};
 use raft::{Raft, StateRole, Storage};

@@ -90,8 +90,7 @@ impl Replica {
         self.conf_state = conf_state_from_disk(&conf_state);
         (self.snapshot.named, self.snapshot.log_bytes) = (applied, 0);
         self.wal.release(index)?;
-        // If a snapshot of the old state is being written, its files stay for now; `snapshot_written`
-        // removes them.
+        // If a snapshot of the old state is being written, its files stay for now; `snapshot_written` removes them.
         if !self.snapshot.running {
             self.medium.clear(&self.data, applied)?;
         }

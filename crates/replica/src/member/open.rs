@@ -38,8 +38,7 @@ impl Replica {
             data.lock_log()?;
             return Self::restart(settings, data, (identity, true), engine);
         }
-        // Without an identity this is the first start, or the first start was interrupted before the identity was
-        // written.
+        // Without an identity this is the first start, or the first start was interrupted before it wrote one.
         let plan = bootstrap().map_err(OpenError::Bootstrap)?.plan()?;
         let metadata = plan.metadata;
         data.lock_log()?;

@@ -75,8 +75,7 @@ pub struct Start {
     pub conf_state: ConfState,
     /// The high-water mark at `applied`. `None` if the engine stores it, or if it starts at the size of the state.
     pub mark: Option<Mark>,
-    /// The last entry after which a defragmentation lowered the high-water mark to the size in use; 0 if there was
-    /// none.
+    /// The last entry after which a defragmentation lowered the high-water mark to the size in use, or 0.
     pub lowered: u64,
 }
 

@@ -109,8 +109,7 @@ impl StateReceiver {
                 (files, Some(out), open(&paths.snap())?)
             }
             Medium::Disk => {
-                // A directory of this name is not in use: this member's state and all earlier ones are at lower
-                // positions.
+                // A directory of this name is not in use: this member's states are at lower positions.
                 let path = paths.member().join(received_name(position));
                 on_disk::remove_dir(disk.as_ref(), &path)?;
                 let files = Files::new(disk, path.clone(), on_disk::remove_dir);
@@ -213,8 +212,7 @@ impl StateIncoming {
     /// # Errors
     /// If the stream was cut short, or is not the state that was announced, or the disk fails.
     pub fn finish(mut self) -> Result<ReceivedState, ReceiveError> {
-        // `self` stays whole until the checks have passed, so that after an error its fields are dropped in their
-        // order.
+        // `self` stays whole until the checks have passed, so that an error drops its fields in their order.
         self.check()?;
         let store = Store::open(self.engine.clone())?;
         match self.out.take() {
@@ -248,8 +246,7 @@ impl StateIncoming {
     }
 }
 
-/// A complete, checked and durable state of another member, not installed yet. When it is dropped, its files are
-/// removed.
+/// A complete, checked and durable state of another member, not installed yet. A drop removes its files.
 pub struct ReceivedState {
     /// The message that announced the state; consensus decides whether the state is installed.
     pub(crate) message: raftpb::Message,

@@ -232,8 +232,7 @@ impl Wal {
 
     /// Records, durably, that a snapshot of another member takes the place of everything before it: of the entries up
     /// to `index`, which this log need not have, and of those after it, which belong to another history. The log
-    /// continues at `index + 1`. The snapshot must be durable already, and the commit index in `hard_state` must cover
-    /// it.
+    /// continues at `index + 1`. The snapshot must be durable already, and `hard_state` must commit it.
     ///
     /// The record of the snapshot comes first, and is sufficient alone: after a crash it is whole or absent. (With the
     /// hard state first, a crash could leave a commit index that the log does not reach.)

@@ -24,8 +24,7 @@ pub struct Replay {
     pub metadata: Metadata,
     /// The last hard state.
     pub hard_state: HardState,
-    /// Index and term of the position before the first of the entries: the snapshot, or the last entry that was not
-    /// kept.
+    /// Index and term of the position before the first of the entries: the snapshot, or the last entry not kept.
     pub before: (u64, u64),
     /// The entries after the snapshot, without gaps. Replaced entries, and those that [`Keep`] excludes, are absent.
     pub entries: Vec<Entry>,

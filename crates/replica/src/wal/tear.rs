@@ -84,8 +84,7 @@ fn one_bit_explains(bytes: &[u8], at: usize, sum: u32) -> bool {
     data_bit_explains(bytes, at, sum) || head_bit_explains(bytes, at, sum)
 }
 
-/// The sum is linear: a flipped bit of the data changes it by a value that depends only on the bit's distance from the
-/// end.
+/// The sum is linear: a flipped bit of the data changes it by a value that depends only on its distance from the end.
 fn data_bit_explains(bytes: &[u8], at: usize, sum: u32) -> bool {
     let Some(record) = record_at(bytes, at).filter(|record| record.data.len() <= FLIP_SEARCH_BYTES) else {
         return false;

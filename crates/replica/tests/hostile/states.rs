@@ -312,8 +312,7 @@ fn rows_in(block: &[u8]) -> u64 {
     rows
 }
 
-/// A snapshot's record with its checksum corrected to fit its content; the bytes themselves if they are not such a
-/// record.
+/// A snapshot's record with its checksum corrected to fit its content; the bytes themselves if they are none.
 pub fn vouched_record(bytes: &[u8]) -> Vec<u8> {
     let Ok(mut file) = walpb::SnapshotFile::decode(bytes) else { return bytes.to_vec() };
     file.crc = Some(crc32c::crc32c(file.data()));

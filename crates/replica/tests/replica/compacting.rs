@@ -36,8 +36,8 @@ fn until_snapshot(replica: &mut Replica) -> SnapshotJob {
 
 each_engine!(a_compaction_waits_neither_for_a_snapshot_nor_for_a_state_that_is_sent);
 
-/// A snapshot is written at the speed of the disk, and a state is sent at the speed of the follower. Clients wait for
-/// neither.
+/// Writing a snapshot takes as long as the disk needs, and sending a state as long as the follower needs. Clients wait
+/// for neither.
 fn a_compaction_waits_neither_for_a_snapshot_nor_for_a_state_that_is_sent(engine: Engine) {
     let machine = Machine::new(engine);
     let (mut replica, _) = open(&machine).unwrap();

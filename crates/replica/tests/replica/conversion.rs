@@ -24,8 +24,8 @@ fn convert_with(
 /// Engines that a test keeps open.
 type Held = Arc<Mutex<Vec<Arc<dyn metastore_engine::Engine>>>>;
 
-/// Puts the member's present engine into `held`. Until `held` is dropped, the engine is not closed, and so flushes
-/// nothing.
+/// Puts the member's present engine into `held`. Until `held` is dropped, the engine is not closed, so nothing is
+/// flushed.
 fn convert_holding(
     machine: &Machine,
     to: Engine,

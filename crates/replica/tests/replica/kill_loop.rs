@@ -53,8 +53,7 @@ fn nothing_acknowledged_is_lost_however_often_the_power_goes(engine: Engine) {
             let policy = policy(mix(seed, 2));
             disk = world.disk.crash(policy);
             let (held, _) = world.told.check(&disk.fork(), &reference, &context);
-            // Lost commands are lost for good. The commands found may be relied on, unless only the page cache holds
-            // them.
+            // Lost commands are lost for good. The others may be relied on, unless only the page cache holds them.
             let acknowledged = if policy == CrashPolicy::Kill { world.told.acknowledged } else { held };
             told = Told { acknowledged, ..Told::default() };
             told.proposed = world.told.proposed[..held].to_vec();

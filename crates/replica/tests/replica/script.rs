@@ -80,8 +80,7 @@ pub fn random_group(world: &mut World, seed: u64) -> Result<(), Stopped> {
     world.group((0..mix(seed, 0) % 5 + 1).map(|i| command(mix(seed, i + 1), revision)))
 }
 
-/// First start; commands of every kind in groups; cuts; snapshots at once and beside the writes; purges; restarts; more
-/// commands.
+/// First start; commands of every kind in groups; cuts; snapshots at once and beside the writes; purges; restarts.
 pub fn run(world: &mut World, seed: u64, rounds: u64) -> Result<(), Stopped> {
     world.start()?;
     for round in 0..rounds {

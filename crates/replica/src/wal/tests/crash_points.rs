@@ -73,8 +73,7 @@ fn check(disk: &SimulatedDisk, told: &Told, context: &str) {
         create(disk).unwrap_or_else(|e| panic!("{context}: {e}"));
         return;
     }
-    // A crash while a snapshot was being saved may have left its record; the caller uses the newest snapshot that it
-    // knows.
+    // A crash while a snapshot was being saved may have left its record; the caller uses the newest one that it knows.
     let marks = snapshots(disk, &dir()).unwrap_or_else(|e| panic!("{context}: {e}"));
     assert!(marks.iter().any(|mark| (mark.index(), mark.term()) == told.snapshot), "{context}: {marks:?}");
     let opened = Wal::open_with(SMALL, Arc::new(disk.clone()), &dir(), told.snapshot);
