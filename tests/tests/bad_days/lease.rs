@@ -15,7 +15,7 @@ use super::{block_on, put_request, subject, watch_prefix};
 
 /// The shortest TTL of a lease, at the default election timeout of 1 s.
 const MIN_TTL_S: i64 = 2;
-/// How long a lease may live after its TTL: expired leases are searched twice a second.
+/// How long a lease may live after its TTL: the server looks for expired leases twice a second.
 pub const LATE: Duration = Duration::from_secs(2);
 /// A new leader extends every lease by an election timeout.
 const EXTENSION: Duration = Duration::from_secs(1);
@@ -108,7 +108,7 @@ fn a_renewal_that_comes_too_late_is_answered_when_the_lease_is_gone(engine: Engi
     let Some(subject) = subject("late renewal", engine) else { return };
     let member = Member::start(&subject, &[]);
     block_on(async {
-        // Expired leases are searched twice a second. At least one of these leases ends well before the next search.
+        // The server looks for expired leases twice a second. At least one of these leases ends well before it looks.
         let mut renewals = tokio::task::JoinSet::new();
         for id in 1..=5 {
             renewals.spawn(renew_too_late(Client::new(member.client_address()), id));

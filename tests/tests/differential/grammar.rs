@@ -24,7 +24,7 @@ pub const NO_SUCH_ENUM: i32 = 7;
 pub const MAX_LEASE_TTL: i64 = 9_000_000_000;
 /// The number of watch streams that may be open at once.
 pub const WATCH_STREAMS: usize = 3;
-/// The number of lease ids that clients choose; higher ids below [`FIRST_CHOSEN`] are never granted.
+/// The number of lease ids that clients use most; they rarely use 99, so that it often does not exist.
 pub const CLIENT_LEASES: i64 = 6;
 
 const KEYS: [&[u8]; 12] =

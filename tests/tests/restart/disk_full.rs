@@ -18,7 +18,7 @@ const WRITES: usize = 8_000;
 const MORE_WRITES: usize = 1000;
 /// The log needs at least one segment of 64 MiB and the next one.
 const SMALL_MIB: u32 = 192;
-/// The disk must be larger than a state that is not written out yet.
+/// The size of the disk for the state. Engines first write out a state when it is larger, so the disk fills.
 const SMALL_STATE_MIB: u32 = 64;
 const LARGE_MIB: u32 = 2048;
 /// How long a stopping member may take to end.
