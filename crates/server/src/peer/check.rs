@@ -1,11 +1,11 @@
-//! What is looked at before a message reaches the member.
+//! Checks of a message before it reaches the member.
 //!
-//! The consensus library panics on messages that no honest member sends. Here go those that no member sends to another;
-//! terms and indexes are the member's affair.
+//! The consensus library panics on messages that no honest member sends. This check drops messages of types that no
+//! member sends to another. The member itself checks terms and indexes.
 
 use metastore_proto::raftpb::{Message, MessageType};
 
-/// The longest context. raft's own are words of a few letters and ids of requests.
+/// The longest context. raft's own contexts are words of a few letters and ids of requests.
 const MAX_CONTEXT_BYTES: usize = 64 << 10;
 
 /// Why a message is dropped.
@@ -23,7 +23,7 @@ pub enum Unfit {
     Context(usize),
 }
 
-/// The way that a message came.
+/// The way on which a message arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     Appends,
@@ -55,8 +55,9 @@ pub fn check(message: &Message, way: Way, peer: u64, own: u64) -> Result<(), Unf
     }
 }
 
-/// Whether a follower passes such a message on to the leader that it knows. It still bears the name of its origin, and a member
-/// that has just lost leadership passes on what others have sent to it; so the origin may be any member, even this one.
+/// Whether a follower forwards such a message to the leader that it knows. The message still names its origin. A member
+/// that has just lost leadership forwards messages that others have sent to it, so the origin may be any member, even
+/// this one.
 fn passed_on(kind: MessageType) -> bool {
     matches!(kind, MessageType::MsgProp | MessageType::MsgReadIndex | MessageType::MsgTransferLeader)
 }

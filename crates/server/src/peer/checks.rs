@@ -1,5 +1,5 @@
-//! `GET /members/hashkv` and `GET /downgrade/enabled`: what members of etcd ask to find out whether the states are equal, and whether
-//! the cluster is being taken back to an older version (etcd: `etcdserver/corrupt.go`, `etcdserver/server.go`).
+//! `GET /members/hashkv` and `GET /downgrade/enabled`: members that run etcd ask here whether the states are equal, and
+//! whether the cluster is being downgraded (etcd: `etcdserver/corrupt.go`, `etcdserver/server.go`).
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
@@ -17,14 +17,14 @@ use crate::grpc::{Call, Status};
 pub const HASH_PATH: &str = "/members/hashkv";
 pub const DOWNGRADE_PATH: &str = "/downgrade/enabled";
 
-/// The question, as Go writes it. The revision 0 is left out, and means the current one.
+/// The question, as Go writes it. The revision 0 is left out, and means the current revision.
 #[derive(Deserialize)]
 struct HashRequest {
     #[serde(default)]
     revision: i64,
 }
 
-/// The answer. Go leaves out what is 0.
+/// The answer. Go leaves out fields that are 0.
 #[derive(Serialize)]
 struct HashResponse {
     header: Header,
@@ -62,7 +62,7 @@ pub(super) async fn hash(member: &Member, headers: &HeaderMap, body: Bytes) -> R
     Ok(sign(member, answer_with(StatusCode::OK, "application/json", json.into())))
 }
 
-/// The texts are those that etcd looks for: without what the client API puts in front of them.
+/// The texts that etcd looks for: without the prefix that the client API adds.
 fn unhashed(error: ReadError) -> Refused {
     let text = match error {
         ReadError::Refused(Refusal::Compacted) => "mvcc: required revision has been compacted".into(),
@@ -73,7 +73,7 @@ fn unhashed(error: ReadError) -> Refused {
     Refused::new(StatusCode::BAD_REQUEST, text)
 }
 
-/// Answers [`DOWNGRADE_PATH`], with what is so now.
+/// Answers [`DOWNGRADE_PATH`], with the current state.
 pub(super) async fn downgrade(member: &Member) -> Result<Response<Bytes>, Refused> {
     let call = Call::of_member(Instant::now() + member.limits.request_timeout);
     let late = |status: Status| {

@@ -19,13 +19,13 @@ use crate::config::url::Scheme;
 use crate::io::socket::Socket;
 use crate::io::timed::Timed;
 
-/// The longest body that is read from a reply. The largest honest one names the keys of a lease.
+/// The longest body that is read from a reply. The largest valid one holds the keys of a lease.
 pub const MAX_REPLY_BYTES: usize = 64 << 20;
 
 /// A TCP connection without traffic is probed this often, as etcd does.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(30);
 
-/// What a peer answered, whatever the status.
+/// The answer of a peer, with any status.
 #[derive(Debug)]
 pub struct Reply {
     pub status: StatusCode,
@@ -36,10 +36,10 @@ pub struct Reply {
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The name does not resolve, or nobody listens.
+    /// The name does not resolve, or no process listens there.
     #[error("cannot connect to {url}: {error}")]
     Connect { url: String, error: io::Error },
-    /// The connection broke, or what came back is not HTTP.
+    /// The connection broke, or the answer is not HTTP.
     #[error("request to {url} failed: {}", chain(.error))]
     Http { url: String, error: hyper::Error },
     #[error("request to {url} was not answered within {after:?}")]
@@ -48,8 +48,9 @@ pub enum ClientError {
     TooLong { url: String },
 }
 
-/// One request on a connection of its own. `path` begins with a slash and may carry a query. The time limit covers all of
-/// it: name, connection, request, answer. Dropping the future ends the connection. Needs a tokio runtime and nothing else.
+/// One request on a connection of its own. `path` begins with a slash and may have a query. The time limit covers
+/// everything: name, connection, request, answer. Dropping the future ends the connection. Needs a tokio runtime and
+/// nothing else.
 ///
 /// # Errors
 /// [`ClientError`]. An answer of any status is no error.
@@ -70,14 +71,14 @@ pub async fn request(
             let response = sender.send_request(new_request(url, method, path, headers, Full::new(body))).await;
             read_reply(url, response.map_err(broken)?).await
         };
-        // Who asks drives the connection, too, so that no task outlives the request.
+        // This future drives the connection, too, so that no task outlives the request.
         let mut connection = std::pin::pin!(connection);
         let mut answer = std::pin::pin!(answer);
         tokio::select! {
             biased;
             answer = answer.as_mut() => answer,
             ended = connection.as_mut() => match ended {
-                // The peer closed behind its answer, which may still lie in the channel.
+                // The peer closed the connection after its answer, which may still be in the channel.
                 Ok(()) => answer.await,
                 Err(error) => Err(broken(error)),
             },
@@ -99,7 +100,7 @@ pub(super) fn new_request<B>(url: &Url, method: Method, path: &str, headers: Hea
     request
 }
 
-/// Connects; a name with several addresses is tried through.
+/// Connects; if a name has several addresses, each is tried.
 pub(super) async fn connect(url: &Url) -> Result<Socket, ClientError> {
     let failed = |error| ClientError::Connect { url: url.text.clone(), error };
     match (url.scheme, url.port) {
@@ -114,8 +115,8 @@ pub(super) async fn connect(url: &Url) -> Result<Socket, ClientError> {
     }
 }
 
-/// A connection that is driven by a task of this thread, until the sender and what was asked for are dropped.
-/// A write that finds no taker for `stall` ends it.
+/// A connection that a task of this thread drives, until the sender and the answers are dropped. It ends if nothing can
+/// be written for `stall`.
 pub(super) async fn open<B>(url: &Url, timeout: Duration, stall: Duration) -> Result<SendRequest<B>, ClientError>
 where
     B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + 'static,
@@ -126,7 +127,7 @@ where
         .await
         .map_err(|error| ClientError::Http { url: url.text.clone(), error })?;
     tokio::task::spawn_local(async move {
-        // Whoever waits for an answer is told; nobody else minds.
+        // A request that waits for an answer gets the error; nothing else needs it.
         let _ = connection.await;
     });
     Ok(sender)
@@ -167,7 +168,7 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(10);
 
-    /// Answers one connection with `reply` after the head of a request, and returns what it was asked.
+    /// Answers one connection with `reply` after the head of a request, and returns that request.
     async fn peer(reply: &'static [u8]) -> (Url, tokio::task::JoinHandle<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();

@@ -1,7 +1,7 @@
 //! Whether a peer takes states in MetaStore's format.
 //!
-//! An etcd puts whatever it is sent in the place of its database, and never starts again if that is none. So a state goes only to a
-//! peer that says, in the headers of what it asks and answers, that it takes such states; one that does not is an etcd here.
+//! Only MetaStore can start from such a state; an etcd could not. So a state goes only to a peer that says, in the
+//! headers of its requests and answers, that it takes such states. A peer that does not counts as an etcd.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
@@ -13,16 +13,16 @@ use super::headers;
 const FOREIGN: u8 = 1;
 const OURS: u8 = 2;
 
-/// What is known about one peer.
+/// The known format of one peer.
 #[derive(Debug, Default)]
 pub(super) struct Format {
     known: AtomicU8,
-    /// The log has heard that a state is withheld.
+    /// It was logged that a state is withheld.
     complained: AtomicBool,
 }
 
 impl Format {
-    /// The peer has sent these headers. At one address there may be another program after a while.
+    /// The peer has sent these headers. Another program may run at the same address later.
     pub fn hear(&self, headers: &HeaderMap) {
         let ours = headers::takes_states(headers);
         self.known.store(if ours { OURS } else { FOREIGN }, Ordering::Relaxed);

@@ -1,13 +1,13 @@
-//! The headers by which members know each other.
+//! The headers by which members identify themselves to each other.
 
 use std::borrow::Cow;
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-/// The oldest cluster version that is understood: etcd's, and so ours.
+/// The oldest cluster version that is supported: etcd's, and so MetaStore's.
 const MIN_CLUSTER_VERSION: &str = "3.0.0";
 
-/// The version of a member that does not tell one, as etcd has it.
+/// The version of a member that names none, as in etcd.
 const UNSAID_VERSION: &str = "2.0.0";
 
 pub(super) const SERVER_FROM: HeaderName = HeaderName::from_static("x-server-from");
@@ -15,23 +15,23 @@ pub(super) const SERVER_VERSION: HeaderName = HeaderName::from_static("x-server-
 const MIN_VERSION: HeaderName = HeaderName::from_static("x-min-cluster-version");
 pub(super) const CLUSTER_ID: HeaderName = HeaderName::from_static("x-etcd-cluster-id");
 const RAFT_TO: HeaderName = HeaderName::from_static("x-raft-to");
-/// Not etcd's: the name that a process draws when it starts.
+/// Not etcd's: the random name that a process takes when it starts.
 pub(super) const PROCESS: HeaderName = HeaderName::from_static("x-metastore-process");
 /// Not etcd's: the name of the data directory.
 pub(super) const DIRECTORY: HeaderName = HeaderName::from_static("x-metastore-directory");
-/// Not etcd's: the format of the states that a member takes, and sends. One that does not name ours is an etcd, as far as states
-/// are concerned: what it would put in the place of its database, it could never start from again.
+/// Not etcd's: the format of the states that a member takes, and sends. A member that does not name this format counts
+/// as an etcd where states are concerned, because an etcd could not start from such a state.
 const STATE_FORMAT: HeaderName = HeaderName::from_static("x-metastore-state");
 const PEER_URLS: HeaderName = HeaderName::from_static("x-peerurls");
 
-/// That of this version.
+/// The state format of this version.
 const OWN_STATE_FORMAT: &str = "1";
 
-/// What other members compare, word by word.
+/// Texts that other members compare, word by word.
 pub(super) const CLUSTER_ID_MISMATCH: &str = "cluster ID mismatch";
 pub(super) const INCOMPATIBLE_VERSION: &str = "incompatible version";
 
-/// Who this member is to others.
+/// The identity of this member, as other members see it.
 #[derive(Clone, Debug)]
 pub struct Identity {
     pub id: u64,
@@ -40,16 +40,16 @@ pub struct Identity {
     pub directory: Option<u64>,
     /// The etcd version that is reported.
     pub version: String,
-    /// Where others reach it.
+    /// Where other members reach it.
     pub peer_urls: Vec<String>,
 }
 
-/// Who asks.
+/// The sender of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sender {
-    /// `None` if it does not say.
+    /// `None` if the request does not name it.
     pub id: Option<u64>,
-    /// Where it says that it can be reached.
+    /// The URLs at which it can be reached, as it says.
     pub urls: Vec<String>,
 }
 
@@ -57,7 +57,7 @@ pub struct Sender {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     pub status: StatusCode,
-    /// What the other side, or a person, reads.
+    /// Read by the other side, or by a person.
     pub text: Cow<'static, str>,
 }
 
@@ -83,14 +83,14 @@ impl Identity {
         headers
     }
 
-    /// Puts into an answer what the asking side looks at.
+    /// Adds the headers to an answer that the asking side checks.
     pub fn sign(&self, headers: &mut HeaderMap) {
         headers.insert(SERVER_VERSION, text(&self.version));
         headers.insert(CLUSTER_ID, hex(self.cluster_id));
         headers.insert(STATE_FORMAT, HeaderValue::from_static(OWN_STATE_FORMAT));
     }
 
-    /// Puts into the answer to a probe which process answers, as which member, and on which directory.
+    /// Adds to the answer to a probe which process answers, as which member, and on which data directory.
     pub fn introduce(&self, process: &str, headers: &mut HeaderMap) {
         self.sign(headers);
         headers.insert(SERVER_FROM, hex(self.id));
@@ -106,10 +106,10 @@ impl Identity {
         same.then(|| u64::from_str_radix(said(headers, &SERVER_FROM)?, 16).ok()).flatten()
     }
 
-    /// Whether the sender of these headers may be talked to: its version, then its cluster.
+    /// Whether the sender of these headers is accepted: by its version, then by its cluster.
     ///
     /// # Errors
-    /// 412 with etcd's text. The reason is in the log.
+    /// 412 with etcd's text. The log has the reason.
     pub fn admit(&self, headers: &HeaderMap) -> Result<Sender, Refusal> {
         let name = said(headers, &SERVER_FROM).unwrap_or_default();
         let server = said(headers, &SERVER_VERSION).unwrap_or(UNSAID_VERSION);
@@ -144,7 +144,7 @@ impl Identity {
         Ok(Sender { id: u64::from_str_radix(name, 16).ok(), urls })
     }
 
-    /// Whether a request is meant for this member; one that does not say so is not.
+    /// Whether a request is meant for this member; one that names no member is not.
     pub fn is_meant(&self, headers: &HeaderMap) -> bool {
         said(headers, &RAFT_TO).is_some_and(|to| to == format!("{:x}", self.id))
     }
@@ -165,7 +165,7 @@ pub(super) fn said<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a 
     headers.get(name)?.to_str().ok().filter(|value| !value.is_empty())
 }
 
-/// Neither side is older than what the other needs at least. What is no version fits nobody.
+/// Whether neither side is older than the other's minimum. A text that is no version is incompatible.
 fn compatible(server: &str, minimum: &str, local: &str) -> bool {
     let (server, minimum, local) = (major_minor(server), major_minor(minimum), major_minor(local));
     server.is_some() && minimum.is_some() && server >= major_minor(MIN_CLUSTER_VERSION) && minimum <= local

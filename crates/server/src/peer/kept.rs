@@ -1,5 +1,5 @@
-//! Requests to other members over connections that are kept for the next one. Clients renew leases thousands of times a second,
-//! and a connection for each would use up the ports of the machine.
+//! The connection pool for requests to other members. Clients renew leases thousands of times a second, and a
+//! connection for each renewal would use up the ports of the machine.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -13,17 +13,17 @@ use tokio::sync::Semaphore;
 use super::client::{ClientError, Reply, new_request, open, read_reply};
 use crate::config::Url;
 
-/// Requests of one worker that are under way at a time; more wait for these, within their time limit.
+/// At most this many requests of one worker are under way at a time; more wait for these, within their time limit.
 const AT_ONCE: usize = 64;
-/// Connections of one worker that are kept without a request.
+/// At most this many idle connections of one worker are kept.
 pub const KEPT: usize = 8;
 
 type Sender = SendRequest<Full<Bytes>>;
 
-/// The connections of one worker.
+/// The connection pool of one worker.
 #[derive(Debug)]
 pub struct Kept {
-    /// The one used last at the end, each with its URL.
+    /// Idle connections with their URLs; the one used last is at the end.
     idle: RefCell<Vec<(String, Sender)>>,
     places: Semaphore,
 }
@@ -35,8 +35,8 @@ impl Default for Kept {
 }
 
 impl Kept {
-    /// Like [`super::client::request`], but inside a local runtime only. A request may reach the peer twice, if a kept
-    /// connection breaks under it.
+    /// Like [`super::client::request`], but inside a local runtime only. A request may reach the peer twice, if a
+    /// pooled connection breaks during the first attempt.
     ///
     /// # Errors
     /// [`ClientError`]. An answer of any status is no error.
@@ -51,7 +51,7 @@ impl Kept {
         let new = || new_request(url, method.clone(), path, headers.clone(), Full::new(body.clone()));
         let exchange = async {
             let _place = self.places.acquire().await.expect("never closed");
-            // The peer may have closed it in the meantime, which is no reason to give up.
+            // The peer may have closed an idle connection, which is no reason to give up.
             while let Some(sender) = self.take(url) {
                 if let Ok(reply) = self.exchange(url, sender, new()).await {
                     return Ok(reply);

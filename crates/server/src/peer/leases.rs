@@ -1,5 +1,6 @@
-//! `POST /leases` and `POST /leases/internal`: what members ask the leader about leases, on behalf of their clients, with its
-//! answers (etcd: `server/lease/leasehttp`). And `POST /metastore/leases`, which renews many leases with one request:
+//! `POST /leases` and `POST /leases/internal`: questions of other members to the leader about leases, for their
+//! clients, and its answers (etcd: `server/lease/leasehttp`). And `POST /metastore/leases`, which renews many leases
+//! with one request:
 //!
 //! ```text
 //!   request    id, id, ...        8 bytes each, big endian
@@ -30,18 +31,18 @@ use crate::grpc::{Call, Code, Status};
 
 /// Renews a lease.
 pub const PATH: &str = "/leases";
-/// Tells how long a lease has to live.
+/// Answers how long a lease has to live.
 pub const INTERNAL_PATH: &str = "/leases/internal";
 /// Renews many leases.
 pub const BATCH_PATH: &str = "/metastore/leases";
 /// Bytes of an id or a time in a batch.
 const NUMBER_BYTES: usize = size_of::<i64>();
-/// A lease whose time is over, in the answer to a batch.
+/// The time of an expired lease, in the answer to a batch.
 const EXPIRED: i64 = -1;
-/// The longest body that is read, as in etcd; an honest one takes a few bytes.
+/// The longest body that is read, as in etcd; a valid one takes a few bytes.
 pub const MAX_BODY_BYTES: usize = 64 << 10;
-/// How long an answer may take here; the other member asks again. etcd waits as long for the applied index, and longer
-/// for the end of a lease that has expired.
+/// How long an answer may take here; after that, the other member asks again. etcd waits as long for the applied index,
+/// and longer for the end of an expired lease.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Answers [`PATH`].
@@ -67,7 +68,7 @@ pub(super) async fn renew_batch(member: &Member, body: Bytes) -> Result<Response
     Ok(answer_with(StatusCode::OK, "application/octet-stream", write_batch(&times)))
 }
 
-/// Ids or times of a batch as they go over the network.
+/// Encodes the ids or times of a batch.
 pub fn write_batch(numbers: &[i64]) -> Bytes {
     numbers.iter().flat_map(|number| number.to_be_bytes()).collect()
 }
@@ -77,8 +78,8 @@ fn numbers(body: &[u8]) -> Option<Vec<i64>> {
     Some(numbers.iter().map(|number| i64::from_be_bytes(*number)).collect())
 }
 
-/// Reads the answer to [`BATCH_PATH`] about so many leases; inside, `None` if the leader does not know that path. `None` outside:
-/// no answer; asking again may help.
+/// Reads the answer to [`BATCH_PATH`] about `count` leases. The inner `None`: the leader does not know that path. The
+/// outer `None`: no answer; asking again may help.
 pub fn read_batch(count: usize, reply: &Reply) -> Option<Option<Vec<Renewal>>> {
     let renewal = |time| match time {
         EXPIRED => Renewal::Expired,
@@ -130,7 +131,7 @@ fn not_found() -> Refused {
     Refused::new(StatusCode::NOT_FOUND, "lease not found")
 }
 
-/// No answer in time, or none at all: either way the other member asks again.
+/// No answer in time, or none at all: in both cases the other member asks again.
 fn late(status: Status) -> Refused {
     match status.code {
         Code::DeadlineExceeded | Code::Unavailable => {
@@ -140,8 +141,8 @@ fn late(status: Status) -> Refused {
     }
 }
 
-/// Reads the answer to [`PATH`]: the time to live in seconds, inside `None` if there is no such lease. `None` outside: no
-/// answer, or one about something else; asking again may help.
+/// Reads the answer to [`PATH`]: the time to live in seconds. The inner `None`: there is no such lease. The outer
+/// `None`: no answer, or one about another lease; asking again may help.
 pub fn read_renewal(lease: i64, reply: &Reply) -> Option<Option<i64>> {
     match reply.status {
         StatusCode::NOT_FOUND => Some(None),

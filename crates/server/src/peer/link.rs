@@ -1,4 +1,4 @@
-//! One other member: what waits for it, where it is, whether it is there.
+//! One other member: the messages that wait for it, its URLs, and whether it is connected.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,13 +15,14 @@ use super::queue::{Bounds, Pushed, Queue, Reader};
 use super::seam::Sink;
 use super::urls::Urls;
 
-/// What waits for one stream: as many messages as in etcd, and bytes enough for a follower that hiccups for a second.
+/// Bounds of the queue of one stream: as many messages as in etcd, and bytes enough for a follower that stalls for a
+/// second.
 const STREAM_BOUNDS: Bounds = Bounds { count: 4096, bytes: 64 << 20 };
 
-/// What waits to be posted while there is no stream: as many messages as in etcd.
+/// Bounds of the queue of messages to be posted while there is no stream: as many messages as in etcd.
 const PIPELINE_BOUNDS: Bounds = Bounds { count: 64, bytes: 64 << 20 };
 
-/// raft is told this often at most that a peer loses messages: it knows after the first time.
+/// raft is notified at most this often that messages to a peer are lost: the first notice suffices.
 const UNREACHABLE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The two streams.
@@ -40,7 +41,7 @@ impl Kind {
         }
     }
 
-    /// The path, up to the id of who asks.
+    /// The path, up to the id of the member that asks.
     pub fn path(self) -> &'static str {
         match self {
             Kind::Appends => "/raft/stream/msgapp/",
@@ -56,9 +57,9 @@ pub struct Link {
     pub urls: Urls,
     pub meters: PeerMeters,
     pub pipeline: Queue,
-    /// For whoever posts. The queue is open from the beginning.
+    /// The reader of `pipeline`. That queue is open from the beginning.
     pub posting: Reader,
-    /// Whether it takes states.
+    /// Whether the peer takes states.
     pub(super) format: Format,
     /// Held while a state is being sent: one at a time.
     sending_state: AtomicBool,
@@ -66,7 +67,7 @@ pub struct Link {
     messages: Queue,
     sink: Arc<dyn Sink>,
     active: Mutex<Option<Instant>>,
-    /// When raft was last told that messages were lost.
+    /// When raft was last notified that messages were lost.
     reported: Mutex<Option<Instant>>,
 }
 
@@ -93,7 +94,7 @@ impl Link {
         link
     }
 
-    /// What one of the streams reads from.
+    /// The queue of one of the streams.
     pub fn queue(&self, kind: Kind) -> &Queue {
         match kind {
             Kind::Appends => &self.appends,
@@ -102,7 +103,7 @@ impl Link {
     }
 
     /// Queues a message on the way that etcd would choose. Appends have a stream of their own, so that heartbeats never
-    /// wait behind them. No room, or no way: it is dropped, and raft is told.
+    /// wait behind them. Without room or reader, the message is dropped, and raft is notified.
     pub fn send(&self, message: Message) {
         let kind = message.r#type();
         let bytes = message.encoded_len();
@@ -160,7 +161,7 @@ impl Link {
         );
     }
 
-    /// The peer sent what no member should send. It was dropped.
+    /// The peer sent a message that no member should send. It was dropped.
     pub fn unfit(&self, unfit: &Unfit) {
         self.meters.received_failures.inc();
         seldom!(
@@ -170,7 +171,7 @@ impl Link {
         );
     }
 
-    /// Something went through to the peer, or came from it.
+    /// Data reached the peer, or arrived from it.
     pub fn activate(&self) {
         let mut active = self.active.lock();
         if active.is_none() {
@@ -200,12 +201,12 @@ impl Link {
         );
     }
 
-    /// Since when the peer has been there; `None` if it is not.
+    /// Since when the peer has been connected; `None` if it is not.
     pub fn active_since(&self) -> Option<Instant> {
         *self.active.lock()
     }
 
-    /// Takes no more messages. What is queued is still sent, where there is a stream.
+    /// Takes no more messages. Queued messages are still sent, where there is a stream.
     pub fn finish(&self) {
         for queue in [&self.appends, &self.messages, &self.pipeline] {
             queue.finish();
@@ -217,7 +218,7 @@ impl Link {
         !self.sending_state.swap(true, Ordering::AcqRel)
     }
 
-    /// The follower lacks entries that are gone here, and takes no state of this member's.
+    /// The follower lacks entries that the log here no longer has, and takes no state of this member.
     pub fn withhold_state(&self) {
         self.meters.state_withheld.inc();
         if self.format.complain() {
@@ -238,7 +239,7 @@ impl Link {
 
 const PIPELINE: &str = "pipeline";
 
-/// Whether it is time again.
+/// Whether `interval` has passed since `last`, which then becomes the current time.
 fn due(last: &mut Option<Instant>, interval: Duration) -> bool {
     let now = Instant::now();
     let due = last.is_none_or(|last| now >= last + interval);

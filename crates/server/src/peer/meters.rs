@@ -1,4 +1,4 @@
-//! etcd's `etcd_network_*` figures about other members.
+//! etcd's `etcd_network_*` metrics about other members.
 
 use std::sync::Arc;
 
@@ -8,10 +8,10 @@ use prometheus::{
     TextEncoder, exponential_buckets,
 };
 
-/// What stands for a sender that is neither a peer nor was one: labels must not grow with what strangers say.
+/// The label of a sender that neither is nor was a peer: the number of labels must not depend on what strangers send.
 const STRANGER: &str = "unknown";
 
-/// All figures, by member. Members that left take theirs with them.
+/// All metrics, by member. Those of a removed member are removed with it.
 #[derive(Debug)]
 pub struct Meters {
     registry: Registry,
@@ -37,7 +37,7 @@ struct StateVecs {
     seconds: HistogramVec,
 }
 
-/// The figures of one member.
+/// The metrics of one member.
 #[derive(Clone, Debug)]
 pub struct PeerMeters {
     pub active: IntGauge,
@@ -134,7 +134,7 @@ impl Meters {
         })
     }
 
-    /// The figures of one member, from zero if it is new.
+    /// The metrics of one member, from zero if it is new.
     pub fn peer(&self, id: u64) -> PeerMeters {
         let (local, remote) = (self.local.as_str(), format!("{id:x}"));
         let (pair, remote) = ([local, remote.as_str()], [remote.as_str()]);
@@ -153,16 +153,16 @@ impl Meters {
         }
     }
 
-    /// A receive from somebody who is no member failed.
+    /// A receive from a sender that is no member failed.
     pub fn stranger_failed(&self) {
         self.received_failures.with_label_values(&[STRANGER]).inc();
     }
 
-    /// The member is gone.
+    /// Removes the metrics of a member that was removed.
     pub fn forget(&self, id: u64) {
         let (local, remote) = (self.local.as_str(), format!("{id:x}"));
         let (pair, remote) = ([local, remote.as_str()], [remote.as_str()]);
-        // What never was there need not be removed.
+        // Labels that were never there need not be removed.
         let _ = self.known.remove_label_values(&pair);
         let _ = self.active.remove_label_values(&pair);
         let _ = self.disconnected.remove_label_values(&pair);
@@ -174,7 +174,7 @@ impl Meters {
         self.receive.forget(&remote);
     }
 
-    /// All figures in Prometheus' text format. Families without a member are left out.
+    /// All metrics in Prometheus' text format. Families without a member are left out.
     pub fn render(&self) -> String {
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
     }

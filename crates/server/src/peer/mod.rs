@@ -1,4 +1,5 @@
-//! What members tell each other: etcd's peer protocol over HTTP/1.1, so that members of etcd can be among the others.
+//! Communication between members: etcd's peer protocol over HTTP/1.1, so that members that run etcd can be part of the
+//! cluster.
 //!
 //! ```text
 //!   engine thread                          thread "peers-0"                                  another member
@@ -10,31 +11,33 @@
 //!   Sink::message ◀──────────── check ◀───── keep_reading: GET /raft/stream/.. at the peer ──▶
 //! ```
 //!
-//! Who *receives* asks for a stream, and keeps it open; who sends writes into the answer. Appends have a stream of their
-//! own, so that a heartbeat never waits behind a megabyte of entries, and states a request of their own.
+//! The *receiver* asks for a stream, and keeps it open; the sender writes into the answer. Appends have a stream of
+//! their own, so that a heartbeat never waits behind a megabyte of entries. States have a request of their own.
 //!
-//! Beside consensus, members ask each other questions: which version one runs ([`versions`]); how long a lease lives, and
-//! to promote a learner, which the leader alone knows ([`questions`]). Who asks does so on the thread of its client, over
-//! connections of that thread ([`kept`]). And a member asks itself, at the addresses under which the others know it, to find out
-//! whether it is the only one that runs as itself ([`twin`]).
+//! Besides consensus, members ask each other questions: which version a member runs ([`versions`]); how long a lease
+//! has to live, and to promote a learner, which only the leader can answer ([`questions`]). The thread of the client
+//! asks these, over the connection pool of that thread ([`kept`]). A member also asks at its own addresses, as the
+//! other members know them, whether a duplicate process runs as this member ([`twin`]).
 //!
 //! Rules:
-//! - One thread does all of it; threads that serve clients never wait for a peer, nor the engine thread: [`Transport::send`]
-//!   puts a message into a queue, or drops it. raft sends again what was lost; it is told ([`Sink::unreachable`]).
-//! - What waits for a peer is bounded by count and bytes, peer by peer and stream by stream: one that is dead or slow
-//!   costs the others nothing ([`queue`]).
-//! - A connection on which nothing can be written for 5 s, or from which nothing came for 5 s, is given up. Both sides
-//!   send a link heartbeat three times as often.
-//! - A message reaches the member only if a member may send it, from whom it says, to this one ([`check`]). Lengths are
-//!   believed when the bytes are there ([`codec`]).
-//! - A new stream of a peer takes the place of its old one, and begins empty.
+//! - One thread does all of this. Neither threads that serve clients nor the engine thread ever wait for a peer:
+//!   [`Transport::send`] puts a message into a queue, or drops it. raft repeats lost messages; it is notified of a loss
+//!   ([`Sink::unreachable`]).
+//! - Messages that wait for a peer are bounded by count and bytes, for each peer and each stream: a peer that is dead
+//!   or slow costs the others nothing ([`queue`]).
+//! - A connection on which nothing can be written for 5 s, or from which nothing arrives for 5 s, is given up. Both
+//!   sides send a link heartbeat three times as often.
+//! - A message reaches the member only if a member may send it, if its sender is the member that it names, and if it is
+//!   for this member ([`check`]). Lengths are believed once the bytes have arrived ([`codec`]).
+//! - A new stream of a peer replaces its old one, and begins empty.
 //! - A state goes only to a peer that is known to take it, never to an etcd ([`format`]).
 //! - A state that was cut short never looks whole: its request breaks instead of ending.
-//! - The log hears of changes, not of attempts, and of nothing without bound ([`crate::seldom`]).
+//! - Changes are logged, not attempts, and the number of log lines is bounded ([`crate::seldom`]).
 //!
-//! Deliberately absent: TLS; raft's meaning, which is the member's; retries of messages, which are raft's; compression.
+//! Deliberately absent: TLS; the meaning of raft's messages, which is left to the member; retries of messages, which
+//! are left to raft; compression.
 
-/// A line about one end of a stream, in etcd's fields.
+/// A log line about one end of a stream, with etcd's fields.
 macro_rules! log_stream {
     ($level:ident, $end:tt, $link:expr, $kind:expr, $text:tt) => {
         seldom!(

@@ -13,10 +13,10 @@ use super::link::{Kind, Link};
 use super::queue::Reader;
 use crate::grpc::body::Pieces;
 
-/// What is encoded at once. Enough to fill a socket; a message that is larger goes alone.
+/// Bytes that are encoded at a time: enough to fill a socket. A larger message goes alone.
 const BATCH_BYTES: usize = 256 << 10;
 
-/// The body of one stream. It lives as long as its connection, or until another takes its place.
+/// The body of one stream. It lives as long as its connection, or until another stream replaces it.
 pub struct Outgoing {
     link: Arc<Link>,
     kind: Kind,
@@ -27,7 +27,7 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
-    /// Takes the place of the stream of this kind, if there is one. A link heartbeat goes out every `heartbeat`.
+    /// Replaces the stream of this kind, if there is one. A link heartbeat is sent every `heartbeat`.
     pub fn attach(link: Arc<Link>, kind: Kind, heartbeat: Duration) -> Outgoing {
         let (reader, replaced) = link.queue(kind).open();
         if let Some(unread) = replaced {
@@ -77,7 +77,7 @@ impl Drop for Outgoing {
     fn drop(&mut self) {
         let queue = self.link.queue(self.kind);
         let finished = !queue.is_open();
-        // Another stream has taken over: nothing is lost, and nothing is to be said.
+        // If another stream has replaced this one, nothing is lost, and nothing is logged.
         let Some(unread) = queue.close(self.reader) else { return };
         if finished {
             log_stream!(

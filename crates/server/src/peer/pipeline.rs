@@ -1,4 +1,4 @@
-//! The way of messages while there is no stream: each is posted by itself.
+//! The pipeline: while there is no stream, each message is posted by itself.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -33,14 +33,14 @@ pub(super) enum PostError {
     State(String),
 }
 
-/// A connection that is kept for the next request, and where it leads.
+/// A connection that is kept for the next request, and the URL that it leads to.
 pub(super) struct Kept {
     sender: SendRequest<Full<Bytes>>,
     url: Url,
 }
 
-/// Posts what is queued, one after the other, until the queue is finished. When one fails, those behind it are dropped
-/// with it: they would come too late.
+/// Posts the queued messages, one after the other, until the queue is finished. When one fails, the messages after it
+/// are dropped with it: they would arrive too late.
 pub(super) async fn keep_posting(shared: Arc<Shared>, link: Arc<Link>) {
     let (mut batch, mut kept) = (Vec::new(), None);
     while poll_fn(|cx| link.pipeline.poll_take(link.posting, &mut batch, 1, cx)).await {
@@ -78,13 +78,13 @@ async fn post(shared: &Shared, link: &Link, kept: &mut Option<Kept>, message: &M
     posted.map(|()| bytes)
 }
 
-/// What the answer to a post means.
+/// Evaluates the answer to a post.
 pub(super) fn judge(reply: Reply) -> Result<(), PostError> {
     if reply.status == StatusCode::NO_CONTENT {
         return Ok(());
     }
     let text = String::from_utf8_lossy(&reply.body).trim_end().to_owned();
-    // etcd says 403 to a removed member, and to a message that was meant for somebody else.
+    // etcd answers 403 to a removed member, and also to a message that was meant for another member.
     let removed = reply.status == StatusCode::GONE || reply.status == StatusCode::FORBIDDEN;
     match removed && text.contains("removed") {
         true => Err(PostError::Removed),
@@ -112,8 +112,8 @@ pub(super) async fn ask(
         {
             match sender.try_send_request(request).await {
                 Ok(response) => return Ok((sender, client::read_reply(url, response).await?)),
-                // The peer closed it meanwhile, and has seen nothing of this. Otherwise it may have, and a proposal
-                // must not be posted twice.
+                // The peer had closed the connection, and has not seen the request. Otherwise it may have seen it, and
+                // a proposal must not be posted twice.
                 Err(mut error) => match error.take_message() {
                     Some(unsent) => request = unsent,
                     None => return Err(broken(error.into_error())),

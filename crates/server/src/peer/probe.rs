@@ -1,4 +1,4 @@
-//! Is the peer there, and how far away is it?
+//! Probes: whether the peer answers, and how long an answer takes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,13 +12,13 @@ use super::pipeline::ask;
 use super::transport::Shared;
 use crate::config::Url;
 
-/// Between two probes, as in etcd.
+/// The time between two probes, as in etcd.
 const PROBE_INTERVAL: Duration = Duration::from_secs(4);
 
 /// Where members answer probes.
 pub(super) const PATH: &str = "/raft/probing";
 
-/// Measures the time that a request takes, for ever. The log hears when the peer stops answering, and when it is back.
+/// Measures the time that a request takes, for ever. Logs when the peer stops answering, and when it answers again.
 pub(super) async fn keep_probing(shared: Arc<Shared>, link: Arc<Link>) {
     let mut interval = tokio::time::interval(PROBE_INTERVAL);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -38,7 +38,7 @@ pub(super) async fn keep_probing(shared: Arc<Shared>, link: Arc<Link>) {
             Err(error) => Some(error.to_string()),
         };
         match error {
-            // The first request on a connection takes the connecting, too.
+            // The first request on a connection includes the time for connecting.
             None if reused => link.meters.round_trip_seconds.observe(start.elapsed().as_secs_f64()),
             None => {}
             Some(_) => kept = None,

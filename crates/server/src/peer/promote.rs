@@ -1,4 +1,4 @@
-//! `POST /members/promote/<id>`: a member asks the leader to make a voter of a learner (etcd: `etcdhttp/peer.go`,
+//! `POST /members/promote/<id>`: a member asks the leader to promote a learner to a voter (etcd: `etcdhttp/peer.go`,
 //! `promoteMemberHTTP`).
 
 use bytes::Bytes;
@@ -12,14 +12,14 @@ use crate::api::Member;
 use crate::api::cluster::{Unpromoted, promote};
 use crate::grpc::Call;
 
-/// What the path begins with; the id in decimal digits follows.
+/// The beginning of the path; the id in decimal digits follows.
 pub const PREFIX: &str = "/members/promote/";
 
 const NOT_FOUND: &str = "membership: ID not found";
 const NOT_LEARNER: &str = "membership: can only promote a learner member";
 const NOT_READY: &str = "etcdserver: can only promote a learner member which is in sync with leader";
 
-/// Where the leader is asked for the learner `id`.
+/// The path at which the leader is asked to promote the learner `id`.
 pub fn path(id: u64) -> String {
     format!("{PREFIX}{id}")
 }
@@ -34,7 +34,7 @@ pub(crate) fn etcds_text(why: &Unpromoted) -> &str {
     }
 }
 
-/// Answers a path behind [`PREFIX`]. A member that does not lead asks the leader in turn, as in etcd.
+/// Answers a path that begins with [`PREFIX`]. A member that does not lead asks the leader in turn, as in etcd.
 pub(super) async fn answer(member: &Member, id: &str) -> Result<Response<Bytes>, Refused> {
     let Ok(number) = id.parse() else {
         return Err(Refused::new(StatusCode::NOT_FOUND, format!("member {id} not found in cluster")));

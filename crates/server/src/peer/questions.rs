@@ -1,5 +1,5 @@
-//! What other members ask of this one beside consensus: about leases, which the leader knows, to promote a learner, and whether
-//! the states are equal.
+//! Questions of other members to this one besides consensus: about leases and to promote a learner, which only the
+//! leader can answer, and whether the states are equal.
 
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -39,7 +39,7 @@ pub(super) fn answer_with(status: StatusCode, content_type: &'static str, body: 
     response
 }
 
-/// Whether a path of the peer port is one of these.
+/// Whether a path of the peer port belongs to these questions.
 pub fn concerns(path: &str) -> bool {
     matches!(
         path,
@@ -47,7 +47,7 @@ pub fn concerns(path: &str) -> bool {
     ) || path.starts_with(promote::PREFIX)
 }
 
-/// Answers a request whose path is one that [`concerns`] this room.
+/// Answers a request whose path [`concerns`] this room.
 pub async fn answer<B>(member: Rc<Member>, request: Request<B>) -> Response<Bytes>
 where
     B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
@@ -112,7 +112,7 @@ mod tests {
         Reply { status: head.status, headers: head.headers, body }
     }
 
-    /// The lease 7 is there, 8 is not, and 9 is somebody else's to know.
+    /// Lease 7 exists, lease 8 does not, and for lease 9 this member is not the leader.
     fn engine(event: &Event) -> Answer {
         match event {
             Event::Read { .. } => Answer::Readable,
@@ -174,7 +174,7 @@ mod tests {
         .await;
     }
 
-    /// It was held up for an election, and the engine thread hears of it between the renewal and the proof.
+    /// The leader was held up during an election, and the engine thread learns that between the renewal and the proof.
     #[tokio::test(flavor = "local", start_paused = true)]
     async fn a_deposed_leader_renews_nothing() {
         let bench = Bench::new(&["http://127.0.0.1:1", "http://127.0.0.1:2"]);

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Waker};
 use metastore_proto::raftpb::Message;
 use parking_lot::Mutex;
 
-/// What a queue holds at most.
+/// The bounds of a queue.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     /// Messages.
@@ -15,13 +15,13 @@ pub struct Bounds {
     pub bytes: usize,
 }
 
-/// What became of a message.
+/// The result of a push.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Pushed {
     Taken,
     /// No room: dropped.
     Full,
-    /// Nobody reads. It comes back: there may be another way.
+    /// The queue has no reader. The message comes back: there may be another way.
     Closed(Box<Message>),
 }
 
@@ -34,15 +34,15 @@ struct State {
     messages: VecDeque<(Message, usize)>,
     bytes: usize,
     waker: Option<Waker>,
-    /// Who reads now, if anybody.
+    /// The current reader, if there is one.
     reader: Option<Reader>,
     readers: u64,
-    /// Nothing is taken any more; what is there is still read.
+    /// No message is taken any more; queued ones are still read.
     finishing: bool,
 }
 
-/// A queue that takes messages while it has a reader. A new reader replaces the old one, and finds it empty: a peer that
-/// connects anew must not be sent what its raft has given up waiting for.
+/// A queue that takes messages while it has a reader. A new reader replaces the old one, and finds the queue empty: a
+/// peer that reconnects must not be sent messages that its raft no longer waits for.
 #[derive(Debug)]
 pub struct Queue {
     state: Mutex<State>,
@@ -73,13 +73,14 @@ impl Queue {
         Pushed::Taken
     }
 
-    /// Whether somebody reads.
+    /// Whether the queue has a reader, and takes messages.
     pub fn is_open(&self) -> bool {
         let state = self.state.lock();
         state.reader.is_some() && !state.finishing
     }
 
-    /// Makes the caller the reader. How many messages the reader before leaves unread; `None` if there was none.
+    /// Makes the caller the reader. Also returns how many messages the reader before leaves unread; `None` if there was
+    /// none.
     pub fn open(&self) -> (Reader, Option<usize>) {
         let mut state = self.state.lock();
         state.readers += 1;
@@ -91,7 +92,7 @@ impl Queue {
         (reader, before.map(|_| unread.len()))
     }
 
-    /// The reader leaves. How many messages it leaves unread; `None` if another has replaced it.
+    /// Removes the reader. Returns how many messages it leaves unread; `None` if another has replaced it.
     pub fn close(&self, reader: Reader) -> Option<usize> {
         let mut state = self.state.lock();
         if state.reader != Some(reader) {
@@ -103,13 +104,13 @@ impl Queue {
         Some(unread.len())
     }
 
-    /// Drops what is queued. How many messages that were.
+    /// Drops all queued messages, and returns their number.
     pub fn empty(&self) -> usize {
         let (unread, _) = clear(&mut self.state.lock());
         unread.len()
     }
 
-    /// Takes nothing any more, and lets the reader end when it has read the rest.
+    /// Takes no more messages, and lets the reader end when it has read the rest.
     pub fn finish(&self) {
         let mut state = self.state.lock();
         state.finishing = true;

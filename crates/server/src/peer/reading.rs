@@ -18,7 +18,7 @@ use super::link::{Kind, Link};
 use super::transport::Shared;
 use crate::config::Url;
 
-/// Between the beginnings of two attempts, as in etcd.
+/// The time between the beginnings of two attempts, as in etcd.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Why there is no stream.
@@ -42,8 +42,8 @@ enum DialError {
     Status { status: StatusCode, text: String },
 }
 
-/// Keeps a stream of the peer's open, for ever. A name that does not resolve yet, a peer that is not there yet: tried
-/// again. The log hears of changes.
+/// Keeps a stream of the peer open, for ever. If a name does not resolve yet or a peer does not answer yet, it tries
+/// again. Only changes are logged.
 pub(super) async fn keep_reading(shared: Arc<Shared>, link: Arc<Link>, kind: Kind) {
     let mut last_error = String::new();
     loop {
@@ -66,7 +66,7 @@ pub(super) async fn keep_reading(shared: Arc<Shared>, link: Arc<Link>, kind: Kin
                     "remote-peer-id" = %format_args!("{:x}", link.id), error = %broken,
                     "lost TCP streaming connection with remote peer"
                 );
-                // One that was ended in order may be about to be replaced; the next attempt tells.
+                // A stream that was ended in order may be about to be replaced; the next attempt will show that.
                 if broken != Broken::Ended {
                     link.deactivate("read", kind.name(), &broken);
                 }
@@ -139,7 +139,7 @@ async fn dial_url(shared: &Shared, link: &Link, kind: Kind, url: &Url) -> Result
     Err(why(reply.await.map_err(late)??, link))
 }
 
-/// What an answer other than 200 means.
+/// The meaning of an answer other than 200.
 fn why(reply: Reply, link: &Link) -> DialError {
     let text = String::from_utf8_lossy(&reply.body).trim_end().to_owned();
     match reply.status {

@@ -1,20 +1,22 @@
-//! Where the transport meets the member.
+//! The interface between the transport and the member.
 
 use metastore_proto::raftpb::Message;
 
-/// What the transport tells the member. Called on the thread of the peers and on that of whoever sends; must not block.
+/// The peer sink: takes messages and events from the transport. Called on the thread of the peers and on the thread
+/// that sends; must not block.
 pub trait Sink: Send + Sync + 'static {
-    /// A message of another member, `bytes` long on the wire: for this member, of a type that members send each other,
-    /// from whom it says. Terms and indexes are not looked at. False: no room, it is dropped.
+    /// Takes a message of another member, `bytes` long on the wire. It is for this member, of a type that members send
+    /// each other, and from the member that it names. Terms and indexes are not checked. False: there is no room, and
+    /// the message is dropped.
     fn message(&self, message: Message, bytes: usize) -> bool;
 
     /// Messages to that member are being lost.
     fn unreachable(&self, id: u64);
 
-    /// How the sending of a state ended: `ok` once the follower has taken it.
+    /// The sending of a state has ended: `ok` if the follower has taken it.
     fn snapshot_sent(&self, to: u64, ok: bool);
 
-    /// Another member says that this one was removed from the cluster. May be said again and again.
+    /// Another member says that this one was removed from the cluster. May be called again and again.
     fn removed(&self);
 }
 
@@ -37,11 +39,12 @@ pub trait StateIntake: Send + Sync + 'static {
     fn begin(&self, message: Message) -> Result<Box<dyn StateTaker>, String>;
 }
 
-/// Takes one incoming state, on a blocking thread. Dropped before its end: the sender is gone, nothing may remain.
+/// Takes one incoming state, on a blocking thread. If it is dropped before its end, the sender is gone, and nothing may
+/// remain.
 pub trait StateTaker: Send {
-    /// The next bytes. As long as it works on them, nothing more is read from the sender.
+    /// Takes the next bytes. Until this returns, nothing more is read from the sender.
     fn take(&mut self, piece: &[u8]) -> Result<(), String>;
 
-    /// All bytes have come. Returns once the member took or refused the state.
+    /// All bytes have arrived. Returns once the member took or refused the state.
     fn finish(self: Box<Self>) -> Result<(), String>;
 }

@@ -1,4 +1,4 @@
-//! The peer port: who asks, and for what.
+//! The peer port: its requests, and their senders.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -26,19 +26,19 @@ use crate::grpc::{Body, LocalFuture};
 use crate::io::lobby::Pass;
 use crate::logging::timestamp;
 
-/// Link heartbeats that go out in the time for which the other side waits for one.
+/// Link heartbeats that are sent in the time for which the other side waits for one.
 const HEARTBEATS_PER_TIMEOUT: u32 = 3;
 
-/// What all posts of members that are being read hold together: as much as the largest one may have. A connection costs
-/// nothing, and each could otherwise hold so much.
+/// The most bytes of all posts of members that are being read: as many as the largest post may have. A connection costs
+/// nothing, and each could otherwise hold as much.
 const POSTED_BYTES: u64 = MAX_FRAME_BYTES;
 
-/// The same for posts of those that this member does not know. One that joined while this member was away sends appends of a
-/// megabyte, and one of a single entry that is larger.
+/// The same for posts of senders that this member does not know. A member that joined while this one was away sends
+/// appends of a megabyte, or an append of a single entry that is larger.
 const STRANGERS_POSTED_BYTES: u64 = 32 << 20;
 
-/// The paths of the peer port that are not the transport's: `/version`, `/members`, leases, promotion, hashes. `None`: not
-/// found.
+/// Answers the paths of the peer port that are not the transport's: `/version`, `/members`, leases, promotion, hashes.
+/// `None`: not found.
 pub type Further = Rc<dyn Fn(Request<Incoming>) -> Option<LocalFuture<Response<Body>>>>;
 
 /// The peer port on its thread.
@@ -47,7 +47,7 @@ pub(super) struct Front {
     pub shared: Arc<Shared>,
     pub further: Further,
     pub senders: Senders,
-    /// Bytes of the posts that are being read: of members, and of strangers.
+    /// Bytes of the posts that are being read: of members, and of unknown senders.
     pub posted: Posted,
     /// True once the member stops: then no stream begins.
     pub stopping: watch::Receiver<bool>,
@@ -79,7 +79,7 @@ impl Front {
         response
     }
 
-    /// Every answer says who answers; one to the wrong method, which would be right.
+    /// Every answer identifies this member; an answer to a wrong method also names the right one.
     fn answer(&self, method: &'static str, result: Result<Response<Body>, Refusal>) -> Response<Body> {
         let mut response = result.unwrap_or_else(|Refusal { status, text }| plain(status, &text));
         if response.status() == StatusCode::METHOD_NOT_ALLOWED {
@@ -96,7 +96,7 @@ impl Front {
         self.shared.settings.identity.admit(request.headers())
     }
 
-    /// A post from somebody: where it can be answered is remembered, unless it was removed.
+    /// Admits a post, and remembers the URLs of its sender. A removed member is refused.
     fn admit_post(&self, request: &Request<Incoming>) -> Result<Sender, Refusal> {
         let sender = self.admit(request, &Method::POST)?;
         let Some(id) = sender.id else { return Ok(sender) };
@@ -176,7 +176,7 @@ impl Front {
             return Err(Refusal::new(StatusCode::GONE, "removed member"));
         }
         let Some(link) = self.shared.peer(from) else {
-            // Somebody else's cluster of the same id, or a member that joined and whom the log here does not tell of yet.
+            // The sender belongs to another cluster with the same id, or it has joined and is not in the log here yet.
             self.shared.remember(from, &sender);
             tracing::debug!("remote-peer-id-from" = %id, "failed to find remote peer in cluster");
             return Err(Refusal::new(StatusCode::NOT_FOUND, "error sender not found"));
@@ -201,14 +201,14 @@ pub(super) struct Posted {
     strangers: Rc<Cell<u64>>,
 }
 
-/// A posted message while it is read: its place among the others.
+/// A posted message while it is read, and its share of the bytes.
 struct Post {
     length: u64,
     posted: Rc<Cell<u64>>,
 }
 
 impl Post {
-    /// Takes a place for `length` bytes before any of them is read.
+    /// Reserves `length` bytes before any of them is read.
     fn begin(posted: &Posted, known: bool, length: u64) -> Result<Post, Refusal> {
         let (posted, limit) = match known {
             true => (&posted.members, POSTED_BYTES),
@@ -238,7 +238,7 @@ impl Drop for Post {
     }
 }
 
-/// What probes compare.
+/// The answer to a probe.
 pub(crate) fn probing() -> Response<Body> {
     let now = timestamp(SystemTime::now());
     let mut response = Response::new(Body::Plain(format!("{{\"OK\":true,\"Now\":\"{now}\"}}\n").into()));

@@ -1,4 +1,5 @@
-//! A state that comes in: from the request's body to a blocking thread that takes it, no faster than it does.
+//! A state that is received: from the request's body to a blocking thread that takes it. The body is read no faster
+//! than that thread takes it.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -23,33 +24,34 @@ use super::state_send::index;
 use super::transport::Shared;
 use crate::io::lobby::Pass;
 
-/// The longest announcement of a member, as in etcd; the state behind it may have any size.
+/// The longest announcement of a member, as in etcd; the state after it may have any size.
 const ANNOUNCEMENT_BYTES: u64 = 64 << 20;
 
 /// The longest announcement of a sender that is not known here: it names an index and the members.
 const STRANGERS_ANNOUNCEMENT_BYTES: u64 = 64 << 10;
 
-/// An announcement is there after this long, counted from the beginning of the request.
+/// An announcement must arrive within this time, counted from the beginning of the request.
 const ANNOUNCEMENT_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Pieces between the connection and the thread that takes them.
+/// At most this many pieces wait between the connection and the thread that takes them.
 const PIECES: usize = 8;
 
-/// A sender from whom nothing comes for this long is given up: it reads from a disk that may be behind.
+/// A sender from which nothing arrives for this time is given up. It reads from a disk that may be behind.
 const SILENCE: Duration = Duration::from_secs(60);
 
-/// States that members send at a time. There is one leader; an old one may still be at it.
+/// At most this many states of members are received at a time. There is one leader; a former one may still be sending.
 const STATES_AT_ONCE: usize = 2;
 
-/// States that senders send at a time whom this member does not know: a leader may have joined while this member was away.
+/// At most this many states of senders that this member does not know: a leader may have joined while this member was
+/// away.
 const STRANGERS_STATES_AT_ONCE: usize = 1;
 
-/// A stranger's state that comes more slowly than this, counted from its beginning and after [`STRANGERS_GRACE`], is given up:
-/// its place is the only one.
+/// A state of an unknown sender that arrives more slowly than this, counted from its beginning and after
+/// [`STRANGERS_GRACE`], is given up: it holds the only place.
 const STRANGERS_BYTES_PER_S: u64 = 256 << 10;
 const STRANGERS_GRACE: Duration = Duration::from_secs(30);
 
-/// The members that are sending now, one state at a time for each; and the others.
+/// The members that are sending now, one state at a time for each, and the unknown senders.
 #[derive(Clone, Default)]
 pub(super) struct Senders {
     members: Rc<RefCell<HashSet<u64>>>,
@@ -62,7 +64,7 @@ enum Piece {
 }
 
 impl Senders {
-    /// Takes a state, to the end.
+    /// Receives a state, to the end.
     ///
     /// # Errors
     /// [`Refusal`]; nothing of the state remains.
@@ -77,8 +79,8 @@ impl Senders {
         let bad = |text: String| Refusal::new(StatusCode::BAD_REQUEST, text);
         let from = sender.id.ok_or_else(|| bad("the request does not say who sends it".into()))?;
         let known = shared.peer(from).is_some();
-        // A member takes its place before anything is read, as its announcement may be large; a stranger only with an
-        // announcement that is whole.
+        // A member gets its place before anything is read, because its announcement may be large. An unknown sender
+        // gets its place only with an announcement that is whole.
         let mut turn = if known { Some(self.enter(from, known)?) } else { None };
         let limit = if known { ANNOUNCEMENT_BYTES } else { STRANGERS_ANNOUNCEMENT_BYTES };
         let mut source = Source::new(body, SILENCE);
@@ -91,7 +93,7 @@ impl Senders {
             turn = Some(self.enter(from, known)?);
         }
         let _turn = turn;
-        // Its time is limited here from now on.
+        // From now on its time is limited here, not by the lobby.
         pass.iter().for_each(Pass::admit);
         let pace = (!known).then_some(Pace { began: start });
         let link = shared.link(from);
@@ -152,13 +154,13 @@ impl Senders {
     }
 }
 
-/// The turn of one sender.
+/// The place of one sender.
 struct Turn {
     senders: Rc<RefCell<HashSet<u64>>>,
     from: u64,
 }
 
-/// How fast a stranger's state has to come.
+/// How fast a state of an unknown sender must arrive.
 #[derive(Clone, Copy)]
 struct Pace {
     began: Instant,
@@ -192,7 +194,7 @@ impl Drop for Inflight<'_> {
     }
 }
 
-/// Hands the body to the intake on a blocking thread, and waits for its word. How many bytes that were.
+/// Passes the body to the intake on a blocking thread, and waits for its result. Returns the number of bytes.
 async fn take(
     intake: Arc<dyn StateIntake>,
     message: Message,
@@ -215,7 +217,7 @@ async fn take(
             let end = piece.is_none();
             let length = piece.as_ref().map_or(0, Bytes::len);
             let piece = piece.map_or(Piece::End, Piece::Bytes);
-            // Whoever takes has given up: its error tells why.
+            // If the intake has given up, its error says why.
             if pieces.send(piece).await.is_err() || end {
                 return Ok(());
             }

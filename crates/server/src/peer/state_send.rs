@@ -22,25 +22,25 @@ use super::seam::StateStream;
 use super::transport::Shared;
 use crate::config::Url;
 
-/// States that are sent at a time. More wait: each reads a whole state from the disk.
+/// At most this many states are sent at a time. More wait: each reads a whole state from the disk.
 pub(super) const STATES_AT_ONCE: usize = 2;
 
-/// What is handed over at once; smaller pieces are gathered.
+/// Bytes that are passed on at a time; smaller pieces are gathered.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// Pieces between the thread that reads and the connection.
+/// At most this many pieces wait between the thread that reads and the connection.
 const PIECES: usize = 8;
 
-/// A follower that takes nothing for this long is given up. It holds up the stream while its disk is behind.
+/// A follower that takes nothing for this time is given up. While its disk is behind, it holds up the stream.
 pub(super) const STALL: Duration = Duration::from_secs(60);
 
-/// For how long a follower may take to make a whole state its own.
+/// How long a follower may take to finish with a whole state.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
 /// Where states are posted.
 pub(super) const PATH: &str = "/raft/snapshot";
 
-/// The request's body. It ends in order only if the reading did: what is cut short must not look whole.
+/// The request's body. It ends in order only if the reading did: a state that is cut short must not look whole.
 struct Pieces(mpsc::Receiver<Result<Bytes, String>>);
 
 impl http_body::Body for Pieces {
@@ -52,7 +52,7 @@ impl http_body::Body for Pieces {
     }
 }
 
-/// Sends one state, and says how it went.
+/// Sends one state, and reports the result.
 pub(super) async fn send(shared: Arc<Shared>, link: Arc<Link>, places: Arc<Semaphore>, state: Box<dyn StateStream>) {
     let Ok(_place) = places.acquire().await else { return link.state_sent(false) };
     let (meters, start) = (&link.meters.state_sent, Instant::now());
@@ -110,7 +110,8 @@ async fn post(shared: &Shared, link: &Link, state: Box<dyn StateStream>) -> Resu
     let exchange = async {
         let mut sender = client::open(&url, shared.settings.dial_timeout, STALL).await?;
         let broken = |error| ClientError::Http { url: url.text.clone(), error };
-        // While the body goes out, the connection notices who takes nothing; behind it, nobody would.
+        // While the body is sent, the connection notices a peer that takes nothing. After the body, only this time
+        // limit does.
         let mut answer = std::pin::pin!(sender.send_request(request));
         let (bytes, response) = tokio::select! {
             response = answer.as_mut() => (None, response),
@@ -126,7 +127,7 @@ async fn post(shared: &Shared, link: &Link, state: Box<dyn StateStream>) -> Resu
         let reply = tokio::time::timeout(STALL, client::read_reply(&url, response.map_err(broken)?));
         let late = |_elapsed| ClientError::Timeout { url: url.text.clone(), after: STALL };
         judge(reply.await.map_err(late)??)?;
-        // An answer that says yes before all was sent is none.
+        // A success that is answered before everything was sent does not count.
         match bytes {
             Some(Ok(bytes)) => Ok((index, bytes)),
             _ => Err(PostError::State("the peer answered before it had all of it".into())),
@@ -139,8 +140,8 @@ async fn post(shared: &Shared, link: &Link, state: Box<dyn StateStream>) -> Resu
     exchange
 }
 
-/// Asks who is there, at the very address to which the state will go: since the peer was heard of last, an etcd may have taken its
-/// place.
+/// Asks, at the very address to which the state will go, which process answers there: an etcd may have replaced the
+/// peer since its last message.
 async fn recognise(shared: &Shared, link: &Link, url: &Url) -> Result<(), PostError> {
     let (timeout, headers) = (shared.settings.dial_timeout, shared.settings.identity.headers(link.id));
     let reply = client::request(url, Method::GET, probe::PATH, headers, Bytes::new(), timeout).await?;
@@ -152,7 +153,7 @@ fn outcome(read: Result<Result<u64, String>, tokio::task::JoinError>) -> Result<
     read.unwrap_or_else(|_panic| Err("reading the state panicked".into()))
 }
 
-/// On a blocking thread: opens the state, announces it, and pushes it through. How many bytes that were.
+/// On a blocking thread: opens the state, announces it, and passes it on. Returns the number of bytes.
 fn read(
     state: Box<dyn StateStream>,
     announce: oneshot::Sender<u64>,
@@ -169,7 +170,7 @@ fn read(
             Ok(out.bytes)
         }
         Err(error) => {
-            // Whoever reads sees a broken connection instead of an end.
+            // The receiver sees a broken connection instead of an end.
             let _ = pieces.blocking_send(Err(error.clone()));
             Err(error)
         }

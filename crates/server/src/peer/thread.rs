@@ -1,4 +1,4 @@
-//! The thread of the peers: serves their port, and talks to them.
+//! The thread of the peers: serves the peer port, and talks to the other members.
 
 use std::collections::HashMap;
 use std::io;
@@ -23,12 +23,12 @@ use crate::io::listen::Listener;
 use crate::io::serve::{Protocol, Service};
 use crate::io::workers::{WorkerContext, Workers};
 
-/// Connections to the peer port at a time: five for each of a few dozen members, and as many more for what members ask each
-/// other. Connections of nobody who is known get few of these: see [`crate::io::lobby`].
+/// At most this many connections to the peer port at a time: five for each of a few dozen members, and as many more for
+/// questions between members. Connections of unknown senders get few of these: see [`crate::io::lobby`].
 pub const MAX_CONNECTIONS: usize = 1024;
 
-/// Starts the thread. `further` answers what is not the transport's; it is made on the thread, once. On stop, what is
-/// queued for streams gets `patience` to leave.
+/// Starts the thread. `further` answers requests that are not the transport's; it is made on the thread, once. On stop,
+/// messages that are queued for streams get `patience` to be sent.
 ///
 /// # Errors
 /// No thread, or no runtime.
@@ -56,7 +56,7 @@ pub fn start(
     Workers::start_named("peers", 1, listeners, connections, Protocol::default(), patience, build)
 }
 
-/// Starts and ends what talks to each peer, as it is told. A peer's tasks end when they are dropped here.
+/// Starts and ends the tasks of each peer, as the commands say. A peer's tasks end when they are dropped here.
 async fn direct(
     shared: Arc<Shared>,
     mut commands: mpsc::UnboundedReceiver<Command>,

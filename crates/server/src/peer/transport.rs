@@ -1,4 +1,4 @@
-//! The handle by which the member talks to others, and what the threads share behind it.
+//! The handle by which the member talks to others, and the state that the threads share behind it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -14,36 +14,36 @@ use super::link::{Kind, Link};
 use super::meters::Meters;
 use super::seam::{Sink, StateIntake, StateStream};
 
-/// Members that this one does not know yet, and answers all the same: those that joined while it was away. Beyond this
-/// many, a stranger must wait until the log has told of it.
+/// At most this many members that this one does not know yet are answered: they joined while it was away. Further ones
+/// must wait until they are in the log here.
 const MAX_REMOTES: usize = 32;
 
-/// URLs of one stranger.
+/// The most URLs of one unknown member.
 const MAX_REMOTE_URLS: usize = 16;
 
 /// How the transport behaves.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub identity: Identity,
-    /// For how long a connection may take to stand. etcd: one second and the election timeout.
+    /// How long opening a connection may take. In etcd, one second and the election timeout.
     pub dial_timeout: Duration,
-    /// For how long a stream may be silent. Both sides say something three times as often.
+    /// How long a stream may be silent. Both sides send something three times as often.
     pub read_timeout: Duration,
 }
 
 /// etcd's `raft-read-timeout`.
 pub const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Another member, as the membership has it.
+/// Another member, as the list of members has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
     pub id: u64,
     pub urls: Vec<String>,
 }
 
-/// What the thread of the peers is told.
+/// Commands to the thread of the peers.
 pub(super) enum Command {
-    /// Talk to this member; `true`: open streams to it. To one that merely turned up, messages are posted.
+    /// Talk to this member; `true`: open streams to it. To an unknown member, messages are only posted.
     Start(Arc<Link>, bool),
     Stop(u64),
     State(Arc<Link>, Box<dyn StateStream>),
@@ -57,20 +57,21 @@ struct Table {
     removed: HashSet<u64>,
 }
 
-/// What is shared.
+/// The state that the threads share.
 pub(super) struct Shared {
     pub settings: Settings,
     pub sink: Arc<dyn Sink>,
     pub intake: Arc<dyn StateIntake>,
     pub meters: Arc<Meters>,
     table: RwLock<Table>,
-    /// Not bounded by itself: peers start and stop as the membership changes, and each has one state under way at most.
+    /// It has no bound of its own: peers start and stop as the membership changes, and each has at most one state under
+    /// way.
     commands: mpsc::UnboundedSender<Command>,
     /// For the thread of the peers, which takes it once.
     pub inlet: Mutex<Option<mpsc::UnboundedReceiver<Command>>>,
 }
 
-/// The way to the other members. Clones are the same; calls never block.
+/// The way to the other members. Clones share the same state; calls never block.
 #[derive(Clone)]
 pub struct Transport {
     pub(super) shared: Arc<Shared>,
@@ -86,8 +87,8 @@ impl Transport {
         Transport { shared: Arc::new(shared) }
     }
 
-    /// Queues a message for `message.to`. What finds no room or no connection is dropped, counted, and reported through
-    /// [`Sink::unreachable`]; a message to nobody that is known is dropped silently, as in etcd. A state goes by
+    /// Queues a message for `message.to`. Without room or connection it is dropped, counted, and reported through
+    /// [`Sink::unreachable`]. A message to an unknown member is dropped silently, as in etcd. A state goes by
     /// [`Transport::send_state`]: a MsgSnap is dropped here.
     pub fn send(&self, message: Message) {
         let (to, kind) = (message.to(), message.r#type());
@@ -106,8 +107,8 @@ impl Transport {
         }
     }
 
-    /// Sends a state to a follower, in its own time; the result comes through [`Sink::snapshot_sent`], at once if there is
-    /// no such peer, or if one is on its way to it.
+    /// Sends a state to a follower, in the background. The result comes through [`Sink::snapshot_sent`]: at once if
+    /// there is no such peer, or if another state is on its way to it.
     pub fn send_state(&self, to: u64, state: Box<dyn StateStream>) {
         let link = self.shared.table.read().peers.get(&to).cloned();
         match link {
@@ -116,7 +117,8 @@ impl Transport {
         }
     }
 
-    /// Whether a follower that needs a state may be sent one: it must be known to take those of MetaStore. If not, that is told.
+    /// Whether a follower that needs a state may be sent one: it must be known to take MetaStore's states. If not, that
+    /// is logged and counted.
     pub fn takes_states(&self, to: u64) -> bool {
         let Some(link) = self.shared.peer(to) else { return false };
         let takes = link.format.is_ours();
@@ -131,8 +133,8 @@ impl Transport {
         self.shared.table.read().peers.values().any(|link| link.format.is_foreign())
     }
 
-    /// The membership is now this. This member may be among the peers; it is passed over. Who is `removed` is told so
-    /// when it asks.
+    /// Sets the membership. This member may be among the peers, and is passed over. A member in `removed` is answered
+    /// that it was removed when it asks.
     pub fn set_peers(&self, peers: Vec<Peer>, removed: Vec<u64>) {
         let shared = &self.shared;
         let wanted: BTreeMap<u64, Peer> = peers.into_iter().map(|peer| (peer.id, peer)).collect();
@@ -157,23 +159,23 @@ impl Transport {
         }
     }
 
-    /// Since when there has been a connection; `None` without one.
+    /// Since when the member has been connected; `None` if it is not.
     pub fn connected_since(&self, id: u64) -> Option<Instant> {
         self.shared.table.read().peers.get(&id)?.active_since()
     }
 
-    /// Whether both streams to the peer stand, so that what is sent arrives in order or not at all.
+    /// Whether both streams to the peer are open, so that messages arrive in order or not at all.
     pub fn has_streams(&self, id: u64) -> bool {
         let kinds = [Kind::Appends, Kind::Messages];
         self.shared.peer(id).is_some_and(|link| kinds.iter().all(|kind| link.queue(*kind).is_open()))
     }
 
-    /// The headers by which the member `to` knows a request of this one.
+    /// The headers by which the member `to` identifies a request of this one.
     pub fn headers(&self, to: u64) -> HeaderMap {
         self.shared.settings.identity.headers(to)
     }
 
-    /// The figures about other members.
+    /// The metrics about other members.
     pub fn meters(&self) -> Arc<Meters> {
         self.shared.meters.clone()
     }
@@ -193,7 +195,7 @@ impl Shared {
             }
             return;
         }
-        // What was a stranger is a member now.
+        // An unknown member has become a peer.
         self.stop(table.remotes.remove(&peer.id));
         let link = self.new_link(peer.id, &peer.urls);
         tracing::info!(
@@ -217,11 +219,11 @@ impl Shared {
     }
 
     fn command(&self, command: Command) {
-        // Once the thread has ended, nobody is talked to any more.
+        // Once the thread has ended, no member is talked to any more.
         let _ = self.commands.send(command);
     }
 
-    /// The peer, or who turned up without being one.
+    /// The peer, or the unknown member that has sent a request under this id.
     pub fn link(&self, id: u64) -> Option<Arc<Link>> {
         let table = self.table.read();
         table.peers.get(&id).or_else(|| table.remotes.get(&id)).cloned()
@@ -235,14 +237,14 @@ impl Shared {
         self.table.read().removed.contains(&id)
     }
 
-    /// Everyone who is talked to.
+    /// The links of all members that are talked to.
     pub fn links(&self) -> Vec<Arc<Link>> {
         let table = self.table.read();
         table.peers.values().chain(table.remotes.values()).cloned().collect()
     }
 
-    /// Remembers where somebody can be answered who is no peer: a member that joined while this one was away, or for
-    /// whom it is new. `id` and the URLs are what the request said.
+    /// Remembers the URLs of a sender that is no peer, so that it can be answered: a member that joined while this one
+    /// was away, or for which this one is new. `id` and the URLs come from the request.
     pub fn remember(&self, id: u64, sender: &Sender) {
         let own = self.settings.identity.id;
         if id == 0 || id == own || sender.urls.is_empty() || sender.urls.len() > MAX_REMOTE_URLS {

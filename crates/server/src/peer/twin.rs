@@ -1,4 +1,4 @@
-//! Two processes as one member: a data directory was copied, and both copies run.
+//! Duplicate processes: a data directory was copied, and two processes run as one member.
 //!
 //! ```text
 //!   the others ── peer URL of member 7, as the cluster knows it ──▶ process a   asks there, and meets itself: goes on
@@ -6,21 +6,26 @@
 //!                                 └──── GET /raft/probing ───────── process b   asks there, and meets a: ends
 //! ```
 //!
-//! The second one listens elsewhere, so no port and no lock is in its way; and it dials the others, whose streams to the first
-//! one it takes over. What it then says it holds, the leader takes for held by the first one, which never got it.
+//! The second process listens elsewhere, so neither a port nor a lock stops it. It dials the other members, and takes
+//! over their streams to the first process. Entries that it then acknowledges count for the leader as held by the first
+//! process, which never got them.
 //!
-//! So each process draws a name when it starts, and tells it, and the name of its data directory, to each prober. A member asks
-//! at its own peer URLs, as the membership records them: before another member hears of it, and every few seconds as long as it
-//! runs. If another process answers there as this member, twice in a row, then the others know that one.
+//! So each process takes a random name when it starts, and answers probes with it and with the name of its data
+//! directory. A member probes its own peer URLs, as the membership records them: before another member hears of it, and
+//! every few seconds as long as it runs. If another process answers there as this member, twice in a row, then the
+//! other members reach that process.
 //!
-//! - A single member asks nobody: no other member dials it, so two processes of one founding disturb each other as little as
-//!   two etcds do.
-//! - A start ends then, whatever the data directory of the other process: nobody has heard of this one yet.
-//! - A member that runs ends only if the other process works on a copy of its directory. One that was founded alike on a
-//!   directory of its own is a stranger with the same ids: it must not end a healthy member, and is warned about.
-//! - The first URL at which this member answers decides, so that of two that each have one of its URLs only one ends.
-//! - No answer means nothing: a member that cannot reach its own URL from inside would never run. Nor does an answer without
-//!   a process name, which is an older version's, an etcd's or a stranger's.
+//! - A single member does not probe: no other member dials it, so two processes that were founded alike disturb each
+//!   other as little as two etcds do.
+//! - A process that starts then ends, whatever the data directory of the other process: no other member has heard of it
+//!   yet.
+//! - A process that runs ends only if the other process works on a copy of its directory. A process that was founded
+//!   alike on a directory of its own is a stranger with the same ids. It must not end a healthy member, and is only
+//!   warned about.
+//! - The first URL at which this member answers decides: if each of two processes has one of the URLs, only one process
+//!   ends.
+//! - No answer means nothing: otherwise a member that cannot reach its own URL from inside would never run. Nor does an
+//!   answer without a process name mean anything: it comes from an older version, an etcd or a stranger.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -39,14 +44,14 @@ use crate::api::Member;
 use crate::config::url;
 use crate::driver::Event;
 
-/// How often a member that runs looks for another one.
+/// How often a member that runs looks for a duplicate process.
 const INTERVAL: Duration = Duration::from_secs(5);
-/// How long an answer may take. A start waits for that if the member cannot be reached at its own URL.
+/// How long an answer may take. A start waits for this time if the member cannot be reached at its own URL.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// What was seen is looked at again after this, because a process that is about to end may still have answered.
+/// A finding is checked again after this time, because a process that is about to end may still have answered.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// This member, beside the process that it runs in.
+/// The identity of this member, without its process.
 #[derive(Clone, Copy, Debug)]
 pub struct Own {
     pub cluster_id: u64,
@@ -55,12 +60,12 @@ pub struct Own {
     pub directory: Option<u64>,
 }
 
-/// Another process that answers as this member.
+/// A duplicate process: another one that answers as this member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Twin {
     /// Where it answers.
     pub url: String,
-    /// Whether its data directory is a copy of this one's, or the other way round, as far as the two are known.
+    /// Whether one of the two data directories is a copy of the other, as far as their names are known.
     pub copy: bool,
 }
 
@@ -86,8 +91,8 @@ pub fn new_directory() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
-/// The process that runs as this member at the first of these URLs at which there is one. Blocks for some seconds at most;
-/// needs no runtime, but the peer port must be served.
+/// Returns the duplicate process, if the first of these URLs at which this member answers leads to one. Blocks for at
+/// most some seconds. Needs no runtime, but the peer port must be served.
 pub fn look(own: Own, urls: &[String]) -> Option<Twin> {
     if urls.is_empty() {
         return None;
@@ -97,13 +102,13 @@ pub fn look(own: Own, urls: &[String]) -> Option<Twin> {
         .inspect_err(|error| tracing::warn!(error = %error, "cannot look whether another process is this member"))
         .ok()?;
     let twin = runtime.block_on(find_twice(own, urls));
-    // A name that does not resolve would be waited for.
+    // Otherwise this would wait for a name that does not resolve.
     runtime.shutdown_background();
     twin
 }
 
-/// Looks again and again, until another process is found to work on a copy of this member's directory. For a local runtime; one
-/// in a process.
+/// Looks again and again, until a duplicate process is found that works on a copy of this member's directory. For a
+/// local runtime, once in a process.
 pub async fn watch(member: Rc<Member>, own: Own) {
     let shared = &member.shared;
     let mut ticks = interval(INTERVAL);
@@ -149,7 +154,7 @@ async fn find_twice(own: Own, urls: &[String]) -> Option<Twin> {
 
 async fn find(own: Own, urls: &[String]) -> Option<Twin> {
     for text in urls {
-        // What was recorded long ago, by another program perhaps, need not be a URL of ours.
+        // A URL that was recorded long ago, perhaps by another program, need not be valid here.
         let Ok(url) = url::parse(text) else { continue };
         let answer = request(&url, Method::GET, probe::PATH, HeaderMap::new(), Bytes::new(), PATIENCE).await;
         match answer.ok().and_then(|reply| judge(own, process(), &reply.headers)) {
@@ -171,7 +176,7 @@ fn judge(own: Own, process: &str, headers: &HeaderMap) -> Option<Found> {
             return Found::Itself;
         }
         let theirs = said(headers, &DIRECTORY).and_then(|text| u64::from_str_radix(text, 16).ok());
-        // A directory whose name is not told may be a copy.
+        // A directory whose name is not known may be a copy.
         Found::Another { copy: theirs.is_none() || own.directory.is_none() || theirs == own.directory }
     };
     same.then(found)
@@ -213,7 +218,7 @@ mod tests {
         assert_eq!(judged(unnamed), None, "an older version still");
     }
 
-    /// A member at the other end; and the URL that leads to it.
+    /// A process that answers probes with `headers`. Returns its URL.
     async fn listens(headers: HeaderMap) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -252,7 +257,7 @@ mod tests {
         assert_eq!(found(&[&"not a url".to_owned(), &twin]).await, Some(copy_at(&twin)));
     }
 
-    /// The second process of which a member that runs is told within some rounds.
+    /// The duplicate process that a running member reports within some rounds.
     async fn told(members: &[&str]) -> Option<Twin> {
         let bench = Bench::new(members);
         tokio::task::spawn_local(watch(bench.member.clone(), OWN));

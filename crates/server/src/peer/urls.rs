@@ -11,12 +11,12 @@ struct State {
     picked: usize,
 }
 
-/// Which URL to try. All that talk to the peer share the choice.
+/// The URL to try. All tasks that talk to the peer share the choice.
 #[derive(Debug, Default)]
 pub struct Urls(Mutex<State>);
 
 impl Urls {
-    /// Takes the place of the URLs before. Those that cannot be used are logged, and left out.
+    /// Replaces the URLs. Those that cannot be used are logged, and left out.
     pub fn set(&self, id: u64, texts: &[String]) {
         let mut urls = Vec::new();
         for text in texts {
@@ -30,13 +30,13 @@ impl Urls {
         *self.0.lock() = State { urls, picked: 0 };
     }
 
-    /// The one to try now; `None` if there is none at all.
+    /// The URL to try now; `None` if there is none at all.
     pub fn pick(&self) -> Option<Url> {
         let state = self.0.lock();
         state.urls.get(state.picked).cloned()
     }
 
-    /// `url` was tried and failed: the next one's turn, unless somebody else has moved on already.
+    /// `url` was tried and failed: the next one is picked, unless another task has done so already.
     pub fn failed(&self, url: &Url) {
         let mut state = self.0.lock();
         if state.urls.get(state.picked) == Some(url) {

@@ -1,5 +1,5 @@
-//! The version that the cluster speaks: the leader asks every member which version it runs, and settles on the least
-//! (etcd: `server/etcdserver/version/monitor.go`).
+//! The cluster version: the leader asks every member which version it runs, and settles on the lowest (etcd:
+//! `server/etcdserver/version/monitor.go`).
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -22,10 +22,10 @@ use crate::shared::Shared;
 const INTERVAL: Duration = Duration::from_secs(4);
 /// How long a member may take to answer; one that takes longer counts as unreachable until it is asked again.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// What a cluster speaks whose members cannot all be asked, as in etcd.
+/// The version of a cluster whose members cannot all be asked, as in etcd.
 const LEAST: Version = Version { major: 3, minor: 0 };
 
-/// What matters of a version.
+/// The parts of a version that matter here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Version {
     major: u64,
@@ -46,13 +46,13 @@ impl std::fmt::Display for Version {
     }
 }
 
-/// Keeps the cluster's version at what all members understand, as long as this member leads. Runs for ever, inside a local
-/// runtime; one in a process.
+/// Keeps the cluster version at the lowest that a member runs, as long as this member leads. Runs for ever, in a local
+/// runtime, once in a process.
 pub async fn monitor(member: Rc<Member>) {
     let shared = &member.shared;
     loop {
         let _ = tokio::time::timeout(INTERVAL, shared.elected.notified()).await;
-        // A new leader may not know yet what the one before it has settled.
+        // A new leader may not know yet which version the leader before it has set.
         let call = Call::of_member(Instant::now() + INTERVAL);
         if !shared.is_leader() || member.read_barrier(&call).await.is_err() || shared.downgrade().is_some() {
             continue;
@@ -70,7 +70,7 @@ pub async fn monitor(member: Rc<Member>) {
     }
 }
 
-/// The version to change to, if there is one: the least that a member runs, and never one below that of now.
+/// The version to change to, if there is one: the lowest that a member runs, and never one below the current version.
 fn decide(now: Option<Version>, members: &[Option<Version>]) -> Option<Version> {
     let all: Option<Vec<Version>> = members.iter().copied().collect();
     let least = all.and_then(|all| all.into_iter().min());
@@ -110,7 +110,7 @@ async fn ask(member: ClusterMember) -> Option<Version> {
     None
 }
 
-/// The part of a `/version` that matters here.
+/// The part of an answer to `/version` that matters here.
 #[derive(Deserialize)]
 struct Versions {
     etcdserver: String,

@@ -31,7 +31,7 @@ where
     Ok(if is_link_heartbeat(&message) { Frame::Heartbeat } else { Frame::Message(message.into(), bytes) })
 }
 
-/// Reads a message of at most `limit` bytes, whatever it says, and how many bytes its frame took.
+/// Reads a message of at most `limit` bytes, of any kind, and the number of bytes that its frame took.
 ///
 /// # Errors
 /// [`Broken`]

@@ -7,11 +7,12 @@
 //!                  2 | u64 length | Message                                    any other append
 //! ```
 //!
-//! Numbers are big-endian. A frame of kind 1 says neither term nor index: both sides remember them from the frames before,
-//! so [`msgapp::Encoder`] and [`msgapp::Decoder`] must move in step, and with etcd's.
+//! Numbers are big-endian. A frame of kind 1 has neither term nor index: both sides remember them from the frames
+//! before. So [`msgapp::Encoder`] and [`msgapp::Decoder`] must stay in step, with each other and with etcd's.
 //!
 //! Rules:
-//! - A length is a claim until the bytes have come: memory grows with what arrived, never with what was announced.
+//! - A length is not believed before the bytes have arrived: memory grows with the bytes that arrived, never with the
+//!   announced length.
 //! - The bytes of a message are its own. A slice of a read buffer in the log would hold the whole buffer in memory.
 
 pub mod message;
@@ -25,16 +26,17 @@ use metastore_proto::raftpb::{self, MessageType};
 /// The longest frame that is taken, as in etcd.
 pub const MAX_FRAME_BYTES: u64 = 512 << 20;
 
-/// One step of a stream.
+/// One frame of a stream.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Frame {
-    /// The other side is still there. Not for raft, which would forget its leader.
+    /// The other side is alive. Not passed to raft, which would forget its leader.
     Heartbeat,
     /// A message, and the bytes that it took on the wire.
     Message(Box<raftpb::Message>, usize),
 }
 
-/// What goes over the message stream when there is nothing to say. raft never sends a message from and to nobody.
+/// The message that is sent on the message stream while there is no other. raft never sends a message from and to
+/// member 0.
 pub fn link_heartbeat() -> raftpb::Message {
     raftpb::Message { r#type: Some(MessageType::MsgHeartbeat as i32), ..Default::default() }
 }

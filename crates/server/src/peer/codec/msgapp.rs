@@ -1,4 +1,4 @@
-//! The append stream ("msgappv2"): what a leader sends to a follower that keeps up says only what is new.
+//! The append stream ("msgappv2"): a frame for a follower that keeps up contains only what is new.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http_body::Body;
@@ -12,11 +12,11 @@ const HEARTBEAT: u8 = 0;
 const ENTRIES: u8 = 1;
 const WHOLE: u8 = 2;
 
-/// Entries of one frame. An append carries a mebibyte in etcd, and an entry takes a few bytes at least: many times fewer.
-/// Without a bound, empty entries would take many times their wire size in memory.
+/// The most entries of one frame. An append has at most a mebibyte in etcd, and an entry takes at least a few bytes, so
+/// real frames have many times fewer. Without a bound, empty entries would take many times their wire size in memory.
 const MAX_FRAME_ENTRIES: u64 = 1 << 20;
 
-/// Where the stream stands: what a frame of entries leaves unsaid.
+/// The position of the stream: the fields that a frame of entries leaves out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Position {
     term: u64,
@@ -58,15 +58,15 @@ impl Encoder {
         }
     }
 
-    /// The reader fills in the term for both terms, and the index: they must be what it will fill in. So must the number
-    /// of entries and the index of the last one, on which reader and writer count on.
+    /// The reader fills in the remembered term for both terms, and the remembered index: the message must have these.
+    /// Reader and writer both count the index on by the number of entries.
     fn is_continued_by(&self, message: &raftpb::Message) -> bool {
         let Position { term, index } = self.0;
         index == message.index() && term == message.log_term() && term == message.term() && says_no_more(message)
     }
 }
 
-/// Whether a frame of entries would drop nothing of it. raft sets none of these in an append.
+/// Whether a frame of entries would lose no field of the message. raft sets none of these in an append.
 fn says_no_more(message: &raftpb::Message) -> bool {
     !message.reject() && message.reject_hint() == 0 && message.context().is_empty() && message.snapshot.is_none()
 }
@@ -80,7 +80,7 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// `from` and `to` go into messages that do not say it themselves.
+    /// `from` and `to` are filled into messages whose frames leave them out.
     pub fn new(from: u64, to: u64) -> Decoder {
         Decoder { position: Position::default(), from, to }
     }

@@ -6,7 +6,7 @@ use bytes::{Buf, Bytes};
 use http_body::Body;
 use http_body_util::BodyExt;
 
-/// What is reserved at once for a piece whose length was announced; more is reserved as more arrives.
+/// Bytes that are reserved at first for a piece whose length was announced; more is reserved as more arrives.
 const FIRST_RESERVATION_BYTES: usize = 64 << 10;
 
 /// Why a stream cannot be read on.
@@ -17,7 +17,7 @@ pub enum Broken {
     Ended,
     #[error("unexpected EOF: the stream ended inside a frame")]
     Cut,
-    /// Not even a heartbeat came.
+    /// Not even a heartbeat arrived.
     #[error("i/o timeout: nothing was received for {0:?}")]
     Silent(Duration),
     #[error("connection lost: {0}")]
@@ -37,12 +37,12 @@ pub struct Source<B> {
 }
 
 impl<B: Body<Data = Bytes, Error: std::fmt::Display> + Unpin> Source<B> {
-    /// `patience`: for how long nothing at all may come.
+    /// `patience`: how long the body may be silent.
     pub fn new(body: B, patience: Duration) -> Source<B> {
         Source { body, chunk: Bytes::new(), patience }
     }
 
-    /// The next bytes, as they come; `None` at the end of the body.
+    /// The next bytes, as they arrive; `None` at the end of the body.
     pub async fn piece(&mut self) -> Result<Option<Bytes>, Broken> {
         while self.chunk.is_empty() {
             let frame = tokio::time::timeout(self.patience, self.body.frame()).await;
@@ -89,7 +89,7 @@ impl<B: Body<Data = Bytes, Error: std::fmt::Display> + Unpin> Source<B> {
             let mut piece = self.piece().await?.ok_or(Broken::Cut)?;
             let taken = piece.split_to(piece.len().min(length - bytes.len()));
             if bytes.len() + taken.len() > bytes.capacity() {
-                // Twice as much as came so far, as a vector grows by itself; but never beyond the end.
+                // Grows to twice the bytes that have arrived, as a vector does by itself, but never beyond the end.
                 let most = length - bytes.len();
                 bytes.reserve_exact(bytes.len().clamp(taken.len(), most));
             }

@@ -104,7 +104,7 @@ fn messages(bytes: &[u8], size: usize) -> (Vec<Frame>, Broken) {
     })
 }
 
-/// A leader's way: its first append, what continues it, an empty one that tells the commit index, one that does not
+/// The appends of a leader: its first one, one that continues it, an empty one with the commit index, one that does not
 /// continue, and again one that does.
 fn conversation() -> Vec<Message> {
     vec![
@@ -190,7 +190,7 @@ fn what_is_too_large_is_refused_before_it_comes() {
     assert_eq!(decoded(&[&[1][..], &1u64.to_be_bytes(), &huge].concat(), 3).1, too_large);
     let entries = decoded(&[&[1][..], &huge].concat(), 3).1;
     assert!(matches!(&entries, Broken::Malformed(why) if why.contains("entries in one frame")), "{entries}");
-    // The largest length that is allowed, and then nothing: memory is taken for what came.
+    // The largest length that is allowed, and then nothing: memory is taken only for bytes that arrived.
     assert_eq!(messages(&limit.to_be_bytes(), 8).1, Broken::Cut);
 }
 
