@@ -1,4 +1,5 @@
-//! `--initial-cluster`: who founds the cluster, or belongs to the one that is joined. Looked at only while the data directory holds no log.
+//! `--initial-cluster`: the members that found the cluster, or the members of the cluster that is joined. Used only
+//! while the data directory holds no log.
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -13,12 +14,12 @@ pub struct InitialMember {
     pub peer_urls: Vec<String>,
 }
 
-/// The members that `--initial-cluster` names, in the order of their names, after etcd's checks: this one is among them, no
-/// URL stands there twice, and a founding member advertises the peer URLs that the list has for it. Who joins has told the
-/// cluster its URLs before, so that they need not be said again.
+/// The members that `--initial-cluster` names, in the order of their names, after etcd's checks: this member is among
+/// them, no URL occurs twice, and a founding member advertises the peer URLs that the list has for it. A member that
+/// joins need not advertise them, because the cluster knows its URLs already.
 ///
 /// # Errors
-/// What is wrong with the list; the texts are etcd's.
+/// The fault of the list; the texts are etcd's.
 pub fn initial_members(config: &Config) -> Result<Vec<InitialMember>, String> {
     let members = parse(&config.initial_cluster)?;
     let name = &config.name;
@@ -58,7 +59,7 @@ fn check_advertised(config: &Config, own: &InitialMember) -> Result<(), String> 
     }
 }
 
-/// Whether two lists of URLs lead to the same places: they are equal, or become so when their hosts are looked up.
+/// Whether two lists of URLs lead to the same places: they are equal, or become equal when their hosts are resolved.
 ///
 /// # Errors
 /// Why a host has no address.
@@ -81,7 +82,7 @@ fn places(urls: &[String]) -> Result<Vec<(Option<SocketAddr>, String)>, String> 
         let url = super::url::parse(text)?;
         let Some(port) = url.port else { return Ok((None, url.host)) };
         let addresses = (url.host.as_str(), port).to_socket_addrs();
-        // A host that has both is met at the older kind of address, as in etcd.
+        // If a host has both kinds of addresses, IPv4 counts, as in etcd.
         let address = addresses.map(|all| all.min_by_key(|address| !address.is_ipv4()));
         match address {
             Ok(Some(address)) => Ok((Some(address), String::new())),

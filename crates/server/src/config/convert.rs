@@ -1,17 +1,18 @@
-//! `metastore convert`: which directory, and into what. Only flags count: a stopped member has no environment of its own.
+//! `metastore convert`: the directory to convert, and its new engine. Only flags count: a stopped member has no
+//! environment of its own.
 
 use std::path::PathBuf;
 
 use super::parse::{self, ParseError, Values};
 use super::{ConfigError, Engine, Invocation, validate, value};
 
-/// The word that asks for it.
+/// The first argument that selects this command.
 pub(super) const COMMAND: &str = "convert";
 
-/// The flags that it takes; they mean what they mean to the server.
+/// The flags that this command takes; they mean the same as for the server.
 const TAKES: [&str; 5] = ["data-dir", "wal-dir", "engine", "rocksdb-block-cache-bytes", "log-level"];
 
-/// What `--help` says of it, and what follows an error.
+/// The text of `--help` about this command; it also follows an error.
 pub const USAGE: &str = "\
 Usage:
 
@@ -21,7 +22,7 @@ Usage:
     Progress goes to stderr; with --log-level=warn there is none.
 ";
 
-/// What is to be converted.
+/// The settings of a conversion.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conversion {
     pub data_dir: PathBuf,
@@ -29,9 +30,9 @@ pub struct Conversion {
     pub wal_dir: Option<PathBuf>,
     /// The engine that the member is to have.
     pub engine: Engine,
-    /// For the engine on disk, be it the present one or that which the member is to have.
+    /// For the engine on disk, whether it is the present one or the new one.
     pub block_cache_bytes: usize,
-    /// Say nothing of progress.
+    /// Show no progress.
     pub quiet: bool,
 }
 
@@ -42,7 +43,7 @@ impl Conversion {
     }
 }
 
-/// Reads what stands behind the word.
+/// Reads the arguments after [`COMMAND`].
 pub(super) fn read(arguments: impl Iterator<Item = String>) -> Result<Invocation, ConfigError> {
     match parse::arguments(arguments) {
         Err(ParseError::Help) => Ok(Invocation::Print(USAGE.to_owned())),

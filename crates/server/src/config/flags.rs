@@ -1,4 +1,4 @@
-//! Every flag that is known, in one table: name, default, kind, and what it does here.
+//! Every known flag, in one table: name, default, kind, and what it does here.
 
 /// How a flag's value is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,14 +13,15 @@ pub enum Kind {
     Anything,
 }
 
-/// What setting a flag leads to.
+/// The effect of setting a flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// It does what it says.
+    /// The flag does what it says.
     Acts(Group, &'static str),
-    /// Accepted with a warning: without it the member is as safe, reachable and correct as with it.
+    /// Accepted with a warning: without the flag, the member is as safe, reachable and correct as with it.
     Harmless,
-    /// Any value but the default is refused, for this reason: without it the member would not be what was asked for.
+    /// Any value but the default is refused, for this reason: without the flag, the member would not be what was asked
+    /// for.
     Refused(&'static str),
 }
 
@@ -45,7 +46,7 @@ pub struct Flag {
 }
 
 impl Flag {
-    /// The environment variable of the same meaning. Flags that etcd does not have use our own prefix.
+    /// The environment variable of the same meaning. Flags that etcd does not have use MetaStore's own prefix.
     pub fn variable(&self) -> String {
         let prefix = if OWN.contains(&self.name) { OWN_PREFIX } else { ETCD_PREFIX };
         format!("{prefix}{}", self.name.to_ascii_uppercase().replace('-', "_"))

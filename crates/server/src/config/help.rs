@@ -1,4 +1,4 @@
-//! What `--help` and `--version` print.
+//! The texts of `--help` and `--version`.
 
 use std::fmt::Write;
 
@@ -13,7 +13,7 @@ const GROUPS: [(Group, &str); 6] = [
     (Group::Other, "Other"),
 ];
 
-/// What follows an error in the command line.
+/// Follows an error in the command line.
 pub const USAGE: &str = "\
 Usage:
 

@@ -1,4 +1,4 @@
-//! How a new member comes to be: it founds a cluster with others, or joins one that runs. Asked for only while the data
+//! How a new member begins: it founds a cluster with others, or joins a running cluster. Used only while the data
 //! directory holds no log.
 //!
 //! ```text
@@ -6,8 +6,8 @@
 //!                                             existing: who is in the cluster, under which ids? ─────────▶ Join
 //! ```
 //!
-//! Both questions go to the other members' peer URLs, one after the other until one answers. Nothing is tried twice, as in
-//! etcd: whoever starts members starts them again. All bounds are below.
+//! Both questions go to the other members' peer URLs, one after the other until one answers. No URL is tried twice, as
+//! in etcd: the operator or the service manager starts the member again. All time limits are below.
 //!
 //! Deliberately absent: discovery.
 
@@ -23,15 +23,15 @@ use super::bootstrap::{InitialMember, initial_members, same_place};
 use super::{ClusterState, Config};
 use crate::peer::client;
 
-/// How long one member may take to tell who is in the cluster that is to be joined, as in etcd.
+/// How long a member of the cluster that is joined may take to answer with the list of members, as in etcd.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long one member may take to tell whether the cluster runs that is to be founded, as in etcd: most often nobody
-/// listens there yet.
+/// How long a member of the cluster that is founded may take to answer whether the cluster runs already, as in etcd.
+/// Most often no process listens there yet.
 const FOUND_TIMEOUT: Duration = Duration::from_secs(1);
 /// The oldest cluster version that can be joined, as in etcd.
 const OLDEST_CLUSTER: (u64, u64) = (3, 0);
 
-/// What a new member begins with. Blocks for the other members' answers, and must not be called where a runtime runs.
+/// Decides how a new member begins. Blocks for the other members' answers, and must not be called where a runtime runs.
 ///
 /// # Errors
 /// Why there can be no such member; the texts are etcd's.
@@ -132,7 +132,8 @@ async fn get(url: &str, path: &str, timeout: Duration) -> Result<client::Reply, 
     }
 }
 
-/// The id under which the cluster knows this member. The lists must be of the same members, recognised by their peer URLs.
+/// The id under which the cluster knows this member. The lists must be of the same members, recognised by their peer
+/// URLs.
 fn own_id(config: &Config, listed: &[InitialMember], existing: &[Member]) -> Result<u64, String> {
     if listed.len() != existing.len() {
         return Err("member count is unequal".into());
@@ -161,7 +162,7 @@ struct Versions {
     etcdcluster: String,
 }
 
-/// The cluster version that the first of these members tells which knows it; all of them have the same.
+/// The cluster version, from the first of these members that knows it; all of them have the same.
 async fn ask_version(members: impl Iterator<Item = &Member>, timeout: Duration) -> Option<(u64, u64)> {
     for url in members.flat_map(|member| &member.peer_urls) {
         let version = match get(url, "/version", timeout).await {
@@ -185,7 +186,8 @@ fn parse_version(text: &str) -> Option<(u64, u64)> {
     Some((parts.next()??, parts.next()??))
 }
 
-/// Whether a member of this version may join a cluster of that version: a newer cluster may write what it cannot apply.
+/// Whether a member of this version may join a cluster of that version: a newer cluster may write entries that the
+/// member cannot apply.
 fn compatible(config: &Config, cluster: (u64, u64)) -> bool {
     let own = parse_version(&config.reported_version).unwrap_or(OLDEST_CLUSTER);
     let compatible = (OLDEST_CLUSTER..=own).contains(&cluster);
@@ -270,7 +272,7 @@ mod tests {
 
     #[test]
     fn a_cluster_is_founded_while_the_others_are_away() {
-        // Nobody listens on this port: it was let go.
+        // No process listens on this port: it was released.
         let away = format!("http://{}", TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
         let founder = |name: &str, url: &str| Founder { name: name.into(), peer_urls: vec![url.into()] };
         let members = vec![founder("m1", OWN), founder("m2", &away)];
@@ -283,7 +285,7 @@ mod tests {
         let id = identity::member_id(&[OWN.into()], "tok");
         let error = start("new", &knows(id, OWN, r#","clientURLs":["http://c:2"]"#, "3.7.0")).unwrap_err();
         assert_eq!(error, format!("member {id:x} has already been bootstrapped"));
-        // The others may have started first: then they know it, but not where its clients reach it.
+        // The others may have started first: then they know this member, but not its client URLs.
         assert!(start("new", &knows(id, OWN, "", "3.7.0")).is_ok());
     }
 

@@ -6,9 +6,10 @@
 //!
 //! Rules:
 //! - Defaults stand in one place, the table in [`flags`].
-//! - A flag of etcd's either acts, or is harmless and warned about, or is refused by name. Nothing that changes topology,
-//!   safety or security is accepted and then ignored. A refused flag at its default asks for nothing and is fine.
-//! - Nothing behind this room reads a flag or a variable.
+//! - A flag of etcd's either acts, or is harmless and warned about, or is refused by name. Nothing that changes
+//!   topology, safety or security is accepted and then ignored. A refused flag at its default asks for nothing and is
+//!   accepted.
+//! - No code outside this room reads a flag or a variable.
 //!
 //! Deliberately absent: configuration files, TLS.
 
@@ -33,13 +34,13 @@ use crate::logging::{Level, Output};
 use flags::{Effect, FLAGS, find};
 use parse::{EnvironmentError, ParseError, Values, same};
 
-/// The etcd version that we are measured by, and report unless told otherwise. Clients choose features by it.
+/// The etcd version that MetaStore follows, and reports unless it is set otherwise. Clients choose features by it.
 pub const VERSION: &str = "3.7.0";
 
-/// What the names of flags begin with that only the RocksDB engine reads.
+/// The prefix of flags that only the RocksDB engine reads.
 const ROCKSDB_FLAGS: &str = "rocksdb-";
 
-/// What is around a request of the largest size in its message, as in etcd.
+/// Bytes around a request of the largest size in its message, as in etcd.
 const REQUEST_OVERHEAD_BYTES: usize = 512 * 1024;
 
 /// Everything that can be set, checked.
@@ -64,7 +65,7 @@ pub struct Config {
     pub max_learners: usize,
     /// Applied entries by which the log in memory grows before it is cut.
     pub snapshot_count: u64,
-    /// Applied entries that stay then, for followers that lag.
+    /// Applied entries that stay when it is cut, for followers that lag.
     pub snapshot_catchup_entries: u64,
     pub heartbeat_ms: u64,
     pub election_ms: u64,
@@ -82,7 +83,7 @@ pub struct Config {
     pub unsafe_no_fsync: bool,
     /// Whether the time of every call is kept for `/metrics`.
     pub extensive_metrics: bool,
-    /// A start that can free so much of the state's size gives it back to the medium; 0: never.
+    /// A start that can free this much of the state's size gives it back to the disk; 0: never.
     pub bootstrap_defrag_threshold_megabytes: u64,
     /// A committed entry that is passed over because no member can apply it.
     pub unsafe_skip_entry: Option<EntryId>,
@@ -90,12 +91,12 @@ pub struct Config {
 }
 
 impl Config {
-    /// The largest message that is received: a request of the largest size, and what is around it.
+    /// The largest message that is received: a request of the largest size, and the bytes around it.
     pub fn max_receive_bytes(&self) -> usize {
         self.max_request_bytes + REQUEST_OVERHEAD_BYTES
     }
 
-    /// `X.Y.0` of the reported version: what the cluster and the storage report.
+    /// `X.Y.0` of the reported version: the version that the cluster and the storage report.
     pub fn cluster_version(&self) -> String {
         let mut parts = self.reported_version.split('.');
         format!("{}.{}.0", parts.next().unwrap_or("3"), parts.next().unwrap_or("0"))
@@ -129,7 +130,7 @@ pub enum ClusterState {
     Existing,
 }
 
-/// What the command line asks for.
+/// The result of reading the command line.
 #[derive(Debug)]
 pub enum Invocation {
     /// Print this on stdout and end with 0.
@@ -140,7 +141,7 @@ pub enum Invocation {
     Start(Box<Config>, Notes),
 }
 
-/// What is to be logged about the settings, once there is a log.
+/// Facts about the settings that are logged, once there is a log.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Notes {
     /// Flags that were set and do nothing here, as `--name=value`.
@@ -159,7 +160,7 @@ pub enum ConfigError {
     Environment(#[from] EnvironmentError),
     #[error("{0}")]
     Invalid(String),
-    /// What stands behind `convert`: to be printed with its usage; exit code 2.
+    /// An error in the arguments after `convert`: to be printed with its usage; exit code 2.
     #[error("{0}")]
     Convert(String),
 }
@@ -189,7 +190,7 @@ pub fn load(
     Ok(Invocation::Start(Box::new(config), Notes { without_effect, unrecognized: environment.unrecognized }))
 }
 
-/// Refuses what must not be ignored; lists what is.
+/// Refuses flags that must not be ignored; lists those that are ignored.
 fn judge(values: &Values) -> Result<Vec<String>, String> {
     let mut without_effect = Vec::new();
     let rocksdb = value(values, "engine") == "rocksdb";
@@ -201,9 +202,8 @@ fn judge(values: &Values) -> Result<Vec<String>, String> {
             Effect::Refused(reason) if !unchanged => {
                 return Err(format!("--{name}={value} is not supported: {reason}"));
             }
-            // Not refused: the members of a cluster may share their settings and not their engine.
             Effect::Harmless if !unchanged => without_effect.push(format!("--{name}={value}")),
-            // Not refused: members may share their settings and not their engine.
+            // Not refused: the members of a cluster may share their settings and not their engine.
             Effect::Acts(..) if !unchanged && idle => without_effect.push(format!("--{name}={value}")),
             _ => {}
         }

@@ -1,7 +1,8 @@
 //! Flags and environment variables into a map of strings, in the syntax of Go's flag package.
 //!
 //! `-x` and `--x` are the same, values follow `=` or, except for booleans, as the next argument. An argument parser of
-//! the usual Unix kind reads `-name` as `-n -a -m -e`; taught otherwise, nothing of it is left but the table.
+//! the usual Unix kind reads `-name` as `-n -a -m -e`. If that were changed, hardly more than its table of flags would
+//! be used.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -82,16 +83,16 @@ fn refuse(flag: &Flag, value: &str, reason: &str) -> String {
     }
 }
 
-/// What the environment adds.
+/// The values that the environment adds.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Environment {
     pub values: Values,
-    /// Variables with our prefixes that mean nothing, as `NAME=value`.
+    /// Variables with these prefixes that name no flag, as `NAME=value`.
     pub unrecognized: Vec<String>,
 }
 
-/// Reads the variables of all flags. A variable beside its flag is an error: one of them would be ignored silently.
-/// Empty variables count as unset.
+/// Reads the variables of all flags. A variable together with its flag is an error: one of them would be ignored
+/// silently. Empty variables count as unset.
 pub fn environment(
     variables: impl IntoIterator<Item = (String, String)>,
     given: &Values,
@@ -116,7 +117,7 @@ pub fn environment(
     Ok(environment)
 }
 
-/// Can `value` be read as the flag's kind? The reason is Go's.
+/// Whether `value` can be read as the flag's kind. The reason is Go's.
 pub(super) fn check(flag: &Flag, value: &str) -> Result<(), &'static str> {
     let valid = match flag.kind {
         Kind::Bool => boolean(value).is_some(),
@@ -127,7 +128,7 @@ pub(super) fn check(flag: &Flag, value: &str) -> Result<(), &'static str> {
     if valid { Ok(()) } else { Err("parse error") }
 }
 
-/// Do two values of a flag mean the same?
+/// Whether two values of a flag mean the same.
 pub(super) fn same(kind: Kind, left: &str, right: &str) -> bool {
     match kind {
         Kind::Bool => boolean(left) == boolean(right),

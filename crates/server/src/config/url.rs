@@ -1,4 +1,4 @@
-//! The URLs in flags: where to listen, and what to tell others.
+//! The URLs in flags: to listen on, and to advertise.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -25,7 +25,7 @@ pub fn parse_list(flag: &str, text: &str) -> Result<Vec<Url>, String> {
     text.split(',').map(|url| parse(url.trim()).map_err(|error| format!("--{flag}: {error}"))).collect()
 }
 
-/// One URL: `http://host:port` or `unix://path`, nothing behind it.
+/// One URL: `http://host:port` or `unix://path`, nothing after it.
 pub fn parse(text: &str) -> Result<Url, String> {
     let (scheme, rest) = match text.split_once("://") {
         Some(("http", rest)) => (Scheme::Http, rest),
@@ -52,7 +52,7 @@ pub fn parse(text: &str) -> Result<Url, String> {
 }
 
 impl Url {
-    /// Where to bind. Only addresses and `localhost` can be bound; a name could mean any of several.
+    /// The address to bind. Only addresses and `localhost` can be bound; a name could stand for several addresses.
     pub fn bind_address(&self) -> Result<Address, String> {
         let Some(port) = self.port else { return Ok(Address::Unix(PathBuf::from(&self.host))) };
         let ip = match self.host.as_str() {

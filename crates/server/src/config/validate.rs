@@ -16,7 +16,7 @@ use crate::peer::codec::MAX_FRAME_BYTES;
 /// The longest election timeout that etcd accepts.
 const MAX_ELECTION_MS: u64 = 50_000;
 
-/// The largest request that can be allowed. Every bound behind it holds a request of that size.
+/// The largest request that can be allowed. All further bounds hold a request of that size.
 const MAX_REQUEST_BYTES: u64 = 255 << 20;
 const _: () = {
     let request = MAX_REQUEST_BYTES as usize;
@@ -24,7 +24,7 @@ const _: () = {
     assert!(request + REQUEST_OVERHEAD_BYTES <= MAX_SEND_BYTES, "a gRPC message");
     assert!(MAX_REQUEST_BYTES + MESSAGE_OVERHEAD_BYTES <= MAX_FRAME_BYTES, "a message to another member");
 };
-/// What a message takes beside the one entry that it carries; far less.
+/// Bytes that a message takes besides the one entry that it carries; in fact far fewer.
 const MESSAGE_OVERHEAD_BYTES: u64 = 1 << 20;
 
 /// Watch progress faster than this would be a load of its own.
@@ -33,18 +33,18 @@ const MIN_PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 /// Entries that stay for followers when the log is cut, as in etcd.
 const CATCHUP_ENTRIES: u64 = 5000;
 
-/// Every learner costs the leader as much as a voter: a number beyond is a mistake.
+/// Every learner costs the leader as much as a voter: a higher number is a mistake.
 const MAX_LEARNERS: u64 = 1024;
 
-/// More than any state has: a number beyond is a mistake.
+/// More than any state has: a higher number is a mistake.
 const MAX_DEFRAG_THRESHOLD_MB: u64 = 1 << 40;
 
-/// More threads than this gain nothing on any machine we know.
+/// More threads than this gain nothing on any known machine.
 const MAX_IO_THREADS: u64 = 256;
 
-/// Less than this holds not even what one list reads at a time, with its index and filters.
+/// A smaller cache cannot hold even the blocks that one list reads at a time, with their index and filters.
 const MIN_BLOCK_CACHE_BYTES: u64 = 8 << 20;
-/// More than any machine has: a number beyond is a mistake.
+/// More than any machine has: a higher number is a mistake.
 const MAX_BLOCK_CACHE_BYTES: u64 = 1 << 44;
 
 pub(super) fn validate(values: &Values) -> Result<Config, String> {
@@ -247,7 +247,7 @@ fn outputs(text: &str) -> Result<Vec<Output>, String> {
 }
 
 fn version(text: &str) -> Result<String, String> {
-    // Members compare it, in a header of what they tell each other.
+    // Members compare it, in a header of their requests to each other.
     let plain = text.chars().all(|letter| letter.is_ascii_alphanumeric() || "-+.".contains(letter));
     let (core, _) = text.split_once('-').unwrap_or((text, ""));
     let number = |part: &str| part.parse::<u16>().is_ok_and(|number| number.to_string() == part);

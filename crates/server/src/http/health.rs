@@ -1,12 +1,12 @@
-//! `/health`, as load balancers and kubelets ask it.
+//! `/health`, for load balancers and kubelets.
 
 use http::{Method, Request, Response, StatusCode};
 
 use super::{Site, method_not_allowed, now, text};
 use crate::grpc::{Body, LocalFuture};
 
-/// Healthy: no alarm but the excluded ones, a leader, and a read that works. `?serializable=true` asks only for a read of
-/// local state, `?exclude=NOSPACE` (repeatable) forgives an alarm.
+/// Healthy means: no alarm except the excluded ones, a leader, and a read that works. `?serializable=true` requires
+/// only a read of local state, and `?exclude=NOSPACE` (repeatable) ignores an alarm.
 pub(super) fn health<B>(site: &Site, request: &Request<B>) -> LocalFuture<Response<Body>> {
     if request.method() != Method::GET {
         return now(method_not_allowed());
@@ -43,7 +43,7 @@ pub(super) fn health<B>(site: &Site, request: &Request<B>) -> LocalFuture<Respon
     })
 }
 
-/// Healthy without a reason. The body is compared byte for byte by some probes: the order of its keys is etcd's.
+/// Healthy if `reason` is empty. Some probes compare the body byte for byte: the order of its keys is etcd's.
 fn answer(reason: &str) -> Response<Body> {
     let (status, healthy) =
         if reason.is_empty() { (StatusCode::OK, "true") } else { (StatusCode::SERVICE_UNAVAILABLE, "false") };

@@ -1,9 +1,9 @@
 //! Plain HTTP on the ports of gRPC and of the peers: health, version, metrics.
 //!
-//! What they say about the member comes through [`MemberView`], which the member implements; this room knows only paths,
-//! methods and the exact bodies that probes and tools compare.
+//! The facts about the member come through [`MemberView`], which the member implements. This room knows only paths,
+//! methods, and the exact bodies that probes and tools compare.
 //!
-//! Deliberately absent: the JSON gateway, `/livez` and `/readyz`, what members tell each other.
+//! Deliberately absent: the JSON gateway, `/livez` and `/readyz`, the requests of members to each other.
 
 mod health;
 mod peer;
@@ -23,9 +23,9 @@ use crate::grpc::{Body, LocalFuture, Router};
 use crate::io::serve::Service;
 use crate::metrics::{Metrics, Readings};
 
-/// What the HTTP paths, and a worker that stops, ask of the member.
+/// The member, as the HTTP paths and a worker that stops see it.
 pub trait MemberView {
-    /// Takes as long as the medium takes to say how it is doing.
+    /// The numbers for `/metrics`. Takes as long as the storage engine takes to report its own.
     fn readings(&self) -> LocalFuture<Readings>;
 
     /// Alarms that are raised anywhere in the cluster, by name: `NOSPACE`, `CORRUPT`.
@@ -33,7 +33,7 @@ pub trait MemberView {
 
     fn has_leader(&self) -> bool;
 
-    /// Whether requests of this worker wait for an answer of the engine thread, which all get in time or are told that it is up.
+    /// Whether requests of this worker wait for an answer of the engine thread. All of them get one, or a timeout.
     fn awaits_answers(&self) -> bool;
 
     /// `X.Y.0`, once the cluster has agreed on it.
@@ -44,7 +44,7 @@ pub trait MemberView {
     /// The members, sorted by id.
     fn members(&self) -> Vec<Member>;
 
-    /// Reads one key and throws it away: is this member able to read? The error is what a client would get.
+    /// Reads one key and drops it, to learn whether this member can read. The error is the one that a client would get.
     fn try_read(&self, serializable: bool) -> LocalFuture<Result<(), String>>;
 }
 
@@ -84,7 +84,7 @@ pub struct Site {
 }
 
 impl Site {
-    /// What serves the client port of a worker. The peer port is [`Site::peer`].
+    /// The service of the client port of a worker. The peer port is [`Site::peer`].
     pub fn service(self, router: Router) -> Rc<dyn Service> {
         Rc::new(ClientPort { site: self, router })
     }

@@ -1,4 +1,4 @@
-//! What the peer port tells: who is in the cluster, which version, and that somebody is there.
+//! Paths of the peer port: the members, the version, and the probe.
 
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 

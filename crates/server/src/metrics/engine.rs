@@ -1,4 +1,4 @@
-//! What the engine thread measures: it alone writes here.
+//! The metrics of the engine thread, which alone writes here.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,22 +14,22 @@ use crate::grpc::counts::Tally;
 /// An apply that takes longer counts as slow, as in etcd.
 const SLOW_APPLY: Duration = Duration::from_millis(100);
 
-/// The engine thread's figures.
+/// The engine thread's metrics.
 #[derive(Debug)]
 pub struct EngineFigures {
     applies: ByKind,
     slow_applies: Tally,
     /// Publishing a batch to the storage engine.
     commits: Histogram,
-    /// Steps of compactions, and whole ones; in microseconds.
+    /// Steps of compactions, and whole compactions, in microseconds.
     compaction_pauses_us: Histogram,
     compactions_us: Histogram,
     /// Seconds since 1970.
     last_compaction: Tally,
     compacted_keys: Tally,
-    /// Heartbeats of this leader that went out too late.
+    /// Heartbeats of this leader that were sent too late.
     late_heartbeats: Tally,
-    /// Another member's state is taking the place of this one's.
+    /// Another member's state is being installed in the place of this one's.
     installing: AtomicBool,
 }
 
@@ -51,13 +51,13 @@ impl Default for EngineFigures {
 }
 
 impl EngineFigures {
-    /// One step of a compaction, and how many versions it dropped.
+    /// Records one step of a compaction, and how many versions it dropped.
     pub fn compaction_step(&self, took: Duration, dropped: u64) {
         self.compaction_pauses_us.observe(took.as_micros() as u64);
         self.compacted_keys.add(dropped);
     }
 
-    /// A compaction is through.
+    /// Records a compaction that has ended.
     pub fn compacted(&self, took: Duration) {
         self.compactions_us.observe(took.as_micros() as u64);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -125,12 +125,12 @@ impl EngineFigures {
     }
 }
 
-/// Measures batches of entries. The clock is read once a batch, not once a command: each command of a batch counts as having
-/// taken its share, so that counts and sums are right.
+/// Measures batches of entries. The clock is read once per batch, not once per command. Each command of a batch counts
+/// as having taken an equal share, so that counts and sums are right.
 pub struct Stopwatch {
     figures: Arc<EngineFigures>,
     began: Instant,
-    /// The commands of this batch, by kind and end, with how many there are of each.
+    /// The commands of this batch, by kind and success, with how many there are of each.
     batch: Vec<((u32, bool), u64)>,
 }
 

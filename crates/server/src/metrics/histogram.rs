@@ -4,10 +4,10 @@ use crate::grpc::counts::Tally;
 
 use super::text::Page;
 
-/// Upper bounds of the buckets but the last, which has none. The unit is the caller's: mostly nanoseconds.
+/// Upper bounds of all buckets except the last, which has none. The unit is the caller's: most often nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bounds {
-    /// So many, each twice the one before.
+    /// `count` bounds, each twice the one before.
     Doubling {
         least: u64,
         count: usize,
@@ -16,7 +16,7 @@ pub enum Bounds {
 }
 
 impl Bounds {
-    /// Doubling, from so many microseconds on, in nanoseconds.
+    /// Doubling bounds in nanoseconds, the first at `least_us` microseconds.
     pub const fn from_us(least_us: u64, count: usize) -> Bounds {
         Bounds::Doubling { least: least_us * 1000, count }
     }
@@ -61,7 +61,7 @@ impl Histogram {
         Histogram { bounds, buckets, sum: Tally::default() }
     }
 
-    /// `times` times the same.
+    /// Records the same value `times` times.
     pub fn observe_many(&self, value: u64, times: u64) {
         self.buckets[self.bounds.place(value)].add(times);
         self.sum.add(value * times);
@@ -71,7 +71,7 @@ impl Histogram {
         self.observe_many(value, 1);
     }
 
-    /// A time, in nanoseconds.
+    /// Records a time, in nanoseconds.
     pub fn observe_time(&self, time: std::time::Duration) {
         self.observe(time.as_nanos() as u64);
     }
@@ -104,7 +104,7 @@ impl Sum {
         self.buckets.iter().sum()
     }
 
-    /// The samples of a family that was opened before; so many of its units are one of those shown.
+    /// Writes the samples of a family that was opened before. A shown unit is `unit` of the recorded units.
     pub fn write(&self, page: &mut Page, name: &str, labels: &[(&str, &str)], unit: f64) {
         let mut so_far = 0;
         for (place, count) in self.buckets.iter().enumerate() {

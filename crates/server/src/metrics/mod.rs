@@ -1,10 +1,10 @@
 //! `/metrics`, under etcd's names.
 //!
-//! Numbers are kept where they arise and read when somebody scrapes: [`Readings`] from the member, [`Ledger`] from the
-//! gRPC methods, `/proc` from the kernel, the storage engine's own figures. Counting costs the hot path a load and a store, or nothing. Only distributions
-//! are kept here, because they cannot be read afterwards.
+//! Numbers are kept where they arise, and read at a scrape: [`Readings`] from the member, [`Ledger`] from the gRPC
+//! methods, `/proc` from the kernel, and the storage engine's own statistics. Counting costs the hot path a load and a
+//! store, or nothing. Only distributions are kept here, because they cannot be read afterwards.
 //!
-//! Deliberately absent: names of etcd's that nothing here can update.
+//! Deliberately absent: etcd's metrics that nothing here could update.
 
 pub mod engine;
 pub mod histogram;
@@ -60,22 +60,22 @@ pub struct Readings {
     /// Responses that wait for their streams.
     pub pending_responses: u64,
     pub put_bytes: u64,
-    /// Reads that go on beside the I/O threads.
+    /// Reads that run on the pool now.
     pub open_reads: u64,
     pub leases_granted: u64,
     pub leases_revoked: u64,
     pub leases_renewed: u64,
     pub leases_expired: u64,
     pub defragmenting: bool,
-    /// What the storage engine says of itself.
+    /// The storage engine's own statistics.
     pub engine: Vec<Statistic>,
-    /// The figures about other members, as they are to be shown.
+    /// The metrics about other members, as text.
     pub peers: String,
-    /// The distributions of all I/O threads, as they are to be shown.
+    /// The distributions of all I/O threads, as text.
     pub workers: String,
 }
 
-/// What `/metrics` shows beside the readings. One for the whole process.
+/// The metrics that `/metrics` shows besides the readings. One for the whole process.
 #[derive(Debug)]
 pub struct Metrics {
     /// Seconds per sync of the write-ahead log, and per write to it; observed at the disk.
@@ -99,7 +99,7 @@ pub struct Metrics {
     /// Answers of `/health`.
     pub health_successes: IntCounter,
     pub health_failures: IntCounter,
-    /// What the engine thread measures.
+    /// The metrics of the engine thread.
     pub engine: Arc<EngineFigures>,
     scrapes: IntCounterVec,
     scrapes_in_flight: IntGauge,
@@ -111,7 +111,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// `version` is the one that is reported; `ledger` is where the routers count.
+    /// `version` is the reported one; `ledger` holds the counters of the routers.
     pub fn new(version: String, ledger: Ledger) -> Arc<Metrics> {
         let registry = Registry::new();
         let seconds = |name: &str, help: &str, buckets: (f64, usize)| histogram(&registry, name, help, buckets);
@@ -122,7 +122,7 @@ impl Metrics {
         let gauge = |name: &str, help: &str| -> IntGauge { register(&registry, IntGauge::new(name, help)) };
         let scrapes =
             counters("promhttp_metric_handler_requests_total", "Total number of scrapes by HTTP status code.", "code");
-        // There from the start, as a scrape shows those before it.
+        // Present from the start: a scrape shows the number of the scrapes before it.
         scrapes.with_label_values(&["200"]);
         Arc::new(Metrics {
             wal_fsync_seconds: seconds(
@@ -192,7 +192,8 @@ impl Metrics {
         })
     }
 
-    /// Counts an attempt to make a voter of a learner; the error is the reason for which it failed. There are few of them.
+    /// Counts an attempt to promote a learner; the error is the reason for which it failed. There are few different
+    /// reasons.
     pub fn learner_promoted(&self, result: Result<(), &str>) {
         match result {
             Ok(()) => self.learner_promote_successes.inc(),
@@ -200,12 +201,12 @@ impl Metrics {
         }
     }
 
-    /// Where routers count.
+    /// The counters of the routers.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
     }
 
-    /// The page, once it has its readings. Counts as a scrape.
+    /// Renders the page, once it has its readings. Counts as a scrape.
     pub async fn scrape(&self, readings: impl Future<Output = Readings>) -> String {
         self.scrapes_in_flight.inc();
         let page = self.render(&readings.await);
@@ -229,7 +230,7 @@ impl Metrics {
     }
 }
 
-/// etcd's buckets: from so many seconds on, so many of them, doubling.
+/// etcd's buckets: `count` bounds, doubling from `least` seconds on.
 fn histogram(registry: &Registry, name: &str, help: &str, (least, count): (f64, usize)) -> Histogram {
     let buckets = exponential_buckets(least, 2.0, count).expect("a positive start and a factor above 1");
     register(registry, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets)))
@@ -321,7 +322,7 @@ fn write_store(page: &mut Page, readings: &Readings) {
     page.counter("etcd_debugging_server_lease_expired_total", "Leases expired.", r.leases_expired);
 }
 
-/// The medium's own figures have no name in etcd.
+/// The storage engine's own statistics have no name in etcd.
 fn write_engine(page: &mut Page, readings: &Readings) {
     page.gauge("etcd_disk_defrag_inflight", "Whether or not defrag is active.", u8::from(readings.defragmenting));
     for statistic in &readings.engine {

@@ -75,7 +75,7 @@ fn network_bytes(text: &str) -> [u64; 2] {
     let fields = interfaces.map(|(_, fields)| fields.split_whitespace().map(|field| field.parse().unwrap_or(0)));
     fields.fold([0, 0], |[received, sent], fields| {
         let fields: Vec<u64> = fields.collect();
-        // Eight fields each; the bytes stand first.
+        // Eight fields each; the first one holds the bytes.
         let field = |at: usize| fields.get(at).copied().unwrap_or(0);
         [received + field(0), sent + field(8)]
     })

@@ -1,11 +1,11 @@
-//! How long requests take, by kind and end: one instance per I/O thread.
+//! How long requests take, by kind and success: one instance per I/O thread.
 
 use std::time::{Duration, Instant};
 
 use super::histogram::{Bounds, Histogram, Sum};
 use super::text::Page;
 
-/// Kinds of commands by their field numbers in etcd's `InternalRaftRequest`, and what etcd's labels call them.
+/// Kinds of commands by their field numbers in etcd's `InternalRaftRequest`, and their names in etcd's labels.
 const KINDS: [(u32, &str); 12] = [
     (4, "Put"),
     (RANGE, "Range"),
@@ -20,15 +20,15 @@ const KINDS: [(u32, &str); 12] = [
     (1301, "ClusterMemberAttrSet"),
     (1302, "DowngradeInfoSet"),
 ];
-/// All others, in the word that etcd has for a kind that it cannot name.
+/// All other kinds, under the name that etcd gives to a kind that it does not know.
 const OTHER: &str = "unknown";
 
 pub const RANGE: u32 = 3;
 pub const TXN: u32 = 6;
 
-/// The kind of a command as it stands in the log. 0 if it cannot be told.
+/// The kind of a command as it is in the log. 0 if it cannot be recognized.
 pub fn recognize(mut command: &[u8]) -> u32 {
-    /// The request's id, and its header, which may stand before the command.
+    /// The request's id, and its header: both may come before the command.
     const ID: u32 = 1;
     const HEADER: u32 = 100;
     loop {
@@ -60,7 +60,7 @@ fn varint(bytes: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// A distribution for each kind and end.
+/// A distribution for each kind, and for success and failure.
 #[derive(Debug)]
 pub struct ByKind {
     /// Refused or failed ones first.
@@ -77,7 +77,7 @@ impl ByKind {
         &self.slots[place][usize::from(success)]
     }
 
-    /// The kinds and ends that occurred anywhere.
+    /// Writes the kinds and results that occurred on any thread.
     pub fn write(all: &[&ByKind], page: &mut Page, name: &str, label: &str, more: &[(&str, &str)]) {
         for place in 0..=KINDS.len() {
             let kind = KINDS.get(place).map_or(OTHER, |(_, kind)| kind);
@@ -94,9 +94,9 @@ impl ByKind {
 /// The requests of one I/O thread.
 #[derive(Debug)]
 pub struct Requests {
-    /// From the first look at a request to its answer.
+    /// From the first check of a request to its answer.
     pub taken: ByKind,
-    /// Ranges without what they wait for; failed ones first.
+    /// Ranges without their waiting time; failed ones first.
     pub ranges: [Histogram; 2],
 }
 
@@ -109,20 +109,20 @@ impl Default for Requests {
 }
 
 impl Requests {
-    /// A read that began, could read after a wait, and ends now.
+    /// Records a read that ends now: when it began, and when it could read after its wait.
     pub fn read(&self, kind: u32, (began, reading): (Instant, Instant), success: bool) {
         let now = Instant::now();
         self.taken.of(kind, success).observe_time(now - began);
         self.ranges[usize::from(success)].observe_time(now - reading);
     }
 
-    /// A request of this kind has ended.
+    /// Records a request of this kind that has ended.
     pub fn ended(&self, kind: u32, took: Duration, success: bool) {
         self.taken.of(kind, success).observe_time(took);
     }
 }
 
-/// What sending to watchers takes, on one I/O thread.
+/// The time that sending to watchers takes, on one I/O thread.
 #[derive(Debug)]
 pub struct WatchSends {
     /// Answers to the stream's requests.
