@@ -1,4 +1,4 @@
-//! `metastore convert`: a stopped member's directory to another storage engine.
+//! `metastore convert`: converts a stopped member's directory to another storage engine.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use crate::descriptors::Descriptors;
 use crate::engine;
 use crate::progress::Progress;
 
-/// etcd's default; nobody votes here.
+/// etcd's default; there are no elections here.
 const TIMING: Timing = Timing { election_ticks: 10, pre_vote: true };
-/// The same. It decides how long leases live at least that were granted since the present state was made durable; the member
-/// raises them by its own settings when it starts.
+/// etcd's default. It sets the minimum time to live of leases that were granted after the present state was made
+/// durable. The member raises them by its own settings when it starts.
 const HEARTBEAT_MS: u64 = 100;
 
 /// Why nothing was converted.
@@ -28,7 +28,7 @@ pub enum Failure {
     Convert(#[from] ConvertError),
 }
 
-/// Converts, shows how far it is on stderr, and returns a line that says what was done.
+/// Converts, shows the progress on stderr, and returns a line that says what was done.
 ///
 /// # Errors
 /// [`Failure`]; the member is as it was, or is converted already, and the same command may be given again.
@@ -39,7 +39,7 @@ pub fn run(conversion: &Conversion) -> Result<String, Failure> {
     let rocksdb = conversion.rocksdb();
     let open = move |name: &str, path: &Path| open(rocksdb, name, path, descriptors);
     let paths = Paths { data_dir: data_dir.clone(), wal_dir: wal_dir.clone() };
-    // Nothing is kept for followers.
+    // No entries are kept for followers.
     let mut settings = Settings::new(target.name(), TIMING, 0);
     settings.minimum_lease_ttl_s = minimum_ttl_s(TIMING.election_ticks as u64, HEARTBEAT_MS);
     let mut progress = Progress::on_stderr(*quiet);

@@ -4,16 +4,17 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::Engine;
 
-/// Descriptors that connections never get: for the log's next segment, snapshots, listeners and runtimes. Without them a
-/// crowd of clients would stop the member at its next segment. etcd reserves as many.
+/// Descriptors that connections never get: for the log's next segment, snapshots, listeners and runtimes. Without them,
+/// a large number of clients would stop the member at its next segment. etcd reserves as many.
 const RESERVED: u64 = 150;
-/// Table files that RocksDB keeps open at most: 32 GiB of them. Files beyond are opened when they are read.
+/// At most this many table files are kept open by RocksDB: 32 GiB of data. Other files are opened when they are read.
 const MOST_TABLES: u64 = 512;
-/// RocksDB takes a smaller limit for this one.
+/// RocksDB replaces a lower limit by this one.
 const LEAST_TABLES: u64 = 20;
 /// Databases that are open at once: the state, and a checkpoint of it while a snapshot is read.
 const DATABASES: u64 = 2;
-/// What a database has open beside its tables: manifest, notes, lock, directories, and files that are being written.
+/// Files that a database has open besides its tables: manifest, notes, lock, directories, and files that are being
+/// written.
 const DATABASE_FILES: u64 = 24;
 
 /// The shares.
@@ -25,13 +26,13 @@ pub struct Descriptors {
 }
 
 impl Descriptors {
-    /// Raises the limit as far as this process may, as programs of etcd's language do by themselves, and shares it out.
+    /// Raises the limit as far as this process may, as Go programs do by themselves, and shares it out.
     ///
     /// # Errors
     /// A text that names the limit, if it leaves no connection.
     pub fn share(engine: Engine) -> Result<Self, String> {
         let limit = getrlimit(Resource::Nofile);
-        // Refused: then it stays as it is.
+        // If it is refused, the limit stays as it is.
         let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
         fit(getrlimit(Resource::Nofile).current, engine)
     }
@@ -43,7 +44,7 @@ fn fit(limit: Option<u64>, engine: Engine) -> Result<Descriptors, String> {
     let (tables, for_engine) = match engine {
         Engine::Memory => (0, 0),
         Engine::RocksDb { .. } => {
-            // Under a low limit connections keep half of it.
+            // Under a low limit, connections get half of it.
             let free = limit.saturating_sub(RESERVED + DATABASES * DATABASE_FILES);
             let tables = (free / (2 * DATABASES)).clamp(LEAST_TABLES, MOST_TABLES);
             (tables, DATABASES * (tables + DATABASE_FILES))

@@ -1,4 +1,4 @@
-//! The storage engine that was asked for, opened.
+//! Opens the storage engine that was asked for.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use metastore_replica::OpenEngine;
 use crate::config::Engine;
 use crate::descriptors::Descriptors;
 
-/// Opens the engine, wherever it is asked to: a member has a second state open while another member sends it one.
+/// Opens the engine at any path: a member has a second state open while another member sends it one.
 pub fn opener(engine: Engine, descriptors: Descriptors) -> OpenEngine {
     Arc::new(move |path: &Path| open(engine, path, descriptors))
 }
@@ -17,7 +17,7 @@ pub fn opener(engine: Engine, descriptors: Descriptors) -> OpenEngine {
 /// Opens the engine in the directory `path`, which only an engine on disk uses.
 ///
 /// # Errors
-/// If what is there cannot be read, or if the engine was not built in.
+/// If the files there cannot be read, or if the engine was not built in.
 pub fn open(
     engine: Engine,
     path: &Path,

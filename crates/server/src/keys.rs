@@ -1,4 +1,4 @@
-//! How many keys there are. Engines do not keep count, so it takes a walk over all of them.
+//! The number of keys. Engines do not keep count, so it takes a walk over all keys.
 
 use std::time::{Duration, Instant};
 
@@ -6,8 +6,8 @@ use metastore_engine::{KeyRange, Result};
 use metastore_store::mvcc::View;
 use parking_lot::Mutex;
 
-/// A count is good for so many times as long as it took: counting takes a twentieth of one processor at most, however often
-/// somebody asks.
+/// A count is reused for this many times as long as it took. So counting takes at most a twentieth of one processor,
+/// however often the count is asked for.
 const GOOD_FOR: u32 = 20;
 
 /// The last count.
@@ -22,10 +22,10 @@ struct Counted {
 }
 
 impl KeyCount {
-    /// Keys that are alive, now or at the last count that is still good. Takes as long as the walk takes.
+    /// Keys that are alive, now or at the last count if it can be reused. Takes as long as the walk takes.
     ///
     /// # Errors
-    /// If the medium cannot be read.
+    /// If the disk cannot be read.
     pub fn get(&self, view: &View) -> Result<u64> {
         let mut last = self.0.lock();
         if let Some(counted) = last.filter(|counted| counted.at.elapsed() < counted.took * GOOD_FOR) {

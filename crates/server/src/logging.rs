@@ -13,7 +13,8 @@ use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Metadata, Subscriber, span};
 
-/// An event with this target is written at level "fatal": the process is about to end. (tracing knows nothing above error.)
+/// An event with this target is written at level "fatal": the process is about to end. (tracing knows nothing above
+/// error.)
 pub const FATAL: &str = "fatal";
 
 /// Levels of zap.
@@ -104,7 +105,8 @@ impl Logger {
         Ok(Logger { level, sinks })
     }
 
-    /// A line that cannot be written is lost: there is nowhere left to say so, and a full log disk must not stop the member.
+    /// A line that cannot be written is lost: there is nowhere to report that, and a full log disk must not stop the
+    /// member.
     fn write(&self, line: &str) {
         for sink in &self.sinks {
             let _ = match sink {
@@ -122,7 +124,7 @@ fn open(path: &Path) -> Result<File, OpenError> {
 
 impl Subscriber for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        // What libraries say below a warning is about their insides.
+        // Lines of libraries below a warning are about their internals.
         let ours = metadata.target().starts_with("metastore") || *metadata.level() <= tracing::Level::WARN;
         metadata.is_event() && ours && Level::of(metadata) >= self.level
     }

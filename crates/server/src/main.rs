@@ -9,7 +9,7 @@ use metastore_server::{convert, logging, signals, start};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// How the flag parser of etcd's language ends on a usage error.
+/// The exit code of Go's flag parser on a usage error.
 const USAGE_ERROR: u8 = 2;
 
 fn main() -> ExitCode {
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
             ExitCode::from(USAGE_ERROR)
         }
         Err(error) => {
-            // The log's own settings are among those that could not be read: it begins with its defaults.
+            // The log's own settings are among those that could not be read: it starts with its defaults.
             let _ = logging::start(logging::Level::Info, &[logging::Output::Stderr]);
             tracing::warn!(error = %error, "failed to verify flags");
             ExitCode::FAILURE
@@ -64,7 +64,7 @@ fn run(config: &Config, notes: &Notes) -> u8 {
     let notifier = Notifier::new(std::env::vars());
     let running = match start::start(config) {
         Ok(running) => running,
-        // As in etcd, a success: a supervisor that restarts what fails would start it again and again.
+        // As in etcd, a success: a service manager that restarts failed processes would start it again and again.
         Err(error) if error.is_removal() => {
             tracing::error!(error = %error, "this member is no member of its cluster any more; remove its data directory");
             return signals::SUCCESS;

@@ -1,7 +1,8 @@
-//! What systemd hears of a unit with `Type=notify` or a watchdog (sd_notify(3)): datagrams to the socket that it names.
+//! Notifications to systemd, for a unit with `Type=notify` or a watchdog (sd_notify(3)): datagrams to the socket that
+//! it names.
 //!
-//! `READY=1` once clients are served, `STOPPING=1` when the member stops, and `WATCHDOG=1` as long as the engine thread makes
-//! progress, if a watchdog was asked for. Without a socket nothing is said.
+//! `READY=1` once clients are served, `STOPPING=1` when the member stops, and `WATCHDOG=1` as long as the engine thread
+//! makes progress, if a watchdog was asked for. Without a socket nothing is sent.
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -11,23 +12,23 @@ use std::time::Duration;
 const SOCKET: &str = "NOTIFY_SOCKET";
 /// Microseconds without `WATCHDOG=1` after which systemd ends the process.
 const WATCHDOG_US: &str = "WATCHDOG_USEC";
-/// The process whose watchdog it is; without it, any.
+/// The process that the watchdog is for; without it, any process.
 const WATCHDOG_PID: &str = "WATCHDOG_PID";
-/// Signs of life in the time after which the watchdog bites: one may be late.
+/// Notifications in the time after which the watchdog acts: one may be late.
 const SIGNS_PER_WATCHDOG: u32 = 3;
-/// No more often than this, whatever the watchdog asks for: the engine thread shows progress no faster.
+/// The shortest interval, whatever the watchdog asks for: the engine thread shows progress no faster.
 const LEAST_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The way to the service manager, if there is one.
 #[derive(Debug, Default)]
 pub struct Notifier {
     manager: Option<(UnixDatagram, SocketAddr)>,
-    /// How often it wants a sign of life.
+    /// How often it expects a notification.
     interval: Option<Duration>,
 }
 
 impl Notifier {
-    /// From the environment. A socket that cannot be used is warned about, and nothing is said then.
+    /// Reads the environment. A socket that cannot be used is warned about, and nothing is sent then.
     pub fn new(variables: impl IntoIterator<Item = (String, String)>) -> Notifier {
         let (mut socket, mut watchdog_us, mut pid) = (None, None, None);
         for (name, value) in variables {
@@ -48,7 +49,7 @@ impl Notifier {
         Notifier { manager, interval: watchdog.map(|time| (time / SIGNS_PER_WATCHDOG).max(LEAST_INTERVAL)) }
     }
 
-    /// How often a sign of life is wanted; `None`: never.
+    /// How often a notification is expected; `None`: never.
     pub fn interval(&self) -> Option<Duration> {
         self.interval.filter(|_| self.manager.is_some())
     }

@@ -1,11 +1,11 @@
-//! How far a long command is, on stderr: a bar that is drawn anew on a terminal, now and then a line elsewhere.
+//! The progress of a long command, on stderr: a bar on a terminal, and a line from time to time elsewhere.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-/// How often a terminal is drawn anew.
+/// How often the bar on a terminal is redrawn.
 const REDRAW: Duration = Duration::from_millis(100);
-/// How often a line is printed to what is no terminal: a file, a pipe, a log of a container.
+/// How often a line is printed if stderr is no terminal, but a file, a pipe or the log of a container.
 const LINE: Duration = Duration::from_secs(5);
 /// Characters inside the bar.
 const WIDTH: u64 = 40;
@@ -27,7 +27,7 @@ pub enum Style {
 }
 
 impl Progress<io::Stderr> {
-    /// On stderr, as it is.
+    /// On stderr, in the style that fits it.
     pub fn on_stderr(quiet: bool) -> Self {
         let style = match (quiet, io::stderr().is_terminal()) {
             (true, _) => Style::Silent,
@@ -43,7 +43,8 @@ impl<W: Write> Progress<W> {
         Self { to, style, last: Instant::now(), drawn: false }
     }
 
-    /// So many bytes `of` so many are done. May be called as often as one likes. A terminal that went away is no reason to stop.
+    /// Reports that `done` bytes `of` all are done. May be called at any rate. A terminal that went away is no reason
+    /// to stop.
     pub fn report(&mut self, done: u64, of: u64) {
         self.report_at(Instant::now(), done, of);
     }
@@ -62,7 +63,7 @@ impl<W: Write> Progress<W> {
         _ = self.to.write_all(text(done, of).as_bytes()).and_then(|()| self.to.flush());
     }
 
-    /// Removes the bar, so that the next line has its place.
+    /// Removes the bar, so that the next line takes its place.
     pub fn finish(mut self) {
         if self.style == Style::Bar && self.drawn {
             _ = self.to.write_all(b"\r\x1b[K").and_then(|()| self.to.flush());

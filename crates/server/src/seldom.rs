@@ -1,19 +1,19 @@
-//! Log lines that another process can bring about again and again: a member, a client, a stranger.
+//! Log lines that another process can cause again and again: a member, a client, a stranger.
 //!
-//! Each place in the code says its line at most so often a minute about one subject, and with the next line how often
-//! it was left out. Nobody can fill the log, or slow this member down by making it write.
+//! Each place in the code logs only a few lines a minute about one subject, and the next line says how many were left
+//! out. So no other process can fill the log, or slow this member down by making it write.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// The time that limits count by.
+/// The period that the limits refer to.
 const PERIOD: Duration = Duration::from_secs(60);
 /// Subjects that a place tells apart within one period; all further ones count as one.
 const SUBJECTS: usize = 64;
-/// Lines about one subject in one period that tell of changes, such as a connection that was lost: normal life shows
-/// all of them.
+/// Lines about one subject in one period that report changes, such as a lost connection: normal operation shows all of
+/// them.
 pub const CHANGES: u32 = 10;
 
 /// A place in the code that logs.
@@ -30,12 +30,12 @@ struct Subject {
 }
 
 impl Place {
-    /// A place that says so many lines about each subject in one period.
+    /// A place that logs `limit` lines about each subject in one period.
     pub const fn new(limit: u32) -> Self {
         Self { limit, subjects: Mutex::new(Vec::new()) }
     }
 
-    /// Whether a line about this subject may be said now: if so, how many were left out before it.
+    /// If a line about this subject may be logged now, returns how many were left out before it.
     pub fn may_say(&self, subject: &impl Hash) -> Option<u64> {
         self.may_say_at(Instant::now(), subject)
     }
@@ -66,8 +66,8 @@ impl Place {
     }
 }
 
-/// A line of a level, about a subject, at most once a minute (`seldom!(warn, subject, fields, "text")`), or at most so
-/// often (`seldom!(CHANGES: info, ...)`).
+/// Logs a line of a level about a subject: at most once a minute (`seldom!(warn, subject, fields, "text")`), or at most
+/// `CHANGES` times a minute (`seldom!(CHANGES: info, ...)`).
 macro_rules! seldom {
     (CHANGES: $level:ident, $subject:expr, $($line:tt)+) => {{
         static PLACE: $crate::seldom::Place = $crate::seldom::Place::new($crate::seldom::CHANGES);

@@ -1,4 +1,4 @@
-//! What every request may read without asking the engine thread.
+//! Facts that every request may read without asking the engine thread.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -20,14 +20,14 @@ use crate::metrics::requests::{Requests, WatchSends};
 pub struct Shared {
     pub cluster_id: u64,
     pub member_id: u64,
-    /// Where the state is; each read asks once, and reads to its end from what it was told.
+    /// The state. Each read takes one view from here, and reads from it to the end.
     pub views: Views,
     /// Leases that the leader found expired; written by the engine thread.
     pub lease_expired: Tally,
     pub keys: KeyCount,
-    /// Held while the medium gives space back: one at a time.
+    /// Held during a Defragment: one at a time.
     pub defragmenting: Arc<tokio::sync::Mutex<()>>,
-    /// Told when this member has become leader; for one listener.
+    /// Notified when this member has become leader; for one listener.
     pub elected: Notify,
     term: AtomicU64,
     leader: AtomicU64,
@@ -41,7 +41,7 @@ pub struct Shared {
     pulse: AtomicU64,
     held_up: AtomicBool,
     started: Instant,
-    /// When the leader of now was heard of first, in microseconds after `started`; 0 if there was none yet.
+    /// When the current leader was first seen, in microseconds after `started`; 0 if there was none yet.
     led_since_us: AtomicU64,
     /// Requests that the engine thread knows and has not answered.
     pending: AtomicU64,
@@ -50,7 +50,7 @@ pub struct Shared {
     next_id: AtomicU64,
 }
 
-/// What the state records beside the keys.
+/// The facts that the state records besides the keys.
 #[derive(Default)]
 struct Facts {
     members: Vec<Member>,
@@ -59,7 +59,7 @@ struct Facts {
     alarms: Vec<AlarmMember>,
 }
 
-/// What one worker counts, for the metrics. Only that worker writes.
+/// The counters of one worker, for the metrics. Only that worker writes.
 #[derive(Default)]
 pub struct Counts {
     pub puts: Tally,
@@ -67,9 +67,9 @@ pub struct Counts {
     pub ranges: Tally,
     pub txns: Tally,
     pub proposals_failed: Tally,
-    /// Read rounds that brought no answer.
+    /// Read-index rounds that failed.
     pub read_indexes_failed: Tally,
-    /// Read rounds whose answer came too late, or to another question.
+    /// Read-index rounds without an answer in time.
     pub slow_read_indexes: Tally,
     pub lease_granted: Tally,
     pub lease_revoked: Tally,
@@ -116,8 +116,8 @@ impl Shared {
             pending: AtomicU64::default(),
             facts: RwLock::default(),
             auth_enabled: AtomicBool::default(),
-            // etcd's layout: 2 bytes of the member's id, 5 of the time in milliseconds, 1 to count; the count carries over
-            // into the time, which runs faster than any member makes requests.
+            // etcd's layout: 2 bytes of the member's id, 5 of the time in milliseconds, 1 to count. The count carries
+            // over into the time, which advances faster than any member makes requests.
             next_id: AtomicU64::new((millis & ((1 << 40) - 1)) << 8),
         };
         shared.set_facts(store);
@@ -158,7 +158,7 @@ impl Shared {
         self.pending.load(Ordering::Relaxed)
     }
 
-    /// Takes over what the state records beside the keys.
+    /// Copies the facts that the state records besides the keys.
     pub fn set_facts(&self, store: &Store) {
         let members = store.members();
         let learns = members.get(self.member_id).is_some_and(|own| own.is_learner);
@@ -181,7 +181,7 @@ impl Shared {
         if self.held_up() { 0 } else { self.leader.load(Ordering::Relaxed) }
     }
 
-    /// The engine thread makes progress.
+    /// Records that the engine thread makes progress.
     pub fn beat(&self) {
         self.pulse.fetch_add(1, Ordering::Relaxed);
     }
@@ -190,7 +190,7 @@ impl Shared {
         self.pulse.load(Ordering::Relaxed)
     }
 
-    /// Whether the engine thread makes none.
+    /// Whether the engine thread makes no progress.
     pub fn held_up(&self) -> bool {
         self.held_up.load(Ordering::Relaxed)
     }
@@ -216,7 +216,7 @@ impl Shared {
         self.is_learner.load(Ordering::Relaxed)
     }
 
-    /// When the leader of now, or the last one, was heard of first.
+    /// When the current leader, or the last one, was first seen.
     pub fn led_since(&self) -> Option<Instant> {
         let us = self.led_since_us.load(Ordering::Relaxed);
         (us > 0).then(|| self.started + Duration::from_micros(us))
@@ -226,7 +226,8 @@ impl Shared {
         self.leader_changes.load(Ordering::Relaxed)
     }
 
-    /// Whether what is published here is the newest state that anyone was told of; see [`Standing::sole_leader`].
+    /// Whether the state that is published here is the newest that any client was answered from; see
+    /// [`Standing::sole_leader`].
     pub fn sole_leader(&self) -> bool {
         self.sole_leader.load(Ordering::Acquire)
     }
@@ -240,29 +241,30 @@ impl Shared {
         self.facts.read().cluster_version.clone()
     }
 
-    /// The version to which the members are being taken back, if they are.
+    /// The version to which the cluster is being downgraded, if it is.
     pub fn downgrade(&self) -> Option<String> {
         self.facts.read().downgrade.clone()
     }
 
-    /// The alarms that stand.
+    /// The alarms that are raised.
     pub fn alarms(&self) -> Vec<AlarmMember> {
         self.facts.read().alarms.clone()
     }
 
-    /// Whether clients must say who they are.
+    /// Whether clients must authenticate.
     pub fn auth_enabled(&self) -> bool {
         self.auth_enabled.load(Ordering::Relaxed)
     }
 
-    /// The size of the state as a file of pages would have it, on every engine: what its rows take now, and the most they
-    /// took since the member was founded or last defragmented. Bytes on the medium are among the engine's own figures.
+    /// The size of the state as a file of pages would have it, on every engine: the bytes that its rows take now, and
+    /// the most that they took since the member was founded or last defragmented. Bytes on disk are among the engine's
+    /// own statistics.
     pub fn sizes(&self) -> Sizes {
         self.views.now().engine().sizes()
     }
 }
 
-/// What a worker and the other threads tell each other beside the mailbox.
+/// State that a worker and the other threads share besides the mailbox.
 #[derive(Default)]
 pub struct WorkerFlags {
     pub counts: Counts,
@@ -277,7 +279,7 @@ impl WorkerFlags {
         self.watched.load(Ordering::SeqCst)
     }
 
-    /// To be called before the first watcher looks at the current revision.
+    /// To be called before the first watcher reads the current revision.
     pub fn set_watched(&self, watched: bool) {
         self.watched.store(watched, Ordering::SeqCst);
     }

@@ -1,4 +1,4 @@
-//! How a running member ends: told to, or because it cannot go on.
+//! How a running member ends: by a signal, or because it cannot go on.
 
 use metastore_replica::Fatal;
 use tokio::signal::unix::{SignalKind, signal};
@@ -7,7 +7,7 @@ use crate::notify::Notifier;
 use crate::start::Running;
 
 pub const SUCCESS: u8 = 0;
-/// Exit code of whatever could not be done.
+/// Exit code of a failure.
 pub const FAILURE: u8 = 1;
 
 enum End {
@@ -18,8 +18,8 @@ enum End {
     Failed(String),
 }
 
-/// Serves until SIGTERM or SIGINT, or until the member cannot go on, and returns the exit code. After a signal the process
-/// ends by that signal, as its parent expects. The service manager is told what it wants to know.
+/// Serves until SIGTERM or SIGINT, or until the member cannot go on, and returns the exit code. After a signal the
+/// process ends by that signal, as its parent expects. Notifies the service manager.
 pub fn serve_until_told(running: Running, manager: &Notifier) -> u8 {
     manager.ready();
     let end = wait(&running, manager);
@@ -30,7 +30,7 @@ pub fn serve_until_told(running: Running, manager: &Notifier) -> u8 {
             running.stop();
             raise(kind)
         }
-        // As in etcd, a success: a supervisor that restarts what fails would start it again and again.
+        // As in etcd, a success: a service manager that restarts failed processes would start it again and again.
         Ok(End::Removed) => {
             tracing::error!(error = %Fatal::Removed, "this member is no member of its cluster any more; remove its data directory");
             running.stop();
@@ -38,7 +38,7 @@ pub fn serve_until_told(running: Running, manager: &Notifier) -> u8 {
         }
         Ok(End::Failed(error)) => {
             tracing::error!(error = %error, "the member cannot go on; nothing was acknowledged after this");
-            // Who waits is told so.
+            // Waiting requests are answered `Stopped` before the threads end.
             running.stop();
             FAILURE
         }
@@ -69,7 +69,7 @@ fn wait(running: &Running, manager: &Notifier) -> std::io::Result<End> {
     })
 }
 
-/// Tells the service manager's watchdog that the member is alive, for ever: as long as the engine thread makes progress.
+/// Notifies the service manager's watchdog for ever, as long as the engine thread makes progress.
 async fn keep_alive(running: &Running, manager: &Notifier) {
     let Some(interval) = manager.interval() else { return std::future::pending().await };
     let mut ticks = tokio::time::interval(interval);
@@ -85,15 +85,15 @@ async fn keep_alive(running: &Running, manager: &Notifier) {
     }
 }
 
-/// Ends the process now. Returning from `main` would run the destructors of RocksDB's global objects, which its threads, and
-/// reads that go on beside the I/O threads, still use. The log is not buffered.
+/// Ends the process now. Returning from `main` would run the destructors of RocksDB's global objects, which its
+/// threads, and reads on the pool, still use. The log is not buffered.
 #[allow(unsafe_code, reason = "no safe binding ends a process without running destructors")]
 pub fn end_process(code: u8) -> ! {
     // SAFETY: ends the process, whatever state it is in.
     unsafe { libc::_exit(i32::from(code)) }
 }
 
-/// Ends the process by the signal that it was told to end by. The first process of a container cannot be ended so.
+/// Ends the process by the signal that it received. The first process of a container cannot be ended this way.
 fn raise(kind: SignalKind) -> u8 {
     let number = kind.as_raw_value();
     if std::process::id() != 1 {

@@ -1,4 +1,4 @@
-//! Putting a member together: disk, engine, replica, engine thread, I/O threads; and taking it apart again.
+//! Puts a member together: disk, engine, replica, engine thread, I/O threads; and stops it again.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -34,20 +34,21 @@ use crate::peer::{self, Further, Transport};
 use crate::shared::{Shared, WorkerFlags};
 use crate::watchdog;
 
-/// Requests that wait for the engine thread; more are told to come back.
+/// At most this many requests wait for the engine thread; more are answered that there are too many.
 const INBOX_COUNT: usize = 64 << 10;
-/// Bytes of the same.
+/// At most this many bytes of them.
 const INBOX_BYTES: usize = 256 << 20;
-/// What a proposal may take beside two election timeouts, as in etcd.
+/// The time that a proposal may take besides two election timeouts, as in etcd.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// A sync of the log that takes longer is worth a line in the log, as in etcd.
 const SLOW_SYNC: Duration = Duration::from_secs(1);
-/// How long a connection to another member may take beside an election timeout, as in etcd.
+/// How long opening a connection to another member may take besides an election timeout, as in etcd.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long open requests may go on once the member stops, but for those that wait for the engine thread: their time is bounded.
+/// How long open requests may go on once the member stops. Requests that wait for the engine thread are excepted: their
+/// time is bounded.
 const STOP_PATIENCE: Duration = Duration::from_millis(500);
 
-/// How long a leader that stops waits for another one.
+/// How long a leader that stops waits for a new leader.
 const HAND_OVER_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why a member does not start.
@@ -69,7 +70,7 @@ pub enum StartError {
 pub struct Running {
     workers: Workers,
     peers: Workers,
-    /// What the health service says.
+    /// The status that the health service reports.
     serving: signal::Sender<bool>,
     engine: JoinHandle<Jobs>,
     inbox: Inbox<Event>,
@@ -90,10 +91,10 @@ struct Worker {
 /// Starts a member and returns once it serves.
 ///
 /// # Errors
-/// [`StartError`]; nothing was changed on disk that a later start would trip over.
+/// [`StartError`]; nothing was changed on disk that would harm a later start.
 pub fn start(config: &Config) -> Result<Running, StartError> {
     let descriptors = Descriptors::share(config.engine).map_err(StartError::Settings)?;
-    // The doors first: a port in use is the commonest mistake, and must not leave a data directory behind.
+    // The listeners first: a port in use is the most common mistake, and must not leave a data directory behind.
     let listeners = listen(config)?;
     tracing::info!(
         "etcd-version" = %config.reported_version, name = %config.name, "data-dir" = %config.data_dir.display(),
@@ -118,7 +119,7 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
     let shared = Shared::new(replica.cluster_id(), replica.id(), replica.store());
     let own = peer::twin::Own { cluster_id: replica.cluster_id(), id: replica.id(), directory: replica.directory() };
     let inbox = Inbox::new(Bounds { count: INBOX_COUNT, bytes: INBOX_BYTES });
-    // One for each thread that asks the engine thread: those that serve clients, and behind them that of the peers.
+    // One for each thread that asks the engine thread: those that serve clients, and last the thread of the peers.
     let (links, workers): (Vec<_>, Vec<_>) = (0..=config.io_threads).map(|_| worker()).unzip();
     let (ready, mut known) = signal::channel(false);
     let (end, ended) = signal::channel(None);
@@ -168,13 +169,13 @@ impl Running {
         self.ended.clone()
     }
 
-    /// Hands leadership over, lets open requests finish (what the engine thread has taken up always, the rest for a moment), then
-    /// ends all threads but those returned. What was acknowledged is on disk already.
+    /// Hands leadership over, lets open requests finish, then ends all threads except those returned. Requests that the
+    /// engine thread has accepted always finish; the others get a moment. Everything acknowledged is on disk already.
     pub fn stop(self) -> Jobs {
         self.serving.send_replace(false);
         let (done, handed_over) = mpsc::sync_channel(0);
         self.inbox.push_control(Event::HandOver(done));
-        // Nothing is ever sent: the other end goes when another member leads, or if there is nothing to hand over.
+        // Nothing is ever sent: the sender is dropped when another member leads, or if there is nothing to hand over.
         _ = handed_over.recv_timeout(HAND_OVER_PATIENCE);
         self.workers.stop();
         self.inbox.push_control(Event::Stop);
@@ -249,12 +250,12 @@ fn watched(disk: OsDisk, metrics: &Arc<Metrics>) -> OsDisk {
     }))
 }
 
-/// A member that cannot get ready says why, and does not wait for ever in silence.
+/// Waits until the member is ready. If it cannot become ready, returns the reason instead of waiting for ever.
 fn wait_until_ready(ready: &mut signal::Receiver<bool>, ended: &Ended) -> Result<(), StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let mut ended = ended.clone();
     runtime.block_on(async {
-        // The engine thread drops `ready` before it says how it ended.
+        // The engine thread drops `ready` before it reports how it ended.
         if ready.wait_for(|ready| *ready).await.is_ok() {
             return Ok(());
         }
@@ -265,7 +266,7 @@ fn wait_until_ready(ready: &mut signal::Receiver<bool>, ended: &Ended) -> Result
     })
 }
 
-/// What each thread that asks the engine thread is given.
+/// The parts from which each thread that asks the engine thread makes its [`Member`].
 struct Desks {
     shared: Arc<Shared>,
     limits: Limits,
@@ -300,7 +301,7 @@ impl Desks {
         }
     }
 
-    /// The member, for the thread that calls. To be called once for each index, on its thread.
+    /// Makes the member for the calling thread. To be called once for each index, on its thread.
     fn sit_down(&self, index: usize) -> Rc<Member> {
         let taken = self.waiting.lock()[index].take();
         let Worker { mailbox, flags } = taken.unwrap_or_else(|| panic!("thread {index} starts twice"));
@@ -418,7 +419,7 @@ fn limits(config: &Config) -> Limits {
     }
 }
 
-/// Hands what the engine thread sends to whoever waits for it on this worker.
+/// Passes the mail of the engine thread to the requests and watchers of this worker.
 async fn read_mail(mut mailbox: mailbox::Receiver<Mail>, slots: Slots<Answer>, watchers: Rc<Watchers>) {
     let mut mail = Vec::new();
     loop {
@@ -426,7 +427,7 @@ async fn read_mail(mut mailbox: mailbox::Receiver<Mail>, slots: Slots<Answer>, w
         let mut watched = false;
         for letter in mail.drain(..) {
             match letter {
-                // Nobody waits any more for what comes too late.
+                // The request of a late answer no longer waits.
                 Mail::Answer(key, answer) => _ = slots.complete(key, answer),
                 Mail::Events(events, bytes) => {
                     watchers.publish(&events, bytes);

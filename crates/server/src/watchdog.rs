@@ -1,8 +1,8 @@
 //! Notices when the engine thread makes no progress: a disk that hangs in a write or a sync holds it up.
 //!
-//! A leader that is held up sends no heartbeats, so the others elect another one; nothing is to be done for that. But whoever
-//! asks this member is told what it knew last, that it leads. So as long as the engine thread is held up, the member says that
-//! it knows no leader: clients that want one leave it, and health checks fail.
+//! A leader that is held up sends no heartbeats, so the other members elect a new leader; that needs no help. But
+//! clients of this member would be answered from what it knew last: that it leads. So as long as the engine thread is
+//! held up, the member says that it knows no leader: clients that require one leave it, and health checks fail.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,14 +11,14 @@ use tokio::time::Instant;
 
 use crate::shared::Shared;
 
-/// Looks at the engine thread every `interval`, in which it makes progress even if it has nothing to do. Without any for
+/// Checks the engine thread every `interval`, in which it makes progress even if it has nothing to do. Without any for
 /// `patience`, an election timeout, it counts as held up.
 pub async fn watch(shared: Arc<Shared>, interval: Duration, patience: Duration) {
     let mut ticks = tokio::time::interval(interval);
     let (mut pulse, mut since) = (shared.pulse(), Instant::now());
     loop {
         let now = ticks.tick().await;
-        // The first round takes up the log, however long that takes.
+        // The first round processes the log, however long that takes.
         if shared.pulse() != pulse || pulse <= 1 {
             if shared.held_up() {
                 tracing::info!(took = ?(now - since), "the engine thread goes on");
