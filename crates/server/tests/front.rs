@@ -1,4 +1,4 @@
-//! The front as a client meets it: real sockets, real HTTP, handlers made for the test.
+//! The server's front as a client sees it: real sockets, real HTTP, handlers made for the test.
 
 mod streams;
 
@@ -38,7 +38,7 @@ const MAX_BYTES: usize = 2_097_152;
 /// Nothing in these tests takes longer unless it is stuck.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How long what is open may go on when the server stops.
+/// How long open requests may go on when the server stops.
 const STOP_PATIENCE: Duration = Duration::from_millis(500);
 
 struct Front {
@@ -132,7 +132,7 @@ impl Drop for Alive {
     }
 }
 
-/// Returns where "Wait" waits.
+/// Returns the slots in which "Wait" waits.
 fn register_test_methods(router: &mut Router, gauge: Arc<AtomicUsize>) -> Slots<()> {
     router.unary("test.T", "Length", |call, _: ()| async move {
         Frame::write(8, |buffer| buffer.extend((call.raw.len() as u64).to_be_bytes()))
@@ -442,7 +442,7 @@ fn h2_frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// Opening and resetting at once is what a client does that cancels its watches as soon as it has made them.
+/// A client that cancels its watches as soon as it has created them opens and resets streams at once.
 #[tokio::test]
 async fn a_thousand_streams_reset_at_once_do_not_end_the_connection() {
     const HEADERS: u8 = 1;
@@ -458,7 +458,7 @@ async fn a_thousand_streams_reset_at_once_do_not_end_the_connection() {
         bytes.extend(h2_frame(HEADERS, 4, stream, &headers));
         bytes.extend(h2_frame(RST_STREAM, 0, stream, &8u32.to_be_bytes()));
     }
-    // A last stream that ends at once: its answer says that the connection lives.
+    // A last stream that ends at once: its answer shows that the connection is still open.
     bytes.extend(h2_frame(HEADERS, 5, 2_001, &headers));
     let mut connection = TcpStream::connect(server.address).await.unwrap();
     connection.write_all(&bytes).await.unwrap();

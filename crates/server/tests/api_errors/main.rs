@@ -1,5 +1,6 @@
-//! The errors that only the server can raise, as a client meets them: code and text, which clients compare word for word. Those of the
-//! state machine are shown by the scripts of `metastore-store`; here they are asked for once, for their codes.
+//! The errors that only the server can return, as a client sees them: code and text, which clients compare word for
+//! word. The errors of the state machine are shown by the scripts of `metastore-store`; here each is caused once, for
+//! its code.
 
 mod walk;
 
@@ -101,7 +102,7 @@ impl Member {
         self.call_with(path, message.encode_to_vec()).await
     }
 
-    /// The same for a message in its bytes.
+    /// The same for a message in encoded form.
     async fn call_with(&mut self, path: &str, message: Vec<u8>) -> (String, String) {
         let frame = [&[0][..], &(message.len() as u32).to_be_bytes(), &message].concat();
         let body = Full::new(Bytes::from(frame)).boxed();
@@ -126,7 +127,7 @@ impl Member {
         MemberListResponse::decode(&body[5..]).unwrap().members
     }
 
-    /// The first `count` answers of a watch stream that is asked for `watches`.
+    /// The first `count` answers of a watch stream that creates `watches`.
     async fn watch(&mut self, watches: Vec<WatchCreateRequest>, count: usize) -> Vec<WatchResponse> {
         let request = |create| WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
         let frames = watches.into_iter().map(|create| Frame::of(&request(create)).unwrap().into_bytes());
@@ -295,7 +296,7 @@ async fn what_the_members_do_not_allow() {
     assert_eq!(member.members().await.len(), 1);
 }
 
-/// A watch is refused inside its stream, which goes on: others on it are not harmed.
+/// A watch is refused inside its stream, which goes on: the other watches on it are not harmed.
 #[tokio::test]
 async fn watches_are_refused_in_their_stream() {
     let mut member = Member::start("errors-of-watches", &[]).await;

@@ -1,8 +1,8 @@
-//! Every proposer against every way in which applying an entry halts a member: nothing that a client or another member sends
-//! becomes an entry that a member cannot apply. Such an entry would end every member, and every restart of it.
+//! Every proposer against every way in which applying an entry halts a member: no request of a client and no message of
+//! another member becomes an entry that a member cannot apply. Such an entry would stop every member, at every start.
 //!
-//! Both lists are matches without a wildcard, and the proposers of the code are counted: whoever adds a cause, a kind of command or
-//! a proposer has to say here how it fits.
+//! Both lists are matches without a wildcard, and the proposers in the code are counted. So a new cause, kind of
+//! command or proposer must be entered here, with how it fits.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use metastore_store::{HaltCause, Store};
 
 use super::{Member, ops, put, then};
 
-/// Why applying an entry halts, without the details.
+/// The causes for which applying an entry halts, without the details.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cause {
     UnknownKind,
@@ -45,24 +45,24 @@ fn cause(of: &HaltCause) -> Cause {
     }
 }
 
-/// Where the code of the members proposes: file, and how often.
+/// The places where the members' code proposes: file, and how often.
 const PROPOSERS: [(&str, usize); 5] = [
     // Put, DeleteRange, Txn, Compact, LeaseGrant and LeaseRevoke of the API go through one function: `client_commands`.
     ("server/src/api/mod.rs", 1),
-    // Changes of the members by the API, and promotions that another member sends on: `client_changes`.
+    // Changes of the members by the API, and promotions that another member forwards: `client_changes`.
     ("server/src/api/cluster.rs", 1),
-    // A member's own attributes and the cluster's version: no client's bytes, but for the names in flags.
+    // A member's own attributes and the cluster's version: no bytes of clients, except the names in flags.
     ("server/src/driver/group.rs", 2),
-    // Revocations of leases that are over, and checkpoints that renewals take back: ids, and this member as the caller.
+    // Revocations of expired leases, and checkpoints that renewals take back: ids, and this member as the caller.
     ("replica/src/leases.rs", 2),
     // The first entries of a log: the founders that the flags name.
     ("replica/src/entry.rs", 1),
 ];
-/// What makes an entry out of something else.
+/// Code that makes an entry out of something else.
 const MAKES_AN_ENTRY: [&str; 4] =
     ["Command::encode(", "Command::encode_as(", "    ConfChange {", "(raftpb::ConfChange {"];
 
-/// Commands whose own message no member reads when it applies them, so that nothing in it can halt one.
+/// Commands whose own message no member reads when it applies them, so that nothing in that message can halt a member.
 const UNREAD: [Kind; 10] = [
     Kind::Range,
     Kind::AuthEnable,
@@ -76,7 +76,7 @@ const UNREAD: [Kind; 10] = [
     Kind::DowngradeVersionTest,
 ];
 
-/// What other members send on (`MsgProp`) becomes an entry as it is: entries that halt for this cause.
+/// Entries that halt for this cause. Entries that other members forward (`MsgProp`) go into the log unchanged.
 fn hostile_entries(cause: Cause) -> Vec<Entry> {
     let sound = Command::encode(1, Kind::Put, &PutRequest::default());
     match cause {
@@ -100,7 +100,7 @@ fn hostile_entries(cause: Cause) -> Vec<Entry> {
             let damaged = Kind::ALL.into_iter().filter(|kind| !UNREAD.contains(kind)).map(damaged_body);
             commands.into_iter().map(command).chain(damaged.map(command)).chain(hostile_changes()).collect()
         }
-        // A medium that fails, and a log that skips: of one member, and of no entry.
+        // A disk that fails and a log with a gap are faults of one member, not of an entry.
         Cause::Engine | Cause::Gap => Vec::new(),
     }
 }
@@ -113,7 +113,7 @@ fn damaged_body(kind: Kind) -> Vec<u8> {
     bytes
 }
 
-/// Membership changes that cannot be read, or say two things.
+/// Membership changes that cannot be read, or that contradict themselves.
 fn hostile_changes() -> Vec<Entry> {
     let add = ConfChangeType::ConfChangeAddNode as i32;
     let known = || format!(r#"{{"id":{KNOWN},"peerURLs":["http://a:9"]}}"#);
@@ -156,7 +156,7 @@ fn store() -> Store {
     store
 }
 
-/// Why the entry halts a member that applies it.
+/// The cause for which the entry halts a member that applies it.
 fn halts(entry: &Entry) -> Cause {
     let (mut store, data) = (store(), entry.data.clone().unwrap_or_default());
     if entry.r#type == Some(EntryType::EntryNormal as i32) {
@@ -182,7 +182,7 @@ fn leader() -> Replica {
     replica
 }
 
-/// What another member sends on for its clients.
+/// Takes entries that another member forwards for its clients.
 fn sent_on(replica: &mut Replica, entries: Vec<Entry>) -> Result<(), Rejected> {
     let (kind, to) = (Some(MessageType::MsgProp as i32), Some(replica.id()));
     let message = raftpb::Message { r#type: kind, to, from: Some(7), entries, ..raftpb::Message::default() };
@@ -191,7 +191,7 @@ fn sent_on(replica: &mut Replica, entries: Vec<Entry>) -> Result<(), Rejected> {
     stepped
 }
 
-/// Strange requests of the API that become commands of this kind; none if no client asks for it.
+/// Strange requests of the API that become commands of this kind; none if clients cannot cause this kind.
 fn client_commands(kind: Kind) -> Vec<(&'static str, Vec<u8>)> {
     let bytes = |path, requests: Vec<Vec<u8>>| requests.into_iter().map(|request| (path, request)).collect();
     match kind {
@@ -228,7 +228,7 @@ fn client_commands(kind: Kind) -> Vec<(&'static str, Vec<u8>)> {
             let revoke = |id| LeaseRevokeRequest { id }.encode_to_vec();
             bytes("Lease/LeaseRevoke", [0, -1, 5, 5, i64::MIN, i64::MAX].map(revoke).to_vec())
         }
-        // Members propose these by themselves, or members of etcd do.
+        // Members propose these by themselves, or members that run etcd do.
         Kind::LeaseCheckpoint
         | Kind::ClusterVersionSet
         | Kind::ClusterMemberAttrSet
@@ -276,7 +276,7 @@ fn strange_txns() -> Vec<TxnRequest> {
     ]
 }
 
-/// Strange requests of the API that become changes of this kind. Member 0 is what a client names that leaves out the id.
+/// Strange requests of the API that become changes of this kind. A client that leaves out the id names member 0.
 fn client_changes(kind: ConfChangeType, own: u64) -> Vec<(&'static str, Vec<u8>)> {
     let urls = |urls: &[&str]| urls.iter().map(|url| (*url).to_owned()).collect::<Vec<_>>();
     match kind {
@@ -320,7 +320,7 @@ async fn no_proposer_makes_an_entry_that_halts_a_member() {
             );
         }
     }
-    // What is refused when it is applied is no danger, and its sender waits for the answer.
+    // A change that is refused when it is applied does no harm, and its sender waits for the answer.
     let nobody =
         change(ConfChangeType::ConfChangeUpdateNode as i32, 0, r#"{"id":0,"peerURLs":["http://127.0.0.1:1"]}"#);
     let nobody =

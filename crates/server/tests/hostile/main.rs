@@ -1,7 +1,7 @@
-//! What clients and other members send is refused, or lived with; it never makes a member panic, nor take memory that nothing
-//! stands for. `crates/replica/tests/hostile` says how this works, and has the states.
+//! Anything that clients and other members send is refused, or handled. It never makes a member panic, nor take memory
+//! out of proportion. `crates/replica/tests/hostile` explains how this works, and has the tests of states.
 //!
-//! `UPDATE=1 cargo test -p metastore-server --test hostile` writes those inputs anew that are made by the code.
+//! `UPDATE=1 cargo test -p metastore-server --test hostile` rewrites the inputs that the code makes.
 
 mod messages;
 #[path = "../../../replica/tests/hostile/meter.rs"]
@@ -15,7 +15,7 @@ use mutator::Memory;
 
 /// Inputs that are made from a corpus; they are short.
 const MUTATIONS: u64 = 20_000;
-/// A member with its log takes most of it.
+/// A member with its log takes most of this.
 const MEMORY: Memory = Memory { base_bytes: 16 << 20, per_byte: 200 };
 
 #[test]
@@ -28,7 +28,7 @@ fn requests_of_clients() {
     mutator::run("request", MUTATIONS, MEMORY, requests::attempt);
 }
 
-/// Else nothing would be tried but the first lines of the checks.
+/// Otherwise only the first lines of the checks would be tried.
 #[test]
 fn real_inputs_come_through() {
     let (appends, others) = (messages::conversation(), messages::others_of_all_kinds());

@@ -1,6 +1,6 @@
-//! Any bytes as what another member sends: over the two streams, and in a post of the pipeline. What of it is a message goes to
-//! a member that follows, and to one that leads. The fuzz target `peer_message` includes this file, so that a fuzzer and the
-//! plain tests look for the same.
+//! Any bytes as input from another member: over the two streams, and in a post of the pipeline. Bytes that decode to
+//! messages go to a member that follows, and to one that leads. The fuzz target `peer_message` includes this file, so
+//! that a fuzzer and the plain tests check the same.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -21,18 +21,19 @@ use metastore_server::peer::codec::source::{Broken, Source};
 use metastore_server::peer::codec::{Frame, message, msgapp};
 use metastore_store::command::{Command, Kind};
 
-/// Nothing is waited for.
+/// Nothing here waits.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The longest post that is tried.
 const POST_BYTES: u64 = 1 << 20;
-/// Messages of one input.
+/// At most this many messages of one input are used.
 const MOST_MESSAGES: usize = 64;
 const TOKEN: &str = "token";
 
-/// What the fuzz target does.
+/// The body of the fuzz target.
 ///
 /// # Panics
-/// If a member does anything with the messages but take them, refuse them, or stop for a reason that a message can be.
+/// If a member does anything with the messages except take them, refuse them, or stop for a reason that a message can
+/// cause.
 pub fn attempt(bytes: &[u8]) {
     let said = [appends(bytes), others(bytes), post(bytes)];
     for messages in said.into_iter().filter(|messages| !messages.is_empty()) {
@@ -42,8 +43,8 @@ pub fn attempt(bytes: &[u8]) {
     }
 }
 
-/// How many messages of the append stream one that follows takes, and how many of them are in its log then; how many of the
-/// message stream one that leads takes.
+/// How many messages of the append stream a follower takes, and how far they move its commit index; and how many
+/// messages of the message stream a leader takes.
 pub fn taken(bytes: &[u8]) -> (usize, u64, usize) {
     let (follower, leader) = (members().0.start(), members().1.start());
     let before = follower.standing().commit;
@@ -81,7 +82,7 @@ fn keep(frame: Frame, into: &mut Vec<Message>) {
     }
 }
 
-/// What the append stream says before it breaks.
+/// The messages of the append stream before it breaks.
 fn appends(bytes: &[u8]) -> Vec<Message> {
     let (mut source, mut decoder) = (source(bytes), msgapp::Decoder::new(member(2), member(1)));
     let mut messages = Vec::new();
@@ -96,7 +97,7 @@ fn appends(bytes: &[u8]) -> Vec<Message> {
     messages
 }
 
-/// What the message stream says before it breaks.
+/// The messages of the message stream before it breaks.
 fn others(bytes: &[u8]) -> Vec<Message> {
     let (mut source, mut messages) = (source(bytes), Vec::new());
     run(async {
@@ -110,7 +111,7 @@ fn others(bytes: &[u8]) -> Vec<Message> {
     messages
 }
 
-/// A post has no frame; this one is given the frame that says how long it is.
+/// A post has no frame; here it gets one that says its length.
 fn post(bytes: &[u8]) -> Vec<Message> {
     let framed = [&(bytes.len() as u64).to_be_bytes()[..], bytes].concat();
     match run(async { message::decode_limited(&mut source(&framed), POST_BYTES).await }) {
@@ -140,7 +141,7 @@ struct Stopped {
     leads: bool,
 }
 
-/// One that follows, and one that leads.
+/// A member that follows, and one that leads.
 fn members() -> &'static (Stopped, Stopped) {
     static MEMBERS: OnceLock<(Stopped, Stopped)> = OnceLock::new();
     MEMBERS.get_or_init(|| {
@@ -161,7 +162,7 @@ fn put(id: u64) -> Bytes {
 }
 
 impl Stopped {
-    /// On a disk of its own.
+    /// Starts the member on a disk of its own.
     fn start(&self) -> Replica {
         let mut settings = Settings::new("memory", Timing { election_ticks: 10, pre_vote: false }, 8);
         settings.log = Options { segment_bytes: 4096 };
@@ -196,12 +197,12 @@ fn heard(kind: MessageType, term: u64) -> Message {
     }
 }
 
-/// Returns how many the member took, and how far its log was committed then.
+/// Returns how many messages the member took, and its commit index after them.
 fn hear(mut replica: Replica, messages: &[Message]) -> (usize, u64) {
     let mut taken = 0;
     let heard = messages.iter().enumerate().try_for_each(|(nth, message)| {
         taken += usize::from(replica.step(message.clone())?.is_ok());
-        // Some come together.
+        // Some messages arrive together.
         if nth % 3 == 2 {
             return Ok(());
         }
@@ -211,13 +212,13 @@ fn hear(mut replica: Replica, messages: &[Message]) -> (usize, u64) {
     });
     let ended = heard.and_then(|()| replica.process(&mut Output::default()));
     if let Err(fatal) = ended {
-        // The log itself must never be asked for the impossible.
+        // The log must never be asked for something impossible.
         assert!(matches!(fatal, Fatal::LogLost(_) | Fatal::Inapplicable { .. }), "{fatal}");
     }
     (taken, replica.standing().commit)
 }
 
-/// What a leader says to a follower that holds nothing of its term: an append, more of it, and how far it is committed.
+/// The messages of a leader to a follower that holds nothing of its term: an append, a second one, and a commit index.
 pub fn conversation() -> Vec<Message> {
     let replica = members().1.start();
     let standing = replica.standing();
@@ -239,7 +240,7 @@ pub fn conversation() -> Vec<Message> {
     ]
 }
 
-/// One of every other kind, as the second member may say it.
+/// One message of every other kind, as the second member may send it.
 pub fn others_of_all_kinds() -> Vec<Message> {
     let term = members().1.start().standing().term;
     let with = |kind, index: u64, context: &'static str| Message {
@@ -263,12 +264,12 @@ pub fn others_of_all_kinds() -> Vec<Message> {
         forwarded(MessageType::MsgReadIndex, vec![read.clone()]),
         Message { entries: vec![read], ..with(MessageType::MsgReadIndexResp, 5, "") },
         forwarded(MessageType::MsgTransferLeader, vec![]),
-        // Another leads; before that the others must have been heard.
+        // With this message another member leads, so the other messages must come before it.
         heard(MessageType::MsgHeartbeat, term + 1),
     ]
 }
 
-/// As the streams say it.
+/// Encodes messages as the streams do.
 pub fn as_appends(messages: &[Message]) -> Vec<u8> {
     let (mut encoder, mut out) = (msgapp::Encoder::default(), BytesMut::new());
     messages.iter().for_each(|message| encoder.encode(message, &mut out));

@@ -1,6 +1,6 @@
-//! Any bytes as what a client asks: which method, and a message in gRPC's frame, again and again. What passes the checks is read
-//! from a store, or applied to it: no client may say anything that stops the members. The fuzz target `request` includes this
-//! file, so that a fuzzer and the plain tests look for the same.
+//! Any bytes as input from a client: a method, and a message in gRPC's frame, again and again. Requests that pass the
+//! checks are read from a store, or applied to it: no request of a client may stop the members. The fuzz target
+//! `request` includes this file, so that a fuzzer and the plain tests check the same.
 
 use std::sync::Arc;
 
@@ -28,15 +28,15 @@ use metastore_store::watch::{Hub, Limits, WatchSpec};
 const MAX_REQUEST_BYTES: usize = 3 << 19;
 const MAX_TXN_OPS: usize = 128;
 const MIN_TTL_S: i64 = 2;
-/// Requests of one input.
+/// At most this many requests of one input are used.
 const MOST_REQUESTS: usize = 64;
-/// Bounded steps in which a watcher reads history, or a compaction drops it.
+/// At most this many bounded steps in which a watcher reads history, or a compaction drops it.
 const MOST_STEPS: usize = 20;
 
-/// Nothing is asked of the request before the state is.
+/// The check of requests that have none of their own.
 const UNCHECKED: Result<(), Status> = Ok(());
 
-/// What the fuzz target does.
+/// The body of the fuzz target.
 ///
 /// # Panics
 /// If a request that passes the checks stops the members, or something panics.
@@ -44,7 +44,7 @@ pub fn attempt(bytes: &[u8]) {
     _ = revision_after(bytes);
 }
 
-/// The revision that the store comes to.
+/// The revision that the store reaches.
 pub fn revision_after(bytes: &[u8]) -> i64 {
     let mut server = Server::new();
     let mut rest = Bytes::copy_from_slice(bytes);
@@ -54,7 +54,7 @@ pub fn revision_after(bytes: &[u8]) -> i64 {
         }
         let method = rest.split_to(1)[0];
         let mut cutter = Cutter::new(MAX_REQUEST_BYTES);
-        // The prefix may come alone.
+        // The prefix may arrive alone.
         cutter.push(rest.slice(..rest.len().min(PREFIX_BYTES)));
         if rest.len() > PREFIX_BYTES {
             cutter.push(rest.slice(PREFIX_BYTES..));
@@ -66,7 +66,7 @@ pub fn revision_after(bytes: &[u8]) -> i64 {
     server.store.revision()
 }
 
-/// As much of a server as has to do with data.
+/// The parts of a server that deal with data.
 struct Server {
     store: Store,
     expiry: Expiry,
@@ -142,7 +142,7 @@ impl Server {
         }
     }
 
-    /// Applies what passed its checks.
+    /// Applies a request that passed its checks.
     fn write(&mut self, checked: Result<(), Status>, kind: Kind, request: &impl Message) {
         let data = Command::encode(1, kind, request);
         if checked.is_err() || data.len() > MAX_REQUEST_BYTES {
@@ -197,7 +197,7 @@ fn asked(method: u8, request: &impl Message) -> Vec<u8> {
     [&[method][..], &frame].concat()
 }
 
-/// What stands in the corpus.
+/// The inputs of the corpus.
 pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let put = |key: &'static str, value: &'static str, lease| PutRequest {
         key: key.into(),

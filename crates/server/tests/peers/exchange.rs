@@ -1,4 +1,4 @@
-//! Messages on their way, while others are dead, stalled, or come back.
+//! Messages between members, while other members are dead, stalled, or come back.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -11,7 +11,7 @@ use crate::member::*;
 /// Messages that are sent without waiting for their arrival: fewer than a queue holds.
 const BURST: u64 = 2_000;
 
-/// A peer that opens a stream and reads nothing of it, or what it is told to.
+/// A peer that opens a stream, and reads from it only if the test does.
 fn open_stream(to: &Member, id: u64, stream: &str) -> TcpStream {
     let mut socket = TcpStream::connect(to.address).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -80,7 +80,7 @@ fn ten_thousand_messages_arrive_in_order_while_one_peer_is_dead_and_another_stal
     assert!(one.transport.connected_since(3).is_none());
 }
 
-/// Waits until both streams from one member to the other stand: one message goes on each.
+/// Waits until both streams from one member to the other are open: one message goes on each.
 fn wait_for_streams(from: &Member, to: &Member) {
     eventually("both streams", || from.transport.has_streams(to.id));
     from.transport.send(append(from.id, to.id, 0, 100));
@@ -96,7 +96,7 @@ fn a_heartbeat_overtakes_a_full_queue_of_appends() {
     one.transport.set_peers(vec![peer(4, nobody())], vec![]);
     let _stalled = open_stream(&one, 4, "msgapp");
     let mut messages = open_stream(&one, 4, "message");
-    // 400 MB: what the queue and the sockets do not hold is dropped.
+    // 400 MB: messages that neither the queue nor the sockets can hold are dropped.
     for index in 0..400 {
         one.transport.send(append(1, 4, index, 1 << 20));
     }
@@ -118,7 +118,7 @@ fn a_peer_that_reads_nothing_is_given_up() {
     for index in 0..100 {
         one.transport.send(append(1, 4, index, 1 << 20));
     }
-    // Its own stream is lost now, and what was queued with it.
+    // Its own stream is lost now, and the queued messages with it.
     let before = one.figure(r#"etcd_network_peer_sent_failures_total{To="4"}"#).unwrap();
     eventually("the connection is given up", || {
         one.figure(r#"etcd_network_peer_sent_failures_total{To="4"}"#).unwrap() >= before + 50.0

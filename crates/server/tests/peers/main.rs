@@ -1,4 +1,4 @@
-//! Members as they meet each other: real sockets, and a member's place taken by something that remembers what it was told.
+//! Members that talk to each other: real sockets, and a double in the place of the member that records all calls.
 
 mod exchange;
 mod member;

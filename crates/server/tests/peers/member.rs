@@ -1,4 +1,4 @@
-//! One transport with its thread, and what it told the member behind it.
+//! One transport with its thread, and a double of the member behind it.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -23,7 +23,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 
 pub const CLUSTER: u64 = 0xc1;
 
-/// What a member was told.
+/// The calls that a member received.
 #[derive(Debug, Default)]
 pub struct Told {
     /// Messages that are not appends, by sender, with their type and index.
@@ -45,7 +45,7 @@ pub struct Double {
 }
 
 impl Double {
-    /// Waits until what was told satisfies `condition`, and looks at it.
+    /// Waits until the recorded calls satisfy `condition`, and returns its result.
     pub fn wait<T>(&self, what: &str, condition: impl Fn(&mut Told) -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
         let mut told = self.told.lock();
@@ -62,7 +62,7 @@ impl Double {
         self.changed.notify_all();
     }
 
-    /// How many messages came from `id` on each stream.
+    /// How many messages arrived from `id` on each stream.
     pub fn counts(&self, id: u64) -> (usize, usize) {
         let told = self.told.lock();
         (told.appends.get(&id).map_or(0, Vec::len), told.messages.get(&id).map_or(0, Vec::len))
@@ -110,7 +110,7 @@ impl StateIntake for NoIntake {
     }
 }
 
-/// A state that is nothing but its announcement and a function that writes.
+/// A state that consists of its announcement and a function that writes.
 pub struct State<F> {
     pub announcement: Message,
     pub write: F,
@@ -175,7 +175,7 @@ impl Member {
         self.transport.connected_since(id).is_some()
     }
 
-    /// One line of the figures.
+    /// The value of one line of the metrics.
     pub fn figure(&self, line: &str) -> Option<f64> {
         let page = self.transport.meters().render();
         page.lines().find_map(|found| found.strip_prefix(line)?.strip_prefix(' ')?.parse().ok())
@@ -187,7 +187,7 @@ impl Member {
         }
     }
 
-    /// A request to this member's peer port.
+    /// Sends a request to this member's peer port.
     pub fn ask(&self, method: Method, path: &str, headers: HeaderMap, body: impl Into<Bytes>) -> Reply {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let url = self.url();
@@ -248,7 +248,7 @@ pub fn heartbeat(from: u64, to: u64, index: u64) -> Message {
     }
 }
 
-/// An append of one entry of `bytes` bytes behind `index`.
+/// An append of one entry of `bytes` bytes after `index`.
 pub fn append(from: u64, to: u64, index: u64, bytes: usize) -> Message {
     let data = Some(vec![7; bytes].into());
     let entry = Entry { r#type: None, term: Some(5), index: Some(index + 1), data };
@@ -256,7 +256,7 @@ pub fn append(from: u64, to: u64, index: u64, bytes: usize) -> Message {
     Message { r#type: kind, log_term: Some(5), entries: vec![entry], ..heartbeat(from, to, index) }
 }
 
-/// Waits for something that nobody tells.
+/// Waits for a condition that nothing notifies of.
 pub fn eventually(what: &str, condition: impl Fn() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {

@@ -1,4 +1,4 @@
-//! A real etcd elects itself with this transport's voice, and replicates through its streams.
+//! A real etcd is elected with the vote of this transport, and replicates through its streams.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use crate::member::*;
 /// How long a real etcd may take on a busy machine.
 const ETCD_PATIENCE: Duration = Duration::from_secs(60);
 
-/// A voter that says yes to everything, and remembers what it was sent.
+/// A voter that grants everything, and records the messages that it receives.
 #[derive(Default)]
 struct Voter {
     transport: OnceLock<Transport>,
@@ -131,7 +131,7 @@ fn a_real_etcd_leads_through_these_streams() {
         }
         let received = voter.received.lock();
         let appends = received.iter().filter(|message| message.r#type() == MessageType::MsgApp);
-        // Each entry continues the one before, as the short frames of the stream have it.
+        // Each entry continues the one before, as the short frames of the stream require.
         let entries: Vec<(u64, usize)> = appends
             .flat_map(|append| {
                 append.entries.iter().enumerate().map(|(at, entry)| (append.index() + 1 + at as u64, entry))

@@ -1,4 +1,4 @@
-//! Who is not talked to, and what it is told.
+//! Senders that are refused, and how they are answered.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -98,7 +98,7 @@ fn a_removed_member_is_told_so() {
     one.double.wait("the removal", |told| (told.removed > 0).then_some(()));
     eventually("inactive", || !one.is_connected_to(2));
     assert!(!two.transport.meters().render().contains(r#"Remote="1""#));
-    // The same by post, which is how it goes when no stream was ever open.
+    // The same by post, which is used if no stream was ever open.
     one.double.change(|told| told.removed = 0);
     one.transport.send(heartbeat(1, 2, 1));
     one.double.wait("the removal", |told| (told.removed > 0).then_some(()));
@@ -107,7 +107,7 @@ fn a_removed_member_is_told_so() {
 #[test]
 fn a_member_that_is_not_known_yet_is_answered() {
     let (one, two) = (Member::start(1), Member::start(2));
-    // The first knows the second from the log, which the second has not read yet.
+    // The first member knows the second from the log, which the second has not read yet.
     one.transport.set_peers(vec![two.peer()], vec![]);
     one.transport.send(append(1, 2, 0, 10));
     two.double.wait("an append of a stranger", |told| told.appends.get(&1).cloned());

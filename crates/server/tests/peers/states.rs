@@ -1,4 +1,4 @@
-//! States on their way to a follower.
+//! States that are sent to a follower.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -18,13 +18,13 @@ const MIB: usize = 1 << 20;
 
 #[derive(Default)]
 struct Taken {
-    /// What the intake was told, in order.
+    /// The calls of the intake, in order.
     story: Mutex<Vec<String>>,
     changed: Condvar,
     bytes: AtomicU64,
     /// Pieces are held up while this is set.
     hold: Mutex<bool>,
-    /// The error of the end.
+    /// The error that ends the taking.
     refuse: Mutex<Option<String>>,
 }
 
@@ -133,7 +133,7 @@ fn a_state_arrives_whole_and_no_faster_than_it_is_taken() {
     };
     one.transport.send_state(2, Box::new(State { announcement: announcement(7), write }));
     taken.wait("begin 7");
-    // What is written and not taken lies in queues and sockets: a few MiB, and never all of it.
+    // Bytes that are written and not taken lie in queues and sockets: a few MiB, and never the whole state.
     eventually("something is written", || written.load(Ordering::SeqCst) > 0);
     two.transport.send(heartbeat(2, 1, 1));
     one.double.wait("messages go on meanwhile", |told| told.messages.get(&2).cloned());
@@ -141,7 +141,7 @@ fn a_state_arrives_whole_and_no_faster_than_it_is_taken() {
     two.double.wait("messages go on meanwhile", |told| told.messages.get(&1).cloned());
     assert!(written.load(Ordering::SeqCst) < 50, "{written:?}");
     assert_eq!(one.figure(r#"etcd_network_snapshot_send_inflights_total{To="2"}"#), Some(1.0));
-    // Another one for the same follower would have to wait for ever.
+    // Another state for the same follower would have to wait for ever.
     let empty =
         State { announcement: announcement(8), write: |_: &mut dyn FnMut(&[u8]) -> std::io::Result<()>| Ok(()) };
     one.transport.send_state(2, Box::new(empty));
@@ -222,7 +222,7 @@ fn unfinished_states_of_strangers_hold_up_no_member() {
         stream.write_all(&[&(bytes.len() as u64).to_be_bytes(), &bytes[..]].concat()).unwrap();
         stream
     };
-    // Neither says how its announcement goes on.
+    // Neither of these two continues its announcement.
     let _silent = [8, 9].map(|from| send(two.address, &post_head("/raft/snapshot", from, 2, 1000)));
     let _unfinished = begin(10);
     taken.wait("begin 10");
@@ -232,7 +232,8 @@ fn unfinished_states_of_strangers_hold_up_no_member() {
     assert_eq!(sent(&one), (2, true));
 }
 
-/// Answers probes, as an etcd does, and everything else with 404; and what it was asked for.
+/// A peer that answers probes as an etcd does, and everything else with 404. Also returns the requests that it
+/// received.
 fn etcd() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (address, asked) = (listener.local_addr().unwrap(), Arc::<Mutex<Vec<String>>>::default());
@@ -252,7 +253,7 @@ fn etcd() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
     (address, asked)
 }
 
-/// Regression: an etcd puts what it is sent in the place of its database, and never starts again.
+/// Regression: an etcd that received a state never started again.
 #[test]
 fn nothing_is_sent_to_a_peer_that_does_not_say_that_it_takes_states() {
     let (one, two, _) = cluster();

@@ -1,4 +1,4 @@
-//! Connections and requests of nobody who is known: they are many, slow or large, and hold up no member.
+//! Connections and requests of unknown senders: they are many, slow or large, and hold up no member.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -12,7 +12,7 @@ use crate::member::*;
 /// More than the peer port takes.
 const CROWD: usize = 1100;
 
-/// A connection on which `head` was sent, and nothing behind it.
+/// A connection on which `head` was sent, and nothing after it.
 pub fn send(address: SocketAddr, head: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -20,7 +20,7 @@ pub fn send(address: SocketAddr, head: &str) -> TcpStream {
     stream
 }
 
-/// The head of a post of member `from` to `to`, whose body has so many bytes.
+/// The head of a post of member `from` to `to`, whose body has `length` bytes.
 pub fn post_head(path: &str, from: u64, to: u64, length: u64) -> String {
     let headers = headers(from, to);
     let headers = headers.iter().map(|(name, value)| format!("{name}: {}\r\n", value.to_str().unwrap()));
@@ -49,10 +49,10 @@ fn a_crowd_of_silent_connections_keeps_no_member_out() {
     let append = append(2, 1, 0, 10);
     two.transport.send(append);
     one.double.wait("an append", |told| told.appends.get(&2).cloned());
-    // The first of the crowd had to make room.
+    // The first connection of the crowd was closed to make room.
     crowd[0].set_read_timeout(Some(PATIENCE)).unwrap();
     assert_eq!(crowd[0].read(&mut [0]).unwrap(), 0, "closed");
-    // More of them, once the streams stand, take nothing from these.
+    // More of them, once the streams are open, take nothing from the streams.
     crowd.extend((0..CROWD).map(|_| send(one.address, "")));
     two.transport.send(heartbeat(2, 1, 3));
     one.double.wait("a heartbeat", |told| told.messages.get(&2).cloned());
@@ -76,7 +76,7 @@ fn posts_are_bounded_before_they_are_read() {
     assert_eq!(answer(9, 33 << 20), "HTTP/1.1 413 Payload Too Large", "a stranger");
     let endless = post_head("/raft", 2, 1, 0).replace("Content-Length: 0", "Transfer-Encoding: chunked");
     assert_eq!(status(&mut send(one.address, &endless)), "HTTP/1.1 411 Length Required");
-    // What was announced counts, so that all of them together stay within the bound.
+    // Announced bytes count, so that all posts together stay within the bound.
     let _open = ask(2, 400 << 20);
     eventually("the announced bytes count", || answer(2, 200 << 20) == "HTTP/1.1 503 Service Unavailable");
     let _open = ask(9, 20 << 20);

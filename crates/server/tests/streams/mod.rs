@@ -1,4 +1,4 @@
-//! What clients may do besides one request and one answer: compress, say little or very much, or nothing at all.
+//! Calls beyond one request and one answer: compressed ones, very short or very long ones, and silent ones.
 
 use std::io::Read;
 
@@ -73,7 +73,7 @@ async fn a_unary_call_is_answered_although_its_client_may_say_more() {
     assert_eq!(call(&mut sender, "/test.T/Empty", &[], vec![0u8; 5]).await.status, "0", "the connection goes on");
 }
 
-/// As clients send them that have many leases to renew, or many watches to open: each message in a frame of its own.
+/// Clients that have many leases to renew, or many watches to open, send each message in a frame of its own.
 #[tokio::test]
 async fn a_hundred_thousand_small_messages_at_once_are_all_answered() {
     const MESSAGES: usize = 100_000;
@@ -90,7 +90,7 @@ async fn a_hundred_thousand_small_messages_at_once_are_all_answered() {
     assert_eq!((reply.status.as_str(), reply.data.len()), ("0", MESSAGES * message.len()));
 }
 
-/// A handler that takes no messages must hold neither all of them nor the other streams.
+/// A handler that takes no messages must neither hold all of them nor hold up the other streams.
 #[tokio::test]
 async fn a_handler_that_is_behind_makes_its_own_client_wait() {
     const MESSAGE_BYTES: usize = 20;
@@ -115,7 +115,8 @@ async fn a_handler_that_is_behind_makes_its_own_client_wait() {
                 std::future::poll_fn(|cx| deaf.poll_capacity(cx)).await.unwrap().unwrap();
             }
         };
-        // What the server has given may be on its way; what it does not give within this time, it does not give at all.
+        // Room that the server has given may be on its way. Room that does not arrive within this time is not given at
+        // all.
         stuck = tokio::time::timeout(Duration::from_secs(2), room).await.is_err();
         if !stuck {
             deaf.send_data(Bytes::from_static(&[0, 0, 0, 0, 15, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7]), false)
@@ -150,7 +151,7 @@ async fn a_connection_that_does_not_answer_a_ping_is_closed() {
         ..Protocol::default()
     };
     let server = Server::start_with(ping);
-    // A client of the library answers by itself.
+    // A client that uses the library answers by itself.
     let mut answers = connect(&server).await;
     let mut silent = TcpStream::connect(server.address).await.unwrap();
     silent
