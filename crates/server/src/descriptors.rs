@@ -13,8 +13,7 @@ const MOST_TABLES: u64 = 512;
 const LEAST_TABLES: u64 = 20;
 /// Databases that are open at once: the state, and a checkpoint of it while a snapshot is read.
 const DATABASES: u64 = 2;
-/// Files that a database has open besides its tables: manifest, notes, lock, directories, and files that are being
-/// written.
+/// Files that a database has open besides its tables: manifest, notes, lock, directories, and files being written.
 const DATABASE_FILES: u64 = 24;
 
 /// The shares.

@@ -51,8 +51,7 @@ use leases::{Proving, TooLate};
 /// The interval between searches for expired leases, as in etcd. The next search follows at once while there are more
 /// expired leases than one search revokes.
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(500);
-/// At most this many bytes of events that a worker has not taken yet. A worker that is further behind reads the rest
-/// from history.
+/// At most this many bytes of events wait for a worker. A worker that is further behind reads the rest from history.
 const EVENTS_BYTES: usize = 64 << 20;
 /// A request without an answer is forgotten after this time. Its client was answered with a timeout long before.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
@@ -494,8 +493,7 @@ impl Driver {
 }
 
 impl Link {
-    /// A worker without watchers gets no events. Its first stream sets the flag before a watcher reads the current
-    /// revision.
+    /// A worker without watchers gets no events. Its first stream sets the flag before a watcher reads its revision.
     fn push_events(&mut self, events: &Arc<RevisionEvents>) {
         let flags = &self.to.flags;
         if !flags.watched() {

@@ -1,8 +1,8 @@
 //! The shell around the state machine: sockets, flags, clocks, logs and signals.
 //!
 //! Nothing here decides about data. A request comes in through [`io`], is read by [`grpc`], answered by [`api`], and
-//! becomes an event for the engine thread ([`driver`]); the answer goes back the same way. [`start`] puts the parts
-//! together.
+//! becomes an event for the engine thread ([`driver`]). The answer goes back the same way. [`start`] makes one member
+//! of the parts.
 
 #[macro_use]
 mod seldom;

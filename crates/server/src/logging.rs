@@ -13,8 +13,7 @@ use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Metadata, Subscriber, span};
 
-/// An event with this target is written at level "fatal": the process is about to end. (tracing knows nothing above
-/// error.)
+/// An event with this target is written at level "fatal": the process is about to end. (tracing ends at level error.)
 pub const FATAL: &str = "fatal";
 
 /// Levels of zap.
@@ -105,8 +104,7 @@ impl Logger {
         Ok(Logger { level, sinks })
     }
 
-    /// A line that cannot be written is lost: there is nowhere to report that, and a full log disk must not stop the
-    /// member.
+    /// A line that cannot be written is lost. It can be reported nowhere, and a full log disk must not stop the member.
     fn write(&self, line: &str) {
         for sink in &self.sinks {
             let _ = match sink {

@@ -12,8 +12,7 @@ use parking_lot::Mutex;
 const PERIOD: Duration = Duration::from_secs(60);
 /// Subjects that a place tells apart within one period; all further ones count as one.
 const SUBJECTS: usize = 64;
-/// Lines about one subject in one period that report changes, such as a lost connection: normal operation shows all of
-/// them.
+/// Lines about one subject in one period that report changes, such as a lost connection. Normal operation has fewer.
 pub const CHANGES: u32 = 10;
 
 /// A place in the code that logs.

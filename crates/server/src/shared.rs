@@ -226,7 +226,7 @@ impl Shared {
         self.leader_changes.load(Ordering::Relaxed)
     }
 
-    /// Whether the state that is published here is the newest that any client was answered from; see
+    /// Whether no client was ever answered from a newer state than the one published here; see
     /// [`Standing::sole_leader`].
     pub fn sole_leader(&self) -> bool {
         self.sole_leader.load(Ordering::Acquire)

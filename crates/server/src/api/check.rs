@@ -37,8 +37,7 @@ pub fn delete_range(request: &DeleteRangeRequest) -> Result<(), Status> {
     if request.key.is_empty() { Err(errors::empty_key()) } else { Ok(()) }
 }
 
-/// The most peer URLs that one member may have. Each is tried when the member is dialed, and is part of every list of
-/// members.
+/// The most peer URLs that one member may have. Each is tried when the member is dialed, and is in every member list.
 const MAX_PEER_URLS: usize = 64;
 /// The most bytes of one peer URL. Host names have at most 253.
 const MAX_PEER_URL_BYTES: usize = 1024;

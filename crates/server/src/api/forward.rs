@@ -30,8 +30,7 @@ pub(super) struct Question<'a> {
 /// for a reply after which the question is worth asking again.
 ///
 /// # Errors
-/// The errors of `here` and `read`. `no leader` if there is no leader until the time is up; otherwise, that the time is
-/// up.
+/// The errors of `here` and `read`. If there is no leader until the time is up, `no leader`; otherwise a timeout.
 pub(super) async fn ask_leader<T, E: From<Status>>(
     member: &Member,
     call: &Call,

@@ -21,8 +21,8 @@ use crate::grpc::{Call, Frame, Outbound, Router, Status};
 use crate::metrics::requests::{RANGE, TXN};
 
 const SERVICE: &str = "etcdserverpb.KV";
-/// Keys in the first message of a RangeStream; later ones grow and shrink towards [`Member`]'s request size, as in
-/// etcd.
+/// Keys in the first message of a RangeStream. Later messages grow and shrink towards [`Member`]'s request size, as
+/// they do in etcd.
 const FIRST_CHUNK_KEYS: usize = 10;
 
 /// Bounded steps of the engine that a read takes on the I/O thread, about 50 us each. A longer read moves to the pool.
@@ -191,8 +191,7 @@ async fn range_stream(
     }
     let Some(request) = send_sorted(&member, request, &mut outbound).await? else { return Ok(()) };
     let view = member.view();
-    // A client that does not read its stream holds back nothing: each piece is read from the state that is current
-    // then.
+    // A client that does not read its stream holds back nothing: each piece is read from the state of that moment.
     let mut cursor = on_pool(move || view.cursor(&range_query(&request)).map_err(errors::unreadable)).await?;
     let target_bytes = member.limits.max_request_bytes;
     let mut keys = FIRST_CHUNK_KEYS;

@@ -35,13 +35,12 @@ use crate::grpc::{Call, Frame, Inbound, Outbound, Router, Status};
 use crate::peer::leases as peer;
 
 const SERVICE: &str = "etcdserverpb.Lease";
-/// At most this many renewals in a batch: about 50 us on the engine thread.
+/// At most this many renewals are in a batch: about 50 us on the engine thread.
 pub(crate) const RENEWALS_AT_ONCE: usize = 1024;
-/// Bytes that a renewal counts as in the inbox of the engine thread: it takes about as much memory and time as a small
-/// write.
+/// Bytes that a renewal counts as in the engine thread's inbox. It takes about as much memory and time as a small write
+/// takes there.
 const RENEWAL_BYTES: usize = 64;
-/// At most this many renewals of one stream wait for the end of an expired lease. At this number, the stream is not
-/// read.
+/// At most this many renewals of one stream wait for the end of an expired lease. At this number, no more are read.
 const LATE_AT_ONCE: usize = 1024;
 /// Renewals of a batch that are under way at a time to a leader that takes them only one by one: as many as the
 /// connection pool keeps connections.
@@ -358,8 +357,7 @@ pub(crate) async fn renew_or_await_end_here(member: &Member, call: &Call, lease:
     }
 }
 
-/// Renews leases, if this member leads and has proven that it did; returns the result of each. `None` if another member
-/// leads.
+/// Renews leases, if this member leads and has proven that it did; returns all results. `None` if another member leads.
 pub(crate) async fn renew_here(member: &Member, call: &Call, leases: Vec<i64>) -> Result<Option<Vec<Renewal>>, Status> {
     member.check_leader(call)?;
     let bytes = leases.len() * RENEWAL_BYTES;

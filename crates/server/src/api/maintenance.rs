@@ -1,5 +1,4 @@
-//! The Maintenance service: Status, Hash and HashKV (by which members are compared), alarms, Defragment, and
-//! MoveLeader.
+//! The Maintenance service: Status, Hash and HashKV (which compare members), alarms, Defragment, and MoveLeader.
 
 use std::rc::Rc;
 use std::time::Instant;
@@ -91,8 +90,7 @@ async fn alarm(member: &Member, call: Call, request: AlarmRequest) -> Result<Fra
     Frame::of(&AlarmResponse { header: Some(member.header(member.view().revision())), alarms })
 }
 
-/// etcd sends a request for the alarms through its log. So the request needs a quorum, and without one it ends like a
-/// write.
+/// etcd sends a request for the alarms through its log. So it needs a quorum, and without one it ends like a write.
 async fn quorum(member: &Member, call: &Call) -> Result<(), Status> {
     let (limit, leaderless) = (member.time_limit(call), member.shared.leader() == 0);
     let known = async {

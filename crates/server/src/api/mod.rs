@@ -271,8 +271,7 @@ pub fn register(router: &mut Router, member: &Rc<Member>) {
     absent::register(router, member);
 }
 
-/// Adds a unary method whose handler is `async fn(&Member, Call, T) -> Result<Frame, Status>`. Learners do not serve
-/// it.
+/// Adds a unary method that learners do not serve. The handler is `async fn(&Member, Call, T) -> Result<Frame, _>`.
 macro_rules! unary {
     ($router:expr, $member:expr, $service:expr, $method:literal, $handler:path) => {{
         let member = $member.clone();

@@ -57,8 +57,7 @@ impl Watchers {
         self.hub.borrow_mut().publish(events);
     }
 
-    /// Events were dropped on the way here, or another state replaced the one they came from: all watchers read
-    /// history.
+    /// Events were dropped on the way here, or another state replaced theirs: all watchers read history.
     pub fn lost(&self) {
         self.hub.borrow_mut().lost();
     }
@@ -115,8 +114,7 @@ impl Watchers {
         }
     }
 
-    /// Called before the answer about a watcher or stream that was opened or closed: the client may read the metrics
-    /// next.
+    /// Called before the answer about a watcher or stream that was opened or closed: the client may then read metrics.
     fn show_sizes(&self) {
         let (streams, watchers) = self.hub.borrow().sizes();
         self.flags.watches.streams.store(streams as u64, Ordering::Relaxed);

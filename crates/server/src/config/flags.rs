@@ -20,8 +20,7 @@ pub enum Effect {
     Acts(Group, &'static str),
     /// Accepted with a warning: without the flag, the member is as safe, reachable and correct as with it.
     Harmless,
-    /// Any value but the default is refused, for this reason: without the flag, the member would not be what was asked
-    /// for.
+    /// Any value but the default is refused, for this reason: without the flag, the member would not be as asked for.
     Refused(&'static str),
 }
 

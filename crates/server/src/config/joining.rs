@@ -132,8 +132,7 @@ async fn get(url: &str, path: &str, timeout: Duration) -> Result<client::Reply, 
     }
 }
 
-/// The id under which the cluster knows this member. The lists must be of the same members, recognised by their peer
-/// URLs.
+/// The id under which the cluster knows this member. The lists must have the same members, as their peer URLs show.
 fn own_id(config: &Config, listed: &[InitialMember], existing: &[Member]) -> Result<u64, String> {
     if listed.len() != existing.len() {
         return Err("member count is unequal".into());

@@ -74,8 +74,7 @@ pub enum Event {
         waiter: Waiter,
         to: u64,
     },
-    /// The member is about to stop: hands leadership to another voter, if it leads. The sender is dropped when that is
-    /// done.
+    /// The member is about to stop: hands leadership to another voter, if it leads. Then the sender is dropped.
     HandOver(mpsc::SyncSender<()>),
     /// Another member's message.
     Message(Heard),
@@ -167,8 +166,7 @@ pub struct TimeToLive {
     pub remaining_s: i64,
 }
 
-/// A lease, and when it ends. The order is that in which leases end; leases whose end this member does not know come
-/// last.
+/// A lease, and when it ends. The order is that in which leases end; leases whose end is not known here come last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LeaseEnd {
     /// On the engine thread's clock, [`u64::MAX`] if unknown.

@@ -131,8 +131,7 @@ impl Driver {
         self.tell_of_leader(&standing);
         let now_ms = self.now_ms();
         if let Some(leads) = self.leases.follow(&self.replica, now_ms) {
-            // The version that was agreed when this member led before may be lower than what the members understand
-            // now.
+            // The version that was agreed when this member led before may be lower than all members understand now.
             self.group.agreed_version = None;
             if !leads {
                 self.leases_lost();
@@ -344,8 +343,7 @@ impl Driver {
         }
     }
 
-    /// Another member says that this member was removed. It does not matter whether this member has seen that in the
-    /// log.
+    /// Another member says that this member was removed. It does not matter whether this is already in the log here.
     pub(super) fn was_removed(&mut self) {
         self.group.leaves_at.get_or_insert_with(Instant::now);
     }

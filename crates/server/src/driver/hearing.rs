@@ -1,8 +1,7 @@
 //! The peer sink of the engine thread: messages and events from the transport.
 //!
 //! Messages of other members do not share the bounds of client requests: a member that is flooded with requests must
-//! still receive its leader's heartbeats. They have their own bounds. Messages beyond these are dropped, which raft
-//! allows.
+//! still receive its leader's heartbeats. They have their own bounds. Messages beyond these are dropped.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,10 +12,10 @@ use super::event::Event;
 use crate::io::inbox::Inbox;
 use crate::peer::Sink;
 
-/// At most this many messages that the engine thread has not taken yet.
+/// At most this many messages of other members wait for the engine thread.
 const MESSAGES: usize = 16 << 10;
-/// At most this many bytes of them. An append has one megabyte, and a leader sends up to 512 of them to a follower
-/// before it waits.
+/// At most this many bytes of such messages wait. An append has one megabyte, and a leader sends up to 512 of them to a
+/// follower before it waits.
 const MESSAGE_BYTES: usize = 128 << 20;
 
 /// The peer sink of the engine thread.
@@ -61,8 +60,7 @@ impl Ear {
 
     fn place(&self, message: raftpb::Message, bytes: usize) -> Option<Heard> {
         let room = &self.room;
-        // Another thread may take the last place at the same time: the bound is exceeded by at most one message per
-        // thread.
+        // Another thread may take the last place at the same time: the bound is exceeded by one message per thread.
         let (messages, under_way) = (room.messages.load(Ordering::Relaxed), room.bytes.load(Ordering::Relaxed));
         if messages >= MESSAGES || (messages > 0 && under_way + bytes > MESSAGE_BYTES) {
             return None;

@@ -131,8 +131,7 @@ fn renewals_that_came_too_late_are_bounded() {
     assert!(too_late.push(7, waiter()).is_ok());
 }
 
-/// Each attempt to reach another member may report that this one was removed, while the disk holds up the engine
-/// thread.
+/// Each attempt to reach another member may report the removal of this one, while the disk holds up the engine thread.
 #[test]
 fn a_removal_that_is_told_again_and_again_is_one_event() {
     let inbox = Inbox::new(Bounds { count: 1, bytes: 1 });

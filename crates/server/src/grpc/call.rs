@@ -9,12 +9,10 @@ use tokio::time::Instant;
 use super::encoding::Encoding;
 use super::status::Status;
 
-/// The longest `grpc-timeout` that is kept as a deadline; a longer one (the notation reaches 11,000 years) counts as
-/// none.
+/// The longest `grpc-timeout` that is kept as a deadline; a longer one (up to 11,000 years are possible) is none.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(60 * 60 * 24 * 365);
 
-/// One call of a client. It holds only the metadata that handlers read, not all that the client sent, which may be
-/// large.
+/// One call of a client. It holds only the metadata that handlers read: all that the client sent may be large.
 #[derive(Debug)]
 pub struct Call {
     /// When the client stops waiting; `None` if it did not say.

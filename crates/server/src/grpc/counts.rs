@@ -198,8 +198,7 @@ impl Clients {
     }
 }
 
-/// Counts a call as started now, and as handled when dropped: with the code of [`Counted::end`], or as Canceled without
-/// one.
+/// Counts a call as started now, and as handled when dropped: with the code of [`Counted::end`], otherwise as Canceled.
 #[derive(Debug)]
 pub(super) struct Counted {
     counts: Arc<MethodCounts>,

@@ -1,8 +1,7 @@
 //! gRPC on HTTP/2, written here: framing, status, metadata, streams.
 //!
 //! The problem: a small request must cost a few microseconds of CPU, and errors must carry etcd's exact codes and
-//! texts. A general framework gives neither (`docs/decisions/0001-grpc-front.md`). What a server needs of gRPC is
-//! small:
+//! texts. A general framework gives neither (`docs/decisions/0001-grpc-front.md`). A server needs little of gRPC:
 //!
 //! ```text
 //!   h2 ── Request<RecvStream> ──> Router ── path ──> handler(Call, message) ──> Frame or Status

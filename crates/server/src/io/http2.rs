@@ -3,7 +3,7 @@
 //! This uses the `h2` crate and not hyper, because hyper opens the flow-control window again for all data that a body
 //! has handed over. A stream of small messages then ends badly in one of two ways. If its frames are not read, the
 //! library ends the connection because it has to keep them. If they are all read, nothing bounds the messages that
-//! wait. Here frames are read as they arrive, and the window opens when the handler takes the messages
+//! wait. Here frames are read as they arrive, and the window opens when the handler takes messages
 //! ([`crate::grpc::inbound`]).
 
 use std::future::poll_fn;
@@ -36,13 +36,12 @@ const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 8 * 1024 * 1024;
 
 /// The most bytes that all headers of one request take, as in etcd. While a client sends them, a connection holds at
-/// most twice as much: the headers that were decoded, and those that wait for it. A request that was read keeps none of
-/// them.
+/// most twice as much: headers that were decoded, and others that wait for it. A request that was read keeps none.
 const HEADER_LIST_BYTES: u32 = 16 * 1024 * 1024;
 
-/// At most this many streams that a client opened and reset before they were handled. The library's default of 20 would
-/// end the connection of a well-behaved client that cancels a few dozen watches at once. Without a bound, rapid resets
-/// are an attack. The same number of streams is remembered that were answered before their client had closed its half.
+/// At most this many streams wait that a client opened and reset before they were handled. The library's default of 20
+/// would end the connection of a well-behaved client that cancels a few dozen watches at once. Without a bound, rapid
+/// resets are an attack. The same number of streams is remembered that were answered before the client closed its half.
 const RESET_STREAMS: usize = 2048;
 
 /// The bytes that the library counts for a DATA frame besides its content, until the frame is taken.

@@ -5,8 +5,8 @@
 //!                 └── closed: no request within `first_request`, or not admitted within `stay`, both from the accept on
 //! ```
 //!
-//! So a large number of silent or slow connections takes nothing from the connections that the port is for. Such a
-//! connection is admitted by its first request, which is on its way when the connection is accepted.
+//! So a large number of silent or slow connections takes nothing from the connections that the port is for. A
+//! connection that belongs here is admitted by its first request, which is on its way when the connection is accepted.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

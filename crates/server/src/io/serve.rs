@@ -33,8 +33,7 @@ pub trait Service {
         Box::pin(std::future::ready(response))
     }
 
-    /// Whether a request waits for an answer that is certain to come soon. A worker that stops waits for such answers,
-    /// too.
+    /// Whether a request waits for an answer that is certain to come soon. A worker that stops waits for such answers.
     fn awaits_answers(&self) -> bool {
         false
     }
@@ -51,8 +50,8 @@ impl<F: Fn(Request<Incoming>) -> LocalFuture<Response<Body>>> Service for F {
 pub struct Protocol {
     /// At most this many requests of one connection are open; a client waits with further ones.
     pub max_concurrent_streams: u32,
-    /// A connection without traffic is probed after this long (`None`: never), and given up without an answer after
-    /// `ping_timeout`.
+    /// A connection without traffic is probed after this time (`None`: never), and given up if `ping_timeout` passes
+    /// without an answer.
     pub ping_interval: Option<Duration>,
     pub ping_timeout: Duration,
 }

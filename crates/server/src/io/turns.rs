@@ -12,8 +12,7 @@ use tokio::time::Instant;
 /// The first bytes of every HTTP/2 connection (RFC 9113, 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Bytes of one connection that are read before the other tasks of the thread run, among them the handlers of these
-/// bytes.
+/// Bytes of one connection that are read before other tasks of the thread run, including the handlers of these bytes.
 pub(super) const TURN_BYTES: usize = 128 * 1024;
 
 /// The smallest frame of HTTP/2 that carries data: nine bytes before it, and one of data.

@@ -20,7 +20,7 @@ use super::serve::{Connections, Protocol, Service};
 use super::socket::Socket;
 use super::timed::Timed;
 
-/// At most this many accepted connections that one worker has not taken over yet.
+/// At most this many accepted connections wait for one worker to take them over.
 const DEALT: usize = 256;
 
 /// A TCP connection without traffic is probed this often, as etcd does.

@@ -192,8 +192,7 @@ impl Metrics {
         })
     }
 
-    /// Counts an attempt to promote a learner; the error is the reason for which it failed. There are few different
-    /// reasons.
+    /// Counts an attempt to promote a learner; the error is the reason of a failure. There are few different reasons.
     pub fn learner_promoted(&self, result: Result<(), &str>) {
         match result {
             Ok(()) => self.learner_promote_successes.inc(),

@@ -15,8 +15,7 @@ use super::queue::{Bounds, Pushed, Queue, Reader};
 use super::seam::Sink;
 use super::urls::Urls;
 
-/// Bounds of the queue of one stream: as many messages as in etcd, and bytes enough for a follower that stalls for a
-/// second.
+/// Bounds of the queue of one stream: as many messages as in etcd, and bytes for a follower that stalls for a second.
 const STREAM_BOUNDS: Bounds = Bounds { count: 4096, bytes: 64 << 20 };
 
 /// Bounds of the queue of messages to be posted while there is no stream: as many messages as in etcd.

@@ -1,5 +1,4 @@
-//! Communication between members: etcd's peer protocol over HTTP/1.1, so that members that run etcd can be part of the
-//! cluster.
+//! Communication between members: etcd's peer protocol over HTTP/1.1, so that a cluster may also have members of etcd.
 //!
 //! ```text
 //!   engine thread                          thread "peers-0"                                  another member

@@ -1,5 +1,5 @@
-//! `POST /members/promote/<id>`: a member asks the leader to promote a learner to a voter (etcd: `etcdhttp/peer.go`,
-//! `promoteMemberHTTP`).
+//! `POST /members/promote/<id>`: a member asks the leader to promote a learner to a voter. In etcd, `promoteMemberHTTP`
+//! of `etcdhttp/peer.go` does this.
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode};

@@ -79,8 +79,7 @@ impl Queue {
         state.reader.is_some() && !state.finishing
     }
 
-    /// Makes the caller the reader. Also returns how many messages the reader before leaves unread; `None` if there was
-    /// none.
+    /// Makes the caller the reader. Also returns how many messages the reader before left unread; `None` without one.
     pub fn open(&self) -> (Reader, Option<usize>) {
         let mut state = self.state.lock();
         state.readers += 1;

@@ -39,8 +39,8 @@ pub trait StateIntake: Send + Sync + 'static {
     fn begin(&self, message: Message) -> Result<Box<dyn StateTaker>, String>;
 }
 
-/// Takes one incoming state, on a blocking thread. If it is dropped before its end, the sender is gone, and nothing may
-/// remain.
+/// Takes one incoming state, on a blocking thread. If it is dropped before its end, the sender is gone, and nothing of
+/// the state may remain.
 pub trait StateTaker: Send {
     /// Takes the next bytes. Until this returns, nothing more is read from the sender.
     fn take(&mut self, piece: &[u8]) -> Result<(), String>;

@@ -42,8 +42,7 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// At most this many states of members are received at a time. There is one leader; a former one may still be sending.
 const STATES_AT_ONCE: usize = 2;
 
-/// At most this many states of senders that this member does not know: a leader may have joined while this member was
-/// away.
+/// At most this many states of unknown senders at a time: a leader may have joined while this member was away.
 const STRANGERS_STATES_AT_ONCE: usize = 1;
 
 /// A state of an unknown sender that arrives more slowly than this, counted from its beginning and after

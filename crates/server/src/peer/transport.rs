@@ -64,8 +64,7 @@ pub(super) struct Shared {
     pub intake: Arc<dyn StateIntake>,
     pub meters: Arc<Meters>,
     table: RwLock<Table>,
-    /// It has no bound of its own: peers start and stop as the membership changes, and each has at most one state under
-    /// way.
+    /// It has no bound of its own: peers start and stop with the membership, and each has at most one state under way.
     commands: mpsc::UnboundedSender<Command>,
     /// For the thread of the peers, which takes it once.
     pub inlet: Mutex<Option<mpsc::UnboundedReceiver<Command>>>,

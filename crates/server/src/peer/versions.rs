@@ -1,5 +1,5 @@
-//! The cluster version: the leader asks every member which version it runs, and settles on the lowest (etcd:
-//! `server/etcdserver/version/monitor.go`).
+//! The cluster version: the leader asks every member for its version, and settles on the lowest one (etcd: `monitor.go`
+//! in `server/etcdserver/version`).
 
 use std::rc::Rc;
 use std::time::Duration;

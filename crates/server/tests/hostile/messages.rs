@@ -32,8 +32,7 @@ const TOKEN: &str = "token";
 /// The body of the fuzz target.
 ///
 /// # Panics
-/// If a member does anything with the messages except take them, refuse them, or stop for a reason that a message can
-/// cause.
+/// If a member does anything with the messages except take them, refuse them, or stop for a reason that they can cause.
 pub fn attempt(bytes: &[u8]) {
     let said = [appends(bytes), others(bytes), post(bytes)];
     for messages in said.into_iter().filter(|messages| !messages.is_empty()) {

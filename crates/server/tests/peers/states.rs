@@ -232,8 +232,7 @@ fn unfinished_states_of_strangers_hold_up_no_member() {
     assert_eq!(sent(&one), (2, true));
 }
 
-/// A peer that answers probes as an etcd does, and everything else with 404. Also returns the requests that it
-/// received.
+/// A peer that answers probes as an etcd does, and everything else with 404; and the requests that it received.
 fn etcd() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (address, asked) = (listener.local_addr().unwrap(), Arc::<Mutex<Vec<String>>>::default());

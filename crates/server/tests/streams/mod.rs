@@ -115,8 +115,7 @@ async fn a_handler_that_is_behind_makes_its_own_client_wait() {
                 std::future::poll_fn(|cx| deaf.poll_capacity(cx)).await.unwrap().unwrap();
             }
         };
-        // Room that the server has given may be on its way. Room that does not arrive within this time is not given at
-        // all.
+        // Room that the server has given may be on its way. Room that does not arrive within this time is never given.
         stuck = tokio::time::timeout(Duration::from_secs(2), room).await.is_err();
         if !stuck {
             deaf.send_data(Bytes::from_static(&[0, 0, 0, 0, 15, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7]), false)
