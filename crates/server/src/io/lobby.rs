@@ -53,7 +53,7 @@ struct State {
     asked: AtomicBool,
     admitted: AtomicBool,
     ended: AtomicBool,
-    /// Notified when one of these flags changes, and when the connection must be closed.
+    /// Notified when `asked` or `admitted` changes, and when the connection must be closed.
     changed: Notify,
     displaced: AtomicBool,
 }
