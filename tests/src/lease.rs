@@ -12,6 +12,8 @@ use crate::paths;
 
 /// The number of grants in flight.
 const GRANTS_AT_ONCE: usize = 64;
+/// The number of leases that are granted between two renewals of all.
+const GRANTED_AT_ONCE: usize = 2_000;
 /// The number of renewals in flight on one stream.
 const RENEWALS_AT_ONCE: usize = 1000;
 
@@ -32,6 +34,22 @@ pub async fn grant_all(client: &Client, ids: &[i64], ttl_s: i64) {
         }
         grants.join_all().await;
     }
+}
+
+/// Grants leases with these ids. Keeps the granted leases alive on a stream meanwhile, and returns the stream.
+///
+/// # Panics
+/// If a lease is refused or lost.
+pub async fn grant_and_keep(client: &Client, ids: &[i64], ttl_s: i64) -> KeepAliveStream {
+    grant_all(client, &ids[..1], ttl_s).await;
+    let (mut stream, _) = KeepAliveStream::open(client, ids[0]).await.expect("keepalives begin");
+    let mut granted = 1;
+    for ids_of_now in ids[1..].chunks(GRANTED_AT_ONCE) {
+        grant_all(client, ids_of_now, ttl_s).await;
+        granted += ids_of_now.len();
+        assert_eq!(stream.renew_all(&ids[..granted]).await.expect("the stream lives"), [0; 0], "lost at the start");
+    }
+    stream
 }
 
 /// One open keepalive stream. Each request gets one answer. Answers are in order, except for a lease that has ended.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use metastore_proto::etcdserverpb::*;
 use metastore_proto::mvccpb::event::EventType;
 use metastore_tests::grpc::Client;
-use metastore_tests::lease::{KeepAliveStream, grant_all};
+use metastore_tests::lease::{KeepAliveStream, grant_and_keep};
 use metastore_tests::member::Member;
 use metastore_tests::paths;
 use metastore_tests::programs::Engine;
@@ -140,21 +140,13 @@ async fn renew_too_late(client: Client, id: i64) {
 
 fn leases_that_end_together_end_in_time(engine: Engine) {
     const COUNT: i64 = 12_000;
-    const GRANTED_AT_ONCE: usize = 2_000;
     const TTL_S: i64 = 6;
     let Some(subject) = subject("leases that end together", engine) else { return };
     let member = Member::start(&subject, &[]);
     let ids: Vec<i64> = (1..=COUNT).collect();
     block_on(async {
         let client = Client::new(member.client_address());
-        grant_all(&client, &ids[..1], TTL_S).await;
-        let (mut stream, _) = KeepAliveStream::open(&client, 1).await.expect("keepalives begin");
-        let mut granted = 1;
-        for ids_of_now in ids[1..].chunks(GRANTED_AT_ONCE) {
-            grant_all(&client, ids_of_now, TTL_S).await;
-            granted += ids_of_now.len();
-            assert_eq!(stream.renew_all(&ids[..granted]).await.expect("the stream lives"), [0; 0], "lost at the start");
-        }
+        let _stream = grant_and_keep(&client, &ids, TTL_S).await;
         let renewed = Instant::now();
         let (least, most) = (Duration::from_secs(TTL_S as u64 - 1), Duration::from_secs(TTL_S as u64) + LATE);
         loop {

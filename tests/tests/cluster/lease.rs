@@ -8,7 +8,7 @@ use metastore_proto::etcdserverpb::{
 };
 use metastore_tests::cluster::{Cluster, block_on, put_request};
 use metastore_tests::grpc::Client;
-use metastore_tests::lease::{KeepAliveStream, grant_all};
+use metastore_tests::lease::{KeepAliveStream, grant_and_keep};
 use metastore_tests::paths;
 use tonic::Status;
 
@@ -86,21 +86,13 @@ fn a_leader_that_was_paused_ends_no_lease() {
 #[test]
 fn a_client_keeps_thousands_of_leases_alive_through_a_follower() {
     const COUNT: i64 = 12_000;
-    const GRANTED_AT_ONCE: usize = 2_000;
     const TTL_S: i64 = 6;
     let Some(cluster) = Engines::Mixed.start("thousands of leases", 3, &[]) else { return };
     let follower = cluster.followers()[0];
     let ids: Vec<i64> = (1..=COUNT).collect();
     block_on(async {
         let client = Client::new(cluster.address(follower));
-        grant_all(&client, &ids[..1], TTL_S).await;
-        let (mut stream, _) = KeepAliveStream::open(&client, 1).await.expect("keepalives begin");
-        let mut granted = 1;
-        for ids_of_now in ids[1..].chunks(GRANTED_AT_ONCE) {
-            grant_all(&client, ids_of_now, TTL_S).await;
-            granted += ids_of_now.len();
-            assert_eq!(stream.renew_all(&ids[..granted]).await.expect("the stream lives"), [0; 0], "lost at the start");
-        }
+        let mut stream = grant_and_keep(&client, &ids, TTL_S).await;
         let (began, mut passes) = (Instant::now(), 0);
         while began.elapsed() < Duration::from_secs(2 * TTL_S as u64) {
             assert_eq!(stream.renew_all(&ids).await.expect("the stream lives"), [0; 0], "lost in pass {passes}");

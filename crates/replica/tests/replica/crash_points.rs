@@ -4,7 +4,7 @@ use metastore_replica::disk::{CrashPolicy, Disk};
 
 use crate::machine::{Engine, Machine};
 use crate::script::{mix, run};
-use crate::world::{Reference, Told, World, open, paths};
+use crate::world::{Reference, Told, World, crashed_restarts, open, paths};
 
 /// Number of random power losses at each crash point; each keeps another part of the unsynced writes.
 const RANDOM_LOSSES: u64 = 8;
@@ -86,13 +86,7 @@ fn a_crash_during_the_restart_is_recovered_from(engine: Engine) {
     for n in (0..whole.disk.operations()).filter(|n| *n < 12 || mix(7, *n).is_multiple_of(every)) {
         let world = crashed(engine, n, &reference);
         let after = world.disk.crash(CrashPolicy::Random(n));
-        for m in 0.. {
-            let again = after.fork();
-            again.crash_after(m);
-            let mut restart = World::on(again, world.told.clone());
-            if restart.start().is_ok() {
-                break;
-            }
+        for (m, restart) in crashed_restarts(&after, &world.told) {
             let context = format!("crash after {n} operations, and after {m} of the restart");
             restart.told.check(&restart.disk.crash(CrashPolicy::DropUnsynced), &reference, &context);
             restart.told.check(&restart.disk.crash(CrashPolicy::Random(n + m)), &reference, &context);

@@ -5,7 +5,7 @@ use metastore_replica::{Output, Replica};
 
 use crate::machine::{Engine, Machine};
 use crate::script::{mix, random_group, run};
-use crate::world::{Reference, Sent, State, Stopped, World, advance, open, paths, put, settings};
+use crate::world::{Reference, Sent, State, Stopped, World, advance, crashed_restarts, open, paths, put, settings};
 
 const SEED: u64 = 4;
 /// The part of the log that the follower has when it falls behind, in groups of commands.
@@ -166,13 +166,7 @@ fn a_crash_while_the_start_finishes_the_install_is_recovered_from(engine: Engine
         fall_behind_and_recover(&mut world, &sent).unwrap_err();
         for policy in [CrashPolicy::Random(n), CrashPolicy::Kill] {
             let after = world.disk.fork().crash(policy);
-            for m in 0.. {
-                let again = after.fork();
-                again.crash_after(m);
-                let mut restart = World::on(again, world.told.clone());
-                if restart.start().is_ok() {
-                    break;
-                }
+            for (m, restart) in crashed_restarts(&after, &world.told) {
                 let context = format!("{policy:?} after {n} operations, and a power loss after {m} of the restart");
                 restart.told.check(&restart.disk.crash(CrashPolicy::DropUnsynced), &reference, &context);
             }

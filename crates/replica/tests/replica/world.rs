@@ -201,6 +201,17 @@ impl Told {
     }
 }
 
+/// Restarts the member on the disk that a crash left, again and again. Each restart loses power one operation later than
+/// the one before, until a restart succeeds. Yields the number of operations with each restart that failed.
+pub fn crashed_restarts<'a>(left: &'a Machine, told: &'a Told) -> impl Iterator<Item = (u64, World)> + 'a {
+    (0..).map_while(move |operations| {
+        let disk = left.fork();
+        disk.crash_after(operations);
+        let mut restart = World::on(disk, told.clone());
+        restart.start().is_err().then_some((operations, restart))
+    })
+}
+
 /// Checks that the restarted member accepts writes, with dense revisions, and that they survive the next power loss.
 fn go_on(mut replica: Replica, disk: &Machine, state: &State, context: &str) {
     let mut output = Output::default();

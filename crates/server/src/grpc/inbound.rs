@@ -48,15 +48,9 @@ pub(super) async fn read_first(
     max_bytes: usize,
     deadline: Option<Instant>,
 ) -> Result<Bytes, Status> {
-    let read = async {
-        let mut cutter = Cutter::with(encoding, max_bytes);
-        match read_next(body, &mut cutter).await? {
-            Some(message) => encoding::decode(message, max_bytes).await,
-            None if cutter.is_torn() => Err(Status::unknown("unexpected EOF")),
-            None => Err(Status::unknown("EOF")),
-        }
-    };
-    within(deadline, read).await
+    let mut cutter = Cutter::with(encoding, max_bytes);
+    let none = |is_torn| Status::unknown(if is_torn { "unexpected EOF" } else { "EOF" });
+    within(deadline, read_message(body, &mut cutter, max_bytes, none)).await
 }
 
 /// Reads the only message of a call whose server streams, to the end of the client's half; otherwise as [`read_first`].
@@ -66,16 +60,13 @@ pub(super) async fn read_only(
     max_bytes: usize,
     deadline: Option<Instant>,
 ) -> Result<Bytes, Status> {
+    let none = |is_torn| match is_torn {
+        true => torn(),
+        false => Status::internal("cardinality violation: received no request message from non-client-streaming RPC"),
+    };
     let read = async {
         let mut cutter = Cutter::with(encoding, max_bytes);
-        let message = match read_next(body, &mut cutter).await? {
-            Some(message) => encoding::decode(message, max_bytes).await?,
-            None if cutter.is_torn() => return Err(torn()),
-            None => {
-                let text = "cardinality violation: received no request message from non-client-streaming RPC";
-                return Err(Status::internal(text));
-            }
-        };
+        let message = read_message(body, &mut cutter, max_bytes, none).await?;
         match read_next(body, &mut cutter).await? {
             None if cutter.is_torn() => Err(torn()),
             None => Ok(message),
@@ -91,6 +82,20 @@ pub(super) async fn read_only(
 async fn within<T>(deadline: Option<Instant>, read: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
     let Some(deadline) = deadline else { return read.await };
     tokio::time::timeout_at(deadline, read).await.unwrap_or_else(|_elapsed| Err(Status::deadline_exceeded()))
+}
+
+/// The next message, not compressed. At the end of the client's half `none` says what is wrong, by whether a message
+/// has begun.
+async fn read_message(
+    body: &mut RecvStream,
+    cutter: &mut Cutter,
+    max_bytes: usize,
+    none: impl FnOnce(bool) -> Status,
+) -> Result<Bytes, Status> {
+    match read_next(body, cutter).await? {
+        Some(message) => encoding::decode(message, max_bytes).await,
+        None => Err(none(cutter.is_torn())),
+    }
 }
 
 /// The next message; `None` at the end of the client's half. The usual case is one DATA frame that holds the prefix and

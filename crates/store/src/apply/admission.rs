@@ -11,7 +11,7 @@ use metastore_proto::etcdserverpb::{
 };
 
 use super::Applying;
-use super::command::{Caller, Command, Kind};
+use super::command::{Caller, Command, Kind, changes_nothing, changes_users};
 use crate::auth::Access;
 use crate::lease::keys;
 use crate::{Refusal, Store};
@@ -54,30 +54,13 @@ impl Store {
                     refused => refused,
                 }
             }
-            Kind::AuthEnable
-            | Kind::AuthDisable
-            | Kind::AuthUserAdd
-            | Kind::AuthUserDelete
-            | Kind::AuthUserChangePassword
-            | Kind::AuthUserGrantRole
-            | Kind::AuthUserRevokeRole
-            | Kind::AuthRoleAdd
-            | Kind::AuthRoleDelete
-            | Kind::AuthRoleGrantPermission
-            | Kind::AuthRoleRevokePermission => self.auth.admin(caller),
-            Kind::Range
-            | Kind::Alarm
+            changes_users!() => self.auth.admin(caller),
+            Kind::Alarm
             | Kind::LeaseCheckpoint
-            | Kind::Authenticate
-            | Kind::AuthStatus
-            | Kind::AuthUserGet
-            | Kind::AuthUserList
-            | Kind::AuthRoleList
-            | Kind::AuthRoleGet
             | Kind::ClusterVersionSet
             | Kind::ClusterMemberAttrSet
             | Kind::DowngradeInfoSet
-            | Kind::DowngradeVersionTest => Ok(()),
+            | changes_nothing!() => Ok(()),
         })
     }
 

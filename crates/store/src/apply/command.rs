@@ -46,6 +46,40 @@ pub enum Kind {
     DowngradeVersionTest = 9900,
 }
 
+/// The kinds that change users, roles or permissions, as a pattern, so that a match with it stays exhaustive.
+macro_rules! changes_users {
+    () => {
+        Kind::AuthEnable
+            | Kind::AuthDisable
+            | Kind::AuthUserAdd
+            | Kind::AuthUserDelete
+            | Kind::AuthUserChangePassword
+            | Kind::AuthUserGrantRole
+            | Kind::AuthUserRevokeRole
+            | Kind::AuthRoleAdd
+            | Kind::AuthRoleDelete
+            | Kind::AuthRoleGrantPermission
+            | Kind::AuthRoleRevokePermission
+    };
+}
+pub(super) use changes_users;
+
+/// The kinds that change nothing, as a pattern. Queries change nothing. A login only creates a token, which is not part of the
+/// state. `DowngradeVersionTest` is written by etcd's own tests. The bodies of these commands are never read.
+macro_rules! changes_nothing {
+    () => {
+        Kind::Range
+            | Kind::Authenticate
+            | Kind::AuthStatus
+            | Kind::AuthUserGet
+            | Kind::AuthUserList
+            | Kind::AuthRoleGet
+            | Kind::AuthRoleList
+            | Kind::DowngradeVersionTest
+    };
+}
+pub(super) use changes_nothing;
+
 impl Kind {
     /// Every kind, the frequent ones first.
     pub const ALL: [Self; 30] = [

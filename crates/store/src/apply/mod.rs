@@ -27,7 +27,7 @@ use metastore_proto::etcdserverpb::AlarmMember;
 use crate::mvcc::RangeReply;
 use crate::watch::RevisionEvents;
 use crate::{Refusal, Store};
-use command::{Command, CommandError, Kind};
+use command::{Command, CommandError, Kind, changes_nothing, changes_users};
 
 /// The outcome of a command, for the request that waits for it.
 #[derive(Clone, Debug, PartialEq)]
@@ -178,27 +178,8 @@ impl Store {
             Kind::ClusterMemberAttrSet => self.set_member_attributes(&Message::decode(body)?),
             Kind::DowngradeInfoSet => self.set_downgrade(Message::decode(body)?),
             Kind::Alarm => self.alarm(&Message::decode(body)?),
-            Kind::AuthEnable
-            | Kind::AuthDisable
-            | Kind::AuthUserAdd
-            | Kind::AuthUserDelete
-            | Kind::AuthUserChangePassword
-            | Kind::AuthUserGrantRole
-            | Kind::AuthUserRevokeRole
-            | Kind::AuthRoleAdd
-            | Kind::AuthRoleDelete
-            | Kind::AuthRoleGrantPermission
-            | Kind::AuthRoleRevokePermission => self.change_auth(command.kind, body),
-            // Queries change nothing. A login only creates a token, which is not part of the state.
-            // `DowngradeVersionTest` is written by etcd's own tests.
-            Kind::Range
-            | Kind::Authenticate
-            | Kind::AuthStatus
-            | Kind::AuthUserGet
-            | Kind::AuthUserList
-            | Kind::AuthRoleGet
-            | Kind::AuthRoleList
-            | Kind::DowngradeVersionTest => Ok(Ok(Reply::AnsweredElsewhere)),
+            changes_users!() => self.change_auth(command.kind, body),
+            changes_nothing!() => Ok(Ok(Reply::AnsweredElsewhere)),
         }
     }
 }

@@ -6,6 +6,7 @@ use metastore_store::command::{Command, Kind};
 use metastore_store::mvcc::CompactionHashJob;
 
 use crate::engines::{Home, Medium};
+use crate::entries::bytes_of;
 
 /// More keys than one step of an engine handles.
 const KEYS: usize = 1000;
@@ -162,17 +163,8 @@ fn a_snapshot_that_is_taken_amid_a_compaction_is_of_one_moment() {
         drop(job);
         assert!(writer.store.compact_step().unwrap() && writer.store.compacting(), "more than one step");
         let source = writer.store.snapshot().unwrap();
-        let bytes = || {
-            let mut written = Vec::new();
-            let write = |bytes: &[u8]| {
-                written.extend_from_slice(bytes);
-                Ok(())
-            };
-            source.write(write).unwrap();
-            written
-        };
-        let before = bytes();
+        let before = bytes_of(&source);
         assert!(writer.drop_versions(), "the snapshot holds nothing back");
-        assert!(bytes() == before, "what is dropped while it is written was in it from the start");
+        assert!(bytes_of(&source) == before, "what is dropped while it is written was in it from the start");
     });
 }

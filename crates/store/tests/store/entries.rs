@@ -19,7 +19,7 @@ use metastore_proto::membershippb::{
 };
 use metastore_store::command::{Caller, Command, Kind};
 use metastore_store::mvcc::RangeQuery;
-use metastore_store::snapshot::{Incoming, SnapshotError};
+use metastore_store::snapshot::{Incoming, SnapshotError, Source};
 use metastore_store::{Halt, Store};
 
 /// The largest number of entries made from one input.
@@ -91,12 +91,17 @@ fn check_state(store: &Store, empty: Arc<dyn Engine>) {
 
 /// The store's state as a stream of bytes.
 pub fn snapshot_of(store: &Store) -> Vec<u8> {
+    bytes_of(&store.snapshot().expect("the engine does not fail"))
+}
+
+/// A state as a stream of bytes.
+pub fn bytes_of(source: &Source) -> Vec<u8> {
     let mut written = Vec::new();
     let write = |bytes: &[u8]| {
         written.extend_from_slice(bytes);
         Ok(())
     };
-    store.snapshot().expect("the engine does not fail").write(write).expect("a vector takes everything");
+    source.write(write).expect("a vector takes everything");
     written
 }
 

@@ -8,11 +8,10 @@ use metastore_proto::etcdserverpb::{CompactionRequest, LeaseGrantRequest, PutReq
 use metastore_store::Store;
 use metastore_store::command::{Command, Kind};
 use metastore_store::mvcc::row::KeyValue;
-use metastore_store::snapshot::Source;
 use proptest::prelude::*;
 
 use crate::engines::{Home, Medium, cases_on_disk};
-use crate::entries::{load, snapshot_of};
+use crate::entries::{bytes_of, load, snapshot_of};
 use crate::model::{Pair, steps};
 
 /// More keys than one engine step handles, and more than one stream block holds.
@@ -89,16 +88,6 @@ impl Writer {
         while self.store.compact_step().unwrap() {}
         !self.store.compacting()
     }
-}
-
-fn bytes_of(source: &Source) -> Vec<u8> {
-    let mut written = Vec::new();
-    let write = |bytes: &[u8]| {
-        written.extend_from_slice(bytes);
-        Ok(())
-    };
-    source.write(write).unwrap();
-    written
 }
 
 fn written(medium: Medium) -> (Home, Writer, Vec<u8>) {
