@@ -1,3 +1,5 @@
+use raft::eraftpb::EntryType;
+
 use super::*;
 
 const TIMING: Timing = Timing { election_ticks: 10, pre_vote: true };
@@ -317,12 +319,57 @@ fn a_follower_that_lacks_entries_which_are_not_committed_yet_is_not_in_step() {
 }
 
 #[test]
+fn a_follower_that_is_heard_now_and_then_is_waited_for() {
+    let mut behind = Behind::new(Retention::new(10));
+    behind.write(100);
+    for _ in 0..400 {
+        behind.leader.tick();
+        behind.say(CLOSE, MessageType::MsgHeartbeatResponse, 0);
+        behind.say(LAGS, MessageType::MsgHeartbeatResponse, 0);
+    }
+    behind.write(1);
+    assert_eq!(behind.held(), 101);
+}
+
+#[test]
+fn entries_are_held_from_the_first_that_any_follower_needs() {
+    let mut leader = consensus(&[1, CLOSE, LAGS]);
+    leader.node.raft.become_candidate();
+    leader.node.raft.become_leader();
+    let (mut catching_up, raft) = (CatchingUp::default(), &mut leader.node.raft);
+    for (follower, next) in [(CLOSE, 7), (LAGS, 5)] {
+        raft.mut_prs().get_mut(follower).unwrap().next_idx = next;
+        catching_up.begins(follower);
+    }
+    assert_eq!(catching_up.needed(raft.prs(), 2), Some(5));
+    assert_eq!(catching_up.needed(raft.prs(), 6), Some(7), "what the other one needs is gone");
+}
+
+/// Another member leads, and knows what others lack.
+#[test]
+fn a_deposed_leader_holds_nothing_for_others() {
+    let mut behind = Behind::new(Retention::new(10));
+    behind.write(100);
+    assert_eq!(behind.held(), 100);
+    let (term, last) = (behind.leader.standing().term, behind.leader.node.raft.raft_log.last_index());
+    let entry = |nth| Entry { index: last + nth, term: term + 1, ..Entry::default() };
+    let from_successor = Message { term: term + 1, log_term: term, index: last, ..message(MessageType::MsgAppend) };
+    let append =
+        Message { commit: last + 100, entries: (1..=100).map(entry).collect::<Vec<_>>().into(), ..from_successor };
+    behind.leader.step(append).unwrap();
+    behind.work();
+    assert_eq!((behind.leader.standing().role, behind.held()), (Role::Follower, 10));
+}
+
+#[test]
 fn entries_are_not_held_for_a_follower_that_never_comes() {
     let mut behind = Behind::new(Retention { held_entries: 1000, ..Retention::new(10) });
     behind.write(900);
     assert_eq!(behind.held(), 900);
     behind.write(200);
     assert!(behind.held() <= 200, "{} entries are held beyond the bound", behind.held());
+    behind.write(100);
+    assert_eq!(behind.held(), 10, "what it needs is gone");
 
     let mut behind = Behind::new(Retention::new(10));
     behind.write(100);
@@ -405,6 +452,42 @@ fn votes_that_are_asked_for_beforehand_count_only_once_they_were_asked_for() {
     assert_eq!(candidate.standing().role, Role::Leader);
 }
 
+/// It would count for votes that were not asked for, and end an election that has not begun.
+#[test]
+fn a_rejection_counts_only_once_it_was_asked_for_but_its_term_is_news() {
+    let mut candidate = follower_with_an_entry();
+    candidate.step(message(MessageType::MsgTimeoutNow)).unwrap();
+    let rejected = |from, term| Message { reject: true, ..vote(from, term) };
+    [2, 3].into_iter().for_each(|from| candidate.step(rejected(from, 2)).unwrap());
+    assert_eq!(candidate.standing().role, Role::Candidate, "nobody was asked yet");
+    candidate.step(rejected(3, 9)).unwrap();
+    assert_eq!((candidate.standing().role, candidate.standing().term), (Role::Follower, 9));
+}
+
+/// The votes that are asked for beforehand bear no number of their own: those of one attempt look like those of the next.
+#[test]
+fn a_late_vote_that_was_asked_for_beforehand_counts_for_no_later_attempt() {
+    let mut candidate = consensus(&[1, 2, 3]);
+    let campaign = |candidate: &mut Consensus| {
+        while candidate.standing().role == Role::Follower {
+            candidate.tick();
+        }
+    };
+    campaign(&mut candidate);
+    all_work(&mut candidate);
+    candidate.step(message(MessageType::MsgHeartbeat)).unwrap();
+    assert_eq!((candidate.standing().role, candidate.standing().leader), (Role::Follower, 2));
+    campaign(&mut candidate);
+    let mut granted = vote(3, 2);
+    granted.set_msg_type(MessageType::MsgRequestPreVoteResponse);
+    candidate.step(granted).unwrap();
+    assert_eq!(
+        (candidate.standing().role, candidate.standing().term),
+        (Role::PreCandidate, 1),
+        "nobody was asked again"
+    );
+}
+
 /// A vote that arrives after its election does not count in a later one.
 #[test]
 fn a_late_vote_elects_nobody() {
@@ -425,6 +508,8 @@ fn only_the_leader_hands_over() {
     for stranger in [
         Message { from: 3, ..message(MessageType::MsgTimeoutNow) },
         Message { term: 2, from: 3, ..message(MessageType::MsgTimeoutNow) },
+        // It leads in term 1, as far as is known here.
+        Message { term: 2, ..message(MessageType::MsgTimeoutNow) },
     ] {
         follower.step(stranger).unwrap();
         assert_eq!(
@@ -528,8 +613,13 @@ fn what_no_record_holds_is_neither_proposed_nor_taken() {
     assert_eq!(sole.propose_change(&large), Err(NotProposed::Inapplicable), "it is no JSON either");
     let mut follower = consensus(&[1, 2, 3]);
     let mut append = message(MessageType::MsgAppend);
-    append.entries = vec![Entry { index: 2, term: 1, data: data.clone(), ..Entry::default() }].into();
-    assert!(follower.step(append).unwrap_err().to_string().contains("a record of the log holds"));
+    let command = Entry { index: 2, term: 1, data: data.clone(), ..Entry::default() };
+    let mut change = Entry { index: 2, term: 1, context: data.clone(), ..Entry::default() };
+    change.set_entry_type(EntryType::EntryConfChange);
+    for entry in [command, change] {
+        append.entries = vec![entry].into();
+        assert!(follower.step(append.clone()).unwrap_err().to_string().contains("a record of the log holds"));
+    }
     let mut proposal = Message { term: 0, ..message(MessageType::MsgPropose) };
     proposal.entries = vec![Entry { data, ..Entry::default() }].into();
     assert!(sole.step(proposal).unwrap_err().to_string().contains("a record of the log holds"));

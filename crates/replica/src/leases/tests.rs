@@ -178,6 +178,7 @@ fn a_lease_ends_through_the_log_and_only_once() {
     one.work(100);
     assert_eq!(one.keeper.remaining_ms(5, 100), Some(10_000));
     assert_eq!(one.renew(5, 400), Renewal::Renewed(10));
+    assert_eq!([10_399, 10_400].map(|now_ms| one.keeper.has_expired(5, now_ms)), [false, true]);
     assert_eq!(one.revoke_expired(10_399), 0);
     assert_eq!(one.revoke_expired(10_400), 1);
     assert!(one.replica.store().leases().get(5).is_some(), "only proposed");
@@ -354,28 +355,44 @@ fn a_renewal_gives_what_was_granted_and_takes_the_checkpoint_back_through_the_lo
     let disk = SimulatedDisk::new();
     let mut one = Driven::open(&disk, 1);
     one.work(0);
-    one.grant(5, 100);
-    one.grant(6, 100);
+    (5..=8).for_each(|id| one.grant(id, 100));
     one.work(0);
-    one.note_checkpoint(5, 30);
+    for (id, remaining_ttl) in [(5, 30), (6, 40), (8, 1)] {
+        one.note_checkpoint(id, remaining_ttl);
+    }
     one.work(0);
     drop(one);
     let mut one = Driven::open(&disk, 1);
     one.work(0);
     assert_eq!(one.keeper.remaining_ms(5, 0), Some(30_000 + ELECTION_MS), "what the checkpoint has left");
-    let renewing = one.ask(&[5, 6], 2_000, 4711);
+    let renewing = one.ask(&[5, 6, 7, 8], 2_000, 4711);
     assert_eq!(one.checkpoint_of(5), 30, "only proposed");
     one.outcomes.clear();
     one.work(2_000);
     assert_eq!(one.outcomes.iter().map(|outcome| outcome.id).collect::<Vec<_>>(), [4711], "this is the proof");
-    assert_eq!(one.keeper.proven(&one.replica, renewing).unwrap(), [Renewal::Renewed(100); 2]);
-    assert_eq!(one.checkpoint_of(5), 0);
+    let renewed = Renewal::Renewed(100);
+    let renewals = one.keeper.proven(&one.replica, renewing).unwrap();
+    assert_eq!(renewals, [renewed, renewed, renewed, Renewal::Expired]);
+    assert_eq!([5, 6, 7, 8].map(|id| one.checkpoint_of(id)), [0, 0, 0, 1]);
     assert_eq!(one.keeper.remaining_ms(5, 2_000), Some(100_000));
     assert_eq!(one.renew(5, 3_000), Renewal::Renewed(100), "nothing is left to take back: this one is proven at once");
     drop(one);
     let mut again = Driven::open(&disk, 1);
     again.work(0);
     assert_eq!(again.keeper.remaining_ms(5, 0), Some(100_000 + ELECTION_MS));
+}
+
+#[test]
+fn a_deposed_leader_takes_no_checkpoint_back() {
+    let mut first = Driven::open(&SimulatedDisk::new(), 3);
+    first.win(0);
+    first.grant(5, 100);
+    first.note_checkpoint(5, 30);
+    first.work(0);
+    first.acknowledge(0);
+    first.hear(MessageType::MsgHeartbeat, 1, 0);
+    assert!(first.keeper.is_leader(), "the keeper has not heard of it");
+    assert_eq!(first.renew(5, 100), Renewal::NotLeader);
 }
 
 #[test]

@@ -49,6 +49,26 @@ fn a_compaction_waits_neither_for_a_snapshot_nor_for_a_state_that_is_sent(engine
     drop(state);
 }
 
+each_engine!(a_compaction_that_nobody_waits_for_any_more_is_forgotten);
+
+/// A reader may hold back what a compaction drops for as long as it likes.
+fn a_compaction_that_nobody_waits_for_any_more_is_forgotten(engine: Engine) {
+    let machine = Machine::new(engine);
+    let (mut replica, _) = open(&machine).unwrap();
+    advance(&mut replica, &mut Output::default()).unwrap();
+    for waits in [true, false] {
+        (1..=2).for_each(|id| replica.propose(put(id, "k", "v")).unwrap());
+        advance(&mut replica, &mut Output::default()).unwrap();
+        let pin = replica.store().view().pin(replica.store().revision() - 1).unwrap();
+        assert!(!compact(&mut replica), "a reader holds it back");
+        replica.forget(|id| waits && id == COMPACTION);
+        drop(pin);
+        let mut output = Output::default();
+        advance(&mut replica, &mut output).unwrap();
+        assert_eq!(output.outcomes.len(), usize::from(waits));
+    }
+}
+
 /// Range requests pass over deleted keys as long as their rows are in RocksDB's files. A delete of very many keys is a
 /// short entry of the log, which alone makes no flush due.
 #[test]

@@ -8,7 +8,7 @@ use metastore_proto::etcdserverpb::CompactionRequest;
 use metastore_proto::{Message, raftpb};
 use metastore_replica::disk::{Disk, OsDisk};
 use metastore_replica::wal::{Entry, Keep, Replay, Wal};
-use metastore_replica::{Output, Paths, Replica, identity};
+use metastore_replica::{Output, Paths, Replica, Retention, Settings, identity};
 use metastore_store::Member;
 use metastore_store::command::{Command, Kind};
 
@@ -68,7 +68,7 @@ each_engine!(more_of_the_log_is_kept_beside_an_etcd);
 fn more_of_the_log_is_kept_beside_an_etcd(engine: Engine) {
     const KEEP_ENTRIES: usize = 5;
     let disk = Machine::new(engine);
-    let settings = metastore_replica::Settings::new(engine.name(), settings(engine).timing, KEEP_ENTRIES);
+    let settings = Settings::new(engine.name(), settings(engine).timing, KEEP_ENTRIES);
     let (mut replica, _) = open_with(settings, &disk, paths()).unwrap();
     advance(&mut replica, &mut Output::default()).unwrap();
     let first = replica.store().applied().index;
@@ -86,6 +86,29 @@ fn more_of_the_log_is_kept_beside_an_etcd(engine: Engine) {
     let last = replica.store().applied().index;
     assert_eq!(replica.term_of(last - KEEP_ENTRIES as u64 - 1), None);
     assert!(replica.term_of(last - 1).is_some());
+}
+
+each_engine!(a_restart_keeps_as_much_of_the_log_as_a_member_that_goes_on);
+
+fn a_restart_keeps_as_much_of_the_log_as_a_member_that_goes_on(engine: Engine) {
+    let disk = Machine::new(engine);
+    let usual = settings(engine);
+    let keep = Retention { more_entries: 40, ..Retention::new(5) };
+    let settings = Settings { keep, snapshot_log_bytes: u64::MAX, flush_log_bytes: u64::MAX, ..usual };
+    let start = || {
+        let (mut replica, _) = open_with(settings.clone(), &disk, paths()).unwrap();
+        advance(&mut replica, &mut Output::default()).unwrap();
+        replica
+    };
+    let mut replica = start();
+    let first = replica.store().applied().index;
+    for id in 1..=30 {
+        replica.propose(put(id, "k", "v")).unwrap();
+        advance(&mut replica, &mut Output::default()).unwrap();
+    }
+    assert!(replica.term_of(first).is_some());
+    drop(replica);
+    assert!(start().term_of(first).is_some(), "a follower would be sent a state for a restart");
 }
 
 each_engine!(ticks_change_nothing_for_a_sole_leader);

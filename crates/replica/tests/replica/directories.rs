@@ -43,6 +43,21 @@ fn a_directory_without_a_name_gets_one_at_its_next_start(engine: Engine) {
     assert_eq!(start(&machine, drew(9, engine)), Some(8));
 }
 
+each_engine!(a_directory_whose_name_is_damaged_is_refused);
+
+/// Under another name it would be no copy of what it is a copy of.
+fn a_directory_whose_name_is_damaged_is_refused(engine: Engine) {
+    let machine = Machine::new(engine);
+    assert_eq!(start(&machine, drew(7, engine)), Some(7));
+    let path = paths().member().join("identity.json");
+    let text = String::from_utf8(machine.read(&path).unwrap()).unwrap();
+    let at = text.find("0000000000000007").expect("the name stands there");
+    // The first digit becomes a p.
+    machine.flip_bit(&path, at as u64, 6).unwrap();
+    let refused = open_with(drew(8, engine), &machine, paths()).err().expect("it is damaged");
+    assert!(refused.to_string().contains("is not a hexadecimal number"), "{refused}");
+}
+
 each_engine!(directories_may_be_the_roots_of_fresh_file_systems);
 
 fn directories_may_be_the_roots_of_fresh_file_systems(engine: Engine) {

@@ -21,15 +21,20 @@ fn with_entry(engine: Engine, kind: i32, data: Vec<u8>) -> (Machine, EntryId) {
     let (mut replica, _) = open(&disk).unwrap();
     replica.propose(put(1, "k", "before")).unwrap_err();
     advance(&mut replica, &mut Output::default()).unwrap();
-    let term = replica.standing().term;
     drop(replica);
-    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-    let (mut wal, replay) = Wal::open_with(settings(engine).log, shared, &paths().wal(), (0, 0)).unwrap();
-    let entry = EntryId { index: replay.last_index() + 1, term };
-    let hard_state = HardState { commit: Some(entry.index), ..wal.hard_state() };
-    let EntryId { index, term } = entry;
-    wal.append(Some(&hard_state), [Entry { kind, term, index, data: data.into() }], true).unwrap();
+    let entry = add_entry(&disk, kind, data);
     (disk, entry)
+}
+
+/// Puts an entry, committed, at the end of a log.
+fn add_entry(disk: &Machine, kind: i32, data: Vec<u8>) -> EntryId {
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let (mut wal, replay) = Wal::open_with(settings(disk.engine).log, shared, &paths().wal(), (0, 0)).unwrap();
+    let (index, hard_state) = (replay.last_index() + 1, wal.hard_state());
+    let term = hard_state.term();
+    let hard_state = HardState { commit: Some(index), ..hard_state };
+    wal.append(Some(&hard_state), [Entry { kind, term, index, data: data.into() }], true).unwrap();
+    EntryId { index, term }
 }
 
 fn passing_over(engine: Engine, entry: EntryId) -> Settings {
@@ -78,6 +83,18 @@ fn an_entry_that_cannot_be_applied_is_passed_over_by_name_once_and_for_all(engin
         let (replica, _) = start(&disk).unwrap();
         assert_eq!(replica.store().revision(), revision);
     }
+}
+
+each_engine!(all_that_was_ever_passed_over_is_noted);
+
+fn all_that_was_ever_passed_over_is_noted(engine: Engine) {
+    let unknown = || vec![0xea, 0x04, 0];
+    let (disk, first) = with_entry(engine, COMMAND, unknown());
+    drop(start_with(passing_over(engine, first), &disk).unwrap());
+    let second = add_entry(&disk, COMMAND, unknown());
+    assert!(start(&disk.fork()).is_err(), "the note of one entry is none of another");
+    drop(start_with(passing_over(engine, second), &disk).unwrap());
+    start(&disk).map_err(|error| error.to_string()).expect("both are noted");
 }
 
 each_engine!(a_note_of_what_is_passed_over_that_cannot_be_read_stops_the_start);

@@ -297,3 +297,30 @@ fn what_open_returns_survives_a_power_loss() {
     let (_, after) = open(&disk.crash(CrashPolicy::DropUnsynced)).unwrap();
     assert_eq!(after.entries, replay.entries);
 }
+
+/// After a failed sync the kernel takes the pages for clean, and no other sync writes them. So what a killed process left is
+/// written again, and what the start that found it left, too.
+#[test]
+fn what_open_returns_survives_a_power_loss_although_a_sync_of_it_has_failed() {
+    let disk = new_disk();
+    let mut wal = create(&disk).unwrap();
+    disk.fail_sync(1);
+    wal.append(Some(&hard_state(1, 1, 0)), [entry(1, 1, "a")], true).unwrap_err();
+    let killed = disk.crash(CrashPolicy::Kill);
+    let survives = |disk: SimulatedDisk, story: &str| {
+        let (_, replay) = open(&disk).unwrap();
+        assert_eq!(replay.entries.len(), 1, "{story}");
+        let (_, after) = open(&disk.crash(CrashPolicy::DropUnsynced)).unwrap();
+        assert_eq!(after.entries, replay.entries, "{story}");
+    };
+    survives(killed.fork(), "the sync of the append failed");
+    for sync in 1.. {
+        let restarted = killed.fork();
+        restarted.fail_sync(sync);
+        if open(&restarted).is_ok() {
+            assert!(sync > 1, "a start syncs");
+            break;
+        }
+        survives(restarted.crash(CrashPolicy::Kill), &format!("sync {sync} of the start failed, too"));
+    }
+}
