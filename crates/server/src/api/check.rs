@@ -266,6 +266,18 @@ mod tests {
         assert_eq!(checked(vec![put, delete]), Ok(()), "etcd does not look ahead");
     }
 
+    #[test]
+    fn a_delete_within_another_leaves_the_rest_of_it() {
+        for (first, second) in [(("a", "f"), ("b", "c")), (("b", "c"), ("a", "f")), (("a", "c"), ("b", "f"))] {
+            for put in ["a", "b", "c", "d", "e"] {
+                let deletes = [first, second].map(|(key, end)| delete_op(key, end));
+                assert_eq!(checked([&deletes[..], &[put_op(put)]].concat()), duplicate(), "{first:?} {second:?} {put}");
+            }
+            let deletes = [first, second].map(|(key, end)| delete_op(key, end));
+            assert_eq!(checked([&deletes[..], &[put_op("f")]].concat()), Ok(()), "{first:?} {second:?}");
+        }
+    }
+
     /// The rule as it reads: every put against every delete and every other put.
     fn naive(ops: &[RequestOp]) -> Result<(Vec<&[u8]>, Vec<&DeleteRangeRequest>), ()> {
         let covers = |deletes: &[&DeleteRangeRequest], key: &[u8]| {

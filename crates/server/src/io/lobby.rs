@@ -185,15 +185,21 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_oldest_makes_room_for_the_newest_and_admitted_ones_take_none() {
         let lobby = Lobby::new(LIMITS);
-        let member = lobby.enter();
+        let (first, member) = (lobby.enter(), lobby.enter());
         Pass(member.state.clone()).admit();
-        let (first, second) = (lobby.enter(), lobby.enter());
-        assert!(!goes(&first, 1).await);
+        let second = lobby.enter();
+        assert!(!goes(&first, 1).await, "a member takes no place");
         let third = lobby.enter();
         assert!(goes(&first, 1).await && !goes(&second, 1).await);
-        drop(second);
+        drop(third);
         let _fourth = lobby.enter();
-        assert!(!goes(&third, 1).await, "the second one has left");
+        assert!(!goes(&second, 1).await, "the third one has left");
         assert!(!goes(&member, 1).await);
+    }
+
+    #[test]
+    fn strangers_get_no_more_than_half_of_the_places() {
+        let connections = |places| Limits { connections: 256, ..LIMITS }.within(places).connections;
+        assert_eq!([1, 3, 300, 512, 100_000].map(connections), [1, 1, 150, 256, 256]);
     }
 }
