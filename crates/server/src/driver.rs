@@ -274,13 +274,11 @@ impl Driver {
         if !self.replica.store().compacting() {
             return self.replica.compact_step(&mut self.output);
         }
-        let rows = |replica: &Replica| replica.store().view().engine().usage().rows;
-        let (began, before) = (Instant::now(), rows(&self.replica));
+        let (began, before) = (Instant::now(), self.replica.store().dropped_versions());
         let since = *self.compacting_since.get_or_insert(began);
         let worked = self.replica.compact_step(&mut self.output)?;
         if worked {
-            // The first compaction adds a row that notes its end, which hides one dropped row.
-            let dropped = before.saturating_sub(rows(&self.replica));
+            let dropped = self.replica.store().dropped_versions() - before;
             self.metrics.engine.compaction_step(began.elapsed(), dropped);
         }
         if !self.replica.store().compacting() {

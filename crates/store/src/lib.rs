@@ -167,6 +167,11 @@ impl Store {
         self.mvcc.compacting()
     }
 
+    /// How many of them were dropped since the state was opened.
+    pub fn dropped_versions(&self) -> u64 {
+        self.mvcc.dropped()
+    }
+
     /// Drops one bounded step of such versions; everything must be published. Returns false if nothing can be done now.
     pub fn compact_step(&mut self) -> Result<bool, EngineError> {
         self.mvcc.compact_step()

@@ -138,6 +138,11 @@ impl Mvcc {
         self.compaction.is_some()
     }
 
+    /// Versions that compactions have dropped since the state was opened.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
     /// Drops one bounded step of old versions; everything must be published. Returns whether it did something. It does
     /// nothing while a reader is pinned below the compacted revision.
     pub fn compact_step(&mut self) -> Result<bool> {
@@ -149,7 +154,10 @@ impl Mvcc {
         }
         let engine = self.view.engine();
         let too_far = 10 * i64::from(metastore_mutants::on(Mutant::CompactionDropsReadable));
-        if engine.compact_step(compaction.at + too_far)? {
+        let before = engine.usage().rows;
+        let more = engine.compact_step(compaction.at + too_far)?;
+        self.dropped += before.saturating_sub(engine.usage().rows);
+        if more {
             return Ok(true);
         }
         let revision = schema::revision_key(Revision::new(compaction.at, 0), false);

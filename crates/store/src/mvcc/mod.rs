@@ -47,6 +47,8 @@ pub struct Mvcc {
     /// The changes of the open transaction so far, in order.
     changes: Vec<Change>,
     compaction: Option<Compaction>,
+    /// Versions that compactions have dropped.
+    dropped: u64,
 }
 
 /// The content of a put.
@@ -71,7 +73,7 @@ impl Mvcc {
             let why = format!("the state is damaged: compacted at revision {at}, but the newest is {current}");
             return Err(metastore_engine::EngineError(why));
         }
-        Ok(Self { view: View::new(engine, at), current, compacted: at, changes: Vec::new(), compaction })
+        Ok(Self { view: View::new(engine, at), current, compacted: at, changes: Vec::new(), compaction, dropped: 0 })
     }
 
     pub fn view(&self) -> &View {

@@ -65,6 +65,19 @@ fn on_each(check: impl Fn(Writer)) {
 }
 
 #[test]
+fn the_versions_that_a_compaction_drops_are_counted_without_its_own_notes() {
+    on_each(|mut writer| {
+        for compactions in 1..=3 {
+            let (_, job) = writer.compact();
+            drop(job);
+            assert!(writer.drop_versions());
+            assert_eq!(writer.store.dropped_versions(), compactions * KEYS as u64);
+            writer.put_all();
+        }
+    });
+}
+
+#[test]
 fn it_is_computed_while_the_writer_goes_on_and_dropping_waits_for_it() {
     on_each(|mut writer| {
         let before = writer.store.view().hash_kv(0).unwrap();
