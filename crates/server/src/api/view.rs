@@ -107,6 +107,7 @@ fn numbers(member: &Member) -> Readings {
         leases_revoked: sum(|counts| &counts.lease_revoked),
         leases_renewed: sum(|counts| &counts.lease_renewed),
         leases_expired: shared.lease_expired.get(),
+        alarms: shared.alarms().iter().map(|alarm| (alarm.member_id, alarm.alarm().as_str_name())).collect(),
         defragmenting: shared.defragmenting.try_lock().is_err(),
         engine: Vec::new(),
         peers: member.transport.meters().render(),

@@ -67,6 +67,8 @@ pub struct Readings {
     pub leases_renewed: u64,
     pub leases_expired: u64,
     pub defragmenting: bool,
+    /// The active alarms: the member and the kind of each.
+    pub alarms: Vec<(u64, &'static str)>,
     /// The storage engine's own statistics.
     pub engine: Vec<Statistic>,
     /// The metrics about other members, as text.
@@ -290,6 +292,11 @@ fn write_server(page: &mut Page, readings: &Readings, version: &str) {
     page.counter("etcd_server_proposals_failed_total", "Failed proposals seen.", r.proposals_failed);
     page.counter("etcd_server_read_indexes_failed_total", "Failed read indexes seen.", r.read_indexes_failed);
     page.counter("etcd_server_slow_read_indexes_total", "Read indexes that came too late.", r.slow_read_indexes);
+    let name = "etcd_debugging_server_alarms";
+    page.family(name, "The alarms that stand, each with the member that it is about.", "gauge");
+    for (member, kind) in &r.alarms {
+        page.sample(name, &[("alarm_type", kind), ("server_id", &format!("{member:x}"))], 1);
+    }
     page.gauge("etcd_server_quota_backend_bytes", "Backend storage quota size in bytes.", r.quota_bytes);
 }
 
