@@ -18,4 +18,5 @@ mod defragment;
 mod differential;
 mod etcdctl;
 mod hash;
+mod metrics;
 mod restart;

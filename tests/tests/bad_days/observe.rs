@@ -15,12 +15,20 @@ const LOOK: Duration = Duration::from_millis(20);
 const LOCK_FILE: &str = "LOCK";
 
 /// Waits until `condition` holds. Panics with `what` if it does not come true within 30 s.
-pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+pub fn eventually(what: &str, condition: impl FnMut() -> bool) {
+    assert!(comes_true(condition), "{what}: not within {PATIENCE:?}");
+}
+
+/// Whether `condition` comes to hold within 30 s.
+pub fn comes_true(mut condition: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {
-        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        if Instant::now() >= deadline {
+            return false;
+        }
         std::thread::park_timeout(LOOK);
     }
+    true
 }
 
 /// The memory that the process holds now, and its high-water mark, in KiB.
@@ -46,11 +54,12 @@ pub fn cpu_ticks(pid: u32) -> u64 {
     fields.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("a number")).sum()
 }
 
-/// The answer to GET of a path on the client port: head and body.
+/// The answer to GET of a path on the client port: head and body. The request is of HTTP/1.0, because answers of HTTP/1.1
+/// may come in chunks, whose boundaries would stand amid lines.
 pub fn http_get(address: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(address).expect("the server accepts");
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n").expect("the server reads");
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: m\r\n\r\n").expect("the server reads");
     let mut page = String::new();
     stream.read_to_string(&mut page).expect("the server answers");
     page
