@@ -255,7 +255,7 @@ fn civil(days: u64) -> (u64, u64, u64) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use serde_json::Value;
     use std::sync::Arc;
@@ -275,7 +275,8 @@ mod tests {
         }
     }
 
-    fn lines(level: Level, log: impl FnOnce()) -> Vec<Value> {
+    /// What is logged from this level on, line by line.
+    pub(crate) fn lines(level: Level, log: impl FnOnce()) -> Vec<Value> {
         let shared = Shared::default();
         let sinks = vec![Sink::Writer(Mutex::new(Box::new(shared.clone())))];
         tracing::subscriber::with_default(Logger { level, sinks }, log);

@@ -72,7 +72,7 @@ impl Notifier {
     fn say(&self, text: &str) {
         let Some((socket, address)) = &self.manager else { return };
         if let Err(error) = socket.send_to_addr(text.as_bytes(), address) {
-            tracing::warn!(error = %error, text, "cannot notify the service manager");
+            seldom!(warn, (), error = %error, text, "cannot notify the service manager");
         }
     }
 }

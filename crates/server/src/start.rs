@@ -238,7 +238,7 @@ fn watched(disk: OsDisk, metrics: &Arc<Metrics>) -> OsDisk {
             Access::SyncData | Access::SyncAll if is("wal") => {
                 metrics.wal_fsync_seconds.observe(took.as_secs_f64());
                 if took > SLOW_SYNC {
-                    tracing::warn!(took = ?took, "expected-duration" = ?SLOW_SYNC, "slow fdatasync");
+                    seldom!(CHANGES: warn, (), took = ?took, "expected-duration" = ?SLOW_SYNC, "slow fdatasync");
                 }
             }
             _ if is("receiving") || is("received") => metrics.received_fsync_seconds.observe(took.as_secs_f64()),

@@ -21,13 +21,14 @@ pub async fn watch(shared: Arc<Shared>, interval: Duration, patience: Duration) 
         // The first round processes the log, however long that takes.
         if shared.pulse() != pulse || pulse <= 1 {
             if shared.held_up() {
-                tracing::info!(took = ?(now - since), "the engine thread goes on");
+                seldom!(CHANGES: info, shared.member_id, took = ?(now - since), "the engine thread goes on");
             }
             (pulse, since) = (shared.pulse(), now);
             shared.set_held_up(false);
         } else if now - since >= patience && !shared.held_up() {
             shared.set_held_up(true);
-            tracing::warn!(
+            seldom!(
+                CHANGES: warn, shared.member_id,
                 took = ?(now - since), "expected-duration" = ?patience,
                 "the engine thread is held up, perhaps by a disk that hangs; until it goes on this member knows no leader"
             );

@@ -26,8 +26,29 @@ const SEEDED_EXCEPTIONS: [(&str, &str); 2] = [
     ("crates/store/src/watch/matcher.rs", "finds watchers by key; nothing goes through it in its order"),
 ];
 
+/// The server's room, where what logs a line may be repeated by others.
+const SHELL: &str = "crates/server/src";
+const LINES: [&str; 3] = ["tracing::info!", "tracing::warn!", "tracing::error!"];
+/// Files with lines that others cannot repeat: how many, and why. All others go through `seldom!`.
+const SAID_ONCE: [(&str, usize, &str); 13] = [
+    ("api/defragment.rs", 1, "the start"),
+    ("api/watch.rs", 1, "the medium failed, and the member stops"),
+    ("config/joining.rs", 4, "the start"),
+    ("driver.rs", 1, "an operator named the entries"),
+    ("driver/group.rs", 1, "the stop"),
+    ("driver/jobs.rs", 1, "a thread panicked"),
+    ("io/workers.rs", 2, "the start; a thread panicked"),
+    ("main.rs", 5, "the start"),
+    ("notify.rs", 1, "the start"),
+    ("peer/transport.rs", 1, "a fault of this member's own, which tests refuse"),
+    ("peer/twin.rs", 1, "the start"),
+    ("signals.rs", 5, "the stop"),
+    ("start.rs", 6, "the start; a thread panicked"),
+];
+
 pub fn check(tree: &Tree) -> Vec<Finding> {
     let mut findings = unfinished(tree);
+    findings.extend(repeatable(tree));
     findings.extend(impure(tree));
     findings
 }
@@ -39,6 +60,25 @@ fn unfinished(tree: &Tree) -> Vec<Finding> {
             let found = UNFINISHED.iter().filter(|word| line.contains(**word));
             let place = format!("{}:{}", path.display(), number + 1);
             findings.extend(found.map(|word| Finding::new(&place, format!("{word} is unfinished business"))));
+        }
+    }
+    findings
+}
+
+/// Log lines of the server that do not go through `seldom!`, and may have to.
+fn repeatable(tree: &Tree) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (path, source) in &tree.files {
+        let Ok(file) = path.strip_prefix(SHELL) else { continue };
+        let found = LINES.iter().flat_map(|line| source.code.match_indices(line));
+        let lines: Vec<usize> =
+            found.filter(|(at, _)| !tree.is_test(path, *at)).map(|(at, _)| source.line(at)).collect();
+        let allowed = SAID_ONCE.iter().find(|(once, ..)| file == Path::new(once)).map_or(0, |(_, count, _)| *count);
+        if lines.len() != allowed {
+            let what = format!(
+                "log lines {lines:?}, and {allowed} may stand here without `seldom!`: a line that others can repeat needs it"
+            );
+            findings.push(Finding::new(path.display(), what));
         }
     }
     findings
@@ -72,6 +112,16 @@ mod tests {
         let found = unfinished(&tree(&[("src/lib.rs", concat!("// FIX", "ME: later\nfn a() { to", "do!() }"))]));
         let places: Vec<&str> = found.iter().map(|finding| finding.place.as_str()).collect();
         assert_eq!(places, ["src/lib.rs:1", "src/lib.rs:2"]);
+    }
+
+    #[test]
+    fn log_lines_that_others_can_repeat_are_found() {
+        let said = "fn a() { tracing::info!(1); seldom!(warn, ()); }\n// tracing::info!\nfn b() { tracing::warn!(2); }";
+        let found = |path: &str| repeatable(&tree(&[(path, said)])).len();
+        assert_eq!(found("crates/server/src/x.rs"), 1);
+        assert_eq!(found("crates/server/src/io/workers.rs"), 0, "as many as are listed");
+        assert_eq!(found("crates/server/src/notify.rs"), 1);
+        assert_eq!(found("crates/store/src/x.rs"), 0);
     }
 
     #[test]

@@ -47,7 +47,9 @@ const MAX_PEER_URL_BYTES: usize = 1024;
 pub fn peer_urls(urls: &[String]) -> Result<Vec<String>, Status> {
     let longest = urls.iter().map(String::len).max().unwrap_or_default();
     if urls.len() > MAX_PEER_URLS || longest > MAX_PEER_URL_BYTES {
-        tracing::warn!(
+        seldom!(
+            warn,
+            (),
             urls = urls.len(),
             "longest-url-bytes" = longest,
             "refused the peer URLs of a member: at most {MAX_PEER_URLS} of {MAX_PEER_URL_BYTES} bytes each"

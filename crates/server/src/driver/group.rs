@@ -268,7 +268,7 @@ impl Driver {
         self.group.advertised_at = Some(Instant::now());
         for command in commands {
             if self.replica.propose(command).is_err() {
-                tracing::warn!("could not tell the cluster about this member: no leader");
+                seldom!(warn, self.replica.id(), "could not tell the cluster about this member: no leader");
             }
         }
         true

@@ -122,7 +122,8 @@ impl Driver {
 
     /// Another state has replaced the one that all workers know.
     pub(super) fn state_replaced(&mut self) {
-        tracing::info!("applied-index" = self.replica.store().applied().index, "applied snapshot");
+        let (own, index) = (self.replica.id(), self.replica.store().applied().index);
+        seldom!(CHANGES: info, own, "applied-index" = index, "applied snapshot");
         self.members_changed();
         for link in &mut self.links {
             link.batch.push(Mail::EventsLost);
@@ -140,6 +141,6 @@ impl Driver {
 
 fn remove(retired: Retired) {
     if let Err(error) = retired.remove() {
-        tracing::warn!(error = %error, "could not remove a state that is not used any more; the next start will");
+        seldom!(CHANGES: warn, (), error = %error, "could not remove a state that is not used any more; the next start will");
     }
 }

@@ -221,7 +221,8 @@ impl Link {
     pub fn withhold_state(&self) {
         self.meters.state_withheld.inc();
         if self.format.complain() {
-            tracing::warn!(
+            seldom!(
+                CHANGES: warn, (self.local, self.id),
                 "local-member-id" = %format_args!("{:x}", self.local), "remote-peer-id" = %format_args!("{:x}", self.id),
                 "a follower lacks entries that are not in this member's log any more, and it is not known to take a state of \
                  MetaStore's, as an etcd does not: nothing is sent to it. Let a member of etcd that has all entries lead \

@@ -144,8 +144,10 @@ impl Transport {
         for id in leaving {
             shared.stop(table.peers.remove(&id));
             table.urls.remove(&id);
-            tracing::info!(
-                "local-member-id" = %format_args!("{:x}", shared.settings.identity.id),
+            let own = shared.settings.identity.id;
+            seldom!(
+                CHANGES: info, (own, id),
+                "local-member-id" = %format_args!("{own:x}"),
                 "removed-remote-peer-id" = %format_args!("{id:x}"), "removed remote peer"
             );
         }
@@ -182,11 +184,13 @@ impl Transport {
 
 impl Shared {
     fn set_peer(&self, table: &mut Table, peer: Peer) {
-        let (local, id) = (format_args!("{:x}", self.settings.identity.id), format_args!("{:x}", peer.id));
+        let subject = (self.settings.identity.id, peer.id);
+        let (local, id) = (format_args!("{:x}", subject.0), format_args!("{:x}", subject.1));
         if let Some(link) = table.peers.get(&peer.id) {
             if table.urls.get(&peer.id) != Some(&peer.urls) {
                 link.urls.set(peer.id, &peer.urls);
-                tracing::info!(
+                seldom!(
+                    CHANGES: info, subject,
                     "local-member-id" = %local, "updated-remote-peer-id" = %id,
                     "updated-remote-peer-urls" = %peer.urls.join(","), "updated remote peer"
                 );
@@ -197,7 +201,8 @@ impl Shared {
         // An unknown member has become a peer.
         self.stop(table.remotes.remove(&peer.id));
         let link = self.new_link(peer.id, &peer.urls);
-        tracing::info!(
+        seldom!(
+            CHANGES: info, subject,
             "local-member-id" = %local, "remote-peer-id" = %id, "remote-peer-urls" = %peer.urls.join(","),
             "added remote peer"
         );
@@ -258,11 +263,38 @@ impl Shared {
             return;
         }
         let link = self.new_link(id, &sender.urls);
-        tracing::info!(
+        seldom!(
+            CHANGES: info, (own, id),
             "local-member-id" = %format_args!("{own:x}"), "remote-peer-id" = %format_args!("{id:x}"),
             "remote-peer-urls" = %sender.urls.join(","), "added new remote peer"
         );
         table.remotes.insert(id, link.clone());
         self.command(Command::Start(link, false));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::bench::Bench;
+    use crate::logging::{Level, tests::lines};
+    use crate::seldom::CHANGES;
+
+    #[tokio::test(flavor = "local")]
+    async fn members_that_come_and_go_do_not_fill_the_log() {
+        let transport = Bench::new(&["http://127.0.0.1:1"]).member.transport.clone();
+        let lines = lines(Level::Info, || {
+            for round in 0..1000 {
+                for urls in [vec![format!("http://127.0.0.1:{round}")], vec!["gopher://x".into()]] {
+                    transport.set_peers(vec![Peer { id: 0x78, urls }], Vec::new());
+                }
+                transport.set_peers(Vec::new(), Vec::new());
+            }
+        });
+        let said = |what: &str| lines.iter().filter(|line| line["msg"] == what).count();
+        for change in ["added remote peer", "updated remote peer", "removed remote peer"] {
+            assert_eq!(said(change), CHANGES as usize, "{change}");
+        }
+        assert_eq!(said("cannot use this peer URL"), 1);
     }
 }

@@ -23,7 +23,7 @@ impl Urls {
             match parse(text) {
                 Ok(url) => urls.push(url),
                 Err(error) => {
-                    tracing::warn!("remote-peer-id" = %format_args!("{id:x}"), error, "cannot use this peer URL");
+                    seldom!(warn, id, "remote-peer-id" = %format_args!("{id:x}"), error, "cannot use this peer URL");
                 }
             }
         }

@@ -61,8 +61,18 @@ pub async fn monitor(member: Rc<Member>) {
         let now = shared.cluster_version();
         let Some(version) = decide(now.as_deref().and_then(Version::parse), &versions) else { continue };
         match &now {
-            None => tracing::info!("cluster-version" = %version, "setting up initial cluster version using v3 API"),
-            Some(from) => tracing::info!(from = %from, to = %version, "updating cluster version using v3 API"),
+            None => {
+                seldom!(
+                    CHANGES: info, shared.member_id,
+                    "cluster-version" = %version, "setting up initial cluster version using v3 API"
+                );
+            }
+            Some(from) => {
+                seldom!(
+                    CHANGES: info, shared.member_id,
+                    from = %from, to = %version, "updating cluster version using v3 API"
+                );
+            }
         }
         if !member.inbox.push_control(Event::ClusterVersion(version.to_string())) {
             return;
