@@ -5,13 +5,11 @@
 //! different states. None of these checks runs while no alarm stands and authentication is disabled.
 
 use metastore_proto::Message;
-use metastore_proto::etcdserverpb::request_op::Request;
-use metastore_proto::etcdserverpb::{
-    AlarmType, Compare, DeleteRangeRequest, LeaseRevokeRequest, PutRequest, RequestOp, TxnRequest,
-};
+use metastore_proto::etcdserverpb::{AlarmType, Compare, DeleteRangeRequest, LeaseRevokeRequest, PutRequest};
 
 use super::Applying;
 use super::command::{Caller, Command, Kind, changes_nothing, changes_users};
+use super::flat_txn::{FlatTxn, Level, Op};
 use crate::auth::Access;
 use crate::lease::keys;
 use crate::{Refusal, Store};
@@ -39,9 +37,9 @@ impl Store {
                 self.is_sound().and_then(|()| self.may_delete(caller, &request))
             }
             Kind::Txn => {
-                let request = TxnRequest::decode(body)?;
-                match self.has_room(puts(&request)) {
-                    Ok(()) => self.may_run(caller, &request)?,
+                let txn = FlatTxn::decode(body)?;
+                match self.has_room(puts(&txn)) {
+                    Ok(()) => self.may_run(caller, &txn)?,
                     refused => refused,
                 }
             }
@@ -103,35 +101,33 @@ impl Store {
     }
 
     /// Both branches are checked, whichever one is taken.
-    fn may_run(&self, caller: &Caller, request: &TxnRequest) -> Applying<()> {
+    fn may_run(&self, caller: &Caller, txn: &FlatTxn) -> Applying<()> {
         let read = |compare: &Compare| self.auth.permits(caller, Access::Read, &compare.key, &compare.range_end);
-        if let Err(refusal) = request.compare.iter().try_for_each(read) {
-            return Ok(Err(refusal));
-        }
-        for op in request.success.iter().chain(&request.failure) {
-            if let Err(refusal) = self.may_do(caller, op)? {
+        for level in txn.levels() {
+            if let Err(refusal) = level.compare.iter().try_for_each(read) {
                 return Ok(Err(refusal));
+            }
+            for op in level.ops() {
+                if let Err(refusal) = self.may_do(caller, op)? {
+                    return Ok(Err(refusal));
+                }
             }
         }
         Ok(Ok(()))
     }
 
-    fn may_do(&self, caller: &Caller, op: &RequestOp) -> Applying<()> {
-        Ok(match &op.request {
-            Some(Request::RequestRange(range)) => self.auth.permits(caller, Access::Read, &range.key, &range.range_end),
-            Some(Request::RequestPut(put)) => self.may_put(caller, put)?,
-            Some(Request::RequestDeleteRange(delete)) => self.may_delete(caller, delete),
-            Some(Request::RequestTxn(txn)) => self.may_run(caller, txn)?,
-            None => Ok(()),
+    fn may_do(&self, caller: &Caller, op: &Op) -> Applying<()> {
+        Ok(match op {
+            Op::Range(range) => self.auth.permits(caller, Access::Read, &range.key, &range.range_end),
+            Op::Put(put) => self.may_put(caller, put)?,
+            Op::DeleteRange(delete) => self.may_delete(caller, delete),
+            // One of the other levels.
+            Op::Txn(_) => Ok(()),
         })
     }
 }
 
-/// Whether a transaction may write a key, in either branch.
-fn puts(request: &TxnRequest) -> bool {
-    request.success.iter().chain(&request.failure).any(|op| match &op.request {
-        Some(Request::RequestPut(_)) => true,
-        Some(Request::RequestTxn(txn)) => puts(txn),
-        _ => false,
-    })
+/// Whether a transaction may write a key, in any branch.
+fn puts(txn: &FlatTxn) -> bool {
+    txn.levels().iter().flat_map(Level::ops).any(|op| matches!(op, Op::Put(_)))
 }

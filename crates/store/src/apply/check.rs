@@ -6,17 +6,16 @@
 
 use bytes::Bytes;
 use metastore_proto::Message;
-use metastore_proto::etcdserverpb::request_op::Request;
 use metastore_proto::etcdserverpb::{
     AlarmRequest, AuthRoleAddRequest, AuthRoleDeleteRequest, AuthRoleGrantPermissionRequest,
     AuthRoleRevokePermissionRequest, AuthUserAddRequest, AuthUserChangePasswordRequest, AuthUserDeleteRequest,
     AuthUserGrantRoleRequest, AuthUserRevokeRoleRequest, CompactionRequest, DeleteRangeRequest, LeaseCheckpointRequest,
-    LeaseGrantRequest, LeaseRevokeRequest, PutRequest, TxnRequest,
+    LeaseGrantRequest, LeaseRevokeRequest, PutRequest,
 };
 use metastore_proto::membershippb::{ClusterMemberAttrSetRequest, ClusterVersionSetRequest, DowngradeInfoSetRequest};
 
 use super::command::{Command, Kind, changes_nothing};
-use super::txn::MAX_DEPTH;
+use super::flat_txn::FlatTxn;
 use super::{HaltCause, cause_of};
 
 /// Whether a command can be applied to every state: it may be refused, but it halts no member whose medium works. An
@@ -32,7 +31,7 @@ pub fn check_command(data: Bytes) -> Result<(), HaltCause> {
     match kind {
         Kind::Put => readable::<PutRequest>(body),
         Kind::DeleteRange => readable::<DeleteRangeRequest>(body),
-        Kind::Txn => check_txn(&TxnRequest::decode(body)?, 0),
+        Kind::Txn => FlatTxn::decode(body).map(drop),
         Kind::Compaction => readable::<CompactionRequest>(body),
         Kind::LeaseGrant => readable::<LeaseGrantRequest>(body),
         Kind::LeaseRevoke => readable::<LeaseRevokeRequest>(body),
@@ -57,20 +56,5 @@ pub fn check_command(data: Bytes) -> Result<(), HaltCause> {
 
 fn readable<M: Message + Default>(body: Bytes) -> Result<(), HaltCause> {
     M::decode(body)?;
-    Ok(())
-}
-
-/// Checks both branches of every transaction: the branch that is taken depends on the state.
-fn check_txn(request: &TxnRequest, depth: usize) -> Result<(), HaltCause> {
-    if depth > MAX_DEPTH {
-        return Err(HaltCause::Malformed(format!("transactions nested deeper than {MAX_DEPTH}")));
-    }
-    for op in request.success.iter().chain(&request.failure) {
-        match &op.request {
-            Some(Request::RequestTxn(txn)) => check_txn(txn, depth + 1)?,
-            Some(Request::RequestRange(_) | Request::RequestPut(_) | Request::RequestDeleteRange(_)) => {}
-            None => return Err(HaltCause::Malformed("an operation of a transaction is missing".into())),
-        }
-    }
     Ok(())
 }

@@ -8,6 +8,7 @@ mod check;
 mod cluster;
 pub mod command;
 mod facts;
+mod flat_txn;
 mod kv;
 mod lease;
 mod old_request;
@@ -28,6 +29,7 @@ use crate::mvcc::RangeReply;
 use crate::watch::RevisionEvents;
 use crate::{Refusal, Store};
 use command::{Command, CommandError, Kind, changes_nothing, changes_users};
+use flat_txn::FlatTxn;
 
 /// The outcome of a command, for the request that waits for it.
 #[derive(Clone, Debug, PartialEq)]
@@ -79,6 +81,18 @@ pub enum Reply {
 pub struct TxnReply {
     pub succeeded: bool,
     pub ops: Vec<OpReply>,
+}
+
+/// Nested answers are dropped in a loop: a request decides how deep they are nested, so a level must not take stack.
+impl Drop for TxnReply {
+    fn drop(&mut self) {
+        let mut nested = std::mem::take(&mut self.ops);
+        while let Some(op) = nested.pop() {
+            if let OpReply::Txn(mut reply) = op {
+                nested.append(&mut reply.ops);
+            }
+        }
+    }
 }
 
 /// The answer to one operation of a transaction. `revision` is the revision that this operation saw.
@@ -169,7 +183,7 @@ impl Store {
         match command.kind {
             Kind::Put => self.put(&Message::decode(body)?),
             Kind::DeleteRange => self.delete_range(&Message::decode(body)?),
-            Kind::Txn => self.txn(&Message::decode(body)?),
+            Kind::Txn => self.txn(&FlatTxn::decode(body)?),
             Kind::Compaction => self.compact(&Message::decode(body)?),
             Kind::LeaseGrant => self.lease_grant(&Message::decode(body)?),
             Kind::LeaseRevoke => self.lease_revoke(&Message::decode(body)?),

@@ -11,73 +11,76 @@ use metastore_engine::KeyRange;
 use metastore_mutants::Mutant;
 use metastore_proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use metastore_proto::etcdserverpb::request_op::Request;
-use metastore_proto::etcdserverpb::{Compare, RequestOp, TxnRequest};
+use metastore_proto::etcdserverpb::{Compare, TxnRequest};
 
+use super::flat_txn::{FlatTxn, Op};
 use super::{Applying, HaltCause, OpReply, Reply, TxnReply, range_query};
 use crate::Store;
 use crate::mvcc::row::KeyValue;
 use crate::mvcc::{ReadError, View};
 
-/// The greatest depth of nested transactions that is applied. No request of the API can be deeper: every level takes at
-/// least one of the operations that a request may have, and decoding stops at 100 levels of messages.
-pub(super) const MAX_DEPTH: usize = 128;
-
-/// The branch that each transaction of a tree takes, in the order of execution.
-struct Path(Vec<bool>);
-
 impl Store {
-    pub(super) fn txn(&mut self, request: &TxnRequest) -> Applying<Reply> {
-        let mut path = Path(Vec::new());
-        choose(self.view(), request, i64::MAX, &mut path, 0)?;
-        let mut taken = path.0.iter().copied();
-        if let Err(refusal) = self.check_branch(request, &mut taken)? {
-            return Ok(Err(refusal));
-        }
-        let mut taken = path.0.iter().copied();
-        Ok(Ok(Reply::Txn(self.run(request, &mut taken)?)))
-    }
-
-    fn check_branch(&self, request: &TxnRequest, taken: &mut impl Iterator<Item = bool>) -> Applying<()> {
-        for op in branch(request, next(taken)?) {
-            let checked = match operation(op)? {
-                Request::RequestRange(range) => self.mvcc.readable_in_txn(range.revision).map(|_| ()),
-                Request::RequestPut(put) => self.check_put(put)?,
-                Request::RequestDeleteRange(_) => Ok(()),
-                Request::RequestTxn(txn) => self.check_branch(txn, taken)?,
+    pub(super) fn txn(&mut self, txn: &FlatTxn) -> Applying<Reply> {
+        let taken = choose(self.view(), txn)?;
+        for op in txn.ops_taken(&taken) {
+            let checked = match op {
+                Op::Range(range) => self.mvcc.readable_in_txn(range.revision).map(|_| ()),
+                Op::Put(put) => self.check_put(put)?,
+                Op::DeleteRange(_) | Op::Txn(_) => Ok(()),
             };
-            if checked.is_err() {
-                return Ok(checked);
+            if let Err(refusal) = checked {
+                return Ok(Err(refusal));
             }
         }
-        Ok(Ok(()))
+        Ok(Ok(Reply::Txn(self.run(txn, &taken)?)))
     }
 
-    fn run(&mut self, request: &TxnRequest, taken: &mut impl Iterator<Item = bool>) -> Result<TxnReply, HaltCause> {
-        let succeeded = next(taken)?;
-        let mut ops = Vec::new();
-        for op in branch(request, succeeded) {
-            ops.push(match operation(op)? {
-                Request::RequestRange(range) => {
-                    let query = range_query(range);
-                    let at = if query.revision <= 0 { i64::MAX } else { query.revision };
-                    let reply = self.view().range_visible(&query, at, self.mvcc.seen());
-                    OpReply::Range(reply.map_err(unreadable)?)
+    /// Executes the operations after their check. `open` holds the transactions under way, each with its remaining
+    /// operations and the answers so far.
+    fn run(&mut self, txn: &FlatTxn, taken: &[bool]) -> Result<TxnReply, HaltCause> {
+        let begin = |number: usize| (txn.level(number).branch(taken[number]).iter(), taken[number], Vec::new());
+        let mut open = vec![begin(0)];
+        loop {
+            let (rest, _, ops) = open.last_mut().expect("it is left with the outermost transaction");
+            match rest.next() {
+                Some(Op::Txn(number)) => open.push(begin(*number)),
+                Some(op) => {
+                    let reply = self.execute(op, ops.is_empty())?;
+                    ops.push(reply);
                 }
-                Request::RequestPut(_) if metastore_mutants::on(Mutant::TxnPartly) && !ops.is_empty() => {
-                    OpReply::Put { revision: self.mvcc.seen(), previous: None }
+                None => {
+                    let (_, succeeded, ops) = open.pop().expect("it was there");
+                    let reply = TxnReply { succeeded, ops };
+                    match open.last_mut() {
+                        Some((_, _, around)) => around.push(OpReply::Txn(reply)),
+                        None => return Ok(reply),
+                    }
                 }
-                Request::RequestPut(put) => {
-                    let previous = self.put_checked(put)?;
-                    OpReply::Put { revision: self.mvcc.seen(), previous }
-                }
-                Request::RequestDeleteRange(delete) => {
-                    let (deleted, previous) = self.delete_checked(delete)?;
-                    OpReply::DeleteRange { revision: self.mvcc.seen(), deleted, previous }
-                }
-                Request::RequestTxn(txn) => OpReply::Txn(self.run(txn, taken)?),
-            });
+            }
         }
-        Ok(TxnReply { succeeded, ops })
+    }
+
+    fn execute(&mut self, op: &Op, first: bool) -> Result<OpReply, HaltCause> {
+        Ok(match op {
+            Op::Range(range) => {
+                let query = range_query(range);
+                let at = if query.revision <= 0 { i64::MAX } else { query.revision };
+                let reply = self.view().range_visible(&query, at, self.mvcc.seen());
+                OpReply::Range(reply.map_err(unreadable)?)
+            }
+            Op::Put(_) if metastore_mutants::on(Mutant::TxnPartly) && !first => {
+                OpReply::Put { revision: self.mvcc.seen(), previous: None }
+            }
+            Op::Put(put) => {
+                let previous = self.put_checked(put)?;
+                OpReply::Put { revision: self.mvcc.seen(), previous }
+            }
+            Op::DeleteRange(delete) => {
+                let (deleted, previous) = self.delete_checked(delete)?;
+                OpReply::DeleteRange { revision: self.mvcc.seen(), deleted, previous }
+            }
+            Op::Txn(_) => return Err(HaltCause::Malformed("a nested transaction that was not opened".into())),
+        })
     }
 }
 
@@ -91,11 +94,9 @@ impl View {
         loop {
             let current = self.revision();
             let Ok(_pin) = self.pin(current) else { continue };
-            let mut path = Path(Vec::new());
-            choose(self, request, current, &mut path, 0).map_err(engine_error)?;
-            let succeeded = path.0.first().copied().unwrap_or_default();
+            let succeeded = all_hold(self, &request.compare, current).map_err(engine_error)?;
             let mut ops = Vec::new();
-            for op in branch(request, succeeded) {
+            for op in if succeeded { &request.success } else { &request.failure } {
                 if let Some(Request::RequestRange(range)) = &op.request {
                     let query = range_query(range);
                     let at = self.readable_in_txn(query.revision, current)?;
@@ -122,34 +123,26 @@ fn unreadable(error: ReadError) -> HaltCause {
     }
 }
 
-fn branch(request: &TxnRequest, succeeded: bool) -> &[RequestOp] {
-    if succeeded { &request.success } else { &request.failure }
-}
-
-fn operation(op: &RequestOp) -> Result<&Request, HaltCause> {
-    op.request.as_ref().ok_or_else(|| HaltCause::Malformed("an operation of a transaction is missing".into()))
-}
-
-fn next(taken: &mut impl Iterator<Item = bool>) -> Result<bool, HaltCause> {
-    taken.next().ok_or_else(|| HaltCause::Malformed("a transaction without a chosen branch".into()))
-}
-
-/// Decides the branch of `request` and of every transaction inside the branch taken.
-fn choose(view: &View, request: &TxnRequest, at: i64, path: &mut Path, depth: usize) -> Result<(), HaltCause> {
-    if depth > MAX_DEPTH {
-        return Err(HaltCause::Malformed(format!("transactions nested deeper than {MAX_DEPTH}")));
+/// The branch that each transaction takes, by number; only for those that are executed.
+fn choose(view: &View, txn: &FlatTxn) -> Result<Vec<bool>, HaltCause> {
+    let mut taken = vec![false; txn.levels().len()];
+    let mut open = vec![0];
+    while let Some(number) = open.pop() {
+        let level = txn.level(number);
+        taken[number] = all_hold(view, &level.compare, i64::MAX)?;
+        let nested = level.branch(taken[number]).iter();
+        open.extend(nested.filter_map(|op| if let Op::Txn(number) = op { Some(*number) } else { None }));
     }
-    let mut succeeded = true;
-    for compare in &request.compare {
-        succeeded = succeeded && holds(view, compare, at)?;
-    }
-    path.0.push(succeeded);
-    for op in branch(request, succeeded) {
-        if let Some(Request::RequestTxn(txn)) = &op.request {
-            choose(view, txn, at, path, depth + 1)?;
+    Ok(taken)
+}
+
+fn all_hold(view: &View, compares: &[Compare], at: i64) -> Result<bool, HaltCause> {
+    for compare in compares {
+        if !holds(view, compare, at)? {
+            return Ok(false);
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Whether a comparison holds for its key, or for every key of its range. For a key that does not exist, all numbers

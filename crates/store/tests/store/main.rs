@@ -19,6 +19,7 @@ mod entries;
 mod golden;
 mod hostile;
 mod model;
+mod nested;
 mod opening;
 mod pins;
 mod replaced;
