@@ -163,9 +163,16 @@ async fn configure(
     if bytes > member.limits.max_request_bytes {
         return Err(errors::request_too_large());
     }
-    let change = change(member, kind, id, context);
-    let request = (change.id(), bytes, Instant::now());
-    let answer = member.ask_for_change(call, request, |waiter: Waiter| Event::ChangeMembers { waiter, change }).await?;
+    let waits = || call.deadline.is_none_or(|deadline| Instant::now() < deadline);
+    let answer = loop {
+        let change = change(member, kind, id, context.clone());
+        let request = (change.id(), bytes, Instant::now());
+        match member.ask_for_change(call, request, |waiter: Waiter| Event::ChangeMembers { waiter, change }).await {
+            // It was not proposed; it waits for a leader as long as its client waits, as in etcd.
+            Err(status) if status == Status::deadline_exceeded() && waits() => {}
+            answer => break answer?,
+        }
+    };
     let members = changed(member, answer)?;
     seldom!(
         CHANGES: info, (member.shared.member_id, id),
@@ -199,5 +206,59 @@ fn message(member: ClusterMember) -> MemberMessage {
         peer_ur_ls: member.peer_urls,
         client_ur_ls: member.client_urls,
         is_learner: member.is_learner,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::api::bench::Bench;
+
+    /// How long a change without a leader goes on, how it ends, and how often it was proposed. A leader comes after
+    /// `elected_s`.
+    async fn change_of_members(patience_s: u64, elected_s: u64) -> (u64, Result<(), Status>, usize) {
+        let bench = Bench::new(&["http://127.0.0.1:1", "http://127.0.0.1:2"]);
+        let began = Instant::now();
+        let call = Call::of_member(began + Duration::from_secs(patience_s));
+        let proposed = std::cell::RefCell::new(Vec::new());
+        let engine = |event: &Event| match event {
+            Event::Withdraw { .. } => Answer::Withdrawn(true),
+            Event::ChangeMembers { change, .. } => {
+                proposed.borrow_mut().push(change.id());
+                let reply = Ok(Reply::MembersChanged);
+                Answer::Outcome(Outcome { id: change.id(), revision: 1, reply })
+            }
+            _ => Answer::NotLeader,
+        };
+        let elected = began + Duration::from_secs(elected_s);
+        let answering = async {
+            loop {
+                for (event, waiter) in bench.asked() {
+                    let answer = engine(&event);
+                    if matches!(event, Event::Withdraw { .. }) || Instant::now() >= elected {
+                        bench.member.slots.complete(waiter.key, answer);
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let urls = vec!["http://127.0.0.1:3".to_owned()];
+        let update = member_update(&bench.member, call, MemberUpdateRequest { id: 2, peer_ur_ls: urls });
+        let ended = tokio::select! {
+            ended = update => ended.map(drop),
+            () = answering => unreachable!("it goes on for ever"),
+        };
+        let proposed = proposed.into_inner();
+        (began.elapsed().as_secs(), ended, proposed.len())
+    }
+
+    #[tokio::test(flavor = "local", start_paused = true)]
+    async fn a_change_of_members_waits_for_a_leader_as_long_as_its_client() {
+        let (seconds, ended, _) = change_of_members(30, 60).await;
+        assert_eq!((seconds, ended), (30, Err(Status::deadline_exceeded())));
+        let (seconds, ended, _) = change_of_members(100, 21).await;
+        assert_eq!((seconds, ended), (21, Ok(())));
     }
 }
