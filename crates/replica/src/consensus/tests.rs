@@ -393,6 +393,27 @@ fn a_state_that_did_not_arrive_is_sent_again_and_entries_are_held_behind_the_new
     assert_eq!(behind.held(), 300);
 }
 
+/// A follower that is an etcd is sent no state: consensus wants one for it again and again, and none arrives.
+#[test]
+fn entries_are_not_held_for_a_follower_whose_state_is_withheld() {
+    let mut behind = Behind::new(Retention::new(10));
+    for states in 2..20 {
+        behind.leader.snapshot_sent(LAGS, false);
+        behind.write(50);
+        assert_eq!(behind.held(), 10, "what it lacks is gone, and no state is under way");
+        behind.say(LAGS, MessageType::MsgHeartbeatResponse, 0);
+        assert_eq!(behind.states, states, "it is asked for again");
+    }
+    behind.leader.snapshot_sent(LAGS, false);
+    // Another leader has sent it its database.
+    behind.say(LAGS, MessageType::MsgAppendResponse, behind.applied - 5);
+    behind.write(50);
+    assert_eq!(behind.held(), 55, "it is in step but for these");
+    behind.say(LAGS, MessageType::MsgAppendResponse, behind.applied);
+    behind.write(1);
+    assert_eq!(behind.held(), 10);
+}
+
 /// A follower of member 2, in term 1, with an entry that is not on the disk yet.
 fn follower_with_an_entry() -> Consensus {
     let mut consensus = consensus(&[1, 2, 3]);
