@@ -8,6 +8,9 @@ tools := $(cache)/tools/bin
 # RocksDB, compiled once by xtask/install.sh for all builds; or your own of the same version.
 export ROCKSDB_LIB_DIR ?= $(cache)/rocksdb/$(shell sed -n '/^name = "librocksdb-sys"$$/{n;s/^version = "\(.*\)"$$/\1/p}' Cargo.lock)
 export ROCKSDB_STATIC ?= 1
+# RocksDB takes a quarter of an hour to compile, and the default engine does without it: what only runs a server has it
+# built in if ENGINE=rocksdb asks for it, or if it is compiled already.
+engines = $(if $(filter rocksdb,$(ENGINE))$(wildcard $(ROCKSDB_LIB_DIR)/librocksdb.a),,--no-default-features)
 
 .PHONY: help run cluster cluster-stop test lint fmt coverage bench bench-cluster load sim mutants soak
 
@@ -25,14 +28,14 @@ help:
 	@echo 'make bench      side by side with a real etcd: throughput, latency, processor time, bytes; make bench-cluster with three members of each'
 
 run:
-	@xtask/install.sh run
-	@cargo build --locked --release --package metastore-server --bin metastore
+	@xtask/install.sh run $(ENGINE)
+	@cargo build --locked --release --package metastore-server --bin metastore $(engines)
 	@echo 'clients connect to http://127.0.0.1:2379 (etcdctl does without a flag); data is in ./default.etcd; stop with Ctrl-C'
 	@exec "$(CARGO_TARGET_DIR)/release/metastore" $(if $(ENGINE),--engine $(ENGINE))
 
 cluster:
-	@xtask/install.sh run
-	@cargo build --locked --release --package metastore-server --bin metastore
+	@xtask/install.sh run $(ENGINE)
+	@cargo build --locked --release --package metastore-server --bin metastore $(engines)
 	@METASTORE_BIN="$(CARGO_TARGET_DIR)/release/metastore" ENGINE="$(ENGINE)" xtask/cluster.sh start
 
 cluster-stop:
@@ -73,12 +76,12 @@ load:
 
 # Not cargo run, which prints its own lines into the simulator's.
 sim:
-	@xtask/install.sh run
+	@xtask/install.sh run rocksdb
 	@cargo build --locked --quiet --release --package metastore-sim
 	@"$(CARGO_TARGET_DIR)/release/metastore-sim" $(ARGS)
 
 mutants:
-	@xtask/install.sh run
+	@xtask/install.sh run rocksdb
 	@cargo build --locked --release --package metastore-sim --features mutants
 	@cp -f "$(CARGO_TARGET_DIR)/release/metastore-sim" "$(CARGO_TARGET_DIR)/release/metastore-sim-mutants"
 	@"$(CARGO_TARGET_DIR)/release/metastore-sim-mutants" --mutants all --minutes 5 --seeds 1000000

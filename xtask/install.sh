@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what a command of the Makefile needs and this machine lacks; quick and silent where nothing is missing.
 #
-#   xtask/install.sh run|test|lint|bench|coverage
+#   xtask/install.sh run [memory|rocksdb]       what `make run` needs; without an engine named, no RocksDB
+#   xtask/install.sh test|lint|bench|coverage
 #
 # Debian's packages come from apt-get (as root, or with sudo). Everything else goes under ~/.cache/metastore.
 set -euo pipefail
@@ -46,7 +47,6 @@ toolchain() {
     command -v cargo >/dev/null || fail "there is no cargo: install a Rust toolchain first (https://rustup.rs)"
     # The linker, and a compiler for the allocator, which is written in C.
     need cc gcc libc6-dev
-    rocksdb
 }
 
 # RocksDB is C++, and the names in its header are read by libclang, which needs clang's own headers.
@@ -70,13 +70,29 @@ archive() {
     version=$(sed -n '/^name = "librocksdb-sys"$/{n;s/^version = "\(.*\)"$/\1/p}' "$here/../Cargo.lock")
     dir=$cache/rocksdb/$version
     [[ ${ROCKSDB_LIB_DIR:-$dir} == "$dir" && ! -f $dir/librocksdb.a ]] || return 0
-    echo "install: RocksDB (librocksdb-sys $version), once; a quarter of an hour on two cores" >&2
+    echo "install: RocksDB (librocksdb-sys $version), once; about a quarter of an hour on two cores" >&2
+    show_progress "$version" &
+    local progress=$! status=0
     env -u ROCKSDB_LIB_DIR -u ROCKSDB_STATIC cargo build --quiet --locked --release --package metastore-engine \
-        --manifest-path "$here/../Cargo.toml" --target-dir "$cache/rocksdb/target" </dev/null >&2 || fail "RocksDB was not compiled"
+        --manifest-path "$here/../Cargo.toml" --target-dir "$cache/rocksdb/target" </dev/null >&2 || status=$?
+    kill "$progress"
+    ((status == 0)) || fail "RocksDB was not compiled"
     mkdir -p "$dir"
     cp "$cache"/rocksdb/target/release/build/librocksdb-sys-*/out/librocksdb.a "$dir/librocksdb.a.unfinished"
     mv "$dir/librocksdb.a.unfinished" "$dir/librocksdb.a"
     rm -rf "$cache/rocksdb/target"
+}
+
+# Says every 15 seconds how many files of RocksDB are compiled, as long as this script runs.
+show_progress() { # version of librocksdb-sys
+    local sources all=some compiled
+    while read -rt 15 <> <(:) || kill -0 $$ 2>/dev/null; do
+        for sources in "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/"librocksdb-sys-$1"/rocksdb_lib_sources.txt; do
+            [[ ! -f $sources ]] || all=$(grep -c . "$sources")
+        done
+        compiled=$(find "$cache/rocksdb/target" -name '*.o' -path '*/librocksdb-sys-*' 2>/dev/null | wc -l)
+        ((compiled == 0)) || echo "install: RocksDB: $compiled of about $all files" >&2
+    done
 }
 
 component() { # cargo command, rustup component
@@ -95,10 +111,16 @@ deny() {
 case ${1:-} in
 run)
     toolchain
+    if [[ ${2:-memory} != rocksdb ]]; then
+        install_packages
+        exit
+    fi
+    rocksdb
     install_packages
     ;;
 test)
     toolchain
+    rocksdb
     need strace strace
     # Disks that forget what was not synced, and full ones.
     need mkfs.ext4 e2fsprogs
@@ -115,6 +137,7 @@ test)
     ;;
 lint)
     toolchain
+    rocksdb
     install_packages
     component fmt rustfmt
     component clippy clippy
@@ -122,6 +145,7 @@ lint)
     ;;
 bench)
     toolchain
+    rocksdb
     need h2load nghttp2-client
     need curl curl
     command -v go >/dev/null || need pip3 python3 python3-pip
@@ -130,6 +154,7 @@ bench)
     ;;
 coverage)
     toolchain
+    rocksdb
     # As rustc's LLVM, or the counters cannot be read.
     llvm=$(rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
     installed=$(rustc --print sysroot)/lib/rustlib/$(rustc -vV | sed -n 's/^host: //p')/bin/llvm-cov
@@ -137,7 +162,7 @@ coverage)
     install_packages
     ;;
 *)
-    fail "usage: $0 run|test|lint|bench|coverage"
+    fail "usage: $0 run [memory|rocksdb] | test | lint | bench | coverage"
     ;;
 esac
 

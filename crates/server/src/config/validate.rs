@@ -213,11 +213,9 @@ pub(super) fn engine(values: &Values) -> Result<Engine, String> {
     match value(values, "engine") {
         "memory" => Ok(Engine::Memory),
         "rocksdb" if cfg!(feature = "rocksdb") => Ok(Engine::RocksDb { block_cache_bytes }),
-        "rocksdb" => {
-            Err("--engine=rocksdb: this metastore was built without RocksDB. Build one with it, which is the \
-                          default: `cargo build --release -p metastore-server`, without --no-default-features"
-                .into())
-        }
+        "rocksdb" => Err("--engine=rocksdb: this metastore was built without RocksDB. Build one with it: `make run \
+                 ENGINE=rocksdb`, or `cargo build --release -p metastore-server` without --no-default-features"
+            .into()),
         text => Err(format!("--engine={text} is unknown; use memory or rocksdb")),
     }
 }
