@@ -16,8 +16,8 @@ const MS_PER_S: u64 = 1000;
 #[derive(Default)]
 pub struct Leases {
     leases: BTreeMap<i64, Lease>,
-    /// When a leader was elected, the last time.
-    elected: Clocks,
+    /// When a new leader began to time the leases, the last time.
+    timed_anew: Clocks,
 }
 
 /// The clock of each member at one moment, in ms.
@@ -61,9 +61,10 @@ impl Leases {
         Ok(())
     }
 
-    /// A member was elected: it gives every lease its whole time again.
-    pub fn elected(&mut self, now: &[u64]) -> Result<(), Violation> {
-        self.elected.advance(now);
+    /// A new leader begins to time the leases: it gives every lease its whole time again. That is later than its election
+    /// by as long as its first entry takes to be committed.
+    pub fn timed_anew(&mut self, now: &[u64]) -> Result<(), Violation> {
+        self.timed_anew.advance(now);
         Ok(())
     }
 
@@ -126,7 +127,7 @@ impl Leases {
             let lease = &self.leases[id];
             let rest_ms = lease.ttl_ms.unwrap_or_default().saturating_add(slack_ms);
             let over = |(member, now): (usize, &u64)| {
-                let last = lease.asked.of(member).max(self.elected.of(member));
+                let last = lease.asked.of(member).max(self.timed_anew.of(member));
                 *now >= last.saturating_add(rest_ms)
             };
             !now.is_empty() && now.iter().enumerate().all(over)
@@ -265,7 +266,7 @@ mod tests {
         check.renewed(7, 2, &[300, 5000]).unwrap();
         assert_eq!(check.overdue(&[2700, 7500], 500), None);
         assert_eq!(check.overdue(&[2800, 7500], 500), Some(7));
-        check.elected(&[300, 5100]).unwrap();
+        check.timed_anew(&[300, 5100]).unwrap();
         assert_eq!(check.overdue(&[2800, 7599], 500), None);
         assert_eq!(check.overdue(&[2800, 7600], 500), Some(7));
         check.revoked(7, None).unwrap();

@@ -135,7 +135,10 @@ impl World {
             return self.stopped(at, &error);
         }
         let Member { replica: Some(replica), keeper, clock, .. } = &mut self.members[at] else { return };
-        keeper.follow(replica, clock.ms());
+        if keeper.follow(replica, clock.ms()) == Some(true) {
+            let clocks = self.clocks();
+            self.verdicts.must(self.judge.leases.timed_anew(&clocks));
+        }
     }
 
     /// Shows everybody what has changed.
@@ -185,8 +188,6 @@ impl World {
         if standing.is_leader() && *led != standing.term {
             *led = standing.term;
             self.verdicts.must(self.judge.leads(at, standing.term, replica));
-            let clocks = self.clocks();
-            self.verdicts.must(self.judge.leases.elected(&clocks));
         }
         let Member { replica: Some(replica), compared, .. } = &mut self.members[at] else { return };
         let applied = replica.store().applied();
