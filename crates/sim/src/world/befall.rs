@@ -108,6 +108,7 @@ impl World {
         self.note(|| format!("{at} crashes: {policy:?}"));
         let sender = self.members[at].beside.sender();
         self.disconnect_watchers(at);
+        let held = self.members[at].held.take();
         self.members[at].crash(policy);
         self.counts.crashes += 1;
         self.counts.kills += u64::from(policy == CrashPolicy::Kill);
@@ -117,6 +118,12 @@ impl World {
         self.restarts.insert(at, self.now + down);
         for asked in self.clients.give_up(self.now, |asked| asked.member == at) {
             self.unknown(&asked);
+        }
+        // The log holds the entries whose answers waited for a slow sync. A state on disk may hold their changes, too, and
+        // then nobody else tells of them.
+        if let Some(held) = held {
+            self.publish(at, &held.output);
+            held.output.outcomes.iter().for_each(|outcome| self.answer(at, outcome));
         }
     }
 

@@ -142,7 +142,7 @@ impl World {
     }
 
     /// Shows everybody what has changed.
-    fn publish(&mut self, at: usize, output: &Output) {
+    pub(super) fn publish(&mut self, at: usize, output: &Output) {
         for events in &output.events {
             self.verdicts.must(self.judge.publishes(at, events));
         }
