@@ -85,9 +85,6 @@ impl World {
     /// Takes from a member's output what is to be done about states.
     pub(super) fn states(&mut self, at: usize, output: &mut Output) -> Result<(), Fatal> {
         self.counts.states_taken_up += u64::from(output.state_replaced);
-        if output.state_replaced {
-            self.verdicts.must(self.judge.revisions.replaced(at));
-        }
         if let Some(job) = output.compaction_hash.take() {
             let due = self.now + self.random.between(1, HASH_MOMENTS);
             self.members[at].beside.hashing = Some((due, job));

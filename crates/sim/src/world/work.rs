@@ -143,6 +143,9 @@ impl World {
 
     /// Shows everybody what has changed.
     pub(super) fn publish(&mut self, at: usize, output: &Output) {
+        if output.state_replaced {
+            self.verdicts.must(self.judge.revisions.replaced(at));
+        }
         for events in &output.events {
             self.verdicts.must(self.judge.publishes(at, events));
         }
