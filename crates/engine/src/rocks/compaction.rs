@@ -357,6 +357,31 @@ mod tests {
         assert_eq!((current(&engine), engine.newest(b"key", 3).unwrap()), (1, None));
     }
 
+    #[test]
+    fn a_tombstone_at_the_revision_of_a_compaction_stays_and_a_dropped_one_is_gone_after_a_start_too() {
+        let scratch = Scratch::new();
+        let engine = open(&scratch);
+        for (key, revision, tombstone) in [(b"a", 1, false), (b"a", 2, true), (b"b", 3, false), (b"b", 4, true)] {
+            write(&engine, key, revision, tombstone);
+        }
+        write(&engine, b"c", 5, false);
+        engine.flush().unwrap();
+        compact(&engine, 4);
+        engine.flush().unwrap();
+        engine.rewrite_files();
+        let newest = |engine: &RocksDb, key| engine.newest(key, 5).unwrap().map(|version| version.tombstone);
+        assert_eq!((newest(&engine, b"a"), newest(&engine, b"b"), current(&engine)), (None, Some(true), 2));
+        compact(&engine, 5);
+        engine.flush().unwrap();
+        drop(engine);
+        let engine = open(&scratch);
+        assert_eq!(
+            (newest(&engine, b"b"), current(&engine)),
+            (None, 2),
+            "its row stands there until its file is rewritten"
+        );
+    }
+
     fn superseded(engine: &RocksDb) -> usize {
         engine.db.iterator_cf(engine.family(SUPERSEDED), IteratorMode::Start).count()
     }

@@ -109,6 +109,16 @@ mod tests {
     }
 
     #[test]
+    fn only_so_many_runs_are_remembered() {
+        let mut dead = DeadRows::default();
+        for _ in 0..2 * MOST_RUNS {
+            (0..RUN_ROWS).for_each(|number| dead.add(&key(number), 10));
+        }
+        let Some(Rewrite::Runs(runs)) = dead.take(u64::MAX) else { panic!("runs") };
+        assert_eq!(runs.len(), MOST_RUNS);
+    }
+
+    #[test]
     fn a_long_run_is_rewritten_and_scattered_rows_only_when_they_are_a_good_part_of_all() {
         let mut dead = DeadRows::default();
         (0..MANY_ROWS).for_each(|number| dead.add(&key(number), 10));
