@@ -234,3 +234,31 @@ fn is_range(perm: &Permission) -> bool {
     let Permission { key, range_end, .. } = perm;
     !key.is_empty() && (range_end.is_empty() || key < range_end || range_end == &b"\0"[..])
 }
+
+#[cfg(test)]
+mod tests {
+    use metastore_engine::Memory;
+    use metastore_proto::authpb::permission::Type;
+
+    use super::*;
+
+    #[test]
+    fn a_permission_replaces_that_on_its_range_only_where_it_is_the_first_of_its_key() {
+        let engine = Memory::new();
+        let mut auth = Auth::load(&engine).unwrap();
+        auth.add_role(&engine, AuthRoleAddRequest { name: "role".into() }).unwrap().unwrap();
+        let mut grant = |range_end: &'static str, perm_type: Type| {
+            let perm = Permission { perm_type: perm_type.into(), key: "a".into(), range_end: range_end.into() };
+            let request = AuthRoleGrantPermissionRequest { name: "role".into(), perm: Some(perm) };
+            auth.grant_permission(&engine, request).unwrap().unwrap();
+            let permissions = &auth.roles["role"].key_permission;
+            permissions.iter().map(|perm| (perm.range_end.clone(), perm.perm_type())).collect::<Vec<_>>()
+        };
+        let (b, c) = (Bytes::from("b"), Bytes::from("c"));
+        assert_eq!(grant("b", Type::Read), [(b.clone(), Type::Read)]);
+        assert_eq!(grant("b", Type::Write), [(b.clone(), Type::Write)]);
+        assert_eq!(grant("c", Type::Read), [(b.clone(), Type::Write), (c.clone(), Type::Read)]);
+        let added = [(b, Type::Write), (c.clone(), Type::Read), (c, Type::Write)];
+        assert_eq!(grant("c", Type::Write), added, "as in etcd");
+    }
+}

@@ -188,6 +188,10 @@ mod tests {
         {
             assert!(!may(Access::Read, key, end), "{key:?} to {end:?}");
         }
+        // Both ends are permitted, and not what lies between.
+        for (key, end) in [("a", "k\0"), ("c", "\0"), ("k", "\0")] {
+            assert!(!may(Access::Read, key, end), "{key:?} to {end:?}");
+        }
         assert!(may(Access::Write, "b", "e") && may(Access::Write, "k", ""));
         assert!(!may(Access::Write, "a", "") && !may(Access::Write, "x", "\0"));
     }

@@ -41,7 +41,7 @@ fn row_key(id: i64, key: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use metastore_engine::Memory;
+    use metastore_engine::{Memory, STEP};
 
     use super::*;
 
@@ -57,6 +57,19 @@ mod tests {
         attach(&engine, 7, b"b\0").unwrap();
         assert_eq!(keys_of(&engine, 7).unwrap(), [&b""[..], b"a", b"b\0"]);
         assert_eq!(keys_of(&engine, -7).unwrap(), [b"b"]);
+        assert!(keys_of(&engine, 9).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_lease_has_all_its_keys_and_no_others_however_many_steps_that_takes() {
+        let engine = Memory::new();
+        let keys: Vec<_> = (0..3 * STEP + 7).map(|number| format!("key{number:06}").into_bytes()).collect();
+        for id in [-1, 7, 8] {
+            keys.iter().for_each(|key| attach(&engine, id, key).unwrap());
+        }
+        assert_eq!(keys_of(&engine, 7).unwrap(), keys);
+        detach(&engine, 7, &keys[STEP]).unwrap();
+        assert_eq!(keys_of(&engine, 7).unwrap().len(), keys.len() - 1);
         assert!(keys_of(&engine, 9).unwrap().is_empty());
     }
 }

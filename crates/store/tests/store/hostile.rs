@@ -151,6 +151,22 @@ fn what_is_checked_is_applied(entries: &[Bytes]) {
     }
 }
 
+/// Which branch a transaction takes depends on the state, so both are looked at, at every depth.
+#[test]
+fn an_operation_that_is_missing_anywhere_is_found_before_it_is_an_entry() {
+    let missing = || vec![RequestOp { request: None }];
+    let within = |txn: TxnRequest| vec![RequestOp { request: Some(Request::RequestTxn(txn)) }];
+    let success = |success| TxnRequest { success, ..TxnRequest::default() };
+    let failure = |failure| TxnRequest { failure, ..TxnRequest::default() };
+    for inner in [success(missing()), failure(missing())] {
+        for txn in [inner.clone(), success(within(inner.clone())), failure(within(inner.clone()))] {
+            assert!(check_command(Command::encode(1, Kind::Txn, &txn)).is_err(), "{txn:?}");
+        }
+    }
+    let sound = success(within(failure(within(TxnRequest::default()))));
+    assert_eq!(check_command(Command::encode(1, Kind::Txn, &sound)).map_err(|cause| cause.to_string()), Ok(()));
+}
+
 proptest! {
     #[test]
     fn arbitrary_bytes(entry in prop::collection::vec(any::<u8>(), 0..120)) {

@@ -61,6 +61,25 @@ fn state_of(of: &Store, home: &Home) -> Store {
     Store::open(engine).unwrap()
 }
 
+/// It is a setting of the member, and no part of a state.
+#[test]
+fn another_state_keeps_the_minimum_of_leases() {
+    let grant = |store: &mut Store, id| {
+        let index = store.applied().index + 1;
+        let request = LeaseGrantRequest { id, ttl: 1 };
+        store.apply(index, 1, Command::encode(0, Kind::LeaseGrant, &request)).unwrap();
+        store.publish().unwrap();
+        store.leases().get(id).map(|lease| lease.ttl_s)
+    };
+    let [one, other] = [Home::new(Medium::Memory), Home::new(Medium::Memory)];
+    let mut store = Store::open(one.open()).unwrap();
+    store.set_minimum_ttl_s(15);
+    assert_eq!(grant(&mut store, 7), Some(15));
+    let by = state_of(&store, &other);
+    drop(store.replace(by));
+    assert_eq!(grant(&mut store, 8), Some(15));
+}
+
 fn medium() -> impl Strategy<Value = Medium> {
     prop_oneof![40 => Just(Medium::Memory), 1 => Just(Medium::RocksDb)]
 }
