@@ -105,6 +105,9 @@ mod tests {
         let _ = std::fs::remove_file(&path);
         let at_path = UnixDatagram::bind(&path).unwrap();
         let at_name = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        for manager in [&at_path, &at_name] {
+            manager.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        }
         for (manager, socket) in [(at_path, path.to_str().unwrap()), (at_name, &format!("@{name}"))] {
             let notifier = Notifier::new(variables(&[(SOCKET, socket)]));
             notifier.ready();

@@ -1,9 +1,11 @@
-//! The requests that the engine thread keeps while there is no leader are bounded, and forgotten.
+//! The engine thread keeps a bounded number of requests, forgets them in the end, and answers those whose leader goes.
 
 use metastore_engine::{Engine, Memory};
-use metastore_proto::raftpb::Message;
+use metastore_proto::etcdserverpb::LeaseGrantRequest;
+use metastore_proto::raftpb::{Message, MessageType};
 use metastore_replica::disk::SimulatedDisk;
-use metastore_replica::{Bootstrap, Founder, OpenEngine, Paths, Settings, Timing};
+use metastore_replica::{Bootstrap, Founder, OpenEngine, Paths, Role, Settings, Timing};
+use metastore_store::command::{Command, Kind};
 
 use super::*;
 use crate::grpc::Ledger;
@@ -53,7 +55,11 @@ fn driver(founders: usize) -> (Driver, mailbox::Receiver<Mail>) {
     let advertised = Advertised { name: "0".into(), client_urls: Vec::new(), cluster_version: "3.7.0".into() };
     let ready = (signal::Sender::new(false), Metrics::new("3.7.0".into(), Ledger::default()));
     let mut driver = Driver::new(replica, shared, (inbox, transport), links, heartbeat, advertised, ready);
-    driver.enter(|_| None).unwrap();
+    let look = |urls: &[String]| {
+        assert_eq!(urls.is_empty(), founders == 1, "no other member dials a single one");
+        None
+    };
+    driver.enter(look).unwrap();
     (driver, mail)
 }
 
@@ -140,4 +146,93 @@ fn a_removal_that_is_told_again_and_again_is_one_event() {
     let mut events = Vec::new();
     inbox.drain(&mut events, Duration::ZERO);
     assert_eq!(events.len(), 1);
+}
+
+/// The answers that were posted to the worker.
+fn posted(mail: &mut mailbox::Receiver<Mail>) -> Vec<Answer> {
+    let mut batch = Vec::new();
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    _ = std::pin::pin!(mail.take(&mut batch)).poll(&mut context);
+    batch.into_iter().filter_map(|mail| if let Mail::Answer(_, answer) = mail { Some(answer) } else { None }).collect()
+}
+
+/// Another member says something, in this member's term or a later one.
+fn hear(driver: &mut Driver, kind: MessageType, later: u64, index: u64) {
+    let own = driver.replica.standing();
+    let other = driver.replica.voters().iter().copied().find(|id| *id != own.id);
+    let (to, term) = (Some(own.id), Some(own.term + later));
+    let message =
+        Message { r#type: Some(kind as i32), to, from: other, term, index: Some(index), ..Message::default() };
+    driver.hear(message).unwrap();
+    driver.advance().unwrap();
+}
+
+/// The other member holds the whole log.
+fn acknowledge(driver: &mut Driver) {
+    let commit = driver.replica.standing().commit;
+    let last = (commit..).take_while(|index| driver.replica.term_of(*index).is_some()).last().unwrap();
+    hear(driver, MessageType::MsgAppResp, 0, last);
+}
+
+/// A leader of three members with a renewal of a lease that waits for its proof.
+fn leader_with_a_renewal() -> (Driver, mailbox::Receiver<Mail>) {
+    let (mut driver, mut mail) = driver(3);
+    while driver.replica.standing().role == Role::Follower {
+        driver.replica.tick();
+        driver.advance().unwrap();
+    }
+    hear(&mut driver, MessageType::MsgPreVoteResp, 1, 0);
+    hear(&mut driver, MessageType::MsgVoteResp, 0, 0);
+    acknowledge(&mut driver);
+    let grant = Command::encode(1, Kind::LeaseGrant, &LeaseGrantRequest { id: 5, ttl: 60 });
+    driver.take(Event::Propose { waiter: waiter(), id: 1, data: grant }).unwrap();
+    driver.advance().unwrap();
+    acknowledge(&mut driver);
+    posted(&mut mail);
+    driver.take(Event::KeepAlive { waiter: waiter(), leases: vec![5] }).unwrap();
+    assert_eq!((driver.proving.len(), driver.replica.waiting_reads()), (1, 1));
+    (driver, mail)
+}
+
+#[test]
+fn renewals_whose_proof_never_comes_are_forgotten_and_not_before() {
+    let (mut driver, _mail) = leader_with_a_renewal();
+    driver.forget_unanswered(Instant::now());
+    assert_eq!((driver.proving.len(), driver.replica.waiting_reads()), (1, 1));
+    driver.forget_unanswered(Instant::now() + FORGET_AFTER);
+    assert_eq!((driver.proving.len(), driver.replica.waiting_reads()), (0, 0));
+}
+
+#[test]
+fn renewals_that_wait_are_answered_when_another_member_leads_and_when_this_one_ends() {
+    let (mut driver, _mail) = leader_with_a_renewal();
+    hear(&mut driver, MessageType::MsgHeartbeat, 1, 0);
+    assert!(driver.proving.is_empty());
+    assert_eq!(answered(&mut driver, |answer| matches!(answer, Answer::NotLeader)), 1);
+    let (mut driver, mut mail) = leader_with_a_renewal();
+    driver.turn_away();
+    assert!(driver.proving.is_empty());
+    assert!(posted(&mut mail).iter().any(|answer| matches!(answer, Answer::Stopped)));
+}
+
+#[test]
+fn reads_that_wait_are_told_that_a_leader_was_elected() {
+    let (mut driver, _mail) = driver(3);
+    driver.take(Event::Read { waiter: waiter() }).unwrap();
+    hear(&mut driver, MessageType::MsgHeartbeat, 1, 0);
+    assert!(driver.reading.is_empty());
+    assert_eq!(answered(&mut driver, |answer| matches!(answer, Answer::LeaderChanged)), 1);
+}
+
+#[test]
+fn a_proposal_is_withdrawn_before_it_was_proposed_and_not_after() {
+    let (mut driver, _mail) = driver(3);
+    driver.take(Event::Propose { waiter: waiter(), id: 7, data: b"x".as_slice().into() }).unwrap();
+    assert!(!driver.held.is_empty(), "there is no leader");
+    let withdraw = |driver: &mut Driver, id| driver.take(Event::Withdraw { waiter: Some(waiter()), id }).unwrap();
+    withdraw(&mut driver, 7);
+    assert_eq!(answered(&mut driver, |answer| matches!(answer, Answer::Withdrawn(true))), 1);
+    assert!(driver.held.is_empty());
+    withdraw(&mut driver, 7);
+    assert_eq!(answered(&mut driver, |answer| matches!(answer, Answer::Withdrawn(false))), 1);
 }
