@@ -1,8 +1,8 @@
 //! A transaction as it stands in the log, with those nested in it side by side.
 //!
-//! How deep transactions may be nested is up to the member that proposed them: 129 levels with etcd's default
-//! `--max-txn-ops`, and with a larger one as many as Go's decoder of messages reads. So neither reading a transaction nor
-//! walking through it may take stack for each level: nested ones have numbers, and everything here is a loop.
+//! The member that proposed a transaction decides how deep it may be nested: an etcd accepts 129 levels with the default
+//! `--max-txn-ops`, and up to 5,000, the limit of Go's decoder, with a larger one. So a level must not take stack, neither
+//! in decoding nor in execution: nested transactions have numbers, and everything here is a loop.
 
 use bytes::{Buf, Bytes};
 use metastore_proto::Message;
