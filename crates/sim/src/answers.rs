@@ -1,4 +1,4 @@
-//! What members answer, in etcd's messages: the forms that a history is judged in.
+//! The answers of members as etcd's messages: the form in which a history is judged.
 
 use bytes::Bytes;
 use metastore_engine::Row;
@@ -21,18 +21,18 @@ fn header(revision: i64) -> Option<ResponseHeader> {
 /// A stored row as clients see it.
 ///
 /// # Panics
-/// If it is not one: a member has read what nobody has written.
+/// If the row is not a `KeyValue`: a member has read bytes that no command wrote.
 pub fn key_value(row: &Row) -> KeyValue {
     KeyValue::decode(Bytes::copy_from_slice(row)).expect("a row is a KeyValue")
 }
 
-/// The answer to a range; none of it but the revision is in a header.
+/// The answer to a range. Of its header, only the revision is filled in.
 pub fn range(reply: &RangeReply) -> RangeResponse {
     let kvs = reply.rows.iter().map(key_value).collect();
     RangeResponse { header: header(reply.revision), kvs, more: reply.more, count: reply.count }
 }
 
-/// The answer to a command; `None` if clients do not ask for such.
+/// The answer to a command; `None` for commands that clients do not send.
 pub fn outcome(outcome: &Outcome) -> Option<Response> {
     let header = header(outcome.revision);
     let reply = match &outcome.reply {
@@ -78,7 +78,8 @@ fn txn_changed(done: &TxnResponse) -> bool {
     })
 }
 
-/// The header of a transaction is its outcome's; that of one inside another is there, and empty.
+/// The header of a top-level transaction is filled from its outcome. The header of a nested transaction is present and
+/// empty.
 fn txn(reply: &TxnReply) -> TxnResponse {
     let header = Some(ResponseHeader::default());
     TxnResponse { header, succeeded: reply.succeeded, responses: reply.ops.iter().map(op).collect() }

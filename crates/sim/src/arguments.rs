@@ -27,7 +27,7 @@ metastore-sim: runs a simulated cluster from one seed after the other, and check
 
 KIND is one of: ";
 
-/// What is to be done.
+/// The work that the command line asks for.
 pub enum Invocation {
     Run { seeds: Seeds, plan: Plan, counts: bool },
     Mutants { seeds: Seeds, plan: Plan, numbers: Vec<u32> },
@@ -37,7 +37,7 @@ pub enum Invocation {
 /// Reads the command line.
 ///
 /// # Errors
-/// What cannot be read.
+/// The argument that cannot be read.
 pub fn parse(arguments: impl Iterator<Item = String>) -> Result<Invocation, String> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let mut seeds = Seeds { first: 1, count: 1000, time: None, threads, until_found: false };

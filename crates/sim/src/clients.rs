@@ -1,7 +1,7 @@
-//! Who uses the cluster: clients with one request at a time, each to any member.
+//! The users of the cluster: clients with one request at a time, each sent to any member.
 //!
-//! A client knows that a write has happened when the member that it asked says so. After a time limit, or when that member has
-//! crashed, the write may have happened, and may still.
+//! A client knows that a write has happened when the member that it asked has answered so. After a timeout, or when
+//! that member has crashed, the write may have happened, and may still happen.
 
 mod kubernetes;
 mod leaseholder;
@@ -20,21 +20,22 @@ use mixed::Mixed;
 
 pub use kubernetes::REGISTRY;
 
-/// How many keys clients use: few, so that they meet often, or more than simulated storage engines visit in a step.
+/// The numbers of keys that a run may use: few, so that clients touch the same keys, or more than simulated storage
+/// engines visit in a step.
 const KEYS: &[u64] = &[6, 8, 24];
-/// The stream of choices that says which.
+/// The stream of random choices that selects one of them.
 const KEYS_STREAM: u64 = 90;
 
-/// What clients do.
+/// The kind of load that clients create.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Workload {
     /// All kinds of requests on few keys, and leases.
     Mixed,
-    /// API servers: lists, watches, creations of what is absent, updates of what is unchanged.
+    /// API servers: lists, watches, creations of absent keys, updates of unchanged keys.
     Kubernetes,
 }
 
-/// What a client wants.
+/// The next request of a client.
 #[derive(Clone, Debug)]
 pub enum Wish {
     Do(Request),
@@ -48,14 +49,14 @@ pub struct Asked {
     pub client: usize,
     pub member: usize,
     pub wish: Wish,
-    /// The newest revision that any client had been told by then.
+    /// The newest revision that any client knew when this request was sent.
     pub floor: i64,
     /// The moment at which the client gives up.
     pub deadline: u64,
 }
 
 impl Asked {
-    /// The command to be proposed; none for what is not proposed.
+    /// The command to propose; `None` for requests that are not proposed.
     pub fn command(&self) -> Option<Bytes> {
         let Wish::Do(request) = &self.wish else { return None };
         Some(match request {
@@ -70,31 +71,31 @@ impl Asked {
     }
 }
 
-/// A value that tells which request has written it.
+/// A value that identifies the request that has written it.
 fn value(id: u64, random: &mut Random) -> Bytes {
     let padding = if random.permille(200) { random.below(400) as usize } else { 0 };
     format!("{id}:{}", "x".repeat(padding)).into()
 }
 
-/// Which request has written this value.
+/// The request that has written this value.
 pub fn writer(value: &[u8]) -> Option<u64> {
     std::str::from_utf8(value).ok()?.split(':').next()?.parse().ok()
 }
 
-/// How one kind of client goes about.
+/// The behaviour of one kind of client.
 trait Behaviour: Send {
-    /// Its next request, which gets this id; `told` is the newest revision that any client was told.
+    /// Its next request, which gets this id; `told` is the newest revision that any client knows.
     fn wish(&mut self, id: u64, random: &mut Random, told: i64) -> Wish;
 
-    /// It got an answer.
+    /// The client receives an answer.
     fn told(&mut self, request: &Request, response: &Response);
 
-    /// A renewal was answered: whether the lease lives.
+    /// A renewal was answered; `_lives` says whether the lease still exists.
     fn renewed(&mut self, _lease: i64, _lives: bool) {}
 }
 
-/// What one client wants next, after what it was told. Whoever has it carries its requests out: in a simulated world, or in the
-/// real one.
+/// Chooses the next request of one client from the answers so far. The owner carries the requests out: in a simulated
+/// world, or against real processes.
 pub struct User {
     random: Random,
     behaviour: Box<dyn Behaviour>,
@@ -102,7 +103,7 @@ pub struct User {
 
 impl User {
     pub fn new(seed: u64, workload: Workload, number: u64) -> Self {
-        // The same for all of one world, so that clients meet.
+        // The same number of keys for all clients of one world, so that they touch the same keys.
         let keys = *Random::new(seed, KEYS_STREAM).pick(KEYS).unwrap_or(&KEYS[0]);
         let behaviour: Box<dyn Behaviour> = match workload {
             Workload::Kubernetes => Box::new(Kubernetes::new(keys)),
@@ -112,17 +113,17 @@ impl User {
         Self { random: Random::new(seed, 100 + number), behaviour }
     }
 
-    /// Its next request, which gets this id; no other has it. It compacts nothing, and reads nothing past, beyond revision `told`.
+    /// Its next request, which gets this unique id. The client compacts and reads at no later revision than `told`.
     pub fn wish(&mut self, id: u64, told: i64) -> Wish {
         self.behaviour.wish(id, &mut self.random, told)
     }
 
-    /// It got an answer.
+    /// The client receives an answer.
     pub fn told(&mut self, request: &Request, response: &Response) {
         self.behaviour.told(request, response);
     }
 
-    /// It got an answer to a renewal: whether the lease lives.
+    /// The client receives the answer to a renewal; `lives` says whether the lease still exists.
     pub fn renewed(&mut self, lease: i64, lives: bool) {
         self.behaviour.renewed(lease, lives);
     }
@@ -131,7 +132,7 @@ impl User {
 struct Client {
     user: User,
     busy: bool,
-    /// The moment of its next request.
+    /// The moment of the client's next request.
     next: u64,
 }
 
@@ -140,9 +141,9 @@ pub struct Clients {
     waiting: BTreeMap<u64, Asked>,
     last_id: u64,
     stopped: bool,
-    /// Moments between two requests of a client, at most.
+    /// The longest pause between two requests of a client, in moments.
     pub pause: u64,
-    /// Moments that a client waits for an answer.
+    /// How long a client waits for an answer, in moments.
     pub patience: u64,
 }
 
@@ -159,7 +160,7 @@ impl Clients {
         self.last_id
     }
 
-    /// Requests that are due, to some of the members that run.
+    /// The requests that are due, each for one of the running members.
     pub fn ask(&mut self, now: u64, members: &[usize], floor: i64) -> Vec<Asked> {
         let mut requests = Vec::new();
         for (at, client) in self.clients.iter_mut().enumerate() {
@@ -178,24 +179,24 @@ impl Clients {
         requests
     }
 
-    /// Nobody asks for anything any more.
+    /// No client sends requests any more.
     pub fn stop(&mut self) {
         self.clients.iter_mut().for_each(|client| client.next = u64::MAX);
         self.stopped = true;
     }
 
-    /// Who waits for an answer of this member to this request.
+    /// The request with this id, if its client still waits for an answer of this member.
     pub fn waiting(&self, member: usize, id: u64) -> Option<&Asked> {
         self.waiting.get(&id).filter(|asked| asked.member == member)
     }
 
-    /// The clients of some requests give up.
+    /// The clients of the selected requests give up.
     pub fn give_up(&mut self, now: u64, over: impl Fn(&Asked) -> bool) -> Vec<Asked> {
         let ids: Vec<u64> = self.waiting.values().filter(|asked| over(asked)).map(|asked| asked.id).collect();
         ids.into_iter().filter_map(|id| self.end(now, id)).collect()
     }
 
-    /// The request is over, one way or another.
+    /// A request ends, with an answer or without.
     pub fn end(&mut self, now: u64, id: u64) -> Option<Asked> {
         let asked = self.waiting.remove(&id)?;
         let client = &mut self.clients[asked.client];
@@ -204,14 +205,14 @@ impl Clients {
         Some(asked)
     }
 
-    /// A client learns what became of its request.
+    /// A client receives the answer to its request.
     pub fn told(&mut self, asked: &Asked, response: &Response) {
         if let Wish::Do(request) = &asked.wish {
             self.clients[asked.client].user.told(request, response);
         }
     }
 
-    /// A client learns whether its lease lives.
+    /// A client is informed whether its lease still exists.
     pub fn renewed(&mut self, asked: &Asked, lease: i64, lives: bool) {
         self.clients[asked.client].user.renewed(lease, lives);
     }

@@ -1,10 +1,10 @@
-//! What has happened, so that a run in which something never happens is not taken for a proof.
+//! Counts of events. A run in which some event never happens is not taken for a proof.
 
 use crate::network::Traffic;
 
 macro_rules! counts {
     ($($name:ident),* $(,)?) => {
-        /// How often each thing has happened.
+        /// The number of events of each kind.
         #[derive(Clone, Copy, Debug, Default)]
         pub struct Counts {
             $(pub $name: u64,)*
@@ -15,7 +15,7 @@ macro_rules! counts {
                 $(self.$name += other.$name;)*
             }
 
-            /// All, by name.
+            /// All counts, by name.
             pub fn all(&self) -> Vec<(&'static str, u64)> {
                 vec![$((stringify!($name), self.$name),)*]
             }
@@ -24,7 +24,7 @@ macro_rules! counts {
 }
 
 counts! {
-    // What clients did.
+    // Requests of clients.
     operations,
     writes,
     refused_writes,
@@ -36,7 +36,7 @@ counts! {
     unknown,
     refused,
     leases_granted,
-    // Under the id of one that was gone.
+    // Granted again under the id of a lease that had ended.
     leases_granted_anew,
     leases_renewed,
     leases_expired,
@@ -46,7 +46,7 @@ counts! {
     watch_events,
     watches_resumed,
     watches_compacted,
-    // What members did.
+    // Actions of members.
     elections,
     states_written,
     states_sent,
@@ -54,7 +54,7 @@ counts! {
     members_added,
     members_removed,
     logs_cut,
-    // What befell them.
+    // Faults, and their effects.
     messages,
     lost,
     cut_off,
@@ -65,7 +65,7 @@ counts! {
     kills,
     // A power loss after a kill, at the start or a little later.
     kills_and_crashes,
-    // In the middle of the work, as opposed to between.
+    // A crash in the middle of the work, not between two pieces of work.
     crashes_at_work,
     pauses,
     clock_jumps,
@@ -80,7 +80,7 @@ counts! {
     misdirected_writes,
     damage_refused,
     events_lost,
-    // Members that came back with an older copy, and that stopped because they had proof of loss.
+    // Members that came back with an older copy, and members that stopped because they had proof of loss.
     older_copies,
     stopped_for_loss,
 }
@@ -127,7 +127,7 @@ impl Counts {
         ]
     }
 
-    /// What a run of many seeds must have seen.
+    /// The events that a run of many seeds must have seen, and has not.
     pub fn missing(&self) -> Vec<&'static str> {
         let needed = [
             ("operations", self.operations),

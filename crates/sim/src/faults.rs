@@ -1,7 +1,7 @@
-//! What befalls the members, and when.
+//! The faults of members and network, and when they happen.
 //!
-//! A seed draws which kinds of fault there are and how often each comes; the command line can set a rate instead. Each kind
-//! that a seed has drawn comes at least once.
+//! A seed draws the kinds of fault and the rate of each; the command line can set a rate instead. Each kind that a seed
+//! has drawn happens at least once.
 
 use metastore_replica::disk::CrashPolicy;
 
@@ -19,14 +19,14 @@ macro_rules! kinds {
         impl Kind {
             pub const ALL: &[Self] = &[$(Self::$name,)*];
 
-            /// As the command line calls it.
+            /// Its name on the command line.
             pub fn name(self) -> &'static str {
                 match self {
                     $(Self::$name => $text,)*
                 }
             }
 
-            /// The greatest rate that a seed draws.
+            /// The highest rate that a seed draws.
             fn most(self) -> u64 {
                 match self {
                     $(Self::$name => $most,)*
@@ -37,70 +37,72 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// Thousandths of all messages that are lost.
+    /// Messages that are lost, in thousandths of all messages.
     Loss "loss" up to 250,
-    /// Thousandths of all messages that arrive twice.
+    /// Messages that arrive twice, in thousandths of all messages.
     Doubling "doubling" up to 250,
-    /// Thousandths of all messages that take long, so that newer ones overtake them.
+    /// Messages that are delayed so long that newer ones overtake them, in thousandths of all messages.
     Straggling "straggling" up to 250,
-    /// This and all below: thousandths per tick. The power of a member goes: what was not synced is lost, kept, or torn.
+    /// The rates of this kind and of all that follow are thousandths per tick. A member loses power: its unsynced
+    /// writes are lost, kept, or torn.
     Crash "crash" up to 20,
-    /// The process of a member is killed; the page cache survives. Often the power goes as it starts again, or a little
-    /// later.
+    /// The process of a member is killed; the page cache survives. Often the power fails as the process starts again,
+    /// or a little later.
     Kill "kill" up to 20,
-    /// A member is stopped for a while, and goes on.
+    /// A member is stopped for a while, and then continues.
     Pause "pause" up to 20,
     /// A clock jumps forward.
     ClockJump "clock-jump" up to 20,
-    /// Nothing passes on some ways, in both directions or in one.
+    /// No message passes on some links, in both directions or in one.
     Partition "partition" up to 20,
-    /// A partition that comes and goes every few moments.
+    /// A partition that appears and disappears every few moments.
     Flapping "flapping" up to 8,
-    /// A leader is to hand over.
+    /// A leader is asked to transfer its leadership.
     Transfer "transfer" up to 20,
-    /// Members join, become voters, leave.
+    /// Members join, become voters, or leave.
     Reshape "reshape" up to 40,
     /// A sync of the log fails.
     FailedSync "failed-sync" up to 8,
-    /// A write fails in its middle.
+    /// A write fails in the middle.
     FailedWrite "failed-write" up to 8,
     /// The disk is full for a while.
     FullDisk "full-disk" up to 8,
     /// A sync takes a minute.
     HungSync "hung-sync" up to 3,
-    /// A sync takes a tenth of a second and more.
+    /// A sync takes a tenth of a second or more.
     SlowSync "slow-sync" up to 60,
-    /// A bit of what a member has stored is inverted: it must refuse to start from that.
+    /// A bit of a member's stored files is inverted: the member must refuse to start from them.
     FlippedBit "flipped-bit" up to 15,
-    /// A write has gone to where something else was stored: the same.
+    /// A write has gone to the wrong place and overwritten other data: the member must refuse to start from it.
     MisdirectedWrite "misdirected-write" up to 10,
-    /// The events of a batch do not reach the watchers' thread, which is told so.
+    /// The events of a batch do not reach the watchers' thread, which is informed of the loss.
     EventsLost "events-lost" up to 40,
-    /// What a member has stored is copied: from this copy, or from newer ones, members start once the world is healed.
+    /// The stored data of a member is copied. Once the world is healed, members start from this copy or from newer
+    /// ones.
     OlderCopies "older-copies" up to 20,
 }
 
-/// Seeds in so many of a hundred leave a kind out.
+/// The share of seeds that leave a kind out, in percent.
 const LEFT_OUT_PERCENT: u64 = 35;
-/// What always befalls a member that is alone.
+/// The kinds of fault that every cluster of one member sees.
 const ALONE: &[Kind] = &[Kind::Crash, Kind::Kill, Kind::Pause, Kind::ClockJump];
-/// Kinds that every seed sees at the least.
+/// The lowest number of kinds that a seed draws.
 const FEWEST_KINDS: usize = 4;
-/// Ticks of a storm's beginning in which nothing befalls anyone, so that there is something to break.
+/// Ticks without faults at the beginning of a storm, so that there is some state to break.
 const PEACE_TICKS: u64 = 15;
-/// Faults that befall the leader, in thousandths; all others befall anybody.
+/// The share of faults that hit the leader, in thousandths; the others hit any member.
 const AT_LEADER: u64 = 300;
-/// Operations of the disk after a kill, at most, before the power goes: a start takes about ten.
+/// Disk operations after a kill until the power fails, at most: a start takes about ten.
 const OPERATIONS_AFTER_KILL: u64 = 20;
-/// Moments for which a sync hangs: a minute.
+/// The length of a sync that hangs, in moments: a minute.
 const HUNG_MOMENTS: u64 = 600 * MOMENTS_PER_TICK;
 
-/// How often each kind comes.
+/// The rate of each kind.
 #[derive(Clone, Debug, Default)]
 pub struct Rates(Vec<u64>);
 
 impl Rates {
-    /// What the seed says, unless `fixed` says otherwise.
+    /// Draws the rates from the seed; rates in `fixed` take precedence.
     pub fn draw(random: &mut Random, size: usize, fixed: &[(Kind, u64)]) -> Self {
         let mut rates: Vec<u64> = Kind::ALL
             .iter()
@@ -114,7 +116,7 @@ impl Rates {
             rates[kind] = Kind::ALL[kind].most();
         }
         if size == 1 {
-            // Most kinds happen between members.
+            // Most kinds need several members.
             ALONE.iter().for_each(|kind| rates[*kind as usize] = rates[*kind as usize].max(1));
         }
         fixed.iter().for_each(|(kind, rate)| rates[*kind as usize] = *rate);
@@ -126,56 +128,58 @@ impl Rates {
     }
 }
 
-/// When the power goes after a kill.
+/// When the power fails after a kill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Power {
-    /// When the disk has done so many operations since the start.
+    /// When the disk has done this number of operations since the start.
     Operations(u64),
-    /// When the member has told another one that it holds entries, or votes for it.
+    /// When the member has confirmed entries to another member, or has voted for it.
     Promise,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The power of a member goes, at once or after some operations of its disk, for so many moments.
+    /// A member loses power, at once or after some operations of its disk, and is down for `down` moments.
     Crash {
         member: usize,
         operations: Option<u64>,
         policy: CrashPolicy,
         down: u64,
     },
-    /// The process of a member is killed, at once or after some operations of its disk, and starts after so many
-    /// moments. Perhaps the power goes soon after that.
+    /// The process of a member is killed, at once or after some operations of its disk, and starts after `down`
+    /// moments. The power may fail soon after that.
     Kill {
         member: usize,
         operations: Option<u64>,
         down: u64,
         power: Option<Power>,
     },
-    /// A member is stopped for so many moments, and hears of what came meanwhile so many later.
+    /// A member is stopped for `moments`. It receives the messages that arrived during the pause `deaf` moments after
+    /// its end.
     Pause {
         member: usize,
         moments: u64,
         deaf: u64,
     },
-    /// A member's clock jumps by so many ticks.
+    /// A member's clock jumps forward by `ticks`.
     ClockJump {
         member: usize,
         ticks: u64,
     },
-    /// Nothing passes on these ways (from, to), for so many moments; or by turns, each so long.
+    /// No message passes on these links (from, to) for `moments`. With `turn`, the links are closed and open by turns
+    /// of that many moments.
     Partition {
         ways: Vec<(usize, usize)>,
         moments: u64,
         turn: Option<u64>,
     },
-    /// A leader is to hand over.
+    /// A leader is asked to transfer its leadership.
     Transfer {
         to: usize,
     },
-    /// The members change.
+    /// The membership changes.
     Reshape,
-    /// A sync from now on fails, or a write; the member stops, and starts again after so many moments.
+    /// The `nth` sync or write from now on fails. The member stops, and starts again after `down` moments.
     FailedSync {
         member: usize,
         nth: u64,
@@ -186,37 +190,37 @@ pub enum Fault {
         nth: u64,
         down: u64,
     },
-    /// The disk takes so many more bytes.
+    /// The disk is full after `bytes` more bytes.
     FullDisk {
         member: usize,
         bytes: u64,
         down: u64,
     },
-    /// The next sync takes so long.
+    /// The next sync takes `moments`.
     SlowSync {
         member: usize,
         moments: u64,
         hung: bool,
     },
-    /// A member would start from a damaged copy of its files.
+    /// A damaged copy of the member's files is opened.
     FlippedBit {
         member: usize,
     },
     MisdirectedWrite {
         member: usize,
     },
-    /// What the member publishes next does not reach its watchers.
+    /// The events that the member publishes next do not reach its watchers.
     EventsLost {
         member: usize,
     },
-    /// What the member has stored is copied.
+    /// The stored data of the member is copied.
     OlderCopy {
         member: usize,
     },
 }
 
 impl Fault {
-    /// The member that it befalls.
+    /// The member that the fault hits.
     pub fn whom(&self) -> Option<usize> {
         match self {
             Self::Crash { member, .. }
@@ -240,13 +244,13 @@ impl Fault {
 pub struct Faults {
     random: Random,
     pub rates: Rates,
-    /// Kinds that come in a tick, whatever their rate.
+    /// Ticks in which a kind happens regardless of its rate.
     promised: Vec<(u64, Kind)>,
     tick: u64,
 }
 
 impl Faults {
-    /// For a storm of so many ticks over a cluster of so many members.
+    /// Faults for a storm of `ticks` over a cluster of `size` members.
     pub fn new(seed: u64, (ticks, size): (u64, usize), fixed: &[(Kind, u64)]) -> Self {
         let mut random = Random::new(seed, 2);
         let rates = Rates::draw(&mut random, size, fixed);
@@ -255,7 +259,8 @@ impl Faults {
         Self { random, rates, promised, tick: 0 }
     }
 
-    /// What happens in this tick to a cluster of so many members. Leaders have more to lose.
+    /// The faults of this tick in a cluster of `size` members. The leader is hit more often, because a fault there
+    /// breaks more.
     pub fn tick(&mut self, size: usize, leader: Option<usize>) -> Vec<Fault> {
         self.tick += 1;
         if self.tick < PEACE_TICKS {
@@ -304,12 +309,12 @@ impl Faults {
         });
     }
 
-    /// Operations of a disk that a dying member still does; `None` if it dies between two of its works.
+    /// Disk operations until a member dies; `None` if it dies between two pieces of work.
     fn operations(&mut self) -> Option<u64> {
         self.random.permille(600).then(|| self.random.below(8))
     }
 
-    /// Whether and when the power goes after a kill.
+    /// Whether and when the power fails after a kill.
     pub fn power_after_kill(&mut self) -> Option<Power> {
         match self.random.below(3) {
             0 => Some(Power::Operations(self.random.below(OPERATIONS_AFTER_KILL))),
@@ -318,7 +323,7 @@ impl Faults {
         }
     }
 
-    /// Now and then the power goes everywhere.
+    /// Now and then all members lose power at once.
     fn crash(&mut self, one: usize, size: usize, faults: &mut Vec<Fault>) {
         let members = if self.random.permille(100) { 0..size } else { one..one + 1 };
         for member in members {
@@ -333,7 +338,8 @@ impl Faults {
         }
     }
 
-    /// One member is cut off in both directions or in one, a single way is, or the cluster falls apart in two.
+    /// One member is cut off in both directions or in one, a single link is closed, or the cluster falls apart into two
+    /// sides.
     fn ways(&mut self, one: usize, size: usize) -> Vec<(usize, usize)> {
         if size < 2 {
             return Vec::new();

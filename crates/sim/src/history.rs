@@ -1,6 +1,7 @@
-//! What clients saw: the part of a run that can be judged from outside, whether the members were simulated or real processes.
+//! The part of a run that clients saw. It can be judged from outside, whether the members were simulated or real
+//! processes.
 //!
-//! Requests and answers are etcd's own messages. Time is any clock that all clients share; only its order counts.
+//! Requests and answers are etcd's own messages. Time is any clock that all clients share; only its order matters.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +15,7 @@ use metastore_proto::mvccpb::Event;
 /// A moment of the clock that all clients share.
 pub type Moment = u64;
 
-/// What a client asked for.
+/// The request of a client.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Request {
     Put(PutRequest),
@@ -27,7 +28,7 @@ pub enum Request {
     LeaseRevoke(LeaseRevokeRequest),
 }
 
-/// What it was told. Of a header, only the revision counts.
+/// The answer to a client. Of a header, only the revision counts.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Response {
     Put(PutResponse),
@@ -41,7 +42,8 @@ pub enum Response {
     Refused(String),
 }
 
-/// One request. One that certainly had no effect because it never got anywhere (no leader, queue full) is left out.
+/// One request. A request that certainly had no effect, because it was never accepted (no leader, queue full), is left
+/// out.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Operation {
     pub client: usize,
@@ -51,8 +53,8 @@ pub struct Operation {
     pub returned: Option<(Moment, Response)>,
 }
 
-/// What each revision changed, as the cluster itself tells it to watchers: the order in which writes took effect. Events are those
-/// of a watch with `prev_kv`, in the order of the operations.
+/// The changes of each revision as the cluster itself reports them to watchers: the order in which writes took effect.
+/// Events are those of a watch with `prev_kv`, in the order of the operations.
 pub type Revisions = BTreeMap<i64, Vec<Event>>;
 
 /// One watcher, from its creation to its cancellation or the end of its connection.
@@ -62,11 +64,11 @@ pub struct Watch {
     pub request: WatchCreateRequest,
     /// In the order of arrival: the answer to the creation, events, progress, perhaps a cancellation.
     pub responses: Vec<WatchResponse>,
-    /// The connection stood until the end, so nothing may be missing up to this revision.
+    /// The connection lasted until the end, so no event up to this revision may be missing.
     pub complete_to: Option<i64>,
-    /// The newest compaction that any member may have known of when the watch ended; 0 if there was none.
+    /// The newest compaction that any member may have known when the watch ended; 0 if there was none.
     pub compacted: i64,
 }
 
-/// Something that must not be; says what, and where.
+/// A violated rule: a text that says which one, and where.
 pub type Violation = String;

@@ -1,4 +1,5 @@
-//! A cluster in one thread: the real consensus, log, applier and store, in a world that is out to break them. One seed, one run.
+//! A cluster in one thread: the real consensus, log, applier and store, in a simulated world full of faults. One seed,
+//! one run.
 //!
 //! ```text
 //!   clients, watchers ─▶ serving ─▶ Replica ─┐                 ┌─▶ network (loss, doubling, delay, partitions) ─┐
@@ -10,22 +11,23 @@
 //!        └──────▶ invariants ◀─────────┘
 //! ```
 //!
-//! [`world::run`] runs one seed: a storm of at least a minute of the world's time, in which everything goes wrong and safety is
-//! checked; then the world heals, and the cluster must serve everybody within a bound. [`runner`] runs many seeds; the program
-//! `metastore-sim` is the way in, and docs/testing.md says how to use it.
+//! [`world::run`] runs one seed. A run begins with a storm of at least a minute of simulated time, in which faults
+//! happen and safety is checked. Then the world heals, and the cluster must serve every client within a bound.
+//! [`runner`] runs many seeds. The program `metastore-sim` is the entry point, and docs/testing.md explains its use.
 //!
 //! Rules
-//! - **Nothing but the seed decides.** Choices come from it, time is counted in moments of 20 ms, and nothing under test reads a
-//!   clock, starts a thread (but for RocksDB's own), or draws lots. The same seed gives the same trace, to the byte.
-//! - **The code under test is the code that is shipped.** It meets the world through the doors that it has anyway: the disk, the
-//!   outbox, time as a parameter. The one thing in it that is there for the simulator are the bugs of `metastore-mutants`, which
-//!   no build has without asking for them.
-//! - **A checker knows messages and rules, not code** ([`invariants`]). Those on the clients' side judge histories of real
-//!   processes, too.
-//! - An outcome that a client was not told is unknown: never a success, never a failure.
+//! - **Nothing but the seed decides.** All choices come from the seed, and time is counted in moments of 20 ms. Nothing
+//!   under test reads a clock, starts a thread (except RocksDB, which has its own) or draws random numbers. The same
+//!   seed gives the same trace, to the byte.
+//! - **The code under test is the code that is shipped.** It meets the world through the interfaces that it has anyway:
+//!   the disk, the outbox, time as a parameter. Its only additions for the simulator are the bugs of
+//!   `metastore-mutants`, which a build contains only if it asks for them.
+//! - **A checker knows messages and rules, not code** ([`invariants`]). The checkers of client histories also judge
+//!   histories of real processes.
+//! - An outcome that no answer reported to the client is unknown: never a success, never a failure.
 //!
-//! What is deliberately absent: sockets, the gRPC front and its threads (end-to-end tests have real processes), authentication,
-//! and memory that lies.
+//! Deliberately absent: sockets, the gRPC front and its threads (end-to-end tests have real processes), authentication,
+//! and memory that returns wrong data.
 
 mod answers;
 pub mod clients;

@@ -1,5 +1,6 @@
-//! A client that uses the store as a Kubernetes API server does: it lists, creates what is absent, and changes or deletes what is
-//! as it knows it; a failed comparison brings the newest version along. Now and then it compacts.
+//! A client that uses the store as a Kubernetes API server does. It lists objects, creates absent ones, and changes or
+//! deletes an object only if it is unchanged since the client read it. A failed comparison returns the newest version.
+//! The client compacts now and then.
 
 use std::collections::BTreeMap;
 
@@ -14,16 +15,16 @@ use super::{Behaviour, Wish, value};
 use crate::history::{Request, Response};
 use crate::random::Random;
 
-/// What all objects' keys begin with, and the end of that range.
+/// The prefix of all objects' keys, and the end of their range.
 pub const REGISTRY: (&[u8], &[u8]) = (b"/registry/pods/", b"/registry/pods0");
 const PAGE: i64 = 3;
-/// Revisions that a compaction leaves.
+/// The number of newest revisions that a compaction keeps.
 const KEPT_REVISIONS: i64 = 40;
 
 pub struct Kubernetes {
-    /// How many there are.
+    /// The number of objects.
     objects: u64,
-    /// The revision at which it knows each object.
+    /// The revision at which the client knows each object.
     known: BTreeMap<Bytes, i64>,
 }
 
@@ -77,7 +78,8 @@ impl Behaviour for Kubernetes {
     }
 }
 
-/// Does something to an object that is as it was at this revision, 0 for one that is not there; else reads it.
+/// Applies `then` to an object that is unchanged since this revision (0: that does not exist); otherwise reads the
+/// object.
 fn unless_changed(key: Bytes, known: i64, then: Op) -> TxnRequest {
     let (target, target_union) = (CompareTarget::Mod as i32, Some(TargetUnion::ModRevision(known)));
     let compare = vec![Compare { key: key.clone(), target, target_union, ..Compare::default() }];
@@ -86,7 +88,7 @@ fn unless_changed(key: Bytes, known: i64, then: Op) -> TxnRequest {
     TxnRequest { compare, success: op(then), failure: op(read) }
 }
 
-/// All objects, or a page of them as they were.
+/// All objects, or a page of them at an earlier revision.
 fn list(random: &mut Random, told: i64) -> RangeRequest {
     let (key, range_end) = (Bytes::from_static(REGISTRY.0), Bytes::from_static(REGISTRY.1));
     let all = RangeRequest { key, range_end, serializable: random.permille(200), ..RangeRequest::default() };

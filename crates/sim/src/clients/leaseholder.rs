@@ -1,4 +1,4 @@
-//! A client with leases: it renews some and forgets others, and grants leases that are gone anew.
+//! A client with leases: it renews some, abandons others, and grants ended leases anew.
 
 use bytes::Bytes;
 use metastore_proto::etcdserverpb::{
@@ -9,25 +9,25 @@ use super::{Behaviour, Wish, value};
 use crate::history::{Request, Response};
 use crate::random::Random;
 
-/// Leases that a client holds at the same time.
+/// Leases that a client holds at the same time, at most.
 const HELD: usize = 2;
-/// The same for one that collects them: so many end together when it is gone.
+/// The same for a client that collects leases: so many leases end together when it stops renewing them.
 const COLLECTED: usize = 20;
-/// Clients that collect leases, in thousandths.
+/// The share of clients that collect leases, in thousandths.
 const COLLECTORS_PERMILLE: u64 = 400;
-/// Seconds for which leases live, at least and at most.
+/// The shortest and the longest time to live of a lease, in seconds.
 const TTL_S: (u64, u64) = (1, 6);
 
 pub struct Leaseholder {
-    /// Tells its keys and leases from those of others.
+    /// Distinguishes the keys and leases of this client from those of other clients.
     number: u64,
-    /// Those that were renewed last at the end.
+    /// The leases of this client; a collector moves a renewed lease to the end.
     held: Vec<i64>,
-    /// Leases that are gone for certain, whose ids may be granted anew.
+    /// Leases that have certainly ended. Their ids may be granted anew.
     gone: Vec<i64>,
-    /// A lease that it has asked to revoke, and what came of that is not known.
+    /// Leases that this client has asked to revoke, with an outcome that is still unknown.
     revoking: Vec<i64>,
-    /// How many it holds at most; drawn with its first wish.
+    /// The number of leases that it holds at most; drawn with its first request.
     most: Option<usize>,
 }
 
@@ -36,7 +36,7 @@ impl Leaseholder {
         Self { number, held: Vec::new(), gone: Vec::new(), revoking: Vec::new(), most: None }
     }
 
-    /// Collects leases, and renews all in turn.
+    /// Collects leases, and renews all of them in turn.
     fn collect(&mut self, id: u64, random: &mut Random) -> Wish {
         if self.held.is_empty() || (self.held.len() < COLLECTED && random.permille(500)) {
             return Wish::Do(Request::LeaseGrant(LeaseGrantRequest { id: (id << 8) as i64, ttl: TTL_S.1 as i64 }));
@@ -45,12 +45,13 @@ impl Leaseholder {
         Wish::KeepAlive(self.held[self.held.len() - 1])
     }
 
-    /// Few keys, so that a later lease takes over an earlier one's.
+    /// A key out of few, so that a later lease takes over the keys of an earlier one.
     fn key(&self, random: &mut Random) -> Bytes {
         format!("lease/{}/{}", self.number, random.below(3)).into()
     }
 
-    /// A lease is gone. A revocation that is under way may still come, and would take a new lease with the same id.
+    /// A lease has ended. A revocation that is still under way may take effect later, and would revoke a new lease with
+    /// the same id.
     fn lose(&mut self, lease: i64) {
         self.held.retain(|held| *held != lease);
         if !self.revoking.contains(&lease) && !self.gone.contains(&lease) {
@@ -71,7 +72,7 @@ impl Behaviour for Leaseholder {
         let held = random.pick(&self.held).copied();
         let Some(lease) = held.filter(|_| self.held.len() >= HELD || random.permille(700)) else {
             let ttl = random.between(TTL_S.0, TTL_S.1) as i64;
-            // The id of a former lease, or one that was never used. The low bits tell leases of one id from each other.
+            // The id of a former lease, or one that was never used. The low 8 bits distinguish the leases of one id.
             let former = self.gone.pop().filter(|_| random.permille(600));
             let id = former.unwrap_or((id << 8) as i64);
             return Wish::Do(Request::LeaseGrant(LeaseGrantRequest { id, ttl }));
@@ -92,7 +93,7 @@ impl Behaviour for Leaseholder {
                 Wish::Do(Request::LeaseRevoke(LeaseRevokeRequest { id: lease }))
             }
             16 => {
-                // Nobody renews this one any more.
+                // This lease is renewed once more, and then never again.
                 self.held.retain(|held| *held != lease);
                 Wish::KeepAlive(lease)
             }

@@ -1,4 +1,4 @@
-//! A client that does everything, on few keys, so that clients meet.
+//! A client that sends every kind of request on few keys, so that clients touch the same keys.
 
 use std::collections::BTreeMap;
 
@@ -14,13 +14,13 @@ use super::{Behaviour, Wish, value};
 use crate::history::{Request, Response};
 use crate::random::Random;
 
-/// A compaction leaves so many of the newest revisions, at most.
+/// The number of newest revisions that a compaction keeps, at most.
 const KEPT_REVISIONS: u64 = 60;
 
 pub struct Mixed {
-    /// How many there are.
+    /// The number of keys.
     keys: u64,
-    /// What it believes to be there.
+    /// The keys as this client last read them.
     believes: BTreeMap<Bytes, KeyValue>,
 }
 
@@ -38,7 +38,7 @@ fn range(keys: u64, random: &mut Random) -> (Bytes, Bytes) {
         3 => key(keys, random),
         _ => Bytes::new(),
     };
-    // Now and then from the first one on.
+    // Some ranges begin at the first key.
     if !end.is_empty() && random.permille(300) { (Bytes::from_static(b"k"), end) } else { (start, end) }
 }
 
@@ -104,7 +104,7 @@ impl Mixed {
 
     fn txn(&self, id: u64, random: &mut Random, told: i64) -> TxnRequest {
         let compare = (0..random.between(1, 2)).map(|_| self.compare(random)).collect();
-        // Keys that one branch writes differ: etcd refuses others.
+        // One branch writes each key at most once: etcd refuses duplicate keys.
         let first = random.below(self.keys);
         let branch = |count, random: &mut Random| match random.permille(100) {
             true => self.ranges(random, told),
@@ -124,10 +124,10 @@ impl Mixed {
         ops.map(|op| RequestOp { request: Some(op) }).into()
     }
 
-    /// Something that holds if the client's belief is true, most of the time.
+    /// A comparison that mostly holds if the client's knowledge is current.
     fn compare(&self, random: &mut Random) -> Compare {
         if random.permille(150) {
-            // Of each key in a range: whether it was there before.
+            // Whether every key of a range was created before some revision.
             let (key, range_end) = range(self.keys, random);
             let union = TargetUnion::CreateRevision(random.below(200) as i64);
             let (result, target) = (CompareResult::Less as i32, CompareTarget::Create as i32);
