@@ -218,6 +218,15 @@ mutants! {
     /// The log is cut without regard to a state that is still on its way: the entries that its receiver needs next are
     /// gone. Breaks: a follower that lags catches up, however much is written during the transfer.
     LogCutBehindState = 41, "log-cut-behind-state", "a follower is sent one state after another";
+
+    // ---- what shows only after another fault ----
+
+    /// A start, and a follower that is sent a state, do not go on with a compaction that was interrupted. Breaks: what
+    /// nobody can read any more goes. Needs that no later compaction comes.
+    CompactionNotResumed = 42, "compaction-not-resumed", "stored";
+    /// A request for watch progress is answered with the store's revision, before what is under way to the watchers has
+    /// come. Breaks: events up to the revision of progress were delivered.
+    ProgressAhead = 43, "progress-ahead", "watch: bookmarkable";
 }
 
 impl Mutant {

@@ -10,7 +10,7 @@ use metastore_replica::{
     identity,
 };
 use metastore_store::Member as Description;
-use metastore_store::watch::{Hub, Limits};
+use metastore_store::watch::{Hub, Limits, RevisionEvents};
 
 use crate::machine::{Machine, paths};
 use crate::serving::{Proving, Reading};
@@ -116,6 +116,8 @@ pub struct Member {
     pub keeper: LeaseKeeper,
     /// The watches of its clients, while it runs.
     pub hub: Option<Hub>,
+    /// What was published and has not come to the thread of the watches yet.
+    pub mail: Vec<Arc<RevisionEvents>>,
     /// Work behind a slow sync.
     pub held: Option<Held>,
     /// The next sync takes so many moments; and the number of syncs when that was decided.
@@ -173,6 +175,7 @@ impl Member {
             machine,
             keeper: LeaseKeeper::new(ELECTION_MS, EXPIRY_BOUNDS),
             hub: None,
+            mail: Vec::new(),
             held: None,
             slow_sync: None,
             faulty: false,
@@ -249,10 +252,17 @@ impl Member {
         self.keeper = LeaseKeeper::new(ELECTION_MS, EXPIRY_BOUNDS);
         self.machine = machine;
         self.backlog.clear();
+        self.mail.clear();
         self.reads.clear();
         self.proving.clear();
         self.compared = 0;
         (self.due, self.doomed, self.faulty, self.loses_events) = (false, false, false, false);
+    }
+
+    /// The thread of the watches gets what was published.
+    pub fn deliver_mail(&mut self) {
+        let Some(hub) = &mut self.hub else { return };
+        self.mail.drain(..).for_each(|events| hub.publish(&events));
     }
 
     /// Its disk is another one from now on; it does not run.

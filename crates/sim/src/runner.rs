@@ -39,8 +39,9 @@ pub struct Failure {
 
 impl Failure {
     fn new(seed: u64, what: String) -> Self {
-        let stopped =
-            [" does not start: ", " has stopped: ", " cannot take a state: "].iter().any(|text| what.contains(text));
+        let words =
+            [" does not start: ", " has stopped: ", " cannot take a state: ", " starts from what it has stored: "];
+        let stopped = words.iter().any(|text| what.contains(text));
         let by_itself = stopped || !what.contains("[crates/sim/");
         Self { seed, what, by_itself }
     }

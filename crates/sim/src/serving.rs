@@ -41,6 +41,10 @@ impl World {
         let serves = |member: &Member| member.awake(self.now) && !(self.healed && member.left);
         let awake: Vec<usize> = (0..self.members.len()).filter(|at| serves(&self.members[*at])).collect();
         for asked in self.clients.ask(self.now, &awake, self.judge.acknowledged.told()) {
+            if self.healed && !self.compacts_healed && matches!(asked.wish, Wish::Do(Request::Compact(_))) {
+                self.clients.end(self.now, asked.id);
+                continue;
+            }
             self.note(|| format!("{asked:?}"));
             self.counts.operations += 1;
             self.judge.called(&asked);

@@ -9,6 +9,7 @@ use metastore_store::watch::{Header, StreamId, WatchSpec};
 use crate::clients::Workload;
 use crate::history::Watch;
 use crate::invariants::watch;
+use crate::member::Member;
 use crate::random::Random;
 use crate::world::World;
 
@@ -18,6 +19,8 @@ const TAKEN_AT_ONCE: usize = 5;
 const CATCH_UP_STEPS: u64 = 3;
 /// Moments until a client connects again, at most.
 const RECONNECT_MOMENTS: u64 = 40;
+/// How often the thread of the watches gets its mail, in thousandths per moment.
+const MAIL_PERMILLE: u64 = 500;
 
 pub struct Watcher {
     client: usize,
@@ -140,6 +143,9 @@ impl World {
         if !member.awake(self.now) {
             return;
         }
+        if self.random.permille(MAIL_PERMILLE) {
+            member.deliver_mail();
+        }
         let now_ms = member.clock.ms();
         let (Some(hub), Some(replica)) = (&mut member.hub, &member.replica) else { return };
         self.compacted = self.compacted.max(replica.store().view().compact_revision());
@@ -208,6 +214,7 @@ impl World {
     /// At the end everybody has heard everything.
     pub(crate) fn end_watches(&mut self) -> Vec<Vec<Watch>> {
         let newest = self.judge.revisions.newest();
+        self.members.iter_mut().for_each(Member::deliver_mail);
         let mut watchers = std::mem::take(&mut self.watchers);
         for watcher in &mut watchers {
             let Some((at, stream)) = watcher.at else { continue };

@@ -162,6 +162,8 @@ pub struct World {
     pub(crate) checkpoints: BTreeMap<u64, Noted>,
     /// The newest compaction.
     pub(crate) compacted: i64,
+    /// Whether clients compact in a healed world, too.
+    pub(crate) compacts_healed: bool,
     pub(crate) healed: bool,
     pub(crate) calm: bool,
     pub(crate) counts: Counts,
@@ -225,6 +227,7 @@ impl World {
             revoked: BTreeSet::new(),
             checkpoints: BTreeMap::new(),
             compacted: 0,
+            compacts_healed: random.permille(500),
             healed: false,
             calm: false,
             counts: Counts::default(),

@@ -152,6 +152,7 @@ impl World {
         let member = &mut self.members[at];
         let Some(hub) = &mut member.hub else { return };
         if output.state_replaced {
+            member.mail.clear();
             hub.lost();
         }
         if output.events.is_empty() {
@@ -159,11 +160,12 @@ impl World {
         }
         if std::mem::take(&mut member.loses_events) {
             self.counts.events_lost += 1;
+            member.mail.clear();
             return hub.lost();
         }
         // A thread without watchers is told nothing.
         if hub.counts().watchers > 0 {
-            output.events.iter().for_each(|events| hub.publish(events));
+            member.mail.extend(output.events.iter().cloned());
         }
     }
 

@@ -1,5 +1,7 @@
 //! Progress: telling clients up to which revision they have got everything, while nothing that they watch changes.
 
+use metastore_mutants::Mutant;
+
 use super::hub::Watcher;
 use super::queue::Stream;
 use super::{Hub, INVALID_WATCH_ID, Response, StreamId};
@@ -35,14 +37,14 @@ impl Hub {
     fn answer_or_wait(&mut self, slot: u32, from: i64) {
         let stream = &mut self.streams[slot as usize];
         let from = from.max(stream.named_revision);
-        if from > self.tail {
+        if from > self.tail && !metastore_mutants::on(Mutant::ProgressAhead) {
             stream.progress_from = Some(from);
             self.progress_waiting.insert((from, slot));
             return;
         }
         stream.progress_from = None;
         if self.all_synced(&self.streams[slot as usize]) {
-            let (watch_id, revision) = (INVALID_WATCH_ID, self.tail);
+            let (watch_id, revision) = (INVALID_WATCH_ID, self.tail.max(from));
             self.push(slot, Response { watch_id, revision, ..Response::default() });
         }
     }
