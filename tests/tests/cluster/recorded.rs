@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use metastore_proto::etcdserverpb::alarm_request::AlarmAction;
+use metastore_proto::etcdserverpb::request_op::Request;
 use metastore_proto::etcdserverpb::*;
-use metastore_tests::cluster::{Cluster, RARE_ELECTIONS};
+use metastore_tests::cluster::{Cluster, RARE_ELECTIONS, put_request};
 use metastore_tests::paths;
 use metastore_tests::programs::{self, Engine, Server};
 use tonic::Code;
@@ -54,6 +55,24 @@ const RECORDS: [&str; 21] = [
     "user delete robot",
 ];
 
+/// An etcd accepts deeper transactions than MetaStore reads from its clients; they ended every MetaStore member.
+const DEEP: usize = 128;
+
+fn deep_transactions(cluster: &Cluster) {
+    for leader in [ETCD, 1] {
+        cluster.move_leader(leader);
+        let put = Request::RequestPut(put_request("deep", &leader.to_string()));
+        let around = |request| {
+            let success = vec![RequestOp { request: Some(request) }];
+            TxnRequest { success, ..TxnRequest::default() }
+        };
+        let nested = (1..DEEP).fold(around(put), |txn, _| around(Request::RequestTxn(txn)));
+        // The answer is as deep, so it is taken for an empty message, whose decoder skips it.
+        cluster.call::<_, StatusRequest>(ETCD, paths::TXN, nested).expect("a transaction");
+        assert_eq!(cluster.get(2, "deep").expect("a read"), Some(leader.to_string()));
+    }
+}
+
 /// Regression: the first of these commands ended every MetaStore member of the cluster, also after each restart.
 #[test]
 fn what_an_etcd_writes_into_the_log_beside_keys_is_recorded_alike_by_all() {
@@ -70,6 +89,8 @@ fn what_an_etcd_writes_into_the_log_beside_keys_is_recorded_alike_by_all() {
         cluster.move_leader(leader);
         QUESTIONS.iter().for_each(|question| _ = etcdctl.run(question));
     }
+    same_state(&cluster);
+    deep_transactions(&cluster);
     same_state(&cluster);
     RECORDS.iter().for_each(|record| _ = etcdctl.run(record));
     same_state(&cluster);
