@@ -34,6 +34,8 @@ struct Lease {
     asked: Clocks,
     /// Who proposed to revoke it, and when, because its time was over.
     expired: Vec<(usize, u64)>,
+    /// Whether a leader has noted its remaining time in the log.
+    has_checkpoint: bool,
     end: Option<End>,
 }
 
@@ -99,6 +101,11 @@ impl Leases {
         Ok(())
     }
 
+    /// A leader notes the remaining time of a lease in the log.
+    pub fn noted(&mut self, id: i64) {
+        self.leases.entry(id).or_default().has_checkpoint = true;
+    }
+
     /// A lease is gone: by what a member proposed at a moment of its clock, or (`None`) because a client asked for it.
     pub fn revoked(&mut self, id: i64, by: Option<(usize, u64)>) -> Result<(), Violation> {
         let lease = self.leases.entry(id).or_default();
@@ -139,6 +146,11 @@ impl Lease {
     /// Whether it has ended too early.
     fn judge(&self, id: i64) -> Result<(), Violation> {
         let (Some(ttl_ms), Some(End::Expired { member, at_ms })) = (self.ttl_ms, self.end) else { return Ok(()) };
+        // The clock of a member that joined later did not run yet. That member may know from a checkpoint how much of the
+        // time had passed.
+        if self.has_checkpoint && member >= self.acknowledged.0.len() {
+            return Ok(());
+        }
         let asked = self.acknowledged.of(member);
         if at_ms < asked.saturating_add(ttl_ms) {
             return Err(format!(
@@ -185,6 +197,16 @@ mod tests {
         expire(&mut granted(), 1, 6999).unwrap_err();
         // A member that joined since.
         expire(&mut granted(), 2, 1999).unwrap_err();
+    }
+
+    /// Regression (seed 8716).
+    #[test]
+    fn a_member_that_joined_since_may_know_of_a_checkpoint() {
+        for (member, early) in [(0, true), (1, true), (2, false)] {
+            let mut check = granted();
+            check.noted(7);
+            assert_eq!(expire(&mut check, member, 1999).is_err(), early);
+        }
     }
 
     #[test]
