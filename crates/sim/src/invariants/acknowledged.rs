@@ -1,6 +1,6 @@
-//! Acknowledged writes are neither lost nor repeated: what a client was told has happened, once, at the revision that it
-//! was told, and is durable (etcd, <https://etcd.io/docs/v3.6/learning/api_guarantees/>, "durability" and "strict
-//! serializability"). What was refused has not happened, and never will.
+//! Acknowledged writes are neither lost nor repeated. A write that was answered has happened once, at the revision in
+//! the answer, and is durable (etcd, <https://etcd.io/docs/v3.6/learning/api_guarantees/>, "durability" and "strict
+//! serializability"). A write that was refused has not happened, and never will.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::history::{Revisions, Violation};
 #[derive(Default)]
 pub struct Acknowledged {
     commands: BTreeMap<u64, Command>,
-    /// Acknowledged changes: who has made each revision.
+    /// Acknowledged changes: the command that has made each revision.
     changes: BTreeMap<i64, u64>,
     told: i64,
 }
@@ -24,7 +24,7 @@ struct Command {
     proposed: bool,
     refused: bool,
     took_effect: bool,
-    /// Who had an answer first, and which.
+    /// The member that had an outcome first, and that outcome.
     outcome: Option<(usize, Outcome)>,
 }
 
@@ -37,7 +37,7 @@ impl Acknowledged {
         Ok(())
     }
 
-    /// The member said that nothing will come of a command.
+    /// A member has answered that a command will not take effect.
     pub fn refuses(&mut self, id: u64) -> Result<(), Violation> {
         let command = self.proposed(id)?;
         command.refused = true;
@@ -47,7 +47,7 @@ impl Acknowledged {
         Ok(())
     }
 
-    /// A revision carries what a command has written, seen for the first time.
+    /// A revision contains a value of this command for the first time.
     pub fn takes_effect(&mut self, id: u64) -> Result<(), Violation> {
         let command = self.proposed(id)?;
         if command.refused {
@@ -59,7 +59,7 @@ impl Acknowledged {
         Ok(())
     }
 
-    /// A member has an answer to a command, whether or not anybody waits for it.
+    /// A member has the outcome of a command, whether or not a client waits for it.
     pub fn answers(&mut self, member: usize, outcome: &Outcome) -> Result<(), Violation> {
         let id = outcome.id;
         if id == 0 {
@@ -76,8 +76,8 @@ impl Acknowledged {
         Ok(())
     }
 
-    /// A client was told that its write has changed something, at `revision`. `floor` is what [`Acknowledged::told`] was when
-    /// the client asked.
+    /// A client was answered that its write has made a change at `revision`. `floor` is the value of
+    /// [`Acknowledged::told`] when the client sent the request.
     pub fn acknowledged(&mut self, id: u64, revision: i64, floor: i64) -> Result<(), Violation> {
         let command = self.proposed(id)?;
         if command.refused {
@@ -98,7 +98,7 @@ impl Acknowledged {
         Ok(())
     }
 
-    /// A client was told of `revision` otherwise: by a linearizable read, or a write that changed nothing.
+    /// A client has seen `revision` in another answer: of a linearizable read, or of a write that changed nothing.
     pub fn read(&mut self, revision: i64, floor: i64) -> Result<(), Violation> {
         if revision < floor {
             return Err(format!("an answer is of revision {revision}; {floor} was told before the client asked"));
@@ -107,13 +107,13 @@ impl Acknowledged {
         Ok(())
     }
 
-    /// The newest revision that any client was told.
+    /// The newest revision in any answer to a client.
     pub fn told(&self) -> i64 {
         self.told
     }
 
-    /// At the end, `revisions` must hold every acknowledged write. `id_of` is the command whose id a written value carries; what
-    /// is deleted carries none.
+    /// At the end, `revisions` must hold every acknowledged write. `id_of` returns the command whose id a written value
+    /// carries; a deletion carries none.
     pub fn check_end(&self, revisions: &Revisions, id_of: impl Fn(&Event) -> Option<u64>) -> Result<(), Violation> {
         let newest = revisions.last_key_value().map_or(1, |(revision, _)| *revision);
         if self.told > newest {
@@ -233,7 +233,7 @@ mod tests {
         refused().acknowledged(9, 4, 1).unwrap_err();
         refused().answers(0, &outcome(9, 4)).unwrap_err();
         record().refuses(7).unwrap_err();
-        // It changes nothing, but somebody has an answer to it.
+        // It changes nothing, but a member already has an outcome.
         let mut check = record();
         check.answers(0, &outcome(9, 3)).unwrap();
         check.refuses(9).unwrap_err();

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 
 use crate::history::Violation;
 
-/// Who has led in each term.
+/// The leader of each term.
 #[derive(Default)]
 pub struct ElectionSafety {
     leaders: BTreeMap<u64, usize>,
 }
 
 impl ElectionSafety {
-    /// A member leads in `term`, or says so in what it sends.
+    /// A member leads in `term`, or sends a message that only the leader of `term` sends.
     pub fn leads(&mut self, member: usize, term: u64) -> Result<(), Violation> {
         if term == 0 {
             return Err(format!("member {member} leads in term 0, in which nobody can be elected"));

@@ -1,5 +1,5 @@
-//! HashKV: at equal revisions and compacted revisions, all members give the same hash. It is by this that etcd finds out
-//! that members have parted (corruption checks, <https://etcd.io/docs/v3.6/op-guide/data_corruption/>).
+//! HashKV: at equal revisions and compacted revisions, all members give the same hash. etcd uses it to detect members
+//! that have diverged (corruption checks, <https://etcd.io/docs/v3.6/op-guide/data_corruption/>).
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,10 @@ use metastore_store::mvcc::HashKv;
 
 use crate::history::Violation;
 
-/// All hashes that were given.
+/// All hashes that members gave.
 #[derive(Default)]
 pub struct HashKvEqual {
-    /// By the hashed revision and the compacted one: the hash, and who gave it first.
+    /// By the hashed revision and the compacted one: the hash, and the member that gave it first.
     hashes: BTreeMap<(i64, i64), (u32, usize)>,
 }
 
@@ -47,7 +47,7 @@ mod tests {
         check.hashed(0, 5, hash(1, 2, 5, 9)).unwrap();
         check.hashed(1, 5, hash(1, 2, 5, 7)).unwrap();
         check.hashed(2, 0, hash(1, 2, 5, 5)).unwrap();
-        // Another compaction has left something else to hash.
+        // A later compaction has left other versions to hash.
         check.hashed(2, 5, hash(8, 4, 5, 5)).unwrap();
     }
 

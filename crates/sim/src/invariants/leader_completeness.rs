@@ -2,15 +2,16 @@
 //! leaders of all higher-numbered terms (Ongaro and Ousterhout, "In Search of an Understandable Consensus Algorithm",
 //! figure 3 and section 5.4).
 //!
-//! The term in which an entry is committed may be higher than its own, and a leader of a term in between may lack it: its
-//! votes were on their way when a higher term began, which then committed. So each entry is noted together with the highest
-//! term that had a leader by then.
+//! The term in which an entry is committed may be higher than the entry's own term, and a leader of a term in between
+//! may lack the entry: its votes were on their way when a higher term began, and that term committed the entry. So each
+//! entry is recorded together with the highest term that had a leader when it was first seen committed.
 
 use std::collections::BTreeMap;
 
 use crate::history::Violation;
 
-/// How many of the entries that an earlier leader had are looked for again. What comes before them follows from log matching.
+/// The number of entries that are searched in a new leader's log although the check of an earlier leader covered them.
+/// The entries before them follow from log matching.
 const WINDOW: u64 = 512;
 
 /// The committed entries.
@@ -20,19 +21,19 @@ pub struct LeaderCompleteness {
     committed: BTreeMap<u64, Committed>,
     /// The highest term that had a leader.
     newest: u64,
-    /// Entries up to this index were looked for in the log of a leader.
+    /// Committed entries up to this index were searched in the log of some leader.
     looked_for: u64,
 }
 
 #[derive(Clone, Copy)]
 struct Committed {
     term: u64,
-    /// It was committed in this term or before.
+    /// The entry was committed in this term or before.
     no_later_than: u64,
 }
 
 impl LeaderCompleteness {
-    /// Some member has applied this entry. To be told after the elections that happened before.
+    /// A member has applied this entry. To be called after [`Self::elected`] for all elections that happened before.
     pub fn committed(&mut self, index: u64, term: u64) -> Result<(), Violation> {
         let no_later_than = self.newest.max(term);
         let first = self.committed.entry(index).or_insert(Committed { term, no_later_than });
@@ -43,9 +44,9 @@ impl LeaderCompleteness {
         Ok(())
     }
 
-    /// A member is seen leading in `term`, for the first time. `term_at` is the term of the entry that its log holds at an
-    /// index; `None` if it holds none there. What is no longer in its log is part of its state, which covers the entries up
-    /// to `applied`.
+    /// A member is seen leading in `term`, for the first time. `term_at` is the term of the entry that its log holds at
+    /// an index; `None` if it holds none there. Entries that were released from the log are part of the state, which
+    /// covers the entries up to `applied`.
     pub fn elected(
         &mut self,
         member: usize,
@@ -101,7 +102,7 @@ mod tests {
     fn leaders_that_have_everything() {
         committed().elected(2, 3, log(&[1, 1, 2]), 0).unwrap();
         committed().elected(2, 3, log(&[1, 1, 2, 2, 2]), 3).unwrap();
-        // Part of its state.
+        // Entries up to 2 are part of its state.
         committed().elected(2, 3, |index| (index > 2).then_some(2), 2).unwrap();
         committed().elected(2, 3, |_| None, 3).unwrap();
     }

@@ -1,10 +1,11 @@
-//! Leases never expire early, and do expire. A lease lives at least its time to live since it was granted or renewed, and
-//! is revoked after that (etcd, <https://etcd.io/docs/v3.6/learning/api/>, "Lease API"). etcd counts from the moment at
-//! which the leader handled the request, on the leader's own clock, and a new leader gives every lease its whole time again.
+//! Leases never expire early, and do expire. A lease lives at least its time to live since it was granted or renewed,
+//! and is revoked after that (etcd, <https://etcd.io/docs/v3.6/learning/api/>, "Lease API"). etcd counts from the
+//! moment at which the leader handled the request, on the leader's own clock. A new leader gives every lease its whole
+//! time again.
 //!
-//! So on the clock of *any* member, no less than the time to live must have passed between the moment at which a client
-//! asked and the moment at which that member found the time to be over. Clocks drift and jump ahead, but do not go back, not
-//! even when a member starts again; one that joins later begins at 0.
+//! So on the clock of *any* member, at least the time to live must have passed between the client's request and the
+//! moment at which that member found the lease expired. Clocks drift and jump ahead, but never go back, not even when a
+//! member restarts. The clock of a member that joins later begins at 0.
 
 use std::collections::BTreeMap;
 
@@ -12,11 +13,11 @@ use crate::history::Violation;
 
 const MS_PER_S: u64 = 1000;
 
-/// All leases. Each has a name of its own, even if it has the id of one that is gone.
+/// All leases. Each has a name of its own, even if it reuses the id of an ended lease.
 #[derive(Default)]
 pub struct Leases {
     leases: BTreeMap<i64, Lease>,
-    /// When a new leader began to time the leases, the last time.
+    /// The last moment at which a new leader began to time the leases.
     timed_anew: Clocks,
 }
 
@@ -26,15 +27,15 @@ struct Clocks(Vec<u64>);
 
 #[derive(Default)]
 struct Lease {
-    /// Once a client knows that it was granted.
+    /// Known once a client has the answer to its grant.
     ttl_ms: Option<u64>,
-    /// When a client asked, the last time that was answered.
+    /// When the last answered grant or renewal was requested.
     acknowledged: Clocks,
-    /// When a client asked, the last time.
+    /// When the last grant or renewal was requested, answered or not.
     asked: Clocks,
-    /// Who proposed to revoke it, and when, because its time was over.
+    /// The members that proposed to revoke the lease because its time was over, and when.
     expired: Vec<(usize, u64)>,
-    /// Whether a leader has noted its remaining time in the log.
+    /// Whether a leader has recorded its remaining time in the log.
     has_checkpoint: bool,
     end: Option<End>,
 }
@@ -57,25 +58,25 @@ impl Clocks {
 }
 
 impl Leases {
-    /// A client asks for a lease, or to renew it; an answer may never come.
+    /// A client requests a lease, or its renewal; an answer may never come.
     pub fn asked_for(&mut self, id: i64, now: &[u64]) -> Result<(), Violation> {
         self.leases.entry(id).or_default().asked.advance(now);
         Ok(())
     }
 
-    /// A new leader begins to time the leases: it gives every lease its whole time again. That is later than its election
-    /// by as long as its first entry takes to be committed.
+    /// A new leader begins to time the leases: it gives every lease its whole time again. This happens after its
+    /// election, once its first entry is committed.
     pub fn timed_anew(&mut self, now: &[u64]) -> Result<(), Violation> {
         self.timed_anew.advance(now);
         Ok(())
     }
 
-    /// A client got a lease; `asked` is when it asked, on each member's clock.
+    /// A client got a lease; `asked` is the time of its request on each member's clock.
     pub fn granted(&mut self, id: i64, ttl_s: i64, asked: &[u64]) -> Result<(), Violation> {
         self.promised(id, ttl_s, asked)
     }
 
-    /// A client was told that a lease was renewed; `asked` is when it asked, on each member's clock.
+    /// A client was answered that a lease was renewed; `asked` is the time of its request on each member's clock.
     pub fn renewed(&mut self, id: i64, ttl_s: i64, asked: &[u64]) -> Result<(), Violation> {
         self.promised(id, ttl_s, asked)
     }
@@ -90,23 +91,23 @@ impl Leases {
         lease.ttl_ms = Some(ttl_ms);
         lease.asked.advance(asked);
         lease.acknowledged.advance(asked);
-        // The answer may come after the end, but it promises the same.
+        // The answer may come after the end of the lease, but it makes the same promise.
         lease.judge(id)
     }
 
-    /// A member has proposed, at `at_ms` of its clock, to revoke a lease because its time was over. As long as nothing comes
-    /// of it, it may be wrong: it may not know that it leads no more.
+    /// A member has proposed, at `at_ms` of its clock, to revoke a lease because its time was over. Until the
+    /// revocation takes effect the member may be wrong: it may not know that it is no longer the leader.
     pub fn expired(&mut self, id: i64, member: usize, at_ms: u64) -> Result<(), Violation> {
         self.leases.entry(id).or_default().expired.push((member, at_ms));
         Ok(())
     }
 
-    /// A leader notes the remaining time of a lease in the log.
+    /// A leader has recorded the remaining time of a lease in the log.
     pub fn noted(&mut self, id: i64) {
         self.leases.entry(id).or_default().has_checkpoint = true;
     }
 
-    /// A lease is gone: by what a member proposed at a moment of its clock, or (`None`) because a client asked for it.
+    /// A lease has ended: by the proposal of a member at a moment of its clock, or (`None`) at the request of a client.
     pub fn revoked(&mut self, id: i64, by: Option<(usize, u64)>) -> Result<(), Violation> {
         let lease = self.leases.entry(id).or_default();
         let end = match by {
@@ -122,13 +123,13 @@ impl Leases {
         lease.judge(id)
     }
 
-    /// The leases that a client knows to be granted, and that are not known to be gone.
+    /// The leases whose grant a client knows and whose end is not known.
     pub fn living(&self) -> impl Iterator<Item = i64> {
         self.leases.iter().filter(|(_, lease)| lease.ttl_ms.is_some() && lease.end.is_none()).map(|(id, _)| *id)
     }
 
-    /// A lease that lives although its time is over: `slack_ms` must cover how long a request may be under way, and how long the
-    /// revocation takes. `now` is the clock of each member.
+    /// A lease that lives although its time is over. `slack_ms` must cover the time for which a request may be under
+    /// way, and the time that the revocation takes. `now` is the clock of each member.
     pub fn overdue(&self, now: &[u64], slack_ms: u64) -> Option<i64> {
         self.living().find(|id| {
             let lease = &self.leases[id];
@@ -143,11 +144,11 @@ impl Leases {
 }
 
 impl Lease {
-    /// Whether it has ended too early.
+    /// Checks that the lease has not ended too early.
     fn judge(&self, id: i64) -> Result<(), Violation> {
         let (Some(ttl_ms), Some(End::Expired { member, at_ms })) = (self.ttl_ms, self.end) else { return Ok(()) };
-        // The clock of a member that joined later did not run yet. That member may know from a checkpoint how much of the
-        // time had passed.
+        // A member that joined later had no clock when the request was sent. It may know from a checkpoint how much of the
+        // lease's time had passed by its start.
         if self.has_checkpoint && member >= self.acknowledged.0.len() {
             return Ok(());
         }
@@ -195,7 +196,7 @@ mod tests {
         let wanted = "lease 7 of 2000 ms was asked for at 100 ms and has expired at 2099 ms, on the clock of member 0";
         assert_eq!(violation, wanted);
         expire(&mut granted(), 1, 6999).unwrap_err();
-        // A member that joined since.
+        // A member that joined later.
         expire(&mut granted(), 2, 1999).unwrap_err();
     }
 

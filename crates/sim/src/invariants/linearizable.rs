@@ -2,31 +2,35 @@
 //!
 //! ```text
 //!   client 0   ├──── put a=1 ────┤                 ├─ get a: 1 ─┤      is there an order in which one model, asked one
-//!   client 1        ├─ get a: nothing ─┤                               request after the other, answers just this?
+//!   client 1        ├─ get a: nothing ─┤                               request after the other, answers exactly this?
 //!   client 2             ├── put a=2 ── ?  (unknown: at any moment from here on, or never)
 //! ```
 //!
-//! The search is that of Wing and Gong ("Testing and verifying concurrent objects", 1993): among the operations called before
-//! the first return of one that has no place yet, take one that the model answers as the members did, and go on; go back where
-//! nothing fits. With it come Lowe's improvements ("Testing for linearizability", 2017), which porcupine (Athalye) made known:
-//! calls and returns are one linked list, from which what has a place is taken out, and no set of placed operations is tried
-//! twice in one state.
+//! The search is that of Wing and Gong ("Testing and verifying concurrent objects", 1993). It considers the unplaced
+//! operations that were called before the first return of an unplaced operation. It places one that the model answers
+//! as the members did, and continues; where no operation fits, it goes back. Lowe's improvements are included ("Testing
+//! for linearizability", 2017), which porcupine (Athalye) made known: calls and returns form one linked list, from
+//! which placed operations are removed, and no set of placed operations is tried twice in one state.
 //!
-//! What makes it fast is what etcd tells beside the answers (etcd's own robustness tests use it in the same way):
+//! The search is fast because of the information that etcd gives in addition to the answers (etcd's own robustness
+//! tests use it in the same way):
 //!
-//! - A watcher of everything saw what each revision changed. A write fits only where it makes exactly the next revision's events,
-//!   so one with an unknown outcome is tried at the few revisions that it could have made, not everywhere.
-//! - The header of an answer names the revision it was given at. An operation has its place at that revision, or makes it, and
-//!   none may be left over when the next revision is made.
-//! - An operation that changes nothing takes its place as soon as it fits, without a second thought: it is in nobody's way.
-//! - What changes something that no revision shows (a lease granted, one without keys revoked, a compaction) is tried with
-//!   an unknown outcome only directly before an operation that speaks of that lease, or was refused as compacted, and would not
-//!   fit otherwise.
+//! - A watcher of all keys saw the changes of each revision. A write fits only where it makes exactly the next
+//!   revision's events. So a write with an unknown outcome is tried at the few revisions that it could have made, not
+//!   everywhere.
+//! - The header of an answer names its revision. The operation is placed at that revision, or makes it. All operations
+//!   of a revision are placed before the next revision is made.
+//! - An operation that changes nothing is placed as soon as it fits, and no alternative is tried: it cannot prevent the
+//!   placement of any other operation.
+//! - Some operations make a change that no revision shows: the grant of a lease, the revocation of a lease without
+//!   keys, a compaction. With an unknown outcome such an operation is tried only directly before an operation that does
+//!   not fit otherwise, and that names the lease or was refused as compacted.
 //!
-//! Where the search gets stuck for the first time, what cannot fit in any order is looked for directly: most violations are of that
-//! kind, and are said more clearly so.
+//! When the search is stuck for the first time, a direct check looks for operations that cannot fit in any order. It
+//! finds most violations, and describes them more clearly.
 //!
-//! Beyond the operations, every revision must have been asked for by one. The history begins with an empty store at revision 1.
+//! In addition, every revision must have been requested by an operation. The history begins with an empty store at
+//! revision 1.
 //!
 //! Deliberately absent: serializable ranges, which may be stale (see [`super::serializable`]), and real time beyond the order of
 //! calls and returns.
@@ -42,13 +46,15 @@ use crate::history::{Operation, Revisions, Violation};
 use search::Search;
 use task::Task;
 
-/// Whether there is an order of all operations, serializable ranges apart, that agrees with real time and in which etcd would have
-/// answered as the members did and changed, revision by revision, what they told their watchers.
+/// Checks that there is an order of all operations, except serializable ranges, that agrees with real time. In this order
+/// etcd must give the same answers as the members did. It must also make the same changes, revision by revision, as the
+/// members reported to their watchers.
 ///
 /// `revisions` holds every revision from 2 to the last.
 ///
 /// # Errors
-/// What could not be placed in the order that got farthest, with what stood around it; or that the search was given up.
+/// The operation that could not be placed in the longest order found, with its surroundings; or that the search was
+/// given up.
 pub fn check(operations: &[Operation], revisions: &Revisions) -> Result<(), Violation> {
     let tasks: Vec<Task<'_>> = operations
         .iter()

@@ -2,7 +2,8 @@
 //! through the given index (Ongaro and Ousterhout, "In Search of an Understandable Consensus Algorithm", figure 3 and
 //! section 5.3).
 //!
-//! It holds for whole logs if it holds for each entry: index and term tell the bytes, and the term of the entry before.
+//! The property holds for whole logs if it holds for each entry: index and term determine the entry's bytes and the
+//! term of the entry before it.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -11,7 +12,7 @@ use metastore_proto::raftpb::{Entry, Message, MessageType};
 
 use crate::history::Violation;
 
-/// What stands in the logs.
+/// The entries that members were seen to hold.
 #[derive(Default)]
 pub struct LogMatching {
     /// By index and term.
@@ -21,16 +22,16 @@ pub struct LogMatching {
 /// What is known of an entry.
 #[derive(Clone, Copy)]
 struct Seen {
-    /// Who showed it first.
+    /// The member that showed it first.
     member: usize,
     /// The term of the entry before it.
     prev_term: u64,
-    /// Of kind and bytes; `None` while only index and term were seen.
+    /// The hash of kind and bytes; `None` while only index and term were seen.
     hash: Option<u64>,
 }
 
 impl LogMatching {
-    /// Looks at what a member sends: only at `MsgApp`, which shows a piece of its log.
+    /// Checks a message that a member sends. Only `MsgApp` is examined: it shows a part of the sender's log.
     pub fn sends(&mut self, member: usize, message: &Message) -> Result<(), Violation> {
         if message.r#type() != MessageType::MsgApp {
             return Ok(());
@@ -109,7 +110,7 @@ mod tests {
         }
     }
 
-    /// What entries 1 and 2 of term 1 and entry 3 of term 4 look like.
+    /// A check that has seen entries 1 and 2 of term 1, and entry 3 of term 4.
     fn seen() -> LogMatching {
         let mut check = LogMatching::default();
         let entries = vec![entry(1, 1, "a"), entry(2, 1, "b"), entry(3, 4, "c")];
@@ -126,7 +127,7 @@ mod tests {
     fn equal_logs_and_logs_that_part() {
         let mut check = seen();
         check.sends(1, &append(4, (2, 1), vec![entry(3, 4, "c")])).unwrap();
-        // Another leader has put something else in the place of entries 2 and 3.
+        // Another leader has written other entries in the place of entries 2 and 3.
         check.sends(2, &append(6, (1, 1), vec![entry(2, 2, "x"), entry(3, 6, "y")])).unwrap();
         check.sends(2, &append(6, (3, 6), Vec::new())).unwrap();
         check.holds(1, 3, 4, 1).unwrap();

@@ -1,6 +1,6 @@
-//! Those that consensus counts are the members that vote: no learner, and nobody who was removed. A change of the members takes
-//! effect when it is applied (etcd applies configuration changes so; Ongaro's dissertation, chapter 4, says why one at a time is
-//! safe).
+//! The voters that consensus counts are the voting members: no learner, and no removed member. A membership change
+//! takes effect when it is applied (etcd applies configuration changes so; Ongaro's dissertation, chapter 4, explains
+//! why one change at a time is safe).
 
 use metastore_store::Members;
 
@@ -12,7 +12,7 @@ pub fn check(member: usize, counted: &[u64], known: &Members) -> Result<(), Viol
     voters.extend(known.iter().filter(|known| !known.is_learner).map(|known| known.id));
     counted.sort_unstable();
     voters.sort_unstable();
-    // A member that joins knows nobody before it has applied the log.
+    // A member that joins knows no other member before it has applied the log.
     if counted == voters || voters.is_empty() {
         return Ok(());
     }
@@ -29,7 +29,7 @@ mod tests {
 
     use super::*;
 
-    /// A store that knows member 1, which votes, and member 2, which learns.
+    /// A store that knows member 1, a voter, and member 2, a learner.
     fn store() -> Store {
         let mut store = Store::open(Arc::new(Memory::new())).unwrap();
         let add = |id: u64, is_learner: bool| {

@@ -1,7 +1,7 @@
-//! What must hold whatever happens, one file each.
+//! The invariants that must hold in every run, one in each file.
 //!
-//! Checkers are told what members did or what clients saw, and answer with the first contradiction. They know nothing of the
-//! code that they judge but its messages. Each has tests with bad histories.
+//! Checkers receive the actions of members or the observations of clients, and return the first contradiction. They
+//! know only the messages of the code that they judge. Each has tests with bad histories.
 
 pub mod acknowledged;
 pub mod election_safety;

@@ -1,7 +1,7 @@
-//! Revisions: one counter for the whole store that grows by one with each write, the same on all members, so that whoever
-//! has seen revision r has seen everything before it (etcd, <https://etcd.io/docs/v3.6/learning/api_guarantees/> and
-//! <https://etcd.io/docs/v3.6/learning/data_model/>). What a revision changed fits onto what was there before: create and
-//! mod revision, version, and the row that it replaced.
+//! Revisions: one counter for the whole store that grows by one with each write. It is the same on all members, so that
+//! a reader of revision r has seen everything before it (etcd, <https://etcd.io/docs/v3.6/learning/api_guarantees/> and
+//! <https://etcd.io/docs/v3.6/learning/data_model/>). The changes of a revision continue the state before it: create
+//! and mod revision, version, and the replaced row.
 
 use std::collections::BTreeMap;
 
@@ -16,13 +16,13 @@ use crate::history::{Revisions, Violation};
 /// The revision of an empty store.
 const EMPTY: i64 = 1;
 
-/// What each revision changed.
+/// The changes of each revision.
 #[derive(Default)]
 pub struct RevisionsDense {
     revisions: Revisions,
-    /// Where each key was changed: the revisions, and the places in them.
+    /// The changes of each key: their revisions, and the positions in them.
     keys: BTreeMap<Bytes, Vec<(i64, usize)>>,
-    /// How far each member is; one that is not here has an empty store.
+    /// The progress of each member; a member that is missing here has an empty store.
     members: BTreeMap<usize, Standing>,
 }
 
@@ -30,12 +30,12 @@ pub struct RevisionsDense {
 enum Standing {
     /// It has published up to this revision.
     At(i64),
-    /// It has taken up the state of another member, of a revision that is not known here.
+    /// It has taken up the state of another member, at a revision that is not known here.
     Replaced { past: i64 },
 }
 
 impl RevisionsDense {
-    /// A member hands out what a revision changed.
+    /// A member publishes the changes of a revision.
     pub fn publishes(&mut self, member: usize, events: &RevisionEvents) -> Result<(), Violation> {
         let revision = events.revision;
         self.follows(member, revision)?;
@@ -52,7 +52,7 @@ impl RevisionsDense {
         Ok(())
     }
 
-    /// A member has taken up another member's state, and goes on from there.
+    /// A member has taken up another member's state, and continues from there.
     pub fn replaced(&mut self, member: usize) -> Result<(), Violation> {
         let past = match self.standing(member) {
             Standing::At(past) | Standing::Replaced { past } => past,
@@ -61,7 +61,8 @@ impl RevisionsDense {
         Ok(())
     }
 
-    /// A member begins again with what it had made durable, which is of `revision`: it may be behind what it published.
+    /// A member restarts from its durable state, which is at `revision`. This may be older than the last revision that
+    /// it published.
     pub fn restarted(&mut self, member: usize, revision: i64) -> Result<(), Violation> {
         let newest = self.newest();
         if !(EMPTY..=newest).contains(&revision) {
@@ -71,7 +72,7 @@ impl RevisionsDense {
         Ok(())
     }
 
-    /// All that was published so far.
+    /// All revisions published so far.
     pub fn revisions(&self) -> &Revisions {
         &self.revisions
     }
@@ -81,7 +82,7 @@ impl RevisionsDense {
         self.revisions.last_key_value().map_or(EMPTY, |(revision, _)| *revision)
     }
 
-    /// What a key holds at a revision; `None` if it is not there.
+    /// The value of a key at a revision; `None` if the key does not exist then.
     pub fn value_at(&self, key: &[u8], revision: i64) -> Option<KeyValue> {
         let changes = self.keys.get(key)?;
         let (newest, place) = changes[..changes.partition_point(|at| at.0 <= revision)].last()?;
@@ -93,7 +94,7 @@ impl RevisionsDense {
         self.members.get(&member).copied().unwrap_or(Standing::At(EMPTY))
     }
 
-    /// Whether `revision` is the next of this member.
+    /// Checks that `revision` is the next revision of this member.
     fn follows(&self, member: usize, revision: i64) -> Result<(), Violation> {
         match self.standing(member) {
             Standing::At(at) if revision != at + 1 => {
@@ -110,7 +111,7 @@ impl RevisionsDense {
         }
     }
 
-    /// Takes up a revision that nobody has published before.
+    /// Records a revision that no member has published before.
     fn begins(&mut self, member: usize, from: &RevisionEvents, events: Vec<Event>) -> Result<(), Violation> {
         let revision = from.revision;
         self.fits(from, &events).map_err(|why| format!("member {member} publishes revision {revision}: {why}"))?;
@@ -122,13 +123,13 @@ impl RevisionsDense {
         Ok(())
     }
 
-    /// Whether a revision fits onto those before it.
+    /// Checks that a revision continues those before it.
     fn fits(&self, from: &RevisionEvents, events: &[Event]) -> Result<(), Violation> {
         if events.is_empty() {
             return Err("it changes nothing".into());
         }
         let mut last_sub = None;
-        // What the changes before, in this revision, have left of a key.
+        // The keys as left by the earlier changes of this revision.
         let mut here: BTreeMap<&[u8], Option<&KeyValue>> = BTreeMap::new();
         for (change, event) in from.changes.iter().zip(events) {
             let sub = change.version.revision.sub;
@@ -146,7 +147,7 @@ impl RevisionsDense {
     }
 }
 
-/// Whether a change fits onto what the key held before it.
+/// Checks that a change continues the value that the key held before it.
 fn continues(revision: i64, event: &Event, before: Option<&KeyValue>) -> Result<(), Violation> {
     if event.prev_kv.as_ref() != before {
         return Err(format!("{event:?} replaces something else than {before:?}"));

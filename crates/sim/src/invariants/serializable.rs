@@ -1,9 +1,9 @@
-//! Reads of a former state: a serializable range, or one with a revision, answers what the key space was at that revision.
+//! Reads of a former state: a serializable range, or one with a revision, returns the key space at that revision.
 //!
-//! The key space at every revision follows from what the cluster told its watchers; whether writes took effect when they should is
-//! [`super::linearizable`]'s affair. A serializable range may be as stale as it likes (etcd: "Serializable range requests have
-//! better performance, but may return stale data"), so of its time nothing is asked but that what it was refused for as
-//! compacted had been asked to be compacted before.
+//! The key space at every revision follows from the events that the cluster sent to its watchers. Whether writes took
+//! effect at the right time is checked in [`super::linearizable`]. A serializable range may be arbitrarily stale (etcd:
+//! "Serializable range requests have better performance, but may return stale data"). So its time is checked in one
+//! respect only: if it was refused as compacted, a compaction at a later revision had been requested before.
 
 use std::collections::BTreeMap;
 
@@ -21,12 +21,12 @@ struct Versions<'a> {
     last: i64,
 }
 
-/// Whether each serializable range, and each range with a revision, answers what the key space was then.
+/// Checks that each serializable range, and each range with a revision, returned the key space at its revision.
 ///
 /// `revisions` holds every revision from 2 to the last.
 ///
 /// # Errors
-/// The first range whose answer is another.
+/// The first range with a wrong answer.
 pub fn check(operations: &[Operation], revisions: &Revisions) -> Result<(), Violation> {
     let versions = Versions::new(revisions);
     let mut compactions = None;
@@ -45,7 +45,7 @@ pub fn check(operations: &[Operation], revisions: &Revisions) -> Result<(), Viol
                     return Err(what("nobody had asked for a compaction of that revision".to_string()));
                 }
             }
-            // A member that lags does not have it yet.
+            // A member that lags does not have the revision yet.
             Some((_, Response::Refused(text))) if text == FUTURE_REVISION && request.revision > 1 => {}
             Some(_) => return Err(what("there is no reason for this answer".to_string())),
             None => {}
@@ -54,7 +54,7 @@ pub fn check(operations: &[Operation], revisions: &Revisions) -> Result<(), Viol
     Ok(())
 }
 
-/// When compactions were asked for, and of which revision.
+/// The moments at which compactions were requested, and their revisions.
 fn compactions_of(operations: &[Operation]) -> Vec<(u64, i64)> {
     let compaction = |operation: &Operation| match &operation.request {
         Request::Compact(compact) => Some((operation.called, compact.revision)),
@@ -76,7 +76,7 @@ impl<'a> Versions<'a> {
         Self { keys, last: revisions.keys().next_back().copied().unwrap_or(1) }
     }
 
-    /// What was alive in the range of a request at `revision`, in the order of keys.
+    /// The keys that were alive in the range of a request at `revision`, in key order.
     fn alive(&self, request: &RangeRequest, revision: i64) -> Vec<&'a KeyValue> {
         let from = self.keys.range(&request.key[..]..);
         let inside = from.take_while(|(key, _)| range::is_inside(key, &request.key, &request.range_end));

@@ -1,6 +1,6 @@
-//! State machine safety: if a member has applied an entry at a given index to its state, no other member will ever apply a
-//! different entry for that index (Ongaro and Ousterhout, "In Search of an Understandable Consensus Algorithm", figure 3
-//! and section 5.4.3). And as applying is deterministic, after an entry everybody has the same state.
+//! State machine safety: if a member has applied an entry at a given index to its state, no other member will ever
+//! apply a different entry for that index (Ongaro and Ousterhout, "In Search of an Understandable Consensus Algorithm",
+//! figure 3 and section 5.4.3). Applying is deterministic, so all members also have the same state after an entry.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use metastore_store::mvcc::HashKv;
 
 use crate::history::Violation;
 
-/// The state after each entry. All are kept: a member may be behind by any number of entries.
+/// The state after each entry. All states are kept: a member may lag by any number of entries.
 #[derive(Default)]
 pub struct StateMachineSafety {
     /// By index.
@@ -16,14 +16,14 @@ pub struct StateMachineSafety {
 }
 
 struct State {
-    /// Who was there first.
+    /// The member that reached it first.
     member: usize,
     term: u64,
     hash: HashKv,
 }
 
 impl StateMachineSafety {
-    /// A member has applied the entry at `index`, which is of `term`; `hash` is over all of its keys after that.
+    /// A member has applied the entry at `index` of `term`; `hash` is over all of its keys after that entry.
     pub fn applied(&mut self, member: usize, (index, term): (u64, u64), hash: HashKv) -> Result<(), Violation> {
         let state = self.states.entry(index).or_insert(State { member, term, hash });
         let first = state.member;
@@ -59,7 +59,7 @@ mod tests {
                 check.applied(member, (index, 2), hash(index as u32 * 7, index as i64)).unwrap();
             }
         }
-        // After a restart, from its snapshot on.
+        // After a restart, a member applies again from its snapshot.
         check.applied(1, (500, 2), hash(3500, 500)).unwrap();
     }
 

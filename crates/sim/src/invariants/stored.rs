@@ -1,8 +1,8 @@
-//! What is stored. A compaction drops every version that no read at its revision or later can see (etcd,
-//! <https://etcd.io/docs/v3.6/op-guide/maintenance/>, "History compaction"): of the versions up to that revision the
-//! newest of each key stays if the key is alive then, and a tombstone stays at exactly that revision, for watchers from
-//! there. So once a compaction is through, all that a member stores follows from what was written. What should have
-//! gone is seen by no client, and fills the disk.
+//! The versions that a member stores. A compaction drops every version that no read at its revision or later can see
+//! (etcd, <https://etcd.io/docs/v3.6/op-guide/maintenance/>, "History compaction"). Of the versions up to the compacted
+//! revision, the newest of each key stays if the key is alive then. A tombstone at exactly that revision stays, for
+//! watchers that start there. So once a compaction has finished, everything that a member stores follows from the
+//! writes. A version that should have been dropped is invisible to clients, and fills the disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,20 +15,20 @@ use crate::history::{Revisions, Violation};
 /// A version that a member stores.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stored {
-    /// Main revision, and place in it.
+    /// Main revision, and position in it.
     pub revision: (i64, i64),
     pub tombstone: bool,
-    /// Of a tombstone, the key alone.
+    /// For a tombstone, only the key is set.
     pub kv: KeyValue,
 }
 
-/// Which key is attached to which lease.
+/// Pairs of a lease and a key that is attached to it.
 pub type Attached = BTreeSet<(i64, Bytes)>;
 
-/// Whether a member that has finished a compaction at `at` stores what it should, in the order of the revisions.
+/// Checks that a member that has finished a compaction at `at` stores the right versions, in the order of revisions.
 ///
 /// # Errors
-/// The first version that is missing, or that should have gone.
+/// The first version that is missing, or that should have been dropped.
 pub fn check(member: usize, at: i64, stored: &[Stored], revisions: &Revisions) -> Result<(), Violation> {
     let wanted = wanted(at, revisions);
     let differs = stored.iter().zip(&wanted).position(|(found, wanted)| found != wanted);
@@ -42,10 +42,10 @@ pub fn check(member: usize, at: i64, stored: &[Stored], revisions: &Revisions) -
     }
 }
 
-/// Whether a member knows the keys of leases that the newest versions name.
+/// Checks that a member attaches to leases exactly the keys whose newest versions name them.
 ///
 /// # Errors
-/// A key that is attached and should not be, or the other way round.
+/// A key that is attached and should not be, or the reverse.
 pub fn check_attached(member: usize, attached: &Attached, revisions: &Revisions) -> Result<(), Violation> {
     let mut newest: BTreeMap<&Bytes, &Event> = BTreeMap::new();
     for event in revisions.values().flatten() {
@@ -84,7 +84,7 @@ fn wanted(at: i64, revisions: &Revisions) -> Vec<Stored> {
     written(revisions).filter_map(version).collect()
 }
 
-/// Everything that was ever written, with revision and place in it.
+/// All versions that were ever written, with revision and position in it.
 fn written(revisions: &Revisions) -> impl Iterator<Item = ((i64, i64), &Event)> {
     revisions.iter().flat_map(|(main, events)| (0..).zip(events).map(|(sub, event)| ((*main, sub), event)))
 }
@@ -101,7 +101,8 @@ mod tests {
         Event { r#type: kind.into(), kv: Some(kv), prev_kv: None }
     }
 
-    /// a is written at 2, 3 and 6 with a lease, b at 3 and deleted at 4, c written at 4 and deleted at 5.
+    /// `a` is written at 2 and 3, and at 6 with a lease; `b` is written at 3 and deleted at 4; `c` is written at 4 and
+    /// deleted at 5.
     fn history() -> Revisions {
         use EventType::{Delete, Put};
         Revisions::from([

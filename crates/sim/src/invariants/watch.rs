@@ -3,8 +3,9 @@
 //! fragments), resumable (from any revision that is not compacted), bookmarkable (a progress notification says that all
 //! events up to its revision were delivered).
 //!
-//! All of this is one sentence: what is delivered is the beginning of what the cluster's revisions hold for this watcher, and it
-//! is cut only where the watcher was told so. So each event is compared with the one that is due.
+//! All of this is one statement: the delivered events are the beginning of the events that the cluster's revisions hold
+//! for this watcher, and the sequence ends only where the watcher received a cancellation. So each event is compared
+//! with the one that is due.
 
 use metastore_proto::etcdserverpb::watch_create_request::FilterType;
 use metastore_proto::etcdserverpb::{WatchCreateRequest, WatchResponse};
@@ -13,10 +14,10 @@ use metastore_proto::mvccpb::{Event, KeyValue};
 
 use crate::history::{Revisions, Violation, Watch};
 
-/// The id in progress of a whole stream.
+/// The watch id of progress responses for a whole stream.
 const ALL_WATCHERS: i64 = -1;
 
-/// Judges one watcher by what the cluster's revisions hold.
+/// Judges one watcher by the events of the cluster's revisions.
 pub fn check(watch: &Watch, revisions: &Revisions) -> Result<(), Violation> {
     let request = &watch.request;
     let told = |place: String, why: Violation| {
@@ -30,7 +31,7 @@ pub fn check(watch: &Watch, revisions: &Revisions) -> Result<(), Violation> {
     reader.end().map_err(|why| told("at the end".into(), why))
 }
 
-/// Judges a client that watches on from where it was, again and again.
+/// Judges a client that resumes its watch again and again.
 pub fn check_chain(watches: &[Watch], revisions: &Revisions) -> Result<(), Violation> {
     for pair in watches.windows(2) {
         let (next, request) = (next_revision(&pair[0]), &pair[1].request);
@@ -47,9 +48,10 @@ pub fn check_chain(watches: &[Watch], revisions: &Revisions) -> Result<(), Viola
     watches.iter().try_for_each(|watch| check(watch, revisions))
 }
 
-/// Where a client that lost its watcher would watch on, as etcd's client does: behind the last event or progress; what came
-/// in fragments counts when the last of them is there. Behind a compaction if that has overtaken it. 0 if it asked for what comes
-/// and was not told where that begins.
+/// The revision from which a client that lost its watcher would resume, as etcd's client does: after the last event or
+/// progress notification. Events in fragments count once the last fragment has arrived. If a compaction has overtaken
+/// the watcher, the result is the compacted revision. The result is 0 if the client asked for future events and never
+/// received an answer to the creation.
 pub fn next_revision(watch: &Watch) -> i64 {
     let mut next = watch.request.start_revision;
     for response in &watch.responses {
@@ -67,18 +69,18 @@ pub fn next_revision(watch: &Watch) -> i64 {
     next
 }
 
-/// What one watcher has been told so far.
+/// The responses of one watcher so far.
 struct Reader<'a> {
     watch: &'a Watch,
     revisions: &'a Revisions,
-    /// The id it was given, once it is created.
+    /// The id of the watcher, once it is created.
     id: Option<i64>,
     /// The smallest revision that may still come.
     next: i64,
-    /// All that is to be delivered, with its revisions.
+    /// All events to be delivered, with their revisions.
     due: Vec<(i64, &'a Event)>,
     delivered: usize,
-    /// The last response is to be continued.
+    /// Whether the last response is a fragment that is to be continued.
     in_fragments: bool,
     canceled: bool,
 }
@@ -157,7 +159,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Everything up to `revision` was delivered, and will not come again.
+    /// Every event up to `revision` was delivered, and will not come again.
     fn progress(&mut self, revision: i64) -> Result<(), Violation> {
         if revision < self.next - 1 {
             return Err(format!("progress is at {revision}, and was beyond {} before", self.next - 1));
@@ -220,7 +222,7 @@ impl<'a> Reader<'a> {
         if found == wanted {
             return Ok(());
         }
-        // Only what is read from history can have lost it: events that come as they happen are of the header's revision.
+        // Only events that are read from history can have lost it. Live events carry the revision of the header.
         let revision = mod_revision(event);
         let from_history = request.start_revision > 0 || header > revision;
         if found.is_none() && from_history && self.watch.compacted >= revision {
@@ -229,7 +231,7 @@ impl<'a> Reader<'a> {
         Err(format!("revision {revision} has the previous value {found:?}, and it was {wanted:?}"))
     }
 
-    /// Whether everything up to `revision` was delivered.
+    /// Checks that every event up to `revision` was delivered.
     fn nothing_due(&self, revision: i64) -> Result<(), Violation> {
         match self.due.get(self.delivered) {
             Some((due, event)) if *due <= revision => {
@@ -260,12 +262,12 @@ fn mod_revision(event: &Event) -> i64 {
     event.kv.as_ref().map_or(0, |kv| kv.mod_revision)
 }
 
-/// No key means the first one, as in etcd.
+/// An empty key means the first key, as in etcd.
 fn first_key(request: &WatchCreateRequest) -> &[u8] {
     if request.key.is_empty() { &[0] } else { &request.key }
 }
 
-/// Whether an event is in the range of a watcher, and not filtered out.
+/// Whether an event is in the range of a watcher, and passes its filters.
 fn wants(request: &WatchCreateRequest, event: &Event) -> bool {
     let kind = if event.r#type() == EventType::Put { FilterType::Noput } else { FilterType::Nodelete };
     let in_range = |kv: &KeyValue| match (first_key(request), &request.range_end[..]) {

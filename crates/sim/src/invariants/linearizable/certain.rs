@@ -1,8 +1,9 @@
-//! What cannot fit in any order of the operations, and can be told without a search: nearly every violation, and more clearly than
-//! by the place where a search got stuck.
+//! Violations that exist in every order of the operations and are found without a search. This covers nearly every
+//! violation, and describes it more clearly than the place where a search was stuck.
 //!
-//! The keys at a revision follow from the events up to there, in whatever order the operations are. What does not follow is which
-//! leases there are and what is compacted; of those, everything is granted here that could make an operation fit.
+//! The keys at a revision follow from the events up to that revision, in whatever order the operations are. The leases
+//! and the compacted revision do not follow from the events. So the check assumes any of their values that could make
+//! an operation fit.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,8 +14,9 @@ use crate::history::{Response, Revisions, Violation};
 use crate::model::{Model, REFUSALS};
 
 /// # Errors
-/// An operation that was told an older revision than one that had returned before it was called; one whose answer is not what the
-/// keys were at its revision; a revision that no operation could have made in time.
+/// An operation that was answered at an older revision than another one that had returned before it was called; an
+/// operation whose answer is not what the keys were at its revision; a revision that no operation could have made in
+/// time.
 pub fn check(tasks: &[Task<'_>], revisions: &Revisions, unknown: &Unknown) -> Result<(), Violation> {
     check_time(tasks)?;
     let states = states(tasks, revisions);
@@ -22,7 +24,7 @@ pub fn check(tasks: &[Task<'_>], revisions: &Revisions, unknown: &Unknown) -> Re
     check_makers(tasks, revisions, unknown, &states)
 }
 
-/// The key space at every revision from 1 on, with every lease that is spoken of.
+/// The key space at every revision from 1 on, with every lease that any operation names.
 fn states(tasks: &[Task<'_>], revisions: &Revisions) -> Vec<Model> {
     let mut leases = BTreeSet::new();
     for task in tasks {
@@ -35,7 +37,7 @@ fn states(tasks: &[Task<'_>], revisions: &Revisions) -> Vec<Model> {
     states
 }
 
-/// Revisions do not go back.
+/// Checks that revisions do not go back in real time.
 fn check_time(tasks: &[Task<'_>]) -> Result<(), Violation> {
     let known = || tasks.iter().filter_map(|task| Some((task, task.revision?, task.returned()?)));
     let mut calls: Vec<_> = known().map(|(task, revision, _)| (task.called(), revision, task)).collect();
@@ -66,7 +68,7 @@ fn makes(task: &Task<'_>, revision: i64, revisions: &Revisions, states: &[Model]
     revisions.get(&revision) == Some(&step.events) && task.answer.as_ref().is_none_or(|answer| *answer == step.response)
 }
 
-/// Answers are what the keys were.
+/// Checks that answers agree with the keys at their revisions.
 fn check_answers(tasks: &[Task<'_>], revisions: &Revisions, states: &[Model]) -> Result<(), Violation> {
     for task in tasks {
         match (&task.answer, task.revision) {
@@ -89,7 +91,7 @@ fn check_answer(
 ) -> Result<(), Violation> {
     let state = &states[revision as usize - 1];
     let step = match answer {
-        // They depend on what is not known here, and tell nothing else.
+        // They depend on leases or compactions, which are not known here, and contain no other information.
         Response::Compact(_) | Response::LeaseRevoke(_) => return Ok(()),
         Response::LeaseGrant(_) => state.clone().with_leases(Default::default()).execute(task.request()),
         _ => state.execute(task.request()),
@@ -109,7 +111,7 @@ fn check_answer(
     Err(text)
 }
 
-/// Every revision was asked for, before anyone who returned was told of it or of a later one.
+/// Checks that every revision was requested before the first return of an operation that saw it or a later one.
 fn check_makers(
     tasks: &[Task<'_>],
     revisions: &Revisions,

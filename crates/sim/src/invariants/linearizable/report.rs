@@ -1,11 +1,12 @@
-//! What is wrong with a history, for a person who has to find out why.
+//! The description of a violation, for a person who looks for its cause.
 
 use std::fmt::Write;
 
 use super::search::Search;
 use crate::model::Model;
 
-/// Describes where an order of operations could not go on: what is in the way, what stood open, what the next revision was.
+/// Describes where an order of operations could not be continued: the obstacle, the open operations, and the next
+/// revision.
 pub fn dead_end(search: &Search<'_>, model: &Model) -> String {
     let mut text = blame(search, model);
     let revision = model.revision();
@@ -30,7 +31,7 @@ pub fn dead_end(search: &Search<'_>, model: &Model) -> String {
     text
 }
 
-/// The operation that has no place, or the revision that nobody made.
+/// The operation that has no place, or the revision that no operation made.
 fn blame(search: &Search<'_>, model: &Model) -> String {
     let revision = model.revision();
     let first = search.timeline.first_return();

@@ -11,18 +11,19 @@ use crate::history::{Request, Response, Revisions, Violation};
 use crate::model::{COMPACTED, Model};
 use crate::random::Random;
 
-/// Placements after which the search gives up, so that a hopeless history ends in bounded time and memory. A sound history takes
-/// little more than one per operation.
+/// Placements after which the search gives up, so that a hopeless history ends in bounded time and memory. A sound
+/// history needs little more than one placement per operation.
 const MAX_PLACEMENTS: usize = 500_000;
 
-/// Seed of the numbers that stand for operations; any will do.
+/// Seed of the random numbers that represent operations; any value will do.
 const MARKS: u64 = 0x6c69_6e65;
 
 pub struct Search<'a> {
     pub(super) tasks: &'a [Task<'a>],
     pub(super) revisions: &'a Revisions,
     pub(super) timeline: Timeline,
-    /// By revision: operations without a place that were answered there, and so must be placed before the next.
+    /// By revision: the number of unplaced operations that were answered there, and so must be placed before the next
+    /// revision.
     waiting: Vec<u32>,
     last: i64,
     unknown: Unknown,
@@ -31,18 +32,20 @@ pub struct Search<'a> {
     farthest: Option<(usize, Violation)>,
 }
 
-/// Which operations have a place.
+/// The operations that have a place.
 struct Placed {
     is_placed: Vec<bool>,
     /// A random number for each operation.
     marks: Vec<u128>,
-    /// The marks of those that have a place, added without carry: the set, as far as 128 bits can tell sets apart.
+    /// The marks of the placed operations, combined by exclusive or. The result identifies the set as far as 128
+    /// bits can distinguish sets.
     mark: u128,
-    /// How many of those have a place that must have one.
+    /// The number of placed operations among those that must be placed.
     known: usize,
 }
 
-/// Operations in some order, and where that led. Keys and revision follow from the operations, because every revision is given.
+/// A set of placed operations, and the state after them. Keys and revision follow from the operations, because every
+/// revision is given.
 #[derive(PartialEq, Eq, Hash)]
 struct Tried {
     placed: u128,
@@ -51,40 +54,41 @@ struct Tried {
     leases: Arc<BTreeSet<i64>>,
 }
 
-/// One operation that may be next, and what the model is then.
+/// One operation that may be next, and the model after it.
 struct Choice {
     task: usize,
-    /// Ones with unknown outcome that come before it, so that it fits.
+    /// Operations with unknown outcome that are placed before it, so that it fits.
     helpers: Vec<usize>,
     after: Model,
 }
 
-/// Operations with unknown outcome, one after the other, and what the model is then.
+/// Operations with unknown outcome, one after the other, and the model after them.
 type Way = (Vec<usize>, Model);
 
-/// A moment of the search: what led there, and what has not been tried yet. The last choice is tried first.
+/// One step of the search: the operations that led there, and the choices that are still untried. The last choice is
+/// tried first.
 struct Frame {
     model: Model,
     placed: Vec<usize>,
     choices: Vec<Choice>,
     wave: Wave,
-    /// Whether there was any choice.
+    /// Whether there was no choice at all.
     is_dead_end: bool,
 }
 
 #[derive(PartialEq)]
 enum Wave {
-    /// Operations that must have a place, and unknown ones that make the next revision.
+    /// Operations that must be placed, and unknown ones that make the next revision.
     First,
-    /// Unknown ones that change what no revision shows.
+    /// Unknown operations whose change no revision shows.
     Second,
-    /// Nothing else may be next.
+    /// No other operation may be next.
     Last,
 }
 
-/// How an operation stands to a state.
+/// How an operation fits a state.
 enum Fit {
-    /// It has no business there.
+    /// It was answered at another revision, or makes the next one too early.
     No,
     /// The model gives another answer, or makes other events or none.
     Not,
@@ -117,7 +121,7 @@ impl<'a> Search<'a> {
     /// Looks for an order.
     ///
     /// # Errors
-    /// If there is none, or none was found in [`MAX_PLACEMENTS`].
+    /// If there is no order, or none was found in [`MAX_PLACEMENTS`].
     pub fn run(mut self) -> Result<(), Violation> {
         let mut stack = vec![self.frame(Vec::new(), Model::default())];
         let mut placements = 0;
@@ -152,15 +156,15 @@ impl<'a> Search<'a> {
         Err(self.farthest.map_or_else(|| "no order was found".to_string(), |(_, text)| text))
     }
 
-    /// Everything that must have a place has one, and every revision was made.
+    /// Whether every operation that must be placed has a place, and every revision was made.
     fn is_complete(&self, model: &Model) -> bool {
         self.timeline.is_empty() && model.revision() == self.last
     }
 
-    /// Where nothing fits for the first time, it is time to look for what cannot fit in any order.
+    /// Goes back one step. At the first dead end, it checks for operations that cannot fit in any order.
     ///
     /// # Errors
-    /// If there is such a thing.
+    /// If there is such an operation.
     fn go_back(&mut self, frame: Option<Frame>) -> Result<(), Violation> {
         let Some(frame) = frame else { return Ok(()) };
         if frame.is_dead_end && self.farthest.as_ref().is_none_or(|(known, _)| *known < self.placed.known) {
@@ -201,8 +205,9 @@ impl<'a> Search<'a> {
         Frame { model, placed, choices, wave, is_dead_end }
     }
 
-    /// What may be next, and whether that is all. What changes nothing excludes the rest; what no revision shows comes before what
-    /// makes the next one, because afterwards it is too late.
+    /// The operations that may be next, and whether these are all. An operation that changes nothing excludes the
+    /// others. An operation whose change no revision shows comes before one that makes the next revision, because
+    /// afterwards it is too late.
     fn visible(&self, model: &Model) -> (Vec<Choice>, Wave) {
         let (mut hidden, mut makers) = (Vec::new(), Vec::new());
         for task in self.timeline.open() {
@@ -219,7 +224,7 @@ impl<'a> Search<'a> {
         (makers, Wave::First)
     }
 
-    /// Operations with unknown outcome that make the next revision. Of several that ask for the same one will do.
+    /// Operations with unknown outcome that make the next revision. Of several with the same request, one is enough.
     fn unknown_makers(&self, model: &Model, makers: &mut Vec<Choice>) {
         let known = makers.len();
         for task in self.in_time(self.unknown.makers(model.revision() + 1).iter().copied()) {
@@ -233,8 +238,8 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Operations that fit once others with unknown outcome have changed what no revision shows. Those come directly before: earlier
-    /// they are of no use, and may be in the way.
+    /// Operations that fit after others with unknown outcome have made a change that no revision shows. The others are
+    /// placed directly before them: an earlier place is of no use, and may prevent other placements.
     fn helped(&self, model: &Model) -> Vec<Choice> {
         let next = self.in_time(self.unknown.makers(model.revision() + 1).iter().copied());
         let mut choices = Vec::new();
@@ -253,8 +258,8 @@ impl<'a> Search<'a> {
         choices
     }
 
-    /// What could be done for an operation that does not fit: the leases that it speaks of come or go, and if it was refused as
-    /// compacted, the first compaction that explains it comes.
+    /// The ways in which an operation could be made to fit: the leases that it names are granted or revoked; and if it
+    /// was refused as compacted, the first compaction that explains the refusal is placed.
     fn help(&self, model: &Model, task: usize) -> Vec<Way> {
         let mut leases = BTreeSet::new();
         each_lease(self.tasks[task].request(), &mut |lease| leases.extend([lease]));
@@ -274,7 +279,7 @@ impl<'a> Search<'a> {
         ways
     }
 
-    /// A way with the first of `tasks` behind it that changes something, makes no revision and is enough.
+    /// The way, extended by the first of `tasks` that changes something, makes no revision and is enough.
     fn one_more(
         &self,
         (helpers, model): &Way,
@@ -287,7 +292,7 @@ impl<'a> Search<'a> {
         })
     }
 
-    /// Those that may be next as far as time goes.
+    /// The unplaced operations among `tasks` that may be next in real time.
     fn in_time(&self, tasks: impl Iterator<Item = usize>) -> impl Iterator<Item = usize> {
         let until = self.timeline.first_return().map(|(_, moment)| moment);
         let is_called = move |task: &usize| until.is_none_or(|moment| self.tasks[*task].called() <= moment);
@@ -309,7 +314,7 @@ impl<'a> Search<'a> {
             return Fit::Not;
         }
         if model.is_unchanged_in(&step.after) {
-            // With an unknown outcome it may just as well not have happened.
+            // With an unknown outcome it may equally have never happened.
             return if task.is_known() { Fit::Idle(step.after) } else { Fit::Not };
         }
         if step.events.is_empty() {
@@ -329,7 +334,7 @@ impl<'a> Search<'a> {
         (0..self.tasks.len()).filter(is_waiting)
     }
 
-    /// How many have a place of those that must have one.
+    /// The number of placed operations among those that must be placed.
     pub(super) fn placed(&self) -> usize {
         self.placed.known
     }
@@ -345,7 +350,7 @@ impl Placed {
     fn none_of(tasks: &[Task<'_>]) -> Self {
         let mut random = Random::new(MARKS, 0);
         let mark = |task: &Task<'_>| match task.request() {
-            // Whether it was used says nothing that the compacted revision does not.
+            // The compacted revision already says whether it was used.
             Request::Compact(_) if !task.is_known() => 0,
             _ => u128::from(random.number()) << 64 | u128::from(random.number()),
         };

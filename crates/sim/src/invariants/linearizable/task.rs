@@ -1,4 +1,4 @@
-//! An operation as the search needs it.
+//! An operation in the form that the search needs.
 
 use std::fmt;
 
@@ -7,14 +7,14 @@ use metastore_proto::etcdserverpb::{ResponseHeader, TxnResponse};
 
 use crate::history::{Moment, Operation, Request, Response};
 
-/// An operation that must have a place, or may have one if its outcome is unknown.
+/// An operation that must be placed, or may be placed if its outcome is unknown.
 pub struct Task<'a> {
     /// Its place in the history.
     pub number: usize,
     pub operation: &'a Operation,
-    /// What it was told, with nothing but the revision in headers; `None` if that is unknown.
+    /// Its answer, with only the revision in headers; `None` if the outcome is unknown.
     pub answer: Option<Response>,
-    /// The revision that the answer was given at; a refusal does not tell.
+    /// The revision at which it was answered; a refusal carries none.
     pub revision: Option<i64>,
 }
 
@@ -41,7 +41,7 @@ impl<'a> Task<'a> {
         self.answer.is_some()
     }
 
-    /// Whether, as far as its answer tells, it may have made a revision.
+    /// Whether, by its answer, it may have made a revision.
     pub fn may_write(&self) -> bool {
         match &self.answer {
             Some(Response::DeleteRange(response)) => response.deleted > 0,
@@ -64,13 +64,13 @@ impl fmt::Display for Task<'_> {
     }
 }
 
-/// A range that asks for no more than some former state of one member.
+/// A range that may be answered from any former state of one member.
 pub fn is_serializable(operation: &Operation) -> bool {
     matches!(&operation.request, Request::Range(range) if range.serializable)
 }
 
-/// Takes from the headers what depends on the member that answered. Returns the revision; a header that is missing is one of
-/// zeros, as in protobuf.
+/// Removes from the headers everything that depends on the member that answered. Returns the revision. A missing header
+/// is one of zeros, as in protobuf.
 fn only_revision(response: &mut Response) -> Option<i64> {
     let header = match response {
         Response::Put(response) => &mut response.header,

@@ -1,10 +1,10 @@
-//! Calls and returns of the operations that have no place yet, in the order of time: a linked list, from which an operation is taken
-//! in two steps, and to which it comes back in two (Lowe 2017, figure 6).
+//! Calls and returns of the unplaced operations, in the order of time. They form a linked list, from which an operation
+//! is removed in two steps, and into which it is put back in two steps (Lowe 2017, figure 6).
 
 use super::task::Task;
 use crate::history::Moment;
 
-/// The sentinel before the first entry and behind the last.
+/// The sentinel before the first entry and after the last.
 const END: usize = 0;
 
 #[derive(Clone, Copy)]
@@ -23,7 +23,8 @@ pub struct Timeline {
 }
 
 impl Timeline {
-    /// Of the operations that must have a place. A call in the moment of another's return counts as before it.
+    /// A timeline of the operations that must be placed. A call at the same moment as another operation's return counts
+    /// as before it.
     pub fn new(tasks: &[Task<'_>]) -> Self {
         let mut moments = Vec::new();
         for (task, returned) in tasks.iter().enumerate().filter_map(|(n, task)| Some((n, task.returned()?))) {
@@ -62,14 +63,14 @@ impl Timeline {
         std::iter::successors(next(&&self.entries[END]), next)
     }
 
-    /// Takes an operation out. One that is not in the list, because its outcome is unknown, is no matter.
+    /// Removes an operation. An operation with unknown outcome is not in the list; then nothing happens.
     pub fn take(&mut self, task: usize) {
         let Some((call, returned)) = self.places[task] else { return };
         self.unlink(call);
         self.unlink(returned);
     }
 
-    /// Puts back the operation that was taken last.
+    /// Puts back the operation that was removed last.
     pub fn put_back(&mut self, task: usize) {
         let Some((call, returned)) = self.places[task] else { return };
         self.link(returned);

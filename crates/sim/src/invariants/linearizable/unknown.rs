@@ -1,4 +1,4 @@
-//! Operations with unknown outcome, found by what they could have done.
+//! Operations with unknown outcome, indexed by their possible effects.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -14,9 +14,9 @@ use crate::model::range::is_inside;
 /// Each list is in the order of the history.
 #[derive(Default)]
 pub struct Unknown {
-    /// By revision: what could have made it.
+    /// By revision: the operations that could have made it.
     makers: BTreeMap<i64, Vec<usize>>,
-    /// By lease: grants and revocations.
+    /// By lease: its grants and revocations.
     leases: HashMap<i64, Vec<usize>>,
     /// By the revision compacted at.
     compactions: BTreeMap<i64, Vec<usize>>,
@@ -54,12 +54,12 @@ impl Unknown {
         unknown
     }
 
-    /// What could have made a revision.
+    /// The operations that could have made a revision.
     pub fn makers(&self, revision: i64) -> &[usize] {
         self.makers.get(&revision).map_or(&[], Vec::as_slice)
     }
 
-    /// What could have granted or revoked a lease.
+    /// The operations that could have granted or revoked a lease.
     pub fn of_lease(&self, id: i64) -> &[usize] {
         self.leases.get(&id).map_or(&[], Vec::as_slice)
     }
@@ -76,15 +76,15 @@ fn push_once(to: &mut Vec<usize>, n: usize) {
     }
 }
 
-/// Something that a request may write.
+/// A change that a request may make.
 enum Write<'a> {
     Put(&'a PutRequest),
     Delete(&'a DeleteRangeRequest),
-    /// Of the lease with this id.
+    /// The revocation of the lease with this id.
     Revoke(i64),
 }
 
-/// Calls `f` with everything that a request may write, whatever branches its transactions take.
+/// Calls `f` with every write that a request may make, whichever branches its transactions take.
 fn each_write<'a>(request: &'a Request, f: &mut impl FnMut(Write<'a>)) {
     match request {
         Request::Put(put) => f(Write::Put(put)),
@@ -131,7 +131,7 @@ fn could_be(write: &Write<'_>, event: &Event) -> bool {
     }
 }
 
-/// Calls `f` with every lease that a request speaks of.
+/// Calls `f` with every lease that a request names.
 pub fn each_lease(request: &Request, f: &mut impl FnMut(i64)) {
     match request {
         Request::LeaseGrant(grant) => f(grant.id),

@@ -1,4 +1,4 @@
-//! Reads of the past, right and wrong.
+//! Reads of former revisions, right and wrong.
 
 use metastore_proto::etcdserverpb::{RangeRequest, RangeResponse};
 
@@ -7,7 +7,7 @@ use crate::history::{Request, Response};
 use crate::model::story::{Story, compact, delete, get_at, put};
 use crate::model::{COMPACTED, FUTURE_REVISION};
 
-/// Every key, as a member with the revision `at` answers; its place in the history.
+/// Adds a read of every key, as answered by a member at revision `at`; returns its position in the history.
 fn lagging(story: &mut Story, at: i64) -> usize {
     let request = RangeRequest {
         key: "\0".into(),

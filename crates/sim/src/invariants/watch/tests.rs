@@ -16,7 +16,8 @@ fn delete(key: &str, mod_revision: i64, prev_kv: KeyValue) -> Event {
     Event { r#type: EventType::Delete.into(), kv: Some(kv), prev_kv: Some(prev_kv) }
 }
 
-/// `a`, `b` and `c` come one by one, 5 changes `b`, `a` and `c` at once, 6 deletes `b`, 7 puts `d`, 8 changes `a`.
+/// Revisions 2 to 4 put `a`, `b` and `c`; 5 changes `b`, `a` and `c` together, 6 deletes `b`, 7 puts `d`, 8 changes
+/// `a`.
 fn revisions() -> Revisions {
     let (a, b, c) = (key_value("a", (2, 2, 1)), key_value("b", (3, 3, 1)), key_value("c", (4, 4, 1)));
     let (a5, b5) = (key_value("a", (2, 5, 2)), key_value("b", (3, 5, 2)));
@@ -36,7 +37,7 @@ fn revisions() -> Revisions {
     ])
 }
 
-/// All keys from `key` on, until `end`.
+/// All keys from `key` on, up to `end`.
 fn request(key: &'static str, end: &'static str, start_revision: i64) -> WatchCreateRequest {
     let (key, range_end) = (key.into(), end.into());
     WatchCreateRequest { key, range_end, start_revision, prev_kv: true, ..WatchCreateRequest::default() }
@@ -63,7 +64,7 @@ fn fragment(revision: i64, events: &[Event]) -> WatchResponse {
     WatchResponse { fragment: true, ..response(revision, events.to_vec()) }
 }
 
-/// What one revision changed, as a response.
+/// The events of one revision, as a response.
 fn live(revision: i64) -> WatchResponse {
     response(revision, revisions()[&revision].clone())
 }
@@ -72,7 +73,7 @@ fn watch(request: WatchCreateRequest, responses: Vec<WatchResponse>) -> Watch {
     Watch { client: 4, request, responses, complete_to: None, compacted: 0 }
 }
 
-/// All keys from revision 2 on, as they were changed.
+/// A watch of all keys from revision 2 on that received every change.
 fn whole() -> Watch {
     let responses = [created(8)].into_iter().chain((2..=8).map(live)).collect();
     Watch { complete_to: Some(8), ..watch(request("", "\0", 2), responses) }
@@ -89,7 +90,7 @@ fn rejects(watch: &Watch, why: &str) {
     assert!(violation.starts_with("client 4 watches") && violation.contains(why), "{violation}");
 }
 
-/// A good watch, and what a change makes of it.
+/// Checks that a good watch is rejected after a change.
 #[track_caller]
 fn rejects_changed(change: impl Fn(&mut Vec<WatchResponse>), why: &str) {
     let mut watch = whole();
@@ -145,7 +146,7 @@ fn filters() {
 fn an_event_that_is_left_out() {
     rejects_changed(|responses| drop(responses.remove(3)), "of revision 4 is missing");
     rejects_changed(|responses| drop(responses.remove(1)), "of revision 2 is missing");
-    // The last one.
+    // The last response.
     rejects_changed(|responses| drop(responses.pop()), "up to 8 should be here");
 }
 
@@ -190,7 +191,7 @@ fn previous_values() {
     rejects_changed(|responses| responses[4].events[0].prev_kv.as_mut().unwrap().version = 7, "has the previous value");
     let previous = Some(key_value("a", (2, 2, 1)));
     rejects_changed(|responses| responses[2].events[0].prev_kv = previous.clone(), "and it was None");
-    // Not asked for.
+    // The previous value was not requested.
     let mut silent = whole();
     silent.request.prev_kv = false;
     rejects(&silent, "and it was None");
@@ -211,14 +212,14 @@ fn previous_values_that_are_compacted() {
     };
     accepts(&past(6));
     rejects(&past(5), "revision 6 has the previous value None");
-    // From now on, and as it happens.
+    // From now on, as a live event.
     let now = |header| Watch {
         compacted: 8,
         ..watch(request("b", "", 0), vec![created(5), response(header, vec![without(6)])])
     };
     accepts(&now(7));
     rejects(&now(6), "revision 6 has the previous value None");
-    // Something else than nothing is never right.
+    // A wrong value is never accepted, only a missing one.
     let mut wrong = past(8);
     wrong.responses[1].events[0].prev_kv = Some(key_value("b", (3, 4, 1)));
     rejects(&wrong, "has the previous value Some");
@@ -346,7 +347,7 @@ fn where_a_client_watches_on() {
     assert_eq!((next(0, &[created(6)]), next(5, &[created(6)]), next(9, &[created(6)])), (7, 5, 9));
     assert_eq!(next(5, &[created(8), live(5)]), 6);
     assert_eq!(next(5, &[created(8), live(5), progress(7)]), 8);
-    // Read from history: more may be to come up to the header's revision.
+    // These events are read from history: more of them may follow, up to the header's revision.
     assert_eq!(next(2, &[created(8), response(8, events(3, &["b"]))]), 4);
     let five = revisions()[&5].clone();
     assert_eq!(next(4, &[created(8), live(4), fragment(5, &five[..2])]), 5);

@@ -1,4 +1,4 @@
-//! The search beside one that tries every order: nothing that is left out may matter.
+//! Compares the search with one that tries every order: the search must not leave out anything that matters.
 
 use super::check;
 use crate::history::{Operation, Response, Revisions};
@@ -8,7 +8,7 @@ use crate::random::Random;
 
 const SEEDS: u64 = 6000;
 
-/// Clients that are in each other's way all the time.
+/// Clients that conflict all the time.
 const HABITS: Habits =
     Habits { operations: 10, clients: 4, unknown_permille: 250, keys: 2, leases: 2, hidden_permille: 450 };
 
@@ -31,7 +31,7 @@ fn what_is_left_out_does_not_matter() {
     assert!(fine > SEEDS / 4 && wrong > SEEDS / 8, "{fine} fine, {wrong} wrong");
 }
 
-/// Gives an operation an answer that it could have had at another moment, another time, or none.
+/// Gives an operation an answer that it could have had at another moment, other times, or no answer.
 fn change(story: &mut Story, random: &mut Random) {
     let at = random.below(story.operations.len() as u64) as usize;
     let moment = random.below(60);
@@ -48,7 +48,7 @@ fn change(story: &mut Story, random: &mut Random) {
     }
 }
 
-/// Whether there is an order of the operations, by the definition.
+/// Whether there is an order of the operations, directly by the definition.
 fn exists(model: &Model, operations: &[Operation], placed: &mut [bool], revisions: &Revisions) -> bool {
     let returns = operations.iter().zip(&*placed).filter(|(_, placed)| !**placed).map(|(o, _)| o.returned.as_ref());
     let first = returns.flatten().map(|(moment, _)| *moment).min();

@@ -1,4 +1,4 @@
-//! Histories of clients that ask at the same time, and what becomes of them when one answer is changed.
+//! Histories of concurrent clients, and the verdict after one answer is changed.
 
 use metastore_proto::etcdserverpb::{ResponseHeader, TxnResponse};
 
@@ -8,7 +8,7 @@ use crate::invariants::serializable;
 use crate::model::story::{Habits, Story};
 use crate::random::Random;
 
-/// About as many as a simulated minute has.
+/// About the number of operations in a simulated minute.
 const MANY: usize = 1500;
 
 fn few(seed: u64) -> Story {
@@ -75,7 +75,7 @@ fn one_missing_write_is_found() {
     }
 }
 
-/// Changes an answer to one that cannot be right at any moment; false if it has nothing to change.
+/// Changes an answer to one that cannot be right at any moment; returns false if there is nothing to change.
 fn tamper(response: &mut Response, random: &mut Random) -> bool {
     match response {
         Response::Put(response) => match random.below(2) {

@@ -1,4 +1,4 @@
-//! Operations of which nobody knows the outcome.
+//! Operations with an unknown outcome.
 
 use super::{check, violation};
 use crate::model::story::{Story, compact, delete, get, get_at, grant, put, put_with_lease, revoke};
