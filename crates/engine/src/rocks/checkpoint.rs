@@ -9,12 +9,12 @@ use super::open::{CHECKPOINT, sibling};
 use super::temporary::Temporary;
 use crate::Result;
 
-/// Checkpoints of this process, for distinct names.
+/// The number of checkpoints of this process, for distinct names.
 static COUNT: AtomicU64 = AtomicU64::new(0);
 
 impl RocksDb {
-    /// Flushes, links the files into a directory of their own, and opens it for reading. The files are the same, and so are
-    /// their blocks in the cache.
+    /// Flushes, links the files into a directory of their own, and opens that for reading. The files are the same, and
+    /// so are their blocks in the cache.
     pub(super) fn freeze(&self) -> Result<Self> {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let path = sibling(&self.path, &format!("{CHECKPOINT}{}-{number}", std::process::id()));

@@ -2,17 +2,18 @@
 //!
 //! ```text
 //!   revisions      2 a   3 b   4 a   5 b✝  6 c   7 a   8 c   9 d✝
-//!                  ───── what dies is here ──── ▲            ▲
+//!                  ───── deaths, done ───────── ▲            ▲
 //!                  2, by 4; 3, by 5;            next: by 7   at
 //!                  5, by itself                 dies 4
 //! ```
 //!
-//! A version dies by the one that replaced it, so each version names the one it replaced, and a walk over the revisions meets
-//! the deaths in their order. What it drops is older than where it stands. RocksDB marks what is deleted, and passing such marks
-//! takes as long as passing rows; but none lie ahead of the walk, however many it has left behind.
+//! A version dies by the version that replaced it. Each version names the one that it replaced, so a walk over the
+//! revisions visits the deaths in their order. The dropped versions are older than the position of the walk. RocksDB
+//! writes a marker for each deleted row, and an iterator needs as long for a marker as for a row. But no markers lie
+//! ahead of the walk, however many it has left behind.
 //!
-//! A tombstone dies by itself, after its own revision: one at the very revision of a compaction stays until the next, which
-//! therefore begins at that revision once more. Other deaths there are past.
+//! A tombstone dies by itself, after its own revision. A tombstone at exactly the revision of a compaction stays until
+//! the next one, which therefore begins at that revision again. The other deaths at that revision are already done.
 
 use std::sync::atomic::Ordering;
 
@@ -28,16 +29,16 @@ use super::layout::{
 use super::reading::item;
 use crate::{Mark, Result, Revision, Usage};
 
-/// Bytes of versions that a step reads at most, and one version more.
+/// The most bytes of versions that a step reads, not counting the last version.
 const STEP_BYTES: usize = 1 << 20;
 
-/// What one step drops.
+/// The changes of one step.
 struct Dropped {
     batch: WriteBatch,
     usage: Usage,
-    /// As it is without that.
+    /// The mark without the dropped versions.
     mark: Mark,
-    /// Tombstones of revisions before this are found to be dropped by their revision alone.
+    /// Tombstones of earlier revisions are recognised as dropped by their revision alone.
     done: i64,
 }
 
@@ -46,7 +47,7 @@ impl Walk {
         self.at > self.done
     }
 
-    /// Goes on, or begins if none is under way. `None` if a former one came as far.
+    /// Continues an unfinished walk, or begins a new one. `None` if an earlier walk has reached `at`.
     fn towards(self, at: i64) -> Option<Self> {
         if self.is_under_way() {
             return Some(self);
@@ -54,13 +55,14 @@ impl Walk {
         (at > self.done).then_some(Self { at, next: Revision::new(self.done, 0), ..self })
     }
 
-    /// Goes on at `next`; without it all that is published was looked at, which may be less than was asked for.
+    /// Continues at `next`. Without it all published revisions were visited, which may be fewer than requested.
     fn goes_on(self, next: Option<Revision>, published: i64) -> Self {
         let done = self.at.min(published);
         next.map_or(Self { done, at: done, ..self }, |next| Self { next, ..self })
     }
 
-    /// Whether what was replaced at a main revision is still to be dropped; it is not if it is a tombstone that dies by itself.
+    /// Whether a version that was replaced at a main revision is yet to be dropped. It is not if it is a
+    /// tombstone that dies by itself.
     fn drops_replaced(&self, replaced: Stamp, main: i64) -> bool {
         main > self.done && !(replaced.tombstone && self.drops_tombstone(replaced.revision))
     }
@@ -71,7 +73,8 @@ impl Walk {
 }
 
 impl RocksDb {
-    /// Goes a step of the walk, and says whether there is more to do. A walk that was begun at another revision is finished first.
+    /// Makes one step of the walk, and returns whether there is more to do. An unfinished walk at another
+    /// revision is finished first.
     pub(super) fn drop_dead(&self, at: i64) -> Result<bool> {
         let mut pending = self.writer()?;
         assert!(
@@ -79,11 +82,11 @@ impl RocksDb {
             "{} keys are written and not published while versions are dropped",
             pending.written
         );
-        // What the writer asked for may be what goes.
+        // Versions that the writer has looked up may be dropped.
         pending.keys.clear();
         let state = pending.state;
         let Some(walk) = state.walk.towards(at) else { return Ok(false) };
-        // Readers who miss a version are to know why.
+        // Set first, so that readers that miss a version know the reason.
         self.dropping.fetch_max(walk.at, Ordering::Release);
         let done = walk.at.min(state.published.revision);
         let (batch, usage, mark) = (WriteBatch::default(), Usage::default(), self.stored.mark());
@@ -91,7 +94,7 @@ impl RocksDb {
         let next = self.walk(walk, &mut dropped)?;
         let more = next.is_some() || walk.at < at;
         let walk = walk.goes_on(next, state.published.revision);
-        // Rows of tables may be pending: they wait for their own applied index.
+        // Rows of tables may be pending. They wait for their own applied index.
         let Usage { rows, bytes } = state.usage;
         let usage = Usage { rows: rows - dropped.usage.rows, bytes: bytes - dropped.usage.bytes };
         self.stored.set_mark(dropped.mark);
@@ -105,11 +108,11 @@ impl RocksDb {
         Ok(more)
     }
 
-    /// Looks at a step of the revisions and collects what dies there. Returns where the next step begins.
+    /// Visits one step of the revisions, and collects the deaths there. Returns where the next step begins.
     fn walk(&self, walk: Walk, dropped: &mut Dropped) -> Result<Option<Revision>> {
         let mut options = ReadOptions::default();
         options.set_iterate_upper_bound(revision_key(Revision::new(walk.at.saturating_add(1), 0)));
-        // It is read once: the cache is for others.
+        // The revisions are read only once, and must not displace other data in the cache.
         options.fill_cache(false);
         let mut revisions = self.db.raw_iterator_cf_opt(self.family(REVISIONS), options);
         revisions.seek(revision_key(walk.next));
@@ -127,7 +130,7 @@ impl RocksDb {
         Ok(None)
     }
 
-    /// Drops what dies at one version.
+    /// Drops the versions that die at one version.
     fn drop_at(&self, walk: Walk, revision: Revision, written: Written<'_>, dropped: &mut Dropped) -> Result<()> {
         if let Some(replaced) = written.replaced.filter(|&replaced| walk.drops_replaced(replaced, revision.main)) {
             self.drop_version(replaced, revision.main, dropped);
@@ -135,9 +138,9 @@ impl RocksDb {
         if let Some(key) = written.deleted.filter(|_| walk.drops_tombstone(revision)) {
             let stamp = Stamp { revision, tombstone: true, row_bytes: written.row.len() as u32 };
             self.drop_version(stamp, revision.main + 1, dropped);
-            // It may be its key's newest version: then its row there goes with its file.
+            // It may be the newest version of its key. Then its row in `current` goes when its file is rewritten.
             self.dead_rows.lock().add(key, stamp.row_bytes);
-            // A compaction beyond all that is published drops this, too, though it is not done there.
+            // A compaction beyond the published revisions drops this one, too, but `done` stays behind.
             if revision.main >= dropped.done && self.current_stamp(key)? == Some(stamp) {
                 dropped.batch.delete_cf(self.family(CURRENT), key);
             }
@@ -145,7 +148,7 @@ impl RocksDb {
         Ok(())
     }
 
-    /// Drops a version; `dead` is the least revision at which a compaction does.
+    /// Drops a version; `dead` is the least revision at which a compaction drops it.
     fn drop_version(&self, stamp: Stamp, dead: i64, dropped: &mut Dropped) {
         dropped.batch.delete_cf(self.family(REVISIONS), revision_key(stamp.revision));
         let Usage { rows, bytes } = stamp.usage();
@@ -154,9 +157,9 @@ impl RocksDb {
         dropped.mark.dropped(dead, stamp.usage());
     }
 
-    /// Rewrites all files, so that nothing deleted takes space.
+    /// Rewrites all files, so that no deleted row takes space.
     pub(super) fn compact_files(&self) -> Result<()> {
-        // What is dead is left out if its death is durable.
+        // The flush makes the deaths durable, so that the rewrite leaves out all dead rows.
         self.dead_rows.lock().clear();
         self.flush_all()?;
         self.rewriting(|| {
@@ -166,14 +169,15 @@ impl RocksDb {
         })
     }
 
-    /// What of `current` is to be rewritten because much of it is dead, after the next flush; once.
+    /// The parts of `current` to be rewritten after the next flush, because much of them is dead. Each
+    /// part is returned once.
     pub(super) fn take_dead_rows(&self) -> Option<Rewrite> {
         let taken = self.dead_rows.lock().take(self.stored.usage().rows);
         self.flush_wanted.store(false, Ordering::Relaxed);
         taken
     }
 
-    /// Rewrites files that are full of dead rows. What it costs is in proportion to what was deleted.
+    /// Rewrites files with many dead rows. The cost is proportional to the amount of deleted data.
     pub(super) fn rewrite_dead_rows(&self, rewrite: Rewrite) -> Result<()> {
         let current = self.family(CURRENT);
         self.rewriting(|| match rewrite {
@@ -189,7 +193,7 @@ impl RocksDb {
         })
     }
 
-    /// Rewrites files; the crate does not say whether that failed.
+    /// Rewrites files. The `rocksdb` crate does not report failures, so the error counter is compared.
     fn rewriting(&self, rewrite: impl FnOnce()) -> Result<()> {
         let errors = self.whole(BACKGROUND_ERRORS);
         rewrite();
@@ -203,7 +207,7 @@ impl RocksDb {
 
 pub(super) fn every_file() -> CompactOptions {
     let mut options = CompactOptions::default();
-    // The files that RocksDB rewrites by itself meanwhile need not wait.
+    // Files that RocksDB rewrites by itself at the same time need not wait.
     options.set_exclusive_manual_compaction(false);
     options.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
     options
@@ -219,7 +223,7 @@ mod tests {
     use crate::contract::Scratch;
     use crate::{Applied, Engine, KeyRange, Published, RocksDbSettings, Row, STEP, Version};
 
-    /// Versions that the first compaction drops, and versions written after it.
+    /// The number of versions that the first compaction drops, and of versions written after it.
     const DROPPED: i64 = 300_000;
     const MORE: i64 = 3_000;
 
@@ -238,7 +242,7 @@ mod tests {
         while engine.compact_step(at).unwrap() {}
     }
 
-    /// Marks of deleted rows that RocksDB passed in this thread.
+    /// The number of markers of deleted rows that RocksDB passed in this thread.
     fn marks_passed(during: impl FnOnce()) -> u64 {
         set_perf_stats(PerfStatsLevel::EnableCount);
         let mut context = PerfContext::default();
@@ -261,12 +265,12 @@ mod tests {
         }
         let second = marks_passed(|| compact(&engine, DROPPED + MORE));
         assert_eq!((first, second), (0, 0), "marks passed by each compaction");
-        // They are there: who reads from the beginning passes them.
+        // The markers do exist: a reader from the beginning passes them.
         let reader = marks_passed(|| _ = engine.history(Revision::default(), i64::MAX, &mut Vec::new()).unwrap());
         assert!(reader > 100_000, "{reader} marks");
     }
 
-    /// Rows that RocksDB passed in this thread without showing them.
+    /// The number of rows that RocksDB skipped in this thread without returning them.
     fn passed_unseen(during: impl FnOnce()) -> u64 {
         set_perf_stats(PerfStatsLevel::EnableCount);
         let mut context = PerfContext::default();
@@ -277,7 +281,7 @@ mod tests {
 
     const ALL: KeyRange<'static> = KeyRange { start: b"", end: None };
 
-    /// Keys that are deleted together, and keys around them that stay.
+    /// The number of keys that are deleted together. The keys around them stay.
     const DELETED: i64 = 40_000;
 
     /// Writes keys and deletes most of them, in the order that `key` gives them, and compacts.
@@ -314,7 +318,7 @@ mod tests {
             }
         }
         assert_eq!(rows.iter().map(|row| row.revision.main).collect::<Vec<_>>(), [at, 2]);
-        // What a key was before it was deleted is passed unseen: a row or two for each.
+        // The rows of a key from before its deletion are skipped: one or two per key.
         assert!(most <= 2 * STEP as u64 + 2, "a step passed {most} rows unseen; {steps} steps");
         assert_eq!(engine.newest(b"key00000001", at).unwrap(), None, "it is as if it were gone");
     }
@@ -394,7 +398,7 @@ mod tests {
             write(&engine, b"key", main, main % 10 == 0);
         }
         engine.flush().unwrap();
-        // All but the last, and the ten tombstones stand there from the start.
+        // All versions except the last, and the ten tombstones, are in `superseded` from the start.
         assert_eq!(superseded(&engine), 100);
         compact(&engine, 50);
         engine.rewrite_files();
@@ -412,7 +416,7 @@ mod tests {
         assert_eq!(superseded(&engine), 31, "what is found at the start is durable");
     }
 
-    /// Rows in `superseded` go one by one, in any order.
+    /// Rows in `superseded` disappear one by one, in any order.
     #[test]
     fn a_key_that_died_does_not_come_back_when_its_tombstone_is_forgotten_first() {
         let scratch = Scratch::new();
@@ -427,7 +431,7 @@ mod tests {
                 let key = superseded_key(b"key", Revision::new(main, 0));
                 engine.db.delete_cf_opt(engine.family(SUPERSEDED), key, &super::super::writing::unlogged()).unwrap();
             }
-            // As it is, and after a restart.
+            // Before and after a restart.
             for _ in 0..2 {
                 for at in [4, 5] {
                     let (mut rows, mut count) = (Vec::new(), 0);

@@ -1,23 +1,24 @@
-//! Where many rows of `current` are dead, so that rewriting their files is worth its while.
+//! The dead rows of `current`: where they are so many that their files are worth rewriting.
 //!
-//! Dead rows among as many living ones cost a reader little, and go when RocksDB rewrites their files anyway. But a
-//! range in which everything was deleted, or the head of a queue, is nothing but dead rows, and every list that begins
-//! there passes them all. The walk of a compaction meets the deletions in their order. A range delete writes its
-//! tombstones in the order of the keys, and so does a consumer of a queue: ascending keys make a [`Run`].
+//! Dead rows among as many live ones cost a reader little, and they go when RocksDB rewrites their files anyway. But a
+//! range in which everything was deleted, or the head of a queue, consists of dead rows only, and every list that
+//! begins there passes all of them. The walk of a compaction visits the deletes in their order. A range delete writes
+//! its tombstones in the order of the keys, and so does a consumer of a queue: ascending keys form a [`Run`].
 
-/// A shorter run is not worth a rewriting of its own.
+/// A shorter run is not worth a rewrite of its own.
 const RUN_ROWS: u64 = 1024;
-/// Runs at most that are remembered; of more, the rows count as scattered.
+/// The most runs that are remembered. The rows of further runs count as scattered.
 const MOST_RUNS: usize = 64;
-/// A flush is asked for, and files are rewritten, when so many rows are dead: a list passes fewer of them in a few
-/// milliseconds.
+/// With this many dead rows a flush is requested, and files are rewritten. A list passes fewer of them
+/// in a few milliseconds.
 pub(super) const MANY_ROWS: u64 = 16 << 10;
-/// All files are rewritten when one stored row in so many is a dead one.
+/// All files are rewritten when this fraction of the stored rows is dead: one in so many.
 const SCATTERED_SHARE: u64 = 4;
-/// Files of a run are not rewritten if they hold so many times its bytes: most of it is alive.
+/// The files of a run are not rewritten if they are so many times larger than it: most of their rows are alive.
 const MOST_REWRITTEN: u64 = 16;
 
-/// Dead rows that were not rewritten yet, as far as is known: since the last start, and perhaps more than there are.
+/// Known dead rows that have not been rewritten yet. Those from before the last start are unknown, and
+/// some may be gone already.
 #[derive(Debug, Default)]
 pub(super) struct DeadRows {
     rows: u64,
@@ -34,7 +35,7 @@ pub(super) struct Run {
     bytes: u64,
 }
 
-/// What is to be rewritten.
+/// The files to rewrite.
 #[derive(Debug)]
 pub(super) enum Rewrite {
     All,
@@ -42,7 +43,7 @@ pub(super) enum Rewrite {
 }
 
 impl DeadRows {
-    /// Takes note of a row that died, in the order of the deaths.
+    /// Records a dead row, in the order of the deaths.
     pub(super) fn add(&mut self, key: &[u8], row_bytes: u32) {
         if self.open.rows > 0 && key <= &self.open.last[..] {
             self.close();
@@ -65,12 +66,12 @@ impl DeadRows {
         }
     }
 
-    /// All files are rewritten.
+    /// Records that all files are rewritten.
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }
 
-    /// Whether a flush should come, though little may have been written. `stored` is how many rows there are in all.
+    /// Whether a flush should come, although little may have been written. `stored` is the number of all rows.
     pub(super) fn are_many(&self, stored: u64) -> bool {
         let long = |run: &&Run| run.rows >= RUN_ROWS;
         let in_runs: u64 = self.runs.iter().chain([&self.open]).filter(long).map(|run| run.rows).sum();
@@ -81,7 +82,7 @@ impl DeadRows {
         self.rows >= MANY_ROWS && self.rows >= stored / SCATTERED_SHARE
     }
 
-    /// Takes what is to be rewritten, if there is enough of it.
+    /// Takes the runs to rewrite, if there are enough dead rows.
     pub(super) fn take(&mut self, stored: u64) -> Option<Rewrite> {
         if !self.are_many(stored) {
             return None;
@@ -94,7 +95,7 @@ impl DeadRows {
 }
 
 impl Run {
-    /// Whether its rows make up enough of files of so many bytes.
+    /// Whether its rows make up enough of files of `bytes` bytes.
     pub(super) fn is_dense(&self, bytes: u64) -> bool {
         bytes <= self.bytes.saturating_mul(MOST_REWRITTEN)
     }

@@ -1,17 +1,17 @@
-//! How far the last flush came, in a file beside RocksDB's own.
+//! The log position of the last flush, in a file beside RocksDB's own.
 //!
-//! RocksDB takes a manifest that ends in the middle of a record for one whose last write was torn by a crash, opens the older
-//! state, and deletes the files that only the rest of the manifest named. But what a flush returned is durable, and the raft
-//! log before it may be gone. So the log position is noted, and a database that has not come as far is refused.
+//! If a manifest ends in the middle of a record, RocksDB assumes that a crash tore its last write. It then opens the
+//! older state, and deletes the files that only the rest of the manifest named. But flushed data are durable, and the
+//! raft log before them may be gone. So the log position is noted, and a database with an older state is refused.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
-/// Holds the log index in decimal digits.
+/// The file that holds the log index in decimal digits.
 const NAME: &str = "FLUSHED";
 
-/// Notes, durably, that a flush came as far as a log index.
+/// Notes durably that a flush has reached a log index.
 pub(super) fn note(directory: &Path, index: u64) -> io::Result<()> {
     let unfinished = directory.join("FLUSHED.new");
     let mut file = File::create(&unfinished)?;
@@ -21,7 +21,7 @@ pub(super) fn note(directory: &Path, index: u64) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
-/// The log index that the last flush came to; 0 if there was none.
+/// The log index that the last flush has reached; 0 if there was none.
 pub(super) fn noted(directory: &Path) -> io::Result<u64> {
     match fs::read_to_string(directory.join(NAME)) {
         Ok(digits) => digits.parse().map_err(|_| {

@@ -1,11 +1,11 @@
-//! The bytes of each column family. Numbers are big endian, so that bytes sort as numbers do.
+//! The bytes of each column family. Numbers are big endian, so that their bytes sort as the numbers do.
 //!
 //! ```text
 //!   default      "state"              ▶ format u32 | revision i64 | index u64 | term u64 | rows u64 | bytes u64
 //!                                     | compacted i64 | compacting i64 | next main i64 | next sub i64
 //!                                     | the numbers of the mark, u64 each
-//!   current      key                  ▶ main i64 | sub i64 | tombstone u8 | row          the newest version of each key; a
-//!                                                                                        tombstone also once it was dropped
+//!   current      key                  ▶ main i64 | sub i64 | tombstone u8 | row       the newest version of each key;
+//!                                                                     a tombstone also after it was dropped
 //!   revisions    main i64 | sub i64   ▶ marks u8 | [replaced main i64 | sub i64 | row length u32]      every version
 //!                                     | [key length u32 | key] | row
 //!   superseded   key length u32 | key | !main i64 | !sub i64                             versions that some compaction
@@ -13,16 +13,17 @@
 //!   tables       table u8 | key       ▶ value                                            the small tables
 //! ```
 //!
-//! A version among the revisions names what dies by it: the version that it replaced, and of a tombstone the key. Marks: 1 it
-//! is a tombstone, and its key follows; 2 it replaced a version; 4 that one is a tombstone. A tombstone of an earlier revision
-//! counts as no version, because it dies by itself.
+//! A version in `revisions` names the versions that die by it: the version that it replaced, and for a tombstone its
+//! key. The bits of `marks`: 1 for a tombstone, whose key follows; 2 for a version that replaced another; 4 if that one
+//! is a tombstone. A replaced tombstone of an earlier revision is not named, because it dies by itself.
 //!
-//! `dead` is the least revision at which a compaction drops the version: the main revision of the version that replaced it,
-//! or for a tombstone the one after its own, if that is less. Revisions of one key are inverted: the newest comes first.
+//! `dead` is the least revision at which a compaction drops the version. That is the main revision of the version that
+//! replaced it. For a tombstone it is the revision after its own, if that is less. Revisions of one key are inverted:
+//! the newest comes first.
 
 use crate::{Applied, EngineError, Mark, Published, Result, Revision, Row, Table, Usage, Version};
 
-/// Version of this layout; another one is refused.
+/// The version of this layout. Any other is refused.
 pub(super) const FORMAT: u32 = 2;
 
 pub(super) const CURRENT: &str = "current";
@@ -30,22 +31,22 @@ pub(super) const REVISIONS: &str = "revisions";
 pub(super) const SUPERSEDED: &str = "superseded";
 pub(super) const TABLES: &str = "tables";
 
-/// The one key of the default column family.
+/// The only key of the default column family.
 pub(super) const STATE_KEY: &[u8] = b"state";
 
-/// Bytes of a revision.
+/// The size of a revision.
 const REVISION_BYTES: usize = 16;
-/// Bytes before the row of a current version.
+/// The size of the fields before the row of a current version.
 const STAMP_BYTES: usize = REVISION_BYTES + 1;
-/// Bytes that name the version that was replaced.
+/// The size of the fields that name the replaced version.
 const REPLACED_BYTES: usize = REVISION_BYTES + 4;
 
-/// Marks of a version among the revisions.
+/// The bits of `marks` in `revisions`.
 const TOMBSTONE: u8 = 1;
 const REPLACED: u8 = 2;
 const REPLACED_TOMBSTONE: u8 = 4;
 
-/// Which version, and how large its row is.
+/// A version without its row, and the size of the row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
     pub(super) revision: Revision,
@@ -72,7 +73,7 @@ pub(super) struct Superseded {
     pub(super) dead: i64,
 }
 
-/// A version as it stands among the revisions.
+/// A version as it is stored in `revisions`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Written<'a> {
     /// The version that dies by this one.
@@ -88,25 +89,25 @@ impl Written<'_> {
     }
 }
 
-/// Where compaction stands: it walks over the revisions once, and drops what dies by each.
+/// The progress of compaction: it walks over the revisions once, and drops the versions that die by each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Walk {
-    /// Everything that a compaction at this revision drops is gone.
+    /// All versions that a compaction at this revision drops are gone.
     pub(super) done: i64,
-    /// The revision of the compaction under way; `done` or less if there is none.
+    /// The revision of the unfinished compaction; `done` or less if there is none.
     pub(super) at: i64,
-    /// Where it goes on.
+    /// Where the walk continues.
     pub(super) next: Revision,
 }
 
 impl Walk {
-    /// Tombstones of earlier main revisions are dropped, wherever they still stand.
+    /// Tombstones of earlier main revisions count as dropped, even where they are still stored.
     pub(super) fn deletes_below(self) -> i64 {
         self.done.max(self.at.min(self.next.main))
     }
 }
 
-/// What is stored in the same batch as all that it speaks of.
+/// The state that is stored in the same batch as the data that it describes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct State {
     pub(super) published: Published,
@@ -134,7 +135,7 @@ pub(super) fn write_current(version: &Version, into: &mut Vec<u8>) {
     into.extend_from_slice(&version.row);
 }
 
-/// Sets `into` to the value of a version among the revisions; `replaced` is the one that dies by it.
+/// Sets `into` to the value of a version in `revisions`; `replaced` is the version that dies by it.
 pub(super) fn write_revision(key: &[u8], version: &Version, replaced: Option<Stamp>, into: &mut Vec<u8>) {
     into.clear();
     into.push(if version.tombstone { TOMBSTONE } else { 0 });
@@ -178,7 +179,7 @@ pub(super) fn parse_revision(value: &[u8]) -> Result<Written<'_>> {
     Ok(Written { replaced, deleted, row: rest })
 }
 
-/// The versions of `key` with `main <= at` come from here on, the newest first.
+/// The key from which the versions of `key` with `main <= at` follow, the newest first.
 pub(super) fn superseded_from(key: &[u8], at: i64) -> Vec<u8> {
     superseded_key(key, Revision::new(at, i64::MAX))
 }
@@ -192,7 +193,7 @@ pub(super) fn superseded_key(key: &[u8], revision: Revision) -> Vec<u8> {
     out
 }
 
-/// The part of a superseded version's key that names its user key: what the bloom filter knows.
+/// The part of a key in `superseded` that identifies its user key: the bloom filter covers this prefix.
 pub(super) fn superseded_prefix(key: &[u8]) -> &[u8] {
     &key[..key.len().saturating_sub(REVISION_BYTES)]
 }
@@ -205,7 +206,7 @@ pub(super) fn superseded_value(superseded: Superseded) -> [u8; 13] {
     value
 }
 
-/// The user key of a superseded version, and what is known of it.
+/// The user key of a superseded version, and the fields of its row.
 pub(super) fn parse_superseded<'a>(key: &'a [u8], value: &[u8]) -> Result<(&'a [u8], Superseded)> {
     let wrong = || damaged("a superseded version", key);
     let at = key.len().checked_sub(REVISION_BYTES).ok_or_else(wrong)?;
@@ -227,14 +228,13 @@ pub(super) fn dead_at(superseded_value: &[u8]) -> Option<i64> {
     superseded_value.first_chunk().map(|dead| i64::from_be_bytes(*dead))
 }
 
-/// The main revision of a current version that is a tombstone, from its value; `None` if it is alive, or cannot be
-/// read.
+/// The main revision of a current version that is a tombstone, from its value; `None` if it is alive or unreadable.
 pub(super) fn deleted_at(current_value: &[u8]) -> Option<i64> {
     let tombstone = *current_value.get(REVISION_BYTES)? != 0;
     current_value.first_chunk().filter(|_| tombstone).map(|main| i64::from_be_bytes(*main))
 }
 
-/// The state and the mark, whose numbers are not always as many.
+/// The state and the mark. The number of the mark's numbers varies.
 pub(super) fn state_value(state: &State, mark: &Mark) -> Vec<u8> {
     let State { published: Published { revision, applied }, usage, walk } = *state;
     let [published, done, at, main, sub] =
@@ -312,7 +312,7 @@ mod tests {
         let mark = Mark::from_numbers(&[10, 11, 12]).unwrap();
         let value = state_value(&state, &mark);
         assert_eq!(parse_state(&value).unwrap(), (state, mark));
-        // One byte less, half of a compaction less, without a mark.
+        // One byte less; half of a compaction less; no mark.
         for less in [1, 8, 3 * 8] {
             assert!(parse_state(&value[..value.len() - less]).is_err(), "{less} bytes less");
         }

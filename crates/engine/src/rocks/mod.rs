@@ -1,29 +1,31 @@
 //! The state on disk, in RocksDB: for data far beyond memory.
 //!
 //! ```text
-//!   append ─┬▶ current      key ──▶ newest version          newest, scan and count of what is now: one lookup, one sequence
+//!   append ─┬▶ current      key ──▶ newest version          newest, scan and count now: one lookup, one sequence
 //!           ├▶ revisions    revision ──▶ version            history: one sequence
-//!           └▶ superseded   key, revision ──▶ when it dies  reads of the past, and what a compaction has to look at
+//!           └▶ superseded   key, revision ──▶ its death     reads at older revisions
 //! ```
 //!
-//! A row stands in two places, in the order of keys and in the order of revisions, because both are read in sequence: by
-//! lists, and by watchers, hashes and snapshots. The second copy is cheap: revisions come in order, so their files are
-//! written once and never merged with others. Byte tables: `layout.rs`.
+//! A row is stored twice, in the order of keys and in the order of revisions, because both orders are read in sequence:
+//! the first by lists, the second by watchers, hashes and snapshots. The second copy is cheap: revisions come in order,
+//! so their files are written once and never merged with others. The bytes of each column family are in `layout.rs`.
 //!
-//! What was not published is in [`pending`] only, and the writer alone looks there. [`Engine::publish`] writes all of it, with
-//! the applied index, in one batch. RocksDB's own log is off, because the raft log is the log: after a crash the state is
-//! that of the last flush, which is atomic over all column families, and the raft log is replayed from the applied index found
-//! there. How far a flush came is noted ([`flushed`]), and a database that is older is refused. A write that fails is the last
-//! one: what was to be written is lost, and what follows would not fit.
+//! Unpublished data are only in [`pending`], where only the writer looks. [`Engine::publish`] writes all of them, with
+//! the applied index, in one batch. RocksDB's own log is off, because the raft log does its work. After a crash the
+//! state is that of the last flush, which is atomic over all column families. The raft log is replayed from the applied
+//! index found there. The log position of each flush is noted ([`flushed`]), and a database that is older is refused.
+//! After a failed write nothing more is written: the data of that write are lost, and later data would not fit.
 //!
-//! Readers take no lock: an iterator sees one moment. A reader at a revision finds in `current` the newest version; if that
-//! is newer than the revision, the one it wants is in `superseded` by then, because both were written in one batch.
+//! Readers take no lock: an iterator sees one moment. A reader at a revision looks up the newest version in
+//! `current`. If that is newer than the revision, the wanted version is already in `superseded`, because both
+//! were written in one batch.
 //!
-//! A compaction walks over `revisions` once, from where the last one ended, and drops what dies by each version that it meets:
-//! its cost is that of what was written since. How far it is belongs to the state, so a crash undoes neither more nor less than
-//! a step ([`compaction`]). What is dead leaves `superseded` and `current` when RocksDB rewrites their files
-//! ([`forgotten`]); where much of `current` is dead, a flush rewrites it at once ([`dead_rows`]). RocksDB gives the
-//! space of deleted rows back in its own compactions, which files full of them bring about.
+//! A compaction walks over `revisions` once, from the place where the last one ended. It drops the versions that die
+//! by each version that it visits, so its cost is proportional to the data written since. Its position is part of the
+//! state, so that a crash undoes whole steps ([`compaction`]). Dead rows leave `superseded` and `current` when
+//! RocksDB rewrites their files ([`forgotten`]). If much of `current` is dead, a flush rewrites it at once
+//! ([`dead_rows`]). RocksDB gives the space of deleted rows back in its own compactions, which it starts for files
+//! with many deleted rows.
 
 mod checkpoint;
 mod compaction;
@@ -62,15 +64,15 @@ use pending::Pending;
 use reading::COUNT_STEP;
 use temporary::Temporary;
 
-/// What an operator may choose.
+/// Settings for operators and tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RocksDbSettings {
-    /// Bytes of blocks, indexes and filters that are kept in memory.
+    /// The most bytes of blocks, indexes and filters that are kept in memory.
     pub block_cache_bytes: usize,
-    /// Files that are kept open at most.
+    /// The most files that are kept open.
     pub max_open_files: u32,
-    /// Bytes that a column family collects in memory before they are flushed. Not for operators: this default and the next suit
-    /// everyone but a test.
+    /// The bytes that a column family collects in memory before they are flushed. This setting and the next are not for
+    /// operators: the defaults suit all callers except tests.
     pub memtable_bytes: usize,
     pub steps: Steps,
 }
@@ -82,14 +84,14 @@ impl Default for RocksDbSettings {
     }
 }
 
-/// State on disk.
+/// The state on disk.
 pub struct RocksDb {
     db: DB,
     path: PathBuf,
     settings: RocksDbSettings,
-    /// Where the files are, if not on the disk.
+    /// The environment of the files, if they are not on the disk.
     env: Option<Env>,
-    /// For its statistics.
+    /// Kept for their statistics.
     options: Options,
     cache: Cache,
     pending: Mutex<Pending>,
@@ -97,16 +99,16 @@ pub struct RocksDb {
     /// The log index that is noted as flushed.
     flushed: Mutex<u64>,
     stored: Stock,
-    /// The greatest revision at which a compaction began to drop versions: what dies later is there, or missing.
+    /// The greatest revision at which a compaction began to drop versions. Versions that die later must still be there.
     dropping: AtomicI64,
-    /// Tombstones of earlier revisions are dropped, also those that still stand in `current`.
+    /// Tombstones of earlier revisions count as dropped, also those that are still in `current`.
     deletes_below: AtomicI64,
     dead_rows: Mutex<DeadRows>,
     flush_wanted: AtomicBool,
     forgotten: Forgotten,
-    /// It is a checkpoint.
+    /// Whether this is a checkpoint.
     frozen: bool,
-    /// The directory, if it goes with this. The last field: the files are closed before.
+    /// The directory, if it is removed with the database. It is the last field, so that the files are closed first.
     temporary: Option<Temporary>,
 }
 
@@ -161,10 +163,10 @@ impl Engine for RocksDb {
         if self.frozen {
             return Ok(self.published().applied);
         }
-        // One at a time, so that what is noted does not go back.
+        // One flush at a time, so that the noted index never decreases.
         let mut flushed = self.flushed.lock();
         let applied = self.published().applied;
-        // Before: what dies during the flush may stay in the files.
+        // Taken before the flush: rows that die during the flush may stay in the files.
         let dead_rows = self.take_dead_rows();
         self.flush_all()?;
         if applied.index > *flushed && self.env.is_none() {
@@ -198,7 +200,8 @@ impl Engine for RocksDb {
     }
 
     fn newest(&self, key: &[u8], at: i64) -> Result<Option<Version>> {
-        // Nothing is as old as a negative revision, whose bytes would sort behind those of all others. The same below.
+        // No version is as old as a negative revision, whose bytes would sort after those of all others.
+        // The same applies below.
         if at < 0 {
             return Ok(None);
         }

@@ -1,4 +1,4 @@
-//! Opening a database, or making one.
+//! Opening a database, or creating one.
 
 use std::fs;
 use std::io;
@@ -16,24 +16,24 @@ use super::{RocksDb, RocksDbSettings, flushed, options};
 use crate::stock::Stock;
 use crate::{EngineError, Mark, Result, Revision};
 
-/// The file of a database that names the others; without it RocksDB would begin anew over what is there.
+/// The file that names the others. Without it RocksDB would create a new database over the existing files.
 const NAMING_FILE: &str = "CURRENT";
 
-/// What is appended to the name of a database for one that is not finished, and, with a number, for a checkpoint.
+/// Suffixes of directories: for a database whose creation is not finished, and, with a number, for a checkpoint.
 const UNFINISHED: &str = "new";
 pub(super) const CHECKPOINT: &str = "checkpoint-";
 
-/// The system's words for ENOSPC, which RocksDB hands on.
+/// The system's text for ENOSPC, which RocksDB passes on.
 const DISK_FULL: &str = "No space left on device";
-/// What to do about a database that cannot be read.
+/// The advice for a database that cannot be read.
 const REMEDY: &str = "Restore the directory from a copy, or replace this member";
 
 impl RocksDb {
-    /// Opens the database in the directory `path`, or makes an empty one if there is no such directory.
+    /// Opens the database in the directory `path`, or creates an empty one if there is no such directory.
     ///
     /// # Errors
-    /// If a file is missing or damaged as far as opening reads it, or is of another version. No file of the database is
-    /// changed then; RocksDB may write its notes.
+    /// A file is missing, or damaged as far as opening reads it, or is of another version. No file of the database is
+    /// changed then, except RocksDB's info logs.
     pub fn open(path: &Path, settings: RocksDbSettings) -> Result<Self> {
         match fs::metadata(path) {
             Ok(found) if !found.is_dir() => {
@@ -56,7 +56,7 @@ impl RocksDb {
         Self::open_in(path, settings, None)
     }
 
-    /// Opens a database whose files are in `env`, or on the disk. Makes it only if they are in memory.
+    /// Opens a database whose files are in `env`, or on the disk. Creates it only if they are in memory.
     pub(super) fn open_in(path: &Path, settings: RocksDbSettings, env: Option<Env>) -> Result<Self> {
         let mut options = options::database(settings, env.as_ref());
         options.create_if_missing(env.is_some());
@@ -67,7 +67,7 @@ impl RocksDb {
         Self::opened((db, options), cache, path, (settings, env), forgotten)
     }
 
-    /// Makes a database that is removed when it is dropped.
+    /// Creates a database that is removed when it is dropped.
     #[cfg(any(test, feature = "contract"))]
     pub fn temporary(path: &Path, settings: RocksDbSettings) -> Result<Self> {
         let directory = Temporary { path: path.to_owned(), env: None };
@@ -101,7 +101,7 @@ impl RocksDb {
         let (state, mark) = read_state(&db, path)?;
         let State { published, usage, walk } = state;
         forgotten.advance(walk.done);
-        // What is appended is newer than all that is published, and nothing else is here.
+        // Appended versions must be newer than all published ones. No others exist here.
         let last = Revision::new(published.revision, i64::MAX);
         Ok(Self {
             db,
@@ -112,7 +112,7 @@ impl RocksDb {
             cache,
             pending: Mutex::new(Pending { last, state, ..Pending::default() }),
             published: RwLock::new(published),
-            // Noted again at the first flush.
+            // It is noted again at the first flush.
             flushed: Mutex::new(0),
             stored: Stock::new(usage, mark),
             dropping: AtomicI64::new(walk.at.max(walk.done)),
@@ -126,7 +126,7 @@ impl RocksDb {
     }
 }
 
-/// Opens a database for reading only, to learn whether this version may open it for writing.
+/// Opens a database for reading only, to find out whether this version may open it for writing.
 fn check(path: &Path, settings: RocksDbSettings) -> Result<()> {
     let db = DB::open_for_read_only(&options::database(settings, None), path, false);
     let db = db.map_err(|error| unreadable(path, &error))?;
@@ -148,7 +148,7 @@ fn read_state(db: &DB, path: &Path) -> Result<(State, Mark)> {
     Ok(state.transpose()?.unwrap_or_default())
 }
 
-/// Makes an empty database. It appears whole, so that a directory with something missing is damage and nothing else.
+/// Creates an empty database. Its directory appears complete: if a file is missing, it is damaged.
 fn create(path: &Path, settings: RocksDbSettings) -> Result<()> {
     let unfinished = sibling(path, UNFINISHED);
     let made = (|| {
@@ -173,7 +173,7 @@ fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Directories beside the database that belong to it: `<name>.<what>`.
+/// The path of a directory beside the database that belongs to it: `<name>.<what>`.
 pub(super) fn sibling(path: &Path, what: &str) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".");
@@ -181,7 +181,7 @@ pub(super) fn sibling(path: &Path, what: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// Removes what a crash left: a database that was not finished, and checkpoints. Other neighbours are not ours.
+/// Removes the leftovers of a crash: an unfinished database, and checkpoints. Other directories are left alone.
 fn remove_leftovers(path: &Path) -> Result<()> {
     let (unfinished, checkpoint) = (sibling(path, UNFINISHED), sibling(path, CHECKPOINT));
     let [unfinished, checkpoint] =

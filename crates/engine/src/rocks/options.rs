@@ -1,4 +1,4 @@
-//! How RocksDB is set up.
+//! The options of RocksDB.
 
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType,
@@ -9,44 +9,44 @@ use super::RocksDbSettings;
 use super::forgotten::Forgotten;
 use super::layout::{CURRENT, REVISIONS, SUPERSEDED, TABLES, superseded_prefix};
 
-/// Bytes that a column family collects in memory before they are flushed. Atomic flush flushes all of them together.
+/// The bytes that a column family collects in memory before a flush. Atomic flush flushes all families together.
 pub(super) const MEMTABLE_BYTES: usize = 64 << 20;
-/// Memtables of a column family at most: one that is written, and those that are being flushed. Then writes wait.
+/// The most memtables of a column family: the one that is written, and those that are being flushed.
+/// Beyond that writes wait.
 const MEMTABLES: i32 = 4;
-/// What is not compressed or cached by less.
+/// The size of a block, the unit of compression and caching.
 const BLOCK_BYTES: usize = 4 << 10;
 const FILE_BYTES: u64 = 64 << 20;
 const LEVEL_BASE_BYTES: u64 = 256 << 20;
-/// One key in a hundred is looked for in vain.
+/// The filter lets one lookup in a hundred pass although its key is absent.
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
-/// Part of a memtable that its bloom filter takes.
+/// The share of a memtable that its bloom filter takes.
 const MEMTABLE_BLOOM_SHARE: f64 = 0.05;
-/// RocksDB's own notes, in files `LOG*` of its directory.
+/// RocksDB's info logs, in files `LOG*` of its directory.
 const NOTES_BYTES: usize = 4 << 20;
 const NOTES_FILES: usize = 4;
-/// The quickest of the Zstandard levels proper: every write passes through it.
+/// The fastest regular level of Zstandard: every write passes through it.
 const ZSTD_LEVEL: i32 = 1;
 /// RocksDB's default.
 const ZSTD_WINDOW: i32 = -14;
-/// A file with rows that may be dead, and that no write causes to be rewritten, is rewritten after a day, so that they
-/// go.
+/// After a day a file that may contain dead rows is rewritten, even if no write causes that, so that the rows go.
 const REWRITE_SECONDS: u64 = 24 * 60 * 60;
-/// A file is rewritten if half of so many rows in sequence are deleted ones.
+/// A file is rewritten if half of so many rows in sequence are deletes.
 const DELETED_WINDOW: usize = 1024;
 
-/// Options of the whole database, whose files are in `env`, or on the disk.
+/// The options of the whole database, whose files are in `env`, or on the disk.
 pub(super) fn database(settings: RocksDbSettings, env: Option<&Env>) -> Options {
     let mut options = Options::default();
     env.into_iter().for_each(|env| options.set_env(env));
     options.set_atomic_flush(true);
     options.set_max_open_files(i32::try_from(settings.max_open_files).unwrap_or(i32::MAX));
-    // Reading the properties of every file would make opening as slow as there are files.
+    // Otherwise opening would read the properties of every file, and slow down with their number.
     options.set_skip_stats_update_on_db_open(true);
     options.set_max_background_jobs(4);
-    // There is one writer.
+    // There is only one writer.
     options.set_allow_concurrent_memtable_write(false);
     options.set_enable_write_thread_adaptive_yield(false);
-    // The log's syncs share the disk: what is written back comes in small portions.
+    // The syncs of the raft log share the disk, so files are written back in small portions.
     options.set_bytes_per_sync(1 << 20);
     options.set_log_level(LogLevel::Warn);
     options.set_max_log_file_size(NOTES_BYTES);
@@ -58,7 +58,7 @@ pub(super) fn database(settings: RocksDbSettings, env: Option<&Env>) -> Options 
     options
 }
 
-/// Options of each column family.
+/// The options of each column family.
 pub(super) fn families(settings: RocksDbSettings, cache: &Cache, forgotten: &Forgotten) -> Vec<ColumnFamilyDescriptor> {
     let mut superseded = family(settings, cache);
     superseded.set_compaction_filter("dead versions", forgotten.superseded_filter());
@@ -67,8 +67,8 @@ pub(super) fn families(settings: RocksDbSettings, cache: &Cache, forgotten: &For
     let mut current = family(settings, cache);
     current.set_compaction_filter("dropped tombstones", forgotten.current_filter());
     current.set_periodic_compaction_seconds(REWRITE_SECONDS);
-    // Old history is read in sequence, and rarely. At all levels the same: so files of revisions, which come in order, move
-    // down as they are, without being written again.
+    // Old history is read in sequence, and rarely. The compression is the same at all levels. So files of revisions,
+    // which come in order, move down without being rewritten.
     let mut revisions = family(settings, cache);
     revisions.set_compression_type(DBCompressionType::Zstd);
     revisions.set_compression_options(ZSTD_WINDOW, ZSTD_LEVEL, 0, 0);
@@ -89,7 +89,7 @@ fn family(settings: RocksDbSettings, cache: &Cache) -> Options {
     blocks.set_bloom_filter(BLOOM_BITS_PER_KEY, false);
     blocks.set_format_version(6);
     blocks.set_data_block_index_type(rocksdb::DataBlockIndexType::BinaryAndHash);
-    // Indexes and filters of all files together may be larger than memory: they are cut into blocks and cached as such.
+    // The indexes and filters of all files may be larger than memory. They are split into blocks and cached like data.
     blocks.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
     blocks.set_partition_filters(true);
     blocks.set_cache_index_and_filter_blocks(true);
@@ -98,7 +98,7 @@ fn family(settings: RocksDbSettings, cache: &Cache) -> Options {
     blocks.set_pin_top_level_index_and_filter(true);
     let mut options = Options::default();
     options.set_block_based_table_factory(&blocks);
-    // Each write looks for its key first, and most keys are older than what is in memory.
+    // Each write first looks up its key, and most keys are older than the data in memory.
     options.set_memtable_whole_key_filtering(true);
     options.set_memtable_prefix_bloom_ratio(MEMTABLE_BLOOM_SHARE);
     options.set_write_buffer_size(settings.memtable_bytes);
@@ -106,7 +106,7 @@ fn family(settings: RocksDbSettings, cache: &Cache) -> Options {
     options.set_max_bytes_for_level_base(LEVEL_BASE_BYTES);
     options.set_target_file_size_base(FILE_BYTES);
     options.set_level_compaction_dynamic_level_bytes(true);
-    // Lookups read one block: it must be quick to decompress.
+    // Lookups read one block, which must be fast to decompress.
     options.set_compression_type(DBCompressionType::Lz4);
     options
 }

@@ -1,4 +1,4 @@
-//! What was written and is not published yet. Only the writer looks here.
+//! Data that were written and are not published yet. Only the writer looks here.
 
 use std::collections::BTreeMap;
 
@@ -7,33 +7,33 @@ use rocksdb::WriteBatch;
 use super::layout::{Stamp, State};
 use crate::{Revision, Table, Version};
 
-/// Everything since the last [`crate::Engine::publish`].
+/// All writes since the last [`crate::Engine::publish`].
 #[derive(Default)]
 pub(super) struct Pending {
-    /// The same as bytes, ready to be written.
+    /// The same writes as bytes, ready for the database.
     pub(super) batch: WriteBatch,
-    /// Keys that the writer asked for or wrote.
+    /// Keys that the writer has looked up or written.
     pub(super) keys: BTreeMap<Box<[u8]>, Touched>,
-    /// How many of them have versions here.
+    /// The number of these keys that have versions here.
     pub(super) written: usize,
-    /// Rows of tables; `None` where one was removed.
+    /// Rows of tables; `None` for a removed row.
     pub(super) rows: BTreeMap<(Table, Vec<u8>), Option<Vec<u8>>>,
     /// The state as the last batch wrote it.
     pub(super) state: State,
-    /// Why nothing more is written: after a write that failed, what is here is no longer what follows what is stored.
+    /// The reason why nothing more is written. After a failed write the data here no longer follow on the stored data.
     pub(super) refusal: Option<String>,
     /// The greatest revision ever appended.
     pub(super) last: Revision,
-    /// For encoding values.
+    /// A buffer for encoding values.
     pub(super) buffer: Vec<u8>,
 }
 
-/// A key that the writer asked for or wrote.
+/// A key that the writer has looked up or written.
 #[derive(Debug, Default)]
 pub(super) struct Touched {
-    /// Its newest published version, which a version that follows needs to know.
+    /// Its newest published version, which the next version may replace.
     pub(super) base: Option<Stamp>,
-    /// What was appended, oldest first.
+    /// The appended versions, oldest first.
     pub(super) versions: Vec<Version>,
 }
 
@@ -52,11 +52,11 @@ impl Touched {
 impl Pending {
     /// A row of a table, if it was set or removed.
     pub(super) fn row(&self, table: Table, key: &[u8]) -> Option<&Option<Vec<u8>>> {
-        // The common case, in which no key need be made.
+        // In the common case no key needs to be allocated.
         if self.rows.is_empty() { None } else { self.rows.get(&(table, key.to_vec())) }
     }
 
-    /// Everything was written: the batch was taken.
+    /// Clears everything after the batch was written.
     pub(super) fn clear(&mut self) {
         self.keys.clear();
         self.rows.clear();

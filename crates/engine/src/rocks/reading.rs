@@ -1,4 +1,4 @@
-//! Reading: at a revision, while the writer goes on.
+//! Reading at a revision, while the writer goes on.
 
 use std::collections::BTreeMap;
 use std::iter::Peekable;
@@ -15,7 +15,7 @@ use super::layout::{
 use super::pending::Touched;
 use crate::{KeyRange, Result, Revision, Row, Table, Version};
 
-/// Keys that a count visits at most: about 300 us, if they are in memory.
+/// The most keys that a count visits: about 300 us, if they are in memory.
 pub(super) const COUNT_STEP: usize = 1024;
 
 impl RocksDb {
@@ -23,7 +23,8 @@ impl RocksDb {
     pub(super) fn newest_of_all(&self, key: &[u8], at: i64) -> Result<Option<Version>> {
         let mut pending = self.pending.lock();
         if at <= self.published.read().revision {
-            // Published a moment ago, so a newer version may be, too: not one to remember.
+            // It was published a moment ago, so newer versions may be published, too. It must not be
+            // remembered in `pending`.
             drop(pending);
             return self.newest_stored(key, at);
         }
@@ -34,7 +35,7 @@ impl RocksDb {
             return self.newest_stored(key, at);
         }
         let found = self.newest_stored(key, at)?;
-        // What is written next is likely this key.
+        // The writer probably writes this key next.
         let touched = Touched { base: found.as_ref().map(Stamp::of), versions: Vec::new() };
         pending.keys.insert(key.into(), touched);
         Ok(found)
@@ -48,15 +49,15 @@ impl RocksDb {
         if revision.main > at {
             return self.newest_superseded(&mut None, key, at, true);
         }
-        // Dropped, and left to the rewriting of its file.
+        // Dropped, and still stored until its file is rewritten.
         if tombstone && revision.main < self.deletes_below.load(Ordering::Acquire) {
             return Ok(None);
         }
         Ok(Some(Version { revision, tombstone, row: Row::from(row) }))
     }
 
-    /// The newest version with `main <= at` of a key whose current version is newer; tombstones if they are wanted. `past` is
-    /// made when it is needed, and may be used for other keys, too.
+    /// The newest version with `main <= at` of a key whose current version is newer; a tombstone only if `tombstones`.
+    /// `past` is created when it is first needed, and may be used for other keys, too.
     fn newest_superseded<'a>(
         &'a self,
         past: &mut Option<DBRawIterator<'a>>,
@@ -73,7 +74,7 @@ impl RocksDb {
         if let Some(value) = value.map_err(|error| self.failed(&error))? {
             return Ok(Some(parse_revision(&value)?.version(revision)));
         }
-        // Dropped: a tombstone, or for a reader that holds no pin.
+        // Dropped: it was a tombstone, or the reader holds no pin.
         if dead <= self.dropping.load(Ordering::Acquire) {
             return Ok(None);
         }
@@ -82,8 +83,8 @@ impl RocksDb {
         Err(self.failed(&why))
     }
 
-    /// The newest version with `main <= at` among those that some compaction will drop; a tombstone, or nothing, if the key
-    /// is dead at `at`.
+    /// The newest version with `main <= at` among those in `superseded`. The result is a tombstone or `None` if
+    /// the key is dead at `at`.
     fn find_superseded<'a>(
         &'a self,
         past: &mut Option<DBRawIterator<'a>>,
@@ -102,7 +103,8 @@ impl RocksDb {
             return Ok(None);
         }
         let found = parse_superseded(found_key, value)?.1;
-        // What replaced it by then is no longer listed: a tombstone in the end, or that version would be found.
+        // The version that had replaced it at `at` is no longer listed. So the key was dead at `at`: otherwise a later
+        // version would be found.
         Ok((found.stamp.tombstone || found.dead > at).then_some(found))
     }
 
@@ -130,8 +132,8 @@ impl RocksDb {
         })
     }
 
-    /// Shows `look` the keys of a range in order, until it returns false or has seen `step` of them. Returns the key that
-    /// comes next.
+    /// Passes the keys of a range in order to `look`, until it returns false or has seen `step` of
+    /// them. Returns the next key.
     fn visit(
         &self,
         range: KeyRange<'_>,
@@ -142,7 +144,7 @@ impl RocksDb {
         if range.is_empty() {
             return Ok(None);
         }
-        // Readers look at published revisions, and have no business with what is not.
+        // Readers read published revisions, and do not need the unpublished data.
         let pending = (at > self.published.read().revision).then(|| self.pending.lock());
         let nothing = BTreeMap::new();
         let written = pending.as_ref().map_or(&nothing, |pending| &pending.keys);
@@ -153,7 +155,7 @@ impl RocksDb {
         }
         let mut stored = self.db.raw_iterator_cf_opt(self.family(CURRENT), options);
         stored.seek(range.start);
-        // Made later than the other: what was current there is here, if it is not any more.
+        // It is created later than `stored`: a version that was current there, and is not any more, is here.
         let mut past = None;
         for visited in 0.. {
             let Some((key, unpublished)) = next_key(self, &stored, &mut written)? else { break };
@@ -176,7 +178,7 @@ impl RocksDb {
     pub(super) fn history_step(&self, from: Revision, to: i64, rows: &mut Vec<Version>) -> Result<Option<Revision>> {
         let mut options = ReadOptions::default();
         options.set_iterate_upper_bound(revision_key(Revision::new(to.saturating_add(1), 0)));
-        // A checkpoint is read once from end to end: the cache is for others.
+        // A checkpoint is read once from end to end, and must not displace other data in the cache.
         options.fill_cache(!self.frozen);
         let mut stored = self.db.raw_iterator_cf_opt(self.family(REVISIONS), options);
         stored.seek(revision_key(from));
@@ -202,7 +204,8 @@ impl RocksDb {
     }
 
     pub(super) fn rows_with_prefix(&self, table: Table, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        // One moment: what is stored as it is while nothing moves from pending to there. Then the lock is let go.
+        // Both are taken under the lock, so that no row moves from pending to the database between them.
+        // Then the lock is released.
         let (changed, snapshot) = {
             let pending = self.pending.lock();
             let changed = pending.rows.range((Included((table, prefix.to_vec())), Unbounded));
@@ -237,7 +240,7 @@ impl RocksDb {
         keys: &mut Vec<Vec<u8>>,
     ) -> Result<Option<Vec<u8>>> {
         let (from, step) = (prefix.max(from), self.settings.steps.rows);
-        // Of each source no more than a step is needed, and the key behind it.
+        // Each source needs to deliver only one step, and the key after it.
         let (changed, snapshot) = {
             let pending = self.pending.lock();
             let changed = pending.rows.range((Included((table, from.to_vec())), Unbounded));
@@ -263,7 +266,7 @@ impl RocksDb {
     }
 }
 
-/// A key that a visit came to.
+/// A key that a visit has reached.
 struct Found<'a, 'db> {
     db: &'db RocksDb,
     /// For versions that are not current.
@@ -271,7 +274,7 @@ struct Found<'a, 'db> {
     key: &'a [u8],
     at: i64,
     unpublished: Option<&'a Touched>,
-    /// The value of its current version, if it has one that is published.
+    /// The value of its current version, if it has a published one.
     stored: Option<&'a [u8]>,
 }
 
@@ -316,7 +319,7 @@ fn in_range<'a>(
     keys.filter(|(_, touched)| !touched.versions.is_empty()).map(|(key, touched)| (&**key, touched))
 }
 
-/// The least key at which either iterator stands, and what is unpublished of it.
+/// The least key at which either iterator stands, and its unpublished versions.
 fn next_key<'a, 'p: 'a>(
     db: &RocksDb,
     stored: &'a DBRawIterator<'_>,
@@ -331,7 +334,8 @@ fn next_key<'a, 'p: 'a>(
     })
 }
 
-/// Where an iterator stands; an iterator that failed stands nowhere, and must not be taken for one at its end.
+/// The item at which an iterator stands. A failed iterator has no item either, but must not be
+/// mistaken for one at its end.
 pub(super) fn item<'a>(db: &RocksDb, iterator: &'a DBRawIterator<'_>) -> Result<Option<(&'a [u8], &'a [u8])>> {
     match iterator.item() {
         Some(item) => Ok(Some(item)),

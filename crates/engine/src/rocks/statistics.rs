@@ -1,4 +1,4 @@
-//! How RocksDB is doing.
+//! The figures of RocksDB.
 
 use rocksdb::properties;
 use rocksdb::statistics::Ticker;
@@ -79,7 +79,7 @@ impl RocksDb {
         ]
     }
 
-    /// A figure of the whole database; 0 if RocksDB does not say.
+    /// A figure of the whole database; 0 if RocksDB does not report it.
     pub(super) fn whole(&self, property: &properties::PropName) -> u64 {
         self.db.property_int_value(property).ok().flatten().unwrap_or_default()
     }

@@ -1,14 +1,14 @@
-//! A directory that goes with its owner.
+//! A directory that is removed with its owner.
 
 use std::fs;
 use std::path::PathBuf;
 
 use rocksdb::{DB, Env, Options};
 
-/// Removes a directory when it is dropped. What cannot be removed is left to the next start.
+/// Removes a directory on drop. If that fails, the directory is left to the next start.
 pub(super) struct Temporary {
     pub(super) path: PathBuf,
-    /// Where it is, if not on the disk.
+    /// The environment of the directory, if it is not on the disk.
     pub(super) env: Option<Env>,
 }
 

@@ -1,4 +1,4 @@
-//! Appending, and publishing in one batch.
+//! Appending versions, and publishing them in one batch.
 
 use parking_lot::MutexGuard;
 use rocksdb::{FlushOptions, ReadOptions, ReadTier, WriteBatch, WriteOptions};
@@ -12,10 +12,10 @@ use super::pending::{Pending, Touched};
 use crate::{EngineError, Published, Result, Table, Usage, Version};
 
 impl RocksDb {
-    /// What only the writer may change.
+    /// The data that only the writer may change.
     ///
     /// # Errors
-    /// If nothing may be written any more.
+    /// Nothing may be written any more.
     pub(super) fn writer(&self) -> Result<MutexGuard<'_, Pending>> {
         let pending = self.pending.lock();
         match &pending.refusal {
@@ -42,7 +42,7 @@ impl RocksDb {
             keys.insert(key.into(), Touched { base, versions: Vec::new() });
         }
         let Some(touched) = keys.get_mut(key) else { return Ok(()) };
-        // A tombstone is superseded from the start, and a later version changes that only in its own revision.
+        // A tombstone is superseded from the start. A later version changes that only in the same revision.
         let replaced = touched.newest().filter(|old| !old.tombstone || old.revision.main == revision.main);
         if let Some(stamp) = replaced {
             let superseded = Superseded { stamp, dead: revision.main };
@@ -88,7 +88,7 @@ impl RocksDb {
         Ok(())
     }
 
-    /// Writes everything that is pending, and that it is published.
+    /// Writes all pending data, together with the published state.
     pub(super) fn write_pending(&self, published: Published) -> Result<()> {
         let mut pending = self.writer()?;
         let batch = std::mem::take(&mut pending.batch);
@@ -99,7 +99,7 @@ impl RocksDb {
         Ok(())
     }
 
-    /// Writes a batch with the state as it is after it. A failure is for good.
+    /// Writes a batch together with the state after it. After a failure nothing more is written.
     pub(super) fn write(&self, pending: &mut Pending, mut batch: WriteBatch, state: State) -> Result<()> {
         batch.put(STATE_KEY, state_value(&state, &self.stored.mark()));
         if let Err(error) = self.db.write_opt(batch, &unlogged()) {
@@ -110,7 +110,7 @@ impl RocksDb {
         Ok(())
     }
 
-    /// Makes durable what is published. Atomic over the column families.
+    /// Makes the published data durable. The flush is atomic over the column families.
     pub(super) fn flush_all(&self) -> Result<()> {
         let mut options = FlushOptions::default();
         options.set_wait(true);
@@ -121,8 +121,8 @@ impl RocksDb {
         Ok(())
     }
 
-    /// Where compaction stands according to the files: what a crash would bring back. The writer goes on during a
-    /// flush, so what is in memory may be further on.
+    /// The progress of compaction according to the files, which is what a crash would bring back. The writer continues
+    /// during a flush, so the progress in memory may be ahead.
     fn flushed_walk(&self) -> Result<Walk> {
         let mut options = ReadOptions::default();
         options.set_read_tier(ReadTier::Persisted);
@@ -132,7 +132,7 @@ impl RocksDb {
     }
 }
 
-/// The raft log is the log.
+/// RocksDB's own log is off, because the raft log does its work.
 pub(super) fn unlogged() -> WriteOptions {
     let mut options = WriteOptions::default();
     options.disable_wal(true);
