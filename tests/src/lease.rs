@@ -36,7 +36,7 @@ pub async fn grant_all(client: &Client, ids: &[i64], ttl_s: i64) {
     }
 }
 
-/// Grants leases with these ids. Keeps the granted leases alive on a stream meanwhile, and returns the stream.
+/// Grants leases with these ids. Keeps the leases granted so far alive on a stream, and returns the stream.
 ///
 /// # Panics
 /// If a lease is refused or lost.

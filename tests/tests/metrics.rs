@@ -1,8 +1,9 @@
-//! `/metrics` beside a real etcd's, after the same calls: families, types, labels, buckets, and what moves.
+//! Compares `/metrics` with a real etcd's after the same calls: families, types, labels, buckets, and the
+//! families whose values changed.
 //!
-//! A single member is asked for everything that it answers alone. A family that moved in etcd must move here, and a family
-//! that etcd shows must be shown with the same type, labels and buckets. Members of three show what they count of each
-//! other; the network decides what moves there.
+//! A single member gets every call that it can answer alone. A family that changed in etcd must change here. A family
+//! that etcd shows must be shown with the same type, labels and buckets. In clusters of three the tests compare the
+//! families that members count about each other, without comparing changes: those depend on the network.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -20,7 +21,7 @@ use metastore_tests::{cluster, paths};
 
 use super::bad_days::observe::{comes_true, eventually, http_get};
 
-/// Families of etcd's that are missing, by name or how their names begin, and why.
+/// Families of etcd that are missing here, by name or prefix, with the reason.
 const MISSING: [(&str, &str); 11] = [
     ("go_", "Go's runtime"),
     ("etcd_server_go_version", "no Go"),
@@ -35,7 +36,7 @@ const MISSING: [(&str, &str); 11] = [
     ("etcd_server_feature_enabled", "no feature gate can be set yet"),
 ];
 
-/// Families that need not move where they do in etcd, by name or how their names begin, and what moves them.
+/// Families that need not change here when they change in etcd, by name or prefix, with the cause of their changes.
 const UNSTEADY: [(&str, &str); 11] = [
     ("process_", "the process and its surroundings"),
     ("os_fd_", "the process and its surroundings"),
@@ -50,7 +51,7 @@ const UNSTEADY: [(&str, &str); 11] = [
     ("etcd_server_leader_changes_seen_total", "a busy machine"),
 ];
 
-/// Versions of the key that is compacted.
+/// The number of versions of the key that is compacted.
 const VERSIONS: usize = 5;
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -62,11 +63,11 @@ struct Family {
     labels: BTreeSet<String>,
     buckets: BTreeSet<u64>,
     samples: usize,
-    /// All samples, but of distributions only how many values they have.
+    /// The sum of all samples; of a distribution only the number of its values.
     sum: f64,
 }
 
-/// The page by family.
+/// The families of the page.
 fn scrape(member: &Member) -> Page {
     let mut families = Page::new();
     for line in http_get(member.client_address(), "/metrics").lines() {
@@ -85,7 +86,7 @@ fn scrape(member: &Member) -> Page {
         family.samples += 1;
         for (label, value) in labels.trim_end_matches('}').split(',').filter_map(|label| label.split_once('=')) {
             if label == "le" {
-                // Bounds are compared as numbers: there are many ways to write them.
+                // Bounds are compared as numbers, because their text may differ.
                 let bound = value.trim_matches('"').replace("+Inf", "inf").parse::<f64>().expect("a bound");
                 family.buckets.insert(bound.to_bits());
             } else {
@@ -100,7 +101,7 @@ fn scrape(member: &Member) -> Page {
     families
 }
 
-/// One of each call that a member answers alone. Returns the watch that goes on.
+/// Makes one of each call that a member answers alone. Returns the open watch.
 async fn use_everything(address: &str) -> WatchStream {
     let client = Client::new(address);
     let put = |key: &str| cluster::put_request(key, "value");
@@ -144,13 +145,13 @@ async fn use_everything(address: &str) -> WatchStream {
     watch
 }
 
-/// The families whose samples are others than before.
+/// The families whose samples changed.
 fn moved(before: &Page, after: &Page) -> BTreeSet<String> {
     let sum = |page: &Page, name: &String| page.get(name).map(|family| family.sum);
     after.keys().filter(|name| sum(before, name) != sum(after, name)).cloned().collect()
 }
 
-/// The page after the calls, and what moved. Waits until everything has moved that is expected to.
+/// The page after the calls, and the families that changed. Waits until all expected families have changed.
 fn after_everything(server: &Server, expected: &BTreeSet<String>) -> (Page, BTreeSet<String>) {
     let member = Member::start(server, &["--metrics=extensive"]);
     let (mut before, mut after, mut still) = (Page::new(), Page::new(), BTreeSet::new());
@@ -171,7 +172,7 @@ fn after_everything(server: &Server, expected: &BTreeSet<String>) -> (Page, BTre
     (after, moved)
 }
 
-/// What of etcd's is missing on a page, or shown otherwise.
+/// The families of etcd that are missing on a page, or shown in another way.
 fn differences(shown: &Page, expected: &Page) -> Vec<String> {
     let missing = |name: &str| is_listed(name, &MISSING);
     let mut wrong = Vec::new();
@@ -211,7 +212,7 @@ fn a_member_shows_what_etcd_shows(engine: Engine) {
     assert_eq!(compacted(&shown), compacted(&expected));
 }
 
-/// What the leader of three shows, one of which was lost.
+/// The families that the leader of three members shows after one member was lost.
 fn after_a_loss(server: &Server) -> Page {
     let mut cluster = Cluster::start(&[server.clone(), server.clone(), server.clone()], &[]);
     let (leader, lost) = (cluster.leader(), cluster.followers()[0]);

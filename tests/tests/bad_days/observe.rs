@@ -19,7 +19,7 @@ pub fn eventually(what: &str, condition: impl FnMut() -> bool) {
     assert!(comes_true(condition), "{what}: not within {PATIENCE:?}");
 }
 
-/// Whether `condition` comes to hold within 30 s.
+/// Whether `condition` becomes true within 30 s.
 pub fn comes_true(mut condition: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {
@@ -54,8 +54,8 @@ pub fn cpu_ticks(pid: u32) -> u64 {
     fields.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("a number")).sum()
 }
 
-/// The answer to GET of a path on the client port: head and body. The request is of HTTP/1.0, because answers of HTTP/1.1
-/// may come in chunks, whose boundaries would stand amid lines.
+/// The answer to GET of a path on the client port: head and body. The request uses HTTP/1.0, because an answer of
+/// HTTP/1.1 may come in chunks, whose boundaries could be inside a line.
 pub fn http_get(address: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(address).expect("the server accepts");
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
