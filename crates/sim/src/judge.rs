@@ -1,4 +1,4 @@
-//! All that is known of a run, and the checks that look at it: while it goes on, and at its end.
+//! The record of a run, and the checks of it: while the run goes on, and at its end.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ use crate::invariants::state_machine_safety::StateMachineSafety;
 use crate::invariants::{linearizable, serializable, watch};
 use crate::world::must;
 
-/// The pseudo client in whose name the cluster revokes leases.
+/// The pseudo client on whose behalf the cluster revokes leases.
 const CLUSTER: usize = usize::MAX;
 
 #[derive(Default)]
@@ -35,7 +35,7 @@ pub struct Judge {
     pub revisions: RevisionsDense,
     pub acknowledged: Acknowledged,
     pub leases: Leases,
-    /// Those that certainly never got anywhere are taken out.
+    /// Operations that were certainly never accepted are replaced by `None`.
     operations: Vec<Option<Operation>>,
     by_id: BTreeMap<u64, usize>,
     moment: Moment,
@@ -47,13 +47,13 @@ impl Judge {
         self.election_safety.terms()
     }
 
-    /// What clients did happens one after the other.
+    /// Events of clients are totally ordered: each has its own moment.
     fn next_moment(&mut self) -> Moment {
         self.moment += 1;
         self.moment
     }
 
-    /// A client asks.
+    /// A client sends a request.
     pub fn called(&mut self, asked: &Asked) {
         let Wish::Do(request) = &asked.wish else { return };
         if asked.command().is_some() {
@@ -71,7 +71,7 @@ impl Judge {
         self.operations.push(Some(Operation { client: CLUSTER, request, called, returned: None }));
     }
 
-    /// A client is told that nothing will come of its request.
+    /// A client is answered that its request will not take effect.
     pub fn withdrawn(&mut self, asked: &Asked) {
         if asked.command().is_some() {
             must(self.acknowledged.refuses(asked.id));
@@ -81,7 +81,7 @@ impl Judge {
         }
     }
 
-    /// A client is answered.
+    /// A client receives an answer.
     pub fn returned(&mut self, asked: &Asked, response: &Response) {
         let now = self.next_moment();
         let operation = self.by_id.get(&asked.id).and_then(|at| self.operations[*at].as_mut());
@@ -103,7 +103,8 @@ impl Judge {
         self.log_matching.sends(member, message)
     }
 
-    /// A member has applied up to an entry, before which its log holds one of the term `before`, if it holds any.
+    /// A member has applied up to an entry. `before` is the term of the entry before it, if the member's log still
+    /// holds that one.
     pub fn applied(&mut self, at: usize, (index, term): (u64, u64), before: Option<u64>) -> Result<(), Violation> {
         if let Some(before) = before {
             self.log_matching.holds(at, index, term, before)?;
@@ -134,7 +135,7 @@ impl Judge {
         self.acknowledged.answers(member, outcome)
     }
 
-    /// What can be said only at the end.
+    /// The checks that are possible only at the end.
     pub fn conclude(self, chains: &[Vec<Watch>]) -> Result<(), Violation> {
         let operations: Vec<Operation> = self.operations.into_iter().flatten().collect();
         let revisions = self.revisions.revisions();

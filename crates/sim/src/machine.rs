@@ -1,8 +1,8 @@
-//! What a member runs on: the double of a disk, and for RocksDB, which knows nothing of doubles, files of its own beside it:
-//! real ones, or, quicker, files in memory.
+//! The machine of a member: a simulated disk, and separate files for RocksDB, which cannot use the simulated disk.
+//! These are real files, or, faster, files in memory.
 //!
-//! RocksDB's own log is off, so what it has not flushed is gone whenever the process is, and what it has flushed is durable.
-//! A power loss is therefore a copy of its files as they are at that moment, while it is open.
+//! RocksDB's own log is off. So its unflushed data is lost with the process, and its flushed data is durable. A power
+//! loss is therefore a copy of its files at that moment, while it is open.
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -18,10 +18,10 @@ mod directory;
 use databases::Databases;
 use directory::Directory;
 
-/// Bytes of a memtable in simulated runs, the least that RocksDB takes: little data is flushed and rewritten often.
+/// Bytes of a memtable in simulated runs, the minimum of RocksDB: even little data is flushed and rewritten often.
 const MEMTABLE_BYTES: usize = 64 << 10;
 
-/// Where every member keeps its data: each has a machine of its own.
+/// The directories of every member: all are the same, because each member has its own machine.
 pub fn paths() -> Paths {
     Paths { data_dir: PathBuf::from("/data"), wal_dir: None }
 }
@@ -55,7 +55,7 @@ pub trait Files: Send + Sync {
     /// The directories.
     fn directories(&self) -> Vec<String>;
 
-    /// What is in a directory, if it can be listed.
+    /// The names of the entries of a directory; empty where files are removed together with their directory.
     fn list(&self, path: &Path) -> Vec<String>;
 
     fn exists(&self, path: &Path) -> bool;
@@ -66,24 +66,25 @@ pub trait Files: Send + Sync {
 
     fn rename(&self, from: &Path, to: &Path);
 
-    /// Opens a database, or makes one.
+    /// Opens a database, and creates it if it does not exist.
     fn open(
         &self,
         path: &Path,
         settings: RocksDbSettings,
     ) -> std::result::Result<Arc<dyn metastore_engine::Engine>, EngineError>;
 
-    /// RocksDB rewrites files of the databases that are open, as it may at any time, and leaves out what nobody needs.
+    /// RocksDB rewrites files of the open databases, as it may at any time, and leaves out data that is no longer
+    /// needed.
     fn rewrite(&self);
 
-    /// What a crash leaves: what was not flushed is not in it.
+    /// The files as a crash leaves them: unflushed data is not among them.
     fn copy(&self) -> Arc<dyn Files>;
 
-    /// Where the machine that runs the simulation has them.
+    /// The real directory of these files; `None` if they are in memory.
     fn root(&self) -> Option<&Path>;
 }
 
-/// Disk and files. Clones are handles on the same.
+/// Disk and files. Clones are handles on the same machine.
 #[derive(Clone)]
 pub struct Machine {
     pub engine: Engine,
@@ -94,12 +95,12 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// An empty one, on which RocksDB has real files.
+    /// An empty machine with real files for RocksDB.
     pub fn new(engine: Engine) -> Self {
         Self::with_files(engine, Arc::<Directory>::default())
     }
 
-    /// The same with files in memory. Directories of RocksDB come and go as a whole there.
+    /// An empty machine with files in memory. Directories of RocksDB are created and removed there as a whole.
     pub fn in_memory(engine: Engine) -> Self {
         Self::with_files(engine, Arc::new(Databases::new()))
     }
@@ -108,35 +109,35 @@ impl Machine {
         Self { engine, step_rows: STEP, disk: SimulatedDisk::new(), files }
     }
 
-    /// The same, whose storage engine takes steps of so many rows, and cuts up what it holds into pieces as small: four
-    /// or more.
+    /// The same machine with steps of `rows` rows in its storage engine, which also divides its data into pieces of
+    /// this size. `rows` is at least 4.
     pub fn in_steps_of(self, rows: usize) -> Self {
         Self { step_rows: rows, ..self }
     }
 
-    /// As it is found after a power loss now.
+    /// The machine as it is found after a power loss now.
     pub fn crash(&self, policy: CrashPolicy) -> Self {
         Self { disk: self.disk.crash(policy), files: self.files.copy(), engine: self.engine, step_rows: self.step_rows }
     }
 
-    /// Another one in the same state, except that no process runs on it.
+    /// Another machine in the same state, on which no process runs.
     pub fn fork(&self) -> Self {
         Self { disk: self.disk.fork(), files: self.files.copy(), engine: self.engine, step_rows: self.step_rows }
     }
 
-    /// The same, to be started with another engine.
+    /// The same machine, to be started with another engine.
     pub fn with(&self, engine: Engine) -> Self {
         Self { engine, ..self.clone() }
     }
 
-    /// Kills the process: what RocksDB has not flushed is gone. Returns the files that the dead process may still believe to
-    /// be its own; to be dropped after it.
+    /// Kills the process: unflushed data of RocksDB is lost. Returns the files that the dead process still holds open.
+    /// They are to be dropped after the process.
     pub fn kill(&mut self) -> Arc<dyn Files> {
         let copy = self.files.copy();
         std::mem::replace(&mut self.files, copy)
     }
 
-    /// RocksDB rewrites files, as it may at any time, and leaves out what nobody needs.
+    /// RocksDB rewrites files, as it may at any time, and leaves out data that is no longer needed.
     pub fn rewrite_files(&self) {
         self.files.rewrite();
     }
@@ -159,7 +160,7 @@ impl Machine {
         MemorySettings { steps, leaf_keys: self.step_rows, chunk_versions: self.step_rows }
     }
 
-    /// Little memory: many are open at once.
+    /// Settings with little memory: many databases are open at once.
     fn rocksdb(&self) -> RocksDbSettings {
         let usual = RocksDbSettings {
             block_cache_bytes: 1 << 20,
@@ -170,24 +171,24 @@ impl Machine {
         RocksDbSettings { steps: self.steps().unwrap_or(usual.steps), ..usual }
     }
 
-    /// Other steps than the usual ones.
+    /// The step sizes, if they are smaller than the default.
     fn steps(&self) -> Option<Steps> {
         (self.step_rows < STEP).then_some(Steps { rows: self.step_rows, counted_keys: self.step_rows + 1 })
     }
 
-    /// Opens that storage engine, wherever it is asked to.
+    /// A function that opens this storage engine in any directory of this machine.
     pub fn opener(&self, engine: Engine) -> OpenEngine {
         let machine = self.clone();
         Arc::new(move |path: &Path| machine.open_engine(engine, path))
     }
 
-    /// The part of a path that leads into the files of RocksDB, if it does.
+    /// The part of a path inside the files of RocksDB; `None` for other paths.
     fn inside(path: &Path) -> Option<PathBuf> {
         let inside = path.strip_prefix(paths().member()).ok()?;
         inside.to_str()?.starts_with("rocksdb").then(|| inside.to_owned())
     }
 
-    /// Where a path of RocksDB really is.
+    /// The real place of a path of RocksDB.
     pub fn real(&self, path: &Path) -> Option<PathBuf> {
         Some(self.files.root()?.join(Self::inside(path)?))
     }
@@ -197,12 +198,12 @@ impl Machine {
         self.files.directories()
     }
 
-    /// Counts an operation on files of RocksDB, which fails without power like any other.
+    /// Counts an operation on files of RocksDB, which fails without power like any other operation.
     fn count(&self) -> Result<()> {
         self.disk.sync_dir(Path::new("/"))
     }
 
-    /// Reads from files of RocksDB, as long as there is power.
+    /// Reads from files of RocksDB while there is power.
     fn look<T>(&self, act: impl FnOnce() -> T) -> Result<T> {
         self.disk.exists(Path::new("/")).map(|_| act())
     }
@@ -216,7 +217,7 @@ impl Deref for Machine {
     }
 }
 
-/// The files of RocksDB for its paths; the double for all others.
+/// Paths of RocksDB lead to its files, all others to the simulated disk.
 impl Disk for Machine {
     fn create_dir_all(&self, path: &Path) -> Result<()> {
         assert!(Self::inside(path).is_none(), "RocksDB makes its directories itself");

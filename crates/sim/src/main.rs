@@ -9,7 +9,7 @@ mod arguments;
 
 use arguments::Invocation;
 
-/// Characters of what found a bug that the table shows.
+/// Characters of a failure text that the table shows.
 #[cfg(feature = "mutants")]
 const WORDS: usize = 160;
 
@@ -74,7 +74,7 @@ fn last_line(summary: &Summary) -> String {
     )
 }
 
-/// Switches on one bug after the other. Each must be found; a table says by which seed, and by what.
+/// Switches on one bug after the other. Each must be found. A table shows the seed that found it, and the failure text.
 #[cfg(feature = "mutants")]
 fn find_mutants(seeds: Seeds, plan: &Plan, numbers: &[u32]) -> ExitCode {
     catch_panics();
@@ -110,7 +110,7 @@ fn find_mutants(_: Seeds, _: &Plan, _: &[u32]) -> ExitCode {
     ExitCode::from(2)
 }
 
-/// The command that runs one seed, with everything that happens.
+/// The command that runs one seed and prints its trace.
 fn again(seed: u64, arguments: &[String]) -> String {
     let mut kept = Vec::new();
     let mut arguments = arguments.iter();

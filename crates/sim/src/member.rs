@@ -1,4 +1,5 @@
-//! One member of the cluster: its disk, its clock, the replica as long as it runs, and what a server keeps beside that.
+//! One member of the cluster: its disk, its clock, the replica while it runs, and the parts that a server keeps beside
+//! the replica.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -16,21 +17,21 @@ use crate::machine::{Machine, paths};
 use crate::serving::{Proving, Reading};
 use crate::world::{Beside, MOMENT_MS, MOMENTS_PER_TICK};
 
-/// Ticks without word from a leader after which a member campaigns, at the earliest.
+/// Ticks without a message from a leader after which a member campaigns, at the earliest.
 pub const ELECTION_TICKS: usize = 10;
-/// Small, so that a short run writes several.
+/// Small, so that a short run writes several segments.
 pub const SEGMENT_BYTES: u64 = 16 << 10;
-/// So small that a few leases which end together exceed them.
+/// Small, so that a few leases that end together exceed them.
 const EXPIRY_BOUNDS: ExpiryBounds = ExpiryBounds { revoked_at_once: 1, timers: 2 };
 const ELECTION_MS: u64 = ELECTION_TICKS as u64 * MOMENTS_PER_TICK * MOMENT_MS;
 const TOKEN: &str = "token";
-/// Small bounds, so that watchers stumble and catch up in pieces.
+/// Small bounds, so that watchers overflow them and catch up in pieces.
 const QUEUE_RESPONSES: usize = 4;
 const QUEUE_BYTES: usize = 3000;
 const CHUNK_ROWS: usize = 5;
 const CHUNK_BYTES: usize = 1500;
 const FRAGMENT_BYTES: usize = 300;
-/// Watchers that asked for it hear of progress this often.
+/// The interval of progress notifications for watchers that requested them.
 const PROGRESS_MS: u64 = 2000;
 
 fn own_id(at: usize) -> u64 {
@@ -41,7 +42,8 @@ fn peer_urls(at: usize) -> Vec<String> {
     vec![format!("http://10.0.0.{}:2380", at + 1)]
 }
 
-/// Takes what a replica sends, until it is fetched: each message with the number of syncs before it.
+/// Collects the messages that a replica sends until they are fetched. Each is stored with the number of syncs before
+/// it.
 #[derive(Clone)]
 struct Letters {
     machine: Machine,
@@ -61,12 +63,12 @@ impl Outbox for Letters {
     }
 }
 
-/// The clock of a member, which is not that of the others.
+/// The clock of one member. Clocks of different members differ.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
-    /// How fast it runs, in thousandths.
+    /// Its speed, in thousandths of the true speed.
     pub rate: u64,
-    /// What it shows, in thousandths of a millisecond.
+    /// The time that it shows, in thousandths of a millisecond.
     shows: u64,
     part: u64,
 }
@@ -80,7 +82,7 @@ impl Clock {
         self.shows / 1000
     }
 
-    /// A moment passes; returns whether that completes a tick.
+    /// A moment passes; returns whether it completes a tick.
     fn advance(&mut self) -> bool {
         self.shows += self.rate * MOMENT_MS;
         self.part += self.rate;
@@ -94,7 +96,7 @@ impl Clock {
     }
 }
 
-/// What a member has done after a sync that takes long: nobody sees it before.
+/// The work of a member after a slow sync. It is invisible to others until the sync ends.
 pub struct Held {
     pub until: u64,
     pub output: Output,
@@ -104,7 +106,7 @@ pub struct Held {
 pub struct Member {
     pub id: u64,
     pub at: usize,
-    /// Both before the machine: they are closed first.
+    /// Both stand before the machine, so that they are closed first.
     pub beside: Beside,
     pub replica: Option<Replica>,
     machine: Machine,
@@ -112,53 +114,54 @@ pub struct Member {
     bootstrap: Bootstrap,
     letters: Letters,
     pub clock: Clock,
-    /// The time of leases, while it leads.
+    /// The timers of leases, while it leads.
     pub keeper: LeaseKeeper,
-    /// The watches of its clients, while it runs.
+    /// The watchers of its clients, while it runs.
     pub hub: Option<Hub>,
-    /// What was published and has not come to the thread of the watches yet.
+    /// Events that were published and have not reached the watchers' thread yet.
     pub mail: Vec<Arc<RevisionEvents>>,
-    /// Work behind a slow sync.
+    /// Work that waits for a slow sync.
     pub held: Option<Held>,
-    /// The next sync takes so many moments; and the number of syncs when that was decided.
+    /// The next sync takes this number of moments. The second value is the number of syncs when that was decided.
     slow_sync: Option<(u64, u64)>,
-    /// Its disk was made to fail: it may stop.
+    /// Its disk was made to fail, so the member may stop.
     pub faulty: bool,
-    /// The events of its next batch get lost.
+    /// The events of its next batch are lost.
     pub loses_events: bool,
-    /// The moment at which it goes on after it was stopped.
+    /// The moment at which it continues after a pause.
     pub asleep_until: u64,
-    /// The moment at which it hears what came meanwhile: it may have served clients by then.
+    /// The moment at which it receives the messages of the pause. It may serve clients between the end of the pause and
+    /// this moment.
     pub deaf_until: u64,
-    /// What came meanwhile.
+    /// The messages that arrived during the pause.
     pub backlog: Vec<raftpb::Message>,
-    /// Whether anything has happened since it last worked.
+    /// Whether an event has happened since it last worked.
     pub due: bool,
-    /// Whether the power is about to go.
+    /// Whether the power is about to fail.
     pub doomed: bool,
-    /// Terms in which it was seen to lead.
+    /// The last term in which it was seen leading.
     pub led: u64,
-    /// Whether it has ever run, was removed, and has stopped for good after that.
+    /// Whether it has ever run, whether it was removed, and whether it has stopped for good after the removal.
     pub started: bool,
     pub left: bool,
     pub gone: bool,
-    /// The last entry after which its state was compared with the others'.
+    /// The last entry after which its state was compared with the states of the others.
     pub compared: u64,
-    /// Linearizable reads that it has not allowed yet.
+    /// Linearizable reads that it has not confirmed yet.
     pub reads: BTreeMap<u64, Reading>,
-    /// Renewals that wait until a checkpoint is taken back.
+    /// Renewals that wait for the removal of a checkpoint.
     pub proving: BTreeMap<u64, Proving>,
 }
 
 impl Member {
-    /// A member that founds a group of `size`, and is not started yet.
+    /// A member that founds a cluster of `size` members, and is not started yet.
     pub fn founding(at: usize, size: usize, machine: Machine, settings: Settings) -> Self {
         let members = (0..size).map(|at| Founder { name: name(at), peer_urls: peer_urls(at) }).collect();
         let bootstrap = Bootstrap::Found { members, own: name(at), cluster_token: TOKEN.into() };
         Self::new(at, machine, settings, bootstrap)
     }
 
-    /// A member that joins the group that so many have founded, once it was added.
+    /// A member that joins a cluster with this number of founders, after it was added.
     pub fn joining(at: usize, founders: usize, machine: Machine, settings: Settings) -> Self {
         let ids: Vec<u64> = (0..founders).map(own_id).collect();
         let bootstrap = Bootstrap::Join { id: own_id(at), cluster_id: identity::cluster_id(&ids) };
@@ -203,7 +206,7 @@ impl Member {
         Description { id: self.id, name: name(self.at), peer_urls: peer_urls(self.at), ..Description::default() }
     }
 
-    /// Whether it is part of the cluster, as far as the world knows.
+    /// Whether it is part of the cluster, from the view of the world.
     pub fn is_there(&self) -> bool {
         self.started && !self.gone
     }
@@ -212,7 +215,7 @@ impl Member {
         self.replica.is_some() && self.asleep_until <= now
     }
 
-    /// Starts it. Returns whether a torn end of the log was cut off.
+    /// Starts the member. Returns whether a torn end of the log was cut off.
     pub fn start(&mut self) -> Result<bool, OpenError> {
         self.letters = Letters::new(self.machine.clone());
         let (mut replica, cut) = self.open(&self.machine)?;
@@ -233,7 +236,7 @@ impl Member {
         Ok(cut.is_some())
     }
 
-    /// Opens what is on a machine as this member.
+    /// Opens the files of a machine as this member.
     pub fn open(&self, machine: &Machine) -> Result<(Replica, Option<metastore_replica::wal::TornTail>), OpenError> {
         let disk: Arc<dyn Disk> = Arc::new(machine.clone());
         let (settings, bootstrap) = (self.settings.clone(), self.bootstrap.clone());
@@ -244,7 +247,7 @@ impl Member {
         &self.machine
     }
 
-    /// The power goes now.
+    /// The power fails now.
     pub fn crash(&mut self, policy: CrashPolicy) {
         let machine = self.machine.crash(policy);
         (self.replica, self.beside, self.hub, self.held) = (None, Beside::default(), None, None);
@@ -259,41 +262,41 @@ impl Member {
         (self.due, self.doomed, self.faulty, self.loses_events) = (false, false, false, false);
     }
 
-    /// The thread of the watches gets what was published.
+    /// Delivers the published events to the watchers' thread.
     pub fn deliver_mail(&mut self) {
         let Some(hub) = &mut self.hub else { return };
         self.mail.drain(..).for_each(|events| hub.publish(&events));
     }
 
-    /// Its disk is another one from now on; it does not run.
+    /// Replaces the machine of a member that does not run.
     pub fn put_back(&mut self, machine: Machine) {
         assert!(self.replica.is_none(), "member {} runs", self.at);
         self.machine = machine;
     }
 
-    /// The power goes after so many operations of the disk from now on.
+    /// The power will fail after this number of disk operations.
     pub fn doom(&mut self, operations: u64) {
         self.machine.crash_after(self.machine.operations() + operations);
         self.doomed = true;
     }
 
-    /// Its disk does what it is told again.
+    /// Its disk has no faults any more.
     pub fn heal(&mut self) {
         self.machine.lift_limit();
         self.slow_sync = None;
     }
 
-    /// Its next sync takes so many moments.
+    /// Its next sync takes this number of moments.
     pub fn slow_down(&mut self, moments: u64) {
         self.slow_sync = Some((moments, self.machine.syncs()));
     }
 
-    /// Whether it may stop because of what was done to its machine.
+    /// Whether it may stop because of faults of its machine.
     pub fn may_stop(&self) -> bool {
         self.doomed || self.faulty
     }
 
-    /// A moment passes on its clock; the member notices unless it is stopped.
+    /// A moment passes on its clock; the member notices it unless it is stopped.
     pub fn advance(&mut self, awake: bool) {
         if self.clock.advance() && awake {
             self.tick();
@@ -327,12 +330,12 @@ impl Member {
         self.replica.as_ref().map_or(0, |replica| replica.standing().term)
     }
 
-    /// Id of whom it takes for the leader; 0 if it knows none.
+    /// The id of the leader that it knows; 0 if it knows none.
     pub fn leader(&self) -> u64 {
         self.replica.as_ref().map_or(0, |replica| replica.standing().leader)
     }
 
-    /// Index of the last entry that it has applied; 0 if it does not run.
+    /// The index of the last entry that it has applied; 0 if it does not run.
     pub fn applied(&self) -> u64 {
         self.replica.as_ref().map_or(0, |replica| replica.store().applied().index)
     }
@@ -341,7 +344,7 @@ impl Member {
         self.replica.as_ref().map_or(0, |replica| replica.store().revision())
     }
 
-    /// Takes a message, if it runs.
+    /// Receives a message, if the member runs.
     ///
     /// # Errors
     /// As [`Replica::step`].
@@ -351,7 +354,7 @@ impl Member {
         replica.step(message)
     }
 
-    /// Does what is due; of dropping old versions only so many steps.
+    /// Does all work that is due, with at most `compaction_steps` steps of dropping old versions.
     pub fn work(&mut self, output: &mut Output, compaction_steps: u64) -> Result<(), Fatal> {
         self.due = false;
         let Some(replica) = &mut self.replica else { return Ok(()) };
@@ -364,8 +367,8 @@ impl Member {
         Ok(())
     }
 
-    /// What it has sent since the last call, and how much longer it takes until the rest is done: `None` if a sync took no time.
-    /// In the second list is what it has sent after that.
+    /// The messages that it has sent since the last call. If a sync was slow, the second part holds its length in
+    /// moments, and the messages that were sent after that sync.
     pub fn letters(&mut self) -> (Vec<raftpb::Message>, Option<(u64, Vec<raftpb::Message>)>) {
         let posted = std::mem::take(&mut *self.letters.posted.lock().unwrap());
         let slow = self.slow_sync.take_if(|(_, syncs)| self.machine.syncs() > *syncs);

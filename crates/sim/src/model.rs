@@ -1,16 +1,16 @@
-//! What etcd's key space is, written down as plainly as possible: the judge of what members answered.
+//! A model of etcd's key space, as plain as possible. Members' answers are judged by it.
 //!
 //! ```text
 //!   Model ── execute(Request) ──▶ Step { after: Model, response, events }
 //! ```
 //!
-//! A model is a value: executing a request leaves it as it was and gives another one. Both share what did not change, so that a
-//! search may keep thousands of them. The keys alive are one sorted list, copied by each revision that changes it; earlier lists
-//! stay reachable, for reads of the past.
+//! A model is a value: executing a request leaves it unchanged and returns a new one. Both share all unchanged data, so
+//! that a search can keep thousands of models. The live keys are one sorted list, copied by each revision that changes
+//! it. Earlier lists stay reachable, for reads at earlier revisions.
 //!
-//! Deliberately absent: an index, leases that end by themselves (their end is a request like any other), authentication,
-//! alarms, and whatever the API refuses before a request gets to the log. Nothing here comes from the store that is judged.
-//! The rules are those of etcd's `server/etcdserver/txn` and `server/lease`.
+//! Deliberately absent: an index, leases that end by themselves (their end is a request like any other),
+//! authentication, alarms, and every check that the API makes before a request reaches the log. Nothing here comes from
+//! the store that is judged. The rules are those of etcd's `server/etcdserver/txn` and `server/lease`.
 
 pub mod range;
 #[cfg(test)]
@@ -30,7 +30,7 @@ use metastore_proto::mvccpb::{Event, KeyValue};
 
 use crate::history::{Request, Response};
 
-/// etcd's texts of what a state may refuse.
+/// etcd's texts of the refusals that depend on the state.
 pub const COMPACTED: &str = "etcdserver: mvcc: required revision has been compacted";
 pub const FUTURE_REVISION: &str = "etcdserver: mvcc: required revision is a future revision";
 pub const KEY_NOT_FOUND: &str = "etcdserver: key not found";
@@ -38,20 +38,20 @@ pub const LEASE_NOT_FOUND: &str = "etcdserver: requested lease not found";
 pub const LEASE_EXISTS: &str = "etcdserver: lease already exists";
 pub const LEASE_TTL_TOO_LARGE: &str = "etcdserver: too large lease TTL";
 
-/// All of them.
+/// All of these texts.
 pub const REFUSALS: [&str; 6] =
     [COMPACTED, FUTURE_REVISION, KEY_NOT_FOUND, LEASE_NOT_FOUND, LEASE_EXISTS, LEASE_TTL_TOO_LARGE];
 
-/// Seconds; a lease may not be asked to live longer.
+/// The longest time to live that a lease may request, in seconds.
 const MAX_TTL_S: i64 = 9_000_000_000;
 
 /// Either what was done, or the text of the refusal.
 type Answer<T> = Result<T, &'static str>;
 
-/// The keys alive, in order.
+/// The live keys, in order.
 type Keys = Vec<Arc<KeyValue>>;
 
-/// The whole key space at one moment, and what it was at each revision before.
+/// The whole key space at one moment, and at each revision before it.
 #[derive(Clone, Debug)]
 pub struct Model {
     revision: i64,
@@ -69,16 +69,16 @@ struct Past {
     before: Option<Arc<Past>>,
 }
 
-/// One request, done.
+/// The result of one request.
 #[derive(Debug)]
 pub struct Step {
     pub after: Model,
     pub response: Response,
-    /// What the revision that was made tells watchers with `prev_kv`; empty if none was made.
+    /// The events of the revision that was made, for watchers with `prev_kv`; empty if none was made.
     pub events: Vec<Event>,
 }
 
-/// One request, being done: what it has changed so far is seen by the rest of it.
+/// One request during its execution: later parts of it see the changes of earlier parts.
 struct Writing {
     model: Model,
     events: Vec<Event>,
@@ -93,7 +93,7 @@ impl Default for Model {
 }
 
 impl Drop for Past {
-    /// One after the other: dropping a long past by recursion could overflow the stack.
+    /// Drops the list in a loop: dropping a long list by recursion could overflow the stack.
     fn drop(&mut self) {
         let mut next = self.before.take();
         while let Some(mut past) = next.and_then(Arc::into_inner) {
@@ -113,17 +113,17 @@ impl Model {
         self.compacted
     }
 
-    /// The leases that there are.
+    /// The ids of all leases.
     pub fn leases(&self) -> &Arc<BTreeSet<i64>> {
         &self.leases
     }
 
-    /// Whether nothing happened between the two, of which one came from the other: keys change with the revision only.
+    /// Whether nothing changed between two models of which one came from the other. Keys change only with the revision.
     pub fn is_unchanged_in(&self, after: &Model) -> bool {
         self.revision == after.revision && self.compacted == after.compacted && self.leases == after.leases
     }
 
-    /// Does what is asked. A refusal changes nothing.
+    /// Executes a request. A refusal changes nothing.
     pub fn execute(&self, request: &Request) -> Step {
         let mut writing = Writing { model: self.clone(), events: Vec::new() };
         let answer = match request {
@@ -148,7 +148,7 @@ impl Model {
         Self { compacted: -1, leases, ..self }
     }
 
-    /// The key space after a revision that is only known by its events.
+    /// The key space after a revision of which only the events are known.
     pub fn after_events(&self, events: &[Event]) -> Self {
         let mut after = self.clone();
         let keys = Arc::make_mut(&mut after.keys);
@@ -164,7 +164,7 @@ impl Model {
         after
     }
 
-    /// What the keys are now is what they are from the next revision on.
+    /// Makes a new revision with the current keys.
     fn advance(&mut self) {
         self.revision += 1;
         let (keys, before) = (self.keys.clone(), self.past.take());
@@ -187,7 +187,7 @@ impl Model {
         past.map_or(&[], |past| &past.keys)
     }
 
-    /// The revision that a read meant for `revision` is answered at.
+    /// The revision at which a read with `revision` in its request is answered.
     fn readable(&self, revision: i64) -> Answer<i64> {
         match revision {
             r if r > self.revision => Err(FUTURE_REVISION),
@@ -202,7 +202,7 @@ impl Model {
         Ok(range::answer(range::alive(self.keys_at(at), &request.key, &request.range_end), request, self.revision))
     }
 
-    /// What a put needs: its lease, and the key if it keeps the key's value or lease.
+    /// Checks the preconditions of a put: its lease, and the key if the put keeps the key's value or lease.
     fn check_put(&self, put: &PutRequest) -> Answer<()> {
         if put.lease != 0 && !self.leases.contains(&put.lease) {
             return Err(LEASE_NOT_FOUND);
@@ -224,7 +224,7 @@ impl Writing {
         header(self.seen())
     }
 
-    /// A put that was checked.
+    /// Executes a put whose preconditions were checked.
     fn put(&mut self, put: &PutRequest) -> PutResponse {
         let new = self.model.revision + 1;
         let found = range::find(&self.model.keys, &put.key);
@@ -288,7 +288,7 @@ impl Writing {
         }
     }
 
-    /// Takes the lease away, and its keys with it.
+    /// Removes the lease, and deletes its keys.
     fn revoke(&mut self, id: i64) -> Answer<LeaseRevokeResponse> {
         if !self.model.leases.contains(&id) {
             return Err(LEASE_NOT_FOUND);
@@ -302,7 +302,7 @@ impl Writing {
         Ok(LeaseRevokeResponse { header: self.header() })
     }
 
-    /// What was written becomes the next revision.
+    /// Turns the writes into the next revision.
     fn end(self, response: Response) -> Step {
         let Self { model: mut after, events } = self;
         if !events.is_empty() {
@@ -312,7 +312,7 @@ impl Writing {
     }
 }
 
-/// Of a header, the model knows the revision.
+/// A header with only the revision, the one field that the model knows.
 fn header(revision: i64) -> Option<ResponseHeader> {
     Some(ResponseHeader { revision, ..ResponseHeader::default() })
 }

@@ -1,7 +1,8 @@
-//! What is on its way between members: lost, doubled, late and overtaken, or cut off.
+//! The network between members: messages are lost, duplicated, delayed, overtaken or cut off.
 //!
-//! Messages travel as the bytes that go over a real connection, so the encoding is tried, too. A forwarded proposal is never
-//! doubled: it comes over one connection in order, and a transport that sent it again would have it applied twice.
+//! Messages travel as the bytes that go over a real connection, so the encoding is tested, too. A forwarded proposal is
+//! never duplicated: it travels on one connection in order, and a transport that sent it twice would cause it to be
+//! applied twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,24 +12,24 @@ use metastore_proto::raftpb::{Message, MessageType};
 use crate::faults::{Kind, Rates};
 use crate::random::Random;
 
-/// How bad the network is; rates are per thousand messages.
+/// The quality of the network; rates are in thousandths of messages.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Weather {
     pub loss: u64,
     pub doubling: u64,
-    /// Messages that take long, so that newer ones overtake them.
+    /// Messages that are delayed so long that newer ones overtake them.
     pub straggling: u64,
-    /// Moments that a message takes at most, and at least one.
+    /// The longest delay of a message, in moments; the shortest is one.
     pub delay: u64,
-    /// Moments that a straggler takes at most.
+    /// The longest delay of a straggling message, in moments.
     pub long_delay: u64,
 }
 
 impl Weather {
-    /// Of a network in which nothing is lost.
+    /// A network in which no message is lost.
     pub const FAIR: Self = Self { loss: 0, doubling: 0, straggling: 0, delay: 1, long_delay: 1 };
 
-    /// Some seeds see a fast network, some a slow one.
+    /// Draws a fast or a slow network from the seed.
     pub fn draw(random: &mut Random, rates: &Rates) -> Self {
         Self {
             loss: rates.of(Kind::Loss),
@@ -40,7 +41,7 @@ impl Weather {
     }
 }
 
-/// What happened to messages.
+/// Counts of messages by their fate.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Traffic {
     pub sent: u64,
@@ -69,11 +70,11 @@ pub struct Network {
     pub traffic: Traffic,
     random: Random,
     posted: u64,
-    /// By the moment of arrival, and the order in which they were sent.
+    /// By the moment of arrival, and the order of sending.
     under_way: BTreeMap<(u64, u64), Letter>,
-    /// Ways (from, to) on which nothing passes.
+    /// Links (from, to) on which no message passes.
     cut: BTreeSet<(usize, usize)>,
-    /// Number of the newest message that has arrived on each way.
+    /// The number of the newest message that has arrived on each link.
     newest: BTreeMap<(usize, usize), u64>,
 }
 
@@ -105,7 +106,7 @@ impl Network {
         false
     }
 
-    /// Whether something that comes on a connection of its own gets lost.
+    /// Whether a transfer on a connection of its own is lost.
     pub fn loses(&mut self, way: (usize, usize)) -> bool {
         self.cut.contains(&way) || self.random.permille(self.weather.loss)
     }
@@ -118,7 +119,7 @@ impl Network {
         self.under_way.insert((arrival, self.posted), Letter { from, to, number: self.posted, bytes });
     }
 
-    /// Takes what arrives at this moment.
+    /// Takes the messages that arrive at this moment.
     pub fn arrive(&mut self, now: u64) -> Vec<Arrival> {
         let later = self.under_way.split_off(&(now + 1, 0));
         let due = std::mem::replace(&mut self.under_way, later);
@@ -138,12 +139,12 @@ impl Network {
         Some(Arrival { from, to, message })
     }
 
-    /// What is on its way from a member and to it is lost.
+    /// Loses all messages that are on their way from or to a member.
     pub fn forget(&mut self, member: usize) {
         self.under_way.retain(|_, letter| letter.from != member && letter.to != member);
     }
 
-    /// Nothing passes on these ways, and everything on all others.
+    /// Closes these links, and opens all others.
     pub fn cut(&mut self, ways: impl IntoIterator<Item = (usize, usize)>) {
         self.cut = ways.into_iter().collect();
     }

@@ -1,10 +1,10 @@
-//! Chance out of one number: the same seed gives the same choices (SplitMix64: Steele, Lea and Flood, 2014).
+//! Random numbers from a seed: the same seed gives the same choices (SplitMix64: Steele, Lea and Flood, 2014).
 
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
 impl Random {
-    /// A stream of choices; streams of one seed with different names have nothing to do with each other.
+    /// A stream of choices. Streams of one seed with different names are independent.
     pub fn new(seed: u64, stream: u64) -> Self {
         let mut mixed = Self(seed ^ stream.wrapping_mul(0xd1b5_4a32_d192_ed03));
         mixed.number();
@@ -28,7 +28,7 @@ impl Random {
         from + self.below(to - from + 1)
     }
 
-    /// True so many times out of a thousand.
+    /// True in `rate` of a thousand cases.
     pub fn permille(&mut self, rate: u64) -> bool {
         self.below(1000) < rate
     }

@@ -1,4 +1,5 @@
-//! Many seeds, on all processors: each world lives in one thread, and threads share nothing but the number of the next seed.
+//! Many seeds on all processors. Each world lives in one thread, and threads share only the number of the next seed and
+//! the results.
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,31 +10,31 @@ use std::time::{Duration, Instant};
 use crate::counts::Counts;
 use crate::world::{Plan, run};
 
-/// How often a long run tells how far it is.
+/// The interval of progress reports in a long run.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
-/// Failures after which a run ends: the rest are most likely the same.
+/// Failures after which a run ends: further ones most likely have the same cause.
 const ENOUGH_FAILURES: usize = 10;
 
-/// Which seeds are run.
+/// The seeds to run.
 #[derive(Clone, Copy, Debug)]
 pub struct Seeds {
     pub first: u64,
-    /// How many, at most.
+    /// The number of seeds, at most.
     pub count: u64,
-    /// No seed is begun after this time.
+    /// No seed is started after this time.
     pub time: Option<Duration>,
     pub threads: usize,
     /// The run ends with the first failure that a checker has found.
     pub until_found: bool,
 }
 
-/// A seed in which something was not as it must be.
+/// A seed in which a check failed.
 #[derive(Clone, Debug)]
 pub struct Failure {
     pub seed: u64,
-    /// What, and where it was noticed.
+    /// The failure, and the place where it was noticed.
     pub what: String,
-    /// The code under test has noticed by itself, and stopped; no checker was needed.
+    /// The code under test noticed the failure by itself and stopped; no checker was needed.
     pub by_itself: bool,
 }
 
@@ -47,7 +48,7 @@ impl Failure {
     }
 }
 
-/// What became of all seeds.
+/// The result of all seeds.
 #[derive(Clone, Debug, Default)]
 pub struct Summary {
     pub seeds: u64,
@@ -63,11 +64,11 @@ impl Summary {
 }
 
 thread_local! {
-    /// What the last panic on this thread said.
+    /// The text of the last panic on this thread.
     static LAST_PANIC: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// Panics of worlds are kept for [`Failure::what`] instead of being printed.
+/// Keeps the texts of panics for [`Failure::what`] instead of printing them.
 pub fn catch_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map_or_else(String::new, |place| format!(" [{}:{}]", place.file(), place.line()));
@@ -82,13 +83,13 @@ pub fn catch_panics() {
 /// Runs one seed.
 ///
 /// # Errors
-/// What was not as it must be.
+/// The failed check.
 pub fn run_one(seed: u64, plan: &Plan) -> Result<Counts, Failure> {
     catch_unwind(AssertUnwindSafe(|| run(seed, plan).0))
         .map_err(|_| Failure::new(seed, LAST_PANIC.with_borrow(String::clone)))
 }
 
-/// Runs all seeds; tells of progress and of each failure as it comes.
+/// Runs all seeds; reports progress, and each failure as it occurs.
 pub fn run_all(seeds: Seeds, plan: &Plan, tell: &(dyn Fn(&Summary, Option<&Failure>) + Sync)) -> Summary {
     let (started, next, stop) = (Instant::now(), AtomicU64::new(seeds.first), AtomicBool::new(false));
     let total = Mutex::new((Summary::default(), started));

@@ -9,7 +9,7 @@ use metastore_engine::{Engine, EngineError, MemoryFiles, RocksDb, RocksDbSetting
 
 use super::Files;
 
-/// Databases by their paths. Machines that are copies of each other share the file system.
+/// Databases by their paths. Machines that are copies of each other share one file system.
 pub struct Databases {
     files: MemoryFiles,
     /// The number of the next database.
@@ -18,10 +18,10 @@ pub struct Databases {
 }
 
 struct Database {
-    /// Where its files are: the path that a member knows belongs to several machines.
+    /// The place of its files. The path is not enough: several machines use the same paths.
     place: PathBuf,
     settings: RocksDbSettings,
-    /// While it is open.
+    /// The handle, while the database is open.
     open: Weak<RocksDb>,
 }
 
@@ -41,7 +41,7 @@ impl Databases {
 
 impl Drop for Databases {
     fn drop(&mut self) {
-        // One that is open goes with the last machine.
+        // The files of a database that is still open are removed with the last machine.
         self.databases().values().for_each(|database| _ = self.files.remove(&database.place));
     }
 }
@@ -51,7 +51,7 @@ impl Files for Databases {
         self.databases().keys().map(|path| path.to_str().expect("a name").to_owned()).collect()
     }
 
-    /// They are removed with the directory.
+    /// Returns no files: they are removed together with their directory.
     fn list(&self, _: &Path) -> Vec<String> {
         Vec::new()
     }
@@ -91,7 +91,7 @@ impl Files for Databases {
         let copied = |database: &Database| {
             let Database { place: from, settings, open } = database;
             let place = self.place();
-            // To open and close one that is closed changes nothing in it.
+            // Opening and closing a closed database changes nothing in it.
             let open =
                 open.upgrade().map_or_else(|| RocksDb::open_in_memory(&self.files, from, *settings).map(Arc::new), Ok);
             open.and_then(|open| open.crash_copy(&place)).expect("files in memory do not fail");

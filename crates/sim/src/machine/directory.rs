@@ -10,7 +10,7 @@ use metastore_engine::{Engine, EngineError, RocksDb, RocksDbSettings};
 
 use super::Files;
 
-/// A real directory that goes with its last handle.
+/// A real directory that is removed with its last handle.
 pub struct Directory {
     root: PathBuf,
 }
@@ -30,7 +30,7 @@ impl Drop for Directory {
 }
 
 impl Directory {
-    /// A copy of one moment. RocksDB may work on its files meanwhile; then it is made again.
+    /// A copy of one moment. If RocksDB changes its files during the copy, the copy is repeated.
     fn copied(&self) -> Self {
         loop {
             let copy = Self::default();
@@ -75,7 +75,7 @@ impl Files for Directory {
         Ok(Arc::new(RocksDb::open(&self.root.join(path), settings)?))
     }
 
-    /// It does so by itself.
+    /// RocksDB rewrites real files by itself.
     fn rewrite(&self) {}
 
     fn copy(&self) -> Arc<dyn Files> {
@@ -87,7 +87,8 @@ impl Files for Directory {
     }
 }
 
-/// In memory, where there is such a place: thousands of databases are made, and nothing here takes the power away from it.
+/// A directory in memory, if there is one: thousands of databases are created, and no test takes power from the real
+/// machine.
 fn scratch() -> PathBuf {
     let memory = PathBuf::from("/dev/shm");
     if memory.is_dir() { memory } else { std::env::temp_dir() }
@@ -100,14 +101,14 @@ fn names(path: &Path) -> Vec<String> {
     names
 }
 
-/// Files by name, and how long they are; not RocksDB's notes, which tell nothing of the state.
+/// The files by name, and their lengths; without RocksDB's log messages, which are not part of the state.
 fn sizes(root: &Path) -> BTreeMap<PathBuf, u64> {
     let mut found = BTreeMap::new();
     for directory in names(root) {
         let directory = root.join(directory);
         for name in names(&directory).into_iter().filter(|name| !name.starts_with("LOG")) {
             let path = directory.join(name);
-            // It may be gone by now; then there is another look.
+            // The file may have been removed since it was listed; then the copy is repeated.
             let len = fs::metadata(&path).map_or(u64::MAX, |found| found.len());
             found.insert(path, len);
         }

@@ -9,7 +9,7 @@ use metastore_proto::mvccpb::KeyValue;
 
 use super::header;
 
-/// Where `key` is in a sorted list, or where it would have to be.
+/// The position of `key` in a sorted list, or the position at which it would be inserted.
 pub(super) fn find(keys: &[Arc<KeyValue>], key: &[u8]) -> Result<usize, usize> {
     keys.binary_search_by(|kv| kv.key[..].cmp(key))
 }
@@ -29,15 +29,15 @@ pub(super) fn alive<'a>(keys: &'a [Arc<KeyValue>], start: &[u8], end: &[u8]) -> 
     keys[from..].iter().map(|kv| &**kv).take_while(|kv| is_inside(&kv.key, start, end)).collect()
 }
 
-/// Answers a range from the keys that were alive in it, in order. `revision` is the store's when it answers.
+/// Answers a range from the keys that were alive in it, in order. `revision` is the store's current revision.
 pub fn answer(mut kvs: Vec<&KeyValue>, request: &RangeRequest, revision: i64) -> RangeResponse {
     let count = kvs.len() as i64;
     let limit = usize::try_from(request.limit).ok().filter(|limit| *limit > 0).unwrap_or(usize::MAX);
     if request.count_only {
         kvs.clear();
     }
-    // etcd fetches no more than it needs where it reads in the order of keys, and sorts what it fetched: a wrong answer to who
-    // asks for a target without an order, but etcd's.
+    // etcd fetches only as many keys as it needs if it reads in key order, and sorts only the fetched keys. With a sort
+    // target but no sort order this gives a wrong answer, but it is etcd's answer.
     if is_default_order(request) && !has_bounds(request) {
         kvs.truncate(limit.saturating_add(1));
     }
@@ -74,7 +74,7 @@ fn is_within(number: i64, min: i64, max: i64) -> bool {
     (min == 0 || min <= number) && (max == 0 || number <= max)
 }
 
-/// How two keys stand to each other in an answer that is sorted by `target`.
+/// The order of two keys in an answer that is sorted by `target`.
 pub fn compare(a: &KeyValue, b: &KeyValue, target: SortTarget) -> Ordering {
     match target {
         SortTarget::Key => a.key.cmp(&b.key),
@@ -85,7 +85,8 @@ pub fn compare(a: &KeyValue, b: &KeyValue, target: SortTarget) -> Ordering {
     }
 }
 
-/// etcd answers keys alone from its index, which knows no leases, unless it had to read the values to sort by them.
+/// For `keys_only` etcd answers from its index, which knows no leases, unless it had to read the values to sort by
+/// them.
 fn without_value(kv: &KeyValue, request: &RangeRequest) -> KeyValue {
     let lease = if request.sort_target() == SortTarget::Value { kv.lease } else { 0 };
     KeyValue { key: kv.key.clone(), value: Default::default(), lease, ..*kv }

@@ -1,4 +1,4 @@
-//! Histories as they should be, for the tests of checkers: operations that a model answered.
+//! Correct histories for the tests of checkers: their operations were answered by a model.
 
 use bytes::Bytes;
 use metastore_proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
@@ -31,14 +31,14 @@ impl Story {
         story
     }
 
-    /// One more request, behind everything else.
+    /// Adds a request that is called, executed and answered at once.
     pub fn ask(&mut self, request: Request) {
         let at = self.call(0, request);
         let response = self.execute(at);
         self.give(at, response);
     }
 
-    /// One more request, of which nobody knows whether it `happened`.
+    /// Adds a request with an unknown outcome; `happened` says whether it took effect.
     pub fn ask_in_vain(&mut self, request: Request, happened: bool) {
         let at = self.call(1, request);
         if happened {
@@ -85,7 +85,7 @@ pub struct Habits {
     pub unknown_permille: u64,
     pub keys: u64,
     pub leases: u64,
-    /// Of operations that change what no revision shows; twice as many puts have a lease.
+    /// Requests whose change no revision shows, in thousandths; puts have a lease twice as often.
     pub hidden_permille: u64,
 }
 
@@ -95,7 +95,7 @@ impl Default for Habits {
     }
 }
 
-/// What a client does at present.
+/// The progress of a client with its current request.
 #[derive(Clone)]
 enum Stage {
     Idle,
@@ -104,7 +104,7 @@ enum Stage {
 }
 
 impl Story {
-    /// Clients that ask at the same time.
+    /// A history of concurrent clients.
     pub fn random(seed: u64, habits: Habits) -> Self {
         let mut random = Random::new(seed, 0);
         let mut story = Self { habits, ..Self::default() };
@@ -130,7 +130,7 @@ impl Story {
                     Stage::Idle
                 }
             };
-            // Half of what nobody hears of happens, now or much later.
+            // Half of the operations with unknown outcome take effect, now or much later.
             if !late.is_empty() && random.permille(100) {
                 let at = late.swap_remove(random.below(late.len() as u64) as usize);
                 if random.permille(500) {
@@ -141,7 +141,7 @@ impl Story {
         story
     }
 
-    /// A member that lags answers a serializable range.
+    /// The answer to an operation. A member that lags may answer a serializable range.
     fn answer(&mut self, at: usize, random: &mut Random) -> Response {
         let request = &self.operations[at].request;
         let lag = (random.below(5) as usize).min(self.models.len());
@@ -190,7 +190,7 @@ impl Story {
         DeleteRangeRequest { key: self.any_key(random).into(), range_end, prev_kv: random.permille(500) }
     }
 
-    /// A value that nobody else puts.
+    /// A put of a unique value.
     fn any_put(&self, random: &mut Random) -> PutRequest {
         let PutRequest { key, value, .. } = put_request(&self.any_key(random), &format!("{:x}", random.number()));
         let ignore_value = random.permille(30);
@@ -282,7 +282,7 @@ pub fn revoke(id: i64) -> Request {
     Request::LeaseRevoke(LeaseRevokeRequest { id })
 }
 
-/// Puts if the key was not modified since `revision`; gets it otherwise.
+/// Puts if the key was not modified since `revision`; reads it otherwise.
 pub fn update(key: &str, revision: i64, value: &str) -> Request {
     let read = RangeRequest { key: key.to_owned().into(), ..RangeRequest::default() };
     let put = Nested::RequestPut(put_request(key, value));

@@ -1,4 +1,4 @@
-//! The model beside the store that it judges: where they differ, one of them is wrong.
+//! Compares the model with the store that it judges: where they differ, one of them is wrong.
 
 use std::sync::Arc;
 
@@ -57,7 +57,7 @@ fn a_long_past_is_dropped_without_recursion() {
     assert_eq!(model.revision(), 200_001);
 }
 
-/// What the store answers, and what it tells watchers.
+/// The answer of the store, and the events that it sends to watchers.
 fn ask(store: &mut Store, request: &Request) -> (Response, Vec<Event>) {
     let (kind, message): (Kind, &dyn Fn(u64, Kind) -> Bytes) = match request {
         Request::Put(put) => (Kind::Put, &|id, kind| Command::encode(id, kind, put)),

@@ -1,5 +1,5 @@
-//! Transactions (etcd: `server/etcdserver/txn/txn.go`): every comparison, then every check, on the state before; then the
-//! operations, each of which sees those before it.
+//! Transactions (etcd: `server/etcdserver/txn/txn.go`): every comparison, then every check, uses the state before the
+//! transaction. Then the operations run, and each sees the changes of the operations before it.
 
 use std::cmp::Ordering;
 
@@ -16,7 +16,8 @@ impl Model {
         txn.compare.iter().all(|compare| self.holds(compare))
     }
 
-    /// A range holds if each of its keys does. A key that does not exist is one of zeros, but its value compares with nothing.
+    /// A comparison of a range holds if it holds for each of its keys. A missing key compares as zeros, but its value
+    /// compares with nothing.
     fn holds(&self, compare: &Compare) -> bool {
         let kvs = range::alive(&self.keys, &compare.key, &compare.range_end);
         if kvs.is_empty() {
@@ -29,10 +30,10 @@ impl Model {
         if self.succeeds(txn) { &txn.success } else { &txn.failure }
     }
 
-    /// Whether the branches taken can be done.
+    /// Checks that the operations of the taken branches can be executed.
     fn check_txn(&self, txn: &TxnRequest) -> Answer<()> {
         self.branch(txn).iter().filter_map(|op| op.request.as_ref()).try_for_each(|request| match request {
-            // A negative revision means "now" only after it was compared with the compacted one.
+            // A negative revision means "now", but only after a comparison with the compacted revision.
             Request::RequestRange(range) if range.revision < 0 && range.revision < self.compacted => Err(COMPACTED),
             Request::RequestRange(range) => self.readable(range.revision).map(|_| ()),
             Request::RequestPut(put) => self.check_put(put),
@@ -50,7 +51,7 @@ impl Writing {
         Ok(TxnResponse { header: self.header(), ..response })
     }
 
-    /// The header of a nested transaction is empty.
+    /// Runs the taken branch. The header of a nested transaction is empty.
     fn run(&mut self, before: &Model, txn: &TxnRequest) -> TxnResponse {
         let requests = before.branch(txn).iter().filter_map(|op| op.request.as_ref());
         let responses = requests.map(|request| ResponseOp { response: Some(self.operate(before, request)) }).collect();
@@ -71,7 +72,7 @@ impl Writing {
     }
 }
 
-/// What is compared with counts as zero or nothing if it is meant for another target.
+/// An operand that belongs to another target counts as zero or empty.
 fn is_true_of(compare: &Compare, kv: &KeyValue) -> bool {
     let ordering = match (compare.target(), &compare.target_union) {
         (CompareTarget::Version, Some(TargetUnion::Version(n))) => kv.version.cmp(n),
