@@ -219,13 +219,13 @@ mutants! {
     /// gone. Breaks: a follower that lags catches up, however much is written during the transfer.
     LogCutBehindState = 41, "log-cut-behind-state", "a follower is sent one state after another";
 
-    // ---- what shows only after another fault ----
+    // ---- effects that are visible only after another fault ----
 
-    /// A start, and a follower that is sent a state, do not go on with a compaction that was interrupted. Breaks: what
-    /// nobody can read any more goes. Needs that no later compaction comes.
+    /// A member that starts, and a follower that receives a state, do not resume an interrupted compaction. Breaks:
+    /// versions that no read can see are dropped. Needs that no later compaction follows.
     CompactionNotResumed = 42, "compaction-not-resumed", "stored";
-    /// A request for watch progress is answered with the store's revision, before what is under way to the watchers has
-    /// come. Breaks: events up to the revision of progress were delivered.
+    /// A request for watch progress is answered with the store's revision although events are still under way to the
+    /// watchers. Breaks: a progress notification means that all events up to its revision were delivered.
     ProgressAhead = 43, "progress-ahead", "watch: bookmarkable";
 }
 

@@ -5,9 +5,10 @@
 //!   clients, watchers ─▶ serving ─▶ Replica ─┐                 ┌─▶ network (loss, doubling, delay, partitions) ─┐
 //!        │                          Replica ─┼─ Outbox ────────┘                                                │
 //!        │                          Replica ◀┘◀──── step ◀──────────────────────────────────────────────────────┘
-//!        │                             │  └─▶ machine (a disk that forgets, tears, fails, fills up, hangs; RocksDB on files in memory)
+//!        │                             │  └─▶ machine (a disk that forgets, tears, fails, fills up, hangs;
+//!        │                             │               RocksDB on files in memory)
 //!        ▼                             ▼
-//!     history                       judge: what members did; nothing may contradict it
+//!     history                       judge: the actions of members, without contradiction
 //!        └──────▶ invariants ◀─────────┘
 //! ```
 //!

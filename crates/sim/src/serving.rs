@@ -1,4 +1,4 @@
-//! How members serve clients: what the server does around a replica, as far as it matters for what clients are told.
+//! How members serve clients: the parts of a server around a replica, as far as they affect the answers to clients.
 
 use metastore_proto::etcdserverpb::{LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeRequest, RangeRequest};
 use metastore_replica::{Renewed, Renewing};
@@ -14,13 +14,13 @@ use crate::history::{Request, Response};
 use crate::member::Member;
 use crate::world::World;
 
-/// What a member does once a linearizable read is allowed.
+/// The work of a member once a linearizable read is confirmed.
 pub enum Reading {
     Range(RangeRequest),
     Renewal(Proving),
 }
 
-/// A renewal that waits for its proof, to be told to whom its member has passed it on for.
+/// A renewal that waits for its proof. The answer goes to the client through the member that forwarded the renewal.
 pub struct Proving {
     lease: i64,
     renewing: Renewing,
@@ -35,9 +35,9 @@ pub struct Noted {
 }
 
 impl World {
-    /// Clients ask for what they want.
+    /// The clients whose requests are due send them.
     pub(crate) fn ask(&mut self) {
-        // In a healed world nobody asks who was removed.
+        // In a healed world clients do not ask removed members.
         let serves = |member: &Member| member.awake(self.now) && !(self.healed && member.left);
         let awake: Vec<usize> = (0..self.members.len()).filter(|at| serves(&self.members[*at])).collect();
         for asked in self.clients.ask(self.now, &awake, self.judge.acknowledged.told()) {
@@ -75,7 +75,7 @@ impl World {
     fn propose(&mut self, asked: &Asked) {
         match &asked.wish {
             Wish::Do(Request::LeaseGrant(grant)) => {
-                // A lease of its own, whatever had this id before.
+                // A lease with its own name, even if an earlier lease had this id.
                 *self.grants.entry(grant.id).or_default() += 1;
                 let (name, clocks) = (self.lease_name(grant.id), self.clocks());
                 self.counts.leases_granted_anew += u64::from(self.grants[&grant.id] > 1);
@@ -95,7 +95,7 @@ impl World {
         }
     }
 
-    /// Nothing will come of a request.
+    /// The member refuses a request: it will not take effect.
     fn refuse(&mut self, asked: &Asked) {
         self.judge.withdrawn(asked);
         self.counts.refused += 1;
@@ -120,7 +120,7 @@ impl World {
         }
     }
 
-    /// A member has an answer to a command, whether or not anybody waits for it.
+    /// A member has the outcome of a command, whether or not a client waits for it.
     pub(crate) fn answer(&mut self, at: usize, outcome: &Outcome) {
         self.note(|| format!("{at} has an answer: {outcome:?}"));
         self.verdicts.must(self.judge.answers(at, outcome));
@@ -151,7 +151,7 @@ impl World {
         self.tell(&asked, response);
     }
 
-    /// A member allows a read.
+    /// A member confirms a read.
     pub(crate) fn read(&mut self, at: usize, id: u64) {
         self.note(|| format!("{at} allows read {id}"));
         let reading = self.members[at].reads.remove(&id);
@@ -171,7 +171,7 @@ impl World {
         }
     }
 
-    /// The proof of a renewal has come.
+    /// The proof of a renewal has arrived.
     fn prove(&mut self, at: usize, proving: Proving) {
         let Proving { lease, renewing, asked } = proving;
         let Member { replica: Some(replica), keeper, .. } = &self.members[at] else { return };
@@ -188,7 +188,7 @@ impl World {
         match renewal {
             Renewal::Renewed(ttl_s) => self.renewed(asked, lease, Some(ttl_s)),
             Renewal::Unknown => self.renewed(asked, lease, None),
-            // Told when it is revoked; this client does not wait so long.
+            // An expired lease is answered after its revocation; this client does not wait so long.
             Renewal::Expired => {}
             Renewal::NotLeader => _ = self.clients.end(self.now, asked.id),
         }
@@ -197,7 +197,7 @@ impl World {
 
 // Leases.
 impl World {
-    /// A member passes a renewal on to whom it takes for the leader.
+    /// A member forwards a renewal to the leader that it knows.
     fn pass_on_renewal(&mut self, lease: i64, asked: &Asked) {
         let clocks = self.clocks();
         self.verdicts.must(self.judge.leases.asked_for(self.lease_name(lease), &clocks));
@@ -227,7 +227,7 @@ impl World {
         }
     }
 
-    /// A leader notes what a lease has left, as an etcd does where checkpoints are on.
+    /// A leader records the remaining time of a lease in the log, as an etcd does if checkpoints are switched on.
     pub(crate) fn note_checkpoint(&mut self, at: usize) {
         let member = &mut self.members[at];
         let (Some(term), Some(replica)) = (member.leads_in(), &mut member.replica) else { return };
@@ -250,14 +250,15 @@ impl World {
         }
     }
 
-    /// Whether a leader has just noted what a lease has left, and its log does not hold that yet: a renewal now would not know of
-    /// it. That is for the one that notes to see to.
+    /// Whether a leader has proposed a checkpoint of a lease, and its log does not hold the checkpoint yet. A renewal
+    /// at this moment would not know of the checkpoint. Avoiding this is the task of the leader that proposes
+    /// checkpoints.
     fn is_checkpoint_under_way(&self, lease: i64, at: usize) -> bool {
         let term = self.members[at].term();
         self.checkpoints.values().any(|noted| noted.lease == lease && noted.by == at && noted.term == term)
     }
 
-    /// A client hears whether its lease lives.
+    /// A client receives the answer to a renewal: whether its lease still exists.
     fn renewed(&mut self, asked: &Asked, lease: i64, ttl_s: Option<i64>) {
         let clocks = self.asked_at.remove(&asked.id).unwrap_or_default();
         // The client may have given up.
@@ -272,12 +273,12 @@ impl World {
         }
     }
 
-    /// What all clocks show.
+    /// The times that all clocks show.
     pub(crate) fn clocks(&self) -> Vec<u64> {
         self.members.iter().map(|member| member.clock.ms()).collect()
     }
 
-    /// A leader has leases revoked whose time is over.
+    /// A leader proposes to revoke the leases whose time is over.
     pub(crate) fn revoke_expired(&mut self, at: usize) {
         let member = &mut self.members[at];
         let Some(replica) = &mut member.replica else { return };
@@ -297,7 +298,7 @@ impl World {
         }
     }
 
-    /// A lease is gone; judged once, whoever tells of it first.
+    /// A lease has ended. It is judged once, at the first member that reports it.
     fn lease_revoked(&mut self, by: u64) {
         let (name, by) = *self.revocations.get(&by).expect("somebody has asked for each revocation");
         if !self.revoked.insert(name) {
@@ -307,14 +308,14 @@ impl World {
         self.verdicts.must(self.judge.leases.revoked(name, by));
     }
 
-    /// The name of the lease that has this id now: an id may be granted anew, but only once the client that knows it
-    /// was told that the lease before is gone.
+    /// The name of the lease that has this id now. An id may be granted anew, but only after the client that uses it
+    /// has received an answer that the earlier lease has ended.
     fn lease_name(&self, id: i64) -> i64 {
         id + self.grants.get(&id).copied().unwrap_or_default()
     }
 }
 
-/// What a client reads.
+/// The answer to a read.
 fn range(view: &View, request: &RangeRequest) -> Response {
     match view.range(&range_query(request)) {
         Ok(reply) => Response::Range(answers::range(&reply)),

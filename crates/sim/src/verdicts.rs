@@ -1,20 +1,20 @@
-//! What is done about violations. Each ends the run, except while most members have come back with older copies of their
-//! disks: then it is held for a while, because a member may notice that entries are lost, and stop.
+//! The effect of violations. Each ends the run, with one exception: while most members have come back with older copies
+//! of their disks. Then a violation is held for a while, because a member may notice that entries are lost, and stop.
 
 use crate::history::Violation;
 
 #[derive(Default)]
 pub struct Verdicts {
     holding: bool,
-    /// The first violation that is held, and for how many ticks.
+    /// The first violation that is held, and the number of ticks since then.
     held: Option<(Violation, u64)>,
 }
 
 impl Verdicts {
-    /// Goes on if a check has nothing to say.
+    /// Continues if a check has found no violation.
     ///
     /// # Panics
-    /// With what it says, unless violations are held.
+    /// With the violation, unless violations are held.
     #[track_caller]
     pub fn must(&mut self, checked: Result<(), Violation>) {
         match checked {
@@ -36,7 +36,7 @@ impl Verdicts {
     /// A tick has passed.
     ///
     /// # Panics
-    /// With a violation that is held for more than `longest` ticks.
+    /// With a violation that was held for more than `longest` ticks.
     pub fn tick(&mut self, longest: u64) {
         if let Some((_, ticks)) = &mut self.held {
             *ticks += 1;
@@ -46,7 +46,7 @@ impl Verdicts {
         }
     }
 
-    /// Holds nothing any more.
+    /// Holds no violations any more.
     ///
     /// # Panics
     /// With the violation that was held.

@@ -1,4 +1,5 @@
-//! Clients that watch: each has one watcher at a time, on any member, and begins again where it was when the connection ends.
+//! Clients that watch. Each has one watcher at a time, on any member. When its connection ends, it resumes where it
+//! was.
 
 use bytes::{Bytes, BytesMut};
 use metastore_proto::Message;
@@ -13,26 +14,26 @@ use crate::member::Member;
 use crate::random::Random;
 use crate::world::World;
 
-/// Responses that a client takes at most when it looks.
+/// Responses that a client takes at a time, at most.
 const TAKEN_AT_ONCE: usize = 5;
 /// Steps of reading history that a member makes in a moment, at most.
 const CATCH_UP_STEPS: u64 = 3;
 /// Moments until a client connects again, at most.
 const RECONNECT_MOMENTS: u64 = 40;
-/// How often the thread of the watches gets its mail, in thousandths per moment.
+/// How often the watchers' thread receives its mail, in thousandths per moment.
 const MAIL_PERMILLE: u64 = 500;
 
 pub struct Watcher {
     client: usize,
     random: Random,
     request: WatchCreateRequest,
-    /// Where it is connected.
+    /// The member and the stream to which it is connected.
     at: Option<(usize, StreamId)>,
     responses: Vec<WatchResponse>,
     next_try: u64,
-    /// How often it takes what has come, in thousandths per moment.
+    /// How often the client takes the responses that have arrived, in thousandths per moment.
     zeal: u64,
-    /// Connections that ended, of the watch that goes on; and watches that are over.
+    /// The ended connections of the current watch; and the watches that are over.
     chain: Vec<Watch>,
     chains: Vec<Vec<Watch>>,
 }
@@ -47,7 +48,7 @@ impl Watcher {
         Self { client, random, request, at, responses, next_try, zeal, chain, chains }
     }
 
-    /// Its connection has ended: it begins where it was.
+    /// The connection has ended: the client resumes after the last response.
     fn disconnected(&mut self, now: u64, compacted: i64, complete_to: Option<i64>) {
         self.at = None;
         self.next_try = now + self.random.between(1, RECONNECT_MOMENTS);
@@ -58,7 +59,7 @@ impl Watcher {
         self.chain.push(watch);
         self.request.start_revision = next;
         if let Some(compact_revision) = compacted {
-            // What was missed is lost; the client lists, and begins a new watch.
+            // The compacted events are lost to this client; it lists, and begins a new watch.
             self.request.start_revision = compact_revision;
             self.chains.push(std::mem::take(&mut self.chain));
         }
@@ -80,7 +81,7 @@ impl Watcher {
     }
 }
 
-/// What a client of this workload watches.
+/// The watch request of a client of this workload.
 pub fn request(workload: Workload, random: &mut Random) -> WatchCreateRequest {
     match workload {
         Workload::Mixed => mixed(random),
@@ -120,7 +121,7 @@ fn informer() -> WatchCreateRequest {
 }
 
 impl World {
-    /// A moment of everybody's watches.
+    /// Runs one moment of all watches.
     pub(crate) fn watch(&mut self) {
         for at in 0..self.members.len() {
             self.deliver_history(at);
@@ -211,7 +212,7 @@ impl World {
         }
     }
 
-    /// At the end everybody has heard everything.
+    /// At the end, delivers all remaining events to every watcher, and returns the watches.
     pub(crate) fn end_watches(&mut self) -> Vec<Vec<Watch>> {
         let newest = self.judge.revisions.newest();
         self.members.iter_mut().for_each(Member::deliver_mail);

@@ -1,7 +1,7 @@
 //! The world of one seed: members, network, clients and faults, one moment after the other.
 //!
-//! A run has three parts. While it storms, everything goes wrong, and what is checked is safety. Then the world heals, and
-//! the cluster has [`SETTLE_TICKS`] to find a leader that everybody follows. After that every request must be served.
+//! A run has three parts. During the storm faults happen, and safety is checked. Then the world heals, and the cluster
+//! has [`SETTLE_TICKS`] to find a leader that all members follow. After that every request must be served.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -37,51 +37,51 @@ use older::{Copied, Older};
 pub use states::Beside;
 use states::{Parcel, Sent};
 
-/// The world's time is finer than the members': messages take parts of a tick.
+/// Moments are finer than the members' ticks: messages take parts of a tick.
 pub const MOMENTS_PER_TICK: u64 = 5;
-/// What a moment is on a true clock; a tick is a heartbeat of 100 ms.
+/// The length of a moment on an exact clock; a tick is a heartbeat of 100 ms.
 pub const MOMENT_MS: u64 = 20;
 /// The shortest storm: a minute.
 pub const STORM_TICKS: u64 = 600;
-/// A storm goes on until clients have asked for so much, but no longer than this many ticks.
+/// A storm continues until clients have sent this number of requests, but no longer than [`LONGEST_STORM_TICKS`].
 const OPERATIONS: u64 = 1000;
 const LONGEST_STORM_TICKS: u64 = 40 * STORM_TICKS;
-/// Every seed sees so many kinds of fault, unless they are switched off.
+/// The number of kinds of fault that every seed sees, unless they are switched off.
 const KINDS_OF_FAULT: usize = 3;
-/// Within so many ticks a healed cluster has a leader that everybody follows: a minute, in which voters of an even number may
-/// part their votes some times.
+/// Ticks within which a healed cluster has a leader that all members follow: a minute, because an even number of voters
+/// may split their votes some times.
 const SETTLE_TICKS: u64 = 600;
-/// Entries that a member may be behind a leader that it follows.
+/// Entries by which a member may lag behind the leader that it follows.
 const BEHIND: u64 = 50;
-/// Ticks in which what is left of the storm, such as a removal that was proposed, comes to its end.
+/// Ticks in which the aftermath of the storm ends, such as a removal that was proposed.
 const AFTERMATH_TICKS: u64 = 45;
 /// Ticks of service after that.
 const CALM_TICKS: u64 = 40;
-/// A request in a calm cluster is served within so many ticks.
+/// Ticks within which a request in a calm cluster is answered.
 const CALM_PATIENCE_TICKS: u64 = 15;
-/// Leases that nobody renews any more are gone within so many ticks: the longest time to live, once more for a new leader, and
-/// what revoking takes.
+/// Ticks within which leases end that no client renews any more: the longest time to live, once more for a new leader,
+/// and the time of the revocation.
 const LEASE_TICKS: u64 = 160;
-/// Leases may live so much longer than they were granted for, once the world is healed: a request may be under way for so long,
-/// expired leases are looked for every half a second, and their revocation must be committed.
+/// The time by which leases may outlive their time to live once the world is healed. It covers a request that is under
+/// way, the half second between two searches for expired leases, and the commit of their revocation.
 const LEASE_SLACK_MS: u64 = 3000;
 
-/// Rows in a step of the storage engines: most seeds have more keys than a step takes, some do all in one.
+/// Rows in a step of the storage engines. Most seeds have more keys than a step takes; some do everything in one step.
 const STEP_ROWS: &[usize] = &[4, 5, 6, 8, STEP];
 
-/// What a run is made of.
+/// The settings of a run.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// One after the other, the members have these.
+    /// The engines of the members, assigned in turn.
     pub engines: &'static [Engine],
-    /// `None`: the seed says how many.
+    /// `None`: drawn from the seed.
     pub members: Option<usize>,
-    /// Ticks of storm, at least.
+    /// The shortest storm, in ticks.
     pub ticks: u64,
     pub workload: Option<Workload>,
-    /// Rates that the seed does not draw.
+    /// Rates that override those of the seed.
     pub rates: Vec<(Kind, u64)>,
-    /// Kinds of fault without which a storm does not end.
+    /// The number of kinds of fault that must have happened before a storm ends.
     pub kinds_of_fault: usize,
     pub trace: Tracing,
 }
@@ -97,15 +97,15 @@ impl Default for Plan {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tracing {
     Off,
-    /// Lines are kept, to be compared.
+    /// Lines are collected for a comparison.
     Keep,
     Print,
 }
 
-/// Goes on if a check has nothing to say.
+/// Continues if a check has found no violation.
 ///
 /// # Panics
-/// With what it says.
+/// With the violation.
 pub fn must(checked: Result<(), Violation>) {
     checked.unwrap_or_else(|violation| panic!("{violation}"));
 }
@@ -120,49 +120,49 @@ pub struct World {
     pub(crate) judge: Judge,
     pub(crate) verdicts: Verdicts,
     pub(crate) random: Random,
-    /// How often a member gets to work, in thousandths per moment: what comes meanwhile comes at once.
+    /// How often a member works, in thousandths per moment. Events that arrive in between are handled together.
     diligence: u64,
     restarts: BTreeMap<usize, u64>,
-    /// What is cut off, until when, and for how long by turns.
+    /// The closed links, their end, and the length of a turn.
     partition: Option<befall::Partition>,
     parcels: Vec<Parcel>,
     sent: Sent,
     /// Members whose removal was proposed.
     removing: BTreeSet<u64>,
-    /// Who votes by the newest entry that any member has applied.
+    /// The voters, by the newest entry that any member has applied.
     voters: (u64, BTreeSet<u64>),
-    /// Members that were removed, and when they stop.
+    /// Members that were removed, and the moments at which they stop.
     leaves: BTreeMap<usize, u64>,
-    /// How many members the cluster began with.
+    /// The number of members with which the cluster began.
     founders: usize,
     settings: Settings,
     engines: &'static [Engine],
     step_rows: usize,
-    /// What a crash will leave of a doomed member's disk, and how long it will be down.
+    /// The crash policy for a doomed member's disk, and the moments for which the member will be down.
     dooms: BTreeMap<usize, (CrashPolicy, u64)>,
-    /// Copies of what members had stored.
+    /// Copies of the stored data of members.
     copies: BTreeMap<usize, Copied>,
-    /// Members that have come back with such copies, and those that have proof of loss and do not start again.
+    /// Members that have come back with such copies, and members that have proof of loss and do not start again.
     older: Older,
     lost: BTreeSet<usize>,
-    /// When the power of members goes that were killed and start again.
+    /// The power losses that are planned for members after a kill.
     power: BTreeMap<usize, Power>,
-    /// Members whose power goes when they promise something, and those that just have.
+    /// Members that lose power when they promise something, and members that have just promised.
     promising: BTreeSet<usize>,
     promised: Vec<usize>,
-    /// What the clocks showed when somebody asked for a grant or a renewal.
+    /// The times of all clocks when a client requested a grant or a renewal, by request.
     pub(crate) asked_at: BTreeMap<u64, Vec<u64>>,
-    /// How often each id of a lease was asked for.
+    /// The number of grants that were requested with each lease id.
     pub(crate) grants: BTreeMap<i64, i64>,
     /// Revocations by request: the name of the lease and, if a leader proposed it because the lease's time was over,
-    /// which leader, and what its clock showed.
+    /// this leader and the time of its clock.
     pub(crate) revocations: BTreeMap<u64, (i64, Option<(usize, u64)>)>,
     pub(crate) revoked: BTreeSet<i64>,
-    /// Checkpoints of leases that are proposed and not applied where they were.
+    /// Checkpoints of leases that were proposed and are not yet applied at their proposer.
     pub(crate) checkpoints: BTreeMap<u64, Noted>,
     /// The newest compaction.
     pub(crate) compacted: i64,
-    /// Whether clients compact in a healed world, too.
+    /// Whether clients also compact in a healed world.
     pub(crate) compacts_healed: bool,
     pub(crate) healed: bool,
     pub(crate) calm: bool,
@@ -282,7 +282,7 @@ impl World {
         self.counts.unknown += 1;
     }
 
-    /// Where each member stands, for a person.
+    /// The state of each member, in readable form.
     pub(crate) fn standings(&self) -> String {
         let line = |member: &Member| match &member.replica {
             Some(replica) => {
@@ -332,8 +332,7 @@ impl World {
         assert!(ticks < STORM_TICKS || enough(self), "a storm of {tick} ticks: {:?}", self.counts);
     }
 
-    /// Goes on until there has been a leader for a while that everybody follows, or acknowledged entries are known to be
-    /// lost.
+    /// Runs until all members have followed one leader for a while, or until acknowledged entries are known to be lost.
     fn settle(&mut self) {
         let mut settled = 0;
         for _ in 0..SETTLE_TICKS {
@@ -359,7 +358,7 @@ impl World {
             && there.into_iter().all(|member| member.leader() == leader.id && member.applied() >= due)
     }
 
-    /// Everything that was promised is there, everywhere, and the cluster works.
+    /// Checks that every promise is kept on all members, and that the cluster works.
     fn check_calm(&mut self) {
         let revision = self.judge.revisions.newest();
         let leaders = self.members.iter().filter(|member| member.leads()).count();
@@ -381,7 +380,7 @@ impl World {
         assert_eq!(self.judge.leases.living().next(), None, "a lease that nobody renews lives on");
     }
 
-    /// Goes on without clients until all leases are gone, each in time.
+    /// Runs without clients until all leases have ended, each in time.
     fn outlive_leases(&mut self) {
         self.clients.stop();
         for _ in 0..LEASE_TICKS {
@@ -400,7 +399,7 @@ impl World {
             return (self.counts, self.trace);
         }
         self.clients.patience = CALM_PATIENCE_TICKS * MOMENTS_PER_TICK;
-        // Who has asked while it stormed may still be told nothing.
+        // Clients that sent requests during the storm may still remain without an answer.
         for asked in self.clients.give_up(self.now, |_| true) {
             self.unknown(&asked);
         }
@@ -419,7 +418,7 @@ impl World {
     }
 }
 
-/// Takes out who is due at a moment.
+/// Takes out the members that are due at a moment.
 fn take_due(waiting: &mut BTreeMap<usize, u64>, now: u64) -> Vec<usize> {
     let due: Vec<usize> = waiting.iter().filter(|(_, moment)| **moment <= now).map(|(at, _)| *at).collect();
     due.iter().for_each(|at| _ = waiting.remove(at));
@@ -445,7 +444,7 @@ fn settings(random: &mut Random) -> Settings {
 /// Runs one seed.
 ///
 /// # Panics
-/// If anything is not as it must be.
+/// If a check fails.
 pub fn run(seed: u64, plan: &Plan) -> (Counts, Vec<String>) {
     World::new(seed, plan).run(plan)
 }

@@ -1,4 +1,5 @@
-//! A member that lacks more than the others keep of the log is sent a whole state, from any engine to any engine.
+//! A member that lacks more entries than the others keep in the log receives a whole state, from any engine to any
+//! engine.
 
 use metastore_proto::etcdserverpb::{CompactionRequest, PutRequest};
 use metastore_proto::raftpb::Message;
@@ -12,12 +13,12 @@ use metastore_sim::machine::{Engine, Machine};
 use metastore_sim::member::{ELECTION_TICKS, Member, SEGMENT_BYTES};
 
 const KEEP_ENTRIES: usize = 8;
-/// Within so many ticks a group without faults has done whatever it was asked for.
+/// Ticks within which a cluster without faults has done everything that was requested.
 const PATIENCE_TICKS: usize = 400;
-/// Neither a part nor a multiple of anything in a stream.
+/// Neither a divisor nor a multiple of any size in a stream.
 const PIECE_BYTES: usize = 333;
 
-/// Members over a network that loses nothing, except what is for, or from, the one that is cut off.
+/// Three members in a network without losses, except for messages to or from the member that is cut off.
 struct Trio {
     members: Vec<Member>,
     cut_off: Option<usize>,
@@ -98,7 +99,7 @@ impl Trio {
         (0..3).find(|at| Some(*at) != self.cut_off && self.members[*at].leads())
     }
 
-    /// Puts so many keys, one entry each, and waits until whoever is reached has them.
+    /// Puts `count` keys, one entry each, and waits until all reachable members have them.
     fn put(&mut self, count: usize) {
         self.until("a leader", |trio| trio.leader().is_some());
         let leader = self.leader().unwrap();
@@ -148,14 +149,14 @@ fn catches_up(engines: [Engine; 3]) {
     trio.put(1);
     assert_eq!(trio.taken_up, 1, "{engines:?}, {behind} from {leader}");
     trio.check_equal();
-    // The rest comes through the log, now and after the power went everywhere.
+    // Further entries arrive through the log, before and after a power loss of all members.
     trio.put(5);
     for at in 0..3 {
         trio.members[at].crash(CrashPolicy::DropUnsynced);
         trio.members[at].start().unwrap();
     }
     trio.put(3);
-    // And it leads, if need be, and sends a state itself.
+    // The returned member can also lead, and send a state itself.
     let leader = trio.leader().unwrap();
     if leader != behind {
         let id = trio.members[behind].id;

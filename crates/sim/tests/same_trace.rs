@@ -1,4 +1,4 @@
-//! Nothing but the seed decides what happens: two processes print the same, to the byte.
+//! Nothing but the seed decides what happens: two processes print the same trace, to the byte.
 
 use std::process::{Command, Output};
 
@@ -8,7 +8,7 @@ fn trace(seed: u64, engine: &str) -> Vec<u8> {
     let Output { status, stdout, stderr } =
         Command::new(env!("CARGO_BIN_EXE_metastore-sim")).args(arguments).output().expect("the simulator runs");
     assert!(status.success(), "{}", String::from_utf8_lossy(&stderr));
-    // The last line tells how long it took.
+    // The last line contains the duration.
     let end = stdout.strip_suffix(b"\n").and_then(|text| text.iter().rposition(|byte| *byte == b'\n'));
     stdout[..end.expect("more than a line")].to_vec()
 }

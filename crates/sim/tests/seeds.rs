@@ -1,4 +1,4 @@
-//! The simulator's share of all tests: a fixed number of seeds of each engine, on all processors.
+//! The simulator's share of the tests: a fixed number of seeds for each engine, on all processors.
 //!
 //! More: `cargo run --release -p metastore-sim -- --first-seed 100000 --seeds 100000`.
 
@@ -38,7 +38,7 @@ fn clusters_keep_their_promises() {
     run(ROCKSDB, 6);
 }
 
-/// Whatever the others say, a member goes on or stops with a reason.
+/// Whatever messages the others send, a member continues or stops with a reason.
 #[test]
 fn a_liar_brings_nobody_down() {
     let plan = Plan { members: Some(3), ticks: 60, ..Plan::default() };

@@ -1,4 +1,4 @@
-//! Linearizability of the key space: every operation takes effect at once, at some moment between its call and its return.
+//! Linearizability of the key space: every operation takes effect at one moment between its call and its return.
 //!
 //! ```text
 //!   client 0   ├──── put a=1 ────┤                 ├─ get a: 1 ─┤      is there an order in which one model, asked one
@@ -32,8 +32,8 @@
 //! In addition, every revision must have been requested by an operation. The history begins with an empty store at
 //! revision 1.
 //!
-//! Deliberately absent: serializable ranges, which may be stale (see [`super::serializable`]), and real time beyond the order of
-//! calls and returns.
+//! Deliberately absent: serializable ranges, which may be stale (see [`super::serializable`]), and real time beyond the
+//! order of calls and returns.
 
 mod certain;
 mod report;
@@ -46,9 +46,9 @@ use crate::history::{Operation, Revisions, Violation};
 use search::Search;
 use task::Task;
 
-/// Checks that there is an order of all operations, except serializable ranges, that agrees with real time. In this order
-/// etcd must give the same answers as the members did. It must also make the same changes, revision by revision, as the
-/// members reported to their watchers.
+/// Checks that there is an order of all operations, except serializable ranges, that agrees with real time. In this
+/// order etcd must give the same answers as the members did. It must also make the same changes, revision by revision,
+/// as the members reported to their watchers.
 ///
 /// `revisions` holds every revision from 2 to the last.
 ///

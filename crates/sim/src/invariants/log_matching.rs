@@ -1,6 +1,6 @@
-//! Log matching: if two logs contain an entry with the same index and term, then the logs are identical in all entries up
-//! through the given index (Ongaro and Ousterhout, "In Search of an Understandable Consensus Algorithm", figure 3 and
-//! section 5.3).
+//! Log matching: if two logs contain an entry with the same index and term, then the logs are identical in all entries
+//! up through the given index (Ongaro and Ousterhout, "In Search of an Understandable Consensus Algorithm", figure 3
+//! and section 5.3).
 //!
 //! The property holds for whole logs if it holds for each entry: index and term determine the entry's bytes and the
 //! term of the entry before it.
@@ -19,7 +19,7 @@ pub struct LogMatching {
     entries: BTreeMap<(u64, u64), Seen>,
 }
 
-/// What is known of an entry.
+/// The known facts about an entry.
 #[derive(Clone, Copy)]
 struct Seen {
     /// The member that showed it first.

@@ -1,7 +1,7 @@
-//! Watches are exact. etcd promises (<https://etcd.io/docs/v3.6/learning/api_guarantees/>, "Watch APIs"): ordered, unique,
-//! reliable (nothing in between is missing), atomic (all events of a revision in one response, unless the watcher takes
-//! fragments), resumable (from any revision that is not compacted), bookmarkable (a progress notification says that all
-//! events up to its revision were delivered).
+//! Watches are exact. etcd promises (<https://etcd.io/docs/v3.6/learning/api_guarantees/>, "Watch APIs"): ordered,
+//! unique, reliable (nothing in between is missing), atomic (all events of a revision in one response, unless the
+//! watcher takes fragments), resumable (from any revision that is not compacted), bookmarkable (a progress notification
+//! says that all events up to its revision were delivered).
 //!
 //! All of this is one statement: the delivered events are the beginning of the events that the cluster's revisions hold
 //! for this watcher, and the sequence ends only where the watcher received a cancellation. So each event is compared

@@ -1,4 +1,4 @@
-//! What befalls the cluster, and its end.
+//! The effects of faults on the cluster, and their end.
 
 use metastore_replica::disk::CrashPolicy;
 
@@ -7,11 +7,11 @@ use crate::faults::{Fault, Power};
 use crate::member::Member;
 use crate::network::Weather;
 
-/// Ways on which nothing passes.
+/// Links on which no message passes.
 pub struct Partition {
     ways: Vec<(usize, usize)>,
     ends: u64,
-    /// How long it is there, and then not, by turns.
+    /// The length of its turns: it is closed and open alternately.
     turn: Option<u64>,
 }
 
@@ -62,7 +62,7 @@ impl World {
         }
     }
 
-    /// The disk of a member fails from now on, in one way or another.
+    /// The disk of a member fails from now on, in the way that the fault says.
     fn spoil_disk(&mut self, fault: Fault) {
         let Some(at) = fault.whom() else { return };
         if self.members[at].replica.is_none() || self.members[at].may_stop() {
@@ -92,7 +92,8 @@ impl World {
             _ => return,
         };
         self.members[at].faulty = true;
-        // A kernel that could not write a page shows it until the power goes; then it is found, or is not.
+        // A kernel that could not write a page still shows it until the power fails. After that the page is on the
+        // disk, or is not.
         let policy = match self.random.permille(500) {
             true => CrashPolicy::Kill,
             false => CrashPolicy::Random(self.random.number()),
@@ -119,15 +120,15 @@ impl World {
         for asked in self.clients.give_up(self.now, |asked| asked.member == at) {
             self.unknown(&asked);
         }
-        // The log holds the entries whose answers waited for a slow sync. A state on disk may hold their changes, too, and
-        // then nobody else tells of them.
+        // The log holds the entries whose answers waited for a slow sync. A state on disk may hold their changes, too.
+        // Then the restart does not report them again.
         if let Some(held) = held {
             self.publish(at, &held.output);
             held.output.outcomes.iter().for_each(|outcome| self.answer(at, outcome));
         }
     }
 
-    /// A member that was killed starts, and the power may go soon.
+    /// A member that was killed starts; the power may fail soon.
     pub(super) fn doom_after_kill(&mut self, at: usize) {
         match self.power.remove(&at) {
             Some(Power::Operations(operations)) => {
@@ -141,8 +142,8 @@ impl World {
         }
     }
 
-    /// The power of members goes that were killed, started, and have promised something since: of what they had not
-    /// synced nothing is left. Often it goes at the leader, too, so that the others have to do with what was promised.
+    /// Members lose power that were killed, started, and have promised something since. Nothing remains of their
+    /// unsynced writes. Often the leader loses power, too, so that the others depend on these promises.
     pub(super) fn darken_promised(&mut self) {
         for at in std::mem::take(&mut self.promised) {
             if self.members[at].replica.is_none() {
@@ -177,7 +178,7 @@ impl World {
         }
     }
 
-    /// Opens and closes ways.
+    /// Opens and closes the links of a partition.
     pub(super) fn turn_partition(&mut self) {
         let Some(Partition { ways, ends, turn }) = &self.partition else { return };
         let over = *ends <= self.now;
@@ -188,7 +189,7 @@ impl World {
         }
     }
 
-    /// The world is good from now on.
+    /// Ends all faults.
     pub(super) fn heal(&mut self) {
         self.note(|| "heals".into());
         self.partition = None;
@@ -199,7 +200,7 @@ impl World {
         self.diligence = 1000;
         for at in 0..self.members.len() {
             let member = &mut self.members[at];
-            // What hangs comes to its end.
+            // Hanging syncs end now.
             (member.asleep_until, member.deaf_until) = (0, 0);
             if let Some(held) = &mut member.held {
                 held.until = self.now;

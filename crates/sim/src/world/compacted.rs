@@ -1,4 +1,4 @@
-//! The end of a run: a last compaction, and what it leaves on each member.
+//! The end of a run: a last compaction, and the versions that it leaves on each member.
 
 use std::collections::BTreeSet;
 
@@ -13,17 +13,17 @@ use crate::answers;
 use crate::invariants::stored::{self, Attached, Stored};
 use crate::member::Member;
 
-/// Within so many ticks all members have dropped what a compaction in a healed cluster tells them to.
+/// Ticks within which all members of a healed cluster have dropped the versions of a compaction.
 const COMPACTION_TICKS: u64 = 100;
-/// Newest revisions that the last compaction leaves, at most.
+/// The number of newest revisions that the last compaction keeps, at most.
 const LEFT_REVISIONS: u64 = 12;
-/// Bytes of a lease's id at the beginning of the name of a row that attaches a key to it.
+/// Bytes of a lease id, the beginning of a row name that attaches a key to the lease.
 const LEASE_ID_BYTES: usize = 8;
 
 impl World {
-    /// Compacts once more, and compares what members store with what was written.
+    /// Compacts once more, and compares the stored data of members with the history of writes.
     pub(super) fn check_stored(&mut self) {
-        // What clients have compacted is dropped by now, whatever came between.
+        // The versions that clients have compacted must be dropped at this point, whatever faults happened.
         self.compare_stored(None);
         let newest = self.judge.revisions.newest();
         let at = (newest - self.random.below(LEFT_REVISIONS) as i64).max(self.compacted).max(1);
@@ -39,7 +39,8 @@ impl World {
         self.compare_stored(Some(at));
     }
 
-    /// Compares what members store after a compaction, or after the newest that they know, with what was written.
+    /// Compares the stored data of members with the history of writes: after the compaction at `at`, or after the
+    /// newest that each knows.
     fn compare_stored(&self, at: Option<i64>) {
         let mut usages = BTreeSet::new();
         for member in self.members.iter().filter(|member| member.is_there()) {
@@ -55,7 +56,7 @@ impl World {
         assert!(usages.len() == 1, "members that hold the same count it differently: {usages:?}");
     }
 
-    /// A compaction whose client wants to know when old versions are gone is answered when they are.
+    /// Checks that a physical compaction is answered only when old versions are dropped.
     pub(super) fn check_physical(&self, at: usize, outcome: &Outcome) {
         let Ok(Reply::Compact { revision, physical: true }) = outcome.reply else { return };
         let compacting = self.members[at].replica.as_ref().is_some_and(|replica| replica.store().compacting());

@@ -1,7 +1,8 @@
-//! Damage at rest: a member must refuse to start from it, or be none the worse.
+//! Damage at rest: a member must refuse to start from it, or start with the same state as without it.
 //!
-//! A copy of a running member's files is damaged, and opened. What it stores was acknowledged, so it may not come up with less;
-//! but the last batch of the log cannot be told from a write that the power cut short (docs/formats.md), so it is left alone.
+//! A copy of a running member's files is damaged, and opened. Its data was acknowledged, so the member must not start
+//! with less. The last batch of the log is never damaged: damage there cannot be distinguished from a write that was
+//! interrupted by a power loss (docs/formats.md).
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +13,7 @@ use metastore_store::mvcc::HashKv;
 use super::World;
 use crate::machine::{Engine, Machine, paths};
 
-/// What a member has come up with: where it stands, and the hash over all that it holds.
+/// The state of a member after its start: its position, and the hash over everything that it holds.
 #[derive(Debug, PartialEq)]
 struct Found {
     term: u64,
@@ -22,7 +23,7 @@ struct Found {
 }
 
 impl World {
-    /// Inverts a bit of something that is stored.
+    /// Inverts a bit of a stored file.
     pub(super) fn flip_bit(&mut self, at: usize) {
         let Some((path, end)) = self.stored(at) else { return };
         let (offset, bit) = (self.random.below(end), self.random.below(8) as u8);
@@ -31,7 +32,7 @@ impl World {
         self.damaged(at, |machine| machine.flip_bit(&path, offset, bit).expect("a file that is there"));
     }
 
-    /// Writes the bytes of one place over another one.
+    /// Overwrites one sector of a file with another.
     pub(super) fn misdirect_write(&mut self, at: usize) {
         const SECTOR: u64 = metastore_replica::disk::SECTOR_BYTES as u64;
         let Some((path, end)) = self.stored(at).filter(|(_, end)| *end > 2 * SECTOR) else { return };
@@ -46,7 +47,7 @@ impl World {
         });
     }
 
-    /// A file of a member on a disk double, and how much of it is behind the last batch of the log.
+    /// A file of a member on a simulated disk, and the length of its part before the last batch of the log.
     fn stored(&mut self, at: usize) -> Option<(PathBuf, u64)> {
         let member = &self.members[at];
         let machine = member.machine();
@@ -61,7 +62,7 @@ impl World {
         let path = self.random.pick(&paths)?.clone();
         let machine = self.members[at].machine();
         let len = machine.open(&path).ok()?.len().ok()?;
-        // Segments come one after the other; whatever is not the last one is closed.
+        // Segments are written one after the other; all but the last one are closed.
         let newest = machine.list(&paths_of_log()).ok()?.into_iter().rfind(|name| name.ends_with(".wal"))?;
         let end = match path.file_name()?.to_str()? == newest {
             true => machine.last_write().filter(|(last, _)| *last == path).map_or(0, |(_, offset)| offset.min(len)),
@@ -72,7 +73,7 @@ impl World {
 
     fn damaged(&mut self, at: usize, damage: impl FnOnce(&Machine)) {
         let member = &self.members[at];
-        // A start takes away what is left over from before.
+        // Opened copies are forks: a start removes leftovers of earlier runs from its files.
         let (sound, spoiled) = (member.machine().fork(), member.machine().fork());
         let (replica, cut) = member.open(&sound).expect("a member starts from what it has stored");
         assert!(cut.is_none(), "member {at} has written a log that is cut when it is read");
@@ -95,7 +96,7 @@ fn paths_of_log() -> PathBuf {
     paths().wal()
 }
 
-/// Lets a member that was opened take up what it has.
+/// Lets an opened member replay its log.
 fn found(mut replica: Replica) -> Found {
     let mut output = Output::default();
     replica.process(&mut output).expect("a member takes up its log");

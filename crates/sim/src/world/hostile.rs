@@ -1,4 +1,5 @@
-//! A member among others that say whatever comes to their minds: it refuses, ignores, or stops with a reason, and no more.
+//! A member that receives arbitrary messages from the others: it refuses, ignores, or stops with a reason, and does
+//! nothing else.
 
 use bytes::Bytes;
 use metastore_proto::etcdserverpb::PutRequest;
@@ -9,10 +10,10 @@ use metastore_store::command::{Command, Kind};
 use super::{Fatal, Output, Plan, World};
 use crate::random::Random;
 
-/// Messages that one member hears.
+/// The number of messages that the member receives.
 const MESSAGES: u64 = 300;
 
-/// What a liar knows of the member.
+/// The information that a liar has about the member.
 struct Target {
     id: u64,
     others: Vec<u64>,
@@ -22,10 +23,11 @@ struct Target {
     index: u64,
 }
 
-/// Runs a cluster for a while, and then lies to one of its members. Returns how many lies it took for true, and refused.
+/// Runs a cluster for a while, and then sends false messages to one of its members. Returns how many it accepted, and
+/// how many it refused.
 ///
 /// # Panics
-/// If the member does anything but take, refuse, or stop with a reason.
+/// If the member does anything but accept, refuse, or stop with a reason.
 pub fn lie(seed: u64, plan: &Plan) -> (u64, u64) {
     World::new(seed, plan).lie(seed, plan)
 }
@@ -74,7 +76,7 @@ fn work(replica: &mut Replica, random: &mut Random) -> Result<(), Fatal> {
     if random.permille(600) { replica.process(&mut Output::default()) } else { Ok(()) }
 }
 
-/// The log itself must never be asked for the impossible.
+/// A member may stop only with these reasons. The log itself must never receive an impossible request.
 fn stopped(error: &Fatal) -> u64 {
     assert!(matches!(error, Fatal::LogLost(_) | Fatal::Inapplicable { .. }), "{error}");
     1
@@ -110,8 +112,8 @@ impl Target {
         }
     }
 
-    /// Messages that come together, and would make the member a leader before anything of it is on the disk: an entry of the
-    /// leader, its word to take over, and the votes of all others.
+    /// Messages that arrive together, and would make the member a leader before any of them is on its disk: an entry of
+    /// the leader, the leader's request to take over, and the votes of all others.
     fn coup(&self, random: &mut Random) -> Vec<Message> {
         let said = |kind: MessageType, from, term| Message {
             r#type: Some(kind as i32),
@@ -145,7 +147,7 @@ impl Target {
     }
 }
 
-/// The number itself, one beside it, or one of those at which arithmetic ends.
+/// The number itself, a neighbour of it, or a number near the limits of arithmetic.
 fn near(random: &mut Random, number: u64) -> u64 {
     match random.below(20) {
         0 => 0,

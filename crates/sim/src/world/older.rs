@@ -1,17 +1,17 @@
 //! Members come back with older copies of their disks, as when an operator restores a backup.
 //!
-//! A member that has forgotten what it promised is beyond what Raft promises. So this befalls a cluster that has healed
-//! and settled, and how much is promised depends on how many come back:
+//! A member that has forgotten its promises is outside of Raft's guarantees. So this fault happens in a cluster that
+//! has healed and settled. The guarantees depend on how many members come back:
 //!
 //! - **One member**, while the others, enough to elect a leader, hold everything that was acknowledged. Nothing may be
-//!   lost, and nobody else may notice. That member may stop, with proof that its log has lost entries; then it is
-//!   removed from the cluster, as its message says.
+//!   lost, and no other member may stop because of it. The returned member may stop, with proof that its log has lost
+//!   entries; then it is removed from the cluster, as its message says.
 //! - **All voters but one that holds everything**, from copies that were taken one after the other. They may elect a
-//!   leader that lacks acknowledged entries. Then a member must notice at once, and stop: that ends the run, because
-//!   answers that were given meanwhile may contradict earlier ones. If no member stops, nothing may be missing.
+//!   leader that lacks acknowledged entries. Then a member must notice at once, and stop. That ends the run, because
+//!   answers given before the stop may contradict earlier ones. If no member stops, nothing may be missing.
 //!
-//! Not promised, and not tried: copies of other members than the cluster has now, and, where several come back, of
-//! earlier terms, or one long before the other. Members that were sent a whole state meanwhile do not notice
+//! Not guaranteed, and not tried: copies from before a membership change; and, where several members come back, copies
+//! of earlier terms, or copies taken long apart. Members that received a whole state since the copies do not notice
 //! (`crates/replica/src/consensus/loss.rs`).
 
 use std::collections::BTreeSet;
@@ -26,14 +26,14 @@ use crate::member::Member;
 const IN_STEP_TICKS: u64 = 100;
 /// Ticks between the copies of two members, at most.
 const COPYING_TICKS: u64 = 40;
-/// Members that stop together start again within so many moments: before any of them gives up waiting for a leader.
+/// Moments within which members that stop together start again: before any of them gives up waiting for a leader.
 const RESTART_MOMENTS: u64 = 9 * MOMENTS_PER_TICK;
-/// Ticks for which the members of a group that has lost entries may contradict each other before one of them stops.
+/// Ticks for which the members of a cluster that has lost entries may contradict each other before one of them stops.
 const UNNOTICED_TICKS: u64 = 5;
 /// Ticks between two attempts to remove a member.
 const REMOVAL_TICKS: u64 = 10;
 
-/// A copy of what a member had stored.
+/// A copy of the stored data of a member.
 pub struct Copied {
     machine: Machine,
     term: u64,
@@ -52,7 +52,7 @@ pub enum Older {
 }
 
 impl World {
-    /// Copies what a member has stored, while it runs.
+    /// Copies the stored data of a member, while it runs.
     pub(super) fn copy_disk(&mut self, at: usize) {
         let Some(copied) = self.copied(at) else { return };
         self.copies.insert(at, copied);
@@ -65,7 +65,8 @@ impl World {
         Some(Copied { machine: member.machine().fork(), term: member.term(), voters })
     }
 
-    /// If copies were taken while it stormed, lets members come back with older copies. Returns whether the run goes on.
+    /// If copies were taken during the storm, lets members come back with older copies. Returns whether the run
+    /// continues.
     pub(super) fn come_back_older(&mut self) -> bool {
         let copies = std::mem::take(&mut self.copies);
         if copies.is_empty() {
@@ -82,7 +83,7 @@ impl World {
         self.most_come_back()
     }
 
-    /// Whether a member may come back with this copy: those that vote by it still do.
+    /// Whether a member may come back with this copy: its voters are still the voters of the cluster.
     fn fits(&self, at: usize, copied: &Copied) -> bool {
         let member = &self.members[at];
         member.is_there() && copied.voters == self.voters.1 && copied.voters.contains(&member.id)
@@ -102,14 +103,14 @@ impl World {
         self.settle();
     }
 
-    /// Whether members that can elect a leader without this one hold all that was applied anywhere.
+    /// Whether enough other members to elect a leader hold everything that was applied anywhere.
     fn do_others_hold_all(&self, at: usize) -> bool {
         let newest = self.members.iter().map(Member::applied).max().unwrap_or(0);
         let others = self.members.iter().filter(|member| member.at != at && self.voters.1.contains(&member.id));
         others.filter(|member| member.applied() == newest).count() > self.voters.1.len() / 2
     }
 
-    /// A voter that holds all that was applied anywhere.
+    /// A voter that holds everything that was applied anywhere.
     fn newest_voter(&self) -> Option<&Member> {
         let newest = self.members.iter().map(Member::applied).max()?;
         self.members.iter().rfind(|member| member.applied() == newest && self.voters.1.contains(&member.id))
@@ -129,8 +130,8 @@ impl World {
         let Some(newest) = self.newest_voter() else { return true };
         let (newest, term) = (newest.at, newest.term());
         copies.retain(|(at, copied)| *at != newest && self.fits(*at, copied));
-        // A change of leaders meanwhile is rare, and makes the copies those of an earlier term. A member that votes alone
-        // has nobody who could notice.
+        // A change of leaders since the copies is rare; it makes them copies of an earlier term. A single voter has no
+        // other member that could notice.
         let voters = self.voters.1.len();
         if voters < 2 || copies.len() + 1 < voters || copies.iter().any(|(_, copied)| copied.term != term) {
             return true;
@@ -151,7 +152,7 @@ impl World {
         true
     }
 
-    /// A member stops, and starts again soon: with this copy, or with all that it has stored.
+    /// A member stops, and starts again soon: with this copy, or with all its stored data.
     fn comes_back(&mut self, at: usize, copied: Option<Copied>) {
         let down = self.random.between(1, RESTART_MOMENTS);
         self.dooms.insert(at, (CrashPolicy::Kill, down));
@@ -184,8 +185,8 @@ impl World {
         self.older == Older::Most && !self.lost.is_empty()
     }
 
-    /// What follows in a tick from members that came back older: those that have stopped are removed, and what
-    /// contradicts itself for long has gone unnoticed.
+    /// Handles, once in a tick, the members that came back older. Stopped members are removed. A contradiction that
+    /// lasts too long counts as unnoticed.
     pub(super) fn follow_loss(&mut self) {
         self.verdicts.tick(UNNOTICED_TICKS);
         if !self.now.is_multiple_of(REMOVAL_TICKS * MOMENTS_PER_TICK) {
@@ -195,7 +196,7 @@ impl World {
         let removal = self.removal(self.members[lost].id);
         let Some(leader) = self.members.iter_mut().rfind(|member| member.leads()) else { return };
         leader.due = true;
-        // If it is not taken now, there is another attempt.
+        // If the change is not accepted now, there is another attempt.
         _ = leader.replica.as_mut().map(|replica| replica.propose_change(&removal));
     }
 }

@@ -1,8 +1,9 @@
-//! The cluster changes its members while it runs: learners join, become voters, and members leave, the leader among them.
+//! The cluster changes its members while it runs: learners join, become voters, and members leave, the leader among
+//! them.
 //!
-//! A member is started when it was added, as with etcd, and stopped a while after it was removed: until then it does not
-//! know, and disturbs the others. Two voters are never brought down to one: if the one that leaves is gone before the other
-//! has heard that this is committed, nobody is left to tell it, here as in etcd.
+//! A member is started when it was added, as with etcd, and stopped a while after it was removed. Until it stops it
+//! may not know of its removal, and may disturb the others. Two voters are never reduced to one. If the removed one
+//! stopped before the other learned that the removal is committed, no member could tell the other one, here as in etcd.
 
 use metastore_proto::raftpb::{ConfChange, ConfChangeType};
 use metastore_store::{Member as Description, Members};
@@ -10,15 +11,15 @@ use metastore_store::{Member as Description, Members};
 use super::{MOMENTS_PER_TICK, World, take_due};
 use crate::member::Member;
 
-/// Members that a run adds at most.
+/// Members that a run adds, at most.
 const MAX_ADDED: usize = 6;
-/// Voters of a cluster are between these while it storms, even if every removal that was proposed takes effect.
+/// The number of voters during the storm, even if every proposed removal takes effect.
 const VOTERS: std::ops::RangeInclusive<usize> = 2..=5;
-/// Ticks for which a removed member goes on at most.
+/// Ticks for which a removed member continues, at most.
 const LINGERING_TICKS: u64 = 40;
 
 impl World {
-    /// Proposes a change of the members, through any that runs.
+    /// Proposes a membership change at any running member.
     pub(super) fn reshape(&mut self) {
         let now = self.now;
         let awake: Vec<usize> = (0..self.members.len()).filter(|at| self.members[*at].awake(now)).collect();
@@ -28,7 +29,7 @@ impl World {
         let choice = self.random.below(4);
         let change = match learners.first() {
             Some(learner) if choice < 2 => promotion(learner),
-            // It may be a voter by now.
+            // The learner may have become a voter.
             Some(learner) if choice == 2 && self.stay_without(learner.id) >= *VOTERS.start() => {
                 self.removal(learner.id)
             }
@@ -36,7 +37,7 @@ impl World {
                 self.new_member()
             }
             _ => {
-                // The member that is asked may be behind.
+                // The member that proposes the change may lag.
                 let staying: Vec<u64> = self.voters.1.difference(&self.removing).copied().collect();
                 match self.random.pick(&staying).copied() {
                     Some(id) if self.stay_without(id) >= *VOTERS.start() => self.removal(id),
@@ -51,18 +52,18 @@ impl World {
         self.counts.changes_proposed += u64::from(replica.propose_change(&change).is_ok());
     }
 
-    /// How many voters stay at the least if this member goes, too.
+    /// The lowest number of voters that remain if this member is removed, too.
     fn stay_without(&self, id: u64) -> usize {
         self.voters.1.difference(&self.removing).filter(|voter| **voter != id).count()
     }
 
-    /// The members, as one of them knows them.
+    /// The members, as known by one of them.
     fn known_members(&self, at: usize) -> Option<Vec<Description>> {
         let members = self.members[at].replica.as_ref()?.store().members();
         Some(members.iter().cloned().collect())
     }
 
-    /// Makes a member that joins, and the change that adds it.
+    /// Creates a member that joins, and the change that adds it.
     fn new_member(&mut self) -> ConfChange {
         let at = self.members.len();
         let member = Member::joining(at, self.founders, self.new_machine(at), self.settings.clone());
@@ -76,7 +77,7 @@ impl World {
         change(ConfChangeType::ConfChangeRemoveNode, id, &serde_json::Value::Null)
     }
 
-    /// Starts who was added, and stops who was removed.
+    /// Starts members that were added, and stops members that were removed.
     pub(super) fn follow_changes(&mut self) {
         for at in 0..self.members.len() {
             let id = self.members[at].id;
@@ -103,7 +104,7 @@ impl World {
     }
 }
 
-/// etcd's way to say it: the learner is added once more, with a mark.
+/// A promotion in etcd's form: the learner is added once more, with a flag.
 fn promotion(learner: &Description) -> ConfChange {
     let mut context = serde_json::to_value(learner).unwrap();
     context["isPromote"] = true.into();

@@ -1,7 +1,9 @@
-//! States: written down now and then, which makes older parts of the log superfluous, and sent to who lacks those parts.
+//! States: written to disk now and then, which makes older parts of the log obsolete, and sent to followers that lack
+//! those parts.
 //!
-//! Each takes its time, in which the members go on, crash, or hear from others: it is read step by step, written or sent,
-//! and taken in piece by piece. A healed world is no quicker: a follower that needs a state must catch up all the same.
+//! Each state takes time, in which the members continue, crash, or receive messages. It is read step by step, written
+//! or sent, and received piece by piece. A healed world is no faster: a follower that needs a state must still catch
+//! up.
 
 use std::collections::BTreeMap;
 
@@ -13,18 +15,18 @@ use metastore_store::snapshot::{Cursor, Source};
 
 use super::{Fatal, Output, World};
 
-/// Moments that a state is under way at most, or lies about before it is written.
+/// Moments for which a state is under way, or waits before it is written, at most.
 const WAIT_MOMENTS: u64 = 60;
-/// Moments that the hash takes which a compaction leaves, at most: clients wait for it.
+/// Moments until the hash of a compaction is computed, at most: clients wait for it.
 const HASH_MOMENTS: u64 = 20;
-/// Steps in a moment, at most: of reading a state, to write or to send it.
+/// Steps of reading a state, to write or to send it, in a moment, at most.
 const READ_STEPS: u64 = 3;
-/// Neither a part nor a multiple of anything in the stream.
+/// Neither a divisor nor a multiple of any size in the stream.
 const PIECE_BYTES: usize = 777;
-/// Pieces that a member takes in a moment, at most.
+/// Pieces that a member receives in a moment, at most.
 const PIECES: u64 = 8;
 
-/// A state of a member's own on its way to the disk.
+/// A state of a member on its way to the member's own disk.
 pub enum Writing {
     Planned(SnapshotJob),
     Written(SnapshotWritten),
@@ -48,7 +50,7 @@ pub struct Parcel {
     stream: Vec<u8>,
 }
 
-/// A state that a member takes in.
+/// A state that a member is receiving.
 struct Taking {
     from: usize,
     term: u64,
@@ -57,10 +59,10 @@ struct Taking {
     taken: usize,
 }
 
-/// What a member is busy with beside its work.
+/// The tasks of a member beside its main work.
 #[derive(Default)]
 pub struct Beside {
-    /// Until when, and with what.
+    /// Each task with the moment at which it is due.
     writing: Option<(u64, Writing)>,
     hashing: Option<(u64, CompactionHashJob)>,
     reading: Vec<Reading>,
@@ -68,7 +70,7 @@ pub struct Beside {
 }
 
 impl Beside {
-    /// Who sends the state that is being taken in, and notices if that ends.
+    /// The sender of the state that is being received; it notices if the transfer ends.
     pub fn sender(&self) -> Option<usize> {
         self.taking.as_ref().map(|taking| taking.from)
     }
@@ -78,11 +80,11 @@ impl Beside {
     }
 }
 
-/// States that followers have got since the world healed, by leader, term, and follower.
+/// The number of states that followers have received since the world healed, by leader, term, and follower.
 pub type Sent = BTreeMap<(usize, u64, usize), u64>;
 
 impl World {
-    /// Takes from a member's output what is to be done about states.
+    /// Handles the tasks for states in a member's output.
     pub(super) fn states(&mut self, at: usize, output: &mut Output) -> Result<(), Fatal> {
         self.counts.states_taken_up += u64::from(output.state_replaced);
         if let Some(job) = output.compaction_hash.take() {
@@ -122,7 +124,7 @@ impl World {
         !self.parcels.is_empty() || self.members.iter().any(|member| member.beside.sends_or_takes())
     }
 
-    /// A moment of all that goes on beside the members' work.
+    /// Runs one moment of all tasks beside the members' work.
     pub(super) fn advance_states(&mut self) {
         let now = self.now;
         for parcel in self.parcels.extract_if(.., |parcel| parcel.arrives <= now).collect::<Vec<_>>() {
@@ -157,7 +159,7 @@ impl World {
         }
     }
 
-    /// Returns whether the member takes in what has arrived.
+    /// A state arrives at a member. Returns whether the member begins to receive it.
     fn begin_to_take(&mut self, parcel: Parcel) -> bool {
         let Parcel { from, to, message, stream, .. } = parcel;
         let lost = self.network.loses((from, to));
@@ -166,7 +168,7 @@ impl World {
             return false;
         };
         let term = message.term();
-        // It may have come further meanwhile, or be busy with another one.
+        // The member may have advanced since the request, or may be receiving another state.
         let Ok(incoming) = replica.receiver().begin(message) else { return false };
         member.beside.taking = Some(Taking { from, term, incoming, stream, taken: 0 });
         true
@@ -193,7 +195,7 @@ impl World {
         self.take_up(at, taking);
     }
 
-    /// A member has got a whole state.
+    /// A member has received a whole state.
     fn take_up(&mut self, at: usize, taking: Taking) {
         let Taking { from, term, incoming, .. } = taking;
         let member = &mut self.members[at];
@@ -216,7 +218,7 @@ impl World {
         self.report_state(from, at, taken.is_ok());
     }
 
-    /// Tells the sender how it has ended.
+    /// Reports the result of a transfer to the sender.
     pub(super) fn report_state(&mut self, from: usize, to: usize, arrived: bool) {
         let to = self.members[to].id;
         let sender = &mut self.members[from];

@@ -1,4 +1,4 @@
-//! What members do in a moment, and what the world sees of it.
+//! The work of members in a moment, and its visible effects.
 
 use metastore_proto::raftpb::{Message, MessageType};
 
@@ -8,15 +8,17 @@ use crate::member::Member;
 
 /// Steps of dropping old versions between two batches, at most.
 const COMPACTION_STEPS: u64 = 3;
-/// The hash over everything is compared after every so-many-th entry, where a member stops there.
+/// The hash over everything is compared after entries whose index is a multiple of this number, if a member's batch
+/// ends there.
 const HASH_EVERY: u64 = 8;
-/// Moments for which a member that has waited for its disk may serve clients before it hears of the others, at most.
+/// Moments for which a member that has waited for its disk may serve clients before it receives messages of the others,
+/// at most.
 const DEAF_MOMENTS: u64 = 12;
 /// How often RocksDB rewrites files at the end of a compaction, in thousandths.
 const REWRITE_PERMILLE: u64 = 200;
-/// How often a leader notes what a lease has left, in thousandths per tick.
+/// How often a leader records the remaining time of a lease, in thousandths per tick.
 const CHECKPOINT_PERMILLE: u64 = 50;
-/// Messages that wait for a member that is stopped; more are lost, as in a queue that is full.
+/// Messages that wait for a stopped member; further ones are lost, as in a full queue.
 const BACKLOG: usize = 4096;
 
 impl World {
@@ -33,7 +35,7 @@ impl World {
     fn step(&mut self, at: usize, message: Message) {
         match self.members[at].step(message) {
             Ok(Ok(())) => {}
-            // It is dropped. Between members that have forgotten what they promised there may be such messages.
+            // The message is dropped. Members that have forgotten their promises may send such messages.
             Ok(Err(_)) if self.older != Older::None => {}
             Ok(Err(rejected)) => panic!("member {at} calls a message impossible: {rejected}"),
             Err(error @ Fatal::LogLost(_)) => self.stops_for_loss(at, &error),
@@ -41,7 +43,7 @@ impl World {
         }
     }
 
-    /// Lets a member's clock go on, and the member, if it is not stopped.
+    /// Advances a member's clock, and the member itself, unless it is stopped.
     pub(super) fn wake(&mut self, at: usize) {
         let awake = self.members[at].awake(self.now);
         self.members[at].advance(awake);
@@ -77,7 +79,7 @@ impl World {
             Ok(cut) => {
                 self.counts.logs_cut += u64::from(cut);
                 self.verdicts.must(self.judge.revisions.restarted(at, self.members[at].revision()));
-                // It takes up its log before it hears of others.
+                // The member replays its log before it receives messages.
                 self.work(at);
             }
             Err(error) if may_fail => {
@@ -88,7 +90,7 @@ impl World {
         }
     }
 
-    /// Lets a member do all that is due.
+    /// Lets a member do all work that is due.
     pub(super) fn work(&mut self, at: usize) {
         let mut output = Output::default();
         let steps = self.random.below(COMPACTION_STEPS + 1);
@@ -115,7 +117,7 @@ impl World {
         }
     }
 
-    /// What a member has done becomes visible.
+    /// The results of a member's work become visible.
     fn finish(&mut self, at: usize, mut output: Output, mut result: Result<(), Fatal>) {
         if result.is_ok() {
             result = self.states(at, &mut output);
@@ -141,7 +143,7 @@ impl World {
         }
     }
 
-    /// Shows everybody what has changed.
+    /// Publishes the changes to the judge and to the watchers.
     pub(super) fn publish(&mut self, at: usize, output: &Output) {
         if output.state_replaced {
             self.verdicts.must(self.judge.revisions.replaced(at));
@@ -163,20 +165,20 @@ impl World {
             member.mail.clear();
             return hub.lost();
         }
-        // A thread without watchers is told nothing.
+        // A thread without watchers receives no events.
         if hub.counts().watchers > 0 {
             member.mail.extend(output.events.iter().cloned());
         }
     }
 
-    /// Sends what a member has written to the others, even if the power has gone since.
+    /// Sends the messages that a member has written, even if it has lost power since.
     fn send(&mut self, at: usize, messages: Vec<Message>) {
         for message in messages {
             self.verdicts.must(self.judge.sends(at, &message));
             if is_promise(&message) && self.promising.remove(&at) {
                 self.promised.push(at);
             }
-            // Whoever is sent nothing has left for good.
+            // A member without a position has left for good.
             let Some(to) = self.position(message.to()) else { continue };
             if self.network.send(self.now, (at, to), &message)
                 && let Some(replica) = &mut self.members[at].replica
@@ -209,7 +211,7 @@ impl World {
         }
     }
 
-    /// Compares all that a member holds with what others held after the same entry.
+    /// Compares everything that a member holds with the states of the others after the same entry.
     pub(super) fn hash(&mut self, at: usize) {
         let Some(replica) = &self.members[at].replica else { return };
         let applied = replica.store().applied();
@@ -225,13 +227,13 @@ impl World {
     }
 }
 
-/// Whether a message says that its sender holds entries, or votes for somebody.
+/// Whether a message says that its sender holds entries, or votes for a candidate.
 fn is_promise(message: &Message) -> bool {
     let kinds = [MessageType::MsgAppResp, MessageType::MsgVoteResp];
     kinds.contains(&message.r#type()) && !message.reject()
 }
 
-/// A message in a line.
+/// A message in one line.
 fn show(message: &Message) -> String {
     let entries: Vec<_> = message.entries.iter().map(|entry| (entry.index(), entry.term())).collect();
     format!(
