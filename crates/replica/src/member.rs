@@ -8,7 +8,7 @@ use metastore_mutants::Mutant;
 use metastore_proto::raftpb;
 use metastore_store::mvcc::CompactionHashJob;
 use metastore_store::watch::RevisionEvents;
-use metastore_store::{Halt, HaltCause, MemberChange, Outcome, Refusal, Reply, Store};
+use metastore_store::{Halt, HaltCause, MemberChange, Outcome, Refusal, Store};
 use raft::eraftpb::{self, ConfState, Entry, EntryType, HardState};
 
 use crate::consensus::{Append, Consensus, NotProposed, Portions, Progress, Rejected, Standing, Timing};
@@ -242,8 +242,6 @@ pub struct Replica {
     /// Whether an etcd is among the members.
     beside_etcd: bool,
     passed_over: passed_over::PassedOver,
-    /// Outcomes of compactions that are to be reported only once the old versions are dropped.
-    physical: Vec<Outcome>,
     /// The error that stopped the member.
     failed: Option<String>,
 }
@@ -341,11 +339,9 @@ impl Replica {
         self.consensus.read(id);
     }
 
-    /// Forgets requests for which `waits` is false, since their callers no longer wait: reads ([`Replica::read`]), and
-    /// compactions that wait until the old versions are dropped. Without a leader, or with a reader that holds old
-    /// versions, they would be kept for ever.
+    /// Forgets reads ([`Replica::read`]) for which `waits` is false, since their callers no longer wait. Without a
+    /// leader, they would be kept for ever.
     pub fn forget(&mut self, waits: impl Fn(u64) -> bool) {
-        self.physical.retain(|outcome| waits(outcome.id));
         self.consensus.forget_reads(waits);
     }
 
@@ -477,7 +473,6 @@ impl Replica {
         // be reported.
         self.apply_all(committed, output).inspect_err(|_| output.outcomes.truncate(first_outcome))?;
         self.consensus.applied(last, self.keep());
-        self.hold_physical(output, first_outcome);
         Ok(())
     }
 
@@ -544,25 +539,13 @@ impl Replica {
         Ok(self.store.apply_member_change(index, term, change.id(), checked, &conf_state)?)
     }
 
-    /// Holds back the outcomes of physical compactions, which are reported when the old versions are dropped.
-    fn hold_physical(&mut self, output: &mut Output, from: usize) {
-        let held = output
-            .outcomes
-            .extract_if(from.., |outcome| matches!(outcome.reply, Ok(Reply::Compact { physical: true, .. })));
-        self.physical.extend(held);
-    }
-
     /// Drops one bounded step of versions that can no longer be read. Returns whether it did something; if so, it is to
     /// be called again, between other work.
     ///
     /// # Errors
     /// [`Fatal`] if the medium fails.
-    pub fn compact_step(&mut self, output: &mut Output) -> Result<bool, Fatal> {
-        let worked = self.unless_failed(|member| Ok(member.store.compact_step()?))?;
-        if !self.store.compacting() {
-            output.outcomes.append(&mut self.physical);
-        }
-        Ok(worked)
+    pub fn compact_step(&mut self) -> Result<bool, Fatal> {
+        self.unless_failed(|member| Ok(member.store.compact_step()?))
     }
 
     fn plan_snapshot(&mut self, output: &mut Output) -> Result<(), Fatal> {

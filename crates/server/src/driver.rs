@@ -61,6 +61,8 @@ const WAITING: usize = 256 << 10;
 /// At most this many reads wait for a read-index round; further ones are answered `NoRoom`. The reads of one I/O thread
 /// share one.
 const READING: usize = 64 << 10;
+/// At most this many clients wait for the end of a compaction, as long as they like; further ones are answered `NoRoom`.
+const COMPACTING: usize = 64 << 10;
 /// The pause before dropping old versions is tried again while a reader holds them.
 const COMPACTION_RETRY: Duration = Duration::from_millis(10);
 
@@ -101,6 +103,9 @@ pub struct Driver {
     reading: HashMap<u64, (Waiter, Instant), BuildHasherDefault<IdHasher>>,
     jobs: Jobs,
     compacting_since: Option<Instant>,
+    /// Waiters for the end of the compaction that is under way, by the id of their question. They are forgotten when
+    /// their clients go.
+    compacting: HashMap<u64, Waiter, BuildHasherDefault<IdHasher>>,
     metrics: Arc<Metrics>,
     ready: signal::Sender<bool>,
 }
@@ -167,6 +172,7 @@ impl Driver {
             reading: HashMap::default(),
             jobs: Jobs::default(),
             compacting_since: None,
+            compacting: HashMap::default(),
             metrics,
             ready,
         }
@@ -237,6 +243,7 @@ impl Driver {
         waiters.extend(self.waiting.drain().chain(self.reading.drain()).map(|(_, (waiter, _))| waiter));
         waiters.extend(self.proving.drain().map(|(_, proving)| proving.waiter));
         waiters.extend(self.too_late.drain());
+        waiters.extend(self.compacting.drain().map(|(_, waiter)| waiter));
         for waiter in waiters {
             self.answer(waiter, Answer::Stopped);
         }
@@ -252,6 +259,7 @@ impl Driver {
         self.replica.set_beside_etcd(self.transport.has_foreign_peers());
         self.replica.process(&mut self.output)?;
         let worked = self.compact_step()?;
+        self.answer_compacted();
         self.shared.set_standing(&self.replica.standing());
         self.publish()?;
         // After the answers, as the lease keeper requires. Also, a member must not be called ready before all readers
@@ -272,11 +280,11 @@ impl Driver {
     /// Takes a step of the compaction that is under way, and measures it.
     fn compact_step(&mut self) -> Result<bool, Fatal> {
         if !self.replica.store().compacting() {
-            return self.replica.compact_step(&mut self.output);
+            return self.replica.compact_step();
         }
         let (began, before) = (Instant::now(), self.replica.store().dropped_versions());
         let since = *self.compacting_since.get_or_insert(began);
-        let worked = self.replica.compact_step(&mut self.output)?;
+        let worked = self.replica.compact_step()?;
         if worked {
             let dropped = self.replica.store().dropped_versions() - before;
             self.metrics.engine.compaction_step(began.elapsed(), dropped);
@@ -288,6 +296,25 @@ impl Driver {
         Ok(worked)
     }
 
+    /// As in etcd, the wait for the end of a compaction has no limit but the client's.
+    fn await_compaction(&mut self, waiter: Waiter, id: u64) {
+        if !self.replica.store().compacting() {
+            self.answer(waiter, Answer::Compacted);
+        } else if self.compacting.len() >= COMPACTING {
+            self.answer(waiter, Answer::NoRoom);
+        } else {
+            self.compacting.insert(id, waiter);
+        }
+    }
+
+    fn answer_compacted(&mut self) {
+        if !self.compacting.is_empty() && !self.replica.store().compacting() {
+            for waiter in std::mem::take(&mut self.compacting).into_values() {
+                self.answer(waiter, Answer::Compacted);
+            }
+        }
+    }
+
     fn take(&mut self, event: Event) -> Result<(), Fatal> {
         match event {
             Event::Propose { waiter, id, data } => self.propose(waiter, id, What::Command(data)),
@@ -295,6 +322,7 @@ impl Driver {
             Event::Read { waiter } => self.read(waiter),
             Event::KeepAlive { waiter, leases } => self.renew(waiter, &leases),
             Event::AwaitEnd { waiter, lease } => self.await_end(waiter, lease),
+            Event::AwaitCompaction { waiter, id } => self.await_compaction(waiter, id),
             Event::TimeToLive { waiter, lease } => self.time_to_live(waiter, lease),
             Event::Leases { waiter, after } => self.list_leases(waiter, after),
             Event::ChangeMembers { waiter, change } => self.change_members(waiter, change),
@@ -336,6 +364,7 @@ impl Driver {
     /// Withdraws a request that no client waits for any more.
     fn withdraw(&mut self, waiter: Option<Waiter>, id: u64) {
         self.waiting.remove(&id);
+        self.compacting.remove(&id);
         let held = self.held.remove(id);
         if let Some(waiter) = waiter {
             self.answer(waiter, Answer::Withdrawn(held));

@@ -360,7 +360,7 @@ impl Member {
         let Some(replica) = &mut self.replica else { return Ok(()) };
         replica.process(output)?;
         for _ in 0..compaction_steps {
-            if !replica.compact_step(output)? {
+            if !replica.compact_step()? {
                 break;
             }
         }

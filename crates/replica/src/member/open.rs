@@ -103,7 +103,7 @@ impl Replica {
         medium.clear_received(&data)?;
         medium.clear(&data, start.log)?;
         let receiver = StateReceiver::new(id, &data, medium, open, store.views().clone());
-        let (physical, failed, conf_state) = (Vec::new(), None, start.conf_state);
+        let (failed, conf_state) = (None, start.conf_state);
         let replica = Self {
             settings,
             data,
@@ -124,7 +124,6 @@ impl Replica {
             past,
             beside_etcd: false,
             passed_over,
-            physical,
             failed,
         };
         replica.lower_as_before(start.applied.index);

@@ -165,7 +165,7 @@ fn member_with(disk: &SimulatedDisk, commands: &[Bytes]) -> Replica {
         if let Some(job) = output.snapshot.take() {
             replica.snapshot_written(job.run().expect("the disk is whole")).expect("the disk is whole");
         }
-        while replica.compact_step(&mut output).expect("a healthy member") {}
+        while replica.compact_step().expect("a healthy member") {}
     };
     work(&mut replica);
     for command in commands {
@@ -253,7 +253,7 @@ fn lived(replica: &mut Replica) -> Result<(), Fatal> {
         job.run()?;
     }
     for _ in 0..MOST_STEPS {
-        if !replica.compact_step(&mut output)? {
+        if !replica.compact_step()? {
             break;
         }
     }

@@ -63,7 +63,7 @@ pub fn advance(replica: &mut Replica, output: &mut Output) -> Result<(), Fatal> 
     if let Some(job) = output.compaction_hash.take() {
         job.run()?;
     }
-    while replica.compact_step(output)? {}
+    while replica.compact_step()? {}
     Ok(())
 }
 

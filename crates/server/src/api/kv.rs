@@ -172,7 +172,12 @@ fn only_reads(request: &TxnRequest) -> Option<bool> {
 
 async fn compact(member: &Member, call: Call, request: CompactionRequest) -> Result<Frame, Status> {
     match member.propose(&call, Kind::Compaction, &request).await? {
-        (revision, Reply::Compact { .. }) => encode::header_only(Header::new(&member.shared, revision)),
+        (revision, Reply::Compact { physical, .. }) => {
+            if physical {
+                member.compacted(&call).await?;
+            }
+            encode::header_only(Header::new(&member.shared, revision))
+        }
         (_, other) => Err(mismatch(&other)),
     }
 }

@@ -45,6 +45,7 @@ fn reached(leader: u64, own: u64, members: &[ClusterMember], connected: impl Fn(
 mod tests {
     use metastore_proto::etcdserverpb::PutRequest;
     use metastore_store::command::Kind;
+    use tokio::time::timeout;
 
     use super::*;
     use crate::api::bench::Bench;
@@ -60,7 +61,7 @@ mod tests {
         let mut put = std::pin::pin!(put);
         let mut proposed = 0;
         loop {
-            let ended = tokio::time::timeout(Duration::from_millis(10), &mut put).await;
+            let ended = timeout(Duration::from_millis(10), &mut put).await;
             if let Ok(ended) = ended {
                 return ended.unwrap_err();
             }
@@ -92,13 +93,53 @@ mod tests {
         let call = Call::of_member(tokio::time::Instant::now() + Duration::from_secs(100));
         let request = PutRequest::default();
         let put = bench.member.propose(&call, Kind::Put, &request);
-        assert!(tokio::time::timeout(Duration::from_millis(10), put).await.is_err());
+        assert!(timeout(Duration::from_millis(10), put).await.is_err());
         let mut events = Vec::new();
         bench.member.inbox.drain(&mut events, Duration::ZERO);
         let [Event::Propose { id: proposed, .. }, Event::Withdraw { waiter: None, id }] = &events[..] else {
             panic!("not a proposal and its end")
         };
         assert_eq!(id, proposed);
+    }
+
+    /// Waits for the end of a compaction that is applied. Returns the result, and how long it took, in seconds; the
+    /// compaction takes 1,000.
+    async fn compacted(call: Call) -> (Result<(), Status>, u64) {
+        let bench = Bench::new(&["http://127.0.0.1:1"]);
+        let began = tokio::time::Instant::now();
+        let engine = async {
+            tokio::time::sleep(Duration::from_secs(1000)).await;
+            bench.answer(|_| Answer::Compacted).await
+        };
+        let result = tokio::select! {
+            result = bench.member.compacted(&call) => result,
+            _ = engine => unreachable!(),
+        };
+        (result, began.elapsed().as_secs())
+    }
+
+    #[tokio::test(flavor = "local", start_paused = true)]
+    async fn the_end_of_a_compaction_is_awaited_as_long_as_the_client_waits() {
+        let call = |secs| Call::of_member(tokio::time::Instant::now() + Duration::from_secs(secs));
+        let mut patient = call(0);
+        patient.deadline = None;
+        for call in [patient, call(2000)] {
+            assert_eq!(compacted(call).await, (Ok(()), 1000));
+        }
+        assert_eq!(compacted(call(100)).await, (Err(Status::deadline_exceeded()), 100));
+    }
+
+    #[tokio::test(flavor = "local", start_paused = true)]
+    async fn a_client_that_no_longer_waits_for_the_end_of_a_compaction_is_forgotten() {
+        let bench = Bench::new(&["http://127.0.0.1:1"]);
+        let call = Call::of_member(tokio::time::Instant::now() + Duration::from_secs(100));
+        assert!(timeout(Duration::from_millis(10), bench.member.compacted(&call)).await.is_err());
+        let mut events = Vec::new();
+        bench.member.inbox.drain(&mut events, Duration::ZERO);
+        let [Event::AwaitCompaction { id: asked, .. }, Event::Withdraw { waiter: None, id }] = &events[..] else {
+            panic!("not a question and its end")
+        };
+        assert_eq!(id, asked);
     }
 
     #[test]

@@ -127,7 +127,7 @@ async fn move_leader(member: &Member, call: Call, request: MoveLeaderRequest) ->
         "local-member-id" = %own, "transferee-member-id" = %to_text, "leadership transfer starting"
     );
     let began = Instant::now();
-    let deadline = member.time_limit(&call).at;
+    let deadline = Some(member.time_limit(&call).at);
     let moved = member.ask_until(deadline, 0, |waiter| Event::MoveLeader { waiter, to }).await?;
     match moved.ok_or_else(errors::leader_transfer_timeout)? {
         Answer::LeaderMoved => {}

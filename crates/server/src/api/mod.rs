@@ -121,7 +121,7 @@ impl Member {
     /// Sends a question to the engine thread, and waits for the answer within the time limit of the call.
     async fn ask(&self, call: &Call, bytes: usize, event: impl FnOnce(Waiter) -> Event) -> Result<Answer, Status> {
         let limit = self.time_limit(call);
-        self.ask_until(limit.at, bytes, event).await?.ok_or_else(|| limit.passed())
+        self.ask_until(Some(limit.at), bytes, event).await?.ok_or_else(|| limit.passed())
     }
 
     /// The same for a request that is to be proposed, given its id, its size in bytes, and when it began. If the time
@@ -135,7 +135,7 @@ impl Member {
     ) -> Result<Answer, Status> {
         let limit = self.time_limit_from(call, began);
         let mut open = OpenRequest { member: self, id: Some(id) };
-        let answer = self.ask_until(limit.at, bytes, event).await;
+        let answer = self.ask_until(Some(limit.at), bytes, event).await;
         if matches!(answer, Ok(None)) {
             let withdrawn = self.withdraw(id).await;
             open.id = None;
@@ -145,11 +145,22 @@ impl Member {
         answer?.ok_or_else(errors::timeout)
     }
 
+    /// Returns once no compaction is under way. As in etcd, this may take as long as the client waits.
+    async fn compacted(&self, call: &Call) -> Result<(), Status> {
+        let id = self.shared.next_id();
+        let _open = OpenRequest { member: self, id: Some(id) };
+        match self.ask_until(call.deadline, 0, |waiter| Event::AwaitCompaction { waiter, id }).await? {
+            Some(Answer::Compacted) => Ok(()),
+            Some(_) => Err(another_question()),
+            None => Err(Status::deadline_exceeded()),
+        }
+    }
+
     /// Withdraws a request that has no answer yet; returns whether it was not proposed yet. An engine thread that is
     /// held up does not answer, which counts as proposed.
     async fn withdraw(&self, id: u64) -> bool {
         let deadline = Instant::now() + WITHDRAWAL_PATIENCE;
-        let answer = self.ask_until(deadline, 0, |waiter| Event::Withdraw { waiter: Some(waiter), id }).await;
+        let answer = self.ask_until(Some(deadline), 0, |waiter| Event::Withdraw { waiter: Some(waiter), id }).await;
         matches!(answer, Ok(Some(Answer::Withdrawn(true))))
     }
 
@@ -166,14 +177,14 @@ impl Member {
         }
     }
 
-    /// Sends a question to the engine thread; `None` if there is no answer in time.
+    /// Sends a question to the engine thread; `None` if there is no answer before the deadline, if there is one.
     async fn ask_until(
         &self,
-        deadline: Instant,
+        deadline: Option<Instant>,
         bytes: usize,
         event: impl FnOnce(Waiter) -> Event,
     ) -> Result<Option<Answer>, Status> {
-        let wait = self.slots.register(Some(deadline));
+        let wait = self.slots.register(deadline);
         let waiter = Waiter { worker: self.worker, key: wait.key() };
         self.inbox.push(event(waiter), bytes).map_err(|refused| match refused {
             Refused::Full(_) => errors::too_many_requests(),
@@ -227,7 +238,7 @@ impl Member {
 }
 
 /// A request that the engine thread may hold. If this is dropped with an id, the client has gone, and the request is
-/// withdrawn: it need not be proposed any more.
+/// withdrawn: it need not be proposed, or answered, any more.
 struct OpenRequest<'a> {
     member: &'a Member,
     id: Option<u64>,

@@ -39,6 +39,11 @@ pub enum Event {
         waiter: Waiter,
         lease: i64,
     },
+    /// Waits until no compaction is under way. `id` is that of the question.
+    AwaitCompaction {
+        waiter: Waiter,
+        id: u64,
+    },
     /// Asks how long a lease has to live.
     TimeToLive {
         waiter: Waiter,
@@ -53,8 +58,8 @@ pub enum Event {
     Read {
         waiter: Waiter,
     },
-    /// The client of the request `id` waits no longer: if the request was not proposed yet, it never will be. The
-    /// answer says whether that is so.
+    /// The client of the request or question `id` waits no longer: if the request was not proposed yet, it never will
+    /// be. The answer says whether that is so.
     Withdraw {
         waiter: Option<Waiter>,
         id: u64,
@@ -116,6 +121,7 @@ impl Event {
             Self::Propose { waiter, .. }
             | Self::KeepAlive { waiter, .. }
             | Self::AwaitEnd { waiter, .. }
+            | Self::AwaitCompaction { waiter, .. }
             | Self::TimeToLive { waiter, .. }
             | Self::Leases { waiter, .. }
             | Self::Read { waiter }
@@ -136,6 +142,8 @@ pub enum Answer {
     Renewed(Vec<Renewal>),
     /// An expired lease was revoked, or was renewed before that.
     LeaseEnded,
+    /// No compaction is under way: the versions that it was to drop are gone.
+    Compacted,
     TimeToLive(Option<TimeToLive>),
     Leases(Vec<LeaseEnd>),
     /// Everything that was acknowledged when the read was asked for can be read.

@@ -1,7 +1,7 @@
 //! The engine thread keeps a bounded number of requests, forgets them in the end, and answers those whose leader goes.
 
 use metastore_engine::{Engine, Memory};
-use metastore_proto::etcdserverpb::LeaseGrantRequest;
+use metastore_proto::etcdserverpb::{CompactionRequest, LeaseGrantRequest, PutRequest};
 use metastore_proto::raftpb::{Message, MessageType};
 use metastore_replica::disk::SimulatedDisk;
 use metastore_replica::{Bootstrap, Founder, OpenEngine, Paths, Role, Settings, Timing};
@@ -235,4 +235,52 @@ fn a_proposal_is_withdrawn_before_it_was_proposed_and_not_after() {
     assert!(driver.held.is_empty());
     withdraw(&mut driver, 7);
     assert_eq!(answered(&mut driver, |answer| matches!(answer, Answer::Withdrawn(false))), 1);
+}
+
+/// A leader whose compaction is held up by a reader, and that reader.
+fn held_compaction() -> (Driver, mailbox::Receiver<Mail>, metastore_store::mvcc::Pin) {
+    let (mut driver, mut mail) = driver(1);
+    let propose = |driver: &mut Driver, id, command| {
+        driver.take(Event::Propose { waiter: waiter(), id, data: command }).unwrap();
+        driver.advance().unwrap();
+    };
+    let put = PutRequest { key: "k".into(), ..PutRequest::default() };
+    (1..=3).for_each(|id| propose(&mut driver, id, Command::encode(id, Kind::Put, &put)));
+    let view = driver.replica.store().view();
+    let pin = view.pin(view.revision() - 1).unwrap();
+    let compaction = CompactionRequest { revision: view.revision(), physical: true };
+    posted(&mut mail);
+    propose(&mut driver, 4, Command::encode(4, Kind::Compaction, &compaction));
+    assert!(matches!(&posted(&mut mail)[..], [Answer::Outcome(applied)] if applied.reply.is_ok()));
+    (driver, mail, pin)
+}
+
+#[test]
+fn the_end_of_a_compaction_is_awaited_as_long_as_it_takes() {
+    let (mut driver, mut mail, pin) = held_compaction();
+    driver.take(Event::AwaitCompaction { waiter: waiter(), id: 5 }).unwrap();
+    driver.take(Event::AwaitCompaction { waiter: waiter(), id: 6 }).unwrap();
+    driver.forget_unanswered(Instant::now() + 10 * FORGET_AFTER);
+    driver.take(Event::Withdraw { waiter: None, id: 6 }).unwrap();
+    driver.advance().unwrap();
+    assert_eq!(driver.compacting.len(), 1, "one client has gone");
+    assert!(posted(&mut mail).is_empty());
+    drop(pin);
+    while driver.replica.store().compacting() {
+        driver.advance().unwrap();
+    }
+    assert!(matches!(posted(&mut mail)[..], [Answer::Compacted]));
+    driver.take(Event::AwaitCompaction { waiter: waiter(), id: 7 }).unwrap();
+    assert_eq!(answered(&mut driver, |answer| matches!(answer, Answer::Compacted)), 1);
+    assert!(driver.compacting.is_empty());
+}
+
+#[test]
+fn clients_that_wait_for_the_end_of_a_compaction_are_bounded_and_answered_when_the_member_ends() {
+    let (mut driver, mut mail, _pin) = held_compaction();
+    (0..COMPACTING as u64 + 5)
+        .for_each(|id| driver.take(Event::AwaitCompaction { waiter: waiter(), id: 10 + id }).unwrap());
+    assert_eq!((driver.compacting.len(), answered(&mut driver, no_room)), (COMPACTING, 5));
+    driver.turn_away();
+    assert!(posted(&mut mail).iter().filter(|answer| matches!(answer, Answer::Stopped)).count() >= COMPACTING);
 }

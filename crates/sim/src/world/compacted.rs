@@ -6,7 +6,6 @@ use metastore_engine::{Revision, Table, Version};
 use metastore_proto::etcdserverpb::CompactionRequest;
 use metastore_replica::Replica;
 use metastore_store::command::{Command, Kind};
-use metastore_store::{Outcome, Reply};
 
 use super::{World, must};
 use crate::answers;
@@ -54,13 +53,6 @@ impl World {
             usages.insert((usage.rows, usage.bytes));
         }
         assert!(usages.len() == 1, "members that hold the same count it differently: {usages:?}");
-    }
-
-    /// Checks that a physical compaction is answered only when old versions are dropped.
-    pub(super) fn check_physical(&self, at: usize, outcome: &Outcome) {
-        let Ok(Reply::Compact { revision, physical: true }) = outcome.reply else { return };
-        let compacting = self.members[at].replica.as_ref().is_some_and(|replica| replica.store().compacting());
-        assert!(!compacting, "member {at} answers a compaction at {revision} before it has dropped old versions");
     }
 
     fn compact_at(&mut self, revision: i64) {

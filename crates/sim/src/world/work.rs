@@ -127,7 +127,6 @@ impl World {
             self.look_at(at);
         }
         for outcome in &output.outcomes {
-            self.check_physical(at, outcome);
             self.answer(at, outcome);
         }
         for id in std::mem::take(&mut output.readable) {

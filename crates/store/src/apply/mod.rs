@@ -52,7 +52,8 @@ pub enum Reply {
         previous: Vec<Row>,
     },
     Txn(TxnReply),
-    /// The compaction is scheduled. `physical` asks for the answer only after the old versions are dropped.
+    /// The compaction is scheduled. `physical` says that the client is to be answered only after the old versions are
+    /// dropped.
     Compact {
         revision: i64,
         physical: bool,
