@@ -59,7 +59,7 @@ pub fn outcome(outcome: &Outcome) -> Option<Response> {
     })
 }
 
-/// Whether the request certainly has written something.
+/// Whether the answer proves that the request has changed a key.
 pub fn changed(response: &Response) -> bool {
     match response {
         Response::Put(_) => true,

@@ -52,7 +52,7 @@ impl Engine {
 
 /// The files of RocksDB on one machine, by their paths below the directory of the member.
 pub trait Files: Send + Sync {
-    /// The directories.
+    /// The names of its directories.
     fn directories(&self) -> Vec<String>;
 
     /// The names of the entries of a directory; empty where files are removed together with their directory.

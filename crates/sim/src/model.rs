@@ -45,7 +45,7 @@ pub const REFUSALS: [&str; 6] =
 /// The longest time to live that a lease may request, in seconds.
 const MAX_TTL_S: i64 = 9_000_000_000;
 
-/// Either what was done, or the text of the refusal.
+/// The result of an operation, or the text of its refusal.
 type Answer<T> = Result<T, &'static str>;
 
 /// The live keys, in order.

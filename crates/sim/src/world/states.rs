@@ -32,7 +32,7 @@ pub enum Writing {
     Written(SnapshotWritten),
 }
 
-/// A state that is read, to be sent to another member.
+/// A state that is being read in order to be sent to another member.
 pub struct Reading {
     to: usize,
     message: Message,

@@ -1,4 +1,4 @@
-//! Histories that no etcd may have.
+//! Histories that are impossible for a correct etcd.
 
 use metastore_proto::etcdserverpb::{PutResponse, ResponseHeader};
 
