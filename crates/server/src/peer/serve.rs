@@ -1,20 +1,19 @@
 //! The peer port: its requests, and their senders.
 
-use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::{Body as _, Incoming};
-use metastore_proto::Message as _;
-use metastore_proto::raftpb::Message;
 use tokio::sync::watch;
 
 use super::check::{Way, check};
-use super::codec::MAX_FRAME_BYTES;
+use super::codec::MAX_POST_BYTES;
+use super::codec::measure::Measured;
 use super::codec::source::{Broken, Source};
 use super::headers::{Refusal, Sender};
 use super::link::Kind;
@@ -29,9 +28,9 @@ use crate::logging::timestamp;
 /// Link heartbeats that are sent in the time for which the other side waits for one.
 const HEARTBEATS_PER_TIMEOUT: u32 = 3;
 
-/// The most bytes of all posts of members that are being read: as many as the largest post may have. A connection costs
-/// nothing, and each could otherwise hold as much.
-const POSTED_BYTES: u64 = MAX_FRAME_BYTES;
+/// The most bytes of all posts of members that are being read and decoded: as many as the largest post may have. A
+/// connection costs nothing, and each could otherwise hold as much.
+const POSTED_BYTES: u64 = MAX_POST_BYTES;
 
 /// The same for posts of senders that this member does not know. A member that joined while this one was away sends
 /// appends of a megabyte, or an append of a single entry that is larger.
@@ -114,7 +113,7 @@ impl Front {
         let known = sender.id.is_some_and(|id| self.shared.peer(id).is_some());
         let length = request.body().size_hint().exact();
         let length = length.ok_or_else(|| Refusal::new(StatusCode::LENGTH_REQUIRED, "Length Required"))?;
-        let post = Post::begin(&self.posted, known, length).inspect_err(|_| self.failed(&sender))?;
+        let mut post = Post::begin(&self.posted, known, length).inspect_err(|_| self.failed(&sender))?;
         let bytes = post.read(request.into_body(), &self.shared).await;
         let bad = |what: &'static str, error: &dyn std::fmt::Display| {
             seldom!(warn, (sender.id, what), error = %error, what, "failed to read Raft message");
@@ -123,7 +122,11 @@ impl Front {
         };
         let bytes = bytes.map_err(|error| bad("error reading raft message", &error))?;
         let length = bytes.len();
-        let message = Message::decode(bytes).map_err(|error| bad("error unmarshalling raft message", &error))?;
+        let malformed = |error| bad("error unmarshalling raft message", &error);
+        let measured = Measured::new(bytes).map_err(malformed)?;
+        let taken = length + measured.extra_bytes;
+        post.reserve(measured.extra_bytes as u64).inspect_err(|_| self.failed(&sender))?;
+        let message = measured.decode(post).await.map_err(malformed)?;
         let from = sender.id.unwrap_or(message.from());
         if self.shared.is_removed(message.from()) {
             return Err(Refusal::new(StatusCode::FORBIDDEN, "cannot process message from removed member"));
@@ -139,7 +142,7 @@ impl Front {
         if let Some(link) = &link {
             link.meters.received_bytes.inc_by(length as u64);
         }
-        if !self.shared.sink.message(message, length) {
+        if !self.shared.sink.message(message, taken) {
             match link {
                 Some(link) => link.refused(),
                 None => self.shared.meters.stranger_failed(),
@@ -194,17 +197,19 @@ impl Front {
     }
 }
 
-/// Bytes of posts that are being read, as their headers announce them.
+/// Bytes of posts that are being read, as their headers announce them, and of what decoding makes of them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Posted {
-    members: Rc<Cell<u64>>,
-    strangers: Rc<Cell<u64>>,
+    members: Arc<AtomicU64>,
+    strangers: Arc<AtomicU64>,
 }
 
-/// A posted message while it is read, and its share of the bytes.
+/// A posted message until it is decoded, and its share of the bytes.
 struct Post {
     length: u64,
-    posted: Rc<Cell<u64>>,
+    reserved: u64,
+    limit: u64,
+    posted: Arc<AtomicU64>,
 }
 
 impl Post {
@@ -218,12 +223,20 @@ impl Post {
             let text = format!("a message of {length} bytes exceeds the limit of {limit}");
             return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, text));
         }
-        if posted.get() + length > limit {
+        let mut post = Post { length, reserved: 0, limit, posted: posted.clone() };
+        post.reserve(length)?;
+        Ok(post)
+    }
+
+    /// Reserves bytes beyond those that are reserved already. Only the thread of the peers reserves.
+    fn reserve(&mut self, bytes: u64) -> Result<(), Refusal> {
+        if self.posted.load(Ordering::Relaxed) + bytes > self.limit {
             let text = "too many messages are being read; try again when they have ended";
             return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text));
         }
-        posted.set(posted.get() + length);
-        Ok(Post { length, posted: posted.clone() })
+        self.posted.fetch_add(bytes, Ordering::Relaxed);
+        self.reserved += bytes;
+        Ok(())
     }
 
     /// The message in memory of its own, which is no larger than the message.
@@ -234,7 +247,7 @@ impl Post {
 
 impl Drop for Post {
     fn drop(&mut self) {
-        self.posted.set(self.posted.get() - self.length);
+        self.posted.fetch_sub(self.reserved, Ordering::Relaxed);
     }
 }
 
@@ -262,4 +275,22 @@ fn plain(status: StatusCode, text: &str) -> Response<Body> {
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn posts_count_with_what_decoding_makes_of_them() {
+        let posted = Posted::default();
+        let status = |result: Result<(), Refusal>| result.map_err(|refusal| refusal.status.as_u16());
+        let mut post = Post::begin(&posted, false, 1000).unwrap();
+        assert_eq!(status(post.reserve(STRANGERS_POSTED_BYTES - 1000)), Ok(()));
+        assert_eq!(status(post.reserve(1)), Err(503));
+        assert_eq!(status(Post::begin(&posted, false, 1).map(drop)), Err(503));
+        assert_eq!(status(Post::begin(&posted, true, 1).map(drop)), Ok(()), "members have their own");
+        drop(post);
+        assert_eq!(status(Post::begin(&posted, false, STRANGERS_POSTED_BYTES).map(drop)), Ok(()));
+    }
 }

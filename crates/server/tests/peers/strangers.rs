@@ -2,8 +2,11 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use http::Method;
+use metastore_proto::raftpb::{Entry, Message};
 use metastore_server::config::Engine;
 use metastore_server::descriptors::Descriptors;
 
@@ -72,16 +75,55 @@ fn posts_are_bounded_before_they_are_read() {
     one.transport.set_peers(vec![peer(2, "127.0.0.1:1".parse().unwrap())], vec![]);
     let ask = |from, length| send(one.address, &post_head("/raft", from, 1, length));
     let answer = |from, length| status(&mut ask(from, length));
-    assert_eq!(answer(2, 600 << 20), "HTTP/1.1 413 Payload Too Large");
+    assert_eq!(answer(2, 257 << 20), "HTTP/1.1 413 Payload Too Large");
     assert_eq!(answer(9, 33 << 20), "HTTP/1.1 413 Payload Too Large", "a stranger");
     let endless = post_head("/raft", 2, 1, 0).replace("Content-Length: 0", "Transfer-Encoding: chunked");
     assert_eq!(status(&mut send(one.address, &endless)), "HTTP/1.1 411 Length Required");
     // Announced bytes count, so that all posts together stay within the bound.
-    let _open = ask(2, 400 << 20);
-    eventually("the announced bytes count", || answer(2, 200 << 20) == "HTTP/1.1 503 Service Unavailable");
+    let _open = ask(2, 200 << 20);
+    eventually("the announced bytes count", || answer(2, 100 << 20) == "HTTP/1.1 503 Service Unavailable");
     let _open = ask(9, 20 << 20);
     eventually("and those of strangers", || answer(8, 20 << 20) == "HTTP/1.1 503 Service Unavailable");
     let (reply, message) = (|reply: metastore_server::peer::client::Reply| reply.status.as_u16(), heartbeat(2, 1, 7));
     let body = metastore_proto::Message::encode_to_vec(&message);
     assert_eq!(reply(one.ask(Method::POST, "/raft", headers(2, 1), body)), 204, "a member's small one goes through");
+}
+
+/// The answer to a post, and the longest time in which a probe was answered while the post was handled.
+fn post_beside_probes(member: &Member, from: u64, body: &[u8]) -> (u16, String, Duration) {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let probing = scope.spawn(|| {
+            let mut longest = Duration::ZERO;
+            while !done.load(Ordering::Relaxed) {
+                let start = Instant::now();
+                assert_eq!(member.ask(Method::GET, "/raft/probing", http::HeaderMap::new(), "").status, 200);
+                longest = longest.max(start.elapsed());
+            }
+            longest
+        });
+        let reply = member.ask(Method::POST, "/raft", headers(from, member.id), body.to_vec());
+        done.store(true, Ordering::Relaxed);
+        let text = String::from_utf8_lossy(&reply.body).into_owned();
+        (reply.status.as_u16(), text, probing.join().unwrap())
+    })
+}
+
+#[test]
+fn a_post_of_many_empty_entries_holds_up_no_other_request() {
+    const BOUND: Duration = Duration::from_secs(1);
+    let one = Member::start(1);
+    // Empty entries, which would take forty times as much memory.
+    let (status, text, longest) = post_beside_probes(&one, 9, &[0x3a, 0].repeat(7_500_000));
+    assert!(longest < BOUND, "{longest:?}");
+    assert_eq!((status, text.as_str()), (400, "error unmarshalling raft message\n"));
+}
+
+#[test]
+fn the_largest_append_of_a_stranger_is_taken() {
+    let one = Member::start(1);
+    let entry = Entry { term: Some(1), index: Some(128), ..Entry::default() };
+    let entries = vec![entry; (1 << 20) / 5];
+    let body = metastore_proto::Message::encode_to_vec(&Message { entries, ..append(9, 1, 0, 0) });
+    assert_eq!(one.ask(Method::POST, "/raft", headers(9, 1), body).status, 204);
 }

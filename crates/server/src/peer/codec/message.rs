@@ -5,6 +5,7 @@ use http_body::Body;
 use metastore_proto::Message as _;
 use metastore_proto::raftpb;
 
+use super::measure::Measured;
 use super::source::{Broken, Source};
 use super::{Frame, MAX_FRAME_BYTES, is_link_heartbeat};
 
@@ -42,9 +43,9 @@ where
     let length = source.first_number().await?;
     let bytes = source.bytes(length, limit).await?;
     let taken = LENGTH_BYTES + bytes.len();
-    Ok((parse(bytes)?, taken))
+    Ok((parse(bytes).await?, taken))
 }
 
-pub(super) fn parse(bytes: Bytes) -> Result<raftpb::Message, Broken> {
-    raftpb::Message::decode(bytes).map_err(|error| Broken::Malformed(error.to_string()))
+pub(super) async fn parse(bytes: Bytes) -> Result<raftpb::Message, Broken> {
+    Measured::new(bytes)?.decode(()).await
 }

@@ -13,8 +13,10 @@
 //! Rules:
 //! - A length is not believed before the bytes have arrived: memory grows with the bytes that arrived, never with the
 //!   announced length.
+//! - A message is measured before it is decoded: memory stays in proportion to what a member sends. See [`measure`].
 //! - The bytes of a message are its own. A slice of a read buffer in the log would hold the whole buffer in memory.
 
+pub mod measure;
 pub mod message;
 pub mod msgapp;
 pub mod source;
@@ -25,6 +27,10 @@ use metastore_proto::raftpb::{self, MessageType};
 
 /// The longest frame that is taken, as in etcd.
 pub const MAX_FRAME_BYTES: u64 = 512 << 20;
+
+/// The longest posted message: one entry of the longest request. While it is read it takes up to twice as much memory,
+/// because a buffer is copied when it grows.
+pub const MAX_POST_BYTES: u64 = MAX_FRAME_BYTES / 2;
 
 /// One frame of a stream.
 #[derive(Clone, Debug, PartialEq)]

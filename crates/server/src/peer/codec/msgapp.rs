@@ -5,16 +5,13 @@ use http_body::Body;
 use metastore_proto::Message as _;
 use metastore_proto::raftpb::{self, MessageType};
 
+use super::measure::MAX_ENTRIES;
 use super::source::{Broken, Source};
 use super::{Frame, MAX_FRAME_BYTES, is_link_heartbeat, message};
 
 const HEARTBEAT: u8 = 0;
 const ENTRIES: u8 = 1;
 const WHOLE: u8 = 2;
-
-/// The most entries of one frame. An append has at most a mebibyte in etcd, and an entry takes at least a few bytes, so
-/// real frames have many times fewer. Without a bound, empty entries would take many times their wire size in memory.
-const MAX_FRAME_ENTRIES: u64 = 1 << 20;
 
 /// The position of the stream: the fields that a frame of entries leaves out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -98,7 +95,7 @@ impl Decoder {
             ENTRIES => self.entries(source).await,
             WHOLE => {
                 let length = source.number().await?;
-                let message = message::parse(source.bytes(length, MAX_FRAME_BYTES).await?)?;
+                let message = message::parse(source.bytes(length, MAX_FRAME_BYTES).await?).await?;
                 self.position = Position::after(&message);
                 Ok(Frame::Message(message.into(), 9 + length as usize))
             }
@@ -112,8 +109,8 @@ impl Decoder {
     {
         let Position { term, index } = self.position;
         let count = source.number().await?;
-        if count > MAX_FRAME_ENTRIES {
-            return Err(Broken::Malformed(format!("{count} entries in one frame; at most {MAX_FRAME_ENTRIES}")));
+        if count > MAX_ENTRIES {
+            return Err(Broken::Malformed(format!("{count} entries in one frame; at most {MAX_ENTRIES}")));
         }
         let mut entries = Vec::new();
         let mut left = MAX_FRAME_BYTES;
