@@ -5,6 +5,8 @@
 //! that etcd shows must be shown with the same type, labels and buckets. In clusters of three the tests compare the
 //! families that members count about each other, without comparing changes: those depend on the network.
 
+mod counted;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 

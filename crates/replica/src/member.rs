@@ -8,7 +8,7 @@ use metastore_mutants::Mutant;
 use metastore_proto::raftpb;
 use metastore_store::mvcc::CompactionHashJob;
 use metastore_store::watch::RevisionEvents;
-use metastore_store::{Halt, HaltCause, MemberChange, Outcome, Refusal, Store};
+use metastore_store::{Halt, HaltCause, MemberChange, Outcome, Refusal, Store, Work};
 use raft::eraftpb::{self, ConfState, Entry, EntryType, HardState};
 
 use crate::consensus::{Append, Consensus, NotProposed, Portions, Progress, Rejected, Standing, Timing};
@@ -181,6 +181,9 @@ pub trait Observer: Send {
 
     /// A command was applied, or refused by the state machine.
     fn applied(&mut self, _kind: u32, _accepted: bool) {}
+
+    /// What the command of the request `id` did. Commands that were applied before this start are not reported.
+    fn worked(&mut self, _id: u64, _work: &Work) {}
 
     /// The whole batch is applied, and is about to be published.
     fn publishing(&mut self) {}
@@ -508,6 +511,9 @@ impl Replica {
         let outcome = self.store.apply(entry.index, entry.term, entry.data)?;
         if let Some(outcome) = &outcome {
             self.observer.applied(kind, outcome.reply.is_ok());
+            if entry.index > self.past.last {
+                self.observer.worked(outcome.id, &self.store.work());
+            }
         }
         Ok(outcome)
     }

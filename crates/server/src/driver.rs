@@ -150,7 +150,7 @@ impl Driver {
     ) -> Self {
         let links = links.into_iter().map(|to| Link { to, batch: Vec::new(), losing: false }).collect();
         replica.connect(Box::new(Post(transport.clone())));
-        replica.observe(Box::new(Stopwatch::new(metrics.engine.clone())));
+        replica.observe(Box::new(Stopwatch::new(&metrics, replica.id())));
         let election = heartbeat.interval * heartbeat.election_ticks as u32;
         Self {
             replica,

@@ -16,6 +16,14 @@ use crate::grpc::counts::Tally;
 use crate::keys::KeyCount;
 use crate::metrics::requests::{Requests, WatchSends};
 
+/// Bits of a request's id below those of the member's.
+const COUNT_BITS: u32 = 48;
+
+/// Whether a request's id is one of this member's.
+pub fn is_of(member_id: u64, id: u64) -> bool {
+    id >> COUNT_BITS == member_id & (u64::MAX >> COUNT_BITS)
+}
+
 /// The member's state as its requests see it.
 pub struct Shared {
     pub cluster_id: u64,
@@ -62,8 +70,7 @@ struct Facts {
 /// The counters of one worker, for the metrics. Only that worker writes.
 #[derive(Default)]
 pub struct Counts {
-    pub puts: Tally,
-    pub deletes: Tally,
+    /// Ranges, and transactions, of requests that only read.
     pub ranges: Tally,
     pub txns: Tally,
     pub proposals_failed: Tally,
@@ -71,11 +78,7 @@ pub struct Counts {
     pub read_indexes_failed: Tally,
     /// Read-index rounds without an answer in time.
     pub slow_read_indexes: Tally,
-    pub lease_granted: Tally,
-    pub lease_revoked: Tally,
     pub lease_renewed: Tally,
-    /// Bytes of the keys and values that were put.
-    pub put_bytes: Tally,
     pub requests: Requests,
     pub watch_sends: WatchSends,
 }
@@ -127,8 +130,8 @@ impl Shared {
 
     /// An id for a request or a lease: unique in the cluster, across restarts.
     pub fn next_id(&self) -> u64 {
-        let count = self.next_id.fetch_add(1, Ordering::Relaxed) & ((1 << 48) - 1);
-        self.member_id << 48 | count
+        let count = self.next_id.fetch_add(1, Ordering::Relaxed) & ((1 << COUNT_BITS) - 1);
+        self.member_id << COUNT_BITS | count
     }
 
     pub fn set_standing(&self, standing: &Standing) {

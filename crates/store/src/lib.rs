@@ -39,7 +39,7 @@ mod wire;
 
 pub use alarms::Alarms;
 pub use apply::command;
-pub use apply::{Halt, HaltCause, OpReply, Outcome, Reply, TxnReply, check_command};
+pub use apply::{Halt, HaltCause, OpReply, Outcome, Reply, TxnReply, Work, check_command};
 pub use auth::Auth;
 pub use member_change::{MemberChange, check_change};
 pub use members::{Member, Members};
@@ -66,6 +66,7 @@ pub struct Store {
     auth: Auth,
     applied: Applied,
     events: Vec<Arc<RevisionEvents>>,
+    work: Work,
 }
 
 impl Store {
@@ -87,7 +88,18 @@ impl Store {
         let applied = engine.published().applied;
         engine.publish(Published { revision: mvcc.current(), applied })?;
         let views = Views::new(mvcc.view().clone());
-        Ok(Self { engine, mvcc, views, leases, members, alarms, auth, applied, events: Vec::new() })
+        Ok(Self {
+            engine,
+            mvcc,
+            views,
+            leases,
+            members,
+            alarms,
+            auth,
+            applied,
+            events: Vec::new(),
+            work: Work::default(),
+        })
     }
 
     /// Sets the shortest time to live of leases, in seconds ([`lease::minimum_ttl_s`]); 0 if it is never set. It
@@ -142,6 +154,11 @@ impl Store {
     /// Index and term of the last entry that was applied.
     pub fn applied(&self) -> Applied {
         self.applied
+    }
+
+    /// What the command did that was applied last.
+    pub fn work(&self) -> Work {
+        self.work
     }
 
     /// The newest revision, whether published or not.

@@ -46,8 +46,8 @@ async fn range(member: &Member, call: Call, request: RangeRequest) -> Result<Fra
         member.admit(&call)?;
     }
     check::range(&request)?;
-    member.counts().ranges.add(1);
     let reading = wait_to_read(member, &call, request.serializable, RANGE).await?;
+    member.counts().ranges.add(1);
     let result = range_now(member, request).await;
     member.counts().requests.read(RANGE, reading, result.is_ok());
     result
@@ -106,27 +106,14 @@ pub(crate) async fn on_pool<T: Send + 'static>(
 
 async fn put(member: &Member, call: Call, request: PutRequest) -> Result<Frame, Status> {
     check::put(&request)?;
-    member.counts().puts.add(1);
-    member.counts().put_bytes.add(put_bytes(&request));
     match member.propose(&call, Kind::Put, &request).await? {
         (revision, Reply::Put { previous }) => encode::put(Header::new(&member.shared, revision), previous.as_ref()),
         (_, other) => Err(mismatch(&other)),
     }
 }
 
-fn put_bytes(request: &PutRequest) -> u64 {
-    (request.key.len() + request.value.len()) as u64
-}
-
-/// Bytes put by both branches, although only one of them will run.
-fn txn_put_bytes(request: &TxnRequest) -> u64 {
-    let ops = request.success.iter().chain(&request.failure);
-    ops.map(|op| if let Some(Request::RequestPut(put)) = &op.request { put_bytes(put) } else { 0 }).sum()
-}
-
 async fn delete_range(member: &Member, call: Call, request: DeleteRangeRequest) -> Result<Frame, Status> {
     check::delete_range(&request)?;
-    member.counts().deletes.add(1);
     match member.propose(&call, Kind::DeleteRange, &request).await? {
         (revision, Reply::DeleteRange { deleted, previous }) => {
             encode::delete_range(Header::new(&member.shared, revision), deleted, &previous)
@@ -137,19 +124,22 @@ async fn delete_range(member: &Member, call: Call, request: DeleteRangeRequest) 
 
 async fn txn(member: &Member, call: Call, request: TxnRequest) -> Result<Frame, Status> {
     check::txn(&request, member.limits.max_txn_ops)?;
-    member.counts().txns.add(1);
     if let Some(serializable) = only_reads(&request) {
         let reading = wait_to_read(member, &call, serializable, TXN).await?;
         let (view, shared) = (member.view(), member.shared.clone());
         let result = on_pool(move || {
-            let (revision, reply) = view.read_txn(&request).map_err(errors::unreadable)?;
-            encode::txn(Header::new(&shared, revision), &reply)
+            let (revision, reply, reads) = view.read_txn(&request).map_err(errors::unreadable)?;
+            Ok((encode::txn(Header::new(&shared, revision), &reply)?, reads))
         });
-        let result = result.await;
+        let result = result.await.map(|(frame, reads)| {
+            member.counts().ranges.add(reads);
+            // As in etcd, a transaction of one operation is not counted.
+            member.counts().txns.add(u64::from(reads > 1));
+            frame
+        });
         member.counts().requests.read(TXN, reading, result.is_ok());
         return result;
     }
-    member.counts().put_bytes.add(txn_put_bytes(&request));
     match member.propose(&call, Kind::Txn, &request).await? {
         (revision, Reply::Txn(reply)) => encode::txn(Header::new(&member.shared, revision), &reply),
         (_, other) => Err(mismatch(&other)),

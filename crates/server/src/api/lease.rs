@@ -67,8 +67,6 @@ async fn grant(member: &Member, call: Call, request: LeaseGrantRequest) -> Resul
     let id = if request.id == 0 { (member.shared.next_id() & i64::MAX as u64) as i64 } else { request.id };
     match member.propose(&call, Kind::LeaseGrant, &LeaseGrantRequest { id, ttl }).await? {
         (revision, Reply::LeaseGrant { id, ttl_s }) => {
-            member.counts().lease_granted.add(1);
-            member.metrics.lease_ttl.observe(ttl_s as f64);
             let header = Some(member.header(revision));
             Frame::of(&LeaseGrantResponse { header, id, ttl: ttl_s, error: String::new() })
         }
@@ -78,10 +76,7 @@ async fn grant(member: &Member, call: Call, request: LeaseGrantRequest) -> Resul
 
 async fn revoke(member: &Member, call: Call, request: LeaseRevokeRequest) -> Result<Frame, Status> {
     match member.propose(&call, Kind::LeaseRevoke, &request).await? {
-        (revision, Reply::LeaseRevoke { .. }) => {
-            member.counts().lease_revoked.add(1);
-            encode::header_only(Header::new(&member.shared, revision))
-        }
+        (revision, Reply::LeaseRevoke { .. }) => encode::header_only(Header::new(&member.shared, revision)),
         (_, other) => Err(kv::mismatch(&other)),
     }
 }

@@ -69,6 +69,7 @@ impl MemberView for Rc<Member> {
 fn numbers(member: &Member) -> Readings {
     let shared = &member.shared;
     let sizes = shared.sizes();
+    let work = &member.metrics.engine.work;
     let sum = |of: fn(&Counts) -> &Tally| member.all.iter().map(|worker| of(&worker.counts).get()).sum::<u64>();
     let watches = |of: fn(&WatchCounts) -> &std::sync::atomic::AtomicU64| {
         member.all.iter().map(|worker| of(&worker.watches).load(Ordering::Relaxed)).sum::<u64>()
@@ -86,10 +87,10 @@ fn numbers(member: &Member) -> Readings {
         read_indexes_failed: sum(|counts| &counts.read_indexes_failed),
         slow_read_indexes: sum(|counts| &counts.slow_read_indexes),
         cluster_version: shared.cluster_version(),
-        puts: sum(|counts| &counts.puts),
-        deletes: sum(|counts| &counts.deletes),
-        ranges: sum(|counts| &counts.ranges),
-        txns: sum(|counts| &counts.txns),
+        puts: work.puts.get(),
+        deletes: work.deletes.get(),
+        ranges: sum(|counts| &counts.ranges) + work.ranges.get(),
+        txns: sum(|counts| &counts.txns) + work.txns.get(),
         db_total_bytes: sizes.allocated,
         db_in_use_bytes: sizes.in_use,
         quota_bytes: DEFAULT_QUOTA_BYTES as u64,
@@ -101,10 +102,10 @@ fn numbers(member: &Member) -> Readings {
         slow_watchers: watches(|counts| &counts.slow),
         watch_events: watches(|counts| &counts.events),
         pending_responses: watches(|counts| &counts.queued),
-        put_bytes: sum(|counts| &counts.put_bytes),
+        put_bytes: work.put_bytes.get(),
         open_reads: super::kv::open_reads(),
-        leases_granted: sum(|counts| &counts.lease_granted),
-        leases_revoked: sum(|counts| &counts.lease_revoked),
+        leases_granted: work.leases_granted.get(),
+        leases_revoked: work.leases_revoked.get(),
         leases_renewed: sum(|counts| &counts.lease_renewed),
         leases_expired: shared.lease_expired.get(),
         alarms: shared.alarms().iter().map(|alarm| (alarm.member_id, alarm.alarm().as_str_name())).collect(),

@@ -5,11 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use metastore_replica::Observer;
+use metastore_store::Work;
 
+use super::Metrics;
 use super::histogram::{Bounds, Histogram, Sum};
 use super::requests::{ByKind, recognize};
 use super::text::Page;
 use crate::grpc::counts::Tally;
+use crate::shared::is_of;
 
 /// An apply that takes longer counts as slow, as in etcd.
 const SLOW_APPLY: Duration = Duration::from_millis(100);
@@ -31,6 +34,21 @@ pub struct EngineFigures {
     late_heartbeats: Tally,
     /// Another member's state is being installed in the place of this one's.
     installing: AtomicBool,
+    /// What the applied commands did.
+    pub work: WorkDone,
+}
+
+/// What commands did since the start of the process, as etcd counts it.
+#[derive(Debug, Default)]
+pub struct WorkDone {
+    pub puts: Tally,
+    pub deletes: Tally,
+    /// Without those of requests that only read.
+    pub ranges: Tally,
+    pub txns: Tally,
+    pub put_bytes: Tally,
+    pub leases_granted: Tally,
+    pub leases_revoked: Tally,
 }
 
 impl Default for EngineFigures {
@@ -46,6 +64,7 @@ impl Default for EngineFigures {
             compacted_keys: Tally::default(),
             late_heartbeats: Tally::default(),
             installing: AtomicBool::default(),
+            work: WorkDone::default(),
         }
     }
 }
@@ -129,14 +148,17 @@ impl EngineFigures {
 /// as having taken an equal share, so that counts and sums are right.
 pub struct Stopwatch {
     figures: Arc<EngineFigures>,
+    lease_ttl: prometheus::Histogram,
+    member_id: u64,
     began: Instant,
     /// The commands of this batch, by kind and success, with how many there are of each.
     batch: Vec<((u32, bool), u64)>,
 }
 
 impl Stopwatch {
-    pub fn new(figures: Arc<EngineFigures>) -> Stopwatch {
-        Stopwatch { figures, began: Instant::now(), batch: Vec::new() }
+    pub fn new(metrics: &Metrics, member_id: u64) -> Stopwatch {
+        let (figures, lease_ttl) = (metrics.engine.clone(), metrics.lease_ttl.clone());
+        Stopwatch { figures, lease_ttl, member_id, began: Instant::now(), batch: Vec::new() }
     }
 }
 
@@ -153,6 +175,21 @@ impl Observer for Stopwatch {
         match self.batch.iter_mut().find(|(what, _)| *what == (kind, accepted)) {
             Some((_, count)) => *count += 1,
             None => self.batch.push(((kind, accepted), 1)),
+        }
+    }
+
+    fn worked(&mut self, id: u64, work: &Work) {
+        let done = &self.figures.work;
+        let answers = is_of(self.member_id, id);
+        done.puts.add(work.puts);
+        done.deletes.add(work.deletes);
+        done.ranges.add(work.all_reads(answers));
+        done.txns.add(work.txns(answers));
+        done.put_bytes.add(work.put_bytes);
+        done.leases_revoked.add(u64::from(work.lease_revoked));
+        if let Some(ttl_s) = work.granted_s {
+            done.leases_granted.add(1);
+            self.lease_ttl.observe(ttl_s as f64);
         }
     }
 
@@ -178,11 +215,13 @@ impl Observer for Stopwatch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::grpc::Ledger;
 
     #[test]
     fn a_batch_is_shared_out_among_its_commands() {
-        let figures = Arc::<EngineFigures>::default();
-        let mut watch = Stopwatch::new(figures.clone());
+        let metrics = Metrics::new("3.7.0".into(), Ledger::default());
+        let figures = metrics.engine.clone();
+        let mut watch = Stopwatch::new(&metrics, 1);
         watch.begin();
         for (kind, accepted) in [(4, true), (4, true), (7, false)] {
             watch.applied(kind, accepted);

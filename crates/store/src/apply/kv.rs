@@ -13,6 +13,7 @@ use crate::{Refusal, Store};
 impl Store {
     pub(super) fn put(&mut self, request: &PutRequest) -> Applying<Reply> {
         if let Err(refusal) = self.check_put(request)? {
+            self.work.reads += u64::from(refusal == Refusal::KeyNotFound);
             return Ok(Err(refusal));
         }
         let previous = self.put_checked(request)?;
@@ -38,7 +39,13 @@ impl Store {
             lease: (!request.ignore_lease).then_some(request.lease),
         };
         let previous = self.mvcc.put(&put)?;
-        let before = previous.as_deref().map_or(0, |row| KeyValue::of(row).lease);
+        let (before, value) = previous.as_deref().map_or((0, &[][..]), |row| {
+            let row = KeyValue::of(row);
+            (row.lease, row.value)
+        });
+        self.work.puts += 1;
+        self.work.put_bytes += (request.key.len() + put.value.map_or(value.len(), |value| value.len())) as u64;
+        self.work.reads += u64::from(reads_before(request));
         self.move_key(&request.key, before, put.lease.unwrap_or(before))?;
         Ok(previous.filter(|_| request.prev_kv))
     }
@@ -53,6 +60,8 @@ impl Store {
         &mut self,
         request: &DeleteRangeRequest,
     ) -> Result<(i64, Vec<metastore_engine::Row>), HaltCause> {
+        self.work.deletes += 1;
+        self.work.reads += u64::from(request.prev_kv);
         let mut previous = Vec::new();
         let engine = self.engine.as_ref();
         let mut deleted = |row: &metastore_engine::Row| {
@@ -77,6 +86,11 @@ impl Store {
         let CompactionRequest { revision, physical } = *request;
         Ok(self.mvcc.compact(revision)?.map(|()| Reply::Compact { revision, physical }))
     }
+}
+
+/// Whether etcd reads the key before it puts it.
+pub(super) fn reads_before(request: &PutRequest) -> bool {
+    request.prev_kv || request.ignore_value || request.ignore_lease
 }
 
 /// The query that a request describes. Unknown sort orders and targets, which the API refuses, count as the defaults.

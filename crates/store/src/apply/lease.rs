@@ -29,6 +29,7 @@ impl Store {
         if let Some((key, row)) = self.leases.row(id) {
             self.engine.put(Table::Lease, &key, &row)?;
         }
+        self.work.granted_s = Some(ttl_s);
         Ok(Ok(Reply::LeaseGrant { id, ttl_s }))
     }
 
@@ -40,11 +41,13 @@ impl Store {
         }
         for key in keys::keys_of(self.engine.as_ref(), id)? {
             self.mvcc.delete(&key)?;
+            self.work.deletes += 1;
             if !metastore_mutants::on(Mutant::LeaseKeysSurvive) {
                 keys::detach(self.engine.as_ref(), id, &key)?;
             }
         }
         self.engine.delete(Table::Lease, &Leases::row_key(id))?;
+        self.work.lease_revoked = true;
         Ok(Ok(Reply::LeaseRevoke { id }))
     }
 

@@ -13,9 +13,11 @@ mod kv;
 mod lease;
 mod old_request;
 mod txn;
+mod work;
 
 pub use check::check_command;
 pub use kv::range_query;
+pub use work::Work;
 
 use std::sync::Arc;
 
@@ -152,6 +154,7 @@ impl Store {
         }
         let command = Command::decode(data).map_err(|error| halt_on_bytes(index, error))?;
         let (id, kind) = (command.id, command.kind);
+        self.work = Work::default();
         let reply = self.apply_command(command).map_err(|cause| Halt { index, what: format!("{kind:?}"), cause })?;
         let mut changes = self.mvcc.end();
         let revision = self.mvcc.current();

@@ -14,18 +14,24 @@ use metastore_proto::etcdserverpb::request_op::Request;
 use metastore_proto::etcdserverpb::{Compare, TxnRequest};
 
 use super::flat_txn::{FlatTxn, Op};
+use super::kv::reads_before;
 use super::{Applying, HaltCause, OpReply, Reply, TxnReply, range_query};
-use crate::Store;
 use crate::mvcc::row::KeyValue;
 use crate::mvcc::{ReadError, View};
+use crate::{Refusal, Store};
 
 impl Store {
     pub(super) fn txn(&mut self, txn: &FlatTxn) -> Applying<Reply> {
-        let taken = choose(self.view(), txn)?;
+        let (taken, compared) = choose(self.view(), txn)?;
+        self.work.checks = compared;
         for op in txn.ops_taken(&taken) {
             let checked = match op {
                 Op::Range(range) => self.mvcc.readable_in_txn(range.revision).map(|_| ()),
-                Op::Put(put) => self.check_put(put)?,
+                Op::Put(put) => {
+                    let checked = self.check_put(put)?;
+                    self.work.checks += u64::from(reads_before(put) && checked != Err(Refusal::LeaseNotFound));
+                    checked
+                }
                 Op::DeleteRange(_) | Op::Txn(_) => Ok(()),
             };
             if let Err(refusal) = checked {
@@ -63,6 +69,7 @@ impl Store {
     fn execute(&mut self, op: &Op, first: bool) -> Result<OpReply, HaltCause> {
         Ok(match op {
             Op::Range(range) => {
+                self.work.ranges += 1;
                 let query = range_query(range);
                 let at = if query.revision <= 0 { i64::MAX } else { query.revision };
                 let reply = self.view().range_visible(&query, at, self.mvcc.seen());
@@ -89,12 +96,13 @@ impl View {
     /// hold only ranges.
     ///
     /// # Errors
-    /// As [`View::range`]. The result holds the revision that was read, and the reply.
-    pub fn read_txn(&self, request: &TxnRequest) -> Result<(i64, TxnReply), ReadError> {
+    /// As [`View::range`]. The result holds the revision that was read, the reply, and how many comparisons and ranges
+    /// were evaluated.
+    pub fn read_txn(&self, request: &TxnRequest) -> Result<(i64, TxnReply, u64), ReadError> {
         loop {
             let current = self.revision();
             let Ok(_pin) = self.pin(current) else { continue };
-            let succeeded = all_hold(self, &request.compare, current).map_err(engine_error)?;
+            let (succeeded, compared) = all_hold(self, &request.compare, current).map_err(engine_error)?;
             let mut ops = Vec::new();
             for op in if succeeded { &request.success } else { &request.failure } {
                 if let Some(Request::RequestRange(range)) = &op.request {
@@ -104,7 +112,8 @@ impl View {
                     ops.push(OpReply::Range(self.range_visible(&query, at, current)?));
                 }
             }
-            return Ok((current, TxnReply { succeeded, ops }));
+            let reads = compared + ops.len() as u64;
+            return Ok((current, TxnReply { succeeded, ops }, reads));
         }
     }
 }
@@ -123,26 +132,29 @@ fn unreadable(error: ReadError) -> HaltCause {
     }
 }
 
-/// The branch that each transaction takes, by number; only for those that are executed.
-fn choose(view: &View, txn: &FlatTxn) -> Result<Vec<bool>, HaltCause> {
-    let mut taken = vec![false; txn.levels().len()];
+/// The branch that each transaction takes, by number, only for those that are executed; and how many comparisons were
+/// evaluated.
+fn choose(view: &View, txn: &FlatTxn) -> Result<(Vec<bool>, u64), HaltCause> {
+    let (mut taken, mut compared) = (vec![false; txn.levels().len()], 0);
     let mut open = vec![0];
     while let Some(number) = open.pop() {
         let level = txn.level(number);
-        taken[number] = all_hold(view, &level.compare, i64::MAX)?;
+        let (succeeded, more) = all_hold(view, &level.compare, i64::MAX)?;
+        (taken[number], compared) = (succeeded, compared + more);
         let nested = level.branch(taken[number]).iter();
         open.extend(nested.filter_map(|op| if let Op::Txn(number) = op { Some(*number) } else { None }));
     }
-    Ok(taken)
+    Ok((taken, compared))
 }
 
-fn all_hold(view: &View, compares: &[Compare], at: i64) -> Result<bool, HaltCause> {
-    for compare in compares {
+/// Whether all comparisons hold, and how many were evaluated: none after the first that does not hold.
+fn all_hold(view: &View, compares: &[Compare], at: i64) -> Result<(bool, u64), HaltCause> {
+    for (before, compare) in (0..).zip(compares) {
         if !holds(view, compare, at)? {
-            return Ok(false);
+            return Ok((false, before + 1));
         }
     }
-    Ok(true)
+    Ok((true, compares.len() as u64))
 }
 
 /// Whether a comparison holds for its key, or for every key of its range. For a key that does not exist, all numbers

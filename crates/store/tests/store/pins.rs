@@ -138,7 +138,7 @@ fn readers_wait_for_no_batch_that_compacts() {
         let view = store.view().clone();
         let answers = in_time(move || {
             let range: RangeReply = view.range(&ALL).unwrap();
-            let (_, txn) = view.read_txn(&read_txn(0)).unwrap();
+            let (_, txn, _) = view.read_txn(&read_txn(0)).unwrap();
             let hash: HashKv = view.hash_kv(0).unwrap();
             (range, txn.succeeded, hash)
         });

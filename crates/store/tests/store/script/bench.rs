@@ -151,7 +151,7 @@ impl Bench {
                 Err(error) => trace::unread(&error),
             },
             "read_txn" => match view.read_txn(&request::txn(words)?) {
-                Ok((revision, reply)) => trace::txn_read(revision, &reply),
+                Ok((revision, reply, _)) => trace::txn_read(revision, &reply),
                 Err(error) => trace::unread(&error),
             },
             "hash_kv" => match view.hash_kv(words.first().map_or(Ok(0), |word| number(word))?) {
