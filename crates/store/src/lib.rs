@@ -27,6 +27,7 @@
 mod alarms;
 pub mod apply;
 mod auth;
+mod etcd_url;
 pub mod lease;
 mod member_change;
 mod members;
@@ -41,6 +42,7 @@ pub use alarms::Alarms;
 pub use apply::command;
 pub use apply::{Halt, HaltCause, OpReply, Outcome, Reply, TxnReply, Work, check_command};
 pub use auth::Auth;
+pub use etcd_url::EtcdUrl;
 pub use member_change::{MemberChange, check_change};
 pub use members::{Member, Members};
 pub use refusal::Refusal;

@@ -6,6 +6,7 @@
 use metastore_proto::raftpb::{self, ConfChangeType};
 use serde::Deserialize;
 
+use crate::etcd_url::EtcdUrl;
 use crate::members::{Member, Members};
 use crate::refusal::Refusal;
 
@@ -40,10 +41,19 @@ pub fn check_change(change: &raftpb::ConfChange) -> Result<(), String> {
     let id = change.node_id();
     match kind(change)? {
         ConfChangeType::ConfChangeRemoveNode => Ok(()),
-        ConfChangeType::ConfChangeUpdateNode => described(id, &read(change)?),
+        ConfChangeType::ConfChangeUpdateNode => {
+            let context = read(change)?;
+            described(id, &context)?;
+            reachable(&context.member)
+        }
         kind @ (ConfChangeType::ConfChangeAddNode | ConfChangeType::ConfChangeAddLearnerNode) => {
             let context = read(change)?;
-            if context.is_promote { described(id, &context) } else { added(id, &context) }?;
+            if context.is_promote {
+                described(id, &context)?;
+            } else {
+                added(id, &context)?;
+                reachable(&context.member)?;
+            }
             let learner = kind == ConfChangeType::ConfChangeAddLearnerNode;
             if context.is_promote && learner || !context.is_promote && learner != context.member.is_learner {
                 return Err(format!("a change of member {id:x} that adds a voter and a learner"));
@@ -152,6 +162,15 @@ fn added(id: u64, context: &Context) -> Result<(), String> {
     described(id, context)
 }
 
+/// The member must have peer URLs, and etcd's parser must take each. Only a new change is checked: one in the log is
+/// applied as it is.
+fn reachable(member: &Member) -> Result<(), String> {
+    if member.peer_urls.is_empty() {
+        return Err(format!("a change of member {:x} without peer URLs", member.id));
+    }
+    member.peer_urls.iter().try_for_each(|url| EtcdUrl::parse(url).map(drop))
+}
+
 /// The JSON must be about the member that the change names.
 fn described(id: u64, context: &Context) -> Result<(), String> {
     let described = context.member.id;
@@ -159,4 +178,35 @@ fn described(id: u64, context: &Context) -> Result<(), String> {
         return Ok(());
     }
     Err(format!("a change of member {id:x} with the description of member {described:x}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ADD: ConfChangeType = ConfChangeType::ConfChangeAddNode;
+    const UPDATE: ConfChangeType = ConfChangeType::ConfChangeUpdateNode;
+
+    fn change(kind: ConfChangeType, json: &str) -> raftpb::ConfChange {
+        let (kind, context) = (Some(kind.into()), Some(json.to_owned().into()));
+        raftpb::ConfChange { r#type: kind, node_id: Some(7), id: Some(9), context }
+    }
+
+    #[test]
+    fn a_new_change_has_peer_urls_that_etcd_takes() {
+        for kind in [ADD, UPDATE] {
+            let checked = |urls| check_change(&change(kind, &format!(r#"{{"id":7,"peerURLs":{urls}}}"#)));
+            assert_eq!(checked(r#"["http://a:1","https://a:99999?x"]"#), Ok(()), "{kind:?}");
+            assert!(checked(r#"["http://a:1","http://[::1:1"]"#).unwrap_err().contains("host is invalid"), "{kind:?}");
+            assert!(checked("[]").unwrap_err().contains("without peer URLs"), "{kind:?}");
+        }
+        assert_eq!(check_change(&change(ADD, r#"{"id":7,"isPromote":true}"#)), Ok(()), "a promotion has no URLs");
+    }
+
+    #[test]
+    fn a_change_in_the_log_is_applied_with_any_peer_urls() {
+        let add = change(ADD, r#"{"id":7,"peerURLs":["http://a b:1"]}"#);
+        let checked = Members::default().check(&add, 1).unwrap().unwrap();
+        assert!(matches!(checked, MemberChange::Add(member) if member.peer_urls == ["http://a b:1"]));
+    }
 }

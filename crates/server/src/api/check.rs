@@ -42,8 +42,8 @@ const MAX_PEER_URLS: usize = 64;
 /// The most bytes of one peer URL. Host names have at most 253.
 const MAX_PEER_URL_BYTES: usize = 1024;
 
-/// The peer URLs of a member that is added or updated, sorted as etcd sorts them. A URL that asks for TLS could not be
-/// reached, and is refused like a malformed one.
+/// The peer URLs of a member that is added or updated, sorted as etcd sorts them. A URL that this member could not dial,
+/// because it asks for TLS, for example, is refused like a malformed one.
 pub fn peer_urls(urls: &[String]) -> Result<Vec<String>, Status> {
     let longest = urls.iter().map(String::len).max().unwrap_or_default();
     if urls.len() > MAX_PEER_URLS || longest > MAX_PEER_URL_BYTES {
@@ -56,13 +56,13 @@ pub fn peer_urls(urls: &[String]) -> Result<Vec<String>, Status> {
         );
         return Err(errors::member_bad_urls());
     }
-    let mut urls: Vec<_> = urls.iter().map(|url| url.trim().to_owned()).collect();
-    urls.sort_unstable();
-    let bad = urls.iter().find_map(|text| url::parse(text).err());
-    if let Some(error) = &bad {
+    let parsed: Result<Vec<_>, _> = urls.iter().map(|text| url::parse(text).map(|url| url.text)).collect();
+    let mut urls = parsed.map_err(|error| {
         seldom!(warn, (), error = %error, "refused the peer URLs of a member");
-    }
-    if bad.is_some() || urls.is_empty() { Err(errors::member_bad_urls()) } else { Ok(urls) }
+        errors::member_bad_urls()
+    })?;
+    urls.sort_unstable();
+    if urls.is_empty() { Err(errors::member_bad_urls()) } else { Ok(urls) }
 }
 
 pub fn txn(request: &TxnRequest, max_ops: usize) -> Result<(), Status> {
@@ -386,8 +386,16 @@ mod tests {
             let urls: Vec<_> = urls.iter().map(|url| (*url).to_owned()).collect();
             peer_urls(&urls).map_err(|status| status.message.into_owned())
         };
-        assert_eq!(checked(&["http://b:1 ", "http://a:2"]), Ok(vec!["http://a:2".into(), "http://b:1".into()]));
-        for bad in [&[][..], &[""], &["http://a:1", "a:1"], &["http://a"], &["http://a:1/x"], &["https://a:1"]] {
+        assert_eq!(checked(&["HTTP://b:1 ", "http://a:2"]), Ok(vec!["http://a:2".into(), "http://b:1".into()]));
+        for bad in [
+            &[][..],
+            &[""],
+            &["http://a:1", "a:1"],
+            &["http://a"],
+            &["http://a:1/x"],
+            &["https://a:1"],
+            &["http://[::1:1"],
+        ] {
             assert_eq!(checked(bad), Err("etcdserver: given member URLs are invalid".into()), "{bad:?}");
         }
         let long = format!("http://{}:1", "a".repeat(MAX_PEER_URL_BYTES));

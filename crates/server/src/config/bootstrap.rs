@@ -99,10 +99,10 @@ fn parse(text: &str) -> Result<Vec<InitialMember>, String> {
     let mut members: Vec<InitialMember> = Vec::new();
     for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
         let (name, url) = part.split_once('=').ok_or_else(|| format!("--initial-cluster: {part:?} is not name=URL"))?;
-        super::url::parse(url).map_err(|error| format!("--initial-cluster: {error}"))?;
+        let url = super::url::parse(url).map_err(|error| format!("--initial-cluster: {error}"))?.text;
         match members.iter_mut().find(|member| member.name == name) {
-            Some(member) => member.peer_urls.push(url.to_owned()),
-            None => members.push(InitialMember { name: name.to_owned(), peer_urls: vec![url.to_owned()] }),
+            Some(member) => member.peer_urls.push(url),
+            None => members.push(InitialMember { name: name.to_owned(), peer_urls: vec![url] }),
         }
     }
     for member in &mut members {

@@ -3,6 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use metastore_store::EtcdUrl;
+
 use crate::io::listen::Address;
 
 /// A URL as it was given, and where it points.
@@ -25,30 +27,35 @@ pub fn parse_list(flag: &str, text: &str) -> Result<Vec<Url>, String> {
     text.split(',').map(|url| parse(url.trim()).map_err(|error| format!("--{flag}: {error}"))).collect()
 }
 
-/// One URL: `http://host:port` or `unix://path`, nothing after it.
+/// One URL, `http://host:port` or `unix://path`. It is refused if etcd refuses it, and if this member could not use it
+/// as etcd would.
 pub fn parse(text: &str) -> Result<Url, String> {
-    let (scheme, rest) = match text.split_once("://") {
-        Some(("http", rest)) => (Scheme::Http, rest),
-        Some(("unix", rest)) => (Scheme::Unix, rest),
-        Some(("https" | "unixs", _)) => {
-            return Err(format!("{text:?} asks for TLS, which is not available yet; use http:// or unix://"));
-        }
-        _ => return Err(format!("URL scheme must be http, https, unix, or unixs: {text}")),
+    let text = text.trim();
+    let EtcdUrl { scheme, user, host, port, path } = EtcdUrl::parse(text)?;
+    let rest = &text[scheme.len()..];
+    let scheme = match scheme.to_ascii_lowercase().as_str() {
+        "http" => Scheme::Http,
+        "unix" => Scheme::Unix,
+        _ => return Err(format!("{text:?} asks for TLS, which is not available yet; use http:// or unix://")),
     };
+    if user.is_some() {
+        return Err(format!("URL must not name a user: {text:?}"));
+    }
     if scheme == Scheme::Unix {
-        if rest.is_empty() {
-            return Err(format!("unix URL without a path: {text}"));
-        }
-        return Ok(Url { text: text.to_owned(), host: rest.to_owned(), port: None, scheme });
+        return match format!("{host}{path}") {
+            path if path.is_empty() => Err(format!("unix URL without a path: {text:?}")),
+            path if path.contains('%') => Err(format!("unix URL with an escape in its path: {text:?}")),
+            host => Ok(Url { text: format!("unix{rest}"), host, port: None, scheme }),
+        };
     }
-    if let Some(path) = rest.find(['/', '?', '#']) {
-        return Err(format!("URL must not contain a path: {text} (remove {:?})", &rest[path..]));
+    // etcd records other characters as escapes, and would make another member id of the URL.
+    if !text.bytes().all(|byte| byte.is_ascii_graphic()) || host.replace("%25", "").contains('%') {
+        return Err(format!("URL must have no characters outside ASCII, and no escapes in its host: {text:?}"));
     }
-    let missing = || format!("URL address does not have the form \"host:port\": {text}");
-    let (host, port) = rest.rsplit_once(':').ok_or_else(missing)?;
-    let port = port.parse().map_err(|_| missing())?;
+    let port = port.parse().map_err(|_| format!("URL port must be a number from 0 to 65535: {text:?}"))?;
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    Ok(Url { text: text.to_owned(), host: host.to_owned(), port: Some(port), scheme })
+    // The escape of a percent sign comes before the zone of an IPv6 address.
+    Ok(Url { text: format!("http{rest}"), host: host.replacen("%25", "%", 1), port: Some(port), scheme })
 }
 
 impl Url {
@@ -72,16 +79,31 @@ mod tests {
         let bind = |text| parse(text).unwrap().bind_address();
         assert_eq!(bind("http://localhost:2379"), Ok(Address::Tcp("127.0.0.1:2379".parse().unwrap())));
         assert_eq!(bind("http://[::1]:0"), Ok(Address::Tcp("[::1]:0".parse().unwrap())));
-        assert_eq!(bind("unix://localhost:m1"), Ok(Address::Unix("localhost:m1".into())));
+        assert_eq!(bind("unix://localhost:1"), Ok(Address::Unix("localhost:1".into())));
         assert_eq!(bind("http://example.com:1").unwrap_err(), "expected IP in URL for binding (http://example.com:1)");
         assert_eq!(bind("http://:1").unwrap_err(), "expected IP in URL for binding (http://:1)");
+    }
+
+    #[test]
+    fn the_text_is_the_one_that_etcd_records() {
+        let text = |text| parse(text).map(|url| url.text).ok();
+        assert_eq!(text(" HTTP://a:1?x#y "), Some("http://a:1?x#y".into()));
+        assert_eq!(text("Unix:/a/b"), Some("unix:/a/b".into()));
+        for other in ["http://é:1", "http://%C3%A9:1", "http://a:1?é", "http://u@a:1", "unix:///a%20b", "unix:a"] {
+            assert_eq!(text(other), None, "{other}");
+        }
+        for not_dialed in ["https://a:1", "unixs://a", "http://a:", "http://a:65536", "unix://"] {
+            assert!(EtcdUrl::parse(not_dialed).is_ok() && parse(not_dialed).is_err(), "{not_dialed}");
+        }
+        assert_eq!(parse("http://[fe80::1%25en0]:1").unwrap().host, "fe80::1%en0");
+        assert_eq!(parse("unix://a/b?x").unwrap().host, "a/b");
     }
 
     #[test]
     fn what_is_no_url_is_named() {
         assert!(parse("127.0.0.1:2379").unwrap_err().starts_with("URL scheme must be http, https, unix, or unixs"));
         assert!(parse("http://a").unwrap_err().contains("host:port"));
-        assert!(parse("http://a:99999").unwrap_err().contains("host:port"));
+        assert!(parse("http://a:99999").unwrap_err().contains("port must be a number"));
         assert!(parse("http://a:1/x").unwrap_err().contains("must not contain a path"));
         assert!(parse("https://a:1").unwrap_err().contains("TLS"));
         assert!(parse_list("listen-peer-urls", "http://a:1,x").unwrap_err().starts_with("--listen-peer-urls: "));

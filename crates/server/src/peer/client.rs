@@ -95,6 +95,7 @@ pub(super) fn new_request<B>(url: &Url, method: Method, path: &str, headers: Hea
     *request.uri_mut() = path.parse().unwrap_or_else(|error| panic!("no path to ask a peer for: {path:?}: {error}"));
     *request.headers_mut() = headers;
     let host = url.text.split_once("://").map_or("", |(_, rest)| rest);
+    let host = host.split_once(['?', '#']).map_or(host, |(host, _)| host);
     let host = HeaderValue::from_str(host).unwrap_or(HeaderValue::from_static("localhost"));
     request.headers_mut().insert(HOST, host);
     request
