@@ -2,6 +2,7 @@
 
 mod dependencies;
 pub mod files;
+mod lines;
 mod links;
 mod sizes;
 mod words;
@@ -32,6 +33,7 @@ pub fn run(root: &Path) -> Result<String, String> {
     findings.extend(tree.dead());
     findings.extend(words::check(&tree));
     findings.extend(sizes::check(&tree));
+    findings.extend(lines::check(root, &tree)?);
     findings.extend(links::check(root, &tree)?);
     match findings.len() {
         0 => Ok(format!("tidy: {} files, nothing found", tree.files.len())),
