@@ -68,7 +68,10 @@ impl Tools {
         ];
         let directory = places.into_iter().find(|place| place.join("llvm-cov").is_file());
         let directory = directory.ok_or_else(|| {
-            format!("coverage needs llvm-cov {major}, as rustc's LLVM: apt-get install llvm-{major}, or rustup component add llvm-tools")
+            format!(
+                "coverage needs llvm-cov {major}, as rustc's LLVM: apt-get install llvm-{major}, or rustup \
+                component add llvm-tools"
+            )
         })?;
         Ok(Self { directory })
     }

@@ -81,19 +81,23 @@ mutants! {
     ApplyTwiceAfterRestart = 3, "apply-twice-after-restart", "state machine safety, revisions, linearizable";
     /// Consensus counts a member that joins as a learner as a voter. Breaks: a learner has no vote and is not part of a
     /// quorum.
-    LearnerVotes = 4, "learner-votes", "membership: voters are the members that are no learners; progress without the learner";
+    LearnerVotes = 4, "learner-votes", "membership: voters are the members that are no learners; progress without the \
+        learner";
     /// Consensus is not informed that a member was removed. Breaks: a removed member is not part of a quorum.
-    RemovedMemberVotes = 5, "removed-member-votes", "membership: voters are the members that are no learners; progress without it";
+    RemovedMemberVotes = 5, "removed-member-votes", "membership: voters are the members that are no learners; \
+        progress without it";
     /// The promotion of a learner is not recorded in the voters that the state and snapshots name. Breaks: a restart
     /// finds the same voters as before.
     PromotionForgotten = 6, "promotion-forgotten", "membership: voters are the members that are no learners";
     /// A proposal is appended to the log twice. Breaks: a request takes effect once.
     ProposedTwice = 7, "proposed-twice", "linearizable, revisions";
     /// After a failed sync the log continues as if the sync had succeeded. Breaks: a failed sync is final.
-    FailedSyncIgnored = 8, "failed-sync-ignored", "a member whose sync failed stops; acknowledged, linearizable, proof of a lost log";
+    FailedSyncIgnored = 8, "failed-sync-ignored", "a member whose sync failed stops; acknowledged, linearizable, \
+        proof of a lost log";
     /// Bytes in the log's last segment that do not verify are cut off as a torn write, without a check whether they are
     /// damage. Breaks: damage is refused. Needs bits that flip in the last segment.
-    DamageTakenForTear = 9, "damage-taken-for-tear", "damage in a closed batch is refused; acknowledged, leader completeness";
+    DamageTakenForTear = 9, "damage-taken-for-tear", "damage in a closed batch is refused; acknowledged, leader \
+        completeness";
     /// A start drops the last entry of the log as a torn write, unless the log says that it is committed. Breaks: a
     /// promised entry is not dropped as if it were an unfinished write.
     LogCutTooMuch = 10, "log-cut-too-much", "acknowledged, linearizable, leader completeness; proof of a lost log";
@@ -175,7 +179,8 @@ mutants! {
     /// A start relies on the entries that it reads from the log, and does not make them durable first. Breaks: promises
     /// are durable. Needs a member that is killed between a write and its sync, starts, votes or confirms entries, and
     /// then loses power.
-    FoundLogNotSynced = 31, "found-log-not-synced", "election safety, acknowledged, leader completeness; proof of a lost log";
+    FoundLogNotSynced = 31, "found-log-not-synced", "election safety, acknowledged, leader completeness; proof of a \
+        lost log";
 
     // ---- work in several steps ----
 

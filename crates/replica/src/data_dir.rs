@@ -197,14 +197,16 @@ impl DataDir {
         }
         let has_state = !states.is_empty() || self.disk.exists(&self.paths.engine())?;
         if !has_log && (identity.is_some() || has_state) {
-            let why = "the directory of the log is empty, but this member has state: acknowledged writes would be lost. \
+            let why = "the directory of the log is empty, but this member has state: acknowledged writes would be \
+                lost. \
                        Mount or name the right directory (--wal-dir), or remove the data directory to start afresh";
             return Err(OpenError::refused(&wal, why));
         }
         match identity {
             Some(found) if found.engine != engine => {
                 let why = format!(
-                    "written by engine {:?}, but --engine is {engine:?}; start with --engine {}, or convert the stopped \
+                    "written by engine {:?}, but --engine is {engine:?}; start with --engine {}, or convert the \
+                        stopped \
                      member: {}",
                     found.engine,
                     found.engine,
@@ -304,7 +306,8 @@ impl DataDir {
         }
         let other = if recorded { "the state is that" } else { "there is no state, and the settings are those" };
         let why = format!(
-            "the log is that of member {} of cluster {}, but {other} of member {} of cluster {}; mount or name the right \
+            "the log is that of member {} of cluster {}, but {other} of member {} of cluster {}; mount or name the \
+                right \
              directories (--data-dir, --wal-dir)",
             log.member_id, log.cluster_id, own.member_id, own.cluster_id
         );

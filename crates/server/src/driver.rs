@@ -1,9 +1,9 @@
 //! The engine thread: it takes events from the one queue into the member, and alone drives the replica.
 //!
 //! ```text
-//!   workers ── Event ──▶ Inbox ──▶ Driver { Replica, LeaseKeeper } ──▶ Mail ──▶ each worker's mailbox
-//!                                     │                            (answers and events of a whole commit group: one wake)
-//!                                     └──▶ Shared (term, leader, ...), read by every request without a lock
+//! workers ── Event ──▶ Inbox ──▶ Driver { Replica, LeaseKeeper } ──▶ Mail ──▶ each worker's mailbox
+//!                                   │                            (answers, events of a whole commit group: one wake)
+//!                                   └──▶ Shared (term, leader, ...), read by every request without a lock
 //! ```
 //!
 //! It takes all events that have arrived, proposes them, lets the replica write and sync once, applies, and answers in
@@ -61,7 +61,8 @@ const WAITING: usize = 256 << 10;
 /// At most this many reads wait for a read-index round; further ones are answered `NoRoom`. The reads of one I/O thread
 /// share one.
 const READING: usize = 64 << 10;
-/// At most this many clients wait for the end of a compaction, as long as they like; further ones are answered `NoRoom`.
+/// At most this many clients wait for the end of a compaction, as long as they like; further ones are answered
+/// `NoRoom`.
 const COMPACTING: usize = 64 << 10;
 /// The pause before dropping old versions is tried again while a reader holds them.
 const COMPACTION_RETRY: Duration = Duration::from_millis(10);
@@ -477,7 +478,8 @@ impl Driver {
             tracing::error!(
                 index = entry.index,
                 term = entry.term,
-                "passed over an entry of the log, because --unsafe-skip-entry names it or named it; every member must pass over it"
+                "passed over an entry of the log, because --unsafe-skip-entry names it or named it; every member must \
+                    pass over it"
             );
         }
         for id in output.readable.drain(..) {

@@ -275,7 +275,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// What is logged from this level on, line by line.
+    /// The log lines from this level on.
     pub(crate) fn lines(level: Level, log: impl FnOnce()) -> Vec<Value> {
         let shared = Shared::default();
         let sinks = vec![Sink::Writer(Mutex::new(Box::new(shared.clone())))];

@@ -66,7 +66,8 @@ fn run(config: &Config, notes: &Notes) -> u8 {
         Ok(running) => running,
         // As in etcd, a success: a service manager that restarts failed processes would start it again and again.
         Err(error) if error.is_removal() => {
-            tracing::error!(error = %error, "this member is no member of its cluster any more; remove its data directory");
+            tracing::error!(error = %error, "this member is no member of its cluster any more; remove its data \
+                directory");
             return signals::SUCCESS;
         }
         Err(error) => {

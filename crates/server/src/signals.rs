@@ -32,7 +32,8 @@ pub fn serve_until_told(running: Running, manager: &Notifier) -> u8 {
         }
         // As in etcd, a success: a service manager that restarts failed processes would start it again and again.
         Ok(End::Removed) => {
-            tracing::error!(error = %Fatal::Removed, "this member is no member of its cluster any more; remove its data directory");
+            tracing::error!(error = %Fatal::Removed, "this member is no member of its cluster any more; remove its \
+                data directory");
             running.stop();
             SUCCESS
         }

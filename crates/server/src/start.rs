@@ -101,7 +101,8 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
         engine = config.engine.name(), "snapshot-count" = config.snapshot_count,
         "snapshot-catchup-entries" = config.snapshot_catchup_entries,
         "heartbeat-interval" = %format!("{}ms", config.heartbeat_ms),
-        "election-timeout" = %format!("{}ms", config.election_ms), "listen-client-urls" = %texts(&config.listen_client_urls),
+        "election-timeout" = %format!("{}ms", config.election_ms),
+        "listen-client-urls" = %texts(&config.listen_client_urls),
         "listen-peer-urls" = %texts(&config.listen_peer_urls), "initial-cluster" = %config.initial_cluster,
         "starting an etcd server"
     );

@@ -30,7 +30,8 @@ pub async fn watch(shared: Arc<Shared>, interval: Duration, patience: Duration) 
             seldom!(
                 CHANGES: warn, shared.member_id,
                 took = ?(now - since), "expected-duration" = ?patience,
-                "the engine thread is held up, perhaps by a disk that hangs; until it goes on this member knows no leader"
+                "the engine thread is held up, perhaps by a disk that hangs; until it goes on this member knows no \
+                    leader"
             );
         }
     }

@@ -62,7 +62,8 @@ fn run(seeds: Seeds, plan: &Plan, counts: bool, arguments: &[String]) -> ExitCod
 fn last_line(summary: &Summary) -> String {
     let counts = &summary.counts;
     format!(
-        "seeds {}, failures {}, seeds/min {:.0}, operations {}, faults {}, elections {}, snapshots sent {}, unknown outcomes {}",
+        "seeds {}, failures {}, seeds/min {:.0}, operations {}, faults {}, elections {}, snapshots sent {}, unknown \
+            outcomes {}",
         summary.seeds,
         summary.failures.len(),
         summary.seeds_per_minute(),

@@ -20,7 +20,8 @@ fn run(engines: &'static [Engine], count: u64) -> Summary {
     let failed: Vec<_> = summary.failures.iter().map(|failure| format!("{}: {}", failure.seed, failure.what)).collect();
     assert!(
         failed.is_empty(),
-        "seeds fail; play one again: cargo run --release -p metastore-sim -- --engine {} --seeds 1 --trace --first-seed N\n{}",
+        "seeds fail; play one again: cargo run --release -p metastore-sim -- --engine {} --seeds 1 --trace \
+            --first-seed N\n{}",
         if engines == MIXED { "mixed" } else { engines[0].name() },
         failed.join("\n")
     );

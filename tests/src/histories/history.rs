@@ -87,7 +87,8 @@ impl History {
         let of = |is: fn(&Operation) -> bool| self.operations.iter().filter(|operation| is(operation)).count();
         let watches = || self.chains.iter().flatten();
         format!(
-            "seed {}: {} answered and {} unknown requests, {} compactions, {} leases, {} revisions; {} watches heard {} events; \
+            "seed {}: {} answered and {} unknown requests, {} compactions, {} leases, {} revisions; {} watches heard \
+                {} events; \
              {} states of others taken up since the last starts",
             self.seed,
             of(|operation| operation.returned.is_some()),

@@ -1,18 +1,21 @@
 //! The steps. `$lease` stands for the id of the lease that was granted last.
 
+/// The arguments of a command.
+type Words = &'static [&'static str];
+
 /// One step with etcdctl.
 #[derive(Debug)]
 pub enum Step {
     /// Runs a command to its end.
-    Run(&'static [&'static str]),
+    Run(Words),
     /// The same, with text on the command's stdin.
-    Feed(&'static [&'static str], &'static str),
+    Feed(Words, &'static str),
     /// Starts a command that does not end by itself, waits for `lines` lines, runs `then`, waits for `more` lines, and
     /// ends the command with SIGINT.
-    Background { command: &'static [&'static str], lines: usize, then: &'static [&'static [&'static str]], more: usize },
+    Background { command: Words, lines: usize, then: &'static [Words], more: usize },
     /// Interactive watch: types the command, requests progress until it is reported, runs `then`, and
     /// waits for `more` lines.
-    Watch { typed: &'static str, then: &'static [&'static [&'static str]], more: usize },
+    Watch { typed: &'static str, then: &'static [Words], more: usize },
 }
 
 use Step::{Background, Feed, Run, Watch};

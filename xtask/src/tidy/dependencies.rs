@@ -132,7 +132,9 @@ mod tests {
         json!({
             "workspace_members": [name, "metastore-server"],
             "packages": [
-                package(name, json!([{"name": used, "kind": kind}])), package(used, json!([])), package(behind, json!([])),
+                package(name, json!([{"name": used, "kind": kind}])),
+            package(used, json!([])),
+            package(behind, json!([])),
             ],
             "resolve": {"nodes": [
                 {"id": name, "deps": [edge(used, kind)]},

@@ -27,8 +27,9 @@ pub fn check(root: &Path, tree: &Tree) -> Result<Vec<Finding>, String> {
     Ok(findings)
 }
 
+/// A raw string cannot be broken; nor can a URL.
 fn in_rust(path: &Path, text: &str) -> Vec<Finding> {
-    let mut findings = too_wide(path, text, |line| line.contains("://"));
+    let mut findings = too_wide(path, text, |line| line.contains("://") || line.contains("r#"));
     for (number, line) in text.lines().enumerate() {
         let Some(comment) = line.trim_start().strip_prefix("//") else { continue };
         let first = comment.trim_start_matches(['/', '!']).split_whitespace().next().unwrap_or_default();
@@ -40,9 +41,9 @@ fn in_rust(path: &Path, text: &str) -> Vec<Finding> {
     findings
 }
 
-/// Rows of tables and lines with URLs may be wider.
+/// Rows of tables, single words and lines with URLs may be wider.
 fn in_markdown(path: &Path, text: &str) -> Vec<Finding> {
-    too_wide(path, text, |line| line.starts_with('|') || line.contains("://"))
+    too_wide(path, text, |line| line.starts_with('|') || line.contains("://") || !line.trim().contains(' '))
 }
 
 fn too_wide(path: &Path, text: &str, may_be: impl Fn(&str) -> bool) -> Vec<Finding> {
@@ -71,6 +72,6 @@ mod tests {
         let (fits, wide) = ("ü".repeat(120), "x".repeat(121));
         assert!(in_rust(Path::new("a.rs"), &fits).is_empty() && in_markdown(Path::new("a.md"), &fits).is_empty());
         assert_eq!(in_rust(Path::new("a.rs"), &wide).len(), 1);
-        assert_eq!(in_markdown(Path::new("a.md"), &format!("{wide}\n|{wide}\nhttps://{wide}")).len(), 1);
+        assert_eq!(in_markdown(Path::new("a.md"), &format!("{wide} x\n|{wide} x\n{wide}\nhttps://{wide} x")).len(), 1);
     }
 }

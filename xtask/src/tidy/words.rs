@@ -76,7 +76,8 @@ fn repeatable(tree: &Tree) -> Vec<Finding> {
         let allowed = SAID_ONCE.iter().find(|(once, ..)| file == Path::new(once)).map_or(0, |(_, count, _)| *count);
         if lines.len() != allowed {
             let what = format!(
-                "log lines {lines:?}, and {allowed} may stand here without `seldom!`: a line that others can repeat needs it"
+                "log lines {lines:?}, and {allowed} may stand here without `seldom!`: a line that others can repeat \
+                    needs it"
             );
             findings.push(Finding::new(path.display(), what));
         }
@@ -126,7 +127,8 @@ mod tests {
 
     #[test]
     fn the_world_is_found_in_pure_code_only() {
-        let text = "use std::time::Instant; // Instant\nfn a() { std::fs::read(\"std::net\") }\nuse std::collections::HashMap;\n\
+        let text = "use std::time::Instant; // Instant\nfn a() { std::fs::read(\"std::net\") }\nuse \
+            std::collections::HashMap;\n\
                     #[cfg(test)]\nmod tests { use std::thread; }";
         let places = |path| {
             let found = impure(&tree(&[(path, text)]));

@@ -92,7 +92,8 @@ fn leader_contradicts<T: Storage>(raft: &Raft<T>, message: &Message) -> Option<S
     if let Some((index, term)) = positions.into_iter().find(|(index, term)| other(*index, *term)) {
         let own = own_term(index);
         return Some(format!(
-            "the leader, member {from:x}, holds entry {index} of term {term}; this member has committed one of term {own}"
+            "the leader, member {from:x}, holds entry {index} of term {term}; this member has committed one of term \
+                {own}"
         ));
     }
     let same = overlap.filter(|entry| own_term(entry.index) == entry.term);

@@ -485,7 +485,8 @@ fn a_rejection_counts_only_once_it_was_asked_for_but_its_term_is_news() {
     assert_eq!((candidate.standing().role, candidate.standing().term), (Role::Follower, 9));
 }
 
-/// The votes that are asked for beforehand bear no number of their own: those of one attempt look like those of the next.
+/// The votes that are asked for beforehand bear no number of their own: those of one attempt look like those of the
+/// next.
 #[test]
 fn a_late_vote_that_was_asked_for_beforehand_counts_for_no_later_attempt() {
     let mut candidate = consensus(&[1, 2, 3]);

@@ -75,7 +75,8 @@ impl Replica {
         let engine = medium.open_engine(&mut data, named.applied, &open)?;
         let start = medium.find(&data, named.applied, engine.as_ref())?;
         if !recorded && start.applied.index > 0 {
-            let why = "the file is missing, but there is state; restore it from a copy, or remove the data directory to start afresh";
+            let why = "the file is missing, but there is state; restore it from a copy, or remove the data directory \
+                to start afresh";
             return Err(OpenError::refused(&data.identity_path(), why));
         }
         let Retention { entries, more_entries, bytes, .. } = settings.keep;

@@ -29,7 +29,8 @@ pub fn find(data: &DataDir, log: Applied, engine: &dyn Engine) -> Result<Start, 
     let (path, applied) = (data.engine_path(), engine.published().applied);
     if applied.index < log.index {
         let why = format!(
-            "holds the state at entry {}, but the log may begin only behind entry {}: entries between are missing; {RESTORE}",
+            "holds the state at entry {}, but the log may begin only behind entry {}: entries between are missing; \
+                {RESTORE}",
             applied.index, log.index
         );
         return Err(OpenError::refused(&path, why));
@@ -49,12 +50,14 @@ pub fn check_log(data: &DataDir, applied: Applied, replay: &Replay) -> Result<()
     let why = match replay.term(index) {
         Some(found) if found == term => return Ok(()),
         Some(found) => format!(
-            "holds the state at entry {index} of term {term}, but in the log ({}) that entry is of term {found}: it is the \
+            "holds the state at entry {index} of term {term}, but in the log ({}) that entry is of term {found}: it \
+                is the \
              log of another history. Mount or name the directories that belong together (--data-dir, --wal-dir)",
             data.paths.wal().display()
         ),
         None => format!(
-            "holds the state at entry {index}, but the log ({}) ends at entry {}: acknowledged entries are missing; restore \
+            "holds the state at entry {index}, but the log ({}) ends at entry {}: acknowledged entries are missing; \
+                restore \
              the log from a newer copy, or replace this member",
             data.paths.wal().display(),
             replay.last_index()

@@ -46,7 +46,8 @@ pub enum WalError {
     },
 
     /// A file ends in `.wal`, but its name is not a valid segment name.
-    #[error("{} is not named like a log segment (<sequence>-<first index>.wal, 16 hex digits each); move it away", file.display())]
+    #[error("{} is not named like a log segment (<sequence>-<first index>.wal, 16 hex digits each); move it \
+        away", file.display())]
     ForeignFile {
         /// The file.
         file: PathBuf,
@@ -62,7 +63,8 @@ pub enum WalError {
     },
 
     /// No segment reaches back to the snapshot.
-    #[error("the log in {} begins at index {first}, behind the snapshot at {index}; use a newer snapshot", dir.display())]
+    #[error("the log in {} begins at index {first}, behind the snapshot at {index}; use a newer \
+        snapshot", dir.display())]
     Released {
         /// The directory.
         dir: PathBuf,

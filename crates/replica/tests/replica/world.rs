@@ -201,8 +201,8 @@ impl Told {
     }
 }
 
-/// Restarts the member on the disk that a crash left, again and again. Each restart loses power one operation later than
-/// the one before, until a restart succeeds. Yields the number of operations with each restart that failed.
+/// Restarts the member on the disk that a crash left, again and again. Each restart loses power one operation later
+/// than the one before, until a restart succeeds. Yields the number of operations with each restart that failed.
 pub fn crashed_restarts<'a>(left: &'a Machine, told: &'a Told) -> impl Iterator<Item = (u64, World)> + 'a {
     (0..).map_while(move |operations| {
         let disk = left.fork();

@@ -59,7 +59,8 @@ pub fn version(reported: &str) -> String {
     let (system, machine) = (std::env::consts::OS, go_architecture(std::env::consts::ARCH));
     let own = env!("CARGO_PKG_VERSION");
     format!(
-        "etcd Version: {reported}\nGit SHA: {commit}\nGo Version: none (MetaStore {own})\nGo OS/Arch: {system}/{machine}\n"
+        "etcd Version: {reported}\nGit SHA: {commit}\nGo Version: none (MetaStore {own})\nGo OS/Arch: \
+            {system}/{machine}\n"
     )
 }
 

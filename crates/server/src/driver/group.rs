@@ -198,7 +198,8 @@ impl Driver {
         let advice = match voters {
             [] => "this member waits for a member of the cluster to tell it who the members are",
             _ if reached <= voters.len() / 2 => {
-                "writes and linearizable reads wait until a majority of the voters can be reached: start the members that \
+                "writes and linearizable reads wait until a majority of the voters can be reached: start the members \
+                    that \
                  are missing, or check the network between the members. If their directories are lost for good, see \
                  docs/backup.md of this version"
             }
@@ -320,7 +321,10 @@ impl Driver {
         let others = self.replica.progress().into_iter().filter(|other| other.id != own && voters.contains(&other.id));
         let connected = others.filter_map(|other| Some((self.transport.connected_since(other.id)?, other.id)));
         if let Some((_, to)) = connected.min() {
-            tracing::info!("local-member-id" = %format!("{own:x}"), "transferee-member-id" = %format!("{to:x}"), "leadership transfer starting");
+            tracing::info!(
+                "local-member-id" = %format!("{own:x}"), "transferee-member-id" = %format!("{to:x}"),
+                "leadership transfer starting"
+            );
             self.replica.transfer_leader(to);
             self.group.handing_over = Some(done);
         }

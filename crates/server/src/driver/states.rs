@@ -141,6 +141,7 @@ impl Driver {
 
 fn remove(retired: Retired) {
     if let Err(error) = retired.remove() {
-        seldom!(CHANGES: warn, (), error = %error, "could not remove a state that is not used any more; the next start will");
+        seldom!(CHANGES: warn, (), error = %error, "could not remove a state that is not used any more; the next \
+            start will");
     }
 }

@@ -1,8 +1,8 @@
 //! The lobby of a port that is for few clients: a connection that was not admitted stays only for a moment.
 //!
 //! ```text
-//!   accept ──▶ lobby: at most `connections`, the oldest makes room for the newest ──▶ admitted: stays as long as it likes
-//!                 └── closed: no request within `first_request`, or not admitted within `stay`, both from the accept on
+//! accept ──▶ lobby: at most `connections`, the oldest makes room for the newest ──▶ admitted: stays at will
+//!               └── closed: no request within `first_request`, or not admitted within `stay`, both from the accept on
 //! ```
 //!
 //! So a large number of silent or slow connections takes nothing from the connections that the port is for. A

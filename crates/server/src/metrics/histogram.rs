@@ -138,7 +138,8 @@ mod tests {
         threads[1].observe(3_000_000_000);
         let mut page = Page::default();
         Sum::of(&threads).unwrap().write(&mut page, "h", &[("a", "b")], 1e9);
-        let expected = "h_bucket{a=\"b\",le=\"0.0001\"} 1\nh_bucket{a=\"b\",le=\"0.0002\"} 3\nh_bucket{a=\"b\",le=\"0.0004\"} 3\n\
+        let expected = "h_bucket{a=\"b\",le=\"0.0001\"} 1\nh_bucket{a=\"b\",le=\"0.0002\"} \
+            3\nh_bucket{a=\"b\",le=\"0.0004\"} 3\n\
                         h_bucket{a=\"b\",le=\"+Inf\"} 4\nh_sum{a=\"b\"} 3.0004\nh_count{a=\"b\"} 4\n";
         assert_eq!(page.finish(), expected);
     }

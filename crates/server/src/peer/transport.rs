@@ -259,7 +259,8 @@ impl Shared {
             return;
         }
         if table.remotes.len() >= MAX_REMOTES {
-            tracing::debug!("remote-peer-id" = %format_args!("{id:x}"), "too many unknown peers; this one is not answered");
+            tracing::debug!("remote-peer-id" = %format_args!("{id:x}"), "too many unknown peers; this one is not \
+                answered");
             return;
         }
         let link = self.new_link(id, &sender.urls);

@@ -147,8 +147,8 @@ impl Lease {
     /// Checks that the lease has not ended too early.
     fn judge(&self, id: i64) -> Result<(), Violation> {
         let (Some(ttl_ms), Some(End::Expired { member, at_ms })) = (self.ttl_ms, self.end) else { return Ok(()) };
-        // A member that joined later had no clock when the request was sent. It may know from a checkpoint how much of the
-        // lease's time had passed by its start.
+        // A member that joined later had no clock when the request was sent. It may know from a checkpoint how much of
+        // the lease's time had passed by its start.
         if self.has_checkpoint && member >= self.acknowledged.0.len() {
             return Ok(());
         }

@@ -36,7 +36,8 @@ pub fn check(member: usize, at: i64, stored: &[Stored], revisions: &Revisions) -
     match (stored.get(place), wanted.get(place)) {
         (None, None) => Ok(()),
         (found, wanted) => Err(format!(
-            "member {member}, compacted at {at}, stores {} versions; version {place} is {found:?} and should be {wanted:?}",
+            "member {member}, compacted at {at}, stores {} versions; version {place} is {found:?} and should be \
+                {wanted:?}",
             stored.len()
         )),
     }

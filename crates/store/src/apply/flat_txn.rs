@@ -1,8 +1,9 @@
 //! A transaction as it stands in the log, with those nested in it side by side.
 //!
-//! The member that proposed a transaction decides how deep it may be nested: an etcd accepts 129 levels with the default
-//! `--max-txn-ops`, and up to 5,000, the limit of Go's decoder, with a larger one. So a level must not take stack, neither
-//! in decoding nor in execution: nested transactions have numbers, and everything here is a loop.
+//! The member that proposed a transaction decides how deep it may be nested: an etcd accepts 129 levels with the
+//! default
+//! `--max-txn-ops`, and up to 5,000, the limit of Go's decoder, with a larger one. So a level must not take stack,
+//! neither in decoding nor in execution: nested transactions have numbers, and everything here is a loop.
 
 use bytes::{Buf, Bytes};
 use metastore_proto::Message;

@@ -14,7 +14,7 @@ use metastore_store::{OpReply, Refusal, Reply, Store, check_command};
 
 /// Go's decoder reads 10,000 levels of messages: the entry's, and two for each transaction.
 const LEVELS: usize = 4_999;
-/// What a thread gets that has next to nothing left for each level.
+/// The stack of a thread that has next to nothing left for each level.
 const STACK_BYTES: usize = 192 << 10;
 
 /// A message as a field of another one.

@@ -298,8 +298,8 @@ fn what_open_returns_survives_a_power_loss() {
     assert_eq!(after.entries, replay.entries);
 }
 
-/// After a failed sync the kernel takes the pages for clean, and no other sync writes them. So what a killed process left is
-/// written again, and what the start that found it left, too.
+/// After a failed sync the kernel takes the pages for clean, and no other sync writes them. So what a killed process
+/// left is written again, and what the start that found it left, too.
 #[test]
 fn what_open_returns_survives_a_power_loss_although_a_sync_of_it_has_failed() {
     let disk = new_disk();

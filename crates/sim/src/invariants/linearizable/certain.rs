@@ -54,7 +54,8 @@ fn check_time(tasks: &[Task<'_>]) -> Result<(), Violation> {
         }
         if let Some((told, earlier)) = newest.filter(|(told, _)| *told > revision) {
             return Err(format!(
-                "not linearizable: {task} at revision {revision}, but before it was called, revision {told} was there: {earlier}"
+                "not linearizable: {task} at revision {revision}, but before it was called, revision {told} was \
+                    there: {earlier}"
             ));
         }
     }

@@ -54,7 +54,8 @@ fn step() -> impl Strategy<Value = Step> {
         5 => delete().prop_map(Step::Delete),
         8 => txn().prop_map(Step::Txn),
         3 => (revision(), any::<bool>()).prop_map(|(revision, physical)| Step::Compact(revision, physical)),
-        3 => (lease(), select(vec![-1, 0, 60, MAX_TTL_S, MAX_TTL_S + 1])).prop_map(|(id, ttl_s)| Step::Grant(id, ttl_s)),
+        3 => (lease(), select(vec![-1, 0, 60, MAX_TTL_S, MAX_TTL_S + 1]))
+            .prop_map(|(id, ttl_s)| Step::Grant(id, ttl_s)),
         2 => lease().prop_map(Step::Revoke),
         8 => range().prop_map(Step::Range),
         3 => read_txn().prop_map(Step::ReadTxn),
