@@ -158,7 +158,7 @@ impl Store {
         self.applied
     }
 
-    /// What the command did that was applied last.
+    /// The operations that the last applied command ran.
     pub fn work(&self) -> Work {
         self.work
     }

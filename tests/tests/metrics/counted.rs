@@ -129,7 +129,7 @@ fn steps() -> Vec<(&'static str, Step)> {
     ]
 }
 
-/// What members show of [`COUNTED`].
+/// The values of [`COUNTED`] that members show.
 fn counted(members: &[&Member]) -> Counts {
     let shown = |member: &&Member| {
         let page = scrape(member);

@@ -34,11 +34,11 @@ pub struct EngineFigures {
     late_heartbeats: Tally,
     /// Another member's state is being installed in the place of this one's.
     installing: AtomicBool,
-    /// What the applied commands did.
+    /// The operations that applied commands ran.
     pub work: WorkDone,
 }
 
-/// What commands did since the start of the process, as etcd counts it.
+/// Operations that commands ran since the start of the process, as etcd counts them.
 #[derive(Debug, Default)]
 pub struct WorkDone {
     pub puts: Tally,

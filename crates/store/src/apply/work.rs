@@ -1,4 +1,4 @@
-//! What one command did, in the numbers that etcd's metrics show.
+//! The work of one command, in the numbers that etcd's metrics show.
 
 /// The operations that a command ran, counted as etcd counts them. A refused command may have read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
