@@ -189,7 +189,8 @@ pub trait Observer: Send {
     /// A command was applied, or refused by the state machine.
     fn applied(&mut self, _kind: u32, _accepted: bool) {}
 
-    /// The operations that the command of the request `id` ran. Commands that were applied before this start are not reported.
+    /// The operations that the command of the request `id` ran. Commands that were applied before this start are not
+    /// reported.
     fn worked(&mut self, _id: u64, _work: &Work) {}
 
     /// The whole batch is applied, and is about to be published.

@@ -21,7 +21,7 @@ pub struct EtcdUrl<'a> {
     pub path: &'a str,
 }
 
-/// What a `%` may stand for, and which other bytes may stand there.
+/// The part of a URL: it decides which bytes may stand there, and which a `%` may stand for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Part {
     /// A user, a path or a fragment.

@@ -42,8 +42,8 @@ const MAX_PEER_URLS: usize = 64;
 /// The most bytes of one peer URL. Host names have at most 253.
 const MAX_PEER_URL_BYTES: usize = 1024;
 
-/// The peer URLs of a member that is added or updated, sorted as etcd sorts them. A URL that this member could not dial,
-/// because it asks for TLS, for example, is refused like a malformed one.
+/// The peer URLs of a member that is added or updated, sorted as etcd sorts them. A URL that this member could not
+/// dial, because it asks for TLS, for example, is refused like a malformed one.
 pub fn peer_urls(urls: &[String]) -> Result<Vec<String>, Status> {
     let longest = urls.iter().map(String::len).max().unwrap_or_default();
     if urls.len() > MAX_PEER_URLS || longest > MAX_PEER_URL_BYTES {

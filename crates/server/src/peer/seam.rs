@@ -6,8 +6,8 @@ use metastore_proto::raftpb::Message;
 /// that sends; must not block.
 pub trait Sink: Send + Sync + 'static {
     /// Takes a message of another member, `bytes` long on the wire; for a post, with what decoding added. It is for
-    /// this member, of a type that members send each other, and from the member that it names. Terms and indexes are not
-    /// checked. False: there is no room, and the message is dropped.
+    /// this member, of a type that members send each other, and from the member that it names. Terms and indexes are
+    /// not checked. False: there is no room, and the message is dropped.
     fn message(&self, message: Message, bytes: usize) -> bool;
 
     /// Messages to that member are being lost.
