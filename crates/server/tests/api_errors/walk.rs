@@ -85,17 +85,12 @@ fn hostile_entries(cause: Cause) -> Vec<Entry> {
         Cause::OldRequest => vec![command(b"\x08\x01\x12\x04SYNC".to_vec())],
         Cause::Malformed => {
             let nothing = TxnRequest { success: vec![RequestOp { request: None }], ..TxnRequest::default() };
-            let mut deep = TxnRequest::default();
-            (0..60).for_each(|_| {
-                deep = then(vec![RequestOp { request: Some(Op::RequestTxn(std::mem::take(&mut deep))) }]);
-            });
             let commands = [
                 [&sound[..], &sound[..]].concat(),
                 sound[..sound.len() - 1].to_vec(),
                 // A header without a command.
                 b"\xa2\x06\x02\x08\x01".to_vec(),
                 Command::encode(1, Kind::Txn, &nothing).to_vec(),
-                Command::encode(1, Kind::Txn, &deep).to_vec(),
             ];
             let damaged = Kind::ALL.into_iter().filter(|kind| !UNREAD.contains(kind)).map(damaged_body);
             commands.into_iter().map(command).chain(damaged.map(command)).chain(hostile_changes()).collect()
