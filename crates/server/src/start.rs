@@ -139,7 +139,11 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
     })?;
     let (client_doors, peer_doors) = listeners.into_iter().partition(|(_, door)| matches!(door, Door::Client));
     let peers = listen_to_peers(config, &transport, peer_doors, descriptors, (&desks, own))?;
-    wait_until_ready(&mut known, &ended)?;
+    if let Err(error) = wait_until_ready(&mut known, &ended) {
+        // The peer port is free once this returns.
+        peers.stop();
+        return Err(error);
+    }
     if config.bootstrap_defrag_threshold_megabytes > 0 {
         defragment::at_start(config.bootstrap_defrag_threshold_megabytes, &shared, &metrics, &inbox)?;
     }
