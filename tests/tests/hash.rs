@@ -1,7 +1,7 @@
 //! Hash covers all stored data, so it shows any difference from the data that etcd stores. Members of etcd compare
 //! HashKV and the hashes of compactions among each other.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
@@ -162,8 +162,15 @@ fn hash_for_peers(peer_url: &str, revision: i64) -> (String, String) {
     let body = if revision == 0 { "{}".to_owned() } else { format!("{{\"revision\":{revision}}}") };
     let head = format!("GET /members/hashkv HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
     write!(stream, "{head}Content-Length: {}\r\n\r\n{body}", body.len()).expect("the peer reads");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("the peer answers");
-    let (head, body) = answer.split_once("\r\n\r\n").expect("an answer with a head");
-    (head.lines().next().unwrap_or_default().to_owned(), body.to_owned())
+    // Not to the end of the stream: etcd closes it up to 5 s later.
+    let mut reader = BufReader::new(stream);
+    let mut head = Vec::new();
+    let mut line = String::new();
+    while reader.read_line(&mut line).expect("the peer answers") > 2 {
+        head.push(std::mem::take(&mut line).trim_end().to_lowercase());
+    }
+    let length = head.iter().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+    let mut body = vec![0; length.expect("an answer with a length")];
+    reader.read_exact(&mut body).expect("the whole answer");
+    (head.swap_remove(0), String::from_utf8_lossy(&body).into_owned())
 }
