@@ -206,8 +206,7 @@ impl DataDir {
             Some(found) if found.engine != engine => {
                 let why = format!(
                     "written by engine {:?}, but --engine is {engine:?}; start with --engine {}, or convert the \
-                        stopped \
-                     member: {}",
+                     stopped member: {}",
                     found.engine,
                     found.engine,
                     self.paths.conversion_command(engine)
@@ -307,8 +306,7 @@ impl DataDir {
         let other = if recorded { "the state is that" } else { "there is no state, and the settings are those" };
         let why = format!(
             "the log is that of member {} of cluster {}, but {other} of member {} of cluster {}; mount or name the \
-                right \
-             directories (--data-dir, --wal-dir)",
+             right directories (--data-dir, --wal-dir)",
             log.member_id, log.cluster_id, own.member_id, own.cluster_id
         );
         Err(OpenError::refused(&self.paths.wal(), why))

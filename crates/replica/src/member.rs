@@ -116,11 +116,9 @@ pub enum Fatal {
     /// The leader is an etcd, and no longer holds the entries that this member lacks.
     #[error(
         "the leader, member {leader:x}, has sent its state at entry {index} as a database of etcd's, which this \
-            version of MetaStore \
-         does not read; its log does not reach back to entry {applied}, where this member is. Let a member of \
-         MetaStore lead \
-         (etcdctl move-leader) and start this one again, or add members of MetaStore while the log of the etcds is \
-         short"
+         version of MetaStore does not read; its log does not reach back to entry {applied}, where this member is. \
+         Let a member of MetaStore lead (etcdctl move-leader) and start this one again, or add members of MetaStore \
+         while the log of the etcds is short"
     )]
     ForeignState { leader: u64, index: u64, applied: u64 },
     /// The other members have removed this one.
@@ -129,19 +127,15 @@ pub enum Fatal {
     /// Another process runs as this member: the other members know it under this member's id.
     #[error(
         "another process runs as member {id:x}, at {url}: one of the two works on a copy of the other's data \
-            directory. Keep \
-         the one at that URL, and give this one an empty data directory and an id of its own (etcdctl member add); or \
-         end \
-         that one first if this one is to be kept"
+         directory. Keep the one at that URL, and give this one an empty data directory and an id of its own (etcdctl \
+         member add); or end that one first if this one is to be kept"
     )]
     Twin { id: u64, url: String },
     /// Another process runs as this member, with a data directory of another founding.
     #[error(
         "another process runs as member {id:x}, at {url}, with a data directory of its own: both were founded with \
-            the same \
-         names, peer URLs and token. Give this one peer URLs or an --initial-cluster-token of its own and an empty \
-         data \
-         directory; or end the other one first if this one is to be kept"
+         the same names, peer URLs and token. Give this one peer URLs or an --initial-cluster-token of its own and an \
+         empty data directory; or end the other one first if this one is to be kept"
     )]
     Namesake { id: u64, url: String },
     /// The member failed before; this is the first error.

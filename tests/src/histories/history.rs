@@ -88,8 +88,7 @@ impl History {
         let watches = || self.chains.iter().flatten();
         format!(
             "seed {}: {} answered and {} unknown requests, {} compactions, {} leases, {} revisions; {} watches heard \
-                {} events; \
-             {} states of others taken up since the last starts",
+             {} events; {} states of others taken up since the last starts",
             self.seed,
             of(|operation| operation.returned.is_some()),
             of(|operation| operation.returned.is_none() && !matches!(operation.request, Request::LeaseRevoke(_))),

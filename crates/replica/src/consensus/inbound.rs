@@ -27,21 +27,16 @@ pub enum Rejected {
     /// The leader has proof that this member once held more of the log than it does now: the member must stop.
     #[error(
         "the leader, member {leader:x}, knows that this member held the log up to entry {held}, but it ends at entry \
-            {last}: \
-         the data directory is an older copy, or lost writes. Remove this member from the cluster, and add it anew \
-         with an \
-         empty data directory"
+         {last}: the data directory is an older copy, or lost writes. Remove this member from the cluster, and add it \
+         anew with an empty data directory"
     )]
     LogLost { leader: u64, held: u64, last: u64 },
     /// Proof that acknowledged entries are lost, here or on another member: the member must stop.
     #[error(
         "acknowledged writes are lost: {proof}. Members were started from copies of their data directories that were \
-            not \
-         all taken while all members were stopped, or a disk has lost writes. Stop all members and keep their \
-         directories; \
-         then start all members from copies that were taken while all of them were stopped, or keep the member with \
-         the \
-         newest data and give the others empty data directories (docs/backup.md)"
+         not all taken while all members were stopped, or a disk has lost writes. Stop all members and keep their \
+         directories; then start all members from copies that were taken while all of them were stopped, or keep the \
+         member with the newest data and give the others empty data directories (docs/backup.md)"
     )]
     EntriesLost { proof: String },
 }
@@ -127,8 +122,7 @@ pub fn check_ends<T: Storage>(raft: &Raft<T>, message: &Message) -> Result<(), R
     if raft.term > 0 && message.term > raft.term.saturating_add(MAX_MISSED_TERMS) {
         return Err(impossible(format!(
             "it is of term {}, but this member is in term {}: so many elections are not missed. If the cluster is in \
-                that \
-             term, remove this member and add it anew with an empty data directory",
+             that term, remove this member and add it anew with an empty data directory",
             message.term, raft.term
         )));
     }

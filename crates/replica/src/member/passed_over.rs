@@ -24,8 +24,7 @@ pub(super) fn flag(entry: EntryId) -> String {
     let EntryId { index, term } = entry;
     format!(
         "If no version of MetaStore can apply it, all members can be told to pass over it: \
-            --unsafe-skip-entry={index}:{term}; see \
-         docs/limitations.md first"
+         --unsafe-skip-entry={index}:{term}; see docs/limitations.md first"
     )
 }
 

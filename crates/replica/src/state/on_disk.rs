@@ -51,14 +51,13 @@ pub fn check_log(data: &DataDir, applied: Applied, replay: &Replay) -> Result<()
         Some(found) if found == term => return Ok(()),
         Some(found) => format!(
             "holds the state at entry {index} of term {term}, but in the log ({}) that entry is of term {found}: it \
-                is the \
-             log of another history. Mount or name the directories that belong together (--data-dir, --wal-dir)",
+             is the log of another history. Mount or name the directories that belong together (--data-dir, \
+             --wal-dir)",
             data.paths.wal().display()
         ),
         None => format!(
             "holds the state at entry {index}, but the log ({}) ends at entry {}: acknowledged entries are missing; \
-                restore \
-             the log from a newer copy, or replace this member",
+             restore the log from a newer copy, or replace this member",
             data.paths.wal().display(),
             replay.last_index()
         ),

@@ -29,8 +29,7 @@ pub fn unimplemented(service: &str, what: &str) -> Status {
 pub fn no_authentication() -> Status {
     Status::unimplemented(
         "etcdserver: authentication is enabled in this cluster, and this version of MetaStore cannot check users: it \
-            serves \
-         no client until authentication is disabled (auth disable, at a member of etcd)",
+         serves no client until authentication is disabled (auth disable, at a member of etcd)",
     )
 }
 

@@ -199,9 +199,8 @@ impl Driver {
             [] => "this member waits for a member of the cluster to tell it who the members are",
             _ if reached <= voters.len() / 2 => {
                 "writes and linearizable reads wait until a majority of the voters can be reached: start the members \
-                    that \
-                 are missing, or check the network between the members. If their directories are lost for good, see \
-                 docs/backup.md of this version"
+                 that are missing, or check the network between the members. If their directories are lost for good, \
+                 see docs/backup.md of this version"
             }
             _ => "a majority of the voters can be reached, and the next election should give a leader",
         };

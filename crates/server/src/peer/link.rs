@@ -226,10 +226,8 @@ impl Link {
                 "local-member-id" = %format_args!("{:x}", self.local),
             "remote-peer-id" = %format_args!("{:x}", self.id),
                 "a follower lacks entries that are not in this member's log any more, and it is not known to take a \
-                    state of \
-                 MetaStore's, as an etcd does not: nothing is sent to it. Let a member of etcd that has all entries \
-                 lead \
-                 (etcdctl move-leader): that one can send its database"
+                 state of MetaStore's, as an etcd does not: nothing is sent to it. Let a member of etcd that has all \
+                 entries lead (etcdctl move-leader): that one can send its database"
             );
         }
     }

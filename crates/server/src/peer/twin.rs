@@ -133,8 +133,8 @@ pub async fn watch(member: Rc<Member>, own: Own) {
                     warn, (own.id, &url),
                     "local-member-id" = %format_args!("{:x}", own.id), url,
                     "another process, founded with the same names, peer URLs and token on a data directory of its \
-                        own, answers \
-                     at a peer URL of this member; give it peer URLs or an --initial-cluster-token of its own"
+                     own, answers at a peer URL of this member; give it peer URLs or an --initial-cluster-token of \
+                     its own"
                 );
                 warned_of = url;
             }
