@@ -232,12 +232,23 @@ mutants! {
     /// A request for watch progress is answered with the store's revision although events are still under way to the
     /// watchers. Breaks: a progress notification means that all events up to its revision were delivered.
     ProgressAhead = 43, "progress-ahead", "watch: bookmarkable";
+    /// RocksDB leaves out dropped versions before a flush has made their compaction durable. Breaks: a restarted member
+    /// reads what was written. Needs a crash that brings back a state from before the compaction.
+    ForgetsBeforeFlush = 44, "forgets-before-flush", "revisions: read";
+    /// A leader answers renewals without the proof that it still leads. Breaks: a lease never ends early. Needs a
+    /// deposed leader that does not know it yet.
+    RenewalUnproven = 45, "renewal-unproven", "lease: superseded";
 }
 
 impl Mutant {
     /// The number on the command line; it never changes.
     pub const fn number(self) -> u32 {
         self as u32
+    }
+
+    /// Whether only RocksDB has this bug.
+    pub const fn needs_rocksdb(self) -> bool {
+        matches!(self, Self::ForgetsBeforeFlush)
     }
 
     /// The bug with this number.

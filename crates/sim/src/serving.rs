@@ -209,6 +209,9 @@ impl World {
             return;
         }
         self.asked_at.insert(asked.id, self.clocks());
+        if self.judge.leases.superseded(self.members[to].term()) {
+            self.superseded.insert(asked.id);
+        }
         let (now_ms, id) = (self.members[to].clock.ms(), self.clients.next_id());
         let Member { replica: Some(replica), keeper, proving, reads, due, .. } = &mut self.members[to] else { return };
         let waiting = |renewing| Proving { lease, renewing, asked: asked.clone() };
@@ -268,6 +271,10 @@ impl World {
         self.note(|| format!("{} tells {}: lease {lease} {ttl_s:?}", asked.member, asked.id));
         self.clients.renewed(asked, lease, ttl_s.is_some());
         if let Some(ttl_s) = ttl_s {
+            if self.superseded.contains(&asked.id) {
+                let why = format!("lease {lease} is renewed by a leader whose successor times the leases: {asked:?}");
+                self.verdicts.must(Err(why));
+            }
             self.verdicts.must(self.judge.leases.renewed(self.lease_name(lease), ttl_s, &clocks));
             self.counts.leases_renewed += 1;
         }

@@ -152,6 +152,8 @@ pub struct World {
     promised: Vec<usize>,
     /// The times of all clocks when a client requested a grant or a renewal, by request.
     pub(crate) asked_at: BTreeMap<u64, Vec<u64>>,
+    /// Renewals that reached a leader after its successor had begun to time the leases, by request.
+    pub(crate) superseded: BTreeSet<u64>,
     /// The number of grants that were requested with each lease id.
     pub(crate) grants: BTreeMap<i64, i64>,
     /// Revocations by request: the name of the lease and, if a leader proposed it because the lease's time was over,
@@ -222,6 +224,7 @@ impl World {
             promising: BTreeSet::new(),
             promised: Vec::new(),
             asked_at: BTreeMap::new(),
+            superseded: BTreeSet::new(),
             grants: BTreeMap::new(),
             revocations: BTreeMap::new(),
             revoked: BTreeSet::new(),

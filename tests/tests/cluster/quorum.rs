@@ -99,8 +99,16 @@ fn a_read_under_way_when_the_leader_changes_is_told_so() {
     let Some(mut cluster) = Engines::Mixed.start("leader changes", 3, &[]) else { return };
     let old = cluster.leader();
     let asked = cluster.followers()[0];
+    // A client that reads all the time has a read under way whenever the leader stops.
+    let address = cluster.address(asked).to_string();
+    let (answers, answered) = std::sync::mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        let client = Client::new(&address);
+        block_on(read_until_refused(&client, || _ = answers.send(())))
+    });
+    answered.recv().expect("a read before the leader stops");
     cluster.pause(old);
-    let refused = cluster.get(asked, "key").expect_err("the leader that would have to confirm it hangs");
+    let refused = reader.join().expect("a client does not panic");
     assert_eq!((refused.code(), refused.message()), (Code::Unavailable, "etcdserver: leader changed"));
     cluster.first_write();
     cluster.get(asked, "key").expect("a leader that answers");
@@ -115,18 +123,27 @@ fn ends(address: &str, write: bool) -> (Status, Duration) {
         let client = Client::new(address);
         let answer = async {
             if write {
-                client.unary::<_, PutResponse>(paths::PUT, put_request("lost", "")).await.map(|_| ())
+                let put = client.unary::<_, PutResponse>(paths::PUT, put_request("lost", "")).await;
+                put.expect_err("nothing is written without a quorum")
             } else {
-                let range = RangeRequest { key: "key".into(), ..RangeRequest::default() };
                 // A read that was in flight when the others were lost may still be answered.
-                loop {
-                    client.unary::<_, RangeResponse>(paths::RANGE, range.clone()).await?;
-                }
+                read_until_refused(&client, || ()).await
             }
         };
-        tokio::time::timeout(2 * LIMIT, answer).await.unwrap_or_else(|_| Err(Status::deadline_exceeded("it hangs")))
+        tokio::time::timeout(2 * LIMIT, answer).await.unwrap_or_else(|_| Status::deadline_exceeded("it hangs"))
     });
-    (status.expect_err("nothing is answered without a quorum"), began.elapsed())
+    (status, began.elapsed())
+}
+
+/// Reads one time after the other until a read is refused. `answered` is called after each other read.
+async fn read_until_refused(client: &Client, mut answered: impl FnMut()) -> Status {
+    let range = RangeRequest { key: "key".into(), ..RangeRequest::default() };
+    loop {
+        match client.unary::<_, RangeResponse>(paths::RANGE, range.clone()).await {
+            Ok(_) => answered(),
+            Err(status) => return status,
+        }
+    }
 }
 
 /// A request that only a member with a leader accepts.

@@ -17,6 +17,7 @@
 
 use std::sync::atomic::Ordering;
 
+use metastore_mutants::Mutant;
 use rocksdb::properties::BACKGROUND_ERRORS;
 use rocksdb::{BottommostLevelCompaction, CompactOptions, Range, ReadOptions, WriteBatch};
 
@@ -94,6 +95,9 @@ impl RocksDb {
         let next = self.walk(walk, &mut dropped)?;
         let more = next.is_some() || walk.at < at;
         let walk = walk.goes_on(next, state.published.revision);
+        if metastore_mutants::on(Mutant::ForgetsBeforeFlush) {
+            self.forgotten.advance(walk.done);
+        }
         // Rows of tables may be pending. They wait for their own applied index.
         let Usage { rows, bytes } = state.usage;
         let usage = Usage { rows: rows - dropped.usage.rows, bytes: bytes - dropped.usage.bytes };

@@ -102,7 +102,7 @@ impl Replica {
 
     /// Reports to consensus that a state was installed.
     pub(super) fn installed(&mut self, snapshot: &Snapshot) {
-        self.consensus.applied(snapshot.get_metadata().index, self.settings.keep);
+        self.consensus.applied(snapshot.get_metadata().index, self.keep());
     }
 
     /// Retires a received state that consensus has rejected.

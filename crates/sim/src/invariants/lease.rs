@@ -19,6 +19,8 @@ pub struct Leases {
     leases: BTreeMap<i64, Lease>,
     /// The last moment at which a new leader began to time the leases.
     timed_anew: Clocks,
+    /// The newest term whose leader has done so.
+    term: u64,
 }
 
 /// The clock of each member at one moment, in ms.
@@ -66,9 +68,16 @@ impl Leases {
 
     /// A new leader begins to time the leases: it gives every lease its whole time again. This happens after its
     /// election, once its first entry is committed.
-    pub fn timed_anew(&mut self, now: &[u64]) -> Result<(), Violation> {
+    pub fn timed_anew(&mut self, term: u64, now: &[u64]) -> Result<(), Violation> {
         self.timed_anew.advance(now);
+        self.term = self.term.max(term);
         Ok(())
+    }
+
+    /// Whether a renewal at the leader of a term is worthless: the leader of a later term times the leases already, and
+    /// does not hear of it. Such a renewal must not be answered as if it counted.
+    pub fn superseded(&self, term: u64) -> bool {
+        term < self.term
     }
 
     /// A client got a lease; `asked` is the time of its request on each member's clock.
@@ -289,11 +298,21 @@ mod tests {
         check.renewed(7, 2, &[300, 5000]).unwrap();
         assert_eq!(check.overdue(&[2700, 7500], 500), None);
         assert_eq!(check.overdue(&[2800, 7500], 500), Some(7));
-        check.timed_anew(&[300, 5100]).unwrap();
+        check.timed_anew(3, &[300, 5100]).unwrap();
         assert_eq!(check.overdue(&[2800, 7599], 500), None);
         assert_eq!(check.overdue(&[2800, 7600], 500), Some(7));
         check.revoked(7, None).unwrap();
         assert_eq!(check.overdue(&[2800, 7600], 500), None);
+    }
+
+    #[test]
+    fn a_renewal_at_a_leader_that_was_replaced() {
+        let mut check = granted();
+        assert!(!check.superseded(2));
+        check.timed_anew(3, &[300, 5100]).unwrap();
+        assert_eq!([2, 3, 4].map(|term| check.superseded(term)), [true, false, false]);
+        check.timed_anew(2, &[400, 5200]).unwrap();
+        assert!(check.superseded(2));
     }
 
     #[test]

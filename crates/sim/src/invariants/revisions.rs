@@ -90,6 +90,15 @@ impl RevisionsDense {
         (event.r#type() == EventType::Put).then(|| event.kv.clone())?
     }
 
+    /// A member reads the whole key space at a revision.
+    pub fn reads(&self, member: usize, revision: i64, found: &[KeyValue]) -> Result<(), Violation> {
+        let wanted: Vec<_> = self.keys.keys().filter_map(|key| self.value_at(key, revision)).collect();
+        if found == wanted {
+            return Ok(());
+        }
+        Err(format!("member {member} reads at revision {revision} {found:?}, and it was {wanted:?}"))
+    }
+
     fn standing(&self, member: usize) -> Standing {
         self.members.get(&member).copied().unwrap_or(Standing::At(EMPTY))
     }
@@ -260,6 +269,17 @@ mod tests {
         let a: Vec<Option<Bytes>> = (1..=6).map(|revision| value("a", revision)).collect();
         assert_eq!(a, [None, Some("1".into()), Some("1".into()), Some("3".into()), None, None]);
         assert_eq!((value("b", 2), value("b", 9), value("c", 9)), (None, Some("4".into()), None));
+    }
+
+    #[test]
+    fn a_member_reads_the_key_space_at_a_revision() {
+        let check = published();
+        let [a, b] = ["a", "b"].map(|key| check.value_at(key.as_bytes(), 4).unwrap());
+        check.reads(0, 4, &[a.clone(), b.clone()]).unwrap();
+        check.reads(0, 5, std::slice::from_ref(&b)).unwrap();
+        check.reads(0, 1, &[]).unwrap();
+        check.reads(0, 4, std::slice::from_ref(&b)).unwrap_err();
+        check.reads(0, 5, &[a, b]).unwrap_err();
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! The work of members in a moment, and its visible effects.
 
+use metastore_engine::KeyRange;
 use metastore_proto::raftpb::{Message, MessageType};
 
 use super::{Fatal, Held, Older, Output, World};
+use crate::answers;
 use crate::invariants::membership;
 use crate::member::Member;
 
@@ -79,6 +81,7 @@ impl World {
             Ok(cut) => {
                 self.counts.logs_cut += u64::from(cut);
                 self.verdicts.must(self.judge.revisions.restarted(at, self.members[at].revision()));
+                self.read_stored(at);
                 // The member replays its log before it receives messages.
                 self.work(at);
             }
@@ -88,6 +91,22 @@ impl World {
             }
             Err(error) => panic!("member {at} does not start: {error}"),
         }
+    }
+
+    /// Reads what a restarted member has stored, at any of the revisions that it still keeps. Clients can do the same
+    /// until the member has heard of the compactions since.
+    fn read_stored(&mut self, at: usize) {
+        let Some(replica) = &self.members[at].replica else { return };
+        let view = replica.store().view();
+        let (oldest, newest) = (view.compact_revision().max(1), view.revision());
+        let revision = oldest + self.random.below((newest - oldest + 1) as u64) as i64;
+        let (mut next, mut rows) = (Some(Vec::new()), Vec::new());
+        while let Some(start) = next {
+            let range = KeyRange { start: &start, end: None };
+            next = view.engine().scan(range, revision, usize::MAX, &mut rows).expect("what is stored can be read");
+        }
+        let found: Vec<_> = rows.iter().map(|version| answers::key_value(&version.row)).collect();
+        self.verdicts.must(self.judge.revisions.reads(at, revision, &found));
     }
 
     /// Lets a member do all work that is due.
@@ -137,8 +156,8 @@ impl World {
         }
         let Member { replica: Some(replica), keeper, clock, .. } = &mut self.members[at] else { return };
         if keeper.follow(replica, clock.ms()) == Some(true) {
-            let clocks = self.clocks();
-            self.verdicts.must(self.judge.leases.timed_anew(&clocks));
+            let (term, clocks) = (self.members[at].term(), self.clocks());
+            self.verdicts.must(self.judge.leases.timed_anew(term, &clocks));
         }
     }
 
