@@ -576,9 +576,8 @@ impl Consensus {
         Ok(Some(state))
     }
 
-    /// Makes a leader that is no longer a voter step down. The library would let it lead on, and panics where it looks
-    /// for itself among the members. The other members are sent the commit index, and the voter with the longest
-    /// matching log is told to campaign at once.
+    /// Makes a leader that is no longer a voter step down; the library would let it lead on. The other members are sent
+    /// the commit index, and the voter with the longest matching log is told to campaign at once.
     fn step_down_if_removed(&mut self) {
         let raft = &mut self.node.raft;
         if raft.promotable() || raft.state == StateRole::Follower {

@@ -127,7 +127,8 @@ impl Members {
         if member.is_learner { Ok(()) } else { Err(Refusal::MemberNotLearner) }
     }
 
-    /// Removing the last voter is refused here, while etcd crashes: without a voter nothing can be committed any more.
+    /// The check is stricter than etcd's: removing the last voter is refused, because without a voter nothing can be
+    /// committed any more.
     fn removes(&self, id: u64) -> Result<MemberChange, Refusal> {
         let member = self.get(id).ok_or(Refusal::MemberNotFound)?;
         if !member.is_learner && self.voters().count() == 1 {

@@ -96,9 +96,9 @@ pub struct Grammar {
     pub random: Random,
     /// Calls that must follow an earlier call.
     next: VecDeque<Call>,
-    /// The reference is 3.5.1, and calls that it cannot answer properly are not sent. It does not check sort options,
-    /// and the process ends in a panic for one kind of them. It treats a watch from a negative revision like one from
-    /// now on. It loses the deletes of the compacted revision, so that a watch from there misses them.
+    /// The reference is 3.5.1, and calls that it cannot answer properly are not sent. It does not check sort options.
+    /// It treats a watch from a negative revision like one from now on. It loses the deletes of the compacted revision,
+    /// so that a watch from there misses them.
     pub spare_old: bool,
 }
 

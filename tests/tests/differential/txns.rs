@@ -14,9 +14,8 @@ const KEY_TRIES: usize = 6;
 pub struct Txns<'a> {
     pub grammar: &'a mut Grammar,
     pub seen: &'a Seen,
-    /// The transaction has a delete without an end key. etcd's check for keys that are written twice does not see
-    /// its overlaps, and etcd 3.7.3 can panic when it applies such a transaction. Later puts of the transaction
-    /// therefore use no options.
+    /// The transaction has a delete without an end key. Later puts of the transaction use no options, so that etcd
+    /// 3.7.3 can answer it.
     deletes_to_the_end: bool,
 }
 

@@ -1,5 +1,5 @@
-//! Checks of messages from other members. The library treats an impossible message as a bug of its own and panics, so
-//! such messages are rejected before it sees them.
+//! Checks of messages from other members. The library is made for messages of honest members, so impossible messages
+//! are rejected before it sees them.
 
 use raft::eraftpb::{Message, MessageType};
 use raft::{Raft, StateRole, Storage};
@@ -9,7 +9,7 @@ use crate::entry::{check_proposal, check_size};
 
 /// Maximum bytes in the name of a read round; the names of etcd and MetaStore have 8.
 const MAX_READ_CONTEXT_BYTES: usize = 64;
-/// No cluster holds so many elections. Beyond it, the library's term arithmetic would overflow.
+/// No cluster holds so many elections. Up to this term, the library's arithmetic stays within its type.
 const MAX_TERM: u64 = u64::MAX >> 1;
 /// Maximum number of elections that a member may have missed: 136 years with one election a second. Otherwise a single
 /// message could raise the term to its maximum, where no leader can be elected any more.
@@ -72,7 +72,7 @@ fn check_kind<T: Storage>(raft: &Raft<T>, message: &Message) -> Result<(), Rejec
         }
         MessageType::MsgPropose if message.entries.is_empty() => Err(impossible("it proposes nothing".into())),
         MessageType::MsgPropose => message.entries.iter().try_for_each(check_proposal).map_err(impossible),
-        // The library would forward the message once more, and panics.
+        // The library must not forward the message once more.
         MessageType::MsgTransferLeader if message.term == raft.term && raft.state == StateRole::Follower => {
             Err(impossible("this member does not lead".into()))
         }
@@ -280,7 +280,7 @@ mod tests {
         }
     }
 
-    /// The library panics on each of these messages.
+    /// The library expects none of these messages.
     #[test]
     fn what_the_library_cannot_stand_is_refused() {
         let mut follower = node();

@@ -427,7 +427,7 @@ fn vote(from: u64, term: u64) -> Message {
     Message { from, term, ..message(MessageType::MsgRequestVoteResponse) }
 }
 
-/// A candidate whose log is not on the disk yet must not become leader; the library panics in that case.
+/// A candidate whose log is not on the disk yet must not become leader.
 #[test]
 fn votes_count_only_once_they_were_asked_for() {
     let mut candidate = follower_with_an_entry();

@@ -27,7 +27,7 @@ use super::{Medium, OpenEngine, conf_state, on_disk};
 use crate::data_dir::{DataDir, Paths, received_name};
 use crate::disk::{Disk, DiskError};
 
-/// No log holds so many entries. Beyond it, the arithmetic of consensus would overflow.
+/// No log holds so many entries. Up to this index, the arithmetic of consensus stays within its type.
 const MAX_INDEX: u64 = u64::MAX >> 1;
 
 /// The reasons for which a state was not received. All its files are removed.

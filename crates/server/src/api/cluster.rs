@@ -59,7 +59,7 @@ async fn member_remove(member: &Member, call: Call, request: MemberRemoveRequest
     Frame::of(&MemberRemoveResponse { header: header(member), members: messages(members) })
 }
 
-/// The checks are stricter than etcd's: all members of an etcd cluster crashed here.
+/// The checks are stricter than etcd's.
 async fn member_update(member: &Member, call: Call, request: MemberUpdateRequest) -> Result<Frame, Status> {
     let id = request.id;
     let moved = ClusterMember { id, peer_urls: check::peer_urls(&request.peer_ur_ls)?, ..ClusterMember::default() };

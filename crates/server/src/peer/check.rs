@@ -1,7 +1,7 @@
 //! Checks of a message before it reaches the member.
 //!
-//! The consensus library panics on messages that no honest member sends. This check drops messages of types that no
-//! member sends to another. The member itself checks terms and indexes.
+//! The consensus library is made for messages of honest members. This check drops messages of types that no member
+//! sends to another. The member itself checks terms and indexes.
 
 use metastore_proto::raftpb::{Message, MessageType};
 

@@ -56,7 +56,7 @@ impl Store {
             // The member proposed its attributes before it learned of its removal.
             return Ok(Ok(Reply::Recorded));
         }
-        // All members of an etcd cluster crash here.
+        // The check is stricter than etcd's.
         let Some(member) = self.members.get(request.member_id) else { return Ok(Err(Refusal::MemberNotFound)) };
         let attributes = request.member_attributes.clone().unwrap_or_default();
         let member = Member { name: attributes.name, client_urls: attributes.client_urls, ..member.clone() };
