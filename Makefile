@@ -8,8 +8,8 @@ tools := $(cache)/tools/bin
 # RocksDB, compiled once by xtask/install.sh for all builds; or your own of the same version.
 export ROCKSDB_LIB_DIR ?= $(cache)/rocksdb/$(shell sed -n '/^name = "librocksdb-sys"$$/{n;s/^version = "\(.*\)"$$/\1/p}' Cargo.lock)
 export ROCKSDB_STATIC ?= 1
-# RocksDB takes a quarter of an hour to compile, and the default engine does without it: what only runs a server has it
-# built in if ENGINE=rocksdb asks for it, or if it is compiled already.
+# RocksDB takes a quarter of an hour to compile, and the default engine does not need it. So commands that only run a
+# server build it in only if ENGINE=rocksdb asks for it, or if it is compiled already.
 engines = $(if $(filter rocksdb,$(ENGINE))$(wildcard $(ROCKSDB_LIB_DIR)/librocksdb.a),,--no-default-features)
 
 .PHONY: help run cluster cluster-stop test lint fmt coverage bench bench-cluster load sim mutants soak
@@ -74,7 +74,7 @@ load:
 	@cargo build --locked --release --package metastore-server --bin metastore
 	@METASTORE_BIN="$(CARGO_TARGET_DIR)/release/metastore" ETCD_BIN="$${ETCD_BIN:-$$(tests/etcd/install.sh)/etcd}" tests/bench/load.sh
 
-# Not cargo run, which prints its own lines into the simulator's.
+# Not `cargo run`, which prints its own lines between those of the simulator.
 sim:
 	@xtask/install.sh run rocksdb
 	@cargo build --locked --quiet --release --package metastore-sim
@@ -86,9 +86,9 @@ mutants:
 	@cp -f "$(CARGO_TARGET_DIR)/release/metastore-sim" "$(CARGO_TARGET_DIR)/release/metastore-sim-mutants"
 	@"$(CARGO_TARGET_DIR)/release/metastore-sim-mutants" --mutants all --minutes 5 --seeds 1000000
 
-# The tests that draw lots, for longer: kills under load, calls compared with etcd, recorded histories (half a minute each), cases
-# of each property; and a delete of a million keys (SOAK). Before that simulated clusters, of seeds that nobody has seen, for
-# MINUTES on each choice of engines.
+# First simulated clusters, with new seeds, for MINUTES on each choice of engines. Then the random tests for longer: kills
+# under load, calls compared with etcd, recorded histories (half a minute each), cases of each property; and a delete of a
+# million keys (SOAK).
 soak:
 	@xtask/install.sh test
 	@cargo build --locked --quiet --release --package metastore-sim

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # etcd 3.7.3: HashKV of one member at one revision differs before and after a restart, though no data changed.
 #
-# A compaction notes the hash of its revision, and HashKV answers from those notes first. The noted hash covers what was
-# kept since the compaction before it (its compact_revision is the one before); the notes are in memory. After a restart
-# the hash is computed anew, with the later compact revision. A revision below the compacted one is answered from the
-# notes, too, and refused as compacted after the restart. So hashes of two members compare only together with their
-# compact revisions, and not at a revision that was compacted away at one of them.
+# A compaction notes the hash of its revision in memory, and HashKV answers from those notes first. The noted hash
+# covers the versions that were kept since the previous compaction, whose revision is its compact_revision. After a
+# restart the hash is computed again, with the later compact revision. A revision below the compacted one is answered
+# from the notes, too, and refused as compacted after the restart. So hashes of two members compare only together with
+# their compact revisions, and not at a revision that was compacted away at one of them.
 #
 # Seen: four puts of one key, compactions at 3 and at 5, HashKV at 3 and 5; then the same after a restart.
 # Package: go.etcd.io/etcd/server/v3, v3.7.3.

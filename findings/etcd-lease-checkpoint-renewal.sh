@@ -2,12 +2,12 @@
 # etcd 3.7.3: a lease that was checkpointed ends long before the time that its renewal is answered with, once its member
 # runs without the feature LeaseCheckpoint.
 #
-# A checkpoint notes a lease's remaining time. A renewal takes the note back only while the feature is on; else the lease
-# is extended by the noted time, again and again, but the answer names the whole time. TimeToLive tells the truth.
+# A checkpoint notes the remaining time of a lease. A renewal removes the note only while the feature is on; otherwise
+# each renewal extends the lease by the noted time, but the answer names the whole time. TimeToLive shows the real time.
 #
 # Seen: a lease of 60 s is checkpointed each second until 50 s or less remain; after a restart without the feature it is
-# renewed, and its remaining time asked for. (The interval between checkpoints, five minutes, cannot be configured; it is
-# shortened here by reflection.)
+# renewed, and its remaining time asked for. (The interval between checkpoints, five minutes, cannot be configured; it
+# is shortened here by reflection.)
 # Package: go.etcd.io/etcd/server/v3 and client/v3, v3.7.3.
 set -euo pipefail
 command -v go >/dev/null || { echo "this needs go in PATH" >&2; exit 2; }

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # etcd 3.7.3: RangeStream with a limit and a sort target answers a wrong count.
 #
-# A message of the stream is sorted by the target and then cut to the limit. What is left is counted from the last key of
-# the message on, which need not be its greatest key: keys that were sent are counted again. Range answers the count of
-# all keys in the same case.
+# A message of the stream is sorted by the target and then cut to the limit. The remaining keys are counted from the
+# last key of the message on, which need not be its greatest key, so keys that were sent are counted again. Range
+# answers the count of all keys in the same case.
 #
-# Seen: ten keys whose values fall while the keys rise; the count with limit 5 and target VALUE, of RangeStream and of Range.
+# Seen: ten keys whose values fall while the keys rise; the count with limit 5 and target VALUE, of RangeStream and of
+# Range.
 # Package: go.etcd.io/etcd/server/v3 and client/v3, v3.7.3.
 set -euo pipefail
 command -v go >/dev/null || { echo "this needs go in PATH" >&2; exit 2; }

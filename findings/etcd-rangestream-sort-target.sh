@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # etcd 3.7.3: RangeStream with a sort target and no sort order leaves keys out and sends others twice.
 #
-# RangeStream refuses sort orders, but takes a sort target with the order NONE for the default. Each message of the stream
-# is then sorted by the target, as Range sorts (NONE with a target other than KEY means ascending), and the next message
-# begins behind the last key of the sorted message, which need not be its greatest key.
+# RangeStream refuses sort orders, but takes a sort target with the order NONE for the default. Each message of the
+# stream is then sorted by the target, as Range sorts (NONE with a target other than KEY means ascending), and the next
+# message begins after the last key of the sorted message, which need not be its greatest key.
 #
 # Seen: 40 keys whose values fall while the keys rise; the stream with target VALUE is compared with the one without.
 # Package: go.etcd.io/etcd/server/v3 and client/v3, v3.7.3.

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # etcd 3.7.3: a member that was removed from its cluster and is started again exits with 0 or with 1, by chance.
 #
-# The member hears from the others that it was removed, and stops before it has served clients. Stopping is no error, but
-# the listeners that waited for it to become ready report "server is stopping" as one. Both reach the main program at
-# about the same time: it exits with 0 if it sees the stop first, else with 1. A service manager that restarts on failure
-# starts it again in one of the two cases.
+# The member learns from the others that it was removed, and stops before it has served clients. The stop is no error,
+# but the listeners that waited for the member to become ready report "server is stopping" as an error. Both reach the
+# main program at about the same time: it exits with 0 if it sees the stop first, and with 1 otherwise. A service
+# manager that restarts on failure starts it again in one of the two cases.
 #
 # Seen: the exit codes of one removed member of three, started up to 40 times on a copy of its directory.
 # Package: go.etcd.io/etcd/server/v3 and etcdctl/v3, v3.7.3.

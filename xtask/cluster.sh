@@ -2,10 +2,10 @@
 # Three members on this machine, as a Procfile would start them.
 #
 #   xtask/cluster.sh start     (through `make cluster`, which builds first)
-#   xtask/cluster.sh stop      ends them; their data stays, and the next start goes on with it
+#   xtask/cluster.sh stop      ends them; their data stays, and the next start continues with it
 #
 #   METASTORE_BIN  the server
-#   CLUSTER_DIR    where data, logs and process ids go (default: ./cluster)
+#   CLUSTER_DIR    the directory of data, logs and process ids (default: ./cluster)
 #   ENGINE         memory or rocksdb (default: memory)
 set -euo pipefail
 directory=${CLUSTER_DIR:-cluster}
@@ -20,8 +20,8 @@ fail() {
 
 alive() { [[ -f $directory/$1.pid ]] && kill -0 "$(<"$directory/$1.pid")" 2>/dev/null; }
 
-# Waits until a condition holds; fails with what it was waiting for.
-wait_until() { # what, seconds, command...
+# Waits until a condition holds; fails with the name of the condition if it does not hold in time.
+wait_until() { # name of the condition, seconds, command...
     local what=$1 deadline=$((SECONDS + $2))
     shift 2
     until "$@"; do

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Installs what a command of the Makefile needs and this machine lacks; quick and silent where nothing is missing.
+# Installs the programs and packages that a command of the Makefile needs and this machine lacks; fast and silent if
+# none is missing.
 #
-#   xtask/install.sh run [memory|rocksdb]       what `make run` needs; without an engine named, no RocksDB
+#   xtask/install.sh run [memory|rocksdb]       the needs of `make run`; without a named engine, no RocksDB
 #   xtask/install.sh test|lint|bench|coverage
 #
 # Debian's packages come from apt-get (as root, or with sudo). Everything else goes under ~/.cache/metastore.
@@ -17,7 +18,7 @@ fail() {
     exit 1
 }
 
-# Debian's package for a program that is not there.
+# Debian's packages for a program that is missing.
 need() { # program, packages
     command -v "$1" >/dev/null || packages+=("${@:2}")
 }
@@ -35,7 +36,8 @@ install_packages() {
     log=$(mktemp)
     {
         "${as_root[@]}" apt-get update &&
-            "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${packages[@]}"
+            "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+                apt-get install -y --no-install-recommends "${packages[@]}"
     } </dev/null >"$log" 2>&1 || {
         tail -n 20 "$log" >&2
         fail "apt-get install ${packages[*]} failed, see above"
@@ -49,7 +51,7 @@ toolchain() {
     need cc gcc libc6-dev
 }
 
-# RocksDB is C++, and the names in its header are read by libclang, which needs clang's own headers.
+# RocksDB is C++; its header is read by libclang, which needs clang's own headers.
 rocksdb() {
     need c++ g++
     local lib
@@ -57,14 +59,14 @@ rocksdb() {
     for lib in /usr/lib/llvm-*/lib; do
         compgen -G "$lib/libclang[.-]*" >/dev/null && compgen -G "$lib/clang/*/include/stddef.h" >/dev/null && return
     done
-    # Elsewhere than in Debian it may lie anywhere.
+    # On other systems than Debian it may be anywhere.
     command -v apt-get >/dev/null || { ldconfig -p | grep -q 'libclang[.-]' && return; }
     packages+=(libclang-dev)
 }
 
-# RocksDB takes a quarter of an hour on two cores, and cargo would compile it anew for each profile, and again whenever the
-# choice of packages changes a feature of anything that its build script is made with. So it is compiled once, as users get
-# it, into an archive that every build links (the Makefile says where it is).
+# RocksDB takes a quarter of an hour to compile on two cores. Cargo would compile it again for each profile, and
+# whenever the choice of packages changes a feature of a dependency of its build script. So it is compiled once, with
+# the options of a release, into an archive that every build links (the Makefile says where it is).
 archive() {
     local version dir
     version=$(sed -n '/^name = "librocksdb-sys"$/{n;s/^version = "\(.*\)"$/\1/p}' "$here/../Cargo.lock")
@@ -83,7 +85,7 @@ archive() {
     rm -rf "$cache/rocksdb/target"
 }
 
-# Says every 15 seconds how many files of RocksDB are compiled, as long as this script runs.
+# Prints every 15 seconds how many files of RocksDB are compiled, as long as this script runs.
 show_progress() { # version of librocksdb-sys
     local sources all=some compiled
     while read -rt 15 <> <(:) || kill -0 $$ 2>/dev/null; do
@@ -102,9 +104,10 @@ component() { # cargo command, rustup component
 deny() {
     [[ $("$cache/tools/bin/cargo-deny" --version 2>/dev/null) == "cargo-deny $cargo_deny" ]] && return
     echo "install: cargo-deny $cargo_deny" >&2
-    # Unoptimised: it compiles in a minute and runs in a second.
+    # Not optimised: it compiles in a minute and runs in a second.
     CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet --locked --profile dev --root "$cache/tools" \
-        --target-dir "$cache/tools/target" "cargo-deny@$cargo_deny" </dev/null >&2 || fail "cargo-deny was not installed"
+        --target-dir "$cache/tools/target" "cargo-deny@$cargo_deny" </dev/null >&2 ||
+        fail "cargo-deny was not installed"
     rm -rf "$cache/tools/target"
 }
 
@@ -122,7 +125,7 @@ test)
     toolchain
     rocksdb
     need strace strace
-    # Disks that forget what was not synced, and full ones.
+    # Disks that forget writes without a sync, and full disks.
     need mkfs.ext4 e2fsprogs
     need mount mount
     # Members in networks of their own, and names that do not resolve yet.
@@ -155,7 +158,7 @@ bench)
 coverage)
     toolchain
     rocksdb
-    # As rustc's LLVM, or the counters cannot be read.
+    # Of the same version as rustc's LLVM; otherwise the counters cannot be read.
     llvm=$(rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
     installed=$(rustc --print sysroot)/lib/rustlib/$(rustc -vV | sed -n 's/^host: //p')/bin/llvm-cov
     [[ -x $installed || -x /usr/lib/llvm-$llvm/bin/llvm-cov ]] || packages+=("llvm-$llvm")
@@ -166,5 +169,5 @@ coverage)
     ;;
 esac
 
-# Each of them compiles RocksDB in.
+# All other commands build RocksDB in.
 archive

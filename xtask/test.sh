@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
-# Compiles everything that tests need, then runs all tests; says how long each took.
+# Compiles everything that tests need, then runs all tests; prints the time that each part took.
 #
-#   xtask/test.sh        (through `make test`, which installs what is missing first)
+#   xtask/test.sh        (through `make test`, which first installs missing programs)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 
 started=$SECONDS
 cargo test --locked --workspace --no-run
-# A server without RocksDB, for the test of what it says then.
+# A server without RocksDB, for the test of its error message.
 cargo build --locked --profile test -p metastore-server --bin metastore --no-default-features
 cp -f "$target/debug/metastore" "$target/debug/metastore-without-rocksdb"
 export METASTORE_WITHOUT_ROCKSDB=${METASTORE_WITHOUT_ROCKSDB:-$target/debug/metastore-without-rocksdb}
-# The server as users run it, without the features that tests switch on in its libraries; under a name of its own,
-# because cargo links its other build to the first name.
+# The server as users run it, without the features that tests switch on in its libraries. It gets a name of its own,
+# because cargo links the build with those features under the usual name.
 cargo build --locked --profile test -p metastore-server --bin metastore
 cp -f "$target/debug/metastore" "$target/debug/metastore-under-test"
 export METASTORE_BIN=${METASTORE_BIN:-$target/debug/metastore-under-test}
-# Without Go there is no newest etcd to compare with, but the one from a Python wheel.
+# Without Go there is no newest etcd for comparisons, only the one from a Python wheel.
 command -v go >/dev/null || export ETCD_FLAVOR=${ETCD_FLAVOR:-3.5.1}
 # The simulator with deliberate bugs.
 cargo build --locked --profile test -p metastore-sim --bin metastore-sim --features mutants
@@ -26,7 +26,7 @@ compiled=$SECONDS
 
 status=0
 cargo test --locked --workspace --no-fail-fast || status=$?
-# Three bugs that must be found: of durability, of reads, of watches. `make mutants` tries all.
+# Three bugs that must be found, in durability, reads and watches. `make mutants` tries all bugs.
 "$target/debug/metastore-sim-mutants" --mutants 1,11,27 --seeds 2000 || status=1
 tested=$SECONDS
 

@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# Measures MetaStore, with each storage engine, against a real etcd: the same machine, the same flags, every acknowledged
-# write on disk, the three in turn (A-B-C-A-B-C), medians of all rounds. Read the ratios: absolute numbers depend on who
-# else uses the machine.
+# Measures MetaStore, with each storage engine, and a real etcd on the same machine: the same flags, every acknowledged
+# write on disk, the three servers in turn (A-B-C-A-B-C), medians of all rounds. Read the ratios: absolute numbers
+# depend on the other load of the machine.
 #
 #   tests/bench/bench.sh
 #
 #   METASTORE_BIN  the subject        (default: target/release/metastore, built if it is not there)
 #   ETCD_BIN       the reference      (default: the newest etcd, by tests/etcd/install.sh)
 #   ROUNDS         rounds             (default 5)
-#   REQUESTS       requests per round with 1024 in flight (default 40000); fewer one at a time, more renewals of leases
+#   REQUESTS       requests per round with 1024 in flight (default 40000); a twentieth of them one at a time, and ten or
+#                  twenty times as many renewals of leases
 #   KEYS           distinct keys      (default 1000000)
-#   BENCH_DIR      where all keep their data (default: the temporary directory); must be a disk, not a tmpfs
+#   BENCH_DIR      directory of all data (default: the temporary directory); must be on a disk, not a tmpfs
 #
 # Columns: requests per second, p50 and p99 in ms, requests per second of the server's processor time, bytes written to
 # disk per request, resident memory in MB. The lines with an x are ratios to etcd.
@@ -23,7 +24,7 @@ sides=(memory rocksdb etcd)
 source "$here/servers.sh"
 need_h2load
 
-# Prints what run_h2load prints.
+# Prints the same as run_h2load.
 run_loadgen() { # address, operation, connections, streams, requests, zipf, round
     "$loadgen" "$1" "$2" connections="$3" streams="$4" requests="$5" keys="$keys" zipf="$6" seed="$7"
 }
@@ -75,7 +76,8 @@ echo "etcd:      $reference ($("$reference" --version | head -n 1))"
 echo "$(nproc) processors, $rounds rounds, medians, fsync on, key 51 B, value 256 B"
 
 few=$((requests / 20))
-for side in "${sides[@]}"; do run_h2load "${address[$side]}" put 8 8 2000 >/dev/null; done # warm up, and the key to read
+# Warms up, and writes the key that is read.
+for side in "${sides[@]}"; do run_h2load "${address[$side]}" put 8 8 2000 >/dev/null; done
 measure "Put, one hot key, 64 connections x 16 in flight" h2load put 64 16 "$requests"
 measure "Txn (mod compare, put), one hot key, 64 x 16" h2load txn 64 16 "$requests"
 measure "Range of one key, linearizable, 64 x 16" h2load range 64 16 "$requests"

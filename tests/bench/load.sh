@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Fills the rocksdb engine with more keys than memory would hold, and says what becomes of speed, memory and restarts; then
-# lists the same keys from an etcd that holds fewer of them.
+# Fills the rocksdb engine with more keys than memory would hold, and prints speed, memory and times of restarts; then
+# it makes the same measurements with an etcd that holds fewer keys.
 #
 #   tests/bench/load.sh
 #
@@ -12,10 +12,10 @@
 #   LISTED          keys of a list                    (default 100000)
 #   PAGE            keys of a page, which comes with the count of all keys (default 500)
 #   FLAGS           more flags for the subject
-#   BENCH_DIR       where both keep their data        (default: the temporary directory); must be a disk, not a tmpfs
+#   BENCH_DIR       directory of all data             (default: the temporary directory); must be on a disk, not a tmpfs
 #
-# Keys have 64 bytes and come in no order, values have 256 bytes and do not compress. 64 connections with 16 puts in flight
-# each; every acknowledged one is on disk.
+# Keys have 64 bytes and are written in random order; values have 256 bytes and do not compress. There are 64
+# connections with 16 puts in flight each; every acknowledged put is on disk.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 keys=${KEYS:-10000000}

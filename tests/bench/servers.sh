@@ -1,5 +1,5 @@
-# What the measuring scripts share: the binaries, a directory to work in, and servers that are started and stopped.
-# Sourced, after `here`, `subject` and `reference` are set.
+# The common part of the measuring scripts: the binaries, a working directory, and the start and stop of servers. It is
+# sourced after `here` is set.
 export LC_ALL=C
 root=$(cd "$here/../.." && pwd)
 target=${CARGO_TARGET_DIR:-$root/target}

