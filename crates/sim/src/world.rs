@@ -335,7 +335,8 @@ impl World {
         assert!(ticks < STORM_TICKS || enough(self), "a storm of {tick} ticks: {:?}", self.counts);
     }
 
-    /// Runs until all members have followed one leader for a while, or until acknowledged entries are known to be lost.
+    /// Runs until all members have followed one leader for a while, or until acknowledged entries are known to be lost. A
+    /// leader with a long log that is not committed yet serves nobody before an entry of its own term is.
     fn settle(&mut self) {
         let mut settled = 0;
         for _ in 0..SETTLE_TICKS {
@@ -358,6 +359,7 @@ impl World {
         let there = self.members.iter().filter(|member| member.is_there());
         self.leaves.is_empty()
             && !self.is_state_under_way()
+            && leader.has_applied_own_term()
             && there.into_iter().all(|member| member.leader() == leader.id && member.applied() >= due)
     }
 
