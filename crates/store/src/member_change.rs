@@ -183,9 +183,12 @@ fn described(id: u64, context: &Context) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use metastore_engine::Memory;
+
     use super::*;
 
     const ADD: ConfChangeType = ConfChangeType::ConfChangeAddNode;
+    const ADD_LEARNER: ConfChangeType = ConfChangeType::ConfChangeAddLearnerNode;
     const UPDATE: ConfChangeType = ConfChangeType::ConfChangeUpdateNode;
 
     fn change(kind: ConfChangeType, json: &str) -> raftpb::ConfChange {
@@ -202,6 +205,31 @@ mod tests {
             assert!(checked("[]").unwrap_err().contains("without peer URLs"), "{kind:?}");
         }
         assert_eq!(check_change(&change(ADD, r#"{"id":7,"isPromote":true}"#)), Ok(()), "a promotion has no URLs");
+    }
+
+    #[test]
+    fn a_new_change_is_clear_about_the_vote() {
+        let checked = |kind, fields| {
+            let json = format!(r#"{{"id":7,"peerURLs":["http://a:1"],{fields}}}"#);
+            check_change(&change(kind, &json)).map_err(|error| error.contains("a voter and a learner"))
+        };
+        let (voter, learner, promoted) = (r#""name":"""#, r#""isLearner":true"#, r#""isPromote":true"#);
+        assert_eq!([voter, learner, promoted].map(|fields| checked(ADD, fields)), [Ok(()), Err(true), Ok(())]);
+        let with_learner_kind = [voter, learner, promoted].map(|fields| checked(ADD_LEARNER, fields));
+        assert_eq!(with_learner_kind, [Err(true), Ok(()), Err(true)]);
+    }
+
+    #[test]
+    fn a_change_without_an_id_is_about_member_0() {
+        let json = r#"{"peerURLs":["http://a:1"]}"#;
+        for kind in [ADD, UPDATE] {
+            let error = check_change(&change(kind, json)).unwrap_err();
+            assert!(error.ends_with("member 7 with the description of member 0"), "{error}");
+        }
+        let own = Member { id: 7, peer_urls: vec!["http://b:1".into()], ..Member::default() };
+        let mut members = Members::default();
+        members.set(&Memory::new(), own).unwrap();
+        assert_eq!(members.check(&change(ADD, json), 1), Ok(Err(Refusal::MemberExists)), "as in etcd");
     }
 
     #[test]

@@ -190,6 +190,18 @@ mod tests {
     }
 
     #[test]
+    fn ids_are_listed_on_after_the_last_one_whether_or_not_it_is_still_there() {
+        let mut leases = Leases::default();
+        for id in [-3, 1, 5, i64::MAX] {
+            leases.grant(id, 60).unwrap();
+        }
+        let after = |id| leases.ids_after(id).collect::<Vec<_>>();
+        assert_eq!(after(None), [-3, 1, 5, i64::MAX]);
+        assert_eq!([after(Some(-3)), after(Some(1))], [vec![1, 5, i64::MAX], vec![5, i64::MAX]]);
+        assert_eq!([after(Some(4)), after(Some(i64::MAX))], [vec![5, i64::MAX], vec![]]);
+    }
+
+    #[test]
     fn the_minimum_raises_what_is_granted_and_what_was_loaded() {
         let mut leases = Leases::default();
         assert_eq!((leases.grant(1, 1), leases.grant(2, 60)), (Ok(1), Ok(60)));

@@ -230,6 +230,25 @@ fn requested_progress_waits_for_events_that_are_on_their_way() {
 }
 
 #[test]
+fn a_progress_request_is_answered_together_with_an_earlier_one_that_waits() {
+    let mut bench = Bench::new(Limits::default());
+    bench.create(WatchSpec { key: b"a", ..WatchSpec::default() });
+    bench.take();
+    let events = [(); 2].map(|()| {
+        let events = bench.store.put("b", "1");
+        bench.hub.progress(bench.stream);
+        events
+    });
+    bench.hub.publish(&events[0]);
+    let answers: Vec<_> = bench.take().iter().map(|r| (r.watch_id, revision(r))).collect();
+    assert_eq!(answers, [(-1, 2)]);
+    bench.hub.publish(&events[1]);
+    assert!(bench.take().is_empty(), "one answer for both");
+    bench.hub.progress(bench.stream);
+    assert_eq!(bench.take().len(), 1, "no request waits any more");
+}
+
+#[test]
 fn requests_for_progress_cost_the_same_however_many_streams_wait() {
     const STREAMS: u64 = 20_000;
     let mut bench = Bench::new(Limits::default());
@@ -321,6 +340,37 @@ fn closed_streams_leave_nothing_behind() {
     assert_eq!(super::super::Counts { events: 0, ..counts }, empty);
     assert!(bench.hub.ready.is_empty() && bench.hub.next_woken().is_none());
     assert!(bench.hub.deadlines.is_empty() && bench.hub.progress_waiting.is_empty());
+}
+
+#[test]
+fn a_closed_stream_is_not_mistaken_for_the_stream_that_took_its_place() {
+    let mut bench = Bench::new(Limits::default());
+    let closed = bench.stream;
+    let spec = WatchSpec { key: b"a", ..WatchSpec::default() };
+    bench.create(spec);
+    // With a watcher of another stream, the hub waits for the revisions that it was not told of.
+    let other = bench.hub.open_stream(0);
+    bench.hub.create(other, &spec);
+    let events = bench.store.put("b", "1");
+    bench.hub.progress(closed);
+    bench.hub.close_stream(closed);
+    bench.stream = bench.hub.open_stream(0);
+    assert_eq!(bench.stream.slot, closed.slot);
+    bench.create(spec);
+    assert_eq!(bench.take().len(), 1);
+
+    bench.hub.publish(&events);
+    assert!(bench.take().is_empty(), "the progress request was another stream's");
+    bench.hub.create(closed, &spec);
+    bench.hub.refuse(closed, "refused");
+    bench.hub.cancel(closed, 0);
+    bench.hub.progress(closed);
+    assert!(bench.take().is_empty(), "and so are these requests");
+    assert!(!bench.hub.accepts_requests(closed) && bench.hub.accepts_requests(bench.stream));
+    bench.put("a", "2");
+    assert!(bench.hub.take(closed).is_none());
+    bench.hub.close_stream(closed);
+    assert_eq!(text(&bench.take()[0].events), ["put a=2@3"]);
 }
 
 #[test]
