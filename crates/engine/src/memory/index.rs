@@ -277,6 +277,7 @@ mod tests {
         assert!(leaves <= most, "{story}: {leaves} leaves hold {} keys, {most} should do", keys.len());
         let found = index.leaves.iter().flat_map(|(bound, leaf)| {
             assert!(leaf.slots().first().is_none_or(|slot| bound <= &slot.key), "{story}: a key before its leaf");
+            assert!(leaf.slots().len() <= LEAF_KEYS, "{story}: {} keys in a leaf", leaf.slots().len());
             leaf.slots().iter().map(|slot| slot.key.to_vec())
         });
         assert!(found.eq(keys.keys().cloned()), "{story}: keys are missing, or out of order");
@@ -332,6 +333,95 @@ mod tests {
                 append(&mut index, if descending { 10 * LEAF_KEYS - number } else { number }, 1, false);
             }
             assert_eq!(index.leaves.len(), 10, "descending: {descending}");
+        }
+    }
+
+    /// The number of keys in each leaf.
+    fn sizes(filled: &Filled) -> Vec<usize> {
+        filled.check("sizes");
+        filled.index.leaves.values().map(|leaf| leaf.slots().len()).collect()
+    }
+
+    /// A leaf of keys `a`, and one of keys `z`, both full. The second one was filled in descending order.
+    fn two_full_leaves() -> Filled {
+        let mut filled = Filled::default();
+        (0..LEAF_KEYS).for_each(|number| filled.insert(key("a", number)));
+        (0..LEAF_KEYS).rev().for_each(|number| filled.insert(key("z", number)));
+        assert_eq!(sizes(&filled), [LEAF_KEYS; 2]);
+        filled
+    }
+
+    fn remove_all(filled: &mut Filled, prefix: &str, numbers: impl Iterator<Item = usize>) {
+        numbers.for_each(|number| filled.remove(&key(prefix, number)));
+    }
+
+    #[test]
+    fn a_leaf_behind_a_full_one_begins_where_that_one_ends() {
+        let filled = two_full_leaves();
+        let last = key("a", LEAF_KEYS - 1);
+        let bounds: Vec<&[u8]> = filled.index.leaves.keys().map(|bound| &bound[..]).collect();
+        assert_eq!(bounds, [&b""[..], &least_after(&last)], "descending keys find it without being moved");
+    }
+
+    #[test]
+    fn a_key_between_two_full_leaves_begins_a_leaf_and_later_ones_join_it() {
+        for number in [[0, 1, 2], [2, 1, 0], [1, 0, 2]] {
+            let mut filled = two_full_leaves();
+            number.iter().for_each(|number| filled.insert(key("m", *number)));
+            assert_eq!(sizes(&filled), [LEAF_KEYS, 3, LEAF_KEYS], "{number:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_between_two_leaves_goes_to_the_one_that_has_room() {
+        // Too many keys are left for a merge.
+        const LEFT: usize = 40;
+        const ROOM: usize = LEAF_KEYS - LEFT;
+        let mut filled = two_full_leaves();
+        remove_all(&mut filled, "a", 0..ROOM);
+        assert_eq!(sizes(&filled), [LEFT, LEAF_KEYS]);
+        filled.insert(key("m", 0));
+        assert_eq!(sizes(&filled), [LEFT + 1, LEAF_KEYS], "the bound of the second leaf was lower than the key");
+        (1..ROOM).for_each(|number| filled.insert(key("m", number)));
+        assert_eq!(sizes(&filled), [LEAF_KEYS; 2]);
+        remove_all(&mut filled, "z", 0..ROOM);
+        filled.insert(key("n", 0));
+        assert_eq!(sizes(&filled), [LEAF_KEYS, LEFT + 1], "and now it is higher");
+    }
+
+    #[test]
+    fn a_key_inside_a_full_leaf_splits_it_in_the_middle() {
+        let mut filled = two_full_leaves();
+        filled.insert(b"a000001+".to_vec());
+        assert_eq!(sizes(&filled), [LEAF_KEYS / 2 + 1, LEAF_KEYS / 2, LEAF_KEYS]);
+    }
+
+    #[test]
+    fn a_leaf_is_merged_with_either_neighbour_once_both_fit_into_three_quarters_of_a_leaf() {
+        let (most, sparse) = (merged(LEAF_KEYS), sparse(LEAF_KEYS));
+        for (other, shrunk) in [("a", "z"), ("z", "a")] {
+            // One leaf holds just so many keys that the other fits in when it is noticed for the last time.
+            let looked_at = sparse - look_every(LEAF_KEYS);
+            let mut filled = two_full_leaves();
+            remove_all(&mut filled, other, most - looked_at..LEAF_KEYS);
+            remove_all(&mut filled, shrunk, looked_at + 1..LEAF_KEYS);
+            assert_eq!(filled.index.leaves.len(), 2, "{shrunk}");
+            filled.remove(&key(shrunk, 0));
+            assert_eq!(sizes(&filled), [most], "{shrunk}");
+
+            let mut filled = two_full_leaves();
+            remove_all(&mut filled, other, most - looked_at + 1..LEAF_KEYS);
+            remove_all(&mut filled, shrunk, looked_at..LEAF_KEYS);
+            assert_eq!(filled.index.leaves.len(), 2, "{shrunk}: it would be split again soon");
+        }
+    }
+
+    #[test]
+    fn an_empty_leaf_is_removed_beside_a_full_one() {
+        for prefix in ["a", "z"] {
+            let mut filled = two_full_leaves();
+            remove_all(&mut filled, prefix, 0..LEAF_KEYS);
+            assert_eq!(sizes(&filled), [LEAF_KEYS], "{prefix}");
         }
     }
 
