@@ -222,6 +222,7 @@ mod tests {
     use rocksdb::IteratorMode;
     use rocksdb::perf::{PerfContext, PerfMetric, PerfStatsLevel, set_perf_stats};
 
+    use super::super::dead_rows::MANY_ROWS;
     use super::super::layout::superseded_key;
     use super::*;
     use crate::contract::Scratch;
@@ -343,6 +344,76 @@ mod tests {
             let unseen = passed_unseen(|| assert_eq!(engine.scan(ALL, at, 2, &mut rows).unwrap(), None));
             assert!(rows.len() == 2 && unseen < 10, "{order}: {} rows, and {unseen} unseen", rows.len());
         }
+    }
+
+    /// Bytes that a compression makes no shorter.
+    fn noise(len: usize) -> impl FnMut() -> Row {
+        let mut state = 1u64;
+        move || {
+            let words = std::iter::repeat_with(|| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                state.to_le_bytes()
+            });
+            words.flatten().take(len).collect::<Vec<_>>().into()
+        }
+    }
+
+    #[test]
+    fn a_flush_rewrites_a_run_of_dead_rows_unless_most_of_its_files_is_alive() {
+        const DEAD: i64 = MANY_ROWS as i64;
+        // So many that the dead rows are no good part of all.
+        const LIVE: i64 = 5 * DEAD;
+        type Case = (&'static str, fn(i64) -> Vec<u8>, i64);
+        let cases: [Case; 2] = [
+            ("beside", |number| format!("live{number:08}").into_bytes(), 0),
+            ("between", |number| format!("key{:08}+{number}", number * DEAD / LIVE).into_bytes(), DEAD),
+        ];
+        for (place, live, left) in cases {
+            let scratch = Scratch::new();
+            let engine = open(&scratch);
+            let published = |main: i64| Published { revision: main, applied: Applied { index: main as u64, term: 1 } };
+            let mut row = noise(120);
+            for number in 1..=LIVE {
+                let version = Version { revision: Revision::new(1, number), tombstone: false, row: row() };
+                engine.append(&live(number), version).unwrap();
+            }
+            engine.publish(published(1)).unwrap();
+            for (main, tombstone) in [(2, false), (3, true)] {
+                for number in 1..=DEAD {
+                    let row = Row::from(&b"row"[..]);
+                    let version = Version { revision: Revision::new(main, number), tombstone, row };
+                    engine.append(format!("key{number:08}").as_bytes(), version).unwrap();
+                }
+                engine.publish(published(main)).unwrap();
+                engine.flush().unwrap();
+            }
+            write(&engine, b"z", 4, false);
+            compact(&engine, 4);
+            assert!(engine.wants_flush(), "{place}");
+            assert_eq!(current(&engine) as i64, LIVE + DEAD + 1);
+            engine.flush().unwrap();
+            assert!(!engine.wants_flush(), "{place}");
+            assert_eq!(current(&engine) as i64, LIVE + left + 1, "dead rows {place} live ones");
+        }
+    }
+
+    #[test]
+    fn a_flush_is_wanted_once_a_compaction_has_come_to_its_end() {
+        let scratch = Scratch::new();
+        let engine = open(&scratch);
+        let key = |number: i64| format!("key{number:08}").into_bytes();
+        let dead = MANY_ROWS as i64;
+        (1..=dead).for_each(|number| write(&engine, &key(number), number, true));
+        let at = dead + 10 * STEP as i64;
+        (dead + 1..=at).for_each(|main| write(&engine, b"z", main, false));
+        let mut wanted = Vec::new();
+        while engine.compact_step(at).unwrap() {
+            wanted.push(engine.wants_flush());
+        }
+        assert!(wanted.len() > 10 && !wanted.contains(&true), "{wanted:?}");
+        assert!(engine.wants_flush());
     }
 
     #[test]

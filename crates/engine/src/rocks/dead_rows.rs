@@ -45,7 +45,7 @@ pub(super) enum Rewrite {
 impl DeadRows {
     /// Records a dead row, in the order of the deaths.
     pub(super) fn add(&mut self, key: &[u8], row_bytes: u32) {
-        if self.open.rows > 0 && key <= &self.open.last[..] {
+        if key <= &self.open.last[..] {
             self.close();
         }
         let run = &mut self.open;
@@ -134,5 +134,40 @@ mod tests {
         (0..MANY_ROWS).for_each(|number| dead.add(&key(number * 7919 % MANY_ROWS), 10));
         assert!(!dead.are_many(MANY_ROWS * SCATTERED_SHARE + SCATTERED_SHARE));
         assert!(matches!(dead.take(MANY_ROWS * SCATTERED_SHARE), Some(Rewrite::All)));
+    }
+
+    #[test]
+    fn short_runs_are_scattered_rows_and_take_no_place_of_long_ones() {
+        let mut dead = DeadRows::default();
+        let run = |dead: &mut DeadRows, rows| (0..rows).for_each(|number| dead.add(&key(number), 10));
+        (0..2 * MOST_RUNS).for_each(|_| run(&mut dead, RUN_ROWS - 1));
+        assert!(!dead.are_many(u64::MAX));
+        run(&mut dead, MANY_ROWS - 1);
+        assert!(!dead.are_many(u64::MAX), "one row is missing");
+        run(&mut dead, RUN_ROWS - 1);
+        assert!(!dead.are_many(u64::MAX), "rows of a run that is short so far do not count");
+        dead.add(&key(RUN_ROWS), 10);
+        assert!(dead.are_many(u64::MAX), "rows of two long runs");
+        let Some(Rewrite::Runs(runs)) = dead.take(u64::MAX) else { panic!("runs") };
+        let ends: Vec<_> = runs.iter().map(|run| (&run.first, &run.last)).collect();
+        assert_eq!(ends, [(&key(0), &key(MANY_ROWS - 2)), (&key(0), &key(RUN_ROWS))], "the run that is not over, too");
+    }
+
+    #[test]
+    fn a_key_that_dies_again_and_again_is_no_run() {
+        let mut dead = DeadRows::default();
+        (0..2 * MANY_ROWS).for_each(|_| dead.add(&key(0), 10));
+        assert!(!dead.are_many(u64::MAX));
+    }
+
+    #[test]
+    fn few_dead_rows_wait_however_few_rows_there_are() {
+        let mut dead = DeadRows::default();
+        (1..MANY_ROWS).for_each(|number| dead.add(&key(number * 7919 % MANY_ROWS), 10));
+        assert!(!dead.are_many(0));
+        dead.add(&key(0), 10);
+        assert!(dead.are_many(0));
+        dead.clear();
+        assert!(!dead.are_many(0), "all files were rewritten");
     }
 }
