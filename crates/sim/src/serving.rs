@@ -246,8 +246,8 @@ impl World {
         if replica.propose_as_leader(vec![Command::encode(id, Kind::LeaseCheckpoint, &request)]).is_ok() {
             member.due = true;
             self.checkpoints.insert(id, Noted { lease, by: at, term });
-            let name = self.lease_name(lease);
-            self.judge.leases.noted(name);
+            let (name, clocks) = (self.lease_name(lease), self.clocks());
+            self.judge.leases.noted(name, at, checkpoint.remaining_ttl, &clocks);
             self.counts.checkpoints += 1;
             self.note(|| format!("{at} notes by {id} what is left: {checkpoint:?}"));
         }

@@ -37,9 +37,15 @@ struct Lease {
     asked: Clocks,
     /// The members that proposed to revoke the lease because its time was over, and when.
     expired: Vec<(usize, u64)>,
-    /// Whether a leader has recorded its remaining time in the log.
-    has_checkpoint: bool,
+    /// Remaining times that leaders have recorded in the log.
+    checkpoints: Vec<Checkpoint>,
     end: Option<End>,
+}
+
+/// A remaining time, in ms, and the moment at which a leader has recorded it.
+struct Checkpoint {
+    noted: Clocks,
+    remaining_ms: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -51,6 +57,11 @@ enum End {
 impl Clocks {
     fn of(&self, member: usize) -> u64 {
         self.0.get(member).copied().unwrap_or_default()
+    }
+
+    /// Whether no clock shows less than at the other moment.
+    fn is_after(&self, other: &Self) -> bool {
+        other.0.iter().enumerate().all(|(member, ms)| self.of(member) >= *ms)
     }
 
     fn advance(&mut self, to: &[u64]) {
@@ -111,9 +122,14 @@ impl Leases {
         Ok(())
     }
 
-    /// A leader has recorded the remaining time of a lease in the log.
-    pub fn noted(&mut self, id: i64) {
-        self.leases.entry(id).or_default().has_checkpoint = true;
+    /// A leader has recorded in the log how many seconds of a lease remain on its clock. A record that takes time from
+    /// the lease excuses nothing: its leader may be wrong as long as the record takes no effect.
+    pub fn noted(&mut self, id: i64, member: usize, remaining_s: i64, now: &[u64]) {
+        let (lease, remaining_ms) = (self.leases.entry(id).or_default(), remaining_s.unsigned_abs() * MS_PER_S);
+        let noted = Clocks(now.to_owned());
+        if lease.may_end(member, noted.of(member) + remaining_ms) {
+            lease.checkpoints.push(Checkpoint { noted, remaining_ms });
+        }
     }
 
     /// A lease has ended: by the proposal of a member at a moment of its clock, or (`None`) at the request of a client.
@@ -156,19 +172,28 @@ impl Lease {
     /// Checks that the lease has not ended too early.
     fn judge(&self, id: i64) -> Result<(), Violation> {
         let (Some(ttl_ms), Some(End::Expired { member, at_ms })) = (self.ttl_ms, self.end) else { return Ok(()) };
-        // A member that joined later had no clock when the request was sent. It may know from a checkpoint how much of
-        // the lease's time had passed by its start.
-        if self.has_checkpoint && member >= self.acknowledged.0.len() {
-            return Ok(());
-        }
-        let asked = self.acknowledged.of(member);
-        if at_ms < asked.saturating_add(ttl_ms) {
+        if !self.may_end(member, at_ms) {
+            let asked = self.acknowledged.of(member);
             return Err(format!(
                 "lease {id} of {ttl_ms} ms was asked for at {asked} ms and has expired at {at_ms} ms, on the clock of \
                  member {member}"
             ));
         }
         Ok(())
+    }
+
+    /// Whether the lease may end at this moment of a member's clock: its time to live is over, or the rest of it that a
+    /// leader has recorded since the last renewal. The part before the record passed on the clock of that leader.
+    fn may_end(&self, member: usize, at_ms: u64) -> bool {
+        let over = |since: &Clocks, rest_ms| at_ms >= since.of(member).saturating_add(rest_ms);
+        let Some(ttl_ms) = self.ttl_ms else { return true };
+        let since_renewal = |checkpoint: &&Checkpoint| checkpoint.noted.is_after(&self.acknowledged);
+        over(&self.acknowledged, ttl_ms)
+            || self
+                .checkpoints
+                .iter()
+                .filter(since_renewal)
+                .any(|checkpoint| over(&checkpoint.noted, checkpoint.remaining_ms))
     }
 }
 
@@ -209,13 +234,37 @@ mod tests {
         expire(&mut granted(), 2, 1999).unwrap_err();
     }
 
-    /// Regression (seed 8716).
+    /// Regressions (seeds 8716 and 8034): the time before the checkpoint passed on another clock.
     #[test]
-    fn a_member_that_joined_since_may_know_of_a_checkpoint() {
-        for (member, early) in [(0, true), (1, true), (2, false)] {
+    fn a_checkpoint_counts_from_its_own_moment_on_every_clock() {
+        for (member, at_ms, early) in [(0, 2099, true), (0, 2100, false), (1, 6299, true), (1, 6300, false)] {
             let mut check = granted();
-            check.noted(7);
-            assert_eq!(expire(&mut check, member, 1999).is_err(), early);
+            // The clock of member 0 has jumped; on the clock of member 1 a moment has passed.
+            check.noted(7, 0, 1, &[1100, 5300, 30]);
+            assert_eq!(expire(&mut check, member, at_ms).is_err(), early, "{member} at {at_ms}");
+        }
+        // A member that joined since.
+        for (at_ms, early) in [(1029, true), (1030, false)] {
+            let mut check = granted();
+            check.noted(7, 0, 1, &[1100, 5300, 30]);
+            assert_eq!(expire(&mut check, 2, at_ms).is_err(), early);
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_before_a_renewal_counts_no_more() {
+        let mut check = granted();
+        check.noted(7, 0, 1, &[1200, 5300]);
+        check.renewed(7, 2, &[1250, 5350]).unwrap();
+        expire(&mut check, 1, 6400).unwrap_err();
+    }
+
+    #[test]
+    fn a_checkpoint_that_takes_time_from_a_lease_excuses_nothing() {
+        for (noted, early) in [(1099, true), (1100, false)] {
+            let mut check = granted();
+            check.noted(7, 0, 1, &[noted, 5300]);
+            assert_eq!(expire(&mut check, 1, 6400).is_err(), early);
         }
     }
 
