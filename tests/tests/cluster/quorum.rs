@@ -103,8 +103,7 @@ fn a_read_under_way_when_the_leader_changes_is_told_so() {
     let address = cluster.address(asked).to_string();
     let (answers, answered) = std::sync::mpsc::channel();
     let reader = std::thread::spawn(move || {
-        let client = Client::new(&address);
-        block_on(read_until_refused(&client, || _ = answers.send(())))
+        block_on(async { read_until_refused(&Client::new(&address), || _ = answers.send(())).await })
     });
     answered.recv().expect("a read before the leader stops");
     cluster.pause(old);
