@@ -267,3 +267,89 @@ impl<T: Message + Default> Inbound<T> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::super::counts::{Kind, Ledger};
+    use super::super::frame::{Frame, PREFIX_BYTES};
+    use super::*;
+
+    /// Larger than everything that the tests send at once.
+    const WINDOW_BYTES: usize = 1 << 20;
+
+    /// A stream whose client has sent `bytes` and closed its half. All of them have arrived; none was taken.
+    async fn arrived(bytes: Vec<u8>) -> Inbound<()> {
+        let (near, far) = tokio::io::duplex(WINDOW_BYTES);
+        tokio::spawn(async move {
+            let (client, connection) = h2::client::handshake(near).await.unwrap();
+            tokio::spawn(connection);
+            let request = Request::post("http://test/").body(()).unwrap();
+            let (_response, mut body) = client.ready().await.unwrap().send_request(request, false).unwrap();
+            body.send_data(bytes.into(), true).unwrap();
+            std::future::pending::<()>().await;
+        });
+        let mut builder = h2::server::Builder::new();
+        builder.initial_window_size(WINDOW_BYTES as u32).initial_connection_window_size(WINDOW_BYTES as u32);
+        let mut connection = builder.handshake::<_, Bytes>(far).await.unwrap();
+        let (request, respond) = connection.accept().await.unwrap().unwrap();
+        tokio::spawn(async move {
+            let _open = respond;
+            while connection.accept().await.is_some() {}
+        });
+        let counts = Ledger::default().open("a.B", "C", Kind::BidiStream);
+        let (inbound, reader) = channel(request.into_body(), Encoding::Identity, WINDOW_BYTES, counts);
+        while inbound.intake.borrow().end.is_none() {
+            poll_fn(|cx| Poll::Ready(reader.0.borrow_mut().fill(cx))).await;
+            tokio::task::yield_now().await;
+        }
+        inbound
+    }
+
+    /// `count` messages of so many bytes.
+    fn messages(count: usize, bytes: usize) -> Vec<u8> {
+        Frame::write(bytes, |buffer| buffer.resize(buffer.len() + bytes, 0)).unwrap().into_bytes().repeat(count)
+    }
+
+    /// The numbers of messages that are taken in each turn, to the end of the stream.
+    async fn turns(intake: &Rc<RefCell<Intake>>) -> Vec<usize> {
+        let mut turns = vec![0];
+        let mut take = |cx: &mut Context<'_>| loop {
+            match intake.borrow_mut().poll_next(cx).map(Result::unwrap) {
+                Poll::Ready(Some(_)) => *turns.last_mut().unwrap() += 1,
+                Poll::Ready(None) => return Poll::Ready(()),
+                Poll::Pending => {
+                    turns.push(0);
+                    return Poll::Pending;
+                }
+            }
+        };
+        poll_fn(&mut take).await;
+        turns
+    }
+
+    /// Messages that wait would otherwise hold up all other tasks of the thread.
+    #[tokio::test]
+    async fn a_handler_takes_a_bounded_number_of_bytes_and_messages_in_a_turn() {
+        let large = turns(&arrived(messages(200, 1024)).await.intake).await;
+        let most = TURN_BYTES.div_ceil(1024 + MESSAGE_BYTES);
+        assert_eq!((large[0], large.len(), large.iter().sum()), (most, 200usize.div_ceil(most), 200));
+        let empty = turns(&arrived(messages(2500, 0)).await.intake).await;
+        assert_eq!(empty, [1024, 1024, 452]);
+    }
+
+    #[tokio::test]
+    async fn the_window_opens_in_steps_by_what_the_handler_has_taken() {
+        let inbound = arrived(messages(40, 1000)).await;
+        let mut intake = inbound.intake.borrow_mut();
+        let held = |intake: &mut Intake| intake.body.flow_control().used_capacity();
+        assert_eq!(held(&mut intake), 40 * (1000 + PREFIX_BYTES));
+        let mut context = Context::from_waker(Waker::noop());
+        for taken in 1..=40 {
+            assert!(matches!(intake.poll_next(&mut context), Poll::Ready(Ok(Some(_)))));
+            let waiting = (40 - taken) * (1000 + PREFIX_BYTES);
+            assert!((waiting..waiting + RELEASE_BYTES).contains(&held(&mut intake)), "{taken} of 40");
+        }
+    }
+}
