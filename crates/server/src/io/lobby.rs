@@ -133,6 +133,11 @@ impl Guest {
     pub fn escort(&self, service: Rc<dyn Service>) -> Rc<dyn Service> {
         Rc::new(Escort { service, state: self.state.clone() })
     }
+
+    #[cfg(test)]
+    pub fn pass(&self) -> Pass {
+        Pass(self.state.clone())
+    }
 }
 
 impl Drop for Guest {
@@ -178,7 +183,7 @@ mod tests {
         asks.state.set(&asks.state.asked);
         assert!(!goes(&asks, 20).await && goes(&asks, 10).await, "not admitted, however many requests it makes");
         let member = lobby.enter();
-        Pass(member.state.clone()).admit();
+        member.pass().admit();
         assert!(!goes(&member, 10_000).await);
     }
 
@@ -186,7 +191,7 @@ mod tests {
     async fn the_oldest_makes_room_for_the_newest_and_admitted_ones_take_none() {
         let lobby = Lobby::new(LIMITS);
         let (first, member) = (lobby.enter(), lobby.enter());
-        Pass(member.state.clone()).admit();
+        member.pass().admit();
         let second = lobby.enter();
         assert!(!goes(&first, 1).await, "a member takes no place");
         let third = lobby.enter();

@@ -6,13 +6,14 @@ use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
-use hyper::body::Incoming;
+use http_body::Body;
 use metastore_proto::raftpb::Message;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::check::{Way, check};
 use super::codec::message::decode_limited;
@@ -67,13 +68,10 @@ impl Senders {
     ///
     /// # Errors
     /// [`Refusal`]; nothing of the state remains.
-    pub async fn receive(
-        &self,
-        shared: &Shared,
-        sender: &Sender,
-        pass: Option<Pass>,
-        body: Incoming,
-    ) -> Result<(), Refusal> {
+    pub async fn receive<B>(&self, shared: &Shared, sender: &Sender, pass: Option<Pass>, body: B) -> Result<(), Refusal>
+    where
+        B: Body<Data = Bytes, Error: std::fmt::Display> + Unpin,
+    {
         let start = Instant::now();
         let bad = |text: String| Refusal::new(StatusCode::BAD_REQUEST, text);
         let from = sender.id.ok_or_else(|| bad("the request does not say who sends it".into()))?;
@@ -194,12 +192,15 @@ impl Drop for Inflight<'_> {
 }
 
 /// Passes the body to the intake on a blocking thread, and waits for its result. Returns the number of bytes.
-async fn take(
+async fn take<B>(
     intake: Arc<dyn StateIntake>,
     message: Message,
-    mut source: Source<Incoming>,
+    mut source: Source<B>,
     pace: Option<Pace>,
-) -> Result<u64, String> {
+) -> Result<u64, String>
+where
+    B: Body<Data = Bytes, Error: std::fmt::Display> + Unpin,
+{
     let (pieces, inlet) = mpsc::channel(PIECES);
     let taking = tokio::task::spawn_blocking(move || take_all(&*intake, message, inlet));
     let bytes = AtomicU64::new(0);
@@ -208,7 +209,7 @@ async fn take(
             let next = source.piece();
             let piece = match pace {
                 None => next.await,
-                Some(pace) => tokio::time::timeout_at(pace.deadline(bytes.load(Ordering::Relaxed)).into(), next)
+                Some(pace) => tokio::time::timeout_at(pace.deadline(bytes.load(Ordering::Relaxed)), next)
                     .await
                     .map_err(|_| format!("it comes more slowly than {STRANGERS_BYTES_PER_S} bytes a second"))?,
             };
@@ -238,4 +239,161 @@ fn take_all(intake: &dyn StateIntake, message: Message, mut inlet: mpsc::Receive
         }
     }
     Err("the sender went away in the middle of the snapshot".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use bytes::BytesMut;
+    use http_body::Frame;
+    use metastore_proto::raftpb::MessageType;
+    use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+    use tokio::time::{advance, timeout};
+
+    use super::super::codec::message::encode;
+    use super::super::{Identity, Peer, Settings, Sink, StateTaker, Transport};
+    use super::*;
+    use crate::io::lobby::{Limits, Lobby};
+
+    /// Takes every state, and counts its bytes.
+    #[derive(Clone, Default)]
+    struct Double(Arc<AtomicU64>);
+
+    impl Sink for Double {
+        fn message(&self, _: Message, _: usize) -> bool {
+            false
+        }
+
+        fn unreachable(&self, _: u64) {}
+
+        fn snapshot_sent(&self, _: u64, _: bool) {}
+
+        fn removed(&self) {}
+    }
+
+    impl StateIntake for Double {
+        fn begin(&self, _: Message) -> Result<Box<dyn StateTaker>, String> {
+            Ok(Box::new(self.clone()))
+        }
+    }
+
+    impl StateTaker for Double {
+        fn take(&mut self, piece: &[u8]) -> Result<(), String> {
+            self.0.fetch_add(piece.len() as u64, Ordering::Relaxed);
+            Ok(())
+        }
+
+        fn finish(self: Box<Self>) -> Result<(), String> {
+            Ok(())
+        }
+    }
+
+    /// A body that the test writes.
+    struct Written(UnboundedReceiver<Bytes>);
+
+    impl Body for Written {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            self.0.poll_recv(cx).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
+        }
+    }
+
+    fn body() -> (UnboundedSender<Bytes>, Written) {
+        let (sender, receiver) = unbounded_channel();
+        (sender, Written(receiver))
+    }
+
+    /// The beginning of a request of `from` to member 1: a message of this type.
+    fn begin(from: u64, kind: MessageType) -> Bytes {
+        let mut bytes = BytesMut::new();
+        let (r#type, from, to) = (Some(kind as i32), Some(from), Some(1));
+        encode(&Message { r#type, from, to, ..Message::default() }, &mut bytes);
+        bytes.freeze()
+    }
+
+    /// The text of the refusal of a request of `from` to member 1, which knows member 2.
+    async fn receive(double: &Double, from: u64, pass: Option<Pass>, body: Written) -> Result<(), String> {
+        let (second, double) = (Duration::from_secs(1), Arc::new(double.clone()));
+        let identity =
+            Identity { id: 1, cluster_id: 9, directory: None, version: "3.7.0".into(), peer_urls: Vec::new() };
+        let settings = Settings { identity, dial_timeout: second, read_timeout: second };
+        let transport = Transport::new(settings, double.clone(), double);
+        transport.set_peers(vec![Peer { id: 2, urls: vec!["http://127.0.0.1:1".into()] }], Vec::new());
+        let sender = Sender { id: Some(from), urls: Vec::new() };
+        let received = Senders::default().receive(&transport.shared, &sender, pass, body).await;
+        received.map_err(|refusal| refusal.text.into_owned())
+    }
+
+    /// The only place for states of strangers would otherwise be taken for ever, by a byte now and then.
+    #[tokio::test(start_paused = true)]
+    async fn a_state_of_a_stranger_must_keep_its_pace_from_its_beginning_on() {
+        const INTERVAL: Duration = Duration::from_secs(20);
+        let fast = (STRANGERS_BYTES_PER_S * INTERVAL.as_secs()) as usize;
+        let too_slow = "failed to save KV snapshot (it comes more slowly than 262144 bytes a second)".to_owned();
+        for (from, piece_bytes, expected) in [(9, 1, Err(too_slow)), (9, fast, Ok(())), (2, 1, Ok(()))] {
+            let (double, (writer, written)) = (Double::default(), body());
+            writer.send(begin(from, MessageType::MsgSnap)).unwrap();
+            let write = async {
+                for pieces in 1..=4 {
+                    writer.send(vec![0; piece_bytes].into()).unwrap();
+                    while double.0.load(Ordering::Relaxed) < pieces * piece_bytes as u64 {
+                        tokio::task::yield_now().await;
+                    }
+                    advance(INTERVAL).await;
+                }
+                drop(writer);
+                std::future::pending::<()>().await;
+            };
+            let received = tokio::select! {
+                received = receive(&double, from, None, written) => received,
+                () = write => unreachable!(),
+            };
+            assert_eq!(received, expected, "of {from}, {piece_bytes} bytes at a time");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_announcement_is_bounded_in_time_and_a_strangers_in_bytes() {
+        let (double, (writer, written)) = (Double::default(), body());
+        let write = async move {
+            for byte in begin(2, MessageType::MsgSnap) {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                writer.send(Bytes::copy_from_slice(&[byte])).unwrap();
+            }
+            drop(writer);
+            std::future::pending::<()>().await;
+        };
+        let received = tokio::select! {
+            received = receive(&double, 2, None, written) => received,
+            () = write => unreachable!(),
+        };
+        let slow = "failed to decode raft message (i/o timeout: nothing was received for 10s)";
+        assert_eq!(received, Err(slow.into()));
+        let (writer, written) = body();
+        writer.send(Bytes::copy_from_slice(&(STRANGERS_ANNOUNCEMENT_BYTES + 1).to_be_bytes())).unwrap();
+        let large = "failed to decode raft message (a frame of 65537 bytes exceeds the limit of 65536)";
+        assert_eq!(receive(&double, 9, None, written).await, Err(large.into()));
+    }
+
+    /// Its time in the lobby is shorter than many states take.
+    #[tokio::test(start_paused = true)]
+    async fn a_stranger_leaves_the_lobby_with_a_whole_announcement_and_not_before() {
+        let second = Duration::from_secs(1);
+        for (kind, admitted) in [(MessageType::MsgHeartbeat, false), (MessageType::MsgSnap, true)] {
+            let guest = Lobby::new(Limits { connections: 1, first_request: second, stay: second }).enter();
+            let (writer, written) = body();
+            writer.send(begin(9, kind)).unwrap();
+            drop(writer);
+            assert_eq!(receive(&Double::default(), 9, Some(guest.pass()), written).await.is_ok(), admitted);
+            assert_eq!(timeout(10 * second, guest.shown_out()).await.is_err(), admitted);
+        }
+    }
 }
