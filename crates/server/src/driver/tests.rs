@@ -1,11 +1,14 @@
 //! The engine thread keeps a bounded number of requests, forgets them in the end, and answers those whose leader goes.
 
 use metastore_engine::{Engine, Memory};
-use metastore_proto::etcdserverpb::{CompactionRequest, LeaseGrantRequest, PutRequest};
+use metastore_proto::etcdserverpb::{
+    CompactionRequest, LeaseCheckpoint, LeaseCheckpointRequest, LeaseGrantRequest, LeaseRevokeRequest, PutRequest,
+};
 use metastore_proto::raftpb::{Message, MessageType};
 use metastore_replica::disk::SimulatedDisk;
 use metastore_replica::{Bootstrap, Founder, OpenEngine, Paths, Role, Settings, Timing};
 use metastore_store::command::{Command, Kind};
+use metastore_store::lease::Renewal;
 
 use super::*;
 use crate::grpc::Ledger;
@@ -213,6 +216,90 @@ fn renewals_that_wait_are_answered_when_another_member_leads_and_when_this_one_e
     driver.turn_away();
     assert!(driver.proving.is_empty());
     assert!(posted(&mut mail).iter().any(|answer| matches!(answer, Answer::Stopped)));
+}
+
+#[test]
+fn a_renewal_of_a_lease_with_a_checkpoint_is_answered_once_the_checkpoint_is_taken_back() {
+    let (mut driver, mut mail) = driver(1);
+    let grant = Command::encode(1, Kind::LeaseGrant, &LeaseGrantRequest { id: 5, ttl: 60 });
+    let checkpoints = vec![LeaseCheckpoint { id: 5, remaining_ttl: 10 }];
+    let note = Command::encode(2, Kind::LeaseCheckpoint, &LeaseCheckpointRequest { checkpoints });
+    for (id, data) in [(1, grant), (2, note)] {
+        driver.take(Event::Propose { waiter: waiter(), id, data }).unwrap();
+        driver.advance().unwrap();
+    }
+    posted(&mut mail);
+    driver.take(Event::KeepAlive { waiter: waiter(), leases: vec![5, 6] }).unwrap();
+    assert!(driver.proving.len() == 1 && driver.links[0].batch.is_empty());
+    driver.advance().unwrap();
+    let answers = posted(&mut mail);
+    assert!(
+        matches!(&answers[..], [Answer::Renewed(all)] if all[..] == [Renewal::Renewed(60), Renewal::Unknown]),
+        "{answers:?}"
+    );
+}
+
+/// Only the leader knows when leases end, so that the other members must ask it.
+#[test]
+fn a_follower_says_nothing_about_leases() {
+    let (mut driver, _mail) = driver(3);
+    driver.take(Event::KeepAlive { waiter: waiter(), leases: vec![5] }).unwrap();
+    driver.take(Event::AwaitEnd { waiter: waiter(), lease: 5 }).unwrap();
+    driver.take(Event::TimeToLive { waiter: waiter(), lease: 5 }).unwrap();
+    assert_eq!(answered(&mut driver, |answer| matches!(answer, Answer::NotLeader)), 3);
+}
+
+#[test]
+fn renewals_that_came_too_late_are_answered_when_their_lease_is_revoked_and_when_another_member_leads() {
+    let (mut driver, mut mail) = leader_with_a_renewal();
+    [5, 6].into_iter().for_each(|lease| assert!(driver.too_late.push(lease, waiter()).is_ok()));
+    let revoke = Command::encode(2, Kind::LeaseRevoke, &LeaseRevokeRequest { id: 5 });
+    driver.take(Event::Propose { waiter: waiter(), id: 2, data: revoke }).unwrap();
+    driver.advance().unwrap();
+    posted(&mut mail);
+    acknowledge(&mut driver);
+    assert_eq!(posted(&mut mail).iter().filter(|answer| matches!(answer, Answer::LeaseEnded)).count(), 1);
+    driver.proving.clear();
+    hear(&mut driver, MessageType::MsgHeartbeat, 1, 0);
+    assert_eq!(answered(&mut driver, |answer| matches!(answer, Answer::NotLeader)), 1);
+}
+
+/// A former leader, or one whose database came too late, is no reason to end.
+#[test]
+fn a_database_of_etcds_ends_a_member_only_if_its_leader_sent_it_and_entries_are_missing() {
+    let (mut driver, _mail) = driver(3);
+    let others: Vec<u64> = driver.replica.voters().iter().copied().filter(|id| *id != driver.replica.id()).collect();
+    let applied = driver.replica.store().applied().index;
+    let ends = |driver: &mut Driver, from, index| driver.take(Event::ForeignState { from, index }).is_err();
+    assert!(!ends(&mut driver, others[0], applied + 1), "no member leads");
+    hear(&mut driver, MessageType::MsgHeartbeat, 1, 0);
+    assert_eq!(driver.replica.standing().leader, others[0]);
+    assert!(!ends(&mut driver, others[1], applied + 1) && !ends(&mut driver, others[0], applied));
+    assert!(ends(&mut driver, others[0], applied + 1));
+}
+
+#[test]
+fn leases_are_listed_in_bounded_pieces_with_their_ends() {
+    let (mut driver, mut mail) = driver(1);
+    for at in 0..=LEASES_AT_ONCE as u64 {
+        // The later ones end earlier.
+        let grant = LeaseGrantRequest { id: 1 + at as i64, ttl: 10_000 - at as i64 };
+        let grant = Command::encode(1 + at, Kind::LeaseGrant, &grant);
+        driver.take(Event::Propose { waiter: waiter(), id: 1 + at, data: grant }).unwrap();
+    }
+    driver.advance().unwrap();
+    posted(&mut mail);
+    let mut list = |after| {
+        driver.take(Event::Leases { waiter: waiter(), after }).unwrap();
+        driver.advance().unwrap();
+        let Some(Answer::Leases(piece)) = posted(&mut mail).pop() else { panic!("no list") };
+        piece
+    };
+    let first = list(None);
+    assert_eq!(first.len(), LEASES_AT_ONCE);
+    assert!(first.is_sorted_by(|one, next| one.id < next.id && one.ends_ms > next.ends_ms));
+    let second = list(first.last().map(|lease| lease.id));
+    assert_eq!(second.len(), 1);
 }
 
 #[test]
