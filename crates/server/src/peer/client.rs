@@ -205,6 +205,14 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_host_is_what_a_url_names_between_its_scheme_and_its_query() {
+        for text in ["http://a.example:1", "HTTP://a.example:1?x", "http://a.example:1#x", "http://a.example:1?x#y"] {
+            let request = new_request(&parse(text).unwrap(), Method::GET, "/version", HeaderMap::new(), ());
+            assert_eq!(request.headers()[HOST], "a.example:1", "{text}");
+        }
+    }
+
     #[tokio::test]
     async fn a_body_that_ends_with_the_connection_is_whole_too() {
         let (url, _) = peer(b"HTTP/1.0 200 OK\r\n\r\nall of it").await;
