@@ -369,8 +369,9 @@ pub(crate) async fn renew_here(member: &Member, call: &Call, leases: Vec<i64>) -
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
+    use std::cell::{Cell, RefCell};
 
+    use metastore_proto::etcdserverpb::InternalRaftRequest;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
     use tokio::time::{Duration, Instant};
@@ -383,31 +384,44 @@ mod tests {
         Rc::new(Call::of_member(Instant::now() + Duration::from_secs(60)))
     }
 
-    /// A peer that leads as etcd does: leases 1 to 9 live for 10 s, and batches are not known. Keeps the paths that
-    /// were requested.
-    async fn etcd() -> (String, Rc<RefCell<Vec<String>>>) {
+    /// The paths that were requested from a peer, and the number of connections to it.
+    #[derive(Default)]
+    struct Asked {
+        paths: RefCell<Vec<String>>,
+        connections: Cell<usize>,
+        lease_20: Cell<bool>,
+    }
+
+    /// A peer that leads as etcd does: leases 1 to 9 live for 10 s, and batches are not known. The answer about lease 9
+    /// comes after the question about lease 20.
+    async fn etcd() -> (String, Rc<Asked>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let paths = Rc::new(RefCell::new(Vec::new()));
-        let asked = paths.clone();
+        let all = Rc::<Asked>::default();
+        let asked = all.clone();
         tokio::task::spawn_local(async move {
             loop {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 let asked = asked.clone();
+                asked.connections.set(asked.connections.get() + 1);
                 tokio::task::spawn_local(async move {
                     while let Some((path, body)) = read_request(&mut stream).await {
                         let id = LeaseKeepAliveRequest::decode(&body[..]).map_or(0, |request| request.id);
                         let found = path == peer::PATH && (1..10).contains(&id);
                         let status = if found { "200 OK" } else { "404 Not Found" };
                         let answer = LeaseKeepAliveResponse { header: None, id, ttl: 10 }.encode_to_vec();
-                        asked.borrow_mut().push(path);
+                        asked.paths.borrow_mut().push(path);
+                        asked.lease_20.set(asked.lease_20.get() || id == 20);
+                        while id == 9 && !asked.lease_20.get() {
+                            tokio::task::yield_now().await;
+                        }
                         let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", answer.len());
                         stream.write_all(&[head.as_bytes(), &answer].concat()).await.unwrap();
                     }
                 });
             }
         });
-        (url, paths)
+        (url, all)
     }
 
     /// Path and body of the next request of a connection.
@@ -425,25 +439,147 @@ mod tests {
 
     #[tokio::test(flavor = "local")]
     async fn a_leader_that_takes_no_batches_is_asked_for_one_lease_after_the_other() {
-        let (url, paths) = etcd().await;
+        let (url, asked) = etcd().await;
         let bench = Bench::new(&["http://127.0.0.1:1", &url]);
         bench.led_by(2);
-        let leases = [7, 8, 20, 7];
+        let leases = [7, 9, 20, 7];
         let renewed = Renewal::Renewed(10);
-        let expected = vec![(7, renewed), (8, renewed), (20, Renewal::Unknown), (7, renewed)];
+        let expected = vec![(7, renewed), (9, renewed), (20, Renewal::Unknown), (7, renewed)];
         assert_eq!(renew(&bench.member, &call(), &leases).await.unwrap(), expected);
         assert_eq!(renew(&bench.member, &call(), &leases).await.unwrap(), expected);
-        let batches = paths.borrow().iter().filter(|path| *path == peer::BATCH_PATH).count();
-        assert_eq!((batches, paths.borrow().len()), (1, 1 + 2 * leases.len()), "it is asked once in its term");
-        let many: Vec<i64> = (0..200).map(|at| 1 + at % 9).collect();
+        let batches = asked.paths.borrow().iter().filter(|path| *path == peer::BATCH_PATH).count();
+        assert_eq!((batches, asked.paths.borrow().len()), (1, 1 + 2 * leases.len()), "it is asked once in its term");
+        let many: Vec<i64> = (0..200).map(|at| 1 + at % 8).collect();
         assert!(renew(&bench.member, &call(), &many).await.unwrap().iter().all(|(_, renewal)| *renewal == renewed));
+        assert_eq!(asked.connections.get(), SINGLY_AT_ONCE);
+    }
+
+    /// The leader that follows it may take batches.
+    #[tokio::test(flavor = "local")]
+    async fn a_leader_that_took_no_batches_is_remembered_for_its_own_term_only() {
+        let (url, asked) = etcd().await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let last_words = format!("http://{}", listener.local_addr().unwrap());
+        let bench = Rc::new(Bench::new(&["http://127.0.0.1:1", &last_words, &url]));
+        bench.led_by(2);
+        let replaced = bench.clone();
+        tokio::task::spawn_local(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            read_request(&mut stream).await.unwrap();
+            replaced.led_by(3);
+            stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        });
+        let batches = || asked.paths.borrow().iter().filter(|path| *path == peer::BATCH_PATH).count();
+        assert_eq!(renew(&bench.member, &call(), &[7]).await.unwrap(), [(7, Renewal::Renewed(10))]);
+        assert_eq!(batches(), 0);
+        assert_eq!(renew(&bench.member, &call(), &[7]).await.unwrap(), [(7, Renewal::Renewed(10))]);
+        assert_eq!(batches(), 1);
+    }
+
+    /// A lease that is renewed on another stream in the meantime goes on, and a new leader may have renewed it, too.
+    #[tokio::test(flavor = "local", start_paused = true)]
+    async fn a_renewal_that_came_too_late_is_made_again_after_the_wait() {
+        let bench = Bench::new(&["http://127.0.0.1:1"]);
+        bench.led_by(1);
+        let (asked, leads) = (Cell::new(0), Cell::new(true));
+        let engine = |event: &Event| match event {
+            Event::KeepAlive { .. } => {
+                asked.set(asked.get() + 1);
+                Answer::Renewed(vec![if asked.get() % 2 == 0 { Renewal::Renewed(10) } else { Renewal::Expired }])
+            }
+            Event::AwaitEnd { lease: 7, .. } if leads.get() => Answer::LeaseEnded,
+            _ => Answer::NotLeader,
+        };
+        let test = async {
+            let renewed = renew_or_await_end_here(&bench.member, &call(), 7).await.unwrap();
+            assert!(matches!(renewed, Told::Known(10)), "{renewed:?}");
+            leads.set(false);
+            let lost = renew_or_await_end_here(&bench.member, &call(), 7).await.unwrap();
+            assert!(matches!(lost, Told::NotLeader), "{lost:?}");
+        };
+        tokio::select! {
+            () = test => {}
+            _ = bench.answer(engine) => {}
+        }
+    }
+
+    /// Each member raises the time to its own minimum when it applies the entry, as in etcd.
+    #[tokio::test(flavor = "local", start_paused = true)]
+    async fn a_grant_is_proposed_with_the_time_that_the_client_asked_for() {
+        let bench = Bench::new(&["http://127.0.0.1:1"]);
+        bench.led_by(1);
+        let proposed = RefCell::new(Vec::new());
+        let engine = |event: &Event| {
+            let Event::Propose { id, data, .. } = event else { panic!("another question") };
+            let grant = InternalRaftRequest::decode(&data[..]).unwrap().lease_grant.unwrap();
+            proposed.borrow_mut().push((grant.id, grant.ttl));
+            let reply = Ok(Reply::LeaseGrant { id: grant.id, ttl_s: 15 });
+            Answer::Outcome(metastore_store::Outcome { id: *id, revision: 1, reply })
+        };
+        let ask = async |id, ttl| {
+            let call = Call::of_member(Instant::now() + Duration::from_secs(60));
+            let frame = grant(&bench.member, call, LeaseGrantRequest { id, ttl }).await.unwrap().into_bytes();
+            let granted = LeaseGrantResponse::decode(frame.slice(crate::grpc::frame::PREFIX_BYTES..)).unwrap();
+            (granted.id, granted.ttl)
+        };
+        let test = async {
+            assert_eq!((ask(7, 1).await, ask(8, -3).await), ((7, 15), (8, 15)));
+            let (chosen, _) = ask(0, 20).await;
+            assert!(chosen > 0);
+            assert_eq!(proposed.take(), [(7, 1), (8, -3), (chosen, 20)]);
+        };
+        tokio::select! {
+            () = test => {}
+            _ = bench.answer(engine) => {}
+        }
+    }
+
+    /// The keys may have been attached by another leader, whose last entries are not applied here yet.
+    #[tokio::test(flavor = "local", start_paused = true)]
+    async fn a_time_to_live_is_read_behind_everything_that_was_acknowledged() {
+        let bench = Bench::new(&["http://127.0.0.1:1", "http://127.0.0.1:2"]);
+        bench.led_by(1);
+        let asked = RefCell::new(String::new());
+        let engine = |event: &Event| {
+            let first = asked.borrow().is_empty();
+            asked.borrow_mut().push_str(if matches!(event, Event::Read { .. }) { "read " } else { "time " });
+            match event {
+                Event::Read { .. } if first => Answer::LeaderChanged,
+                Event::Read { .. } => Answer::Readable,
+                _ => Answer::TimeToLive(Some(TimeToLive { granted_s: 10, remaining_s: 3 })),
+            }
+        };
+        let test = async {
+            let found = time_left(&bench.member, &call(), 7, false).await.unwrap().unwrap();
+            assert_eq!((found.time.remaining_s, asked.borrow().as_str()), (3, "read read time "), "after an election");
+        };
+        tokio::select! {
+            () = test => {}
+            _ = bench.answer(engine) => {}
+        }
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn renewals_count_with_their_number_in_the_inbox() {
+        let bench = Bench::new(&["http://127.0.0.1:1"]);
+        bench.led_by(1);
+        let renew = async || renew_here(&bench.member, &call(), vec![7; 100]).await;
+        let test = async {
+            let (taken, refused) = tokio::join!(renew(), renew());
+            assert_eq!(taken.unwrap(), Some(Vec::new()));
+            assert_eq!(refused.unwrap_err(), errors::too_many_requests(), "the inbox has room for 10,000 bytes");
+        };
+        tokio::select! {
+            () = test => {}
+            _ = bench.answer(|_| Answer::Renewed(Vec::new())) => {}
+        }
     }
 
     #[tokio::test(flavor = "local", start_paused = true)]
     async fn a_renewal_that_comes_too_late_is_answered_when_its_lease_is_gone() {
         let bench = Bench::new(&["http://127.0.0.1:1"]);
         bench.led_by(1);
-        let ended = std::cell::Cell::new(false);
+        let ended = Cell::new(false);
         let engine = |event: &Event| match event {
             Event::KeepAlive { leases, .. } => {
                 let one = if ended.get() { Renewal::Unknown } else { Renewal::Expired };
@@ -471,8 +607,10 @@ mod tests {
     async fn all_leases_are_listed_piece_by_piece_in_the_order_of_their_ends() {
         const COUNT: i64 = 2 * LEASES_AT_ONCE as i64 + 3;
         let bench = Bench::new(&["http://127.0.0.1:1"]);
+        let pieces = RefCell::new(Vec::new());
         let engine = |event: &Event| match event {
             Event::Leases { after, .. } => {
+                pieces.borrow_mut().push(*after);
                 let from = after.map_or(1, |after| after + 1);
                 let end = |id| LeaseEnd { ends_ms: (id as u64 * 7919) % 1000, id };
                 Answer::Leases((from..=COUNT).take(LEASES_AT_ONCE).map(end).collect())
@@ -489,6 +627,9 @@ mod tests {
             let listed = list().await;
             assert!(listed.is_sorted_by_key(|id| ((*id as u64 * 7919) % 1000, *id)));
             assert_eq!(listed.len(), COUNT as usize);
+            let one_list = pieces.take();
+            tokio::join!(list(), list());
+            assert_eq!(pieces.take(), [&one_list[..], &one_list].concat(), "one list after the other");
         };
         tokio::select! {
             () = test => {}
