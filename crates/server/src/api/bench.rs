@@ -46,7 +46,7 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// The members with their peer URLs, from id 1 on. To be called inside a local runtime.
+    /// The members with their peer URLs, from id 1 on; commas separate several of one member. To be called inside a local runtime.
     pub fn new(peer_urls: &[&str]) -> Self {
         Self::with(store(peer_urls, false))
     }
@@ -122,8 +122,8 @@ fn store(peer_urls: &[&str], is_learner: bool) -> Store {
     let kind = if is_learner { ConfChangeType::ConfChangeAddLearnerNode } else { ConfChangeType::ConfChangeAddNode };
     for (id, url) in (1..).zip(peer_urls) {
         let name = format!("m{id}");
-        let member =
-            ClusterMember { id, name, is_learner, peer_urls: vec![(*url).to_owned()], ..ClusterMember::default() };
+        let peer_urls = url.split(',').map(str::to_owned).collect();
+        let member = ClusterMember { id, name, is_learner, peer_urls, ..ClusterMember::default() };
         let change = ConfChange {
             r#type: Some(kind as i32),
             node_id: Some(id),

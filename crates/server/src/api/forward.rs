@@ -164,6 +164,14 @@ mod tests {
     }
 
     #[tokio::test(flavor = "local")]
+    async fn each_url_of_the_leader_is_tried() {
+        let urls: [&str; 3] = ["http://127.0.0.1:2", &peer(&["no"]).await, &peer(&["yes, the third"]).await];
+        let bench = Bench::new(&["http://127.0.0.1:1", &urls.join(",")]);
+        bench.led_by(2);
+        assert_eq!(ask(&bench, &call(), None).await.unwrap(), "yes, the third");
+    }
+
+    #[tokio::test(flavor = "local")]
     async fn who_leads_after_all_answers_here() {
         let bench = Bench::new(&["http://127.0.0.1:1", &peer(&["no"]).await]);
         bench.led_by(1);
