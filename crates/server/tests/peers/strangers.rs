@@ -62,6 +62,26 @@ fn a_crowd_of_silent_connections_keeps_no_member_out() {
     assert!(one.is_connected_to(2) && two.is_connected_to(1));
 }
 
+/// Only a member that is known here is taken out of the crowd, whatever the others ask for.
+#[test]
+fn a_stranger_makes_room_although_it_asks_and_a_member_does_not() {
+    let one = Member::start(1);
+    one.transport.set_peers(vec![peer(2, "127.0.0.1:1".parse().unwrap())], vec![]);
+    let ask = |from| {
+        let head = post_head("/raft/probing", from, 1, 0).replace("POST", "GET");
+        let mut stream = send(one.address, &head);
+        assert_eq!(status(&mut stream), "HTTP/1.1 200 OK");
+        stream
+    };
+    let (mut member, mut stranger) = (ask(2), ask(9));
+    let _crowd: Vec<TcpStream> = (0..300).map(|_| send(one.address, "")).collect();
+    let mut rest = Vec::new();
+    assert!(stranger.read_to_end(&mut rest).is_ok(), "closed");
+    member.write_all(b"GET /raft/nowhere HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answers = String::new();
+    assert!(member.read_to_string(&mut answers).is_ok() && answers.contains("HTTP/1.1 404 Not Found"), "{answers}");
+}
+
 #[test]
 fn a_silent_connection_is_closed_after_some_seconds() {
     let one = Member::start(1);

@@ -131,13 +131,58 @@ async fn a_handler_that_is_behind_makes_its_own_client_wait() {
     assert_eq!(body.data().await.unwrap().unwrap().len(), 5, "another stream of the connection is answered");
 }
 
+/// Otherwise a client holds its calls open for ever.
 #[tokio::test]
-async fn large_metadata_is_accepted() {
+async fn a_client_that_keeps_its_message_back_is_answered_at_its_deadline() {
     let server = Server::start();
     let mut sender = connect(&server).await;
+    // A method whose server streams waits for the end of its client's half, too.
+    for (path, begun) in [("/test.T/Empty", &b""[..]), ("/test.T/Large", b""), ("/test.T/Large", &[0; 5])] {
+        let (messages, body) = channel_body();
+        messages.send(Bytes::from_static(begun)).unwrap();
+        let response = sender.send_request(request(path, &[("grpc-timeout", "50m")], body));
+        let reply = async { outcome(response.await.unwrap()).await };
+        let reply = tokio::time::timeout(PATIENCE, reply).await.expect("stuck");
+        assert_eq!((reply.status.as_str(), reply.message.as_str()), ("4", "context deadline exceeded"), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn the_messages_of_all_kinds_of_calls_are_bounded() {
+    let server = Server::start();
+    let mut sender = connect(&server).await;
+    let over = HealthCheckRequest { service: "x".repeat(MAX_BYTES - 3) };
+    let compressed =
+        ("grpc: received message after decompression larger than max 2097152", gzip(&over.encode_to_vec()));
+    let plain = ("grpc: received message larger than max (2097153 vs. 2097152)", framed(&over).to_vec());
+    for path in ["/test.T/Length", "/test.T/Large", "/test.T/Echo"] {
+        for (text, body) in [&plain, &compressed] {
+            let reply = call(&mut sender, path, &[("grpc-encoding", "gzip")], body.clone()).await;
+            assert_eq!((reply.status.as_str(), reply.message.as_str()), ("8", *text), "{path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn metadata_of_up_to_sixteen_mebibytes_is_accepted() {
+    let server = Server::start();
+    let mut sender = connect(&server).await;
+    let names: Vec<String> = (0..16).map(|at| format!("token{at}")).collect();
     let large = "t".repeat(1 << 20);
-    let reply = call(&mut sender, "/test.T/Empty", &[("token", &large), ("other", &large)], vec![0u8; 5]).await;
+    let metadata: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), large.as_str())).collect();
+    let reply = call(&mut sender, "/test.T/Empty", &metadata[1..], vec![0u8; 5]).await;
     assert_eq!(reply.status, "0");
+    let reply = call(&mut sender, "/test.T/Empty", &metadata, vec![0u8; 5]).await;
+    assert_eq!(reply.http, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "16 MiB and some names");
+}
+
+#[tokio::test]
+async fn a_client_is_told_how_many_requests_may_be_open() {
+    let server = Server::start_with(Protocol { max_concurrent_streams: 7, ..Protocol::default() });
+    let stream = TcpStream::connect(server.address).await.unwrap();
+    let (client, connection) = h2::client::handshake::<_, Bytes>(stream).await.unwrap();
+    tokio::spawn(connection);
+    until("the settings of the server", || client.current_max_send_streams() == 7).await;
 }
 
 #[tokio::test]
