@@ -232,6 +232,7 @@ impl DiskFile for OsFile {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+    use std::sync::Mutex;
 
     fn scratch(name: &str) -> PathBuf {
         let dir = std::env::temp_dir().join(format!("metastore-disk-{name}-{}", std::process::id()));
@@ -255,6 +256,34 @@ mod tests {
         assert_eq!(file.read_at(0, &mut buffer).unwrap(), 6);
         assert_eq!(&buffer, b"\0\0\0abc");
         assert_eq!(disk.list(&dir.join("a")).unwrap(), ["b"]);
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn writes_and_syncs_are_reported_and_those_that_are_not_done_are_not() {
+        let dir = scratch("observed");
+        OsDisk::new().create_dir_all(&dir).unwrap();
+        let path = dir.join("f");
+        for (disk, syncs) in [(OsDisk::new(), &[Access::SyncData, Access::SyncAll][..]), (OsDisk::without_fsync(), &[])]
+        {
+            let reported = Arc::new(Mutex::new(Vec::new()));
+            let report = reported.clone();
+            let disk = disk.observed(Arc::new(move |path, access, took| {
+                assert!(took > Duration::ZERO);
+                report.lock().unwrap().push((path.to_owned(), access));
+            }));
+            let file = disk.create(&path).unwrap();
+            file.write_at(0, b"abc").unwrap();
+            file.sync_data().unwrap();
+            file.sync_all().unwrap();
+            disk.open(&path).unwrap().write_at(1, b"BC").unwrap();
+            assert_eq!(disk.read(&path).unwrap(), b"aBC");
+            assert!(disk.open(Path::new("/dev/full")).unwrap().write_at(0, b"lost").is_err());
+            let mut expected = vec![(path.clone(), Access::Write(3))];
+            expected.extend(syncs.iter().map(|access| (path.clone(), *access)));
+            expected.extend([(path.clone(), Access::Write(2)), ("/dev/full".into(), Access::Write(4))]);
+            assert_eq!(*reported.lock().unwrap(), expected);
+        }
         fs::remove_dir_all(dir).unwrap();
     }
 

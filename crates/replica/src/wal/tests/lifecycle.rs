@@ -39,6 +39,25 @@ fn a_later_entry_replaces_the_tail() {
 }
 
 #[test]
+fn an_entry_that_is_too_large_for_a_record_is_refused_before_anything_is_written() {
+    let disk = new_disk();
+    let mut wal = create(&disk).unwrap();
+    wal.append(Some(&hard_state(1, 1, 0)), [entry(1, 1, "a")], true).unwrap();
+    let written = disk.read(&first_segment()).unwrap();
+    let batch = [entry(2, 1, "not written"), entry(3, 1, vec![0; MAX_ENTRY_BYTES + 1])];
+    let refused = wal.append(Some(&hard_state(2, 1, 0)), batch, true);
+    let is_expected = |error: &WalError| {
+        matches!(error, WalError::EntryTooLarge { index: 3, bytes, max }
+        if (*bytes, *max) == (MAX_ENTRY_BYTES + 1, MAX_ENTRY_BYTES))
+    };
+    assert!(refused.as_ref().is_err_and(is_expected), "{refused:?}");
+    assert!(disk.read(&first_segment()).unwrap() == written, "the log is as it was");
+    wal.append(None, [entry(2, 1, "b")], true).unwrap();
+    let (_, replay) = open(&disk).unwrap();
+    assert_eq!((replay.entries, replay.hard_state), (vec![entry(1, 1, "a"), entry(2, 1, "b")], hard_state(1, 1, 0)));
+}
+
+#[test]
 fn a_full_segment_is_cut_to_its_length_and_the_next_goes_on() {
     let disk = new_disk();
     let mut wal = create(&disk).unwrap();
