@@ -46,3 +46,37 @@ impl Format {
         !self.complained.swap(true, Ordering::Relaxed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(format: Option<&'static str>) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-server-version", "3.7.0".parse().expect("a value"));
+        format.map(|format| headers.insert("x-metastore-state", format.parse().expect("a value")));
+        headers
+    }
+
+    #[test]
+    fn a_peer_takes_states_as_long_as_it_names_their_format() {
+        let format = Format::default();
+        let known = || (format.is_ours(), format.is_foreign());
+        assert_eq!(known(), (false, false), "nothing was heard");
+        for (named, expected) in [(None, (false, true)), (Some("1"), (true, false)), (Some("2"), (false, true))] {
+            format.hear(&headers(named));
+            assert_eq!(known(), expected, "{named:?}");
+        }
+    }
+
+    #[test]
+    fn a_complaint_comes_first_once_until_the_peer_takes_states() {
+        let format = Format::default();
+        let complain_twice = || [format.complain(), format.complain()];
+        assert_eq!(complain_twice(), [true, false]);
+        format.hear(&headers(None));
+        assert!(!format.complain(), "it is the same etcd");
+        format.hear(&headers(Some("1")));
+        assert_eq!(complain_twice(), [true, false]);
+    }
+}
