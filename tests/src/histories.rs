@@ -61,7 +61,7 @@ const END_PATIENCE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(10);
 
 /// The state that clients and watchers share.
-struct Shared {
+struct RecordingState {
     began: Instant,
     addresses: Vec<String>,
     last_id: AtomicU64,
@@ -79,9 +79,9 @@ struct Shared {
     strange: Mutex<Vec<Violation>>,
 }
 
-impl Shared {
-    fn new(addresses: Vec<String>) -> Shared {
-        Shared {
+impl RecordingState {
+    fn new(addresses: Vec<String>) -> RecordingState {
+        RecordingState {
             began: Instant::now(),
             addresses,
             last_id: AtomicU64::new(0),
@@ -130,7 +130,7 @@ impl Shared {
 /// Running clients and watchers, each kind on a thread of its own.
 pub struct Recorder {
     seed: u64,
-    shared: Arc<Shared>,
+    shared: Arc<RecordingState>,
     clients: Option<JoinHandle<Vec<Operation>>>,
     watchers: Option<JoinHandle<Vec<Vec<Watch>>>>,
     oracle: Option<JoinHandle<Vec<Watch>>>,
@@ -139,7 +139,7 @@ pub struct Recorder {
 impl Recorder {
     /// Starts the clients of a new cluster. The seed determines their requests.
     pub fn start(addresses: &[String], seed: u64) -> Recorder {
-        let shared = Arc::new(Shared::new(addresses.to_vec()));
+        let shared = Arc::new(RecordingState::new(addresses.to_vec()));
         let [asking, watching, listening] = [(); 3].map(|()| shared.clone());
         Recorder {
             seed,
@@ -227,7 +227,7 @@ fn workload(number: usize, first_of_kubernetes: usize) -> Workload {
 }
 
 /// Runs all clients until the end.
-async fn ask(seed: u64, shared: Arc<Shared>) -> Vec<Operation> {
+async fn ask(seed: u64, shared: Arc<RecordingState>) -> Vec<Operation> {
     let mut clients = JoinSet::new();
     for number in 0..CLIENTS {
         let workload = workload(number, CLIENTS - KUBERNETES_CLIENTS);
@@ -237,7 +237,7 @@ async fn ask(seed: u64, shared: Arc<Shared>) -> Vec<Operation> {
 }
 
 /// Runs all watchers until the end.
-async fn watch(seed: u64, shared: Arc<Shared>) -> Vec<Vec<Watch>> {
+async fn watch(seed: u64, shared: Arc<RecordingState>) -> Vec<Vec<Watch>> {
     let watchers = (0..WATCHERS).map(|number| {
         let workload = workload(number, WATCHERS - KUBERNETES_WATCHERS);
         Watcher::new(seed, number, workload, shared.clone())
@@ -247,6 +247,6 @@ async fn watch(seed: u64, shared: Arc<Shared>) -> Vec<Vec<Watch>> {
 }
 
 /// Runs the oracle until the end. It is one chain. If a compaction cuts the chain, the check of the chain fails.
-async fn listen(seed: u64, shared: Arc<Shared>) -> Vec<Watch> {
+async fn listen(seed: u64, shared: Arc<RecordingState>) -> Vec<Watch> {
     Watcher::oracle(seed, WATCHERS, shared).run().await.into_iter().flatten().collect()
 }

@@ -48,7 +48,7 @@ enum Outcome {
 
 /// The state that the clients share.
 #[derive(Default)]
-struct Shared {
+struct LoadState {
     end: AtomicBool,
     acknowledged: AtomicUsize,
     reads: AtomicUsize,
@@ -59,7 +59,7 @@ struct Shared {
 
 /// Running clients, on a thread of their own.
 pub struct Load {
-    shared: Arc<Shared>,
+    shared: Arc<LoadState>,
     thread: Option<JoinHandle<Vec<Vec<Outcome>>>>,
 }
 
@@ -73,7 +73,7 @@ pub struct History {
 impl Load {
     /// Starts clients of the members at `addresses`. When one fails them, they go to the next.
     pub fn start(addresses: &[String]) -> Load {
-        let (shared, addresses) = (Arc::<Shared>::default(), addresses.to_vec());
+        let (shared, addresses) = (Arc::<LoadState>::default(), addresses.to_vec());
         let seen = shared.clone();
         let thread = std::thread::spawn(move || block_on(run(addresses, seen)));
         Load { shared, thread: Some(thread) }
@@ -107,7 +107,7 @@ impl Drop for Load {
     }
 }
 
-async fn run(addresses: Vec<String>, shared: Arc<Shared>) -> Vec<Vec<Outcome>> {
+async fn run(addresses: Vec<String>, shared: Arc<LoadState>) -> Vec<Vec<Outcome>> {
     let readers =
         (0..READERS).map(|reader| tokio::spawn(read(reader, Rotation::new(&addresses, reader), shared.clone())));
     let readers: Vec<_> = readers.collect();
@@ -143,7 +143,7 @@ impl Rotation {
     }
 }
 
-async fn write(writer: usize, mut members: Rotation, shared: Arc<Shared>) -> Vec<Outcome> {
+async fn write(writer: usize, mut members: Rotation, shared: Arc<LoadState>) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
     let mut pace = tokio::time::interval(PACE);
     pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -173,7 +173,7 @@ fn judge_write(answer: Option<Result<PutResponse, Status>>) -> Outcome {
     }
 }
 
-async fn read(reader: usize, mut members: Rotation, shared: Arc<Shared>) {
+async fn read(reader: usize, mut members: Rotation, shared: Arc<LoadState>) {
     let mut pace = tokio::time::interval(PACE);
     pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     for number in reader.. {

@@ -6,17 +6,17 @@ use std::sync::OnceLock;
 
 /// A storage engine of the server under test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Engine {
+pub enum EngineKind {
     Memory,
     RocksDb,
 }
 
-impl Engine {
+impl EngineKind {
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
         match self {
-            Engine::Memory => "memory",
-            Engine::RocksDb => "rocksdb",
+            EngineKind::Memory => "memory",
+            EngineKind::RocksDb => "rocksdb",
         }
     }
 
@@ -24,10 +24,10 @@ impl Engine {
         format!("--engine={}", self.name())
     }
 
-    pub fn other(self) -> Engine {
+    pub fn other(self) -> EngineKind {
         match self {
-            Engine::Memory => Engine::RocksDb,
-            Engine::RocksDb => Engine::Memory,
+            EngineKind::Memory => EngineKind::RocksDb,
+            EngineKind::RocksDb => EngineKind::Memory,
         }
     }
 }
@@ -62,7 +62,7 @@ impl Server {
     }
 
     /// The server under test, as it is linked into this program.
-    pub fn inside(engine: Engine) -> Result<Server, String> {
+    pub fn inside(engine: EngineKind) -> Result<Server, String> {
         let binary = std::env::current_exe().map_err(|error| format!("cannot find this program: {error}"))?;
         Ok(Server { binary, flags: vec![engine.flag()], harness: Harness::Inside })
     }
@@ -74,7 +74,7 @@ impl Server {
 }
 
 /// The server under test, with `engine`.
-pub fn subject(engine: Engine) -> Result<Server, String> {
+pub fn subject(engine: EngineKind) -> Result<Server, String> {
     let mut server = Server::process(subject_binary()?);
     if !server.is_etcd() {
         server.flags = vec![engine.flag()];

@@ -30,7 +30,7 @@ use bytes::Bytes;
 use metastore_proto::etcdserverpb::request_op::Request;
 use metastore_proto::etcdserverpb::{PutRequest, RequestOp, TxnRequest, TxnResponse, WatchCreateRequest};
 use metastore_tests::grpc::Client;
-use metastore_tests::programs::{Engine, Server};
+use metastore_tests::programs::{EngineKind, Server};
 use metastore_tests::{paths, programs};
 use tonic::Status;
 
@@ -40,7 +40,7 @@ const OPS_PER_TXN: usize = 128;
 const TXNS_IN_FLIGHT: usize = 16;
 
 /// The server under test; None if the test `name` is to be skipped.
-fn subject(name: &str, engine: Engine) -> Option<Server> {
+fn subject(name: &str, engine: EngineKind) -> Option<Server> {
     programs::or_skip(name, programs::subject(engine))
 }
 

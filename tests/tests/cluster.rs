@@ -45,23 +45,23 @@ mod watch;
 
 use metastore_tests::cluster::Cluster;
 use metastore_tests::network::Network;
-use metastore_tests::programs::{self, Engine, Harness, Server};
+use metastore_tests::programs::{self, EngineKind, Harness, Server};
 
 /// The engines of a cluster's members.
 #[derive(Clone, Copy, Debug)]
 pub enum Engines {
-    All(Engine),
+    All(EngineKind),
     /// Both engines, in turn.
     Mixed,
 }
 
 impl Engines {
     /// The engine of member `node`.
-    fn at(self, node: usize) -> Engine {
+    fn at(self, node: usize) -> EngineKind {
         match self {
             Engines::All(engine) => engine,
-            Engines::Mixed if node.is_multiple_of(2) => Engine::Memory,
-            Engines::Mixed => Engine::RocksDb,
+            Engines::Mixed if node.is_multiple_of(2) => EngineKind::Memory,
+            Engines::Mixed => EngineKind::RocksDb,
         }
     }
 
@@ -130,12 +130,12 @@ impl Members {
 macro_rules! each_cluster {
     ($($body:ident),+ $(,)?) => {
         mod memory {
-            use metastore_tests::programs::Engine;
-            $(#[test] fn $body() { super::$body(crate::cluster::Engines::All(Engine::Memory)); })+
+            use metastore_tests::programs::EngineKind;
+            $(#[test] fn $body() { super::$body(crate::cluster::Engines::All(EngineKind::Memory)); })+
         }
         mod rocksdb {
-            use metastore_tests::programs::Engine;
-            $(#[test] fn $body() { super::$body(crate::cluster::Engines::All(Engine::RocksDb)); })+
+            use metastore_tests::programs::EngineKind;
+            $(#[test] fn $body() { super::$body(crate::cluster::Engines::All(EngineKind::RocksDb)); })+
         }
         mod mixed {
             $(#[test] fn $body() { super::$body(crate::cluster::Engines::Mixed); })+
@@ -152,9 +152,9 @@ macro_rules! each_harness {
         mod process {
             $(mod $body {
                 use crate::cluster::Engines::{All, Mixed};
-                use metastore_tests::programs::Engine;
-                #[test] fn memory() { super::super::$body(All(Engine::Memory).processes()); }
-                #[test] fn rocksdb() { super::super::$body(All(Engine::RocksDb).processes()); }
+                use metastore_tests::programs::EngineKind;
+                #[test] fn memory() { super::super::$body(All(EngineKind::Memory).processes()); }
+                #[test] fn rocksdb() { super::super::$body(All(EngineKind::RocksDb).processes()); }
                 #[test] fn mixed() { super::super::$body(Mixed.processes()); }
             })*
             $($(#[test] fn $mixed() { super::$mixed(crate::cluster::Engines::Mixed.processes()); })+)?

@@ -3,7 +3,7 @@
 use metastore_proto::etcdserverpb::*;
 use metastore_tests::grpc::Client;
 use metastore_tests::member::Member;
-use metastore_tests::programs::Engine;
+use metastore_tests::programs::EngineKind;
 use metastore_tests::random::Random;
 use metastore_tests::{paths, programs};
 use tonic::Status;
@@ -17,7 +17,7 @@ const VALUE_BYTES: usize = 2048;
 
 each_engine!(defragment_gives_space_back_and_holds_up_nobody);
 
-fn defragment_gives_space_back_and_holds_up_nobody(engine: Engine) {
+fn defragment_gives_space_back_and_holds_up_nobody(engine: EngineKind) {
     let found = programs::subject(engine);
     let Some(subject) = programs::or_skip("defragment", found) else { return };
     let mut member = Member::start(&subject, &[]);
@@ -53,9 +53,9 @@ fn defragment_gives_space_back_and_holds_up_nobody(engine: Engine) {
     assert_eq!(metrics["etcd_mvcc_db_total_size_in_bytes"], metrics["etcd_mvcc_db_total_size_in_use_in_bytes"]);
     let on_disk = metrics.get("metastore_engine_disk_bytes").copied();
     match engine {
-        Engine::Memory => assert_eq!(on_disk, None, "an engine without files has no figures"),
+        EngineKind::Memory => assert_eq!(on_disk, None, "an engine without files has no figures"),
         // Twice the size of the remaining data, and the overhead of tables.
-        Engine::RocksDb => assert!(on_disk.is_some_and(|bytes| (1.0..3e6).contains(&bytes)), "{on_disk:?}"),
+        EngineKind::RocksDb => assert!(on_disk.is_some_and(|bytes| (1.0..3e6).contains(&bytes)), "{on_disk:?}"),
     }
     let sizes = || {
         let status = runtime.block_on(async { status(&Client::new(&address)).await });

@@ -29,7 +29,7 @@ mod world;
 
 use coverage::Coverage;
 use known::KNOWN;
-use metastore_tests::programs::{self, Engine, Server};
+use metastore_tests::programs::{self, EngineKind, Server};
 use world::Plan;
 
 const DEFAULT_CALLS: usize = 50_000;
@@ -40,7 +40,7 @@ const FIRST_SEED: u64 = 1;
 
 each_engine!(the_subject_answers_like_etcd);
 
-fn the_subject_answers_like_etcd(engine: Engine) {
+fn the_subject_answers_like_etcd(engine: EngineKind) {
     let flavor = programs::reference_flavor();
     let found = programs::subject(engine);
     let found = found.and_then(|subject| Ok((subject, Server::etcd(&programs::etcd(&flavor)?))));

@@ -9,12 +9,12 @@ mod script;
 mod text;
 
 use metastore_tests::member::Member;
-use metastore_tests::programs::{self, Engine, Server};
+use metastore_tests::programs::{self, EngineKind, Server};
 use run::Shell;
 
 each_engine!(etcdctl_prints_what_it_prints_against_etcd);
 
-fn etcdctl_prints_what_it_prints_against_etcd(engine: Engine) {
+fn etcdctl_prints_what_it_prints_against_etcd(engine: EngineKind) {
     let newest = programs::etcd("newest");
     let found = programs::subject(engine).and_then(|subject| Ok((subject, newest?)));
     let Some((subject, etcd)) = programs::or_skip("etcdctl", found) else { return };

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use metastore_proto::etcdserverpb::*;
 use metastore_tests::grpc::Client;
 use metastore_tests::member::Member;
-use metastore_tests::programs::{Engine, Server};
+use metastore_tests::programs::{EngineKind, Server};
 use metastore_tests::random::Random;
 use metastore_tests::{paths, programs};
 use tonic::Status;
@@ -32,7 +32,7 @@ const SEED: u64 = 54;
 
 each_engine!(everything_stored_hashes_as_in_etcd, compactions_and_revisions_hash_as_in_etcd);
 
-fn everything_stored_hashes_as_in_etcd(engine: Engine) {
+fn everything_stored_hashes_as_in_etcd(engine: EngineKind) {
     if programs::reference_flavor() != "newest" {
         println!("hash: skipped, because etcd 3.5 keeps members and cluster version elsewhere");
         return;
@@ -77,7 +77,7 @@ async fn hash(client: &Client) -> Result<u32, Status> {
 
 /// Regression: if no key was alive and a compaction was at the revision of a delete, the hash of that
 /// compaction differed from etcd's.
-fn compactions_and_revisions_hash_as_in_etcd(engine: Engine) {
+fn compactions_and_revisions_hash_as_in_etcd(engine: EngineKind) {
     if programs::reference_flavor() != "newest" {
         println!("hash: skipped, because etcd 3.5 drops the tombstone at the compacted revision");
         return;

@@ -4,10 +4,10 @@
 macro_rules! each_engine {
     ($($body:ident),+ $(,)?) => {
         mod memory {
-            $(#[test] fn $body() { super::$body(metastore_tests::programs::Engine::Memory); })+
+            $(#[test] fn $body() { super::$body(metastore_tests::programs::EngineKind::Memory); })+
         }
         mod rocksdb {
-            $(#[test] fn $body() { super::$body(metastore_tests::programs::Engine::RocksDb); })+
+            $(#[test] fn $body() { super::$body(metastore_tests::programs::EngineKind::RocksDb); })+
         }
     };
 }

@@ -17,7 +17,7 @@ use metastore_tests::cluster::Cluster;
 use metastore_tests::grpc::Client;
 use metastore_tests::lease::KeepAliveStream;
 use metastore_tests::member::Member;
-use metastore_tests::programs::{self, Engine, Server};
+use metastore_tests::programs::{self, EngineKind, Server};
 use metastore_tests::watch::{WatchStream, everything_from};
 use metastore_tests::{cluster, paths};
 
@@ -195,7 +195,7 @@ fn is_listed(name: &str, list: &[(&str, &str)]) -> bool {
 }
 
 /// The server under test with an engine, and etcd.
-fn servers(engine: Engine) -> Option<[Server; 2]> {
+fn servers(engine: EngineKind) -> Option<[Server; 2]> {
     let found = programs::subject(engine)
         .and_then(|subject| Ok([subject, Server::etcd(&programs::etcd(&programs::reference_flavor())?)]));
     programs::or_skip("metrics", found)
@@ -203,7 +203,7 @@ fn servers(engine: Engine) -> Option<[Server; 2]> {
 
 each_engine!(a_member_shows_what_etcd_shows);
 
-fn a_member_shows_what_etcd_shows(engine: Engine) {
+fn a_member_shows_what_etcd_shows(engine: EngineKind) {
     let Some([subject, etcd]) = servers(engine) else { return };
     let (expected, mut moves) = after_everything(&etcd, &BTreeSet::new());
     moves.retain(|name| !is_listed(name, &MISSING) && !is_listed(name, &UNSTEADY));
@@ -231,7 +231,7 @@ fn after_a_loss(server: &Server) -> Page {
 
 #[test]
 fn members_show_of_each_other_what_etcds_show() {
-    let Some(servers) = servers(Engine::Memory) else { return };
+    let Some(servers) = servers(EngineKind::Memory) else { return };
     let [shown, expected] = servers.each_ref().map(after_a_loss);
     assert!(expected.len() > 7, "{expected:?}");
     assert_eq!(differences(&shown, &expected), [""; 0]);

@@ -20,7 +20,7 @@ use metastore_proto::etcdserverpb::*;
 use metastore_proto::mvccpb::KeyValue;
 use metastore_tests::grpc::Client;
 use metastore_tests::member::Member;
-use metastore_tests::programs::{Engine, Server};
+use metastore_tests::programs::{EngineKind, Server};
 use metastore_tests::{paths, programs};
 use tonic::Status;
 
@@ -41,7 +41,7 @@ struct State {
 
 each_engine!(a_restart_brings_everything_back_as_etcd_does);
 
-fn a_restart_brings_everything_back_as_etcd_does(engine: Engine) {
+fn a_restart_brings_everything_back_as_etcd_does(engine: EngineKind) {
     let etcd = programs::etcd(&programs::reference_flavor());
     let found = programs::subject(engine).and_then(|subject| Ok((subject, etcd?)));
     let Some((subject, etcd)) = programs::or_skip("restart", found) else { return };

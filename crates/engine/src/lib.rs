@@ -22,7 +22,7 @@
 
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
-mod mark;
+mod high_water_mark;
 mod memory;
 mod range;
 #[cfg(feature = "rocksdb")]
@@ -31,7 +31,7 @@ mod statistic;
 mod stock;
 mod table;
 
-pub use mark::{Mark, Sizes};
+pub use high_water_mark::{HighWaterMark, Sizes};
 pub use memory::{Memory, MemorySettings};
 pub use range::KeyRange;
 #[cfg(all(feature = "rocksdb", any(test, feature = "contract")))]
@@ -147,8 +147,8 @@ pub trait Engine: Send + Sync + 'static {
     fn begin_compaction(&self, at: i64);
 
     /// Sets the high-water mark: after a state with a known mark was loaded, or after space was given back
-    /// ([`Mark::lowered`]). An engine that outlives the process stores it with the next publish.
-    fn set_mark(&self, mark: Mark);
+    /// ([`HighWaterMark::lowered`]). An engine that outlives the process stores it with the next publish.
+    fn set_mark(&self, mark: HighWaterMark);
 
     // ---- the medium, from any thread ----
 
@@ -220,7 +220,7 @@ pub trait Engine: Send + Sync + 'static {
     fn usage(&self) -> Usage;
 
     /// The high-water mark of the stored data. It belongs to this member and is not part of the state.
-    fn mark(&self) -> Mark;
+    fn mark(&self) -> HighWaterMark;
 
     /// The size of the state as etcd's clients and operators expect it, as that of a file.
     fn sizes(&self) -> Sizes {

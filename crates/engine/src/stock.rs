@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::{Mark, Table, Usage};
+use crate::{HighWaterMark, Table, Usage};
 
 /// The size of the key under which a version counts as stored: etcd's revision key. A tombstone has one byte more.
 const REVISION_KEY_BYTES: u64 = 17;
@@ -27,12 +27,12 @@ impl Usage {
 pub(crate) struct Stock {
     rows: AtomicU64,
     bytes: AtomicU64,
-    mark: Mutex<Mark>,
+    mark: Mutex<HighWaterMark>,
 }
 
 impl Stock {
     #[cfg(feature = "rocksdb")]
-    pub(crate) fn new(usage: Usage, mark: Mark) -> Self {
+    pub(crate) fn new(usage: Usage, mark: HighWaterMark) -> Self {
         Self { rows: usage.rows.into(), bytes: usage.bytes.into(), mark: mark.into() }
     }
 
@@ -67,11 +67,11 @@ impl Stock {
         self.mark.lock().through(at);
     }
 
-    pub(crate) fn mark(&self) -> Mark {
+    pub(crate) fn mark(&self) -> HighWaterMark {
         self.mark.lock().clone()
     }
 
-    pub(crate) fn set_mark(&self, mark: Mark) {
+    pub(crate) fn set_mark(&self, mark: HighWaterMark) {
         *self.mark.lock() = mark;
     }
 }

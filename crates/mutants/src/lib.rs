@@ -5,7 +5,7 @@
 //! seeds that were not chosen for it.
 //!
 //! ```text
-//!   store, replica    if metastore_mutants::on(Mutant::AnswerBeforeSync) { ... }
+//!   store, replica    if metastore_mutants::mutant(Mutant::AnswerBeforeSync) { ... }
 //!                          │
 //!        without feature   └─▶ false at compile time: the branch is not in the program
 //!        with `on`         └─▶ is it the bug given to `choose`?  ◀── metastore-sim --mutant NUMBER
@@ -260,12 +260,12 @@ impl Mutant {
 /// Whether this bug is switched on. Without the feature `on` none ever is, and the compiler leaves the branch out.
 #[cfg(not(feature = "on"))]
 #[inline(always)]
-pub const fn on(_: Mutant) -> bool {
+pub const fn mutant(_: Mutant) -> bool {
     false
 }
 
 #[cfg(feature = "on")]
-pub use switch::{choose, on};
+pub use switch::{choose, mutant};
 
 #[cfg(feature = "on")]
 mod switch {
@@ -286,8 +286,8 @@ mod switch {
 
     /// Whether this bug is switched on.
     #[inline]
-    pub fn on(mutant: Mutant) -> bool {
-        CHOSEN.load(Ordering::Relaxed) == mutant.number()
+    pub fn mutant(bug: Mutant) -> bool {
+        CHOSEN.load(Ordering::Relaxed) == bug.number()
     }
 }
 
@@ -317,14 +317,14 @@ mod tests {
     #[cfg(not(feature = "on"))]
     #[test]
     fn without_the_feature_none_is_on_when_it_is_compiled() {
-        const { assert!(!on(Mutant::AnswerBeforeSync)) }
-        assert!(!Mutant::ALL.iter().any(|mutant| on(*mutant)));
+        const { assert!(!mutant(Mutant::AnswerBeforeSync)) }
+        assert!(!Mutant::ALL.iter().any(|bug| mutant(*bug)));
     }
 
     #[cfg(feature = "on")]
     #[test]
     fn one_is_on_at_a_time() {
-        let switched_on = || Mutant::ALL.iter().copied().filter(|mutant| on(*mutant)).collect::<Vec<_>>();
+        let switched_on = || Mutant::ALL.iter().copied().filter(|bug| mutant(*bug)).collect::<Vec<_>>();
         assert_eq!(switched_on(), []);
         choose(Some(Mutant::TxnPartly));
         assert_eq!(switched_on(), [Mutant::TxnPartly]);

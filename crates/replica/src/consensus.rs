@@ -190,7 +190,7 @@ impl Consensus {
     /// If the log contradicts itself.
     pub fn new(id: u64, timing: Timing, portions: Portions, log: EntryLog, applied: u64) -> raft::Result<Self> {
         let Timing { election_ticks, pre_vote } = timing;
-        let by_lease = metastore_mutants::on(Mutant::ReadByLease);
+        let by_lease = metastore_mutants::mutant(Mutant::ReadByLease);
         let config = Config {
             id,
             applied,
@@ -386,7 +386,7 @@ impl Consensus {
                 bytes = 0;
             }
             bytes += more;
-            if metastore_mutants::on(Mutant::ProposedTwice) {
+            if metastore_mutants::mutant(Mutant::ProposedTwice) {
                 batch.push(entry.clone());
             }
             batch.push(entry);
@@ -553,7 +553,7 @@ impl Consensus {
             self.catching_up.clear();
         }
         let needed = self.catching_up.needed(raft.prs(), raft.raft_log.first_index());
-        let needed = needed.filter(|_| !metastore_mutants::on(Mutant::LogCutBehindState));
+        let needed = needed.filter(|_| !metastore_mutants::mutant(Mutant::LogCutBehindState));
         self.node.mut_store().compact(index, keep, needed);
     }
 

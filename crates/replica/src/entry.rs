@@ -141,10 +141,10 @@ pub fn library_change(index: u64, change: &raftpb::ConfChange) -> Result<eraftpb
     let why = |_| EntryError { index, why: format!("membership change {number}, which this version does not know") };
     let (kind, node_id) = match ConfChangeType::try_from(number).map_err(why)? {
         ConfChangeType::ConfChangeAddNode => (Library::AddNode, change.node_id()),
-        ConfChangeType::ConfChangeRemoveNode if metastore_mutants::on(Mutant::RemovedMemberVotes) => {
+        ConfChangeType::ConfChangeRemoveNode if metastore_mutants::mutant(Mutant::RemovedMemberVotes) => {
             (Library::AddNode, 0)
         }
-        ConfChangeType::ConfChangeAddLearnerNode if metastore_mutants::on(Mutant::LearnerVotes) => {
+        ConfChangeType::ConfChangeAddLearnerNode if metastore_mutants::mutant(Mutant::LearnerVotes) => {
             (Library::AddNode, change.node_id())
         }
         ConfChangeType::ConfChangeRemoveNode => (Library::RemoveNode, change.node_id()),

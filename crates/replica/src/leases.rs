@@ -147,7 +147,7 @@ impl LeaseKeeper {
             .filter(|(lease, _)| known.has_checkpoint(**lease))
             .map(|(lease, _)| LeaseCheckpoint { id: *lease, remaining_ttl: 0 })
             .collect();
-        if !checkpoints.is_empty() && !metastore_mutants::on(Mutant::CheckpointOutlivesRenewal) {
+        if !checkpoints.is_empty() && !metastore_mutants::mutant(Mutant::CheckpointOutlivesRenewal) {
             let taken_back = LeaseCheckpointRequest { checkpoints };
             let proposed = replica.propose_as_leader(vec![Command::encode_as(
                 &replica.store().auth().own_caller(),
@@ -161,7 +161,7 @@ impl LeaseKeeper {
                 Renewed::NotLeader
             };
         }
-        if replica.standing().sole_leader || metastore_mutants::on(Mutant::RenewalUnproven) {
+        if replica.standing().sole_leader || metastore_mutants::mutant(Mutant::RenewalUnproven) {
             return Renewed::Proven(renewals);
         }
         replica.read(id);
@@ -214,7 +214,7 @@ impl LeaseKeeper {
     /// last are gone. Leases that are not gone wait for the disks of other members, or for a quorum; more proposals
     /// would only fill the log.
     pub fn has_more_expired(&self, now_ms: u64) -> bool {
-        let ready = self.revoking.is_none() && !metastore_mutants::on(Mutant::ExpiryStopsAtBound);
+        let ready = self.revoking.is_none() && !metastore_mutants::mutant(Mutant::ExpiryStopsAtBound);
         ready && self.expiry.next_deadline_ms().is_some_and(|due_ms| due_ms <= now_ms)
     }
 }

@@ -27,8 +27,8 @@ mod entry;
 mod entry_log;
 pub mod identity;
 mod leases;
-mod member;
 mod message;
+mod replica;
 mod state;
 pub mod wal;
 
@@ -36,7 +36,7 @@ pub use consensus::{NotProposed, Portions, Progress, Rejected, Role, Standing, T
 pub use data_dir::{OpenError, Paths};
 pub use entry_log::Retention;
 pub use leases::{ExpiryBounds, LeaseKeeper, Renewed, Renewing};
-pub use member::{
+pub use replica::{
     Bootstrap, ConvertError, Converted, EntryId, Fatal, Founder, Observer, Outbox, Output, Replica, Settings, convert,
 };
 pub use state::{

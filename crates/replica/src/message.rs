@@ -9,7 +9,7 @@ use protobuf::ProtobufEnum;
 use raft::eraftpb::{self, MessageType};
 
 use crate::entry::{EntryError, to_consensus, to_disk};
-use crate::member::{conf_state_from_disk, conf_state_to_disk};
+use crate::replica::{conf_state_from_disk, conf_state_to_disk};
 use crate::wal;
 
 /// Converts a message from the library's form to that on the wire.

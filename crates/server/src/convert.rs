@@ -8,7 +8,7 @@ use metastore_replica::disk::OsDisk;
 use metastore_replica::{ConvertError, Paths, Settings, Timing};
 use metastore_store::lease::minimum_ttl_s;
 
-use crate::config::{Conversion, Engine};
+use crate::config::{Conversion, EngineSettings};
 use crate::descriptors::Descriptors;
 use crate::engine;
 use crate::progress::Progress;
@@ -57,11 +57,11 @@ pub fn run(conversion: &Conversion) -> Result<String, Failure> {
 }
 
 fn open(
-    rocksdb: Engine,
+    rocksdb: EngineSettings,
     name: &str,
     path: &Path,
     descriptors: Descriptors,
 ) -> Result<Arc<dyn metastore_engine::Engine>, EngineError> {
-    let engine = if name == Engine::Memory.name() { Engine::Memory } else { rocksdb };
+    let engine = if name == EngineSettings::Memory.name() { EngineSettings::Memory } else { rocksdb };
     engine::open(engine, path, descriptors)
 }

@@ -2,7 +2,7 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::config::Engine;
+use crate::config::EngineSettings;
 
 /// Descriptors that connections never get: for the log's next segment, snapshots, listeners and runtimes. Without them,
 /// a large number of clients would stop the member at its next segment. etcd reserves as many.
@@ -29,7 +29,7 @@ impl Descriptors {
     ///
     /// # Errors
     /// A text that names the limit, if it leaves no connection.
-    pub fn share(engine: Engine) -> Result<Self, String> {
+    pub fn share(engine: EngineSettings) -> Result<Self, String> {
         let limit = getrlimit(Resource::Nofile);
         // If it is refused, the limit stays as it is.
         let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
@@ -38,11 +38,11 @@ impl Descriptors {
 }
 
 /// `None` is no limit.
-fn fit(limit: Option<u64>, engine: Engine) -> Result<Descriptors, String> {
+fn fit(limit: Option<u64>, engine: EngineSettings) -> Result<Descriptors, String> {
     let limit = limit.unwrap_or(u64::MAX);
     let (tables, for_engine) = match engine {
-        Engine::Memory => (0, 0),
-        Engine::RocksDb { .. } => {
+        EngineSettings::Memory => (0, 0),
+        EngineSettings::RocksDb { .. } => {
             // Under a low limit, connections get half of it.
             let free = limit.saturating_sub(RESERVED + DATABASES * DATABASE_FILES);
             let tables = (free / (2 * DATABASES)).clamp(LEAST_TABLES, MOST_TABLES);
@@ -62,21 +62,21 @@ fn fit(limit: Option<u64>, engine: Engine) -> Result<Descriptors, String> {
 mod tests {
     use super::*;
 
-    const ROCKSDB: Engine = Engine::RocksDb { block_cache_bytes: 8 << 20 };
+    const ROCKSDB: EngineSettings = EngineSettings::RocksDb { block_cache_bytes: 8 << 20 };
 
-    fn shares(limit: u64, engine: Engine) -> (usize, u32) {
+    fn shares(limit: u64, engine: EngineSettings) -> (usize, u32) {
         let Descriptors { connections, engine_files } = fit(Some(limit), engine).unwrap();
         (connections, engine_files)
     }
 
     #[test]
     fn some_are_kept_back() {
-        assert_eq!(shares(1024, Engine::Memory), (874, 0));
-        assert_eq!(shares(151, Engine::Memory), (1, 0));
-        let unlimited = fit(None, Engine::Memory).unwrap();
+        assert_eq!(shares(1024, EngineSettings::Memory), (874, 0));
+        assert_eq!(shares(151, EngineSettings::Memory), (1, 0));
+        let unlimited = fit(None, EngineSettings::Memory).unwrap();
         assert_eq!(unlimited.connections as u64, u64::MAX - RESERVED);
         for low in [0, 150] {
-            let error = fit(Some(low), Engine::Memory).unwrap_err();
+            let error = fit(Some(low), EngineSettings::Memory).unwrap_err();
             assert!(error.contains(&format!("limit of {low} is too low")), "{error}");
         }
     }

@@ -11,19 +11,19 @@
 
 mod event;
 mod group;
-mod hearing;
 mod held;
 mod jobs;
 mod leases;
+mod peer_sink;
 mod states;
 #[cfg(test)]
 mod tests;
 
 pub use event::{Answer, Event, LeaseEnd, Mail, TimeToLive, Waiter};
 pub use group::Advertised;
-pub use hearing::Ear;
 pub use jobs::Jobs;
 pub use leases::LEASES_AT_ONCE;
+pub use peer_sink::PeerSink;
 pub use states::Intake;
 
 use std::collections::HashMap;
@@ -42,7 +42,7 @@ use crate::io::mailbox;
 use crate::metrics::Metrics;
 use crate::metrics::engine::Stopwatch;
 use crate::peer::Transport;
-use crate::peer::twin::Twin;
+use crate::peer::duplicate_process::DuplicateProcess;
 use crate::shared::{Shared, WorkerFlags};
 use group::{Group, Post};
 use held::{Held, Proposal, What};
@@ -185,7 +185,7 @@ impl Driver {
     ///
     /// # Errors
     /// [`Fatal`]: the process must end; nothing was or will be acknowledged after the failure.
-    pub fn run(mut self, look: impl FnOnce(&[String]) -> Option<Twin>) -> (Result<(), Fatal>, Jobs) {
+    pub fn run(mut self, look: impl FnOnce(&[String]) -> Option<DuplicateProcess>) -> (Result<(), Fatal>, Jobs) {
         let ended = self.enter(look).and_then(|()| self.work());
         if ended.is_err() {
             self.turn_away();
@@ -337,7 +337,7 @@ impl Driver {
             Event::StateSent { to, arrived } => self.replica.state_sent(to, arrived),
             Event::ClusterVersion(version) => self.agree_on_version(version),
             Event::Removed => self.was_removed(),
-            Event::Twin(twin) => return Err(self.twin(twin)),
+            Event::DuplicateProcess(duplicate) => return Err(self.duplicate(duplicate)),
             Event::SnapshotWritten(written) => self.replica.snapshot_written(written?)?,
             Event::CompactionHashed(computed) => computed?,
             Event::LowerMark(done) => self.lower_mark(done)?,

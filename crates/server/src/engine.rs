@@ -6,11 +6,11 @@ use std::sync::Arc;
 use metastore_engine::{EngineError, Memory};
 use metastore_replica::OpenEngine;
 
-use crate::config::Engine;
+use crate::config::EngineSettings;
 use crate::descriptors::Descriptors;
 
 /// Opens the engine at any path: a member has a second state open while another member sends it one.
-pub fn opener(engine: Engine, descriptors: Descriptors) -> OpenEngine {
+pub fn opener(engine: EngineSettings, descriptors: Descriptors) -> OpenEngine {
     Arc::new(move |path: &Path| open(engine, path, descriptors))
 }
 
@@ -19,13 +19,13 @@ pub fn opener(engine: Engine, descriptors: Descriptors) -> OpenEngine {
 /// # Errors
 /// If the files there cannot be read, or if the engine was not built in.
 pub fn open(
-    engine: Engine,
+    engine: EngineSettings,
     path: &Path,
     descriptors: Descriptors,
 ) -> Result<Arc<dyn metastore_engine::Engine>, EngineError> {
     match engine {
-        Engine::Memory => Ok(Arc::new(Memory::new())),
-        Engine::RocksDb { block_cache_bytes } => on_disk(path, block_cache_bytes, descriptors.engine_files),
+        EngineSettings::Memory => Ok(Arc::new(Memory::new())),
+        EngineSettings::RocksDb { block_cache_bytes } => on_disk(path, block_cache_bytes, descriptors.engine_files),
     }
 }
 

@@ -14,11 +14,11 @@ use metastore_store::lease::minimum_ttl_s;
 use metastore_store::watch;
 use tokio::sync::watch as signal;
 
-use crate::api::{self, Barrier, Limits, Member, Watchers, defragment};
+use crate::api::{self, Barrier, Limits, MemberHandle, Watchers, defragment};
 use crate::config::Config;
 use crate::config::joining::bootstrap;
 use crate::descriptors::Descriptors;
-use crate::driver::{Advertised, Answer, Driver, Ear, Event, Heartbeat, Intake, Jobs, Mail, WorkerLink};
+use crate::driver::{Advertised, Answer, Driver, Event, Heartbeat, Intake, Jobs, Mail, PeerSink, WorkerLink};
 use crate::engine;
 use crate::grpc::{Body, Ledger, Router, health};
 use crate::http::Site;
@@ -118,7 +118,11 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
     let metrics = Metrics::new(config.reported_version.clone(), ledger);
     let replica = open(config, descriptors, &metrics)?;
     let shared = Shared::new(replica.cluster_id(), replica.id(), replica.store());
-    let own = peer::twin::Own { cluster_id: replica.cluster_id(), id: replica.id(), directory: replica.directory() };
+    let own = peer::duplicate_process::Own {
+        cluster_id: replica.cluster_id(),
+        id: replica.id(),
+        directory: replica.directory(),
+    };
     let inbox = Inbox::new(Bounds { count: INBOX_COUNT, bytes: INBOX_BYTES });
     // One for each thread that asks the engine thread: those that serve clients, and last the thread of the peers.
     let (links, workers): (Vec<_>, Vec<_>) = (0..=config.io_threads).map(|_| worker()).unzip();
@@ -126,19 +130,19 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
     let (end, ended) = signal::channel(None);
     let intake = Intake::new(replica.receiver(), inbox.clone(), metrics.received_seconds.clone());
     let transport =
-        Transport::new(peer_settings(config, &replica), Arc::new(Ear::new(inbox.clone())), Arc::new(intake));
+        Transport::new(peer_settings(config, &replica), Arc::new(PeerSink::new(inbox.clone())), Arc::new(intake));
     let ways = (inbox.clone(), transport.clone());
-    let desks = Arc::new(Desks::new(config, &shared, ways.clone(), workers, &metrics));
+    let handles = Arc::new(Handles::new(config, &shared, ways.clone(), workers, &metrics));
     let ready = (ready, metrics.clone());
     let driver = Driver::new(replica, shared.clone(), ways, links, heartbeat(config), advertised(config), ready);
-    let look = move |urls: &[String]| peer::twin::look(own, urls);
+    let look = move |urls: &[String]| peer::duplicate_process::look(own, urls);
     let engine = std::thread::Builder::new().name("engine".into()).spawn(move || {
         let (ended, jobs) = driver.run(look);
         end.send_replace(Some(ended.map_err(Arc::new)));
         jobs
     })?;
     let (client_doors, peer_doors) = listeners.into_iter().partition(|(_, door)| matches!(door, Door::Client));
-    let peers = listen_to_peers(config, &transport, peer_doors, descriptors, (&desks, own))?;
+    let peers = listen_to_peers(config, &transport, peer_doors, descriptors, (&handles, own))?;
     if let Err(error) = wait_until_ready(&mut known, &ended) {
         // The peer port is free once this returns.
         peers.stop();
@@ -148,7 +152,7 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
         defragment::at_start(config.bootstrap_defrag_threshold_megabytes, &shared, &metrics, &inbox)?;
     }
     let serving = signal::Sender::new(true);
-    let workers = serve(config, (client_doors, descriptors.connections), desks, serving.clone())?;
+    let workers = serve(config, (client_doors, descriptors.connections), handles, serving.clone())?;
     tracing::info!("ready to serve client requests");
     for url in &config.listen_client_urls {
         tracing::info!(address = %url.text, "serving client traffic insecurely; this is strongly discouraged!");
@@ -212,7 +216,7 @@ fn open(config: &Config, descriptors: Descriptors, metrics: &Arc<Metrics>) -> Re
     let mut settings = Settings::new(config.engine.name(), timing, config.snapshot_catchup_entries as usize);
     settings.keep.more_entries = config.snapshot_count as usize;
     settings.max_learners = config.max_learners;
-    settings.new_directory = Some(peer::twin::new_directory());
+    settings.new_directory = Some(peer::duplicate_process::new_directory());
     settings.skip_entry = config.unsafe_skip_entry;
     settings.minimum_lease_ttl_s = minimum_ttl_s(heartbeat(config).election_ticks as u64, config.heartbeat_ms);
     let disk = if config.unsafe_no_fsync { OsDisk::without_fsync() } else { OsDisk::new() };
@@ -271,8 +275,8 @@ fn wait_until_ready(ready: &mut signal::Receiver<bool>, ended: &Ended) -> Result
     })
 }
 
-/// The parts from which each thread that asks the engine thread makes its [`Member`].
-struct Desks {
+/// The parts from which each thread that asks the engine thread makes its [`MemberHandle`].
+struct Handles {
     shared: Arc<Shared>,
     limits: Limits,
     watch_limits: watch::Limits,
@@ -284,7 +288,7 @@ struct Desks {
     waiting: parking_lot::Mutex<Vec<Option<Worker>>>,
 }
 
-impl Desks {
+impl Handles {
     fn new(
         config: &Config,
         shared: &Arc<Shared>,
@@ -307,7 +311,7 @@ impl Desks {
     }
 
     /// Makes the member for the calling thread. To be called once for each index, on its thread.
-    fn sit_down(&self, index: usize) -> Rc<Member> {
+    fn handle_for(&self, index: usize) -> Rc<MemberHandle> {
         let taken = self.waiting.lock()[index].take();
         let Worker { mailbox, flags } = taken.unwrap_or_else(|| panic!("thread {index} starts twice"));
         let watchers = Watchers::new(self.shared.views.clone(), self.watch_limits, flags.clone());
@@ -317,14 +321,14 @@ impl Desks {
         tokio::task::spawn_local(watchers.clone().read_history());
         tokio::task::spawn_local(watchers.clone().report_progress());
         let barrier = Barrier::new(self.inbox.clone(), slots.clone(), (index, flags), self.limits.request_timeout);
-        Rc::new(Member {
+        Rc::new(MemberHandle {
             shared: self.shared.clone(),
             limits: self.limits.clone(),
             watchers,
             metrics: self.metrics.clone(),
             inbox: self.inbox.clone(),
             transport: self.transport.clone(),
-            kept: peer::Kept::default(),
+            pool: peer::Pool::default(),
             slots,
             barrier,
             listing: Default::default(),
@@ -334,7 +338,7 @@ impl Desks {
         })
     }
 
-    fn site(&self, member: Rc<Member>) -> Site {
+    fn site(&self, member: Rc<MemberHandle>) -> Site {
         Site { view: Rc::new(member), metrics: self.metrics.clone(), version: self.version.clone() }
     }
 }
@@ -344,7 +348,7 @@ type Doors = Vec<(Listener, Door)>;
 fn serve(
     config: &Config,
     (listeners, connections): (Doors, usize),
-    desks: Arc<Desks>,
+    handles: Arc<Handles>,
     serving: signal::Sender<bool>,
 ) -> Result<Workers, StartError> {
     let protocol = Protocol {
@@ -354,11 +358,11 @@ fn serve(
     };
     let max_receive_bytes = config.max_receive_bytes();
     let build = move |context: WorkerContext| {
-        let member = desks.sit_down(context.index);
-        let mut router = Router::new(max_receive_bytes, desks.metrics.ledger().clone(), context.stopping.clone());
+        let member = handles.handle_for(context.index);
+        let mut router = Router::new(max_receive_bytes, handles.metrics.ledger().clone(), context.stopping.clone());
         api::register(&mut router, &member);
         health::register(&mut router, serving.subscribe());
-        desks.site(member).service(router)
+        handles.site(member).service(router)
     };
     Ok(Workers::start(config.io_threads, listeners, connections, protocol, STOP_PATIENCE, build)?)
 }
@@ -368,18 +372,18 @@ fn listen_to_peers(
     transport: &Transport,
     doors: Doors,
     descriptors: Descriptors,
-    (desks, own): (&Arc<Desks>, peer::twin::Own),
+    (handles, own): (&Arc<Handles>, peer::duplicate_process::Own),
 ) -> Result<Workers, StartError> {
     let listeners = doors.into_iter().map(|(listener, _)| listener).collect();
     let connections = descriptors.connections.min(peer::thread::MAX_CONNECTIONS);
-    let (desks, index) = (desks.clone(), config.io_threads);
+    let (handles, index) = (handles.clone(), config.io_threads);
     let Heartbeat { interval, election_ticks } = heartbeat(config);
     let further = move |_: WorkerContext| -> Further {
-        let member = desks.sit_down(index);
-        let site = desks.site(member.clone());
+        let member = handles.handle_for(index);
+        let site = handles.site(member.clone());
         tokio::task::spawn_local(peer::versions::monitor(member.clone()));
-        tokio::task::spawn_local(peer::twin::watch(member.clone(), own));
-        tokio::task::spawn_local(watchdog::watch(desks.shared.clone(), interval, interval * election_ticks as u32));
+        tokio::task::spawn_local(peer::duplicate_process::watch(member.clone(), own));
+        tokio::task::spawn_local(watchdog::watch(handles.shared.clone(), interval, interval * election_ticks as u32));
         Rc::new(move |request: Request<Incoming>| {
             if peer::questions::concerns(request.uri().path()) {
                 let answer = peer::questions::answer(member.clone(), request);

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use metastore_sim::clients::Workload;
-use metastore_sim::faults::Kind;
-use metastore_sim::machine::Engine;
+use metastore_sim::faults::FaultKind;
+use metastore_sim::machine::EngineKind;
 use metastore_sim::runner::Seeds;
 use metastore_sim::world::{Plan, Tracing};
 
@@ -75,7 +75,7 @@ pub fn parse(arguments: impl Iterator<Item = String>) -> Result<Invocation, Stri
 }
 
 fn usage() -> String {
-    let kinds: Vec<&str> = Kind::ALL.iter().map(|kind| kind.name()).collect();
+    let kinds: Vec<&str> = FaultKind::ALL.iter().map(|kind| kind.name()).collect();
     format!("{USAGE}{}", kinds.join(", "))
 }
 
@@ -83,18 +83,18 @@ fn number<T: std::str::FromStr>(name: &str, text: &str) -> Result<T, String> {
     text.parse().map_err(|_| format!("{name} {text:?} is not a number that fits"))
 }
 
-fn engines(text: &str) -> Result<&'static [Engine], String> {
+fn engines(text: &str) -> Result<&'static [EngineKind], String> {
     Ok(match text {
-        "memory" => &[Engine::Memory],
-        "rocksdb" => &[Engine::RocksDb],
-        "mixed" => &[Engine::RocksDb, Engine::Memory],
+        "memory" => &[EngineKind::Memory],
+        "rocksdb" => &[EngineKind::RocksDb],
+        "mixed" => &[EngineKind::RocksDb, EngineKind::Memory],
         _ => return Err(format!("--engine {text:?}: memory, rocksdb or mixed")),
     })
 }
 
 fn profile(text: &str, plan: &mut Plan) -> Result<(), String> {
-    let only = |wanted: &[Kind]| -> Vec<(Kind, u64)> {
-        Kind::ALL.iter().filter(|kind| !wanted.contains(kind)).map(|kind| (*kind, 0)).collect()
+    let only = |wanted: &[FaultKind]| -> Vec<(FaultKind, u64)> {
+        FaultKind::ALL.iter().filter(|kind| !wanted.contains(kind)).map(|kind| (*kind, 0)).collect()
     };
     plan.kinds_of_fault = 0;
     match text {
@@ -103,34 +103,36 @@ fn profile(text: &str, plan: &mut Plan) -> Result<(), String> {
         "mixed" => plan.workload = Some(Workload::Mixed),
         "calm" => plan.rates.extend(only(&[])),
         "network" => plan.rates.extend(only(&[
-            Kind::Loss,
-            Kind::Doubling,
-            Kind::Straggling,
-            Kind::Partition,
-            Kind::Flapping,
-            Kind::Pause,
+            FaultKind::Loss,
+            FaultKind::Doubling,
+            FaultKind::Straggling,
+            FaultKind::Partition,
+            FaultKind::Flapping,
+            FaultKind::Pause,
         ])),
         "disk" => plan.rates.extend(only(&[
-            Kind::Crash,
-            Kind::FailedSync,
-            Kind::FailedWrite,
-            Kind::FullDisk,
-            Kind::HungSync,
-            Kind::SlowSync,
-            Kind::FlippedBit,
-            Kind::MisdirectedWrite,
-            Kind::OlderCopies,
+            FaultKind::Crash,
+            FaultKind::FailedSync,
+            FaultKind::FailedWrite,
+            FaultKind::FullDisk,
+            FaultKind::HungSync,
+            FaultKind::SlowSync,
+            FaultKind::FlippedBit,
+            FaultKind::MisdirectedWrite,
+            FaultKind::OlderCopies,
         ])),
-        "membership" => plan.rates.extend(only(&[Kind::Reshape, Kind::Transfer, Kind::Crash, Kind::Pause])),
+        "membership" => {
+            plan.rates.extend(only(&[FaultKind::Reshape, FaultKind::Transfer, FaultKind::Crash, FaultKind::Pause]))
+        }
         _ => return Err(format!("--profile {text:?}: all, kubernetes, mixed, calm, network, disk or membership")),
     }
     Ok(())
 }
 
-fn rate(text: &str) -> Result<(Kind, u64), String> {
+fn rate(text: &str) -> Result<(FaultKind, u64), String> {
     let wrong = || format!("--rate {text:?}: KIND=N, as in crash=20");
     let (name, rate) = text.split_once('=').ok_or_else(wrong)?;
-    let kind = Kind::ALL.iter().find(|kind| kind.name() == name).ok_or_else(wrong)?;
+    let kind = FaultKind::ALL.iter().find(|kind| kind.name() == name).ok_or_else(wrong)?;
     Ok((*kind, rate.parse().map_err(|_| wrong())?))
 }
 

@@ -12,11 +12,11 @@ macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident $text:literal up to $most:literal,)*) => {
         /// A kind of fault.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-        pub enum Kind {
+        pub enum FaultKind {
             $($(#[$doc])* $name,)*
         }
 
-        impl Kind {
+        impl FaultKind {
             pub const ALL: &[Self] = &[$(Self::$name,)*];
 
             /// Its name on the command line.
@@ -85,7 +85,7 @@ kinds! {
 /// The share of seeds that leave a kind out, in percent.
 const LEFT_OUT_PERCENT: u64 = 35;
 /// The kinds of fault that every cluster of one member sees.
-const ALONE: &[Kind] = &[Kind::Crash, Kind::Kill, Kind::Pause, Kind::ClockJump];
+const ALONE: &[FaultKind] = &[FaultKind::Crash, FaultKind::Kill, FaultKind::Pause, FaultKind::ClockJump];
 /// The lowest number of kinds that a seed draws.
 const FEWEST_KINDS: usize = 4;
 /// Ticks without faults at the beginning of a storm, so that there is some state to break.
@@ -103,8 +103,8 @@ pub struct Rates(Vec<u64>);
 
 impl Rates {
     /// Draws the rates from the seed; rates in `fixed` take precedence.
-    pub fn draw(random: &mut Random, size: usize, fixed: &[(Kind, u64)]) -> Self {
-        let mut rates: Vec<u64> = Kind::ALL
+    pub fn draw(random: &mut Random, size: usize, fixed: &[(FaultKind, u64)]) -> Self {
+        let mut rates: Vec<u64> = FaultKind::ALL
             .iter()
             .map(|kind| match random.below(100) < LEFT_OUT_PERCENT {
                 true => 0,
@@ -113,7 +113,7 @@ impl Rates {
             .collect();
         while rates.iter().filter(|rate| **rate > 0).count() < FEWEST_KINDS {
             let kind = random.below(rates.len() as u64) as usize;
-            rates[kind] = Kind::ALL[kind].most();
+            rates[kind] = FaultKind::ALL[kind].most();
         }
         if size == 1 {
             // Most kinds need several members.
@@ -123,7 +123,7 @@ impl Rates {
         Self(rates)
     }
 
-    pub fn of(&self, kind: Kind) -> u64 {
+    pub fn of(&self, kind: FaultKind) -> u64 {
         self.0[kind as usize]
     }
 }
@@ -245,16 +245,16 @@ pub struct Faults {
     random: Random,
     pub rates: Rates,
     /// Ticks in which a kind happens regardless of its rate.
-    promised: Vec<(u64, Kind)>,
+    promised: Vec<(u64, FaultKind)>,
     tick: u64,
 }
 
 impl Faults {
     /// Faults for a storm of `ticks` over a cluster of `size` members.
-    pub fn new(seed: u64, (ticks, size): (u64, usize), fixed: &[(Kind, u64)]) -> Self {
+    pub fn new(seed: u64, (ticks, size): (u64, usize), fixed: &[(FaultKind, u64)]) -> Self {
         let mut random = Random::new(seed, 2);
         let rates = Rates::draw(&mut random, size, fixed);
-        let drawn = Kind::ALL.iter().filter(|kind| **kind >= Kind::Crash && rates.of(**kind) > 0);
+        let drawn = FaultKind::ALL.iter().filter(|kind| **kind >= FaultKind::Crash && rates.of(**kind) > 0);
         let promised = drawn.map(|kind| (random.between(PEACE_TICKS, ticks.max(PEACE_TICKS + 1)), *kind)).collect();
         Self { random, rates, promised, tick: 0 }
     }
@@ -267,7 +267,7 @@ impl Faults {
             return Vec::new();
         }
         let mut faults = Vec::new();
-        for kind in Kind::ALL.iter().filter(|kind| **kind >= Kind::Crash) {
+        for kind in FaultKind::ALL.iter().filter(|kind| **kind >= FaultKind::Crash) {
             let promised = self.promised.contains(&(self.tick, *kind));
             if self.random.permille(self.rates.of(*kind)) || promised {
                 self.strike(*kind, (size, leader), &mut faults);
@@ -276,36 +276,38 @@ impl Faults {
         faults
     }
 
-    fn strike(&mut self, kind: Kind, (size, leader): (usize, Option<usize>), faults: &mut Vec<Fault>) {
+    fn strike(&mut self, kind: FaultKind, (size, leader): (usize, Option<usize>), faults: &mut Vec<Fault>) {
         let any = self.random.below(size as u64) as usize;
         let member = leader.filter(|_| self.random.permille(AT_LEADER)).unwrap_or(any);
         let random = &mut self.random;
         let mut moments = |ticks: u64| random.between(1, ticks * MOMENTS_PER_TICK);
         faults.push(match kind {
-            Kind::Crash => return self.crash(member, size, faults),
-            Kind::Kill => {
+            FaultKind::Crash => return self.crash(member, size, faults),
+            FaultKind::Kill => {
                 let (down, operations) = (moments(6), self.operations());
                 Fault::Kill { member, operations, down, power: self.power_after_kill() }
             }
-            Kind::Pause => Fault::Pause { member, moments: moments(40), deaf: moments(2) - 1 },
-            Kind::ClockJump => Fault::ClockJump { member, ticks: moments(8) },
-            Kind::Partition => Fault::Partition { moments: moments(80), turn: None, ways: self.ways(member, size) },
-            Kind::Flapping => {
+            FaultKind::Pause => Fault::Pause { member, moments: moments(40), deaf: moments(2) - 1 },
+            FaultKind::ClockJump => Fault::ClockJump { member, ticks: moments(8) },
+            FaultKind::Partition => {
+                Fault::Partition { moments: moments(80), turn: None, ways: self.ways(member, size) }
+            }
+            FaultKind::Flapping => {
                 let (moments, turn) = (moments(100), Some(moments(6)));
                 Fault::Partition { moments, turn, ways: self.ways(member, size) }
             }
-            Kind::Transfer => Fault::Transfer { to: member },
-            Kind::Reshape => Fault::Reshape,
-            Kind::FailedSync => Fault::FailedSync { member, down: moments(40), nth: self.random.between(1, 3) },
-            Kind::FailedWrite => Fault::FailedWrite { member, down: moments(40), nth: self.random.between(1, 3) },
-            Kind::FullDisk => Fault::FullDisk { member, down: moments(60), bytes: self.random.below(2000) },
-            Kind::HungSync => Fault::SlowSync { member, moments: HUNG_MOMENTS, hung: true },
-            Kind::SlowSync => Fault::SlowSync { member, moments: moments(20), hung: false },
-            Kind::FlippedBit => Fault::FlippedBit { member },
-            Kind::MisdirectedWrite => Fault::MisdirectedWrite { member },
-            Kind::EventsLost => Fault::EventsLost { member },
-            Kind::OlderCopies => Fault::OlderCopy { member },
-            Kind::Loss | Kind::Doubling | Kind::Straggling => return,
+            FaultKind::Transfer => Fault::Transfer { to: member },
+            FaultKind::Reshape => Fault::Reshape,
+            FaultKind::FailedSync => Fault::FailedSync { member, down: moments(40), nth: self.random.between(1, 3) },
+            FaultKind::FailedWrite => Fault::FailedWrite { member, down: moments(40), nth: self.random.between(1, 3) },
+            FaultKind::FullDisk => Fault::FullDisk { member, down: moments(60), bytes: self.random.below(2000) },
+            FaultKind::HungSync => Fault::SlowSync { member, moments: HUNG_MOMENTS, hung: true },
+            FaultKind::SlowSync => Fault::SlowSync { member, moments: moments(20), hung: false },
+            FaultKind::FlippedBit => Fault::FlippedBit { member },
+            FaultKind::MisdirectedWrite => Fault::MisdirectedWrite { member },
+            FaultKind::EventsLost => Fault::EventsLost { member },
+            FaultKind::OlderCopies => Fault::OlderCopy { member },
+            FaultKind::Loss | FaultKind::Doubling | FaultKind::Straggling => return,
         });
     }
 

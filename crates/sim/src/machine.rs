@@ -28,13 +28,13 @@ pub fn paths() -> Paths {
 
 /// The storage engine of a member.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Engine {
+pub enum EngineKind {
     #[default]
     Memory,
     RocksDb,
 }
 
-impl Engine {
+impl EngineKind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Memory => "memory",
@@ -87,7 +87,7 @@ pub trait Files: Send + Sync {
 /// Disk and files. Clones are handles on the same machine.
 #[derive(Clone)]
 pub struct Machine {
-    pub engine: Engine,
+    pub engine: EngineKind,
     /// Rows in a step of the storage engine.
     step_rows: usize,
     disk: SimulatedDisk,
@@ -96,16 +96,16 @@ pub struct Machine {
 
 impl Machine {
     /// An empty machine with real files for RocksDB.
-    pub fn new(engine: Engine) -> Self {
+    pub fn new(engine: EngineKind) -> Self {
         Self::with_files(engine, Arc::<Directory>::default())
     }
 
     /// An empty machine with files in memory. Directories of RocksDB are created and removed there as a whole.
-    pub fn in_memory(engine: Engine) -> Self {
+    pub fn in_memory(engine: EngineKind) -> Self {
         Self::with_files(engine, Arc::new(Databases::new()))
     }
 
-    fn with_files(engine: Engine, files: Arc<dyn Files>) -> Self {
+    fn with_files(engine: EngineKind, files: Arc<dyn Files>) -> Self {
         Self { engine, step_rows: STEP, disk: SimulatedDisk::new(), files }
     }
 
@@ -126,7 +126,7 @@ impl Machine {
     }
 
     /// The same machine, to be started with another engine.
-    pub fn with(&self, engine: Engine) -> Self {
+    pub fn with(&self, engine: EngineKind) -> Self {
         Self { engine, ..self.clone() }
     }
 
@@ -145,12 +145,14 @@ impl Machine {
     /// Opens a storage engine in the directory `path` of this machine.
     pub fn open_engine(
         &self,
-        engine: Engine,
+        engine: EngineKind,
         path: &Path,
     ) -> std::result::Result<Arc<dyn metastore_engine::Engine>, EngineError> {
         Ok(match engine {
-            Engine::Memory => Arc::new(Memory::with(self.memory())),
-            Engine::RocksDb => self.files.open(&Self::inside(path).expect("a directory of RocksDB"), self.rocksdb())?,
+            EngineKind::Memory => Arc::new(Memory::with(self.memory())),
+            EngineKind::RocksDb => {
+                self.files.open(&Self::inside(path).expect("a directory of RocksDB"), self.rocksdb())?
+            }
         })
     }
 
@@ -177,7 +179,7 @@ impl Machine {
     }
 
     /// A function that opens this storage engine in any directory of this machine.
-    pub fn opener(&self, engine: Engine) -> OpenEngine {
+    pub fn opener(&self, engine: EngineKind) -> OpenEngine {
         let machine = self.clone();
         Arc::new(move |path: &Path| machine.open_engine(engine, path))
     }

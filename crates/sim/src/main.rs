@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 #[cfg(feature = "mutants")]
-use metastore_sim::machine::Engine;
+use metastore_sim::machine::EngineKind;
 use metastore_sim::runner::{Failure, Seeds, Summary, catch_panics, run_all};
 use metastore_sim::world::{Plan, Tracing};
 
@@ -88,7 +88,7 @@ fn find_mutants(seeds: Seeds, plan: &Plan, numbers: &[u32]) -> ExitCode {
             return ExitCode::from(2);
         };
         metastore_mutants::choose(Some(mutant));
-        let engines = if mutant.needs_rocksdb() { &[Engine::RocksDb] } else { plan.engines };
+        let engines = if mutant.needs_rocksdb() { &[EngineKind::RocksDb] } else { plan.engines };
         let plan = Plan { engines, ..plan.clone() };
         let summary = run_all(Seeds { until_found: true, ..seeds }, &plan, &|_, _| ());
         let (took, name) = (summary.took.as_secs_f64(), mutant.name());

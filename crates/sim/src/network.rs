@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use metastore_proto::Message as _;
 use metastore_proto::raftpb::{Message, MessageType};
 
-use crate::faults::{Kind, Rates};
+use crate::faults::{FaultKind, Rates};
 use crate::random::Random;
 
 /// The quality of the network; rates are in thousandths of messages.
@@ -32,9 +32,9 @@ impl Weather {
     /// Draws a fast or a slow network from the seed.
     pub fn draw(random: &mut Random, rates: &Rates) -> Self {
         Self {
-            loss: rates.of(Kind::Loss),
-            doubling: rates.of(Kind::Doubling),
-            straggling: rates.of(Kind::Straggling),
+            loss: rates.of(FaultKind::Loss),
+            doubling: rates.of(FaultKind::Doubling),
+            straggling: rates.of(FaultKind::Straggling),
             delay: 1 + random.below(6),
             long_delay: 10 + random.below(150),
         }

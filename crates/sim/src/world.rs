@@ -12,10 +12,10 @@ use metastore_replica::{Fatal, Output, Portions, Settings, Timing};
 
 use crate::clients::{Asked, Clients, Wish, Workload};
 use crate::counts::Counts;
-use crate::faults::{Faults, Kind, Power};
+use crate::faults::{FaultKind, Faults, Power};
 use crate::history::Violation;
 use crate::judge::Judge;
-use crate::machine::{Engine, Machine};
+use crate::machine::{EngineKind, Machine};
 use crate::member::{Clock, ELECTION_TICKS, Held, Member, SEGMENT_BYTES};
 use crate::network::{Network, Weather};
 use crate::random::Random;
@@ -73,14 +73,14 @@ const STEP_ROWS: &[usize] = &[4, 5, 6, 8, STEP];
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The engines of the members, assigned in turn.
-    pub engines: &'static [Engine],
+    pub engines: &'static [EngineKind],
     /// `None`: drawn from the seed.
     pub members: Option<usize>,
     /// The shortest storm, in ticks.
     pub ticks: u64,
     pub workload: Option<Workload>,
     /// Rates that override those of the seed.
-    pub rates: Vec<(Kind, u64)>,
+    pub rates: Vec<(FaultKind, u64)>,
     /// The number of kinds of fault that must have happened before a storm ends.
     pub kinds_of_fault: usize,
     pub trace: Tracing,
@@ -88,7 +88,7 @@ pub struct Plan {
 
 impl Default for Plan {
     fn default() -> Self {
-        let engines = &[Engine::Memory];
+        let engines = &[EngineKind::Memory];
         let (members, workload, rates, trace) = (None, None, Vec::new(), Tracing::Off);
         Self { engines, members, ticks: STORM_TICKS, workload, rates, kinds_of_fault: KINDS_OF_FAULT, trace }
     }
@@ -136,7 +136,7 @@ pub struct World {
     /// The number of members with which the cluster began.
     founders: usize,
     settings: Settings,
-    engines: &'static [Engine],
+    engines: &'static [EngineKind],
     step_rows: usize,
     /// The crash policy for a doomed member's disk, and the moments for which the member will be down.
     dooms: BTreeMap<usize, (CrashPolicy, u64)>,
@@ -435,7 +435,7 @@ fn settings(random: &mut Random) -> Settings {
     let timing = Timing { election_ticks: ELECTION_TICKS, pre_vote: !random.permille(200) };
     let keep_entries = *random.pick(&[1 << 20, 60, 15]).unwrap_or(&12);
     let log_bytes = *random.pick(&[u64::MAX, 40_000, 10_000]).unwrap_or(&u64::MAX);
-    let mut settings = Settings::new(Engine::Memory.name(), timing, keep_entries);
+    let mut settings = Settings::new(EngineKind::Memory.name(), timing, keep_entries);
     (settings.snapshot_log_bytes, settings.flush_log_bytes) = (log_bytes, log_bytes);
     settings.log = Options { segment_bytes: SEGMENT_BYTES };
     if random.permille(700) {

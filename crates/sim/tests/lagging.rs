@@ -9,7 +9,7 @@ use metastore_replica::{Output, Settings, Timing};
 use metastore_store::command::{Command, Kind};
 use metastore_store::mvcc::HashKv;
 
-use metastore_sim::machine::{Engine, Machine};
+use metastore_sim::machine::{EngineKind, Machine};
 use metastore_sim::member::{ELECTION_TICKS, Member, SEGMENT_BYTES};
 
 const KEEP_ENTRIES: usize = 8;
@@ -28,10 +28,10 @@ struct Trio {
 }
 
 impl Trio {
-    fn new(engines: [Engine; 3]) -> Self {
-        let member = |(at, engine): (usize, Engine)| {
+    fn new(engines: [EngineKind; 3]) -> Self {
+        let member = |(at, engine): (usize, EngineKind)| {
             let timing = Timing { election_ticks: ELECTION_TICKS, pre_vote: true };
-            let mut settings = Settings::new(Engine::name(engine), timing, KEEP_ENTRIES);
+            let mut settings = Settings::new(EngineKind::name(engine), timing, KEEP_ENTRIES);
             settings.log = Options { segment_bytes: SEGMENT_BYTES };
             let mut member = Member::founding(at, 3, Machine::new(engine), settings);
             member.start().unwrap();
@@ -136,7 +136,7 @@ impl Trio {
     }
 }
 
-fn catches_up(engines: [Engine; 3]) {
+fn catches_up(engines: [EngineKind; 3]) {
     let mut trio = Trio::new(engines);
     trio.put(20);
     let (leader, behind) = (trio.leader().unwrap(), (trio.leader().unwrap() + 1) % 3);
@@ -174,7 +174,7 @@ fn catches_up(engines: [Engine; 3]) {
 
 #[test]
 fn who_lags_behind_catches_up_by_a_state() {
-    let (memory, rocksdb) = (Engine::Memory, Engine::RocksDb);
+    let (memory, rocksdb) = (EngineKind::Memory, EngineKind::RocksDb);
     for engines in
         [[memory; 3], [rocksdb; 3], [memory, rocksdb, memory], [rocksdb, memory, rocksdb], [rocksdb, rocksdb, memory]]
     {

@@ -2,15 +2,15 @@
 //!
 //! More: `cargo run --release -p metastore-sim -- --first-seed 100000 --seeds 100000`.
 
-use metastore_sim::machine::Engine;
+use metastore_sim::machine::EngineKind;
 use metastore_sim::runner::{Seeds, Summary, catch_panics, run_all};
 use metastore_sim::world::{Plan, lie};
 
-const MEMORY: &[Engine] = &[Engine::Memory];
-const MIXED: &[Engine] = &[Engine::RocksDb, Engine::Memory];
-const ROCKSDB: &[Engine] = &[Engine::RocksDb];
+const MEMORY: &[EngineKind] = &[EngineKind::Memory];
+const MIXED: &[EngineKind] = &[EngineKind::RocksDb, EngineKind::Memory];
+const ROCKSDB: &[EngineKind] = &[EngineKind::RocksDb];
 
-fn run(engines: &'static [Engine], count: u64) -> Summary {
+fn run(engines: &'static [EngineKind], count: u64) -> Summary {
     catch_panics();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let seeds = Seeds { first: 1, count, time: None, threads, until_found: false };

@@ -143,7 +143,7 @@ impl Keys {
 }
 
 /// The state that all streams share.
-struct Shared {
+struct LoadState {
     keys: Keys,
     left: usize,
     latencies_us: Vec<u32>,
@@ -152,7 +152,8 @@ struct Shared {
 
 async fn run(address: &str, load: Load) -> Result<(), Failure> {
     let keys = Keys::new(&load);
-    let shared = Rc::new(RefCell::new(Shared { keys, left: load.requests, latencies_us: Vec::new(), answer_bytes: 0 }));
+    let shared =
+        Rc::new(RefCell::new(LoadState { keys, left: load.requests, latencies_us: Vec::new(), answer_bytes: 0 }));
     let mut clients = Vec::new();
     for _ in 0..load.connections {
         clients.push(connect(address).await?);
@@ -212,7 +213,7 @@ async fn work(
     operation: &str,
     keys: (usize, usize),
     authority: &str,
-    shared: &RefCell<Shared>,
+    shared: &RefCell<LoadState>,
 ) -> Result<(), Failure> {
     let uri = format!("http://{authority}{}", path(operation)?);
     let mut client = client;

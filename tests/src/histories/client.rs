@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use tonic::Status;
 
 use super::answer::{Outcome, judge};
-use super::{CLIENTS, Shared};
+use super::{CLIENTS, RecordingState};
 use crate::grpc::Client;
 use crate::lease::KeepAliveStream;
 use crate::paths;
@@ -37,12 +37,12 @@ struct Recording {
     members: Vec<Client>,
     /// The member that did not answer this client's last failed request.
     failed: Option<usize>,
-    shared: Arc<Shared>,
+    shared: Arc<RecordingState>,
     operations: Vec<Operation>,
 }
 
 /// Sends one request after the other until the recording is over.
-pub async fn run(seed: u64, number: usize, workload: Workload, shared: Arc<Shared>) -> Vec<Operation> {
+pub async fn run(seed: u64, number: usize, workload: Workload, shared: Arc<RecordingState>) -> Vec<Operation> {
     let mut client = Recording {
         number,
         random: Random::new(seed, STREAM + number as u64),

@@ -12,7 +12,7 @@ use metastore_sim::random::Random;
 use metastore_sim::watching;
 use tokio::time::{Instant, timeout};
 
-use super::{END_PATIENCE, Shared};
+use super::{END_PATIENCE, RecordingState};
 use crate::grpc::Client;
 use crate::watch::{WatchStream, everything_from};
 
@@ -35,14 +35,14 @@ pub struct Watcher {
     request: WatchCreateRequest,
     is_oracle: bool,
     members: Vec<Client>,
-    shared: Arc<Shared>,
+    shared: Arc<RecordingState>,
     /// The present chain: watches that each go on where the one before ended.
     chain: Vec<Watch>,
     chains: Vec<Vec<Watch>>,
 }
 
 impl Watcher {
-    pub fn new(seed: u64, number: usize, workload: Workload, shared: Arc<Shared>) -> Watcher {
+    pub fn new(seed: u64, number: usize, workload: Workload, shared: Arc<RecordingState>) -> Watcher {
         let mut random = Random::new(seed, STREAM + number as u64);
         let request = watching::request(workload, &mut random);
         let members = shared.addresses.iter().map(|address| Client::new(address)).collect();
@@ -51,7 +51,7 @@ impl Watcher {
     }
 
     /// A watcher of all keys, which tells the other clients how far it has heard.
-    pub fn oracle(seed: u64, number: usize, shared: Arc<Shared>) -> Watcher {
+    pub fn oracle(seed: u64, number: usize, shared: Arc<RecordingState>) -> Watcher {
         let request = WatchCreateRequest { prev_kv: true, ..everything_from(1) };
         Watcher { request, is_oracle: true, ..Watcher::new(seed, number, Workload::Mixed, shared) }
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use metastore_tests::grpc::Client;
 use metastore_tests::member::{Directory, Member};
-use metastore_tests::programs::{self, Engine};
+use metastore_tests::programs::{self, EngineKind};
 
 use super::lease::{LATE, expect_expiry, grant, time_to_live, watch_leases};
 use super::observe::eventually;
@@ -24,7 +24,7 @@ fn libfaketime() -> Result<PathBuf, String> {
 
 #[test]
 fn a_clock_that_jumps_an_hour_neither_ends_a_lease_nor_keeps_it() {
-    let Some(subject) = subject("clock jump", Engine::Memory) else { return };
+    let Some(subject) = subject("clock jump", EngineKind::Memory) else { return };
     let Some(library) = programs::or_skip("clock jump", libfaketime()) else { return };
     let directory = Directory::new("clock");
     let offset = directory.path().join("offset");

@@ -8,7 +8,7 @@ use metastore_proto::etcdserverpb::{HashKvRequest, HashKvResponse, RangeRequest,
 use metastore_tests::grpc::Client;
 use metastore_tests::member::Member;
 use metastore_tests::paths;
-use metastore_tests::programs::Engine;
+use metastore_tests::programs::EngineKind;
 use metastore_tests::random::Random;
 
 use super::refusals::expect_refusal;
@@ -46,7 +46,7 @@ impl Damage {
 
 /// A stopped member with files of its state on disk.
 fn stopped_member(test: &str) -> Option<Member> {
-    let mut member = Member::start(&subject(test, Engine::RocksDb)?, &[]);
+    let mut member = Member::start(&subject(test, EngineKind::RocksDb)?, &[]);
     let value = |number: usize| {
         let mut random = Random::new(number as u64);
         let digits: String = (0..VALUE_DIGITS / 16).map(|_| format!("{:016x}", random.next_u64())).collect();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use metastore_proto::etcdserverpb::{PutRequest, PutResponse};
 use metastore_tests::grpc::Client;
 use metastore_tests::member::Member;
-use metastore_tests::programs::Engine;
+use metastore_tests::programs::EngineKind;
 use metastore_tests::watch::WatchStream;
 use metastore_tests::{paths, programs};
 use tokio::time::timeout;
@@ -36,7 +36,7 @@ async fn put(client: &Client, put: PutRequest) {
 #[test]
 fn without_descriptors_clients_go_on_and_new_ones_wait() {
     let found = programs::tool("prlimit");
-    let Some(subject) = subject("descriptors", Engine::Memory) else { return };
+    let Some(subject) = subject("descriptors", EngineKind::Memory) else { return };
     let Some(prlimit) = programs::or_skip("descriptors", found) else { return };
     let mut member = Member::new(&subject, &[]);
     member.wrap_in(&[prlimit.to_string_lossy().into_owned(), format!("--nofile={LIMIT}:{LIMIT}")]);

@@ -6,7 +6,7 @@ use metastore_proto::etcdserverpb::*;
 use metastore_tests::grpc::Client;
 use metastore_tests::member::Member;
 use metastore_tests::paths;
-use metastore_tests::programs::{self, Engine, Server};
+use metastore_tests::programs::{self, EngineKind, Server};
 
 use super::observe::tree;
 use super::refusals::{expect_refusal, put_some};
@@ -18,7 +18,7 @@ const LEASE: i64 = 4711;
 
 each_engine!(the_other_engine_is_refused, a_conversion_there_and_back_keeps_everything);
 
-fn the_other_engine_is_refused(engine: Engine) {
+fn the_other_engine_is_refused(engine: EngineKind) {
     let Some(own) = subject("other engine", engine) else { return };
     let mut member = Member::start(&own, &[]);
     put_some(&member);
@@ -34,7 +34,7 @@ fn the_other_engine_is_refused(engine: Engine) {
     put_some(&member);
 }
 
-fn a_conversion_there_and_back_keeps_everything(engine: Engine) {
+fn a_conversion_there_and_back_keeps_everything(engine: EngineKind) {
     let Some(own) = subject("conversion", engine) else { return };
     let mut member = Member::start(&own, &[]);
     let expected = block_on(async {
@@ -84,7 +84,7 @@ fn member_on(server: &Server, stopped: &Member) -> Member {
     Member::new(server, &["--data-dir", &stopped.data_directory().to_string_lossy()])
 }
 
-fn convert(server: &Server, stopped: &Member, to: Engine) -> Output {
+fn convert(server: &Server, stopped: &Member, to: EngineKind) -> Output {
     let mut command = Command::new(&server.binary);
     command.args(["convert", "--data-dir"]).arg(stopped.data_directory()).args(["--engine", to.name()]);
     command.output().expect("the binary runs")
@@ -92,10 +92,10 @@ fn convert(server: &Server, stopped: &Member, to: Engine) -> Output {
 
 #[test]
 fn a_running_member_is_not_converted() {
-    let Some(server) = subject("conversion of a running member", Engine::Memory) else { return };
+    let Some(server) = subject("conversion of a running member", EngineKind::Memory) else { return };
     let member = Member::start(&server, &[]);
     put_some(&member);
-    let output = convert(&server, &member, Engine::RocksDb);
+    let output = convert(&server, &member, EngineKind::RocksDb);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("another process uses this directory"), "{stderr}");

@@ -9,7 +9,7 @@ use metastore_proto::etcdserverpb::{
 use metastore_tests::grpc::Client;
 use metastore_tests::member::Member;
 use metastore_tests::paths;
-use metastore_tests::programs::Engine;
+use metastore_tests::programs::EngineKind;
 
 use super::observe::{eventually, http_get, metrics};
 use super::{block_on, put_request, subject};
@@ -27,7 +27,7 @@ const REFUSED: [(&str, &str); 8] = [
 ];
 
 fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Option<Output> {
-    let subject = subject("flags", Engine::Memory)?;
+    let subject = subject("flags", EngineKind::Memory)?;
     let mut command = Command::new(subject.binary);
     command.env_clear().envs(environment.iter().copied()).args(arguments);
     Some(command.output().expect("the binary runs"))
@@ -69,7 +69,7 @@ fn the_version_is_printed() {
 
 #[test]
 fn a_flag_without_effect_is_warned_about_and_the_environment_counts() {
-    let Some(subject) = subject("environment", Engine::Memory) else { return };
+    let Some(subject) = subject("environment", EngineKind::Memory) else { return };
     // The harness sets the name by flag; a variable for another setting proves that the environment is read.
     let mut member = Member::new(&subject, &["--logger=zap", "--max-wals=7"]);
     member.wrap_in(&["env", "ETCD_ELECTION_TIMEOUT=1500", "ETCD_NO_SUCH_SETTING=1"].map(String::from));
@@ -103,7 +103,7 @@ fn etcd_name_names_the_member() {
 
 #[test]
 fn a_start_that_could_free_too_little_says_that_it_does_not_defragment() {
-    let Some(subject) = subject("defragment at the start", Engine::Memory) else { return };
+    let Some(subject) = subject("defragment at the start", EngineKind::Memory) else { return };
     let mut member = Member::start(&subject, &["--bootstrap-defrag-threshold-megabytes=1"]);
     let says = |member: &Member, text: &str| member.log().iter().any(|line| line.contains(text));
     eventually("etcd's line", || says(&member, "Skipping defragmentation"));
@@ -130,7 +130,7 @@ fn a_start_that_could_free_too_little_says_that_it_does_not_defragment() {
 
 #[test]
 fn all_places_report_the_version_that_was_asked_for() {
-    let Some(subject) = subject("reported version", Engine::Memory) else { return };
+    let Some(subject) = subject("reported version", EngineKind::Memory) else { return };
     for (version, cluster) in [("3.6.11", "3.6"), ("3.8.0-alpha.1", "3.8")] {
         let member = Member::start(&subject, &[&format!("--reported-version={version}")]);
         let metrics = metrics(member.client_address());

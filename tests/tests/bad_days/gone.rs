@@ -6,7 +6,7 @@ use metastore_proto::Message;
 use metastore_proto::etcdserverpb::PutResponse;
 use metastore_tests::grpc::Client;
 use metastore_tests::member::Member;
-use metastore_tests::programs::Engine;
+use metastore_tests::programs::EngineKind;
 use metastore_tests::watch::WatchStream;
 use metastore_tests::{paths, programs};
 
@@ -36,7 +36,7 @@ pub fn wait_until_idle(address: &str) {
 
 #[test]
 fn ten_thousand_watch_streams_leave_nothing_behind() {
-    let Some(subject) = subject("watch streams", Engine::Memory) else { return };
+    let Some(subject) = subject("watch streams", EngineKind::Memory) else { return };
     let member = Member::start(&subject, &[]);
     let address = member.client_address();
     let (before, _) = memory_kib(member.pid());
@@ -68,7 +68,7 @@ fn ten_thousand_watch_streams_leave_nothing_behind() {
 
 #[test]
 fn watches_are_counted_before_their_clients_are_told() {
-    let Some(subject) = subject("watch gauges", Engine::Memory) else { return };
+    let Some(subject) = subject("watch gauges", EngineKind::Memory) else { return };
     let member = Member::start(&subject, &[]);
     let address = member.client_address();
     let counted = || {
@@ -104,7 +104,7 @@ async fn open_many(client: Client) -> Vec<WatchStream> {
 
 #[test]
 fn a_put_whose_client_left_holds_nothing() {
-    let Some(subject) = subject("clients that leave", Engine::Memory) else { return };
+    let Some(subject) = subject("clients that leave", EngineKind::Memory) else { return };
     let member = Member::start(&subject, &[]);
     let address = member.client_address();
     for round in 0..20 {
@@ -127,7 +127,7 @@ fn a_put_whose_client_left_holds_nothing() {
 
 #[test]
 fn a_deadline_ends_a_watch_and_a_request_that_never_comes() {
-    let Some(subject) = subject("deadlines", Engine::Memory) else { return };
+    let Some(subject) = subject("deadlines", EngineKind::Memory) else { return };
     let member = Member::start(&subject, &[]);
     block_on(async {
         let mut raw = Raw::connect(member.client_address()).await;
@@ -145,7 +145,7 @@ fn a_deadline_ends_a_watch_and_a_request_that_never_comes() {
 /// The disk hangs for longer than a request may take: strace delays one sync.
 #[test]
 fn without_progress_a_put_ends_in_etcds_timeout() {
-    let found = programs::subject(Engine::Memory).and_then(|subject| Ok((subject, programs::tool("strace")?)));
+    let found = programs::subject(EngineKind::Memory).and_then(|subject| Ok((subject, programs::tool("strace")?)));
     let Some((subject, strace)) = programs::or_skip("hanging disk", found) else { return };
     let mut member = Member::new(&subject, &[]);
     let hang = "inject=fdatasync:delay_enter=8500000:when=30";

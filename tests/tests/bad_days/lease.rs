@@ -8,7 +8,7 @@ use metastore_tests::grpc::Client;
 use metastore_tests::lease::{KeepAliveStream, grant_and_keep};
 use metastore_tests::member::Member;
 use metastore_tests::paths;
-use metastore_tests::programs::Engine;
+use metastore_tests::programs::EngineKind;
 use metastore_tests::watch::WatchStream;
 
 use super::{block_on, put_request, subject, watch_prefix};
@@ -67,7 +67,7 @@ each_engine!(
     leases_that_end_together_end_in_time
 );
 
-fn a_lease_lives_its_time_and_keepalives_prolong_it(engine: Engine) {
+fn a_lease_lives_its_time_and_keepalives_prolong_it(engine: EngineKind) {
     let Some(subject) = subject("lease", engine) else { return };
     let member = Member::start(&subject, &[]);
     block_on(async {
@@ -104,7 +104,7 @@ fn a_lease_lives_its_time_and_keepalives_prolong_it(engine: Engine) {
     });
 }
 
-fn a_renewal_that_comes_too_late_is_answered_when_the_lease_is_gone(engine: Engine) {
+fn a_renewal_that_comes_too_late_is_answered_when_the_lease_is_gone(engine: EngineKind) {
     let Some(subject) = subject("late renewal", engine) else { return };
     let member = Member::start(&subject, &[]);
     block_on(async {
@@ -138,7 +138,7 @@ async fn renew_too_late(client: Client, id: i64) {
     assert_eq!(time_to_live(&client, id).await.ttl, -1, "lease {id}: answered before it was revoked");
 }
 
-fn leases_that_end_together_end_in_time(engine: Engine) {
+fn leases_that_end_together_end_in_time(engine: EngineKind) {
     const COUNT: i64 = 12_000;
     const TTL_S: i64 = 6;
     let Some(subject) = subject("leases that end together", engine) else { return };
@@ -163,7 +163,7 @@ fn leases_that_end_together_end_in_time(engine: Engine) {
     });
 }
 
-fn after_kill_9_a_lease_has_its_full_time_again(engine: Engine) {
+fn after_kill_9_a_lease_has_its_full_time_again(engine: EngineKind) {
     const TTL_S: i64 = 3;
     let Some(subject) = subject("lease after a crash", engine) else { return };
     let mut member = Member::start(&subject, &[]);

@@ -11,7 +11,7 @@ use metastore_proto::mvccpb::event::EventType;
 use metastore_tests::grpc::Client;
 use metastore_tests::member::Member;
 use metastore_tests::paths;
-use metastore_tests::programs::Engine;
+use metastore_tests::programs::EngineKind;
 use metastore_tests::watch::WatchStream;
 
 use super::observe::{eventually, forget_peak, memory_kib};
@@ -120,7 +120,7 @@ fn judge(name: &str, puts: &[(Instant, Duration)], from: Instant, to: Instant) {
 /// Runs `command` while writers and a watcher of `prefix` are active, and expects `keys` deletes in one revision.
 fn amid_writers<F: Future<Output = i64>>(
     name: &str,
-    (member, engine): (&Member, Engine),
+    (member, engine): (&Member, EngineKind),
     prefix: &str,
     keys: usize,
     command: impl FnOnce(Client) -> F,
@@ -161,7 +161,7 @@ fn amid_writers<F: Future<Output = i64>>(
     writers.wait_for(QUIET_PUTS);
     judge(name, &writers.stop(), from, Instant::now());
     let (_, peak) = memory_kib(member.pid());
-    let key_bytes = if engine == Engine::RocksDb { KEY_BYTES_ROCKSDB } else { KEY_BYTES };
+    let key_bytes = if engine == EngineKind::RocksDb { KEY_BYTES_ROCKSDB } else { KEY_BYTES };
     let allowed = before + BASE_KIB + keys as u64 * key_bytes / 1024;
     println!("{name}: {before} KiB before, at most {peak} KiB, {allowed} allowed");
     assert!(peak < allowed, "{name}: {peak} KiB, {before} before");
@@ -169,7 +169,7 @@ fn amid_writers<F: Future<Output = i64>>(
 
 each_engine!(a_lease_with_100_000_keys_is_revoked_amid_writers, a_million_keys_are_deleted_amid_writers);
 
-fn a_lease_with_100_000_keys_is_revoked_amid_writers(engine: Engine) {
+fn a_lease_with_100_000_keys_is_revoked_amid_writers(engine: EngineKind) {
     let Some(subject) = subject("large lease", engine) else { return };
     let member = Member::start(&subject, &[]);
     block_on(async {
@@ -186,7 +186,7 @@ fn a_lease_with_100_000_keys_is_revoked_amid_writers(engine: Engine) {
     });
 }
 
-fn a_million_keys_are_deleted_amid_writers(engine: Engine) {
+fn a_million_keys_are_deleted_amid_writers(engine: EngineKind) {
     let Some(subject) = subject("large DeleteRange", engine) else { return };
     let keys = if std::env::var_os("SOAK").is_some() { SOAK_KEYS } else { DELETED_KEYS };
     let member = Member::start(&subject, &[]);

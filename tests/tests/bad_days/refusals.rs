@@ -9,7 +9,7 @@ use metastore_proto::etcdserverpb::PutResponse;
 use metastore_tests::grpc::Client;
 use metastore_tests::member::{Directory, Member};
 use metastore_tests::mount::is_root;
-use metastore_tests::programs::{Engine, Server};
+use metastore_tests::programs::{EngineKind, Server};
 use metastore_tests::{paths, programs};
 
 use super::observe::tree;
@@ -47,7 +47,7 @@ pub fn put_some(member: &Member) {
 
 #[test]
 fn a_port_in_use_is_named_and_no_directory_is_made() {
-    let Some(subject) = subject("port in use", Engine::Memory) else { return };
+    let Some(subject) = subject("port in use", EngineKind::Memory) else { return };
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let address = taken.local_addr().expect("it is bound").to_string();
     for flag in ["--listen-client-urls", "--listen-peer-urls"] {
@@ -59,7 +59,7 @@ fn a_port_in_use_is_named_and_no_directory_is_made() {
 
 #[test]
 fn an_unwritable_directory_is_named() {
-    let Some(subject) = subject("unwritable directory", Engine::Memory) else { return };
+    let Some(subject) = subject("unwritable directory", EngineKind::Memory) else { return };
     let directory = Directory::new("unwritable");
     let file = directory.path().join("file");
     std::fs::write(&file, "a file").expect("writable");
@@ -92,7 +92,7 @@ fn an_unwritable_directory_is_named() {
 
 each_engine!(a_second_process_is_kept_out, a_damaged_log_is_named_and_kept, state_without_its_log_is_refused);
 
-fn a_second_process_is_kept_out(engine: Engine) {
+fn a_second_process_is_kept_out(engine: EngineKind) {
     let Some(subject) = subject("second process", engine) else { return };
     let first = Member::start(&subject, &[]);
     put_some(&first);
@@ -106,7 +106,7 @@ fn a_second_process_is_kept_out(engine: Engine) {
 
 #[test]
 fn the_directory_of_an_etcd_is_left_alone() {
-    let found = programs::subject(Engine::Memory)
+    let found = programs::subject(EngineKind::Memory)
         .and_then(|subject| Ok((subject, programs::etcd(&programs::reference_flavor())?)));
     let Some((subject, etcd)) = programs::or_skip("directory of an etcd", found) else { return };
     let mut reference = Member::start(&Server::etcd(&etcd), &[]);
@@ -121,7 +121,7 @@ fn the_directory_of_an_etcd_is_left_alone() {
     reference.restart();
 }
 
-fn a_damaged_log_is_named_and_kept(engine: Engine) {
+fn a_damaged_log_is_named_and_kept(engine: EngineKind) {
     let Some(subject) = subject("damaged log", engine) else { return };
     let mut member = Member::start(&subject, &[]);
     put_some(&member);
@@ -145,7 +145,7 @@ fn only_segment(data: &Path) -> (PathBuf, Vec<u8>) {
     (segments[0].clone(), bytes)
 }
 
-fn state_without_its_log_is_refused(engine: Engine) {
+fn state_without_its_log_is_refused(engine: EngineKind) {
     let Some(subject) = subject("log directory emptied", engine) else { return };
     let directory = Directory::new("wal");
     let wal = directory.path().join("wal");

@@ -4,7 +4,7 @@ use metastore_proto::etcdserverpb::PutResponse;
 use metastore_tests::grpc::Client;
 use metastore_tests::member::Member;
 use metastore_tests::paths;
-use metastore_tests::programs::Engine;
+use metastore_tests::programs::EngineKind;
 use tonic::Code;
 
 use super::observe::memory_kib;
@@ -25,7 +25,7 @@ const RESOURCE_EXHAUSTED: u32 = 8;
 
 #[test]
 fn an_over_large_request_is_refused_before_it_costs_memory() {
-    let Some(subject) = subject("over-large requests", Engine::Memory) else { return };
+    let Some(subject) = subject("over-large requests", EngineKind::Memory) else { return };
     let member = Member::start(&subject, &[]);
     block_on(async {
         let client = Client::new(member.client_address());

@@ -7,7 +7,7 @@ use metastore_proto::etcdserverpb::{WatchRequest, WatchResponse};
 use metastore_tests::grpc::Client;
 use metastore_tests::member::Member;
 use metastore_tests::paths;
-use metastore_tests::programs::Engine;
+use metastore_tests::programs::EngineKind;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::time::timeout;
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -77,11 +77,11 @@ each_engine!(a_watcher_that_never_reads_costs_little_and_misses_nothing);
 
 /// Compares the peak of the server's memory with the events alone to the peak with watchers that do not read them
 /// while they are written.
-fn a_watcher_that_never_reads_costs_little_and_misses_nothing(engine: Engine) {
+fn a_watcher_that_never_reads_costs_little_and_misses_nothing(engine: EngineKind) {
     let Some(subject) = subject("slow watcher", engine) else { return };
     let peak = [0, WATCHERS].map(|watchers| {
         // A small block cache, because its memory is not the subject here.
-        let cache = (engine == Engine::RocksDb).then_some("--rocksdb-block-cache-bytes=8388608");
+        let cache = (engine == EngineKind::RocksDb).then_some("--rocksdb-block-cache-bytes=8388608");
         let member = Member::start(&subject, cache.as_slice());
         block_on(async {
             let mut lazy = Vec::new();
@@ -100,7 +100,7 @@ fn a_watcher_that_never_reads_costs_little_and_misses_nothing(engine: Engine) {
         peak[0], peak[1]
     );
     // If the events were kept in encoded form for each watcher, they would take four times their size: 400 MiB.
-    let allowed = if engine == Engine::RocksDb { ALLOWED_KIB_ROCKSDB } else { ALLOWED_KIB };
+    let allowed = if engine == EngineKind::RocksDb { ALLOWED_KIB_ROCKSDB } else { ALLOWED_KIB };
     assert!(peak[1] < peak[0] + allowed, "{peak:?} KiB");
 }
 

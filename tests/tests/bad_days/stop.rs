@@ -9,7 +9,7 @@ use metastore_tests::grpc::Client;
 use metastore_tests::injected::Injected;
 use metastore_tests::member::{Directory, Member, signal};
 use metastore_tests::paths;
-use metastore_tests::programs::{self, Engine};
+use metastore_tests::programs::{self, EngineKind};
 use metastore_tests::watch::WatchStream;
 
 use super::observe::{eventually, metrics, open_calls};
@@ -26,7 +26,7 @@ const WRITERS: usize = 32;
 
 #[test]
 fn a_polite_stop_is_quick_and_its_log_is_clean() {
-    let Some(subject) = subject("stop", Engine::Memory) else { return };
+    let Some(subject) = subject("stop", EngineKind::Memory) else { return };
     let mut member = Member::start(&subject, &[]);
     let address = member.client_address().to_string();
     let (status, took) = block_on(async {
@@ -68,7 +68,7 @@ const SLOW_SYNC_US: u32 = 2_500_000;
 
 #[test]
 fn a_write_that_waits_for_the_disk_as_the_member_stops_is_acknowledged() {
-    let Some(subject) = subject("stop at a slow disk", Engine::Memory) else { return };
+    let Some(subject) = subject("stop at a slow disk", EngineKind::Memory) else { return };
     let Some(strace) = programs::or_skip("stop at a slow disk", programs::tool("strace")) else { return };
     let mut member = Member::start(&subject, &[]);
     let address = member.client_address().to_string();
@@ -101,7 +101,7 @@ async fn write_until_refused(client: Client, number: usize) {
 /// alive, and that it stops.
 #[test]
 fn the_service_manager_is_told_of_start_life_and_stop() {
-    let Some(subject) = subject("service manager", Engine::Memory) else { return };
+    let Some(subject) = subject("service manager", EngineKind::Memory) else { return };
     let directory = Directory::new("manager");
     let path = directory.path().join("notify");
     let manager = UnixDatagram::bind(&path).expect("a socket");
@@ -126,7 +126,7 @@ fn the_service_manager_is_told_of_start_life_and_stop() {
 /// The disk hangs: the process exists, but makes no progress.
 #[test]
 fn a_member_that_makes_no_progress_gives_the_watchdog_no_sign() {
-    let Some(subject) = subject("watchdog", Engine::Memory) else { return };
+    let Some(subject) = subject("watchdog", EngineKind::Memory) else { return };
     let Some(strace) = programs::or_skip("watchdog", programs::tool("strace")) else { return };
     let directory = Directory::new("manager");
     let path = directory.path().join("notify");

@@ -14,7 +14,7 @@ use metastore_proto::etcdserverpb::{
 use metastore_tests::grpc::Client;
 use metastore_tests::member::Member;
 use metastore_tests::paths;
-use metastore_tests::programs::Engine;
+use metastore_tests::programs::EngineKind;
 use tokio::time::timeout;
 
 use super::raw::{Raw, framed};
@@ -57,7 +57,7 @@ fn create(prefix: &str) -> Vec<u8> {
 
 #[test]
 fn a_watch_goes_on_after_its_client_has_closed_its_half() {
-    let Some(subject) = subject("half-closed watches", Engine::Memory) else { return };
+    let Some(subject) = subject("half-closed watches", EngineKind::Memory) else { return };
     let member = Member::start(&subject, &[]);
     block_on(async {
         let client = Client::new(member.client_address());
@@ -81,7 +81,7 @@ fn a_watch_goes_on_after_its_client_has_closed_its_half() {
 
 #[test]
 fn renewals_end_with_their_clients_half_after_all_were_answered() {
-    let Some(subject) = subject("renewals at once", Engine::Memory) else { return };
+    let Some(subject) = subject("renewals at once", EngineKind::Memory) else { return };
     const RENEWALS: usize = 20_000;
     let member = Member::start(&subject, &[]);
     block_on(async {
@@ -104,7 +104,7 @@ fn renewals_end_with_their_clients_half_after_all_were_answered() {
 
 #[test]
 fn watches_that_are_opened_at_once_hold_up_no_other_call() {
-    let Some(subject) = subject("watches at once", Engine::Memory) else { return };
+    let Some(subject) = subject("watches at once", EngineKind::Memory) else { return };
     const WATCHES: usize = 50_000;
     let member = Member::start(&subject, &[]);
     block_on(async {
@@ -141,7 +141,7 @@ async fn by_version(client: &Client, limit: i64) -> (Vec<String>, i64, bool) {
 
 #[test]
 fn a_short_stream_is_sorted_by_its_target_and_a_long_one_by_key() {
-    let Some(subject) = subject("sorted streams", Engine::Memory) else { return };
+    let Some(subject) = subject("sorted streams", EngineKind::Memory) else { return };
     let member = Member::start(&subject, &[]);
     block_on(async {
         let client = Client::new(member.client_address());

@@ -8,7 +8,7 @@ use metastore_proto::etcdserverpb::{
 use metastore_tests::grpc::Client;
 use metastore_tests::member::Member;
 use metastore_tests::paths;
-use metastore_tests::programs::{Engine, Server, etcd, or_skip, reference_flavor};
+use metastore_tests::programs::{EngineKind, Server, etcd, or_skip, reference_flavor};
 use tokio::time::timeout;
 
 use super::{block_on, end_of, load, put_request, subject};
@@ -22,7 +22,7 @@ const RANGE_VALUE_BYTES: usize = 1000;
 
 each_engine!(a_range_stream_that_nobody_reads_holds_back_no_compaction);
 
-fn a_range_stream_that_nobody_reads_holds_back_no_compaction(engine: Engine) {
+fn a_range_stream_that_nobody_reads_holds_back_no_compaction(engine: EngineKind) {
     let Some(subject) = subject("slow range stream", engine) else { return };
     let member = Member::start(&subject, &[]);
     block_on(range_stream_amid_a_compaction(member.client_address()));

@@ -2,7 +2,7 @@
 
 use metastore_tests::cluster::Cluster;
 use metastore_tests::load::Load;
-use metastore_tests::programs::{self, Engine, Server};
+use metastore_tests::programs::{self, EngineKind, Server};
 
 /// The number of writes before the third member joins. From version 3.6 on, an etcd drops the first entry of its log
 /// when it has applied a hundred. A member that joins later is sent the state, in etcd's format.
@@ -20,21 +20,21 @@ const MORE_WRITES: usize = 200;
 
 #[test]
 fn a_member_joins_two_of_etcd() {
-    joins("beside etcd", BEFORE, etcds("newest"), programs::subject(Engine::Memory));
+    joins("beside etcd", BEFORE, etcds("newest"), programs::subject(EngineKind::Memory));
 }
 
 #[test]
 fn a_member_on_disk_joins_two_of_etcd_3_5() {
     // A newer etcd cannot join: it does not know the requests in the log of an old one.
-    let joiner = programs::subject(Engine::RocksDb)
+    let joiner = programs::subject(EngineKind::RocksDb)
         .and_then(|subject| if subject.is_etcd() { Ok(etcds("3.5.1")?.remove(0)) } else { Ok(subject) });
     joins("beside etcd 3.5", MANY_BEFORE, etcds("3.5.1"), joiner);
 }
 
 #[test]
 fn an_etcd_joins_two() {
-    let founders =
-        programs::subject(Engine::Memory).and_then(|first| Ok(vec![first, programs::subject(Engine::RocksDb)?]));
+    let founders = programs::subject(EngineKind::Memory)
+        .and_then(|first| Ok(vec![first, programs::subject(EngineKind::RocksDb)?]));
     joins("etcd beside", MANY_BEFORE, founders, programs::etcd("newest").map(|directory| Server::etcd(&directory)));
 }
 
@@ -73,7 +73,7 @@ fn joins(name: &str, before: usize, founders: Result<Vec<Server>, String>, joine
 /// Regression: the joiner refused ten states a second without end.
 #[test]
 fn a_member_that_is_sent_a_database_of_etcds_says_so_once_and_ends() {
-    for engine in [Engine::Memory, Engine::RocksDb] {
+    for engine in [EngineKind::Memory, EngineKind::RocksDb] {
         let found = programs::etcd("newest").and_then(|etcd| Ok((Server::etcd(&etcd), programs::subject(engine)?)));
         let Some((etcd, subject)) = programs::or_skip("a database of etcd's", found) else { return };
         if subject.is_etcd() {
@@ -144,5 +144,5 @@ fn an_etcd_that_was_away_catches_up_from_the_log() {
 /// An etcd, and two MetaStore members.
 fn etcd_and_subjects() -> Result<(Server, Vec<Server>), String> {
     let etcd = Server::etcd(&programs::etcd("newest")?);
-    Ok((etcd, vec![programs::subject(Engine::Memory)?, programs::subject(Engine::RocksDb)?]))
+    Ok((etcd, vec![programs::subject(EngineKind::Memory)?, programs::subject(EngineKind::RocksDb)?]))
 }

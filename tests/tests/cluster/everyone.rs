@@ -3,7 +3,7 @@
 use metastore_proto::etcdserverpb::{CompactionRequest, CompactionResponse};
 use metastore_tests::load::Load;
 use metastore_tests::paths;
-use metastore_tests::programs::Engine;
+use metastore_tests::programs::EngineKind;
 
 use super::{Engines, Members, each_cluster, each_harness};
 
@@ -69,7 +69,7 @@ fn a_rolling_restart_under_load(members: Members) {
 /// Snapshot writing and the hash of a compaction run on threads beside the member. If one of them outlived the stop, it
 /// would still hold the directory, and the next start would fail.
 fn one_that_stops_at_work_starts_again_at_once(members: Members) {
-    let on_disk = members.with(Engines::All(Engine::RocksDb));
+    let on_disk = members.with(Engines::All(EngineKind::RocksDb));
     let Some(mut cluster) =
         on_disk.start("stops at work", 1, &["--snapshot-count=100", "--snapshot-catchup-entries=100"])
     else {

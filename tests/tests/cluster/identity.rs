@@ -7,7 +7,7 @@ use metastore_tests::cluster::{Cluster, ELECTION_TIMEOUT, HEARTBEAT, call};
 use metastore_tests::load::Load;
 use metastore_tests::member::{Identity, Member};
 use metastore_tests::paths;
-use metastore_tests::programs::{Engine, subject};
+use metastore_tests::programs::{EngineKind, subject};
 
 use super::follower::copy;
 use super::{Engines, Members, each_harness};
@@ -92,7 +92,7 @@ fn a_second_process_of_a_paused_member_ends_once_that_goes_on() {
 /// listens at the URL of both.
 #[test]
 fn two_single_members_that_were_founded_alike_leave_each_other_alone() {
-    let Some(server) = metastore_tests::programs::or_skip("namesakes", subject(Engine::Memory)) else { return };
+    let Some(server) = metastore_tests::programs::or_skip("namesakes", subject(EngineKind::Memory)) else { return };
     let (first, second) = (Identity::local("m"), Identity::local("m"));
     let url = format!("http://{}", second.peer_address);
     let flags = [format!("--initial-advertise-peer-urls={url}"), format!("--initial-cluster=m={url}")];

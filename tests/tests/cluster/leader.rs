@@ -39,7 +39,7 @@ fn a_killed_leader_is_replaced_and_comes_back(engines: Engines) {
 #[test]
 #[ignore = "a measurement: it needs a machine that does nothing else"]
 fn first_write_after_the_leader_is_killed() {
-    for engines in [Engines::All(metastore_tests::programs::Engine::Memory), Engines::Mixed] {
+    for engines in [Engines::All(metastore_tests::programs::EngineKind::Memory), Engines::Mixed] {
         let Some(mut cluster) = engines.start("first write", 3, &[]) else { return };
         let load = Load::start(&cluster.addresses());
         let mut took = kill_leaders(&mut cluster, &load, MEASURED_KILLS);

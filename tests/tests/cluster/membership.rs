@@ -5,7 +5,7 @@ use metastore_tests::cluster::{Cluster, RARE_ELECTIONS};
 use metastore_tests::load::Load;
 use metastore_tests::membership::{AddRequest, AddResponse, IdRequest, MembersResponse, UpdateRequest};
 use metastore_tests::paths;
-use metastore_tests::programs::Engine;
+use metastore_tests::programs::EngineKind;
 
 use super::{Engines, Members, each_harness};
 
@@ -157,14 +157,14 @@ fn it_grows_from_one_to_five_and_shrinks_again(members: Members) {
 
 /// From a member on disk to a member in memory.
 fn a_learner_gets_all_history_by_snapshot(members: Members) {
-    let on_disk = members.with(Engines::All(Engine::RocksDb));
+    let on_disk = members.with(Engines::All(EngineKind::RocksDb));
     let Some(mut cluster) =
         on_disk.start("learner by snapshot", 1, &["--snapshot-count=100", "--snapshot-catchup-entries=100"])
     else {
         return;
     };
     cluster.put_many(0, 2000, 64);
-    let learner = cluster.add(&members.with(Engines::All(Engine::Memory)).server(1).expect("a server"), true);
+    let learner = cluster.add(&members.with(Engines::All(EngineKind::Memory)).server(1).expect("a server"), true);
     cluster.promote(learner);
     cluster.agree();
 }

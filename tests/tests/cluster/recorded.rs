@@ -8,7 +8,7 @@ use metastore_proto::etcdserverpb::request_op::Request;
 use metastore_proto::etcdserverpb::*;
 use metastore_tests::cluster::{Cluster, RARE_ELECTIONS, put_request};
 use metastore_tests::paths;
-use metastore_tests::programs::{self, Engine, Server};
+use metastore_tests::programs::{self, EngineKind, Server};
 use tonic::Code;
 
 use super::etcdctl::Etcdctl;
@@ -77,7 +77,7 @@ fn deep_transactions(cluster: &Cluster) {
 #[test]
 fn what_an_etcd_writes_into_the_log_beside_keys_is_recorded_alike_by_all() {
     let found = programs::etcd("newest").and_then(|etcd| {
-        let metastores = [programs::subject(Engine::Memory)?, programs::subject(Engine::RocksDb)?];
+        let metastores = [programs::subject(EngineKind::Memory)?, programs::subject(EngineKind::RocksDb)?];
         Ok((etcd, metastores))
     });
     let Some((etcd, [memory, rocksdb])) = programs::or_skip("recorded beside etcd", found) else { return };

@@ -38,7 +38,7 @@ const VALUES: [&[u8]; 6] = [b"", b"1", b"2", b"value", b"\0\xff\xfe", b"{\"a\": 
 pub const SPARED: [&str; 2] = ["watch: from the compacted revision", "watch: negative start"];
 
 #[derive(Clone, Copy)]
-enum Kind {
+enum RequestKind {
     Range,
     RangeStream,
     Put,
@@ -59,25 +59,25 @@ enum Kind {
     WatchClose,
 }
 
-const WEIGHTS: [(usize, Kind); 18] = [
-    (300, Kind::Range),
-    (70, Kind::RangeStream),
-    (170, Kind::Put),
-    (50, Kind::Delete),
-    (230, Kind::Txn),
-    (16, Kind::Compact),
-    (30, Kind::HashKv),
-    (35, Kind::Grant),
-    (18, Kind::Revoke),
-    (25, Kind::KeepAlive),
-    (25, Kind::TimeToLive),
-    (5, Kind::Leases),
-    (5, Kind::Status),
-    (4, Kind::Unknown),
-    (50, Kind::WatchCreate),
-    (22, Kind::WatchCancel),
-    (16, Kind::WatchProgress),
-    (3, Kind::WatchClose),
+const WEIGHTS: [(usize, RequestKind); 18] = [
+    (300, RequestKind::Range),
+    (70, RequestKind::RangeStream),
+    (170, RequestKind::Put),
+    (50, RequestKind::Delete),
+    (230, RequestKind::Txn),
+    (16, RequestKind::Compact),
+    (30, RequestKind::HashKv),
+    (35, RequestKind::Grant),
+    (18, RequestKind::Revoke),
+    (25, RequestKind::KeepAlive),
+    (25, RequestKind::TimeToLive),
+    (5, RequestKind::Leases),
+    (5, RequestKind::Status),
+    (4, RequestKind::Unknown),
+    (50, RequestKind::WatchCreate),
+    (22, RequestKind::WatchCancel),
+    (16, RequestKind::WatchProgress),
+    (3, RequestKind::WatchClose),
 ];
 
 /// The state of the servers, as the answers so far have shown it.
@@ -112,22 +112,22 @@ impl Grammar {
             return call;
         }
         match self.random.weighted(&WEIGHTS) {
-            Kind::Range => Call::Range(self.range(seen)),
-            Kind::RangeStream => Call::RangeStream(self.range_stream(seen)),
-            Kind::Put => Call::Put(self.lone_put()),
-            Kind::Delete => Call::Delete(self.delete()),
-            Kind::Txn => Call::Txn(Txns::new(self, seen).txn()),
-            Kind::Compact => Call::Compact(self.compaction(seen)),
-            Kind::HashKv => Call::HashKv(HashKvRequest { revision: self.revision(seen) }),
-            Kind::Grant => self.grant(),
-            Kind::Revoke => Call::Revoke(LeaseRevokeRequest { id: self.lease(seen) }),
-            Kind::KeepAlive => Call::KeepAlive(LeaseKeepAliveRequest { id: self.lease(seen) }),
-            Kind::TimeToLive => {
+            RequestKind::Range => Call::Range(self.range(seen)),
+            RequestKind::RangeStream => Call::RangeStream(self.range_stream(seen)),
+            RequestKind::Put => Call::Put(self.lone_put()),
+            RequestKind::Delete => Call::Delete(self.delete()),
+            RequestKind::Txn => Call::Txn(Txns::new(self, seen).txn()),
+            RequestKind::Compact => Call::Compact(self.compaction(seen)),
+            RequestKind::HashKv => Call::HashKv(HashKvRequest { revision: self.revision(seen) }),
+            RequestKind::Grant => self.grant(),
+            RequestKind::Revoke => Call::Revoke(LeaseRevokeRequest { id: self.lease(seen) }),
+            RequestKind::KeepAlive => Call::KeepAlive(LeaseKeepAliveRequest { id: self.lease(seen) }),
+            RequestKind::TimeToLive => {
                 Call::TimeToLive(LeaseTimeToLiveRequest { id: self.lease(seen), keys: self.random.one_in(2) })
             }
-            Kind::Leases => Call::Leases(LeaseLeasesRequest {}),
-            Kind::Status => Call::Status(StatusRequest {}),
-            Kind::Unknown => Call::Unknown(self.random.any(&UNKNOWN_PATHS)),
+            RequestKind::Leases => Call::Leases(LeaseLeasesRequest {}),
+            RequestKind::Status => Call::Status(StatusRequest {}),
+            RequestKind::Unknown => Call::Unknown(self.random.any(&UNKNOWN_PATHS)),
             watch => Call::Watch(self.watch(watch, seen)),
         }
     }
@@ -326,12 +326,12 @@ impl Grammar {
         Call::Grant(LeaseGrantRequest { id, ttl })
     }
 
-    fn watch(&mut self, kind: Kind, seen: &Seen) -> WatchCall {
+    fn watch(&mut self, kind: RequestKind, seen: &Seen) -> WatchCall {
         let stream = self.random.below(WATCH_STREAMS);
         match kind {
-            Kind::WatchCancel => WatchCall::Cancel { stream, nth: self.random.below(8) },
-            Kind::WatchProgress => WatchCall::Progress { stream },
-            Kind::WatchClose => WatchCall::Close { stream },
+            RequestKind::WatchCancel => WatchCall::Cancel { stream, nth: self.random.below(8) },
+            RequestKind::WatchProgress => WatchCall::Progress { stream },
+            RequestKind::WatchClose => WatchCall::Close { stream },
             _ => WatchCall::Create { stream, request: self.watch_create(seen) },
         }
     }

@@ -189,7 +189,7 @@ each_engine!(
     every_member_counts_what_a_follower_is_asked_for_as_etcd_does,
 );
 
-fn a_member_counts_what_commands_did_as_etcd_does(engine: Engine) {
+fn a_member_counts_what_commands_did_as_etcd_does(engine: EngineKind) {
     let Some([subject, etcd]) = servers(engine) else { return };
     let mut members = [subject, etcd].map(|server| Member::start(&server, &[]));
     let [subject, etcd] = &members;
@@ -217,7 +217,7 @@ fn members(cluster: &Cluster, asked: usize) -> Vec<&Member> {
 }
 
 /// The requests of clients come to one member, and all apply them.
-fn counts_on_every_member(engine: Engine, asked: fn(&Cluster) -> usize) {
+fn counts_on_every_member(engine: EngineKind, asked: fn(&Cluster) -> usize) {
     let Some(servers) = servers(engine) else { return };
     let [subject, etcd] = servers.map(|server| Cluster::start(&[server.clone(), server.clone(), server], &[]));
     let (subject, etcd) = (members(&subject, asked(&subject)), members(&etcd, asked(&etcd)));
@@ -225,10 +225,10 @@ fn counts_on_every_member(engine: Engine, asked: fn(&Cluster) -> usize) {
     compare(&etcd, &subject);
 }
 
-fn every_member_counts_what_the_leader_is_asked_for_as_etcd_does(engine: Engine) {
+fn every_member_counts_what_the_leader_is_asked_for_as_etcd_does(engine: EngineKind) {
     counts_on_every_member(engine, Cluster::leader);
 }
 
-fn every_member_counts_what_a_follower_is_asked_for_as_etcd_does(engine: Engine) {
+fn every_member_counts_what_a_follower_is_asked_for_as_etcd_does(engine: EngineKind) {
     counts_on_every_member(engine, |cluster| cluster.followers()[0]);
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use metastore_tests::grpc::never_taken;
 use metastore_tests::member::Member;
 use metastore_tests::mount::Mount;
-use metastore_tests::programs::{self, Engine};
+use metastore_tests::programs::{self, EngineKind};
 use tonic::Status;
 
 use super::block_on;
@@ -30,18 +30,18 @@ const FULL: &str = "No space left on device";
 
 each_engine!(a_full_disk, a_full_disk_of_the_log, a_full_disk_of_the_state);
 
-fn a_full_disk(engine: Engine) {
+fn a_full_disk(engine: EngineKind) {
     fill(engine, "a full disk", SMALL_MIB, |mount| vec![format!("--data-dir={mount}/data")]);
 }
 
-fn a_full_disk_of_the_log(engine: Engine) {
+fn a_full_disk_of_the_log(engine: EngineKind) {
     let test = "a full disk of the log";
     let refused = fill(engine, test, SMALL_MIB, |mount| vec![format!("--wal-dir={mount}/wal")]);
     // A write that cannot be logged has a client that waits for its answer.
     assert!(refused.is_none_or(|refused| refused.iter().any(is_told)), "{test}: nobody was told");
 }
 
-fn a_full_disk_of_the_state(engine: Engine) {
+fn a_full_disk_of_the_state(engine: EngineKind) {
     let log = metastore_tests::member::Directory::new("log");
     let log = log.path().display();
     fill(engine, "a full disk of the state", SMALL_STATE_MIB, |mount| {
@@ -56,7 +56,7 @@ fn is_told(status: &Status) -> bool {
 
 /// Fills the file system that the flags name, then enlarges it. Returns the refusals that the clients got, if
 /// the test can run here.
-fn fill(engine: Engine, test: &str, mib: u32, flags: impl FnOnce(String) -> Vec<String>) -> Option<Vec<Status>> {
+fn fill(engine: EngineKind, test: &str, mib: u32, flags: impl FnOnce(String) -> Vec<String>) -> Option<Vec<Status>> {
     let found = programs::subject(engine).and_then(|subject| Ok((subject, Mount::in_memory(mib)?)));
     let (subject, mount) = programs::or_skip(test, found)?;
     let flags = flags(mount.path().display().to_string());

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use metastore_tests::member::Member;
-use metastore_tests::programs::{self, Engine};
+use metastore_tests::programs::{self, EngineKind};
 
 use super::ledger::Ledger;
 use super::{block_on, number};
@@ -15,7 +15,7 @@ const DEFAULT_KILLS: usize = 5;
 
 each_engine!(nothing_acknowledged_is_lost_by_kill_9);
 
-fn nothing_acknowledged_is_lost_by_kill_9(engine: Engine) {
+fn nothing_acknowledged_is_lost_by_kill_9(engine: EngineKind) {
     let Some(subject) = programs::or_skip("kill loop", programs::subject(engine)) else { return };
     let mut member = Member::start(&subject, &[]);
     let address = member.client_address().to_string();
@@ -29,8 +29,8 @@ fn nothing_acknowledged_is_lost_by_kill_9(engine: Engine) {
     if !subject.is_etcd() {
         let data = member.data_directory();
         let state = match engine {
-            Engine::Memory => names(&data.join("member/snap"), ".snap"),
-            Engine::RocksDb => names(&data.join("member/rocksdb"), ".sst"),
+            EngineKind::Memory => names(&data.join("member/snap"), ".snap"),
+            EngineKind::RocksDb => names(&data.join("member/rocksdb"), ".sst"),
         };
         assert!(!state.is_empty(), "the state was never written out: write more");
         let log = names(&data.join("member/wal"), ".wal");

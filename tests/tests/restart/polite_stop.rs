@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use metastore_tests::grpc::never_taken;
 use metastore_tests::member::{Member, signal};
-use metastore_tests::programs::{self, Engine};
+use metastore_tests::programs::{self, EngineKind};
 
 use super::block_on;
 use super::ledger::Ledger;
@@ -18,7 +18,7 @@ const STOP_PATIENCE: Duration = Duration::from_secs(20);
 
 each_engine!(a_polite_stop_leaves_nobody_in_doubt);
 
-fn a_polite_stop_leaves_nobody_in_doubt(engine: Engine) {
+fn a_polite_stop_leaves_nobody_in_doubt(engine: EngineKind) {
     let Some(subject) = programs::or_skip("polite stop", programs::subject(engine)) else { return };
     let mut member = Member::start(&subject, &[]);
     let address = member.client_address().to_string();

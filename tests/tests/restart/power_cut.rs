@@ -6,7 +6,7 @@
 
 use metastore_tests::member::Member;
 use metastore_tests::mount::Mount;
-use metastore_tests::programs::{self, Engine};
+use metastore_tests::programs::{self, EngineKind};
 use metastore_tests::random::Random;
 
 use super::ledger::Ledger;
@@ -22,12 +22,12 @@ const CUTS_WITHOUT_SYNC: usize = 2;
 
 each_engine!(nothing_acknowledged_is_lost_by_a_power_cut, what_is_not_synced_is_lost_by_a_power_cut);
 
-fn nothing_acknowledged_is_lost_by_a_power_cut(engine: Engine) {
+fn nothing_acknowledged_is_lost_by_a_power_cut(engine: EngineKind) {
     let outcome = cut_power("power cut", engine, &[], number("CUTS", DEFAULT_CUTS));
     assert_eq!(outcome, Ok(()));
 }
 
-fn what_is_not_synced_is_lost_by_a_power_cut(engine: Engine) {
+fn what_is_not_synced_is_lost_by_a_power_cut(engine: EngineKind) {
     if programs::or_skip("power cut without syncs", Mount::disk()).is_some() {
         let outcome = cut_power("power cut without syncs", engine, &["--unsafe-no-fsync"], CUTS_WITHOUT_SYNC);
         println!("without syncs: {outcome:?}");
@@ -36,7 +36,7 @@ fn what_is_not_synced_is_lost_by_a_power_cut(engine: Engine) {
 }
 
 /// Runs the member through power cuts. The error describes the first difference after one.
-fn cut_power(test: &str, engine: Engine, flags: &[&str], cuts: usize) -> Result<(), String> {
+fn cut_power(test: &str, engine: EngineKind, flags: &[&str], cuts: usize) -> Result<(), String> {
     let found = programs::subject(engine).and_then(|subject| Ok((subject, Mount::disk()?)));
     let Some((subject, disk)) = programs::or_skip(test, found) else { return Ok(()) };
     let data = disk.path().join("data");

@@ -7,7 +7,7 @@ use metastore_proto::etcdserverpb::*;
 use metastore_tests::grpc::Client;
 use metastore_tests::injected::Injected;
 use metastore_tests::member::Member;
-use metastore_tests::programs::{Engine, Server};
+use metastore_tests::programs::{EngineKind, Server};
 use metastore_tests::{paths, programs};
 use tonic::Status;
 
@@ -20,7 +20,7 @@ const TRIES: usize = 50;
 
 each_engine!(a_failed_sync_stops_the_member);
 
-fn a_failed_sync_stops_the_member(engine: Engine) {
+fn a_failed_sync_stops_the_member(engine: EngineKind) {
     let found = programs::subject(engine).and_then(|subject| Ok((subject, programs::tool("strace")?)));
     let Some((subject, strace)) = programs::or_skip("failed sync", found) else { return };
     fail_syncs(&subject, &strace, "1+");

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use metastore_proto::etcdserverpb::PutResponse;
 use metastore_tests::grpc::Client;
 use metastore_tests::member::{Directory, Member};
-use metastore_tests::programs::Engine;
+use metastore_tests::programs::EngineKind;
 use metastore_tests::{paths, programs};
 
 use super::put_request;
@@ -23,7 +23,7 @@ const ANSWER_FRAMES: [u8; 2] = [0, 1];
 
 each_engine!(a_put_is_synced_before_it_is_answered);
 
-fn a_put_is_synced_before_it_is_answered(engine: Engine) {
+fn a_put_is_synced_before_it_is_answered(engine: EngineKind) {
     let found = programs::subject(engine).and_then(|subject| Ok((subject, programs::tool("strace")?)));
     let Some((subject, strace)) = programs::or_skip("traced put", found) else { return };
     let directory = Directory::new("strace");

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::{RwLock, RwLockReadGuard};
 
-use crate::{Applied, Engine, KeyRange, Mark, Published, Result, Revision, Statistic, Table, Usage, Version};
+use crate::{Applied, Engine, HighWaterMark, KeyRange, Published, Result, Revision, Statistic, Table, Usage, Version};
 
 /// An engine that makes every call on two engines and panics at the first difference.
 ///
@@ -121,7 +121,7 @@ impl Engine for Mirror {
         self.engines.iter().for_each(|engine| engine.begin_compaction(at));
     }
 
-    fn set_mark(&self, mark: Mark) {
+    fn set_mark(&self, mark: HighWaterMark) {
         let _writer = self.compaction.write();
         self.engines.iter().for_each(|engine| engine.set_mark(mark.clone()));
     }
@@ -242,7 +242,7 @@ impl Engine for Mirror {
         first
     }
 
-    fn mark(&self) -> Mark {
+    fn mark(&self) -> HighWaterMark {
         let turn = self.turn();
         let (first, second) = (turn.first.mark(), turn.second.mark());
         assert!(turn.compaction.is_some() || first == second, "mark: {first:?} and {second:?}");

@@ -1,7 +1,7 @@
 //! The sizes of the state, now and at most.
 
 use super::{Model, compact, publish, put, write};
-use crate::{Engine, Mark, Revision, Sizes, Table, Usage};
+use crate::{Engine, HighWaterMark, Revision, Sizes, Table, Usage};
 
 /// The sizes of a state that takes so many pages more than an empty one.
 fn sizes(highest: u64, in_use: u64) -> Sizes {
@@ -80,7 +80,7 @@ pub fn the_mark_does_not_depend_on_when_versions_are_dropped(engine: &dyn Engine
     publish(engine, revision);
     compact(engine, compacted);
     assert_eq!(engine.usage(), model.usage());
-    assert_eq!(engine.mark(), Mark::from_numbers(&[highest]).expect("one number"));
+    assert_eq!(engine.mark(), HighWaterMark::from_numbers(&[highest]).expect("one number"));
 }
 
 /// A number determined by two numbers.

@@ -7,7 +7,8 @@ use super::index::Index;
 use super::versions::Stored;
 use super::{Tables, row_keys_of, rows_of};
 use crate::{
-    Applied, Engine, EngineError, KeyRange, Mark, Published, Result, Revision, Statistic, Steps, Table, Usage, Version,
+    Applied, Engine, EngineError, HighWaterMark, KeyRange, Published, Result, Revision, Statistic, Steps, Table, Usage,
+    Version,
 };
 
 /// The published state at one moment. Versions are shared with the original state, tables are copied.
@@ -17,7 +18,7 @@ pub(super) struct Frozen {
     pub(super) tables: Tables,
     pub(super) published: Published,
     pub(super) usage: Usage,
-    pub(super) mark: Mark,
+    pub(super) mark: HighWaterMark,
     /// Built at the first lookup of a key: writing the state to a stream reads only the history.
     pub(super) index: OnceLock<Index>,
 }
@@ -61,7 +62,7 @@ impl Engine for Frozen {
 
     fn begin_compaction(&self, _: i64) {}
 
-    fn set_mark(&self, _: Mark) {}
+    fn set_mark(&self, _: HighWaterMark) {}
 
     fn outlives_process(&self) -> bool {
         false
@@ -125,7 +126,7 @@ impl Engine for Frozen {
         self.usage
     }
 
-    fn mark(&self) -> Mark {
+    fn mark(&self) -> HighWaterMark {
         self.mark.clone()
     }
 }

@@ -27,7 +27,8 @@ mod versions;
 
 use crate::stock::Stock;
 use crate::{
-    Applied, Engine, KeyRange, Mark, Published, Result, Revision, STEP, Statistic, Steps, Table, Usage, Version,
+    Applied, Engine, HighWaterMark, KeyRange, Published, Result, Revision, STEP, Statistic, Steps, Table, Usage,
+    Version,
 };
 use frozen::Frozen;
 use history::{CHUNK_VERSIONS, Entry, History};
@@ -127,11 +128,11 @@ impl Versioned {
     /// Returns whether there is more to do, and the usage of the dropped versions, which is also subtracted from
     /// the mark. A compaction at another revision than before begins at the first version, and so finishes the
     /// one that it overtakes.
-    fn compact_step(&mut self, at: i64, mark: &mut Mark) -> (bool, Usage) {
+    fn compact_step(&mut self, at: i64, mark: &mut HighWaterMark) -> (bool, Usage) {
         let Self { index, history, compaction, .. } = self;
         let from = compaction.filter(|(under_way, _)| *under_way == at).map(|(_, next)| next).unwrap_or_default();
         let mut gone = Usage::default();
-        let tombstones_stay = metastore_mutants::on(Mutant::TombstonesStay);
+        let tombstones_stay = metastore_mutants::mutant(Mutant::TombstonesStay);
         let next = history.compact_step(at, from, |Entry { key, stored }| {
             if tombstones_stay && stored.stamp.is_tombstone() {
                 return false;
@@ -215,7 +216,7 @@ impl Engine for Memory {
         self.stored.begin_compaction(at);
     }
 
-    fn set_mark(&self, mark: Mark) {
+    fn set_mark(&self, mark: HighWaterMark) {
         self.stored.set_mark(mark);
     }
 
@@ -285,7 +286,7 @@ impl Engine for Memory {
         self.stored.usage()
     }
 
-    fn mark(&self) -> Mark {
+    fn mark(&self) -> HighWaterMark {
         self.stored.mark()
     }
 }

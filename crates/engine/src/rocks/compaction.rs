@@ -28,7 +28,7 @@ use super::layout::{
     revision_key,
 };
 use super::reading::item;
-use crate::{Mark, Result, Revision, Usage};
+use crate::{HighWaterMark, Result, Revision, Usage};
 
 /// The most bytes of versions that a step reads, not counting the last version.
 const STEP_BYTES: usize = 1 << 20;
@@ -38,7 +38,7 @@ struct Dropped {
     batch: WriteBatch,
     usage: Usage,
     /// The mark without the dropped versions.
-    mark: Mark,
+    mark: HighWaterMark,
     /// Tombstones of earlier revisions are recognised as dropped by their revision alone.
     done: i64,
 }
@@ -95,7 +95,7 @@ impl RocksDb {
         let next = self.walk(walk, &mut dropped)?;
         let more = next.is_some() || walk.at < at;
         let walk = walk.goes_on(next, state.published.revision);
-        if metastore_mutants::on(Mutant::ForgetsBeforeFlush) {
+        if metastore_mutants::mutant(Mutant::ForgetsBeforeFlush) {
             self.forgotten.advance(walk.done);
         }
         // Rows of tables may be pending. They wait for their own applied index.

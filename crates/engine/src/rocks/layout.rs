@@ -21,7 +21,7 @@
 //! replaced it. For a tombstone it is the revision after its own, if that is less. Revisions of one key are inverted:
 //! the newest comes first.
 
-use crate::{Applied, EngineError, Mark, Published, Result, Revision, Row, Table, Usage, Version};
+use crate::{Applied, EngineError, HighWaterMark, Published, Result, Revision, Row, Table, Usage, Version};
 
 /// The version of this layout. Any other is refused.
 pub(super) const FORMAT: u32 = 2;
@@ -235,7 +235,7 @@ pub(super) fn deleted_at(current_value: &[u8]) -> Option<i64> {
 }
 
 /// The state and the mark. The number of the mark's numbers varies.
-pub(super) fn state_value(state: &State, mark: &Mark) -> Vec<u8> {
+pub(super) fn state_value(state: &State, mark: &HighWaterMark) -> Vec<u8> {
     let State { published: Published { revision, applied }, usage, walk } = *state;
     let [published, done, at, main, sub] =
         [revision, walk.done, walk.at, walk.next.main, walk.next.sub].map(|number| number as u64);
@@ -244,7 +244,7 @@ pub(super) fn state_value(state: &State, mark: &Mark) -> Vec<u8> {
     FORMAT.to_be_bytes().into_iter().chain(numbers).collect()
 }
 
-pub(super) fn parse_state(value: &[u8]) -> Result<(State, Mark)> {
+pub(super) fn parse_state(value: &[u8]) -> Result<(State, HighWaterMark)> {
     let wrong = || damaged("the state", value);
     let (format, numbers) = value.split_at_checked(4).ok_or_else(wrong)?;
     let format = u32_of(format, value)?;
@@ -257,7 +257,7 @@ pub(super) fn parse_state(value: &[u8]) -> Result<(State, Mark)> {
     let [revision, index, term, rows, bytes, done, at, main, sub, ref mark @ ..] = numbers[..] else {
         return Err(wrong());
     };
-    let mark = Mark::from_numbers(mark).ok_or_else(wrong)?;
+    let mark = HighWaterMark::from_numbers(mark).ok_or_else(wrong)?;
     let [revision, done, at, main, sub] = [revision, done, at, main, sub].map(|number| number as i64);
     let walk = Walk { done, at, next: Revision::new(main, sub) };
     let published = Published { revision, applied: Applied { index, term } };
@@ -309,7 +309,7 @@ mod tests {
             usage: Usage { rows: 4, bytes: 5 },
             walk: Walk { done: 6, at: 7, next: Revision::new(8, 9) },
         };
-        let mark = Mark::from_numbers(&[10, 11, 12]).unwrap();
+        let mark = HighWaterMark::from_numbers(&[10, 11, 12]).unwrap();
         let value = state_value(&state, &mark);
         assert_eq!(parse_state(&value).unwrap(), (state, mark));
         // One byte less; half of a compaction less; no mark.

@@ -55,8 +55,8 @@ use rocksdb::{Cache, ColumnFamily, DB, Env, Options};
 
 use crate::stock::Stock;
 use crate::{
-    Applied, Engine, EngineError, KeyRange, Mark, Published, Result, Revision, STEP, Statistic, Steps, Table, Usage,
-    Version,
+    Applied, Engine, EngineError, HighWaterMark, KeyRange, Published, Result, Revision, STEP, Statistic, Steps, Table,
+    Usage, Version,
 };
 use dead_rows::DeadRows;
 use forgotten::Forgotten;
@@ -151,7 +151,7 @@ impl Engine for RocksDb {
         self.stored.begin_compaction(at);
     }
 
-    fn set_mark(&self, mark: Mark) {
+    fn set_mark(&self, mark: HighWaterMark) {
         self.stored.set_mark(mark);
     }
 
@@ -245,7 +245,7 @@ impl Engine for RocksDb {
         self.stored.usage()
     }
 
-    fn mark(&self) -> Mark {
+    fn mark(&self) -> HighWaterMark {
         self.stored.mark()
     }
 }

@@ -14,7 +14,7 @@ use super::pending::Pending;
 use super::temporary::Temporary;
 use super::{RocksDb, RocksDbSettings, flushed, options};
 use crate::stock::Stock;
-use crate::{EngineError, Mark, Result, Revision};
+use crate::{EngineError, HighWaterMark, Result, Revision};
 
 /// The file that names the others. Without it RocksDB would create a new database over the existing files.
 const NAMING_FILE: &str = "CURRENT";
@@ -142,7 +142,7 @@ fn check(path: &Path, settings: RocksDbSettings) -> Result<()> {
     Ok(())
 }
 
-fn read_state(db: &DB, path: &Path) -> Result<(State, Mark)> {
+fn read_state(db: &DB, path: &Path) -> Result<(State, HighWaterMark)> {
     let state = db.get(STATE_KEY).map_err(|error| unreadable(path, &error))?;
     let state = state.map(|state| parse_state(&state).map_err(|error| refused(path, &error.0)));
     Ok(state.transpose()?.unwrap_or_default())
@@ -222,7 +222,7 @@ mod tests {
         let path = scratch.path().join("state");
         let open = || RocksDb::open(&path, RocksDbSettings::default());
         let engine = open().unwrap();
-        let mut state = crate::rocks::layout::state_value(&State::default(), &Mark::default());
+        let mut state = crate::rocks::layout::state_value(&State::default(), &HighWaterMark::default());
         state[..4].copy_from_slice(&(FORMAT + 1).to_be_bytes());
         engine.db.put(STATE_KEY, [&state[..], b"and more"].concat()).unwrap();
         assert!(engine.flush_all().is_err(), "it is written, and then read");

@@ -39,7 +39,7 @@ use super::inbound::{Rejected, leads};
 /// # Errors
 /// [`Rejected::EntriesLost`]: the member must stop.
 pub fn check<T: Storage>(raft: &Raft<T>, message: &Message) -> Result<(), Rejected> {
-    let leads = leads(raft, message) && !metastore_mutants::on(Mutant::LossUnnoticed);
+    let leads = leads(raft, message) && !metastore_mutants::mutant(Mutant::LossUnnoticed);
     let proof = match message.get_msg_type() {
         MessageType::MsgAppend | MessageType::MsgHeartbeat if leads => Some(format!(
             "members {:x} and {:x} both lead in term {}, so a member has voted twice",

@@ -32,7 +32,7 @@ impl Questions {
     /// Renames a question that this leader is about to step.
     pub fn name(&mut self, question: &mut Message) {
         self.asked += 1;
-        let number = if metastore_mutants::on(Mutant::ReadRoundReused) { 0 } else { self.asked };
+        let number = if metastore_mutants::mutant(Mutant::ReadRoundReused) { 0 } else { self.asked };
         for entry in question.mut_entries().iter_mut() {
             entry.data = [&entry.data[..], &number.to_be_bytes()].concat().into();
         }
@@ -70,7 +70,7 @@ struct Round {
 impl Reads {
     /// Adds a read.
     pub fn add(&mut self, id: u64) {
-        if metastore_mutants::on(Mutant::ReadWithoutReadIndex) {
+        if metastore_mutants::mutant(Mutant::ReadWithoutReadIndex) {
             return self.confirmed.push((0, vec![id]));
         }
         self.next.push(id);
@@ -133,7 +133,7 @@ impl Reads {
 
     /// Moves to `into` the reads that may be served once everything up to `applied` is applied.
     pub fn release(&mut self, applied: u64, into: &mut Vec<u64>) {
-        let too_early = metastore_mutants::on(Mutant::ReadBeforeApplied);
+        let too_early = metastore_mutants::mutant(Mutant::ReadBeforeApplied);
         for (_, ids) in self.confirmed.extract_if(.., |(index, _)| *index <= applied || too_early) {
             into.extend(ids);
         }

@@ -33,14 +33,14 @@ mod sending;
 use std::path::Path;
 use std::sync::Arc;
 
-use metastore_engine::{Applied, Engine, EngineError, Mark};
+use metastore_engine::{Applied, Engine, EngineError, HighWaterMark};
 use metastore_proto::{raftpb, walpb};
 use metastore_store::Store;
 use raft::eraftpb::ConfState;
 
 use crate::data_dir::{DataDir, OpenError, received_name};
 use crate::disk::DiskError;
-use crate::member::{Settings, conf_state_from_disk};
+use crate::replica::{Settings, conf_state_from_disk};
 use crate::wal::Replay;
 
 pub(crate) use on_memory::StateFile;
@@ -74,7 +74,7 @@ pub struct Start {
     /// The members at `applied`.
     pub conf_state: ConfState,
     /// The high-water mark at `applied`. `None` if the engine stores it, or if it starts at the size of the state.
-    pub mark: Option<Mark>,
+    pub mark: Option<HighWaterMark>,
     /// The last entry after which a defragmentation lowered the high-water mark to the size in use, or 0.
     pub lowered: u64,
 }

@@ -8,7 +8,7 @@ use metastore_engine::{Applied, Engine};
 use super::{OpenEngine, Start, conf_state};
 use crate::data_dir::{DataDir, OpenError, is_state_name, received_name};
 use crate::disk::{Disk, DiskError};
-use crate::member::conf_state_from_disk;
+use crate::replica::conf_state_from_disk;
 use crate::wal::Replay;
 
 /// Advice for an operator whose state directory does not fit the log.

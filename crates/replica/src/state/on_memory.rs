@@ -19,7 +19,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use metastore_engine::{Applied, Engine, Mark};
+use metastore_engine::{Applied, Engine, HighWaterMark};
 use metastore_proto::{Message, raftpb, walpb};
 use metastore_store::snapshot::{Cursor, Incoming, SnapshotError, Source};
 
@@ -45,7 +45,7 @@ pub struct StateFile {
     pub dir: PathBuf,
     pub source: Source,
     /// The high-water mark when the source was made.
-    pub mark: Mark,
+    pub mark: HighWaterMark,
     pub conf_state: raftpb::ConfState,
 }
 
@@ -192,7 +192,7 @@ fn file_name(applied: Applied, extension: &str) -> String {
     format!("{:016x}-{:016x}.{extension}", applied.term, applied.index)
 }
 
-fn snap_file(applied: Applied, conf_state: &raftpb::ConfState, mark: Option<&Mark>) -> Vec<u8> {
+fn snap_file(applied: Applied, conf_state: &raftpb::ConfState, mark: Option<&HighWaterMark>) -> Vec<u8> {
     let metadata = raftpb::SnapshotMetadata {
         conf_state: Some(conf_state.clone()),
         index: Some(applied.index),
@@ -211,7 +211,7 @@ fn snap_file(applied: Applied, conf_state: &raftpb::ConfState, mark: Option<&Mar
 pub struct Record {
     pub conf_state: raftpb::ConfState,
     /// The high-water mark; `None` if it starts at the size of this state.
-    pub mark: Option<Mark>,
+    pub mark: Option<HighWaterMark>,
 }
 
 /// Reads the record of the snapshot that the log names.
@@ -242,7 +242,7 @@ fn read_snap_file(bytes: &[u8], applied: Applied) -> Result<Record, String> {
     Ok(Record { conf_state, mark })
 }
 
-fn parse_mark(bytes: &[u8]) -> Result<Mark, String> {
+fn parse_mark(bytes: &[u8]) -> Result<HighWaterMark, String> {
     let damaged = || format!("damaged: the mark cannot be read from {} bytes: {}", bytes.len(), bytes.escape_ascii());
     let (&format, numbers) = bytes.split_first_chunk().ok_or_else(damaged)?;
     let format = u32::from_le_bytes(format);
@@ -251,7 +251,7 @@ fn parse_mark(bytes: &[u8]) -> Result<Mark, String> {
     }
     let (numbers, []) = numbers.as_chunks() else { return Err(damaged()) };
     let numbers: Vec<u64> = numbers.iter().map(|&number| u64::from_le_bytes(number)).collect();
-    Mark::from_numbers(&numbers).ok_or_else(damaged)
+    HighWaterMark::from_numbers(&numbers).ok_or_else(damaged)
 }
 
 /// Records, durably, that the high-water mark was lowered to the size in use after this entry. The file is empty, so no

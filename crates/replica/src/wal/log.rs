@@ -310,7 +310,7 @@ impl Wal {
         }
         if sync && !self.synced {
             let synced = self.file.sync_data();
-            if !metastore_mutants::on(Mutant::FailedSyncIgnored) {
+            if !metastore_mutants::mutant(Mutant::FailedSyncIgnored) {
                 synced?;
             }
             self.synced = true;
@@ -360,7 +360,7 @@ impl Wal {
             self.file.allocate(0, self.options.segment_bytes)?;
             self.file.sync_data()?;
         }
-        if metastore_mutants::on(Mutant::FoundLogNotSynced) {
+        if metastore_mutants::mutant(Mutant::FoundLogNotSynced) {
             return Ok(());
         }
         self.rewrite(tail.unproven)?;

@@ -143,7 +143,7 @@ pub(super) fn read(
                 return Err(corrupt(scanner.at, "a record does not verify, and a later segment follows".to_owned()));
             }
             let sum = scanner.sum.unwrap_or(0);
-            if !metastore_mutants::on(Mutant::DamageTakenForTear) {
+            if !metastore_mutants::mutant(Mutant::DamageTakenForTear) {
                 tear::judge(&bytes, scanner.at, sum).map_err(|reason| corrupt(scanner.at, reason))?;
             }
             let offset = scanner.at as u64;
@@ -160,7 +160,7 @@ pub(super) fn read(
     }
     let tail = tail.ok_or_else(|| WalError::NotFound { dir: dir.to_owned() })?;
     let commit = log.replay.hard_state.commit();
-    if metastore_mutants::on(Mutant::LogCutTooMuch) && log.entries.back().is_some_and(|last| last.index > commit) {
+    if metastore_mutants::mutant(Mutant::LogCutTooMuch) && log.entries.back().is_some_and(|last| last.index > commit) {
         log.entries.pop_back();
     }
     log.replay.entries = log.entries.drain(..).collect();

@@ -5,7 +5,7 @@ use metastore_replica::{Output, Replica, SnapshotJob};
 use metastore_store::Reply;
 use metastore_store::command::{Command, Kind};
 
-use crate::machine::{Engine, Machine};
+use crate::machine::{EngineKind, Machine};
 use crate::world::{advance, open, open_with, paths, put, settings};
 
 /// Compacts at the newest revision. Returns whether the old versions are dropped.
@@ -35,7 +35,7 @@ each_engine!(a_compaction_waits_neither_for_a_snapshot_nor_for_a_state_that_is_s
 
 /// Writing a snapshot takes as long as the disk needs, and sending a state as long as the follower needs. Clients wait
 /// for neither.
-fn a_compaction_waits_neither_for_a_snapshot_nor_for_a_state_that_is_sent(engine: Engine) {
+fn a_compaction_waits_neither_for_a_snapshot_nor_for_a_state_that_is_sent(engine: EngineKind) {
     let machine = Machine::new(engine);
     let (mut replica, _) = open(&machine).unwrap();
     advance(&mut replica, &mut Output::default()).unwrap();
@@ -51,8 +51,8 @@ fn a_compaction_waits_neither_for_a_snapshot_nor_for_a_state_that_is_sent(engine
 #[test]
 fn a_mass_delete_is_flushed_soon_after_its_compaction() {
     const KEYS: usize = 20_000;
-    let machine = Machine::new(Engine::RocksDb);
-    let settings = metastore_replica::Settings { flush_log_bytes: u64::MAX, ..settings(Engine::RocksDb) };
+    let machine = Machine::new(EngineKind::RocksDb);
+    let settings = metastore_replica::Settings { flush_log_bytes: u64::MAX, ..settings(EngineKind::RocksDb) };
     let (mut replica, _) = open_with(settings, &machine, paths()).unwrap();
     advance(&mut replica, &mut Output::default()).unwrap();
     let mut output = Output::default();

@@ -12,7 +12,7 @@ use metastore_replica::{Output, Paths, Replica, Retention, Settings, identity};
 use metastore_store::Member;
 use metastore_store::command::{Command, Kind};
 
-use crate::machine::{Engine, Machine};
+use crate::machine::{EngineKind, Machine};
 use crate::script::run;
 use crate::world::{PEER_URL, World, advance, asked_for, bootstrap, open, open_with, paths, put, settings};
 
@@ -24,7 +24,7 @@ fn replay(disk: &Machine) -> Replay {
 
 each_engine!(a_sole_member_leads_without_waiting);
 
-fn a_sole_member_leads_without_waiting(engine: Engine) {
+fn a_sole_member_leads_without_waiting(engine: EngineKind) {
     let disk = Machine::new(engine);
     for start in 0..3 {
         let (mut replica, _) = open(&disk).unwrap();
@@ -39,7 +39,7 @@ fn a_sole_member_leads_without_waiting(engine: Engine) {
 
 each_engine!(a_member_with_a_snapshot_leads_without_waiting);
 
-fn a_member_with_a_snapshot_leads_without_waiting(engine: Engine) {
+fn a_member_with_a_snapshot_leads_without_waiting(engine: EngineKind) {
     let mut world = World::new(engine);
     run(&mut world, 3, 50).unwrap();
     assert!(world.snapshots > 0);
@@ -49,7 +49,7 @@ fn a_member_with_a_snapshot_leads_without_waiting(engine: Engine) {
 
 each_engine!(a_proposal_before_leadership_is_dropped);
 
-fn a_proposal_before_leadership_is_dropped(engine: Engine) {
+fn a_proposal_before_leadership_is_dropped(engine: EngineKind) {
     let disk = Machine::new(engine);
     let (mut replica, _) = open(&disk).unwrap();
     assert!(replica.propose(put(1, "k", "early")).is_err());
@@ -65,7 +65,7 @@ fn a_proposal_before_leadership_is_dropped(engine: Engine) {
 
 each_engine!(more_of_the_log_is_kept_beside_an_etcd);
 
-fn more_of_the_log_is_kept_beside_an_etcd(engine: Engine) {
+fn more_of_the_log_is_kept_beside_an_etcd(engine: EngineKind) {
     const KEEP_ENTRIES: usize = 5;
     let disk = Machine::new(engine);
     let settings = Settings::new(engine.name(), settings(engine).timing, KEEP_ENTRIES);
@@ -90,7 +90,7 @@ fn more_of_the_log_is_kept_beside_an_etcd(engine: Engine) {
 
 each_engine!(a_restart_keeps_as_much_of_the_log_as_a_member_that_goes_on);
 
-fn a_restart_keeps_as_much_of_the_log_as_a_member_that_goes_on(engine: Engine) {
+fn a_restart_keeps_as_much_of_the_log_as_a_member_that_goes_on(engine: EngineKind) {
     let disk = Machine::new(engine);
     let usual = settings(engine);
     let keep = Retention { more_entries: 40, ..Retention::new(5) };
@@ -113,7 +113,7 @@ fn a_restart_keeps_as_much_of_the_log_as_a_member_that_goes_on(engine: Engine) {
 
 each_engine!(ticks_change_nothing_for_a_sole_leader);
 
-fn ticks_change_nothing_for_a_sole_leader(engine: Engine) {
+fn ticks_change_nothing_for_a_sole_leader(engine: EngineKind) {
     let disk = Machine::new(engine);
     let (mut replica, _) = open(&disk).unwrap();
     advance(&mut replica, &mut Output::default()).unwrap();
@@ -129,7 +129,7 @@ each_engine!(the_first_entry_is_the_one_that_etcd_writes);
 
 /// The entry that etcd writes at its first start, and that it can read: the change in etcd's numbers, and the member as
 /// etcd's JSON.
-fn the_first_entry_is_the_one_that_etcd_writes(engine: Engine) {
+fn the_first_entry_is_the_one_that_etcd_writes(engine: EngineKind) {
     let disk = Machine::new(engine);
     let first = |disk: &Machine| replay(disk).entries.remove(0);
     let (mut replica, _) = open(&disk).unwrap();
@@ -152,7 +152,7 @@ fn the_first_entry_is_the_one_that_etcd_writes(engine: Engine) {
 
 each_engine!(the_log_knows_what_is_committed_but_for_the_last_batch);
 
-fn the_log_knows_what_is_committed_but_for_the_last_batch(engine: Engine) {
+fn the_log_knows_what_is_committed_but_for_the_last_batch(engine: EngineKind) {
     let disk = Machine::new(engine);
     let (mut replica, _) = open(&disk).unwrap();
     advance(&mut replica, &mut Output::default()).unwrap();
@@ -170,7 +170,7 @@ fn the_log_knows_what_is_committed_but_for_the_last_batch(engine: Engine) {
 each_engine!(proposals_that_wait_together_share_a_write_and_a_sync);
 
 /// A batch of proposals takes one write and one sync.
-fn proposals_that_wait_together_share_a_write_and_a_sync(engine: Engine) {
+fn proposals_that_wait_together_share_a_write_and_a_sync(engine: EngineKind) {
     let mut settings = settings(engine);
     (settings.snapshot_log_bytes, settings.flush_log_bytes) = (u64::MAX, u64::MAX);
     settings.log = Default::default();
@@ -189,7 +189,7 @@ fn proposals_that_wait_together_share_a_write_and_a_sync(engine: Engine) {
 each_engine!(a_member_on_a_real_disk_comes_back);
 
 /// The same on a real file system: first start, writes, snapshots, restart, and only one member at a time.
-fn a_member_on_a_real_disk_comes_back(engine: Engine) {
+fn a_member_on_a_real_disk_comes_back(engine: EngineKind) {
     let scratch = std::env::temp_dir().join(format!("metastore-replica-{}-{}", engine.name(), std::process::id()));
     let _ = std::fs::remove_dir_all(&scratch);
     let start = |name: &str| {
@@ -201,8 +201,8 @@ fn a_member_on_a_real_disk_comes_back(engine: Engine) {
             paths,
             || Ok(bootstrap()),
             Arc::new(move |path: &Path| match engine {
-                Engine::Memory => Ok(Arc::new(Memory::new())),
-                Engine::RocksDb => Ok(Arc::new(RocksDb::open(path, RocksDbSettings::default())?)),
+                EngineKind::Memory => Ok(Arc::new(Memory::new())),
+                EngineKind::RocksDb => Ok(Arc::new(RocksDb::open(path, RocksDbSettings::default())?)),
             }),
         )
     };

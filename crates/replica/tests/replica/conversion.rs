@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use metastore_replica::disk::{CrashPolicy, Disk};
 use metastore_replica::{ConvertError, Converted, convert};
 
-use crate::machine::{Engine, Machine};
+use crate::machine::{EngineKind, Machine};
 use crate::script::{mix, run};
 use crate::world::{Reference, Told, World, open, paths, settings};
 
@@ -15,7 +15,7 @@ const ROUNDS: u64 = 50;
 
 fn convert_with(
     machine: &Machine,
-    to: Engine,
+    to: EngineKind,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Option<Converted>, ConvertError> {
     convert_holding(machine, to, progress, None)
@@ -28,7 +28,7 @@ type Held = Arc<Mutex<Vec<Arc<dyn metastore_engine::Engine>>>>;
 /// flushed.
 fn convert_holding(
     machine: &Machine,
-    to: Engine,
+    to: EngineKind,
     progress: &mut dyn FnMut(u64, u64),
     held: Option<Held>,
 ) -> Result<Option<Converted>, ConvertError> {
@@ -47,7 +47,7 @@ fn convert_holding(
 }
 
 /// A stopped member, its commands and answers, and the states that follow from them.
-fn member(engine: Engine) -> (Machine, Told, Reference) {
+fn member(engine: EngineKind) -> (Machine, Told, Reference) {
     let mut world = World::new(engine);
     run(&mut world, SEED, ROUNDS).unwrap();
     assert!(world.snapshots > 1, "{}", world.snapshots);
@@ -57,22 +57,22 @@ fn member(engine: Engine) -> (Machine, Told, Reference) {
 }
 
 /// The engine that the identity names.
-fn recorded(machine: &Machine) -> Engine {
+fn recorded(machine: &Machine) -> EngineKind {
     let json = machine.read(&paths().member().join("identity.json")).unwrap();
     let json = String::from_utf8(json).unwrap();
-    if json.contains("\"memory\"") { Engine::Memory } else { Engine::RocksDb }
+    if json.contains("\"memory\"") { EngineKind::Memory } else { EngineKind::RocksDb }
 }
 
 /// Checks that the member has the engine and the expected state, and that no file of the other engine is left.
-fn check(machine: &Machine, engine: Engine, told: &Told, reference: &Reference, context: &str) {
+fn check(machine: &Machine, engine: EngineKind, told: &Told, reference: &Reference, context: &str) {
     assert_eq!(recorded(machine), engine, "{context}");
     let machine = machine.with(engine).fork();
     told.check(&machine.fork(), reference, context);
     drop(open(&machine).unwrap());
     let states: Vec<_> = machine.list(&paths().snap()).unwrap();
     match engine {
-        Engine::Memory => assert_eq!(machine.directories(), Vec::<String>::new(), "{context}"),
-        Engine::RocksDb => {
+        EngineKind::Memory => assert_eq!(machine.directories(), Vec::<String>::new(), "{context}"),
+        EngineKind::RocksDb => {
             assert_eq!(machine.directories(), ["rocksdb"], "{context}");
             assert_eq!(states, Vec::<String>::new(), "{context}");
         }
@@ -81,7 +81,7 @@ fn check(machine: &Machine, engine: Engine, told: &Told, reference: &Reference, 
 
 each_engine!(a_member_is_converted_and_back);
 
-fn a_member_is_converted_and_back(engine: Engine) {
+fn a_member_is_converted_and_back(engine: EngineKind) {
     let (machine, told, reference) = member(engine);
     let mut reports = Vec::new();
     let converted = convert_with(&machine, engine.other(), &mut |done, total| reports.push((done, total)));
@@ -102,7 +102,7 @@ fn a_member_is_converted_and_back(engine: Engine) {
 
 each_engine!(a_crash_leaves_a_member_of_one_engine);
 
-fn a_crash_leaves_a_member_of_one_engine(engine: Engine) {
+fn a_crash_leaves_a_member_of_one_engine(engine: EngineKind) {
     let (machine, told, reference) = member(engine);
     let to = engine.other();
     let (mut old, mut new) = (0, 0);
@@ -141,7 +141,7 @@ fn a_crash_leaves_a_member_of_one_engine(engine: Engine) {
 
 each_engine!(a_kill_while_the_state_is_copied_leaves_the_member_as_it_was);
 
-fn a_kill_while_the_state_is_copied_leaves_the_member_as_it_was(engine: Engine) {
+fn a_kill_while_the_state_is_copied_leaves_the_member_as_it_was(engine: EngineKind) {
     let (machine, told, reference) = member(engine);
     let to = engine.other();
     let mut killed = Vec::new();
@@ -157,12 +157,12 @@ fn a_kill_while_the_state_is_copied_leaves_the_member_as_it_was(engine: Engine) 
 
 #[test]
 fn what_is_no_member_is_not_converted() {
-    let machine = Machine::new(Engine::Memory);
-    let error = convert_with(&machine, Engine::RocksDb, &mut |_, _| ()).unwrap_err().to_string();
+    let machine = Machine::new(EngineKind::Memory);
+    let error = convert_with(&machine, EngineKind::RocksDb, &mut |_, _| ()).unwrap_err().to_string();
     assert_eq!(error, "/data/member: there is no member here to convert; check --data-dir");
     assert!(!machine.exists(&paths().data_dir).unwrap(), "nothing was made");
-    let mut world = World::new(Engine::Memory);
+    let mut world = World::new(EngineKind::Memory);
     world.start().unwrap();
-    let error = convert_with(&world.disk, Engine::RocksDb, &mut |_, _| ()).unwrap_err().to_string();
+    let error = convert_with(&world.disk, EngineKind::RocksDb, &mut |_, _| ()).unwrap_err().to_string();
     assert!(error.contains("another process uses this directory"), "{error}");
 }

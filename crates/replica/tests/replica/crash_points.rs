@@ -2,7 +2,7 @@
 
 use metastore_replica::disk::{CrashPolicy, Disk};
 
-use crate::machine::{Engine, Machine};
+use crate::machine::{EngineKind, Machine};
 use crate::script::{mix, run};
 use crate::world::{Reference, Told, World, crashed_restarts, open, paths};
 
@@ -13,18 +13,18 @@ const SEED: u64 = 1;
 
 /// The ways in which unsynced writes survive a power loss after `n` operations. Opening a RocksDB takes time, so with
 /// it each crash point is tried with one way, in turn.
-fn policies(engine: Engine, n: u64) -> Vec<CrashPolicy> {
+fn policies(engine: EngineKind, n: u64) -> Vec<CrashPolicy> {
     let random = (0..RANDOM_LOSSES).map(CrashPolicy::Random);
     let certain = [CrashPolicy::DropUnsynced, CrashPolicy::KeepUnsynced, CrashPolicy::Kill];
     let all: Vec<_> = certain.into_iter().chain(random).collect();
     match engine {
-        Engine::Memory => all,
-        Engine::RocksDb => vec![all[n as usize % all.len()]],
+        EngineKind::Memory => all,
+        EngineKind::RocksDb => vec![all[n as usize % all.len()]],
     }
 }
 
 /// The script without a crash: the commands, the resulting states, and the number of operations.
-fn whole_script(engine: Engine) -> (World, Reference) {
+fn whole_script(engine: EngineKind) -> (World, Reference) {
     let mut world = World::new(engine);
     run(&mut world, SEED, ROUNDS).unwrap();
     let reference = Reference::of(&world.told.proposed);
@@ -34,7 +34,7 @@ fn whole_script(engine: Engine) -> (World, Reference) {
 }
 
 /// The world after a power loss that follows `n` operations of the script.
-fn crashed(engine: Engine, n: u64, reference: &Reference) -> World {
+fn crashed(engine: EngineKind, n: u64, reference: &Reference) -> World {
     let disk = Machine::new(engine);
     disk.crash_after(n);
     let mut world = World::on(disk, Told::default());
@@ -45,25 +45,25 @@ fn crashed(engine: Engine, n: u64, reference: &Reference) -> World {
 
 each_engine!(the_script_does_what_it_is_for);
 
-fn the_script_does_what_it_is_for(engine: Engine) {
+fn the_script_does_what_it_is_for(engine: EngineKind) {
     let (world, _) = whole_script(engine);
     assert!(world.snapshots >= 4, "snapshots: {}", world.snapshots);
     let segments = world.disk.list(&paths().wal()).unwrap();
     let first = segments.iter().find(|name| name.ends_with(".wal")).unwrap();
     assert!(!first.starts_with("0000000000000000-"), "segments were released: {segments:?}");
     let states = world.disk.list(&paths().snap()).unwrap();
-    let most = if engine == Engine::Memory { 4 } else { 0 };
+    let most = if engine == EngineKind::Memory { 4 } else { 0 };
     assert!(states.len() <= most, "snapshots were purged: {states:?}");
     assert!(world.disk.operations() > 200, "operations: {}", world.disk.operations());
 }
 
 each_engine!(nothing_acknowledged_is_lost_wherever_the_power_goes);
 
-fn nothing_acknowledged_is_lost_wherever_the_power_goes(engine: Engine) {
+fn nothing_acknowledged_is_lost_wherever_the_power_goes(engine: EngineKind) {
     let (whole, reference) = whole_script(engine);
     let (mut cuts, mut beyond) = (0, 0);
     // The step is coprime to the number of policies, so that all of them are used.
-    for n in (0..whole.disk.operations()).step_by(if engine == Engine::Memory { 1 } else { 3 }) {
+    for n in (0..whole.disk.operations()).step_by(if engine == EngineKind::Memory { 1 } else { 3 }) {
         let world = crashed(engine, n, &reference);
         for policy in policies(engine, n) {
             let context = format!("crash after {n} operations, {policy:?}");
@@ -72,7 +72,7 @@ fn nothing_acknowledged_is_lost_wherever_the_power_goes(engine: Engine) {
             beyond += usize::from(held > world.told.acknowledged);
         }
     }
-    let least = if engine == Engine::Memory { 20 } else { 5 };
+    let least = if engine == EngineKind::Memory { 20 } else { 5 };
     assert!(cuts > least, "the crashes tear writes: {cuts}");
     assert!(beyond > least, "some of what was under way is found: {beyond}");
 }
@@ -80,9 +80,9 @@ fn nothing_acknowledged_is_lost_wherever_the_power_goes(engine: Engine) {
 each_engine!(a_crash_during_the_restart_is_recovered_from);
 
 /// The power is lost again at each operation of the restart.
-fn a_crash_during_the_restart_is_recovered_from(engine: Engine) {
+fn a_crash_during_the_restart_is_recovered_from(engine: EngineKind) {
     let (whole, reference) = whole_script(engine);
-    let every = if engine == Engine::Memory { 9 } else { 60 };
+    let every = if engine == EngineKind::Memory { 9 } else { 60 };
     for n in (0..whole.disk.operations()).filter(|n| *n < 12 || mix(7, *n).is_multiple_of(every)) {
         let world = crashed(engine, n, &reference);
         let after = world.disk.crash(CrashPolicy::Random(n));
@@ -98,9 +98,9 @@ each_engine!(what_a_restarted_member_has_shown_survives_the_power);
 
 /// The process is killed, and the page cache survives. A member starts on it and shows readers the state that it finds.
 /// Then the power is lost: the shown state must be there.
-fn what_a_restarted_member_has_shown_survives_the_power(engine: Engine) {
+fn what_a_restarted_member_has_shown_survives_the_power(engine: EngineKind) {
     let (whole, reference) = whole_script(engine);
-    for n in (0..whole.disk.operations()).step_by(if engine == Engine::Memory { 1 } else { 7 }) {
+    for n in (0..whole.disk.operations()).step_by(if engine == EngineKind::Memory { 1 } else { 7 }) {
         let world = crashed(engine, n, &reference);
         let disk = world.disk.fork();
         let context = format!("killed after {n} operations");

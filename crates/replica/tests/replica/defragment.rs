@@ -8,7 +8,7 @@ use metastore_replica::Output;
 use metastore_replica::disk::{CrashPolicy, Disk};
 use metastore_store::command::{Command, Kind};
 
-use crate::machine::{Engine, Machine};
+use crate::machine::{EngineKind, Machine};
 use crate::script::{mix, random_group};
 use crate::world::{Reference, State, Stopped, Told, World, open, paths, put, take_up};
 
@@ -70,8 +70,8 @@ impl Possible {
 
 each_engine!(the_mark_stays_where_it_fell_wherever_the_power_goes);
 
-fn the_mark_stays_where_it_fell_wherever_the_power_goes(engine: Engine) {
-    let every = if engine == Engine::Memory { 1 } else { 3 };
+fn the_mark_stays_where_it_fell_wherever_the_power_goes(engine: EngineKind) {
+    let every = if engine == EngineKind::Memory { 1 } else { 3 };
     let mut answered = 0;
     for n in (0..).step_by(every) {
         let disk = Machine::new(engine);
@@ -96,8 +96,8 @@ fn the_mark_stays_where_it_fell_wherever_the_power_goes(engine: Engine) {
 each_engine!(the_mark_falls_amid_everything);
 
 /// Snapshots, flushes and compactions are under way, in as many ways as there are seeds.
-fn the_mark_falls_amid_everything(engine: Engine) {
-    for seed in 0..if engine == Engine::Memory { 100 } else { 12 } {
+fn the_mark_falls_amid_everything(engine: EngineKind) {
+    for seed in 0..if engine == EngineKind::Memory { 100 } else { 12 } {
         let (mut world, mut done) = (World::new(engine), Defragmented::default());
         run(&mut world, seed, &mut done).unwrap();
         let possible = Possible::of(&world.told, done);
@@ -108,7 +108,7 @@ fn the_mark_falls_amid_everything(engine: Engine) {
 
 #[test]
 fn notes_of_where_the_mark_fell_go_with_the_log() {
-    let mut world = World::new(Engine::Memory);
+    let mut world = World::new(EngineKind::Memory);
     world.start().unwrap();
     let notes = |world: &World| {
         let names = world.disk.list(&paths().snap()).unwrap();
@@ -133,7 +133,7 @@ each_engine!(more_compactions_than_may_wait_are_applied_again);
 
 /// Each compaction is complete before the next one, as it was the first time. So the rows stored between them count for
 /// the high-water mark.
-fn more_compactions_than_may_wait_are_applied_again(engine: Engine) {
+fn more_compactions_than_may_wait_are_applied_again(engine: EngineKind) {
     let machine = Machine::new(engine);
     let (mut replica, _) = open(&machine).unwrap();
     take_up(&mut replica, &mut Output::default()).unwrap();

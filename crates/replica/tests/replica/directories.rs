@@ -3,11 +3,11 @@
 use metastore_replica::disk::{Disk, LOST_AND_FOUND};
 use metastore_replica::{Paths, Settings, convert};
 
-use crate::machine::{Engine, Machine};
+use crate::machine::{EngineKind, Machine};
 use crate::world::{open_with, paths, settings};
 
 /// The settings of a start that drew `name` in case the directory has none.
-fn drew(name: u64, engine: Engine) -> Settings {
+fn drew(name: u64, engine: EngineKind) -> Settings {
     Settings { new_directory: Some(name), ..settings(engine) }
 }
 
@@ -19,7 +19,7 @@ fn start(machine: &Machine, settings: Settings) -> Option<u64> {
 
 each_engine!(a_directory_and_its_copies_have_one_name_for_good);
 
-fn a_directory_and_its_copies_have_one_name_for_good(engine: Engine) {
+fn a_directory_and_its_copies_have_one_name_for_good(engine: EngineKind) {
     let machine = Machine::new(engine);
     assert_eq!(start(&machine, drew(7, engine)), Some(7));
     assert_eq!(start(&machine.fork(), drew(8, engine)), Some(7), "a copy");
@@ -36,7 +36,7 @@ fn a_directory_and_its_copies_have_one_name_for_good(engine: Engine) {
 
 each_engine!(a_directory_without_a_name_gets_one_at_its_next_start);
 
-fn a_directory_without_a_name_gets_one_at_its_next_start(engine: Engine) {
+fn a_directory_without_a_name_gets_one_at_its_next_start(engine: EngineKind) {
     let machine = Machine::new(engine);
     assert_eq!(start(&machine, settings(engine)), None);
     assert_eq!(start(&machine, drew(8, engine)), Some(8));
@@ -46,7 +46,7 @@ fn a_directory_without_a_name_gets_one_at_its_next_start(engine: Engine) {
 each_engine!(a_directory_whose_name_is_damaged_is_refused);
 
 /// Under another name it would be no copy of what it is a copy of.
-fn a_directory_whose_name_is_damaged_is_refused(engine: Engine) {
+fn a_directory_whose_name_is_damaged_is_refused(engine: EngineKind) {
     let machine = Machine::new(engine);
     assert_eq!(start(&machine, drew(7, engine)), Some(7));
     let path = paths().member().join("identity.json");
@@ -60,7 +60,7 @@ fn a_directory_whose_name_is_damaged_is_refused(engine: Engine) {
 
 each_engine!(directories_may_be_the_roots_of_fresh_file_systems);
 
-fn directories_may_be_the_roots_of_fresh_file_systems(engine: Engine) {
+fn directories_may_be_the_roots_of_fresh_file_systems(engine: EngineKind) {
     let machine = Machine::new(engine);
     let separate = Paths { wal_dir: Some("/log".into()), ..paths() };
     for root in [paths().data_dir, paths().member(), paths().snap(), separate.wal()] {

@@ -3,7 +3,7 @@
 use metastore_replica::Output;
 use metastore_replica::disk::CrashPolicy;
 
-use crate::machine::{Engine, Machine};
+use crate::machine::{EngineKind, Machine};
 use crate::script::{mix, run};
 use crate::world::{Reference, Told, World, put};
 
@@ -11,14 +11,14 @@ const SEED: u64 = 5;
 const ROUNDS: u64 = 24;
 
 fn reference() -> Reference {
-    let mut world = World::new(Engine::Memory);
+    let mut world = World::new(EngineKind::Memory);
     run(&mut world, SEED, ROUNDS).unwrap();
     Reference::of(&world.told.proposed)
 }
 
 /// Runs the script on a disk with a fault. Returns false if the script ended before the fault occurred.
 fn runs_into(
-    engine: Engine,
+    engine: EngineKind,
     fault: impl FnOnce(&Machine),
     heal: impl FnOnce(&Machine),
     reference: &Reference,
@@ -59,7 +59,7 @@ fn stays_stopped(world: &mut World, context: &str) {
 }
 
 /// Runs the script once for each fault, until one no longer occurs; returns the number of faults that did.
-fn each(engine: Engine, fault: impl Fn(&Machine, u64), name: &str) -> u64 {
+fn each(engine: EngineKind, fault: impl Fn(&Machine, u64), name: &str) -> u64 {
     let reference = reference();
     let runs =
         (1..).take_while(|k| runs_into(engine, |disk| fault(disk, *k), |_| {}, &reference, &format!("{name} {k}")));
@@ -68,27 +68,27 @@ fn each(engine: Engine, fault: impl Fn(&Machine, u64), name: &str) -> u64 {
 
 each_engine!(a_failed_sync_stops_the_member_and_nothing_acknowledged_is_lost);
 
-fn a_failed_sync_stops_the_member_and_nothing_acknowledged_is_lost(engine: Engine) {
+fn a_failed_sync_stops_the_member_and_nothing_acknowledged_is_lost(engine: EngineKind) {
     let failures = each(engine, |disk, k| disk.fail_sync(k), "sync");
     assert!(failures > 30, "{failures}");
 }
 
 each_engine!(a_failed_write_stops_the_member_and_nothing_acknowledged_is_lost);
 
-fn a_failed_write_stops_the_member_and_nothing_acknowledged_is_lost(engine: Engine) {
+fn a_failed_write_stops_the_member_and_nothing_acknowledged_is_lost(engine: EngineKind) {
     let failures = each(engine, |disk, k| disk.fail_write(k), "write");
     assert!(failures > 30, "{failures}");
 }
 
 each_engine!(a_full_disk_stops_the_member_which_starts_again_when_there_is_space);
 
-fn a_full_disk_stops_the_member_which_starts_again_when_there_is_space(engine: Engine) {
+fn a_full_disk_stops_the_member_which_starts_again_when_there_is_space(engine: EngineKind) {
     let reference = reference();
-    let sizes = (0..20_000).step_by(if engine == Engine::Memory { 61 } else { 251 });
+    let sizes = (0..20_000).step_by(if engine == EngineKind::Memory { 61 } else { 251 });
     let full = sizes.filter(|bytes| {
         let heal = |disk: &Machine| disk.limit_bytes(u64::MAX);
         runs_into(engine, |disk| disk.limit_bytes(*bytes), heal, &reference, &format!("room for {bytes} bytes"))
     });
     let full = full.count();
-    assert!(full > if engine == Engine::Memory { 50 } else { 12 }, "{full}");
+    assert!(full > if engine == EngineKind::Memory { 50 } else { 12 }, "{full}");
 }

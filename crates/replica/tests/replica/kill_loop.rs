@@ -2,7 +2,7 @@
 
 use metastore_replica::disk::CrashPolicy;
 
-use crate::machine::{Engine, Machine};
+use crate::machine::{EngineKind, Machine};
 use crate::script::{mix, random_group};
 use crate::world::{Reference, Told, World};
 
@@ -36,7 +36,7 @@ fn work(world: &mut World, seed: u64) {
 
 each_engine!(nothing_acknowledged_is_lost_however_often_the_power_goes);
 
-fn nothing_acknowledged_is_lost_however_often_the_power_goes(engine: Engine) {
+fn nothing_acknowledged_is_lost_however_often_the_power_goes(engine: EngineKind) {
     let (mut acknowledged, mut snapshots) = (0, 0);
     for life in 0..LIVES {
         let (mut disk, mut told) = (Machine::new(engine), Told::default());

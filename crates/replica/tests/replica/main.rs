@@ -16,12 +16,12 @@ macro_rules! each_engine {
         mod $name {
             #[test]
             fn memory() {
-                super::$name(crate::machine::Engine::Memory);
+                super::$name(crate::machine::EngineKind::Memory);
             }
 
             #[test]
             fn rocksdb() {
-                super::$name(crate::machine::Engine::RocksDb);
+                super::$name(crate::machine::EngineKind::RocksDb);
             }
         }
     };

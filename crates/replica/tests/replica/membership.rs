@@ -7,7 +7,7 @@ use metastore_replica::disk::Disk;
 use metastore_replica::{Bootstrap, Founder, Output, Replica, identity};
 use metastore_store::{Member, Outcome, Refusal, Reply};
 
-use crate::machine::{Engine, Machine};
+use crate::machine::{EngineKind, Machine};
 use crate::world::{advance, open, paths, put, settings, take_up};
 
 const TOKEN: &str = "token";
@@ -43,7 +43,7 @@ fn members(replica: &Replica) -> Vec<Member> {
 
 each_engine!(a_sole_voter_takes_every_change_and_holds_it_after_a_restart);
 
-fn a_sole_voter_takes_every_change_and_holds_it_after_a_restart(engine: Engine) {
+fn a_sole_voter_takes_every_change_and_holds_it_after_a_restart(engine: EngineKind) {
     use ConfChangeType::{ConfChangeAddLearnerNode, ConfChangeAddNode, ConfChangeRemoveNode, ConfChangeUpdateNode};
     let disk = Machine::new(engine);
     let (mut replica, _) = open(&disk).unwrap();
@@ -85,7 +85,7 @@ fn a_sole_voter_takes_every_change_and_holds_it_after_a_restart(engine: Engine) 
 
 each_engine!(founders_agree_on_the_members_before_they_have_met);
 
-fn founders_agree_on_the_members_before_they_have_met(engine: Engine) {
+fn founders_agree_on_the_members_before_they_have_met(engine: EngineKind) {
     let names = ["m1", "m2", "m3"];
     let ids: Vec<u64> = names.iter().map(|name| identity::member_id(&peer_urls(name), TOKEN)).collect();
     let founders: Vec<_> =
@@ -106,7 +106,7 @@ fn founders_agree_on_the_members_before_they_have_met(engine: Engine) {
 
 each_engine!(who_joins_waits_to_be_told);
 
-fn who_joins_waits_to_be_told(engine: Engine) {
+fn who_joins_waits_to_be_told(engine: EngineKind) {
     let disk = Machine::new(engine);
     for _ in 0..2 {
         let mut replica = open_as(&disk, &Bootstrap::Join { id: 7, cluster_id: 9 });

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use metastore_replica::disk::{CrashPolicy, Disk};
 use metastore_replica::{Output, SnapshotJob};
 
-use crate::machine::{Engine, Machine};
+use crate::machine::{EngineKind, Machine};
 use crate::refusals::files;
 use crate::script::run;
 use crate::world::{Reference, State, Told, World, advance, open, open_with, paths, put, settings};
@@ -15,7 +15,7 @@ const SEED: u64 = 3;
 
 /// A member that was killed after so many groups of commands.
 fn member(rounds: u64) -> (Machine, Told) {
-    let mut world = World::new(Engine::RocksDb);
+    let mut world = World::new(EngineKind::RocksDb);
     run(&mut world, SEED, rounds).unwrap();
     (world.disk.fork(), world.told)
 }
@@ -65,7 +65,7 @@ fn until_flush(replica: &mut metastore_replica::Replica, value: &str) -> Snapsho
 
 #[test]
 fn what_is_flushed_is_not_applied_again() {
-    let machine = Machine::new(Engine::RocksDb);
+    let machine = Machine::new(EngineKind::RocksDb);
     let (mut replica, _) = open(&machine).unwrap();
     advance(&mut replica, &mut Output::default()).unwrap();
     let written = until_flush(&mut replica, "v").run().unwrap();
@@ -86,8 +86,8 @@ fn what_is_flushed_is_not_applied_again() {
 
 #[test]
 fn the_log_that_was_not_released_counts_after_a_restart() {
-    let machine = Machine::new(Engine::RocksDb);
-    let mut many = settings(Engine::RocksDb);
+    let machine = Machine::new(EngineKind::RocksDb);
+    let mut many = settings(EngineKind::RocksDb);
     many.flush_log_bytes = u64::MAX;
     let (mut replica, _) = open_with(many, &machine, paths()).unwrap();
     advance(&mut replica, &mut Output::default()).unwrap();
@@ -110,7 +110,7 @@ fn the_log_that_was_not_released_counts_after_a_restart() {
 
 #[test]
 fn a_flush_that_fails_stops_the_member_and_loses_nothing() {
-    let machine = Machine::new(Engine::RocksDb);
+    let machine = Machine::new(EngineKind::RocksDb);
     let (mut replica, _) = open(&machine).unwrap();
     advance(&mut replica, &mut Output::default()).unwrap();
     let job = until_flush(&mut replica, "v");
@@ -172,7 +172,7 @@ fn a_log_that_ends_before_the_state_is_refused() {
 #[test]
 fn the_log_of_another_history_is_refused() {
     // The log has as many entries, but of later terms.
-    let mut world = World::new(Engine::RocksDb);
+    let mut world = World::new(EngineKind::RocksDb);
     for _ in 0..5 {
         world.start().unwrap();
     }
@@ -180,7 +180,7 @@ fn the_log_of_another_history_is_refused() {
         world.group([|id| put(id, "k", "v")]).unwrap();
     }
     let other = world.disk.fork();
-    let mut world = World::new(Engine::RocksDb);
+    let mut world = World::new(EngineKind::RocksDb);
     world.start().unwrap();
     for _ in 0..20 {
         world.group([|id| put(id, "k", "v")]).unwrap();

@@ -9,14 +9,14 @@ use metastore_replica::wal::{Entry, Wal};
 use metastore_replica::{EntryId, Fatal, OpenError, Output, Replica, Settings};
 use metastore_store::Refusal;
 
-use crate::machine::{Engine, Machine};
+use crate::machine::{EngineKind, Machine};
 use crate::world::{advance, open, open_with, paths, put, settings};
 
 const COMMAND: i32 = 0;
 const CHANGE: i32 = 1;
 
 /// A sole member whose log continues with this entry, committed.
-fn with_entry(engine: Engine, kind: i32, data: Vec<u8>) -> (Machine, EntryId) {
+fn with_entry(engine: EngineKind, kind: i32, data: Vec<u8>) -> (Machine, EntryId) {
     let disk = Machine::new(engine);
     let (mut replica, _) = open(&disk).unwrap();
     replica.propose(put(1, "k", "before")).unwrap_err();
@@ -37,7 +37,7 @@ fn add_entry(disk: &Machine, kind: i32, data: Vec<u8>) -> EntryId {
     EntryId { index, term }
 }
 
-fn passing_over(engine: Engine, entry: EntryId) -> Settings {
+fn passing_over(engine: EngineKind, entry: EntryId) -> Settings {
     Settings { skip_entry: Some(entry), ..settings(engine) }
 }
 
@@ -54,7 +54,7 @@ fn start(disk: &Machine) -> Result<(Replica, Output), Fatal> {
 
 each_engine!(an_entry_that_cannot_be_applied_is_passed_over_by_name_once_and_for_all);
 
-fn an_entry_that_cannot_be_applied_is_passed_over_by_name_once_and_for_all(engine: Engine) {
+fn an_entry_that_cannot_be_applied_is_passed_over_by_name_once_and_for_all(engine: EngineKind) {
     // A command in an unknown field, bytes that are not a membership change, and a change whose description is of
     // another member.
     let mismatch = ConfChange { node_id: Some(7), context: Some("{\"id\":8}".into()), ..ConfChange::default() };
@@ -87,7 +87,7 @@ fn an_entry_that_cannot_be_applied_is_passed_over_by_name_once_and_for_all(engin
 
 each_engine!(all_that_was_ever_passed_over_is_noted);
 
-fn all_that_was_ever_passed_over_is_noted(engine: Engine) {
+fn all_that_was_ever_passed_over_is_noted(engine: EngineKind) {
     let unknown = || vec![0xea, 0x04, 0];
     let (disk, first) = with_entry(engine, COMMAND, unknown());
     drop(start_with(passing_over(engine, first), &disk).unwrap());
@@ -99,7 +99,7 @@ fn all_that_was_ever_passed_over_is_noted(engine: Engine) {
 
 each_engine!(a_note_of_what_is_passed_over_that_cannot_be_read_stops_the_start);
 
-fn a_note_of_what_is_passed_over_that_cannot_be_read_stops_the_start(engine: Engine) {
+fn a_note_of_what_is_passed_over_that_cannot_be_read_stops_the_start(engine: EngineKind) {
     let (disk, entry) = with_entry(engine, COMMAND, vec![0xea, 0x04, 0]);
     drop(start_with(passing_over(engine, entry), &disk).unwrap());
     let note = paths().member().join("passed-over.json");
@@ -110,7 +110,7 @@ fn a_note_of_what_is_passed_over_that_cannot_be_read_stops_the_start(engine: Eng
 
 each_engine!(a_change_of_member_0_in_a_log_is_refused_as_etcd_refuses_it);
 
-fn a_change_of_member_0_in_a_log_is_refused_as_etcd_refuses_it(engine: Engine) {
+fn a_change_of_member_0_in_a_log_is_refused_as_etcd_refuses_it(engine: EngineKind) {
     let change = ConfChange {
         id: Some(77),
         r#type: Some(ConfChangeType::ConfChangeUpdateNode as i32),
@@ -128,7 +128,7 @@ each_engine!(a_change_that_leaves_no_voter_is_refused_by_all);
 
 /// The store counts a member as a voter that consensus does not: the addition contradicts itself. Only a foreign log
 /// can hold such a change.
-fn a_change_that_leaves_no_voter_is_refused_by_all(engine: Engine) {
+fn a_change_that_leaves_no_voter_is_refused_by_all(engine: EngineKind) {
     let change = ConfChange {
         r#type: Some(ConfChangeType::ConfChangeAddLearnerNode as i32),
         node_id: Some(7),

@@ -4,20 +4,20 @@ use metastore_proto::raftpb;
 use metastore_replica::disk::Disk;
 use metastore_replica::{ReceiveError, Replica};
 
-use crate::machine::{Engine, Machine};
+use crate::machine::{EngineKind, Machine};
 use crate::refusals::files;
 use crate::script::run;
 use crate::world::{Sent, World, open};
 
 /// The state of a member, as it is sent to a new one.
 fn sent() -> Sent {
-    let mut world = World::new(Engine::Memory);
+    let mut world = World::new(EngineKind::Memory);
     run(&mut world, 6, 12).unwrap();
     Sent::by(&mut world)
 }
 
 /// Expects that a new member refuses the state with this error, and keeps no file of it.
-fn refused(engine: Engine, sent: &Sent, says: &str) {
+fn refused(engine: EngineKind, sent: &Sent, says: &str) {
     let machine = Machine::new(engine);
     let (replica, _) = open(&machine).unwrap();
     let before = (files(&machine), machine.directories());
@@ -28,7 +28,7 @@ fn refused(engine: Engine, sent: &Sent, says: &str) {
 
 each_engine!(pieces_may_have_any_size);
 
-fn pieces_may_have_any_size(engine: Engine) {
+fn pieces_may_have_any_size(engine: EngineKind) {
     let sent = sent();
     for piece in [1, 2, 7, 64, 4096, sent.stream.len() - 1, sent.stream.len()] {
         let machine = Machine::new(engine);
@@ -41,7 +41,7 @@ fn pieces_may_have_any_size(engine: Engine) {
 
 each_engine!(what_is_damaged_or_cut_short_is_refused);
 
-fn what_is_damaged_or_cut_short_is_refused(engine: Engine) {
+fn what_is_damaged_or_cut_short_is_refused(engine: EngineKind) {
     let sent = sent();
     let with = |change: &dyn Fn(&mut Vec<u8>)| {
         let mut damaged = sent.clone();
@@ -67,7 +67,7 @@ fn what_is_damaged_or_cut_short_is_refused(engine: Engine) {
 
 each_engine!(what_was_not_announced_is_refused);
 
-fn what_was_not_announced_is_refused(engine: Engine) {
+fn what_was_not_announced_is_refused(engine: EngineKind) {
     let sent = sent();
     let with = |change: &dyn Fn(&mut raftpb::Message)| {
         let mut other = sent.clone();
@@ -91,7 +91,7 @@ fn what_was_not_announced_is_refused(engine: Engine) {
 
 each_engine!(a_state_that_is_older_than_the_members_is_refused_at_once);
 
-fn a_state_that_is_older_than_the_members_is_refused_at_once(engine: Engine) {
+fn a_state_that_is_older_than_the_members_is_refused_at_once(engine: EngineKind) {
     let sent = sent();
     let mut world = World::new(engine);
     run(&mut world, 6, 12).unwrap();
@@ -102,12 +102,12 @@ fn a_state_that_is_older_than_the_members_is_refused_at_once(engine: Engine) {
 each_engine!(a_full_disk_is_no_reason_to_stop);
 
 /// The member goes on with its state, and receives the new one when there is room.
-fn a_full_disk_is_no_reason_to_stop(engine: Engine) {
+fn a_full_disk_is_no_reason_to_stop(engine: EngineKind) {
     let sent = sent();
     let machine = Machine::new(engine);
     let (mut replica, _) = open(&machine).unwrap();
     replica.process(&mut metastore_replica::Output::default()).unwrap();
-    if engine == Engine::Memory {
+    if engine == EngineKind::Memory {
         let before = files(&machine);
         machine.limit_bytes(1000);
         assert!(matches!(sent.receive(&replica, 100), Err(ReceiveError::Disk(_))));

@@ -9,12 +9,12 @@ use metastore_replica::disk::{CrashPolicy, Disk, SimulatedDisk};
 use metastore_replica::wal::{Entry, Options, Wal};
 use metastore_replica::{Bootstrap, OpenError, Output, Paths, Replica, Settings};
 
-use crate::machine::{Engine, Machine};
+use crate::machine::{EngineKind, Machine};
 use crate::script::run;
 use crate::world::{Told, World, founding, open, open_with, paths, put, settings};
 
 /// A member with several log segments and a snapshot.
-fn member(engine: Engine) -> Machine {
+fn member(engine: EngineKind) -> Machine {
     let mut world = World::new(engine);
     run(&mut world, 3, 50).unwrap();
     assert!(world.snapshots > 2);
@@ -84,7 +84,7 @@ fn every_flip_is_refused(disk: &Machine, path: &Path, len: usize) {
 
 each_engine!(a_damaged_log_is_refused);
 
-fn a_damaged_log_is_refused(engine: Engine) {
+fn a_damaged_log_is_refused(engine: EngineKind) {
     let disk = member(engine);
     let segments = disk.list(&paths().wal()).unwrap();
     assert!(segments.len() > 1, "{segments:?}");
@@ -97,7 +97,7 @@ fn a_damaged_log_is_refused(engine: Engine) {
 
 #[test]
 fn a_damaged_snapshot_is_refused() {
-    let engine = Engine::Memory;
+    let engine = EngineKind::Memory;
     let disk = member(engine);
     for end in [".snap", ".state"] {
         let path = file(&disk, &paths().snap(), end);
@@ -114,7 +114,7 @@ fn a_damaged_snapshot_is_refused() {
 
 #[test]
 fn another_ones_snapshot_is_refused() {
-    let engine = Engine::Memory;
+    let engine = EngineKind::Memory;
     let disk = member(engine);
     let snap = file(&disk, &paths().snap(), ".snap");
     let state = file(&disk, &paths().snap(), ".state");
@@ -138,7 +138,7 @@ fn another_ones_snapshot_is_refused() {
 
 each_engine!(an_identity_that_does_not_fit_is_refused);
 
-fn an_identity_that_does_not_fit_is_refused(engine: Engine) {
+fn an_identity_that_does_not_fit_is_refused(engine: EngineKind) {
     let disk = member(engine);
     let json = String::from_utf8(disk.read(&identity()).unwrap()).unwrap();
     let other = format!("written by engine {:?}, but --engine is {:?}", engine.other().name(), engine.name());
@@ -160,7 +160,7 @@ fn an_identity_that_does_not_fit_is_refused(engine: Engine) {
 }
 
 /// The disk of a member after a crash that left a torn tail, so that a start would change the log.
-fn torn(engine: Engine) -> Machine {
+fn torn(engine: EngineKind) -> Machine {
     for n in 40.. {
         let disk = Machine::new(engine);
         disk.crash_after(n);
@@ -176,7 +176,7 @@ fn torn(engine: Engine) -> Machine {
 
 each_engine!(a_torn_tail_is_cut_and_reported_unless_the_member_is_refused);
 
-fn a_torn_tail_is_cut_and_reported_unless_the_member_is_refused(engine: Engine) {
+fn a_torn_tail_is_cut_and_reported_unless_the_member_is_refused(engine: EngineKind) {
     let disk = torn(engine);
     let before = files(&disk);
     let cut = open(&disk.fork()).unwrap().1.unwrap();
@@ -201,7 +201,7 @@ fn open_other(disk: &Machine, paths: Paths) -> Result<Replica, OpenError> {
 
 each_engine!(the_log_of_another_member_is_refused);
 
-fn the_log_of_another_member_is_refused(engine: Engine) {
+fn the_log_of_another_member_is_refused(engine: EngineKind) {
     let (disk, other) = (member(engine), Machine::new(engine));
     open_other(&other, paths()).unwrap();
     for name in disk.list(&paths().wal()).unwrap() {
@@ -222,7 +222,7 @@ fn separate() -> Paths {
 
 each_engine!(state_without_its_log_is_refused);
 
-fn state_without_its_log_is_refused(engine: Engine) {
+fn state_without_its_log_is_refused(engine: EngineKind) {
     let disk = member(engine);
     refused_with(settings(disk.engine), &disk, separate(), &["/log/one", "--wal-dir"]);
     disk.create_dir_all(Path::new("/log/one")).unwrap();
@@ -238,7 +238,7 @@ fn state_without_its_log_is_refused(engine: Engine) {
 
 #[test]
 fn a_log_that_ends_before_the_snapshot_is_refused() {
-    let engine = Engine::Memory;
+    let engine = EngineKind::Memory;
     let disk = member(engine);
     let mut early = World::new(engine);
     run(&mut early, 3, 2).unwrap();
@@ -255,7 +255,7 @@ fn a_log_that_ends_before_the_snapshot_is_refused() {
 
 each_engine!(the_directory_of_an_etcd_is_refused);
 
-fn the_directory_of_an_etcd_is_refused(engine: Engine) {
+fn the_directory_of_an_etcd_is_refused(engine: EngineKind) {
     let disk = Machine::new(engine);
     let db = paths().snap().join("db");
     write(&disk, &db, b"bolt");
@@ -266,7 +266,7 @@ fn the_directory_of_an_etcd_is_refused(engine: Engine) {
 
 each_engine!(a_log_directory_that_holds_something_else_is_refused);
 
-fn a_log_directory_that_holds_something_else_is_refused(engine: Engine) {
+fn a_log_directory_that_holds_something_else_is_refused(engine: EngineKind) {
     let disk = Machine::new(engine);
     write(&disk, &paths().wal().join("notes"), b"mine");
     refused(&disk, &[text(&paths().wal()), "it holds notes"]);
@@ -274,7 +274,7 @@ fn a_log_directory_that_holds_something_else_is_refused(engine: Engine) {
 
 each_engine!(settings_that_describe_no_member_make_none);
 
-fn settings_that_describe_no_member_make_none(engine: Engine) {
+fn settings_that_describe_no_member_make_none(engine: EngineKind) {
     let disk = Machine::new(engine);
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
     let none = || Err("no URL for member one".to_owned());
@@ -285,7 +285,7 @@ fn settings_that_describe_no_member_make_none(engine: Engine) {
 
 each_engine!(a_directory_has_one_member_at_a_time);
 
-fn a_directory_has_one_member_at_a_time(engine: Engine) {
+fn a_directory_has_one_member_at_a_time(engine: EngineKind) {
     let disk = Machine::new(engine);
     let first = open_with(settings(disk.engine), &disk, separate()).unwrap();
     refused_with(settings(disk.engine), &disk, separate(), &["/data/member", "another process uses this directory"]);
@@ -309,7 +309,7 @@ fn append(disk: &Machine, kind: i32, data: Vec<u8>) -> u64 {
     index
 }
 
-fn young_member(engine: Engine) -> Machine {
+fn young_member(engine: EngineKind) -> Machine {
     let mut world = World::new(engine);
     run(&mut world, 3, 2).unwrap();
     world.disk.fork()
@@ -317,7 +317,7 @@ fn young_member(engine: Engine) -> Machine {
 
 each_engine!(an_entry_that_this_version_does_not_know_is_refused);
 
-fn an_entry_that_this_version_does_not_know_is_refused(engine: Engine) {
+fn an_entry_that_this_version_does_not_know_is_refused(engine: EngineKind) {
     let change = |kind| {
         let change = raftpb::ConfChange { r#type: Some(kind), node_id: Some(7), ..raftpb::ConfChange::default() };
         change.encode_to_vec()
@@ -336,7 +336,7 @@ fn an_entry_that_this_version_does_not_know_is_refused(engine: Engine) {
 
 each_engine!(a_command_that_this_version_does_not_know_stops_the_member_each_time);
 
-fn a_command_that_this_version_does_not_know_stops_the_member_each_time(engine: Engine) {
+fn a_command_that_this_version_does_not_know_stops_the_member_each_time(engine: EngineKind) {
     let disk = young_member(engine);
     // Field 1303, which etcd's InternalRaftRequest does not have.
     let index = append(&disk, 0, vec![0xba, 0x51, 0]);
@@ -355,7 +355,7 @@ fn a_command_that_this_version_does_not_know_stops_the_member_each_time(engine: 
 
 each_engine!(a_member_that_was_added_without_a_description_stops_the_member);
 
-fn a_member_that_was_added_without_a_description_stops_the_member(engine: Engine) {
+fn a_member_that_was_added_without_a_description_stops_the_member(engine: EngineKind) {
     let disk = young_member(engine);
     let change = raftpb::ConfChange { r#type: Some(0), node_id: Some(7), ..raftpb::ConfChange::default() };
     let index = append(&disk, 1, change.encode_to_vec());

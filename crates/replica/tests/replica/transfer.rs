@@ -3,7 +3,7 @@
 use metastore_replica::disk::{CrashPolicy, Disk};
 use metastore_replica::{Output, Replica};
 
-use crate::machine::{Engine, Machine};
+use crate::machine::{EngineKind, Machine};
 use crate::script::{mix, random_group, run};
 use crate::world::{Reference, Sent, State, Stopped, World, advance, crashed_restarts, open, paths, put, settings};
 
@@ -17,7 +17,7 @@ const ROUNDS_AFTER: u64 = 12;
 const PIECE_BYTES: usize = 777;
 
 /// A member with many entries, and its state.
-fn leader(engine: Engine) -> (World, Sent) {
+fn leader(engine: EngineKind) -> (World, Sent) {
     let mut world = World::new(engine);
     run(&mut world, SEED, MANY_ROUNDS).unwrap();
     let sent = Sent::by(&mut world);
@@ -25,7 +25,7 @@ fn leader(engine: Engine) -> (World, Sent) {
 }
 
 /// A member that has the beginning of the same log.
-fn new_follower(engine: Engine) -> World {
+fn new_follower(engine: EngineKind) -> World {
     let mut world = World::new(engine);
     run(&mut world, SEED, FEW_ROUNDS).unwrap();
     world
@@ -39,7 +39,7 @@ fn states_on_disk(machine: &Machine) -> Vec<String> {
 #[test]
 fn a_state_goes_from_any_engine_to_any_engine() {
     for (from, to) in
-        [Engine::Memory, Engine::RocksDb].into_iter().flat_map(|from| [(from, from), (from, from.other())])
+        [EngineKind::Memory, EngineKind::RocksDb].into_iter().flat_map(|from| [(from, from), (from, from.other())])
     {
         let context = format!("{from:?} to {to:?}");
         let (mut leader, sent) = leader(from);
@@ -82,7 +82,7 @@ each_engine!(old_state_and_log_or_new_ones_wherever_the_power_goes);
 
 /// The old state never meets the new log, nor the reverse: the restarted member holds either what it had before, or
 /// everything that it was sent.
-fn old_state_and_log_or_new_ones_wherever_the_power_goes(engine: Engine) {
+fn old_state_and_log_or_new_ones_wherever_the_power_goes(engine: EngineKind) {
     let (_, sent) = leader(engine.other());
     let mut whole = new_follower(engine);
     let (before, few) = (whole.disk.operations(), whole.told.proposed.len());
@@ -107,14 +107,14 @@ fn old_state_and_log_or_new_ones_wherever_the_power_goes(engine: Engine) {
         }
     }
     // RocksDB's own writes while it receives a state are not operations of the disk.
-    let least = if engine == Engine::Memory { 10 } else { 4 };
+    let least = if engine == EngineKind::Memory { 10 } else { 4 };
     assert!(old >= least && new >= 10, "{old} times the old state, {new} times the new one");
 }
 
 each_engine!(old_state_and_log_or_new_ones_whatever_fails);
 
 /// One operation fails, and the disk goes on: the writes of the member while it stops must do no harm.
-fn old_state_and_log_or_new_ones_whatever_fails(engine: Engine) {
+fn old_state_and_log_or_new_ones_whatever_fails(engine: EngineKind) {
     let (_, sent) = leader(engine.other());
     for nth in 1.. {
         let mut world = new_follower(engine);
@@ -134,17 +134,17 @@ fn old_state_and_log_or_new_ones_whatever_fails(engine: Engine) {
 
 /// The ways in which unsynced writes survive a power loss after `n` operations, `since` of them since the state was
 /// sent.
-fn policies(engine: Engine, n: u64, since: u64) -> Vec<CrashPolicy> {
+fn policies(engine: EngineKind, n: u64, since: u64) -> Vec<CrashPolicy> {
     let random = [CrashPolicy::Random(n), CrashPolicy::Random(n + 1)];
     let all = [&[CrashPolicy::DropUnsynced, CrashPolicy::KeepUnsynced, CrashPolicy::Kill][..], &random].concat();
     // Opening a RocksDB takes time, so with it only the crash points near the change of states are tried in all ways.
-    if engine == Engine::Memory || since < 12 { all } else { vec![all[n as usize % all.len()]] }
+    if engine == EngineKind::Memory || since < 12 { all } else { vec![all[n as usize % all.len()]] }
 }
 
 /// Checks that after a start there is one state, and no file of a half-received one.
 fn leaves_nothing(machine: &Machine, context: &str) {
     let states = states_on_disk(machine);
-    assert_eq!(states.len(), usize::from(machine.engine == Engine::RocksDb), "{context}: {states:?}");
+    assert_eq!(states.len(), usize::from(machine.engine == EngineKind::RocksDb), "{context}: {states:?}");
     let snapshots = machine.list(&paths().snap()).unwrap();
     let strange = snapshots.iter().find(|name| !name.ends_with(".state") && !name.ends_with(".snap"));
     assert_eq!(strange, None, "{context}");
@@ -153,13 +153,13 @@ fn leaves_nothing(machine: &Machine, context: &str) {
 
 each_engine!(a_crash_while_the_start_finishes_the_install_is_recovered_from);
 
-fn a_crash_while_the_start_finishes_the_install_is_recovered_from(engine: Engine) {
+fn a_crash_while_the_start_finishes_the_install_is_recovered_from(engine: EngineKind) {
     let (_, sent) = leader(engine.other());
     let mut whole = new_follower(engine);
     let before = whole.disk.operations();
     fall_behind_and_recover(&mut whole, &sent).unwrap();
     let reference = Reference::lowered(&whole.told.proposed, sent.held.len());
-    let every = if engine == Engine::Memory { 1 } else { 5 };
+    let every = if engine == EngineKind::Memory { 1 } else { 5 };
     for n in (before..whole.disk.operations()).step_by(every) {
         let mut world = new_follower(engine);
         world.disk.crash_after(n);
@@ -176,7 +176,7 @@ fn a_crash_while_the_start_finishes_the_install_is_recovered_from(engine: Engine
 
 each_engine!(readers_keep_the_old_state_and_its_files_until_they_are_done);
 
-fn readers_keep_the_old_state_and_its_files_until_they_are_done(engine: Engine) {
+fn readers_keep_the_old_state_and_its_files_until_they_are_done(engine: EngineKind) {
     let (mut leader, sent) = leader(engine);
     let mut follower = new_follower(engine);
     let replica = follower.replica();
@@ -200,7 +200,7 @@ fn readers_keep_the_old_state_and_its_files_until_they_are_done(engine: Engine) 
 
 each_engine!(a_snapshot_of_the_old_state_that_ends_later_changes_nothing);
 
-fn a_snapshot_of_the_old_state_that_ends_later_changes_nothing(engine: Engine) {
+fn a_snapshot_of_the_old_state_that_ends_later_changes_nothing(engine: EngineKind) {
     let (_, sent) = leader(engine);
     for written_before in [true, false] {
         let machine = Machine::new(engine);
@@ -242,7 +242,7 @@ fn until_job(replica: &mut Replica) -> metastore_replica::SnapshotJob {
 
 each_engine!(a_state_that_consensus_does_not_want_is_let_go);
 
-fn a_state_that_consensus_does_not_want_is_let_go(engine: Engine) {
+fn a_state_that_consensus_does_not_want_is_let_go(engine: EngineKind) {
     let (_, mut sent) = leader(engine);
     let mut follower = new_follower(engine);
     // The follower has learned of a later term since the state was sent.
@@ -272,8 +272,8 @@ fn a_state_that_consensus_does_not_want_is_let_go(engine: Engine) {
 /// a crash, and also after a power loss between the record in the log and the change of the name.
 #[test]
 fn who_was_sent_its_state_is_converted_as_any_other() {
-    let (_, sent) = leader(Engine::Memory);
-    for engine in [Engine::Memory, Engine::RocksDb] {
+    let (_, sent) = leader(EngineKind::Memory);
+    for engine in [EngineKind::Memory, EngineKind::RocksDb] {
         let mut whole = new_follower(engine);
         let before = whole.disk.operations();
         whole.receive(&sent, PIECE_BYTES).unwrap();
@@ -297,7 +297,7 @@ fn who_was_sent_its_state_is_converted_as_any_other() {
     }
 }
 
-fn convert_to(machine: &Machine, to: Engine) -> Option<metastore_replica::Converted> {
+fn convert_to(machine: &Machine, to: EngineKind) -> Option<metastore_replica::Converted> {
     let (disk, opened): (std::sync::Arc<dyn Disk>, _) = (std::sync::Arc::new(machine.clone()), machine.clone());
     let open = move |name: &str, path: &std::path::Path| {
         let engine = if name == to.name() { to } else { to.other() };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use metastore_engine::{Mark, Memory};
+use metastore_engine::{HighWaterMark, Memory};
 use metastore_proto::etcdserverpb::PutRequest;
 use metastore_proto::raftpb::{self, ConfChange, ConfState};
 use metastore_replica::disk::{CrashPolicy, Disk};
@@ -17,7 +17,7 @@ use metastore_store::mvcc::HashKv;
 use metastore_store::{Member, Outcome, Store};
 
 pub use crate::machine::paths;
-use crate::machine::{Engine, Machine};
+use crate::machine::{EngineKind, Machine};
 
 /// The error that stopped a member.
 pub type Stopped = Box<dyn std::error::Error>;
@@ -25,7 +25,7 @@ pub type Stopped = Box<dyn std::error::Error>;
 pub const PEER_URL: &str = "http://127.0.0.1:2380";
 
 /// Small segments and early snapshots or flushes, so that a short script sees many of both.
-pub fn settings(engine: Engine) -> Settings {
+pub fn settings(engine: EngineKind) -> Settings {
     let mut settings = Settings::new(engine.name(), Timing { election_ticks: 10, pre_vote: true }, 8);
     (settings.snapshot_log_bytes, settings.flush_log_bytes) = (1500, 3000);
     settings.log = Options { segment_bytes: 2048 };
@@ -82,7 +82,7 @@ pub struct State {
     leases: Vec<(i64, i64, Vec<Vec<u8>>)>,
     members: Vec<Member>,
     /// The high-water mark, exact in bytes; clients see it rounded to pages.
-    mark: Mark,
+    mark: HighWaterMark,
 }
 
 impl State {
@@ -253,7 +253,7 @@ pub struct World {
 
 impl World {
     /// A machine without a member.
-    pub fn new(engine: Engine) -> World {
+    pub fn new(engine: EngineKind) -> World {
         World::on(Machine::new(engine), Told::default())
     }
 

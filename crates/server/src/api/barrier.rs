@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use super::errors;
 use crate::driver::{Answer, Event, Waiter};
 use crate::grpc::Status;
-use crate::io::inbox::{Inbox, Refused};
+use crate::io::inbox::{Inbox, NotQueued};
 use crate::io::slots::{Expired, Slots};
 use crate::shared::WorkerFlags;
 
@@ -101,8 +101,8 @@ impl Barrier {
         inbox.push(Event::Read { waiter }, 0).map_err(|refused| {
             counts.read_indexes_failed.add(1);
             match refused {
-                Refused::Full(_) => errors::too_many_requests(),
-                Refused::Closed(_) => errors::stopped(),
+                NotQueued::Full(_) => errors::too_many_requests(),
+                NotQueued::Closed(_) => errors::stopped(),
             }
         })?;
         match wait.await {

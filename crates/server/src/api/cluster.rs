@@ -18,14 +18,14 @@ use metastore_store::{Member as ClusterMember, Outcome, Refusal, Reply};
 use tokio::time::Instant;
 
 use super::forward::{Question, ask_leader};
-use super::{Member, another_question, check, errors, unary};
+use super::{MemberHandle, another_question, check, errors, unary};
 use crate::driver::{Answer, Event, Waiter};
 use crate::grpc::{Call, Frame, Router, Status};
 use crate::peer::promote;
 
 const SERVICE: &str = "etcdserverpb.Cluster";
 
-pub fn register(router: &mut Router, member: &Rc<Member>) {
+pub fn register(router: &mut Router, member: &Rc<MemberHandle>) {
     unary!(router, member, SERVICE, "MemberList", member_list);
     unary!(router, member, SERVICE, "MemberAdd", member_add);
     unary!(router, member, SERVICE, "MemberRemove", member_remove);
@@ -33,7 +33,7 @@ pub fn register(router: &mut Router, member: &Rc<Member>) {
     unary!(router, member, SERVICE, "MemberPromote", member_promote);
 }
 
-async fn member_list(member: &Member, call: Call, request: MemberListRequest) -> Result<Frame, Status> {
+async fn member_list(member: &MemberHandle, call: Call, request: MemberListRequest) -> Result<Frame, Status> {
     if request.linearizable {
         member.read_barrier(&call).await?;
     }
@@ -41,7 +41,7 @@ async fn member_list(member: &Member, call: Call, request: MemberListRequest) ->
 }
 
 /// The id depends on the time, so that a removed member can be added again under another id.
-async fn member_add(member: &Member, call: Call, request: MemberAddRequest) -> Result<Frame, Status> {
+async fn member_add(member: &MemberHandle, call: Call, request: MemberAddRequest) -> Result<Frame, Status> {
     let peer_urls = check::peer_urls(&request.peer_ur_ls)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let id = member_id(&peer_urls, &now.as_secs().to_string());
@@ -53,21 +53,21 @@ async fn member_add(member: &Member, call: Call, request: MemberAddRequest) -> R
     Frame::of(&MemberAddResponse { header: header(member), member: Some(message(new)), members: messages(members) })
 }
 
-async fn member_remove(member: &Member, call: Call, request: MemberRemoveRequest) -> Result<Frame, Status> {
+async fn member_remove(member: &MemberHandle, call: Call, request: MemberRemoveRequest) -> Result<Frame, Status> {
     member.may_remove(request.id)?;
     let members = configure(member, &call, ConfChangeType::ConfChangeRemoveNode, request.id, None).await?;
     Frame::of(&MemberRemoveResponse { header: header(member), members: messages(members) })
 }
 
 /// The checks are stricter than etcd's.
-async fn member_update(member: &Member, call: Call, request: MemberUpdateRequest) -> Result<Frame, Status> {
+async fn member_update(member: &MemberHandle, call: Call, request: MemberUpdateRequest) -> Result<Frame, Status> {
     let id = request.id;
     let moved = ClusterMember { id, peer_urls: check::peer_urls(&request.peer_ur_ls)?, ..ClusterMember::default() };
     let members = configure(member, &call, ConfChangeType::ConfChangeUpdateNode, id, Some(json(&moved)?)).await?;
     Frame::of(&MemberUpdateResponse { header: header(member), members: messages(members) })
 }
 
-async fn member_promote(member: &Member, call: Call, request: MemberPromoteRequest) -> Result<Frame, Status> {
+async fn member_promote(member: &MemberHandle, call: Call, request: MemberPromoteRequest) -> Result<Frame, Status> {
     let members = promote(member, &call, request.id).await?;
     Frame::of(&MemberPromoteResponse { header: header(member), members: messages(members) })
 }
@@ -99,7 +99,7 @@ impl From<Status> for Unpromoted {
 }
 
 /// Promotes a learner to a voter, here or at the leader; returns the members.
-pub(crate) async fn promote(member: &Member, call: &Call, id: u64) -> Result<Vec<ClusterMember>, Unpromoted> {
+pub(crate) async fn promote(member: &MemberHandle, call: &Call, id: u64) -> Result<Vec<ClusterMember>, Unpromoted> {
     let here = async || {
         let promoted = promote_here(member, call, id).await;
         if let Some(result) = promoted.as_ref().map_or_else(|why| Some(Err(why)), |done| done.as_ref().map(Ok)) {
@@ -113,7 +113,7 @@ pub(crate) async fn promote(member: &Member, call: &Call, id: u64) -> Result<Vec
 }
 
 /// `None` if this member does not lead.
-async fn promote_here(member: &Member, call: &Call, id: u64) -> Result<Option<Vec<ClusterMember>>, Unpromoted> {
+async fn promote_here(member: &MemberHandle, call: &Call, id: u64) -> Result<Option<Vec<ClusterMember>>, Unpromoted> {
     let change = change(member, ConfChangeType::ConfChangeAddNode, id, Some(promotion(id)));
     let known = || member.shared.members().iter().any(|member| member.id == id);
     if known() {
@@ -142,7 +142,7 @@ fn json(member: &ClusterMember) -> Result<Vec<u8>, Status> {
     member.to_json().map_err(|error| Status::internal(format!("a member that is no JSON: {error}")))
 }
 
-fn change(member: &Member, kind: ConfChangeType, id: u64, context: Option<Vec<u8>>) -> ConfChange {
+fn change(member: &MemberHandle, kind: ConfChangeType, id: u64, context: Option<Vec<u8>>) -> ConfChange {
     ConfChange {
         id: Some(member.shared.next_id()),
         r#type: Some(kind as i32),
@@ -153,7 +153,7 @@ fn change(member: &Member, kind: ConfChangeType, id: u64, context: Option<Vec<u8
 
 /// Proposes a change and waits until it is applied; returns the members after it.
 async fn configure(
-    member: &Member,
+    member: &MemberHandle,
     call: &Call,
     kind: ConfChangeType,
     id: u64,
@@ -182,7 +182,7 @@ async fn configure(
     Ok(members)
 }
 
-fn changed(member: &Member, answer: Answer) -> Result<Vec<ClusterMember>, Status> {
+fn changed(member: &MemberHandle, answer: Answer) -> Result<Vec<ClusterMember>, Status> {
     let Answer::Outcome(Outcome { reply, .. }) = answer else { return Err(another_question()) };
     match reply.map_err(errors::refused)? {
         Reply::MembersChanged => Ok(member.shared.members()),
@@ -191,7 +191,7 @@ fn changed(member: &Member, answer: Answer) -> Result<Vec<ClusterMember>, Status
 }
 
 /// The revision stays 0 here, as in etcd.
-fn header(member: &Member) -> Option<ResponseHeader> {
+fn header(member: &MemberHandle) -> Option<ResponseHeader> {
     Some(member.header(0))
 }
 
@@ -214,12 +214,12 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::api::bench::Bench;
+    use crate::api::fake_engine::FakeEngine;
 
     /// How long a change without a leader goes on, how it ends, and how often it was proposed. A leader comes after
     /// `elected_s`.
     async fn change_of_members(patience_s: u64, elected_s: u64) -> (u64, Result<(), Status>, usize) {
-        let bench = Bench::new(&["http://127.0.0.1:1", "http://127.0.0.1:2"]);
+        let fake = FakeEngine::new(&["http://127.0.0.1:1", "http://127.0.0.1:2"]);
         let began = Instant::now();
         let call = Call::of_member(began + Duration::from_secs(patience_s));
         let proposed = std::cell::RefCell::new(Vec::new());
@@ -235,17 +235,17 @@ mod tests {
         let elected = began + Duration::from_secs(elected_s);
         let answering = async {
             loop {
-                for (event, waiter) in bench.asked() {
+                for (event, waiter) in fake.asked() {
                     let answer = engine(&event);
                     if matches!(event, Event::Withdraw { .. }) || Instant::now() >= elected {
-                        bench.member.slots.complete(waiter.key, answer);
+                        fake.member.slots.complete(waiter.key, answer);
                     }
                 }
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
         let urls = vec!["http://127.0.0.1:3".to_owned()];
-        let update = member_update(&bench.member, call, MemberUpdateRequest { id: 2, peer_ur_ls: urls });
+        let update = member_update(&fake.member, call, MemberUpdateRequest { id: 2, peer_ur_ls: urls });
         let ended = tokio::select! {
             ended = update => ended.map(drop),
             () = answering => unreachable!("it goes on for ever"),

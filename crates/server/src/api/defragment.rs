@@ -9,7 +9,7 @@ use std::time::Instant;
 use metastore_proto::etcdserverpb::{DefragmentRequest, DefragmentResponse};
 use tokio::sync::oneshot;
 
-use super::{Member, errors};
+use super::{MemberHandle, errors};
 use crate::driver::Event;
 use crate::grpc::{Call, Frame, Status};
 use crate::io::inbox::Inbox;
@@ -18,7 +18,11 @@ use crate::shared::Shared;
 use crate::start::StartError;
 
 /// The header of the answer is empty, as in etcd.
-pub(super) async fn defragment(member: &Member, _call: Call, _request: DefragmentRequest) -> Result<Frame, Status> {
+pub(super) async fn defragment(
+    member: &MemberHandle,
+    _call: Call,
+    _request: DefragmentRequest,
+) -> Result<Frame, Status> {
     seldom!(CHANGES: info, (), "starting defragment");
     let turn = member.shared.defragmenting.clone().lock_owned().await;
     let (shared, metrics, inbox) = (member.shared.clone(), member.metrics.clone(), member.inbox.clone());

@@ -9,7 +9,7 @@ use http::{HeaderValue, Method};
 use metastore_store::Member as ClusterMember;
 use tokio::time::{Duration, Instant, sleep, sleep_until};
 
-use super::{Member, errors};
+use super::{MemberHandle, errors};
 use crate::config::url;
 use crate::grpc::{Call, Status};
 use crate::peer::client::Reply;
@@ -32,7 +32,7 @@ pub(super) struct Question<'a> {
 /// # Errors
 /// The errors of `here` and `read`. If there is no leader until the time is up, `no leader`; otherwise a timeout.
 pub(super) async fn ask_leader<T, E: From<Status>>(
-    member: &Member,
+    member: &MemberHandle,
     call: &Call,
     question: Question<'_>,
     here: impl AsyncFn() -> Result<Option<T>, E>,
@@ -64,7 +64,7 @@ pub(super) async fn ask_leader<T, E: From<Status>>(
 }
 
 async fn ask_there<T, E>(
-    member: &Member,
+    member: &MemberHandle,
     leader: &ClusterMember,
     question: &Question<'_>,
     deadline: Instant,
@@ -76,7 +76,7 @@ async fn ask_there<T, E>(
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/protobuf"));
         let left = deadline.saturating_duration_since(Instant::now());
         let what = (headers, body.clone());
-        match member.kept.request(&url, method.clone(), path, what, left).await {
+        match member.pool.request(&url, method.clone(), path, what, left).await {
             Ok(reply) => {
                 if let Some(answer) = read(reply) {
                     return Some(answer);
@@ -89,7 +89,7 @@ async fn ask_there<T, E>(
 }
 
 /// The leader, once there is one that is a member.
-async fn wait_for_leader(member: &Member, deadline: Instant) -> Result<ClusterMember, Status> {
+async fn wait_for_leader(member: &MemberHandle, deadline: Instant) -> Result<ClusterMember, Status> {
     loop {
         let id = member.shared.leader();
         let leader = if id == 0 { None } else { member.shared.members().into_iter().find(|member| member.id == id) };
@@ -104,7 +104,7 @@ async fn wait_for_leader(member: &Member, deadline: Instant) -> Result<ClusterMe
 }
 
 /// Returns when this member no longer sees `leader` as the leader, because an answer from it might take long.
-async fn replaced(member: &Member, leader: u64) {
+async fn replaced(member: &MemberHandle, leader: u64) {
     while member.shared.leader() == leader {
         sleep(LEADER_TICK).await;
     }
@@ -119,7 +119,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::api::bench::Bench;
+    use crate::api::fake_engine::FakeEngine;
 
     /// Answers each connection with the next of `replies`, and all further ones with the last.
     async fn peer(replies: &'static [&'static str]) -> String {
@@ -142,14 +142,14 @@ mod tests {
     }
 
     /// The answer to a question that is asked again until a reply begins with "yes".
-    async fn ask(bench: &Bench, call: &Call, here: Option<&'static str>) -> Result<String, Status> {
+    async fn ask(fake: &FakeEngine, call: &Call, here: Option<&'static str>) -> Result<String, Status> {
         let question = Question { method: Method::POST, path: "/leases", body: Bytes::from_static(b"q") };
         let here = async || Ok(here.map(str::to_owned));
         let read = |reply: Reply| {
             let text = String::from_utf8(reply.body.to_vec()).unwrap();
             text.starts_with("yes").then_some(Ok(text))
         };
-        ask_leader(&bench.member, call, question, here, read).await
+        ask_leader(&fake.member, call, question, here, read).await
     }
 
     fn call() -> Call {
@@ -158,53 +158,53 @@ mod tests {
 
     #[tokio::test(flavor = "local")]
     async fn the_leader_is_asked_until_it_answers() {
-        let bench = Bench::new(&["http://127.0.0.1:1", &peer(&["no", "no", "yes"]).await]);
-        bench.led_by(2);
-        assert_eq!(ask(&bench, &call(), Some("not asked")).await.unwrap(), "yes");
+        let fake = FakeEngine::new(&["http://127.0.0.1:1", &peer(&["no", "no", "yes"]).await]);
+        fake.led_by(2);
+        assert_eq!(ask(&fake, &call(), Some("not asked")).await.unwrap(), "yes");
     }
 
     #[tokio::test(flavor = "local")]
     async fn each_url_of_the_leader_is_tried() {
         let urls: [&str; 3] = ["http://127.0.0.1:2", &peer(&["no"]).await, &peer(&["yes, the third"]).await];
-        let bench = Bench::new(&["http://127.0.0.1:1", &urls.join(",")]);
-        bench.led_by(2);
-        assert_eq!(ask(&bench, &call(), None).await.unwrap(), "yes, the third");
+        let fake = FakeEngine::new(&["http://127.0.0.1:1", &urls.join(",")]);
+        fake.led_by(2);
+        assert_eq!(ask(&fake, &call(), None).await.unwrap(), "yes, the third");
     }
 
     #[tokio::test(flavor = "local")]
     async fn who_leads_after_all_answers_here() {
-        let bench = Bench::new(&["http://127.0.0.1:1", &peer(&["no"]).await]);
-        bench.led_by(1);
-        assert_eq!(ask(&bench, &call(), Some("here")).await.unwrap(), "here");
+        let fake = FakeEngine::new(&["http://127.0.0.1:1", &peer(&["no"]).await]);
+        fake.led_by(1);
+        assert_eq!(ask(&fake, &call(), Some("here")).await.unwrap(), "here");
     }
 
     #[tokio::test(flavor = "local")]
     async fn a_leader_that_is_silent_is_left_for_the_next() {
         let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let silent_url = format!("http://{}", silent.local_addr().unwrap());
-        let bench = Rc::new(Bench::new(&["http://127.0.0.1:1", &silent_url, &peer(&["yes, the third"]).await]));
-        bench.led_by(2);
+        let fake = Rc::new(FakeEngine::new(&["http://127.0.0.1:1", &silent_url, &peer(&["yes, the third"]).await]));
+        fake.led_by(2);
         let asked = Rc::new(Cell::new(false));
-        let (replacing, seen) = (bench.clone(), asked.clone());
+        let (replacing, seen) = (fake.clone(), asked.clone());
         tokio::task::spawn_local(async move {
             let _open = silent.accept().await.unwrap();
             seen.set(true);
             replacing.led_by(3);
             std::future::pending::<()>().await;
         });
-        assert_eq!(ask(&bench, &call(), None).await.unwrap(), "yes, the third");
+        assert_eq!(ask(&fake, &call(), None).await.unwrap(), "yes, the third");
         assert!(asked.get());
     }
 
     #[tokio::test(flavor = "local", start_paused = true)]
     async fn the_time_is_limited() {
-        let bench = Bench::new(&["http://127.0.0.1:1", "http://127.0.0.1:2"]);
+        let fake = FakeEngine::new(&["http://127.0.0.1:1", "http://127.0.0.1:2"]);
         let began = Instant::now();
-        assert_eq!(ask(&bench, &call(), None).await.unwrap_err(), errors::no_leader());
+        assert_eq!(ask(&fake, &call(), None).await.unwrap_err(), errors::no_leader());
         assert!(began.elapsed() >= Duration::from_secs(7) && began.elapsed() < Duration::from_secs(8));
-        bench.led_by(1);
-        assert_eq!(ask(&bench, &call(), None).await.unwrap_err(), errors::timeout(), "it never says that it leads");
+        fake.led_by(1);
+        assert_eq!(ask(&fake, &call(), None).await.unwrap_err(), errors::timeout(), "it never says that it leads");
         let impatient = Call::of_member(Instant::now() + Duration::from_secs(1));
-        assert_eq!(ask(&bench, &impatient, None).await.unwrap_err(), Status::deadline_exceeded());
+        assert_eq!(ask(&fake, &impatient, None).await.unwrap_err(), Status::deadline_exceeded());
     }
 }

@@ -16,7 +16,7 @@ use metastore_store::mvcc::row::key_of;
 use metastore_store::mvcc::{RangeQuery, RangeReply, ReadError, View};
 
 use super::encode::{self, Header};
-use super::{Member, check, errors, unary, unary_on_learners};
+use super::{MemberHandle, check, errors, unary, unary_on_learners};
 use crate::grpc::{Call, Frame, Outbound, Router, Status};
 use crate::metrics::requests::{RANGE, TXN};
 
@@ -28,7 +28,7 @@ const FIRST_CHUNK_KEYS: usize = 10;
 /// Bounded steps of the engine that a read takes on the I/O thread, about 50 us each. A longer read moves to the pool.
 const INLINE_STEPS: usize = 4;
 
-pub fn register(router: &mut Router, member: &Rc<Member>) {
+pub fn register(router: &mut Router, member: &Rc<MemberHandle>) {
     unary_on_learners!(router, member, SERVICE, "Range", range);
     unary!(router, member, SERVICE, "Put", put);
     unary!(router, member, SERVICE, "DeleteRange", delete_range);
@@ -41,7 +41,7 @@ pub fn register(router: &mut Router, member: &Rc<Member>) {
 }
 
 /// A learner may lag, so it serves only serializable reads.
-async fn range(member: &Member, call: Call, request: RangeRequest) -> Result<Frame, Status> {
+async fn range(member: &MemberHandle, call: Call, request: RangeRequest) -> Result<Frame, Status> {
     if !request.serializable {
         member.admit(&call)?;
     }
@@ -56,7 +56,7 @@ async fn range(member: &Member, call: Call, request: RangeRequest) -> Result<Fra
 /// Returns once a linearizable read sees everything that was acknowledged before. The result is when the read began and
 /// when it may read. A read that fails here is counted as ended.
 async fn wait_to_read(
-    member: &Member,
+    member: &MemberHandle,
     call: &Call,
     serializable: bool,
     kind: u32,
@@ -70,7 +70,7 @@ async fn wait_to_read(
     Ok((began, Instant::now()))
 }
 
-async fn range_now(member: &Member, request: RangeRequest) -> Result<Frame, Status> {
+async fn range_now(member: &MemberHandle, request: RangeRequest) -> Result<Frame, Status> {
     let view = member.view();
     if let Some(reply) = view.range_within(&range_query(&request), INLINE_STEPS).map_err(errors::unreadable)? {
         return encode::range(Header::new(&member.shared, reply.revision), &reply);
@@ -104,7 +104,7 @@ pub(crate) async fn on_pool<T: Send + 'static>(
     result.unwrap_or_else(|error| Err(Status::internal(format!("a read failed: {error}"))))
 }
 
-async fn put(member: &Member, call: Call, request: PutRequest) -> Result<Frame, Status> {
+async fn put(member: &MemberHandle, call: Call, request: PutRequest) -> Result<Frame, Status> {
     check::put(&request)?;
     match member.propose(&call, Kind::Put, &request).await? {
         (revision, Reply::Put { previous }) => encode::put(Header::new(&member.shared, revision), previous.as_ref()),
@@ -112,7 +112,7 @@ async fn put(member: &Member, call: Call, request: PutRequest) -> Result<Frame, 
     }
 }
 
-async fn delete_range(member: &Member, call: Call, request: DeleteRangeRequest) -> Result<Frame, Status> {
+async fn delete_range(member: &MemberHandle, call: Call, request: DeleteRangeRequest) -> Result<Frame, Status> {
     check::delete_range(&request)?;
     match member.propose(&call, Kind::DeleteRange, &request).await? {
         (revision, Reply::DeleteRange { deleted, previous }) => {
@@ -122,7 +122,7 @@ async fn delete_range(member: &Member, call: Call, request: DeleteRangeRequest) 
     }
 }
 
-async fn txn(member: &Member, call: Call, request: TxnRequest) -> Result<Frame, Status> {
+async fn txn(member: &MemberHandle, call: Call, request: TxnRequest) -> Result<Frame, Status> {
     check::txn(&request, member.limits.max_txn_ops)?;
     if let Some(serializable) = only_reads(&request) {
         let reading = wait_to_read(member, &call, serializable, TXN).await?;
@@ -160,7 +160,7 @@ fn only_reads(request: &TxnRequest) -> Option<bool> {
     Some(all)
 }
 
-async fn compact(member: &Member, call: Call, request: CompactionRequest) -> Result<Frame, Status> {
+async fn compact(member: &MemberHandle, call: Call, request: CompactionRequest) -> Result<Frame, Status> {
     match member.propose(&call, Kind::Compaction, &request).await? {
         (revision, Reply::Compact { physical, .. }) => {
             if physical {
@@ -173,7 +173,7 @@ async fn compact(member: &Member, call: Call, request: CompactionRequest) -> Res
 }
 
 async fn range_stream(
-    member: Rc<Member>,
+    member: Rc<MemberHandle>,
     call: Call,
     request: RangeRequest,
     mut outbound: Outbound,
@@ -224,7 +224,7 @@ async fn range_stream(
 /// etcd sorts each message by the target. Gives the request back otherwise. A longer answer is sent in key order, and
 /// holds every key once.
 async fn send_sorted(
-    member: &Member,
+    member: &MemberHandle,
     request: RangeRequest,
     outbound: &mut Outbound,
 ) -> Result<Option<RangeRequest>, Status> {

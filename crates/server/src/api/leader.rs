@@ -2,7 +2,7 @@
 
 use tokio::time::{Duration, Instant};
 
-use super::{Member, errors};
+use super::{MemberHandle, errors};
 use crate::grpc::{Call, Status};
 
 /// How often a stream that requires a leader checks that there is one.
@@ -13,14 +13,14 @@ const PATIENCE_ELECTIONS: u32 = 3;
 
 /// Ends a stream that requires a leader once there was none for three election timeouts, as etcd does.
 pub struct LeaderWatch<'a> {
-    member: &'a Member,
+    member: &'a MemberHandle,
     wanted: bool,
     since: Option<Instant>,
     ticks: tokio::time::Interval,
 }
 
 impl<'a> LeaderWatch<'a> {
-    pub fn new(member: &'a Member, call: &Call) -> Self {
+    pub fn new(member: &'a MemberHandle, call: &Call) -> Self {
         let ticks = tokio::time::interval(LEADER_TICK);
         Self { member, wanted: call.requires_leader(), since: None, ticks }
     }
@@ -47,23 +47,23 @@ impl<'a> LeaderWatch<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::bench::Bench;
+    use crate::api::fake_engine::FakeEngine;
 
     #[tokio::test(flavor = "local", start_paused = true)]
     async fn a_stream_ends_after_three_elections_without_a_leader() {
-        let bench = Bench::new(&["http://127.0.0.1:1"]);
+        let fake = FakeEngine::new(&["http://127.0.0.1:1"]);
         let call = Call::with_metadata("hasleader", "true");
-        assert_eq!(bench.member.admit(&call), Err(errors::no_leader()), "and is not opened without one");
-        bench.led_by(2);
-        bench.member.admit(&call).unwrap();
-        let mut watch = LeaderWatch::new(&bench.member, &call);
+        assert_eq!(fake.member.admit(&call), Err(errors::no_leader()), "and is not opened without one");
+        fake.led_by(2);
+        fake.member.admit(&call).unwrap();
+        let mut watch = LeaderWatch::new(&fake.member, &call);
         let mut ended = async |within| tokio::time::timeout(Duration::from_secs(within), watch.lost()).await.ok();
         assert_eq!(ended(100).await, None);
-        bench.led_by(0);
+        fake.led_by(0);
         assert_eq!(ended(2).await, None, "an election");
-        bench.led_by(3);
+        fake.led_by(3);
         assert_eq!(ended(2).await, None, "has been won");
-        bench.led_by(0);
+        fake.led_by(0);
         let began = Instant::now();
         assert_eq!(ended(100).await, Some(errors::no_leader()));
         assert!(began.elapsed() >= Duration::from_secs(3) && began.elapsed() < Duration::from_millis(3300));
@@ -71,18 +71,18 @@ mod tests {
 
     #[tokio::test(flavor = "local", start_paused = true)]
     async fn who_does_not_ask_for_a_leader_stays() {
-        let bench = Bench::new(&["http://127.0.0.1:1"]);
+        let fake = FakeEngine::new(&["http://127.0.0.1:1"]);
         let call = Call::with_metadata("hasleader", "no");
-        bench.member.admit(&call).unwrap();
-        let mut watch = LeaderWatch::new(&bench.member, &call);
+        fake.member.admit(&call).unwrap();
+        let mut watch = LeaderWatch::new(&fake.member, &call);
         assert!(tokio::time::timeout(Duration::from_secs(100), watch.lost()).await.is_err());
     }
 
     #[tokio::test(flavor = "local")]
     async fn a_learner_serves_next_to_nothing() {
-        let bench = Bench::learner();
-        bench.led_by(2);
+        let fake = FakeEngine::learner();
+        fake.led_by(2);
         let call = Call::with_metadata("hasleader", "true");
-        assert_eq!(bench.member.admit(&call), Err(errors::learner_unsupported()));
+        assert_eq!(fake.member.admit(&call), Err(errors::learner_unsupported()));
     }
 }

@@ -29,7 +29,7 @@ use tokio::time::timeout_at;
 use super::encode::{self, Header};
 use super::forward::{Question, ask_leader};
 use super::leader::LeaderWatch;
-use super::{Member, another_question, errors, kv, unary};
+use super::{MemberHandle, another_question, errors, kv, unary};
 use crate::driver::{Answer, Event, LEASES_AT_ONCE, TimeToLive};
 use crate::grpc::{Call, Frame, Inbound, Outbound, Router, Status};
 use crate::peer::leases as peer;
@@ -44,9 +44,9 @@ const RENEWAL_BYTES: usize = 64;
 const LATE_AT_ONCE: usize = 1024;
 /// Renewals of a batch that are under way at a time to a leader that takes them only one by one: as many as the
 /// connection pool keeps connections.
-const SINGLY_AT_ONCE: usize = crate::peer::kept::KEPT;
+const SINGLY_AT_ONCE: usize = crate::peer::pool::IDLE;
 
-pub fn register(router: &mut Router, member: &Rc<Member>) {
+pub fn register(router: &mut Router, member: &Rc<MemberHandle>) {
     unary!(router, member, SERVICE, "LeaseGrant", grant);
     unary!(router, member, SERVICE, "LeaseRevoke", revoke);
     unary!(router, member, SERVICE, "LeaseTimeToLive", time_to_live);
@@ -59,7 +59,7 @@ pub fn register(router: &mut Router, member: &Rc<Member>) {
 
 /// The id is chosen here, so that every member applies the same id. The time to live is raised to the minimum when it
 /// is applied.
-async fn grant(member: &Member, call: Call, request: LeaseGrantRequest) -> Result<Frame, Status> {
+async fn grant(member: &MemberHandle, call: Call, request: LeaseGrantRequest) -> Result<Frame, Status> {
     if request.ttl > MAX_TTL_S {
         return Err(errors::refused(Refusal::LeaseTtlTooLarge));
     }
@@ -74,14 +74,14 @@ async fn grant(member: &Member, call: Call, request: LeaseGrantRequest) -> Resul
     }
 }
 
-async fn revoke(member: &Member, call: Call, request: LeaseRevokeRequest) -> Result<Frame, Status> {
+async fn revoke(member: &MemberHandle, call: Call, request: LeaseRevokeRequest) -> Result<Frame, Status> {
     match member.propose(&call, Kind::LeaseRevoke, &request).await? {
         (revision, Reply::LeaseRevoke { .. }) => encode::header_only(Header::new(&member.shared, revision)),
         (_, other) => Err(kv::mismatch(&other)),
     }
 }
 
-async fn time_to_live(member: &Member, call: Call, request: LeaseTimeToLiveRequest) -> Result<Frame, Status> {
+async fn time_to_live(member: &MemberHandle, call: Call, request: LeaseTimeToLiveRequest) -> Result<Frame, Status> {
     let LeaseTimeToLiveRequest { id: lease, keys } = request;
     let found = time_left(member, &call, lease, keys).await?;
     let header = Some(member.header(member.view().revision()));
@@ -93,7 +93,7 @@ async fn time_to_live(member: &Member, call: Call, request: LeaseTimeToLiveReque
 }
 
 /// How long a lease has to live, as the leader knows it; `None` if there is no such lease.
-async fn time_left(member: &Member, call: &Call, lease: i64, keys: bool) -> Result<Option<TimeLeft>, Status> {
+async fn time_left(member: &MemberHandle, call: &Call, lease: i64, keys: bool) -> Result<Option<TimeLeft>, Status> {
     let here = async || Ok(time_left_here(member, call, lease, keys).await?.found());
     let request = LeaseTimeToLiveRequest { id: lease, keys };
     let body = LeaseInternalRequest { lease_time_to_live_request: Some(request) }.encode_to_vec().into();
@@ -130,7 +130,7 @@ impl<T> Told<T> {
 
 /// The time left of a lease, if this member leads. Everything that was acknowledged before is taken into account.
 pub(crate) async fn time_left_here(
-    member: &Member,
+    member: &MemberHandle,
     call: &Call,
     lease: i64,
     keys: bool,
@@ -151,7 +151,7 @@ pub(crate) async fn time_left_here(
 }
 
 /// The keys of a lease. There may be any number of them, so they are read in steps and on the pool.
-async fn keys_here(member: &Member, lease: i64) -> Result<Vec<bytes::Bytes>, Status> {
+async fn keys_here(member: &MemberHandle, lease: i64) -> Result<Vec<bytes::Bytes>, Status> {
     let view = member.view();
     kv::on_pool(move || {
         let keys = keys_of(view.engine(), lease).map_err(|error| Status::unknown(error.to_string()))?;
@@ -163,7 +163,7 @@ async fn keys_here(member: &Member, lease: i64) -> Result<Vec<bytes::Bytes>, Sta
 /// All leases, ordered by when they end. They come from the engine thread in pieces, and each I/O thread makes one list
 /// at a time, so that a list of any length holds up nothing. A lease that is granted or revoked while the list is made
 /// may be in it or not.
-async fn leases(member: &Member, call: Call, _request: LeaseLeasesRequest) -> Result<Frame, Status> {
+async fn leases(member: &MemberHandle, call: Call, _request: LeaseLeasesRequest) -> Result<Frame, Status> {
     let limit = member.time_limit(&call);
     let _turn = timeout_at(limit.at, member.listing.lock()).await.map_err(|_| limit.passed())?;
     let (mut leases, mut after) = (Vec::new(), None);
@@ -187,7 +187,7 @@ async fn leases(member: &Member, call: Call, _request: LeaseLeasesRequest) -> Re
 }
 
 async fn keep_alive(
-    member: Rc<Member>,
+    member: Rc<MemberHandle>,
     call: Call,
     inbound: Inbound<LeaseKeepAliveRequest>,
     outbound: Outbound,
@@ -227,7 +227,7 @@ async fn next_batch(inbound: &mut Inbound<LeaseKeepAliveRequest>) -> Batch {
 }
 
 async fn renew_all(
-    member: &Rc<Member>,
+    member: &Rc<MemberHandle>,
     call: &Rc<Call>,
     mut inbound: Inbound<LeaseKeepAliveRequest>,
     mut outbound: Outbound,
@@ -270,7 +270,7 @@ fn joined<T>(result: Result<T, tokio::task::JoinError>) -> Result<T, Status> {
 }
 
 async fn answer_late(
-    member: Rc<Member>,
+    member: Rc<MemberHandle>,
     call: Rc<Call>,
     header: Option<ResponseHeader>,
     id: i64,
@@ -280,7 +280,7 @@ async fn answer_late(
 }
 
 /// Renews leases, here or at the leader; returns the result of each.
-async fn renew(member: &Rc<Member>, call: &Rc<Call>, leases: &[i64]) -> Result<Vec<(i64, Renewal)>, Status> {
+async fn renew(member: &Rc<MemberHandle>, call: &Rc<Call>, leases: &[i64]) -> Result<Vec<(i64, Renewal)>, Status> {
     if leases.is_empty() {
         return Ok(Vec::new());
     }
@@ -293,7 +293,7 @@ async fn renew(member: &Rc<Member>, call: &Rc<Call>, leases: &[i64]) -> Result<V
 
 /// Renews leases in one batch; `None` if the leader takes renewals only one by one, as etcd does. This is remembered
 /// for the leader's term.
-async fn renew_together(member: &Member, call: &Call, leases: &[i64]) -> Result<Option<Vec<Renewal>>, Status> {
+async fn renew_together(member: &MemberHandle, call: &Call, leases: &[i64]) -> Result<Option<Vec<Renewal>>, Status> {
     let led = || Some((member.shared.leader(), member.shared.term()));
     if member.takes_singly.get() == led() && !member.shared.is_leader() {
         return Ok(None);
@@ -310,7 +310,7 @@ async fn renew_together(member: &Member, call: &Call, leases: &[i64]) -> Result<
 }
 
 /// Renews leases one by one, several at a time.
-async fn renew_singly(member: &Rc<Member>, call: &Rc<Call>, leases: &[i64]) -> Result<Vec<Renewal>, Status> {
+async fn renew_singly(member: &Rc<MemberHandle>, call: &Rc<Call>, leases: &[i64]) -> Result<Vec<Renewal>, Status> {
     let mut renewals = vec![Renewal::Unknown; leases.len()];
     let (mut asked, mut left) = (JoinSet::new(), leases.iter().copied().enumerate());
     loop {
@@ -328,7 +328,7 @@ async fn renew_singly(member: &Rc<Member>, call: &Rc<Call>, leases: &[i64]) -> R
 
 /// Renews one lease, here or at the leader; `None` if there is no such lease. An expired lease is not renewed: the
 /// answer comes when it is revoked.
-async fn renew_or_await_end(member: &Member, call: &Call, lease: i64) -> Result<Option<i64>, Status> {
+async fn renew_or_await_end(member: &MemberHandle, call: &Call, lease: i64) -> Result<Option<i64>, Status> {
     let here = async || Ok(renew_or_await_end_here(member, call, lease).await?.found());
     let body = LeaseKeepAliveRequest { id: lease }.encode_to_vec().into();
     let question = Question { method: Method::POST, path: peer::PATH, body };
@@ -336,7 +336,11 @@ async fn renew_or_await_end(member: &Member, call: &Call, lease: i64) -> Result<
 }
 
 /// Renews one lease, if this member leads; returns its time to live in seconds.
-pub(crate) async fn renew_or_await_end_here(member: &Member, call: &Call, lease: i64) -> Result<Told<i64>, Status> {
+pub(crate) async fn renew_or_await_end_here(
+    member: &MemberHandle,
+    call: &Call,
+    lease: i64,
+) -> Result<Told<i64>, Status> {
     loop {
         match renew_here(member, call, vec![lease]).await?.as_deref() {
             Some([Renewal::Renewed(ttl_s)]) => return Ok(Told::Known(*ttl_s)),
@@ -353,7 +357,11 @@ pub(crate) async fn renew_or_await_end_here(member: &Member, call: &Call, lease:
 }
 
 /// Renews leases, if this member leads and has proven that it did; returns all results. `None` if another member leads.
-pub(crate) async fn renew_here(member: &Member, call: &Call, leases: Vec<i64>) -> Result<Option<Vec<Renewal>>, Status> {
+pub(crate) async fn renew_here(
+    member: &MemberHandle,
+    call: &Call,
+    leases: Vec<i64>,
+) -> Result<Option<Vec<Renewal>>, Status> {
     member.check_leader(call)?;
     let bytes = leases.len() * RENEWAL_BYTES;
     match member.ask(call, bytes, |waiter| Event::KeepAlive { waiter, leases }).await? {
@@ -377,7 +385,7 @@ mod tests {
     use tokio::time::{Duration, Instant};
 
     use super::*;
-    use crate::api::bench::Bench;
+    use crate::api::fake_engine::FakeEngine;
     use crate::driver::LeaseEnd;
 
     fn call() -> Rc<Call> {
@@ -440,17 +448,17 @@ mod tests {
     #[tokio::test(flavor = "local")]
     async fn a_leader_that_takes_no_batches_is_asked_for_one_lease_after_the_other() {
         let (url, asked) = etcd().await;
-        let bench = Bench::new(&["http://127.0.0.1:1", &url]);
-        bench.led_by(2);
+        let fake = FakeEngine::new(&["http://127.0.0.1:1", &url]);
+        fake.led_by(2);
         let leases = [7, 9, 20, 7];
         let renewed = Renewal::Renewed(10);
         let expected = vec![(7, renewed), (9, renewed), (20, Renewal::Unknown), (7, renewed)];
-        assert_eq!(renew(&bench.member, &call(), &leases).await.unwrap(), expected);
-        assert_eq!(renew(&bench.member, &call(), &leases).await.unwrap(), expected);
+        assert_eq!(renew(&fake.member, &call(), &leases).await.unwrap(), expected);
+        assert_eq!(renew(&fake.member, &call(), &leases).await.unwrap(), expected);
         let batches = asked.paths.borrow().iter().filter(|path| *path == peer::BATCH_PATH).count();
         assert_eq!((batches, asked.paths.borrow().len()), (1, 1 + 2 * leases.len()), "it is asked once in its term");
         let many: Vec<i64> = (0..200).map(|at| 1 + at % 8).collect();
-        assert!(renew(&bench.member, &call(), &many).await.unwrap().iter().all(|(_, renewal)| *renewal == renewed));
+        assert!(renew(&fake.member, &call(), &many).await.unwrap().iter().all(|(_, renewal)| *renewal == renewed));
         assert_eq!(asked.connections.get(), SINGLY_AT_ONCE);
     }
 
@@ -460,9 +468,9 @@ mod tests {
         let (url, asked) = etcd().await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let last_words = format!("http://{}", listener.local_addr().unwrap());
-        let bench = Rc::new(Bench::new(&["http://127.0.0.1:1", &last_words, &url]));
-        bench.led_by(2);
-        let replaced = bench.clone();
+        let fake = Rc::new(FakeEngine::new(&["http://127.0.0.1:1", &last_words, &url]));
+        fake.led_by(2);
+        let replaced = fake.clone();
         tokio::task::spawn_local(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
             read_request(&mut stream).await.unwrap();
@@ -470,17 +478,17 @@ mod tests {
             stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").await.unwrap();
         });
         let batches = || asked.paths.borrow().iter().filter(|path| *path == peer::BATCH_PATH).count();
-        assert_eq!(renew(&bench.member, &call(), &[7]).await.unwrap(), [(7, Renewal::Renewed(10))]);
+        assert_eq!(renew(&fake.member, &call(), &[7]).await.unwrap(), [(7, Renewal::Renewed(10))]);
         assert_eq!(batches(), 0);
-        assert_eq!(renew(&bench.member, &call(), &[7]).await.unwrap(), [(7, Renewal::Renewed(10))]);
+        assert_eq!(renew(&fake.member, &call(), &[7]).await.unwrap(), [(7, Renewal::Renewed(10))]);
         assert_eq!(batches(), 1);
     }
 
     /// A lease that is renewed on another stream in the meantime goes on, and a new leader may have renewed it, too.
     #[tokio::test(flavor = "local", start_paused = true)]
     async fn a_renewal_that_came_too_late_is_made_again_after_the_wait() {
-        let bench = Bench::new(&["http://127.0.0.1:1"]);
-        bench.led_by(1);
+        let fake = FakeEngine::new(&["http://127.0.0.1:1"]);
+        fake.led_by(1);
         let (asked, leads) = (Cell::new(0), Cell::new(true));
         let engine = |event: &Event| match event {
             Event::KeepAlive { .. } => {
@@ -491,23 +499,23 @@ mod tests {
             _ => Answer::NotLeader,
         };
         let test = async {
-            let renewed = renew_or_await_end_here(&bench.member, &call(), 7).await.unwrap();
+            let renewed = renew_or_await_end_here(&fake.member, &call(), 7).await.unwrap();
             assert!(matches!(renewed, Told::Known(10)), "{renewed:?}");
             leads.set(false);
-            let lost = renew_or_await_end_here(&bench.member, &call(), 7).await.unwrap();
+            let lost = renew_or_await_end_here(&fake.member, &call(), 7).await.unwrap();
             assert!(matches!(lost, Told::NotLeader), "{lost:?}");
         };
         tokio::select! {
             () = test => {}
-            _ = bench.answer(engine) => {}
+            _ = fake.answer(engine) => {}
         }
     }
 
     /// Each member raises the time to its own minimum when it applies the entry, as in etcd.
     #[tokio::test(flavor = "local", start_paused = true)]
     async fn a_grant_is_proposed_with_the_time_that_the_client_asked_for() {
-        let bench = Bench::new(&["http://127.0.0.1:1"]);
-        bench.led_by(1);
+        let fake = FakeEngine::new(&["http://127.0.0.1:1"]);
+        fake.led_by(1);
         let proposed = RefCell::new(Vec::new());
         let engine = |event: &Event| {
             let Event::Propose { id, data, .. } = event else { panic!("another question") };
@@ -518,7 +526,7 @@ mod tests {
         };
         let ask = async |id, ttl| {
             let call = Call::of_member(Instant::now() + Duration::from_secs(60));
-            let frame = grant(&bench.member, call, LeaseGrantRequest { id, ttl }).await.unwrap().into_bytes();
+            let frame = grant(&fake.member, call, LeaseGrantRequest { id, ttl }).await.unwrap().into_bytes();
             let granted = LeaseGrantResponse::decode(frame.slice(crate::grpc::frame::PREFIX_BYTES..)).unwrap();
             (granted.id, granted.ttl)
         };
@@ -530,15 +538,15 @@ mod tests {
         };
         tokio::select! {
             () = test => {}
-            _ = bench.answer(engine) => {}
+            _ = fake.answer(engine) => {}
         }
     }
 
     /// The keys may have been attached by another leader, whose last entries are not applied here yet.
     #[tokio::test(flavor = "local", start_paused = true)]
     async fn a_time_to_live_is_read_behind_everything_that_was_acknowledged() {
-        let bench = Bench::new(&["http://127.0.0.1:1", "http://127.0.0.1:2"]);
-        bench.led_by(1);
+        let fake = FakeEngine::new(&["http://127.0.0.1:1", "http://127.0.0.1:2"]);
+        fake.led_by(1);
         let asked = RefCell::new(String::new());
         let engine = |event: &Event| {
             let first = asked.borrow().is_empty();
@@ -550,20 +558,20 @@ mod tests {
             }
         };
         let test = async {
-            let found = time_left(&bench.member, &call(), 7, false).await.unwrap().unwrap();
+            let found = time_left(&fake.member, &call(), 7, false).await.unwrap().unwrap();
             assert_eq!((found.time.remaining_s, asked.borrow().as_str()), (3, "read read time "), "after an election");
         };
         tokio::select! {
             () = test => {}
-            _ = bench.answer(engine) => {}
+            _ = fake.answer(engine) => {}
         }
     }
 
     #[tokio::test(flavor = "local")]
     async fn renewals_count_with_their_number_in_the_inbox() {
-        let bench = Bench::new(&["http://127.0.0.1:1"]);
-        bench.led_by(1);
-        let renew = async || renew_here(&bench.member, &call(), vec![7; 100]).await;
+        let fake = FakeEngine::new(&["http://127.0.0.1:1"]);
+        fake.led_by(1);
+        let renew = async || renew_here(&fake.member, &call(), vec![7; 100]).await;
         let test = async {
             let (taken, refused) = tokio::join!(renew(), renew());
             assert_eq!(taken.unwrap(), Some(Vec::new()));
@@ -571,14 +579,14 @@ mod tests {
         };
         tokio::select! {
             () = test => {}
-            _ = bench.answer(|_| Answer::Renewed(Vec::new())) => {}
+            _ = fake.answer(|_| Answer::Renewed(Vec::new())) => {}
         }
     }
 
     #[tokio::test(flavor = "local", start_paused = true)]
     async fn a_renewal_that_comes_too_late_is_answered_when_its_lease_is_gone() {
-        let bench = Bench::new(&["http://127.0.0.1:1"]);
-        bench.led_by(1);
+        let fake = FakeEngine::new(&["http://127.0.0.1:1"]);
+        fake.led_by(1);
         let ended = Cell::new(false);
         let engine = |event: &Event| match event {
             Event::KeepAlive { leases, .. } => {
@@ -592,21 +600,21 @@ mod tests {
             _ => Answer::NotLeader,
         };
         let test = async {
-            assert_eq!(renew(&bench.member, &call(), &[7]).await.unwrap(), [(7, Renewal::Expired)]);
+            assert_eq!(renew(&fake.member, &call(), &[7]).await.unwrap(), [(7, Renewal::Expired)]);
             assert!(!ended.get(), "a batch does not wait for it");
-            assert_eq!(renew_or_await_end(&bench.member, &call(), 7).await.unwrap(), None);
+            assert_eq!(renew_or_await_end(&fake.member, &call(), 7).await.unwrap(), None);
             assert!(ended.get());
         };
         tokio::select! {
             () = test => {}
-            _ = bench.answer(engine) => {}
+            _ = fake.answer(engine) => {}
         }
     }
 
     #[tokio::test(flavor = "local", start_paused = true)]
     async fn all_leases_are_listed_piece_by_piece_in_the_order_of_their_ends() {
         const COUNT: i64 = 2 * LEASES_AT_ONCE as i64 + 3;
-        let bench = Bench::new(&["http://127.0.0.1:1"]);
+        let fake = FakeEngine::new(&["http://127.0.0.1:1"]);
         let pieces = RefCell::new(Vec::new());
         let engine = |event: &Event| match event {
             Event::Leases { after, .. } => {
@@ -619,7 +627,7 @@ mod tests {
         };
         let list = async || {
             let call = Call::of_member(Instant::now() + Duration::from_secs(60));
-            let frame = leases(&bench.member, call, LeaseLeasesRequest {}).await.unwrap().into_bytes();
+            let frame = leases(&fake.member, call, LeaseLeasesRequest {}).await.unwrap().into_bytes();
             let listed = LeaseLeasesResponse::decode(frame.slice(crate::grpc::frame::PREFIX_BYTES..)).unwrap().leases;
             listed.into_iter().map(|lease| lease.id).collect::<Vec<_>>()
         };
@@ -633,7 +641,7 @@ mod tests {
         };
         tokio::select! {
             () = test => {}
-            _ = bench.answer(engine) => {}
+            _ = fake.answer(engine) => {}
         }
     }
 }

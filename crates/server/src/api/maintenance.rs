@@ -12,7 +12,7 @@ use metastore_store::Reply;
 use metastore_store::command::Kind;
 use tokio::time::timeout_at;
 
-use super::{Member, another_question, defragment, errors, unary, unary_on_learners};
+use super::{MemberHandle, another_question, defragment, errors, unary, unary_on_learners};
 use crate::driver::{Answer, Event};
 use crate::grpc::{Call, Frame, Router, Status};
 
@@ -20,7 +20,7 @@ const SERVICE: &str = "etcdserverpb.Maintenance";
 /// The quota that the setting 0 stands for.
 pub const DEFAULT_QUOTA_BYTES: i64 = 2 << 30;
 
-pub fn register(router: &mut Router, member: &Rc<Member>) {
+pub fn register(router: &mut Router, member: &Rc<MemberHandle>) {
     unary_on_learners!(router, member, SERVICE, "Status", status);
     unary!(router, member, SERVICE, "Hash", hash);
     unary!(router, member, SERVICE, "HashKV", hash_kv);
@@ -29,7 +29,7 @@ pub fn register(router: &mut Router, member: &Rc<Member>) {
     unary!(router, member, SERVICE, "MoveLeader", move_leader);
 }
 
-async fn status(member: &Member, _call: Call, _request: StatusRequest) -> Result<Frame, Status> {
+async fn status(member: &MemberHandle, _call: Call, _request: StatusRequest) -> Result<Frame, Status> {
     let shared = &member.shared;
     let sizes = shared.sizes();
     let storage_version = shared.cluster_version().unwrap_or_default();
@@ -55,14 +55,14 @@ async fn status(member: &Member, _call: Call, _request: StatusRequest) -> Result
     })
 }
 
-async fn hash(member: &Member, _call: Call, _request: HashRequest) -> Result<Frame, Status> {
+async fn hash(member: &MemberHandle, _call: Call, _request: HashRequest) -> Result<Frame, Status> {
     let (view, began) = (member.view(), Instant::now());
     let hash = super::kv::on_pool(move || view.hash().map_err(errors::unreadable)).await?;
     member.metrics.hash_seconds.observe(began.elapsed().as_secs_f64());
     Frame::of(&HashResponse { header: Some(member.header(member.view().revision())), hash })
 }
 
-async fn hash_kv(member: &Member, _call: Call, request: HashKvRequest) -> Result<Frame, Status> {
+async fn hash_kv(member: &MemberHandle, _call: Call, request: HashKvRequest) -> Result<Frame, Status> {
     let (view, began) = (member.view(), Instant::now());
     let answer = super::kv::on_pool(move || view.hash_kv(request.revision).map_err(errors::unreadable)).await?;
     member.metrics.hash_rev_seconds.observe(began.elapsed().as_secs_f64());
@@ -75,7 +75,7 @@ async fn hash_kv(member: &Member, _call: Call, request: HashKvRequest) -> Result
 }
 
 /// This member raises no alarm by itself. Clients may, and so does a member that runs etcd.
-async fn alarm(member: &Member, call: Call, request: AlarmRequest) -> Result<Frame, Status> {
+async fn alarm(member: &MemberHandle, call: Call, request: AlarmRequest) -> Result<Frame, Status> {
     let alarms = if request.action() == AlarmAction::Get {
         quorum(member, &call).await?;
         let (wanted, mut alarms) = (request.alarm, member.shared.alarms());
@@ -91,7 +91,7 @@ async fn alarm(member: &Member, call: Call, request: AlarmRequest) -> Result<Fra
 }
 
 /// etcd sends a request for the alarms through its log. So it needs a quorum, and without one it ends like a write.
-async fn quorum(member: &Member, call: &Call) -> Result<(), Status> {
+async fn quorum(member: &MemberHandle, call: &Call) -> Result<(), Status> {
     let (limit, leaderless) = (member.time_limit(call), member.shared.leader() == 0);
     let known = async {
         loop {
@@ -113,7 +113,7 @@ fn alarm_text(alarm: &AlarmMember) -> String {
 }
 
 /// The header of the answer is empty, as in etcd. The answer is sent once this member knows the new leader.
-async fn move_leader(member: &Member, call: Call, request: MoveLeaderRequest) -> Result<Frame, Status> {
+async fn move_leader(member: &MemberHandle, call: Call, request: MoveLeaderRequest) -> Result<Frame, Status> {
     let (shared, to) = (&member.shared, request.target_id);
     if !shared.is_leader() {
         return Err(errors::not_leader());

@@ -1,24 +1,24 @@
 //! The client API: each service in a file, from the request's check to the encoded reply.
 //!
-//! A handler is plain: check the message as etcd does, read through [`Member::view`] or propose through
-//! [`Member::propose`], encode. Everything a handler needs is in [`Member`], one per worker.
+//! A handler is plain: check the message as etcd does, read through [`MemberHandle::view`] or propose through
+//! [`MemberHandle::propose`], encode. Everything a handler needs is in [`MemberHandle`], one per worker.
 
-mod absent;
 mod barrier;
-#[cfg(test)]
-pub(crate) mod bench;
 pub mod check;
 pub(crate) mod cluster;
 pub(crate) mod defragment;
 mod encode;
 mod errors;
+#[cfg(test)]
+pub(crate) mod fake_engine;
 mod forward;
 pub(crate) mod kv;
-mod late;
 mod leader;
 pub(crate) mod lease;
 mod maintenance;
 mod reconfiguration;
+mod timeout_cause;
+mod unimplemented;
 mod view;
 mod watch;
 
@@ -39,10 +39,10 @@ use tokio::time::Instant;
 
 use crate::driver::{Answer, Event, Waiter};
 use crate::grpc::{Call, Router, Status};
-use crate::io::inbox::{Inbox, Refused};
+use crate::io::inbox::{Inbox, NotQueued};
 use crate::io::slots::{Expired, Slots};
 use crate::metrics::Metrics;
-use crate::peer::{Kept, Transport};
+use crate::peer::{Pool, Transport};
 use crate::shared::{Counts, Shared, WorkerFlags};
 
 /// How long the engine thread may take to say whether a request that ran out of time was proposed.
@@ -63,7 +63,7 @@ pub struct Limits {
 }
 
 /// One worker's way to the member.
-pub struct Member {
+pub struct MemberHandle {
     pub shared: Arc<Shared>,
     pub limits: Limits,
     pub watchers: Rc<Watchers>,
@@ -72,7 +72,7 @@ pub struct Member {
     /// How the other members are reached.
     pub transport: Transport,
     /// Connections of this worker to the leader.
-    pub kept: Kept,
+    pub pool: Pool,
     pub slots: Slots<Answer>,
     pub barrier: Barrier,
     /// Held while a list of all leases is made: one at a time on this worker.
@@ -85,7 +85,7 @@ pub struct Member {
     pub all: Arc<[Arc<WorkerFlags>]>,
 }
 
-impl Member {
+impl MemberHandle {
     /// The state as it is now. A request takes one view and reads from it to the end.
     pub fn view(&self) -> View {
         self.shared.views.now()
@@ -187,8 +187,8 @@ impl Member {
         let wait = self.slots.register(deadline);
         let waiter = Waiter { worker: self.worker, key: wait.key() };
         self.inbox.push(event(waiter), bytes).map_err(|refused| match refused {
-            Refused::Full(_) => errors::too_many_requests(),
-            Refused::Closed(_) => errors::stopped(),
+            NotQueued::Full(_) => errors::too_many_requests(),
+            NotQueued::Closed(_) => errors::stopped(),
         })?;
         match wait.await {
             Ok(Answer::Stopped) => Err(errors::stopped()),
@@ -217,7 +217,7 @@ impl Member {
     /// The same for calls that a learner serves, too.
     fn admit_anywhere(&self, call: &Call) -> Result<(), Status> {
         if self.shared.auth_enabled() {
-            return Err(absent::no_authentication());
+            return Err(unimplemented::no_authentication());
         }
         self.check_leader(call)
     }
@@ -240,7 +240,7 @@ impl Member {
 /// A request that the engine thread may hold. If this is dropped with an id, the client has gone, and the request is
 /// withdrawn: it need not be proposed, or answered, any more.
 struct OpenRequest<'a> {
-    member: &'a Member,
+    member: &'a MemberHandle,
     id: Option<u64>,
 }
 
@@ -273,16 +273,16 @@ fn another_question() -> Status {
 }
 
 /// Adds every service to a worker's router.
-pub fn register(router: &mut Router, member: &Rc<Member>) {
+pub fn register(router: &mut Router, member: &Rc<MemberHandle>) {
     kv::register(router, member);
     watch::register(router, member);
     lease::register(router, member);
     maintenance::register(router, member);
     cluster::register(router, member);
-    absent::register(router, member);
+    unimplemented::register(router, member);
 }
 
-/// Adds a unary method that learners do not serve. The handler is `async fn(&Member, Call, T) -> Result<Frame, _>`.
+/// Adds a unary method that learners do not serve. The handler is `async fn(&MemberHandle, Call, T) -> Result<Frame, _>`.
 macro_rules! unary {
     ($router:expr, $member:expr, $service:expr, $method:literal, $handler:path) => {{
         let member = $member.clone();

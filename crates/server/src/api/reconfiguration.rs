@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use metastore_store::{Member as ClusterMember, Refusal};
 
-use super::{Member, errors};
+use super::{MemberHandle, errors};
 use crate::grpc::Status;
 
 /// How long a member must have been connected to be relied upon, as in etcd.
@@ -43,7 +43,7 @@ struct Electorate<'a> {
     connected: &'a dyn Fn(u64) -> (bool, bool),
 }
 
-impl Member {
+impl MemberHandle {
     /// Whether a voter or learner may join.
     pub(super) fn may_add(&self, learner: bool) -> Result<(), Status> {
         self.check_electorate("member add", |electorate| electorate.may_add(learner))

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use metastore_store::mvcc::RangeQuery;
 use tokio::time::Instant;
 
-use super::Member;
+use super::MemberHandle;
 use super::maintenance::DEFAULT_QUOTA_BYTES;
 use crate::grpc::counts::Tally;
 use crate::grpc::{Call, LocalFuture};
@@ -14,7 +14,7 @@ use crate::http::MemberView;
 use crate::metrics::{Readings, write_workers};
 use crate::shared::{Counts, WatchCounts};
 
-impl MemberView for Rc<Member> {
+impl MemberView for Rc<MemberHandle> {
     fn readings(&self) -> LocalFuture<Readings> {
         let (readings, shared) = (numbers(self), self.shared.clone());
         Box::pin(async move {
@@ -66,7 +66,7 @@ impl MemberView for Rc<Member> {
 }
 
 /// The readings that are available at once: all except those of the engine.
-fn numbers(member: &Member) -> Readings {
+fn numbers(member: &MemberHandle) -> Readings {
     let shared = &member.shared;
     let sizes = shared.sizes();
     let work = &member.metrics.engine.work;

@@ -19,7 +19,7 @@ use metastore_store::watch::{self, Counts, Events, Hub, Limits, RevisionEvents, 
 use tokio::sync::Notify;
 use tokio::time::{Duration, Instant};
 
-use super::Member;
+use super::MemberHandle;
 use super::leader::LeaderWatch;
 use crate::grpc::{Call, Frame, Inbound, Outbound, Router, Status};
 use crate::shared::WorkerFlags;
@@ -164,7 +164,7 @@ impl Drop for Stream {
     }
 }
 
-pub fn register(router: &mut Router, member: &Rc<Member>) {
+pub fn register(router: &mut Router, member: &Rc<MemberHandle>) {
     let member = member.clone();
     router.bidi("etcdserverpb.Watch", "Watch", move |call, inbound, outbound| {
         serve(member.clone(), call, inbound, outbound)
@@ -172,7 +172,7 @@ pub fn register(router: &mut Router, member: &Rc<Member>) {
 }
 
 async fn serve(
-    member: Rc<Member>,
+    member: Rc<MemberHandle>,
     call: Call,
     mut inbound: Inbound<WatchRequest>,
     mut outbound: Outbound,
@@ -216,7 +216,7 @@ impl Stream {
     }
 
     /// Sends what is queued; false if the client has gone.
-    async fn send_all(&self, member: &Member, outbound: &mut Outbound) -> Result<bool, Status> {
+    async fn send_all(&self, member: &MemberHandle, outbound: &mut Outbound) -> Result<bool, Status> {
         loop {
             // A response is taken only when there is room to send it: the hub bounds the responses that wait.
             if outbound.ready().await.is_err() {

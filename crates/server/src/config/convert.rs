@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use super::parse::{self, ParseError, Values};
-use super::{ConfigError, Engine, Invocation, validate, value};
+use super::{ConfigError, EngineSettings, Invocation, validate, value};
 
 /// The first argument that selects this command.
 pub(super) const COMMAND: &str = "convert";
@@ -29,7 +29,7 @@ pub struct Conversion {
     /// `None`: inside the data directory.
     pub wal_dir: Option<PathBuf>,
     /// The engine that the member is to have.
-    pub engine: Engine,
+    pub engine: EngineSettings,
     /// For the engine on disk, whether it is the present one or the new one.
     pub block_cache_bytes: usize,
     /// Show no progress.
@@ -38,8 +38,8 @@ pub struct Conversion {
 
 impl Conversion {
     /// The engine on disk.
-    pub fn rocksdb(&self) -> Engine {
-        Engine::RocksDb { block_cache_bytes: self.block_cache_bytes }
+    pub fn rocksdb(&self) -> EngineSettings {
+        EngineSettings::RocksDb { block_cache_bytes: self.block_cache_bytes }
     }
 }
 
@@ -86,7 +86,7 @@ mod tests {
         let expected = Conversion {
             data_dir: "/d".into(),
             wal_dir: Some("/w".into()),
-            engine: Engine::Memory,
+            engine: EngineSettings::Memory,
             block_cache_bytes: 16 << 20,
             quiet: true,
         };

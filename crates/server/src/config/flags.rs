@@ -2,7 +2,7 @@
 
 /// How a flag's value is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ValueKind {
     Bool,
     Text,
     /// A whole number.
@@ -39,7 +39,7 @@ pub enum Group {
 #[derive(Clone, Copy, Debug)]
 pub struct Flag {
     pub name: &'static str,
-    pub kind: Kind,
+    pub kind: ValueKind,
     pub default: &'static str,
     pub effect: Effect,
 }
@@ -71,20 +71,20 @@ const COMPACTION: &str = "automatic compaction is not available yet; compact fro
 const LISTENERS: &str = "separate listeners are not available yet; everything is served on --listen-client-urls";
 const BROWSERS: &str = "the check it asks for is not available yet";
 
-const fn acts(name: &'static str, kind: Kind, default: &'static str, group: Group, help: &'static str) -> Flag {
+const fn acts(name: &'static str, kind: ValueKind, default: &'static str, group: Group, help: &'static str) -> Flag {
     Flag { name, kind, default, effect: Effect::Acts(group, help) }
 }
 
-const fn harmless(name: &'static str, kind: Kind, default: &'static str) -> Flag {
+const fn harmless(name: &'static str, kind: ValueKind, default: &'static str) -> Flag {
     Flag { name, kind, default, effect: Effect::Harmless }
 }
 
-const fn refused(name: &'static str, kind: Kind, default: &'static str, reason: &'static str) -> Flag {
+const fn refused(name: &'static str, kind: ValueKind, default: &'static str, reason: &'static str) -> Flag {
     Flag { name, kind, default, effect: Effect::Refused(reason) }
 }
 
 use Group::{Clustering, Logging, Member, Other, Unsafe, Watch};
-use Kind::{Anything, Bool, Duration, Number, Text};
+use ValueKind::{Anything, Bool, Duration, Number, Text};
 
 #[rustfmt::skip]
 pub const FLAGS: &[Flag] = &[

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::flags::{Effect, FLAGS, Group, Kind};
+use super::flags::{Effect, FLAGS, Group, ValueKind};
 
 const GROUPS: [(Group, &str); 6] = [
     (Group::Member, "Member"),
@@ -41,7 +41,7 @@ pub fn help() -> String {
                 continue;
             }
             let default = match flag.kind {
-                Kind::Bool => flag.default.to_owned(),
+                ValueKind::Bool => flag.default.to_owned(),
                 _ => format!("'{}'", flag.default),
             };
             let _ = write!(text, "  --{} {default}\n    {help}\n", flag.name);

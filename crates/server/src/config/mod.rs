@@ -50,7 +50,7 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// `None`: inside the data directory.
     pub wal_dir: Option<PathBuf>,
-    pub engine: Engine,
+    pub engine: EngineSettings,
     pub listen_client_urls: Vec<Url>,
     pub listen_peer_urls: Vec<Url>,
     pub advertise_client_urls: Vec<Url>,
@@ -105,7 +105,7 @@ impl Config {
 
 /// Where the state is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Engine {
+pub enum EngineSettings {
     Memory,
     RocksDb {
         /// Memory for blocks that were read; memtables come on top.
@@ -113,12 +113,12 @@ pub enum Engine {
     },
 }
 
-impl Engine {
+impl EngineSettings {
     /// As `--engine` and the data directory call it.
     pub fn name(self) -> &'static str {
         match self {
-            Engine::Memory => "memory",
-            Engine::RocksDb { .. } => "rocksdb",
+            EngineSettings::Memory => "memory",
+            EngineSettings::RocksDb { .. } => "rocksdb",
         }
     }
 }
@@ -276,7 +276,7 @@ mod tests {
     #[test]
     fn the_settings_of_an_engine_that_is_not_used_are_noted() {
         let (config, notes) = start("--rocksdb-block-cache-bytes=16777216").unwrap();
-        assert_eq!(config.engine, Engine::Memory);
+        assert_eq!(config.engine, EngineSettings::Memory);
         assert_eq!(notes.without_effect, ["--rocksdb-block-cache-bytes=16777216"]);
     }
 
@@ -284,10 +284,10 @@ mod tests {
     #[cfg(feature = "rocksdb")]
     fn rocksdb_has_a_block_cache() {
         let (config, notes) = start("--engine=rocksdb --rocksdb-block-cache-bytes=16777216").unwrap();
-        assert_eq!(config.engine, Engine::RocksDb { block_cache_bytes: 16 << 20 });
+        assert_eq!(config.engine, EngineSettings::RocksDb { block_cache_bytes: 16 << 20 });
         assert_eq!(notes, Notes::default());
         let default = metastore_engine::RocksDbSettings::default().block_cache_bytes;
-        assert_eq!(start("--engine=rocksdb").unwrap().0.engine, Engine::RocksDb { block_cache_bytes: default });
+        assert_eq!(start("--engine=rocksdb").unwrap().0.engine, EngineSettings::RocksDb { block_cache_bytes: default });
         let error = start("--engine=rocksdb --rocksdb-block-cache-bytes=1000").unwrap_err();
         assert!(error.starts_with("--rocksdb-block-cache-bytes=1000 must be between 8388608 and "), "{error}");
     }

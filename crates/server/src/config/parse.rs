@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::flags::{ETCD_PREFIX, FLAGS, Flag, Kind, OWN_PREFIX, find};
+use super::flags::{ETCD_PREFIX, FLAGS, Flag, OWN_PREFIX, ValueKind, find};
 
 /// Flags by name, as they were written.
 pub type Values = BTreeMap<&'static str, String>;
@@ -65,7 +65,7 @@ pub fn arguments(arguments: impl IntoIterator<Item = String>) -> Result<Values, 
         };
         let value = match (value, flag.kind) {
             (Some(value), _) => value,
-            (None, Kind::Bool | Kind::Anything) => "true".to_owned(),
+            (None, ValueKind::Bool | ValueKind::Anything) => "true".to_owned(),
             (None, _) => {
                 arguments.next().ok_or_else(|| ParseError::Syntax(format!("flag needs an argument: -{name}")))?
             }
@@ -78,7 +78,7 @@ pub fn arguments(arguments: impl IntoIterator<Item = String>) -> Result<Values, 
 
 fn refuse(flag: &Flag, value: &str, reason: &str) -> String {
     match flag.kind {
-        Kind::Bool => format!("invalid boolean value {value:?} for -{}: {reason}", flag.name),
+        ValueKind::Bool => format!("invalid boolean value {value:?} for -{}: {reason}", flag.name),
         _ => format!("invalid value {value:?} for flag -{}: {reason}", flag.name),
     }
 }
@@ -120,21 +120,21 @@ pub fn environment(
 /// Whether `value` can be read as the flag's kind. The reason is Go's.
 pub(super) fn check(flag: &Flag, value: &str) -> Result<(), &'static str> {
     let valid = match flag.kind {
-        Kind::Bool => boolean(value).is_some(),
-        Kind::Number => value.parse::<i64>().is_ok(),
-        Kind::Duration => duration(value).is_some(),
-        Kind::Text | Kind::Anything => true,
+        ValueKind::Bool => boolean(value).is_some(),
+        ValueKind::Number => value.parse::<i64>().is_ok(),
+        ValueKind::Duration => duration(value).is_some(),
+        ValueKind::Text | ValueKind::Anything => true,
     };
     if valid { Ok(()) } else { Err("parse error") }
 }
 
 /// Whether two values of a flag mean the same.
-pub(super) fn same(kind: Kind, left: &str, right: &str) -> bool {
+pub(super) fn same(kind: ValueKind, left: &str, right: &str) -> bool {
     match kind {
-        Kind::Bool => boolean(left) == boolean(right),
-        Kind::Number => left.parse::<i64>() == right.parse::<i64>(),
-        Kind::Duration => duration(left) == duration(right),
-        Kind::Text | Kind::Anything => left == right,
+        ValueKind::Bool => boolean(left) == boolean(right),
+        ValueKind::Number => left.parse::<i64>() == right.parse::<i64>(),
+        ValueKind::Duration => duration(left) == duration(right),
+        ValueKind::Text | ValueKind::Anything => left == right,
     }
 }
 

@@ -8,7 +8,7 @@ use metastore_replica::wal::MAX_ENTRY_BYTES;
 
 use super::parse::{Values, boolean, duration};
 use super::url::{Url, parse_list};
-use super::{ClusterState, Config, Engine, REQUEST_OVERHEAD_BYTES, value};
+use super::{ClusterState, Config, EngineSettings, REQUEST_OVERHEAD_BYTES, value};
 use crate::grpc::frame::MAX_SEND_BYTES;
 use crate::logging::{Level, Output};
 use crate::peer::codec::MAX_POST_BYTES;
@@ -208,11 +208,11 @@ pub(super) fn block_cache_bytes(values: &Values) -> Result<usize, String> {
     Ok(at_least(values, "rocksdb-block-cache-bytes", MIN_BLOCK_CACHE_BYTES, MAX_BLOCK_CACHE_BYTES)? as usize)
 }
 
-pub(super) fn engine(values: &Values) -> Result<Engine, String> {
+pub(super) fn engine(values: &Values) -> Result<EngineSettings, String> {
     let block_cache_bytes = block_cache_bytes(values)?;
     match value(values, "engine") {
-        "memory" => Ok(Engine::Memory),
-        "rocksdb" if cfg!(feature = "rocksdb") => Ok(Engine::RocksDb { block_cache_bytes }),
+        "memory" => Ok(EngineSettings::Memory),
+        "rocksdb" if cfg!(feature = "rocksdb") => Ok(EngineSettings::RocksDb { block_cache_bytes }),
         "rocksdb" => Err("--engine=rocksdb: this metastore was built without RocksDB. Build one with it: `make run \
                  ENGINE=rocksdb`, or `cargo build --release -p metastore-server` without --no-default-features"
             .into()),

@@ -10,9 +10,9 @@ use metastore_store::lease::Renewal;
 use metastore_store::watch::RevisionEvents;
 use tokio::sync::oneshot;
 
-use super::hearing::Heard;
+use super::peer_sink::PeerMessage;
 use crate::io::slots::Key;
-use crate::peer::twin::Twin;
+use crate::peer::duplicate_process::DuplicateProcess;
 
 /// Identifies a request that waits for an answer.
 #[derive(Clone, Copy, Debug)]
@@ -82,7 +82,7 @@ pub enum Event {
     /// The member is about to stop: hands leadership to another voter, if it leads. Then the sender is dropped.
     HandOver(mpsc::SyncSender<()>),
     /// Another member's message.
-    Message(Heard),
+    Message(PeerMessage),
     /// A message to a member was lost.
     Unreachable(u64),
     /// Another member's whole state, because this one lacked entries.
@@ -102,7 +102,7 @@ pub enum Event {
     /// Another member says that this member was removed.
     Removed,
     /// A duplicate process runs as this member at an address where the others reach it.
-    Twin(Twin),
+    DuplicateProcess(DuplicateProcess),
     SnapshotWritten(Result<SnapshotWritten, Fatal>),
     /// Defragment gave space back to the disk: lowers the high-water mark of the state's size. The sender is notified
     /// once that is durable, and dropped if it fails.

@@ -11,7 +11,7 @@ use metastore_store::command::{Command, Kind};
 use super::event::{Answer, Waiter};
 use super::held::What;
 use super::{Driver, FORGET_AFTER};
-use crate::peer::twin::Twin;
+use crate::peer::duplicate_process::DuplicateProcess;
 use crate::peer::{Peer, Transport};
 
 /// How long a proposal about this member may be under way before it is made again.
@@ -93,7 +93,7 @@ impl Driver {
     /// leader that hears from two such processes takes entries that one of them holds for held by the other. So nothing
     /// is sent or answered before it is known that there is no duplicate. A single member does not look for one: no
     /// other member dials it.
-    pub(super) fn enter(&mut self, look: impl FnOnce(&[String]) -> Option<Twin>) -> Result<(), Fatal> {
+    pub(super) fn enter(&mut self, look: impl FnOnce(&[String]) -> Option<DuplicateProcess>) -> Result<(), Fatal> {
         // A state that outlives the process holds members, and perhaps the removal of this one, whose entries are no
         // longer in the log.
         self.members_changed();
@@ -101,8 +101,8 @@ impl Driver {
         let members = self.replica.store().members();
         let own = members.get(self.replica.id()).filter(|_| members.iter().count() > 1);
         let urls = own.map(|own| own.peer_urls.clone()).unwrap_or_default();
-        if let Some(twin) = look(&urls) {
-            return Err(self.twin(twin));
+        if let Some(duplicate) = look(&urls) {
+            return Err(self.duplicate(duplicate));
         }
         self.group.apart = false;
         if self.group.met_apart {
@@ -112,9 +112,9 @@ impl Driver {
     }
 
     /// The error for a duplicate process, which the other members reach in place of this one.
-    pub(super) fn twin(&self, Twin { url, copy }: Twin) -> Fatal {
+    pub(super) fn duplicate(&self, DuplicateProcess { url, copy }: DuplicateProcess) -> Fatal {
         let id = self.replica.id();
-        if copy { Fatal::Twin { id, url } } else { Fatal::Namesake { id, url } }
+        if copy { Fatal::DuplicateProcess { id, url } } else { Fatal::Namesake { id, url } }
     }
 
     /// Takes another member's message.

@@ -52,18 +52,18 @@ impl Tally {
 
 /// Which side streams, in the words of the metric label `grpc_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum GrpcType {
     Unary,
     ServerStream,
     BidiStream,
 }
 
-impl Kind {
+impl GrpcType {
     pub fn label(self) -> &'static str {
         match self {
-            Kind::Unary => "unary",
-            Kind::ServerStream => "server_stream",
-            Kind::BidiStream => "bidi_stream",
+            GrpcType::Unary => "unary",
+            GrpcType::ServerStream => "server_stream",
+            GrpcType::BidiStream => "bidi_stream",
         }
     }
 }
@@ -73,7 +73,7 @@ impl Kind {
 pub struct MethodCounts {
     pub service: &'static str,
     pub method: &'static str,
-    pub kind: Kind,
+    pub kind: GrpcType,
     pub started: Tally,
     pub handled: [Tally; Code::ALL.len()],
     pub received: Tally,
@@ -126,7 +126,7 @@ impl Ledger {
     }
 
     /// Opens the counts of one method for the calling thread.
-    pub fn open(&self, service: &'static str, method: &'static str, kind: Kind) -> Arc<MethodCounts> {
+    pub fn open(&self, service: &'static str, method: &'static str, kind: GrpcType) -> Arc<MethodCounts> {
         let counts = Arc::new(MethodCounts {
             service,
             method,
@@ -266,7 +266,7 @@ mod tests {
     #[test]
     fn the_time_of_calls_is_kept_where_it_is_wanted() {
         for (ledger, wanted) in [(Ledger::extensive(), true), (Ledger::default(), false)] {
-            let counts = ledger.open("a.B", "C", Kind::Unary);
+            let counts = ledger.open("a.B", "C", GrpcType::Unary);
             Counted::start(counts.clone()).end(Code::Ok);
             let sum = crate::metrics::histogram::Sum::of(counts.handling.as_ref());
             assert_eq!(sum.map(|sum| sum.count()), wanted.then_some(1));

@@ -272,7 +272,7 @@ impl<T: Message + Default> Inbound<T> {
 mod tests {
     use http::Request;
 
-    use super::super::counts::{Kind, Ledger};
+    use super::super::counts::{GrpcType, Ledger};
     use super::super::frame::{Frame, PREFIX_BYTES};
     use super::*;
 
@@ -298,7 +298,7 @@ mod tests {
             let _open = respond;
             while connection.accept().await.is_some() {}
         });
-        let counts = Ledger::default().open("a.B", "C", Kind::BidiStream);
+        let counts = Ledger::default().open("a.B", "C", GrpcType::BidiStream);
         let (inbound, reader) = channel(request.into_body(), Encoding::Identity, WINDOW_BYTES, counts);
         while inbound.intake.borrow().end.is_none() {
             poll_fn(|cx| Poll::Ready(reader.0.borrow_mut().fill(cx))).await;

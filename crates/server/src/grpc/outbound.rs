@@ -242,10 +242,10 @@ fn wake(waker: &mut Option<Waker>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::grpc::counts::{Kind, Ledger};
+    use crate::grpc::counts::{GrpcType, Ledger};
 
     fn channel() -> (Outbound, Outgoing) {
-        super::channel(Encoding::Identity, Ledger::default().open("a.B", "C", Kind::ServerStream))
+        super::channel(Encoding::Identity, Ledger::default().open("a.B", "C", GrpcType::ServerStream))
     }
 
     fn frame(length: usize) -> Frame {
@@ -295,7 +295,7 @@ mod tests {
 
     #[tokio::test]
     async fn pieces_are_compressed_as_one_message() {
-        let counts = Ledger::default().open("a.B", "C", Kind::ServerStream);
+        let counts = Ledger::default().open("a.B", "C", GrpcType::ServerStream);
         let (mut outbound, mut outgoing) = super::channel(Encoding::Gzip, counts.clone());
         let mut pieces = outbound.begin(6).await.unwrap().unwrap();
         pieces.push(Bytes::from_static(b"abc")).await.unwrap();

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use super::body::Body;
 use super::call::Call;
-use super::counts::{Clients, Counted, Kind, Ledger, MethodCounts};
+use super::counts::{Clients, Counted, GrpcType, Ledger, MethodCounts};
 use super::encoding::{self, Encoding};
 use super::frame::Frame;
 use super::inbound::{self, Inbound, Reader, decode_request, decode_streamed, read_first, read_only};
@@ -51,7 +51,7 @@ impl Router {
     {
         let max_bytes = self.max_receive_bytes;
         let (handler, clients) = (Rc::new(handler), self.clients.clone());
-        self.add(service, method, Kind::Unary, move |request, counts| {
+        self.add(service, method, GrpcType::Unary, move |request, counts| {
             let (handler, counts, clients) = (handler.clone(), counts.clone(), clients.clone());
             Box::pin(async move {
                 let counted = Counted::start(counts.clone());
@@ -92,7 +92,7 @@ impl Router {
         let max_bytes = self.max_receive_bytes;
         let stopping = self.stopping.clone();
         let (handler, clients) = (Rc::new(handler), self.clients.clone());
-        self.add(service, method, Kind::ServerStream, move |request, counts| {
+        self.add(service, method, GrpcType::ServerStream, move |request, counts| {
             let (handler, counts, stopping) = (handler.clone(), counts.clone(), stopping.clone());
             let clients = clients.clone();
             Box::pin(async move {
@@ -132,7 +132,7 @@ impl Router {
         let max_bytes = self.max_receive_bytes;
         let stopping = self.stopping.clone();
         let (handler, clients) = (Rc::new(handler), self.clients.clone());
-        self.add(service, method, Kind::BidiStream, move |request, counts| {
+        self.add(service, method, GrpcType::BidiStream, move |request, counts| {
             let counted = Counted::start(counts.clone());
             let (head, body) = request.into_parts();
             let call = clients.count(&head.headers, true).and_then(|()| Call::new(&head.headers));
@@ -157,7 +157,7 @@ impl Router {
         &mut self,
         service: &'static str,
         method: &'static str,
-        kind: Kind,
+        kind: GrpcType,
         handler: impl Fn(Request<RecvStream>, &Arc<MethodCounts>) -> LocalFuture<Response<Body>> + 'static,
     ) {
         let counts = self.ledger.open(service, method, kind);

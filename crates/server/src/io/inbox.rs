@@ -17,7 +17,7 @@ pub struct Bounds {
 
 /// Why an event was not taken. The event comes back.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Refused<E> {
+pub enum NotQueued<E> {
     /// The engine is behind by the whole bound: the client is answered that there are too many requests.
     Full(E),
     /// The engine has stopped.
@@ -52,14 +52,14 @@ impl<E: Send> Inbox<E> {
     }
 
     /// Adds an event of `bytes` bytes. An event larger than the whole bound is taken while the inbox is empty.
-    pub fn push(&self, event: E, bytes: usize) -> Result<(), Refused<E>> {
+    pub fn push(&self, event: E, bytes: usize) -> Result<(), NotQueued<E>> {
         let mut state = self.state.lock();
         if state.closed {
-            return Err(Refused::Closed(event));
+            return Err(NotQueued::Closed(event));
         }
         let over = state.queue.len() >= self.bounds.count || state.bytes + bytes > self.bounds.bytes;
         if over && !state.queue.is_empty() {
-            return Err(Refused::Full(event));
+            return Err(NotQueued::Full(event));
         }
         state.bytes += bytes;
         state.queue.push(event);
@@ -135,10 +135,10 @@ mod tests {
     fn both_bounds_hold_and_draining_makes_room() {
         let inbox = Inbox::new(BOUNDS);
         inbox.push(1, 60).unwrap();
-        assert_eq!(inbox.push(2, 41), Err(Refused::Full(2)));
+        assert_eq!(inbox.push(2, 41), Err(NotQueued::Full(2)));
         inbox.push(2, 40).unwrap();
         inbox.push(3, 0).unwrap();
-        assert_eq!(inbox.push(4, 0), Err(Refused::Full(4)));
+        assert_eq!(inbox.push(4, 0), Err(NotQueued::Full(4)));
         assert!(inbox.push_control(5));
         let mut into = Vec::new();
         inbox.drain(&mut into, Duration::ZERO);
@@ -179,7 +179,7 @@ mod tests {
         let inbox = Inbox::new(BOUNDS);
         inbox.push(1, 1).unwrap();
         assert_eq!(inbox.close(), [1]);
-        assert_eq!(inbox.push(2, 1), Err(Refused::Closed(2)));
+        assert_eq!(inbox.push(2, 1), Err(NotQueued::Closed(2)));
         assert!(!inbox.push_control(3));
         let mut into = Vec::new();
         inbox.drain(&mut into, Duration::from_secs(30));

@@ -404,16 +404,16 @@ fn labels(counts: &MethodCounts) -> [(&'static str, &'static str); 3] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::grpc::counts::Kind;
+    use crate::grpc::counts::GrpcType;
 
     fn page() -> String {
         let ledger = Ledger::default();
         for _thread in 0..2 {
-            let counts = ledger.open("etcdserverpb.KV", "Put", Kind::Unary);
+            let counts = ledger.open("etcdserverpb.KV", "Put", GrpcType::Unary);
             counts.started.add(3);
             counts.handled[Code::Ok as usize].add(2);
             counts.received_bytes.add(100);
-            ledger.open("etcdserverpb.Watch", "Watch", Kind::BidiStream);
+            ledger.open("etcdserverpb.Watch", "Watch", GrpcType::BidiStream);
         }
         let metrics = Metrics::new("3.7.0".into(), ledger);
         metrics.wal_fsync_seconds.observe(0.003);

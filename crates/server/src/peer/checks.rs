@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::headers::{CLUSTER_ID, CLUSTER_ID_MISMATCH, said};
-use super::questions::{Refused, answer_with};
-use crate::api::Member;
+use super::http_error::HttpError;
+use super::questions::answer_with;
+use crate::api::MemberHandle;
 use crate::api::kv::on_pool;
 use crate::grpc::{Call, Status};
 
@@ -46,15 +47,19 @@ fn is_zero(number: &i64) -> bool {
 }
 
 /// Answers [`HASH_PATH`].
-pub(super) async fn hash(member: &Member, headers: &HeaderMap, body: Bytes) -> Result<Response<Bytes>, Refused> {
+pub(super) async fn hash(
+    member: &MemberHandle,
+    headers: &HeaderMap,
+    body: Bytes,
+) -> Result<Response<Bytes>, HttpError> {
     if said(headers, &CLUSTER_ID).is_some_and(|id| id != cluster_id(member)) {
-        return Err(Refused::new(StatusCode::PRECONDITION_FAILED, CLUSTER_ID_MISMATCH));
+        return Err(HttpError::new(StatusCode::PRECONDITION_FAILED, CLUSTER_ID_MISMATCH));
     }
     let request: HashRequest = serde_json::from_slice(&body)
-        .map_err(|_| Refused::new(StatusCode::BAD_REQUEST, "error unmarshalling request"))?;
+        .map_err(|_| HttpError::new(StatusCode::BAD_REQUEST, "error unmarshalling request"))?;
     let view = member.view();
     let hashed = on_pool(move || Ok::<_, Status>(view.hash_kv(request.revision))).await;
-    let hashed = hashed.map_err(|status| Refused::new(StatusCode::INTERNAL_SERVER_ERROR, status.message))?;
+    let hashed = hashed.map_err(|status| HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, status.message))?;
     let HashKv { hash, compact_revision, hash_revision, revision } = hashed.map_err(unhashed)?;
     let hash = i64::from(hash);
     let answer = HashResponse { header: Header { revision }, hash, compact_revision, hash_revision };
@@ -63,33 +68,33 @@ pub(super) async fn hash(member: &Member, headers: &HeaderMap, body: Bytes) -> R
 }
 
 /// The texts that etcd looks for: without the prefix that the client API adds.
-fn unhashed(error: ReadError) -> Refused {
+fn unhashed(error: ReadError) -> HttpError {
     let text = match error {
         ReadError::Refused(Refusal::Compacted) => "mvcc: required revision has been compacted".into(),
         ReadError::Refused(Refusal::FutureRevision) => "mvcc: required revision is a future revision".into(),
         ReadError::Refused(refusal) => refusal.to_string(),
         ReadError::Engine(error) => error.to_string(),
     };
-    Refused::new(StatusCode::BAD_REQUEST, text)
+    HttpError::new(StatusCode::BAD_REQUEST, text)
 }
 
 /// Answers [`DOWNGRADE_PATH`], with the current state.
-pub(super) async fn downgrade(member: &Member) -> Result<Response<Bytes>, Refused> {
+pub(super) async fn downgrade(member: &MemberHandle) -> Result<Response<Bytes>, HttpError> {
     let call = Call::of_member(Instant::now() + member.limits.request_timeout);
     let late = |status: Status| {
         let text = format!("failed linearized read: {}", status.message);
-        Refused::new(StatusCode::INTERNAL_SERVER_ERROR, text)
+        HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, text)
     };
     member.read_barrier(&call).await.map_err(late)?;
     let enabled = if member.shared.downgrade().is_some() { "true" } else { "false" };
     Ok(sign(member, answer_with(StatusCode::OK, "text/plain", Bytes::from_static(enabled.as_bytes()))))
 }
 
-fn cluster_id(member: &Member) -> String {
+fn cluster_id(member: &MemberHandle) -> String {
     format!("{:x}", member.shared.cluster_id)
 }
 
-fn sign(member: &Member, mut response: Response<Bytes>) -> Response<Bytes> {
+fn sign(member: &MemberHandle, mut response: Response<Bytes>) -> Response<Bytes> {
     let id = HeaderValue::from_str(&cluster_id(member)).expect("hexadecimal digits");
     response.headers_mut().insert(CLUSTER_ID, id);
     response

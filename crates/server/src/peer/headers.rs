@@ -1,8 +1,7 @@
 //! The headers by which members identify themselves to each other.
-
-use std::borrow::Cow;
-
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+use super::http_error::HttpError;
 
 /// The oldest cluster version that is supported: etcd's, and so MetaStore's.
 const MIN_CLUSTER_VERSION: &str = "3.0.0";
@@ -53,20 +52,6 @@ pub struct Sender {
     pub urls: Vec<String>,
 }
 
-/// A request that is answered with an error.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    pub status: StatusCode,
-    /// Read by the other side, or by a person.
-    pub text: Cow<'static, str>,
-}
-
-impl Refusal {
-    pub fn new(status: StatusCode, text: impl Into<Cow<'static, str>>) -> Refusal {
-        Refusal { status, text: text.into() }
-    }
-}
-
 impl Identity {
     /// The headers of a request to member `to`.
     pub fn headers(&self, to: u64) -> HeaderMap {
@@ -110,7 +95,7 @@ impl Identity {
     ///
     /// # Errors
     /// 412 with etcd's text. The log has the reason.
-    pub fn admit(&self, headers: &HeaderMap) -> Result<Sender, Refusal> {
+    pub fn admit(&self, headers: &HeaderMap) -> Result<Sender, HttpError> {
         let name = said(headers, &SERVER_FROM).unwrap_or_default();
         let server = said(headers, &SERVER_VERSION).unwrap_or(UNSAID_VERSION);
         let minimum = said(headers, &MIN_VERSION).unwrap_or(UNSAID_VERSION);
@@ -122,7 +107,7 @@ impl Identity {
                 "remote-peer-server-version" = server, "remote-peer-server-minimum-cluster-version" = minimum,
                 "failed version compatibility check"
             );
-            return Err(Refusal::new(StatusCode::PRECONDITION_FAILED, INCOMPATIBLE_VERSION));
+            return Err(HttpError::new(StatusCode::PRECONDITION_FAILED, INCOMPATIBLE_VERSION));
         }
         let cluster = said(headers, &CLUSTER_ID).unwrap_or_default();
         if cluster != format!("{:x}", self.cluster_id) {
@@ -137,7 +122,7 @@ impl Identity {
                  empty data directory and the right flags (to join a running cluster: etcdctl member add, then \
                  --initial-cluster-state=existing)"
             );
-            return Err(Refusal::new(StatusCode::PRECONDITION_FAILED, CLUSTER_ID_MISMATCH));
+            return Err(HttpError::new(StatusCode::PRECONDITION_FAILED, CLUSTER_ID_MISMATCH));
         }
         let urls = said(headers, &PEER_URLS).unwrap_or_default();
         let urls = urls.split(',').filter(|url| !url.is_empty()).map(str::to_owned).collect();

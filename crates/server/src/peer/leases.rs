@@ -23,8 +23,9 @@ use metastore_store::lease::Renewal;
 use tokio::time::Instant;
 
 use super::client::Reply;
-use super::questions::{Refused, answer_with};
-use crate::api::Member;
+use super::http_error::HttpError;
+use super::questions::answer_with;
+use crate::api::MemberHandle;
 use crate::api::lease::{RENEWALS_AT_ONCE, TimeLeft, Told, renew_here, renew_or_await_end_here, time_left_here};
 use crate::driver::TimeToLive;
 use crate::grpc::{Call, Code, Status};
@@ -46,7 +47,7 @@ pub const MAX_BODY_BYTES: usize = 64 << 10;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Answers [`PATH`].
-pub(super) async fn renew(member: &Member, body: Bytes) -> Result<Response<Bytes>, Refused> {
+pub(super) async fn renew(member: &MemberHandle, body: Bytes) -> Result<Response<Bytes>, HttpError> {
     let LeaseKeepAliveRequest { id } = LeaseKeepAliveRequest::decode(body).map_err(|_| unreadable())?;
     match renew_or_await_end_here(member, &call(), id).await.map_err(late)? {
         Told::Known(ttl) => Ok(protobuf(&LeaseKeepAliveResponse { header: None, id, ttl })),
@@ -56,7 +57,7 @@ pub(super) async fn renew(member: &Member, body: Bytes) -> Result<Response<Bytes
 }
 
 /// Answers [`BATCH_PATH`].
-pub(super) async fn renew_batch(member: &Member, body: Bytes) -> Result<Response<Bytes>, Refused> {
+pub(super) async fn renew_batch(member: &MemberHandle, body: Bytes) -> Result<Response<Bytes>, HttpError> {
     let leases = numbers(&body).filter(|leases| leases.len() <= RENEWALS_AT_ONCE).ok_or_else(unreadable)?;
     let renewals = renew_here(member, &call(), leases).await.map_err(late)?.ok_or_else(not_primary)?;
     let time = |renewal: &Renewal| match renewal {
@@ -97,7 +98,7 @@ pub fn read_batch(count: usize, reply: &Reply) -> Option<Option<Vec<Renewal>>> {
 }
 
 /// Answers [`INTERNAL_PATH`].
-pub(super) async fn time_left(member: &Member, body: Bytes) -> Result<Response<Bytes>, Refused> {
+pub(super) async fn time_left(member: &MemberHandle, body: Bytes) -> Result<Response<Bytes>, HttpError> {
     let request = LeaseInternalRequest::decode(body).ok().and_then(|request| request.lease_time_to_live_request);
     let request = request.ok_or_else(unreadable)?;
     match time_left_here(member, &call(), request.id, request.keys).await.map_err(late)? {
@@ -107,7 +108,7 @@ pub(super) async fn time_left(member: &Member, body: Bytes) -> Result<Response<B
             Ok(protobuf(&LeaseInternalResponse { lease_time_to_live_response: Some(answer) }))
         }
         Told::Unknown => Err(not_found()),
-        Told::NotLeader => Err(Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "not a primary lessor")),
+        Told::NotLeader => Err(HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, "not a primary lessor")),
     }
 }
 
@@ -119,25 +120,25 @@ fn protobuf(message: &impl Message) -> Response<Bytes> {
     answer_with(StatusCode::OK, "application/protobuf", message.encode_to_vec().into())
 }
 
-fn unreadable() -> Refused {
-    Refused::new(StatusCode::BAD_REQUEST, "error unmarshalling request")
+fn unreadable() -> HttpError {
+    HttpError::new(StatusCode::BAD_REQUEST, "error unmarshalling request")
 }
 
-fn not_primary() -> Refused {
-    Refused::new(StatusCode::BAD_REQUEST, "not a primary lessor")
+fn not_primary() -> HttpError {
+    HttpError::new(StatusCode::BAD_REQUEST, "not a primary lessor")
 }
 
-fn not_found() -> Refused {
-    Refused::new(StatusCode::NOT_FOUND, "lease not found")
+fn not_found() -> HttpError {
+    HttpError::new(StatusCode::NOT_FOUND, "lease not found")
 }
 
 /// No answer in time, or none at all: in both cases the other member asks again.
-fn late(status: Status) -> Refused {
+fn late(status: Status) -> HttpError {
     match status.code {
         Code::DeadlineExceeded | Code::Unavailable => {
-            Refused::new(StatusCode::REQUEST_TIMEOUT, "waiting for node to catch up its applied index has timed out")
+            HttpError::new(StatusCode::REQUEST_TIMEOUT, "waiting for node to catch up its applied index has timed out")
         }
-        _ => Refused::new(StatusCode::INTERNAL_SERVER_ERROR, status.message),
+        _ => HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, status.message),
     }
 }
 

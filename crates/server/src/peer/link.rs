@@ -12,7 +12,7 @@ use super::check::Unfit;
 use super::format::Format;
 use super::meters::PeerMeters;
 use super::queue::{Bounds, Pushed, Queue, Reader};
-use super::seam::Sink;
+use super::traits::Sink;
 use super::urls::Urls;
 
 /// Bounds of the queue of one stream: as many messages as in etcd, and bytes for a follower that stalls for a second.
@@ -26,25 +26,25 @@ const UNREACHABLE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The two streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum StreamKind {
     Appends,
     Messages,
 }
 
-impl Kind {
+impl StreamKind {
     /// As etcd's log lines call it.
     pub fn name(self) -> &'static str {
         match self {
-            Kind::Appends => "stream MsgApp v2",
-            Kind::Messages => "stream Message",
+            StreamKind::Appends => "stream MsgApp v2",
+            StreamKind::Messages => "stream Message",
         }
     }
 
     /// The path, up to the id of the member that asks.
     pub fn path(self) -> &'static str {
         match self {
-            Kind::Appends => "/raft/stream/msgapp/",
-            Kind::Messages => "/raft/stream/message/",
+            StreamKind::Appends => "/raft/stream/msgapp/",
+            StreamKind::Messages => "/raft/stream/message/",
         }
     }
 }
@@ -94,10 +94,10 @@ impl Link {
     }
 
     /// The queue of one of the streams.
-    pub fn queue(&self, kind: Kind) -> &Queue {
+    pub fn queue(&self, kind: StreamKind) -> &Queue {
         match kind {
-            Kind::Appends => &self.appends,
-            Kind::Messages => &self.messages,
+            StreamKind::Appends => &self.appends,
+            StreamKind::Messages => &self.messages,
         }
     }
 

@@ -16,7 +16,7 @@
 //! Besides consensus, members ask each other questions: which version a member runs ([`versions`]); how long a lease
 //! has to live, and to promote a learner, which only the leader can answer ([`questions`]). The thread of the client
 //! asks these, over the connection pool of that thread ([`kept`]). A member also asks at its own addresses, as the
-//! other members know them, whether a duplicate process runs as this member ([`twin`]).
+//! other members know them, whether a duplicate process runs as this member ([`duplicate_process`]).
 //!
 //! Rules:
 //! - One thread does all of this. Neither threads that serve clients nor the engine thread ever wait for a peer:
@@ -51,33 +51,34 @@ pub mod check;
 mod checks;
 pub mod client;
 pub mod codec;
+pub mod duplicate_process;
 mod format;
 pub mod headers;
-pub mod kept;
+mod http_error;
 pub mod leases;
 mod link;
 pub mod meters;
 mod outgoing;
 mod pipeline;
+pub mod pool;
 mod probe;
 pub mod promote;
 pub mod questions;
 pub mod queue;
 mod reading;
-pub mod seam;
 mod serve;
 mod state_receive;
 mod state_send;
 pub mod thread;
+pub mod traits;
 pub mod transport;
-pub mod twin;
 mod urls;
 pub mod versions;
 
 pub use headers::Identity;
-pub use kept::Kept;
 pub use meters::Meters;
-pub use seam::{Sink, StateBody, StateIntake, StateStream, StateTaker};
+pub use pool::Pool;
 pub use serve::Further;
 pub(crate) use serve::probing;
+pub use traits::{Sink, StateBody, StateIntake, StateStream, StateTaker};
 pub use transport::{Peer, READ_TIMEOUT, Settings, Transport};

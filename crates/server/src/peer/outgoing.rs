@@ -9,7 +9,7 @@ use metastore_proto::raftpb::Message;
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::codec::{link_heartbeat, message, msgapp};
-use super::link::{Kind, Link};
+use super::link::{Link, StreamKind};
 use super::queue::Reader;
 use crate::grpc::body::Pieces;
 
@@ -19,7 +19,7 @@ const BATCH_BYTES: usize = 256 << 10;
 /// The body of one stream. It lives as long as its connection, or until another stream replaces it.
 pub struct Outgoing {
     link: Arc<Link>,
-    kind: Kind,
+    kind: StreamKind,
     reader: Reader,
     encoder: msgapp::Encoder,
     heartbeat: Interval,
@@ -28,7 +28,7 @@ pub struct Outgoing {
 
 impl Outgoing {
     /// Replaces the stream of this kind, if there is one. A link heartbeat is sent every `heartbeat`.
-    pub fn attach(link: Arc<Link>, kind: Kind, heartbeat: Duration) -> Outgoing {
+    pub fn attach(link: Arc<Link>, kind: StreamKind, heartbeat: Duration) -> Outgoing {
         let (reader, replaced) = link.queue(kind).open();
         if let Some(unread) = replaced {
             link.lost(unread);
@@ -46,8 +46,8 @@ impl Outgoing {
         let mut out = BytesMut::new();
         for message in messages {
             match self.kind {
-                Kind::Appends => self.encoder.encode(message, &mut out),
-                Kind::Messages => message::encode(message, &mut out),
+                StreamKind::Appends => self.encoder.encode(message, &mut out),
+                StreamKind::Messages => message::encode(message, &mut out),
             }
         }
         self.link.meters.sent_bytes.inc_by(out.len() as u64);

@@ -13,7 +13,7 @@ use metastore_proto::raftpb::Message;
 
 use super::client::{self, ClientError, Reply};
 use super::link::Link;
-use super::transport::Shared;
+use super::transport::TransportState;
 use crate::config::Url;
 
 /// Why a message or a state was not taken.
@@ -41,7 +41,7 @@ pub(super) struct Kept {
 
 /// Posts the queued messages, one after the other, until the queue is finished. When one fails, the messages after it
 /// are dropped with it: they would arrive too late.
-pub(super) async fn keep_posting(shared: Arc<Shared>, link: Arc<Link>) {
+pub(super) async fn keep_posting(shared: Arc<TransportState>, link: Arc<Link>) {
     let (mut batch, mut kept) = (Vec::new(), None);
     while poll_fn(|cx| link.pipeline.poll_take(link.posting, &mut batch, 1, cx)).await {
         for message in batch.drain(..) {
@@ -62,7 +62,12 @@ pub(super) async fn keep_posting(shared: Arc<Shared>, link: Arc<Link>) {
     }
 }
 
-async fn post(shared: &Shared, link: &Link, kept: &mut Option<Kept>, message: &Message) -> Result<usize, PostError> {
+async fn post(
+    shared: &TransportState,
+    link: &Link,
+    kept: &mut Option<Kept>,
+    message: &Message,
+) -> Result<usize, PostError> {
     let url = link.urls.pick().ok_or(PostError::NoUrl)?;
     let mut headers = shared.settings.identity.headers(link.id);
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/protobuf"));
@@ -94,7 +99,7 @@ pub(super) fn judge(reply: Reply) -> Result<(), PostError> {
 
 /// One request on a kept connection, or on a new one, which is kept.
 pub(super) async fn ask(
-    shared: &Shared,
+    shared: &TransportState,
     kept: &mut Option<Kept>,
     url: &Url,
     method: Method,

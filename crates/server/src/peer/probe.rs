@@ -9,7 +9,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::link::Link;
 use super::pipeline::ask;
-use super::transport::Shared;
+use super::transport::TransportState;
 use crate::config::Url;
 
 /// The time between two probes, as in etcd.
@@ -19,7 +19,7 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(4);
 pub(super) const PATH: &str = "/raft/probing";
 
 /// Measures the time that a request takes, for ever. Logs when the peer stops answering, and when it answers again.
-pub(super) async fn keep_probing(shared: Arc<Shared>, link: Arc<Link>) {
+pub(super) async fn keep_probing(shared: Arc<TransportState>, link: Arc<Link>) {
     let mut interval = tokio::time::interval(PROBE_INTERVAL);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     interval.reset();

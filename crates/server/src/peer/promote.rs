@@ -7,8 +7,9 @@ use metastore_store::Member as ClusterMember;
 use tokio::time::Instant;
 
 use super::client::Reply;
-use super::questions::{Refused, answer_with};
-use crate::api::Member;
+use super::http_error::HttpError;
+use super::questions::answer_with;
+use crate::api::MemberHandle;
 use crate::api::cluster::{Unpromoted, promote};
 use crate::grpc::Call;
 
@@ -35,9 +36,9 @@ pub(crate) fn etcds_text(why: &Unpromoted) -> &str {
 }
 
 /// Answers a path that begins with [`PREFIX`]. A member that does not lead asks the leader in turn, as in etcd.
-pub(super) async fn answer(member: &Member, id: &str) -> Result<Response<Bytes>, Refused> {
+pub(super) async fn answer(member: &MemberHandle, id: &str) -> Result<Response<Bytes>, HttpError> {
     let Ok(number) = id.parse() else {
-        return Err(Refused::new(StatusCode::NOT_FOUND, format!("member {id} not found in cluster")));
+        return Err(HttpError::new(StatusCode::NOT_FOUND, format!("member {id} not found in cluster")));
     };
     let call = Call::of_member(Instant::now() + member.limits.request_timeout);
     let mut response = match promote(member, &call, number).await {
@@ -58,7 +59,7 @@ pub(super) async fn answer(member: &Member, id: &str) -> Result<Response<Bytes>,
     Ok(response)
 }
 
-fn refuse(why: &Unpromoted) -> Result<Response<Bytes>, Refused> {
+fn refuse(why: &Unpromoted) -> Result<Response<Bytes>, HttpError> {
     let status = match why {
         Unpromoted::NotFound => StatusCode::NOT_FOUND,
         Unpromoted::NotLearner | Unpromoted::NotReady => StatusCode::PRECONDITION_FAILED,
@@ -67,7 +68,7 @@ fn refuse(why: &Unpromoted) -> Result<Response<Bytes>, Refused> {
             return Ok(answer_with(StatusCode::INTERNAL_SERVER_ERROR, "application/json", body));
         }
     };
-    Err(Refused::new(status, etcds_text(why).to_owned()))
+    Err(HttpError::new(status, etcds_text(why).to_owned()))
 }
 
 /// Reads the answer: the members. `None` if asking again may help.

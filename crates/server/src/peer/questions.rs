@@ -1,7 +1,6 @@
 //! Questions of other members to this one besides consensus: about leases and to promote a learner, which only the
 //! leader can answer, and whether the states are equal.
 
-use std::borrow::Cow;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -10,27 +9,9 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 
+use super::http_error::HttpError;
 use super::{checks, leases, promote};
-use crate::api::Member;
-
-/// Why there is no answer, as plain text.
-#[derive(Debug)]
-pub struct Refused {
-    pub status: StatusCode,
-    pub text: Cow<'static, str>,
-}
-
-impl Refused {
-    pub fn new(status: StatusCode, text: impl Into<Cow<'static, str>>) -> Refused {
-        Refused { status, text: text.into() }
-    }
-}
-
-impl From<Refused> for Response<Bytes> {
-    fn from(refused: Refused) -> Response<Bytes> {
-        answer_with(refused.status, "text/plain; charset=utf-8", format!("{}\n", refused.text).into())
-    }
-}
+use crate::api::MemberHandle;
 
 pub(super) fn answer_with(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<Bytes> {
     let mut response = Response::new(body);
@@ -48,14 +29,14 @@ pub fn concerns(path: &str) -> bool {
 }
 
 /// Answers a request whose path [`concerns`] this room.
-pub async fn answer<B>(member: Rc<Member>, request: Request<B>) -> Response<Bytes>
+pub async fn answer<B>(member: Rc<MemberHandle>, request: Request<B>) -> Response<Bytes>
 where
     B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
 {
     route(&member, request).await.unwrap_or_else(Response::from)
 }
 
-async fn route<B>(member: &Member, request: Request<B>) -> Result<Response<Bytes>, Refused>
+async fn route<B>(member: &MemberHandle, request: Request<B>) -> Result<Response<Bytes>, HttpError>
 where
     B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
 {
@@ -63,7 +44,7 @@ where
     let path = head.uri.path();
     let method = if matches!(path, checks::HASH_PATH | checks::DOWNGRADE_PATH) { Method::GET } else { Method::POST };
     if head.method != method {
-        let refused = Refused::new(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
+        let refused = HttpError::new(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
         let mut response = Response::from(refused);
         let allowed = HeaderValue::from_str(method.as_str()).expect("a method is a token");
         response.headers_mut().insert(ALLOW, allowed);
@@ -79,16 +60,16 @@ where
     }
 }
 
-async fn read<B>(body: B) -> Result<Bytes, Refused>
+async fn read<B>(body: B) -> Result<Bytes, HttpError>
 where
     B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
 {
     match Limited::new(body, leases::MAX_BODY_BYTES).collect().await {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => {
-            Err(Refused::new(StatusCode::PAYLOAD_TOO_LARGE, "request body too large"))
+            Err(HttpError::new(StatusCode::PAYLOAD_TOO_LARGE, "request body too large"))
         }
-        Err(_) => Err(Refused::new(StatusCode::BAD_REQUEST, "error reading body")),
+        Err(_) => Err(HttpError::new(StatusCode::BAD_REQUEST, "error reading body")),
     }
 }
 
@@ -101,14 +82,14 @@ mod tests {
     use metastore_store::lease::Renewal;
 
     use super::*;
-    use crate::api::bench::Bench;
+    use crate::api::fake_engine::FakeEngine;
     use crate::driver::{Answer, Event, TimeToLive};
     use crate::peer::client::Reply;
 
-    async fn ask(bench: &Bench, method: Method, path: &str, body: impl Into<Bytes>) -> Reply {
+    async fn ask(fake: &FakeEngine, method: Method, path: &str, body: impl Into<Bytes>) -> Reply {
         let request = Request::builder().method(method).uri(path).body(Full::new(body.into())).unwrap();
         assert!(concerns(path));
-        let (head, body) = answer(bench.member.clone(), request).await.into_parts();
+        let (head, body) = answer(fake.member.clone(), request).await.into_parts();
         Reply { status: head.status, headers: head.headers, body }
     }
 
@@ -130,10 +111,10 @@ mod tests {
 
     #[tokio::test(flavor = "local", start_paused = true)]
     async fn leases_are_renewed_in_batches() {
-        let bench = Bench::new(&["http://127.0.0.1:1"]);
-        bench.led_by(1);
-        beside_the_engine(&bench, async {
-            let renew = async |body| ask(&bench, Method::POST, leases::BATCH_PATH, body).await;
+        let fake = FakeEngine::new(&["http://127.0.0.1:1"]);
+        fake.led_by(1);
+        beside_the_engine(&fake, async {
+            let renew = async |body| ask(&fake, Method::POST, leases::BATCH_PATH, body).await;
             let answer = renew(leases::write_batch(&[7, 8, 7])).await;
             let renewals = vec![Renewal::Renewed(10), Renewal::Unknown, Renewal::Renewed(10)];
             assert_eq!(leases::read_batch(3, &answer), Some(Some(renewals)));
@@ -148,28 +129,28 @@ mod tests {
     }
 
     /// Runs `test` beside an engine thread that answers as [`engine`] does.
-    async fn beside_the_engine(bench: &Bench, test: impl Future<Output = ()>) {
+    async fn beside_the_engine(fake: &FakeEngine, test: impl Future<Output = ()>) {
         tokio::select! {
             () = test => {}
-            _ = bench.answer(engine) => {}
+            _ = fake.answer(engine) => {}
         }
     }
 
     #[tokio::test(flavor = "local", start_paused = true)]
     async fn leases_are_renewed_as_etcd_asks() {
-        let bench = Bench::new(&["http://127.0.0.1:1"]);
-        bench.led_by(1);
-        beside_the_engine(&bench, async {
+        let fake = FakeEngine::new(&["http://127.0.0.1:1"]);
+        fake.led_by(1);
+        beside_the_engine(&fake, async {
             let renew =
-                async |id| ask(&bench, Method::POST, leases::PATH, LeaseKeepAliveRequest { id }.encode_to_vec()).await;
+                async |id| ask(&fake, Method::POST, leases::PATH, LeaseKeepAliveRequest { id }.encode_to_vec()).await;
             assert_eq!(leases::read_renewal(7, &renew(7).await), Some(Some(10)));
             let unknown = renew(8).await;
             assert_eq!((unknown.status, &unknown.body[..]), (StatusCode::NOT_FOUND, &b"lease not found\n"[..]));
             let follower = renew(9).await;
             assert_eq!((follower.status.as_u16(), &follower.body[..]), (400, &b"not a primary lessor\n"[..]));
-            assert_eq!(ask(&bench, Method::POST, leases::PATH, &b"\xff"[..]).await.status.as_u16(), 400);
-            assert_eq!(ask(&bench, Method::GET, leases::PATH, "").await.status.as_u16(), 405);
-            assert_eq!(ask(&bench, Method::POST, leases::PATH, vec![0; 65537]).await.status.as_u16(), 413);
+            assert_eq!(ask(&fake, Method::POST, leases::PATH, &b"\xff"[..]).await.status.as_u16(), 400);
+            assert_eq!(ask(&fake, Method::GET, leases::PATH, "").await.status.as_u16(), 405);
+            assert_eq!(ask(&fake, Method::POST, leases::PATH, vec![0; 65537]).await.status.as_u16(), 413);
         })
         .await;
     }
@@ -177,8 +158,8 @@ mod tests {
     /// The leader was held up during an election, and the engine thread learns that between the renewal and the proof.
     #[tokio::test(flavor = "local", start_paused = true)]
     async fn a_deposed_leader_renews_nothing() {
-        let bench = Bench::new(&["http://127.0.0.1:1", "http://127.0.0.1:2"]);
-        bench.led_by(1);
+        let fake = FakeEngine::new(&["http://127.0.0.1:1", "http://127.0.0.1:2"]);
+        fake.led_by(1);
         let engine = |event: &Event| {
             assert!(matches!(event, Event::KeepAlive { .. }));
             Answer::NotLeader
@@ -186,26 +167,26 @@ mod tests {
         let test = async {
             let one = LeaseKeepAliveRequest { id: 7 }.encode_to_vec();
             for (path, body) in [(leases::PATH, one.into()), (leases::BATCH_PATH, leases::write_batch(&[7, 8]))] {
-                let reply = ask(&bench, Method::POST, path, body).await;
+                let reply = ask(&fake, Method::POST, path, body).await;
                 assert_eq!((reply.status.as_u16(), &reply.body[..]), (400, &b"not a primary lessor\n"[..]));
             }
         };
         tokio::select! {
             () = test => {}
-            _ = bench.answer(engine) => {}
+            _ = fake.answer(engine) => {}
         }
     }
 
     #[tokio::test(flavor = "local", start_paused = true)]
     async fn times_to_live_are_told_as_etcd_asks() {
-        let bench = Bench::new(&["http://127.0.0.1:1"]);
+        let fake = FakeEngine::new(&["http://127.0.0.1:1"]);
         let key_of_lease = [&7i64.to_be_bytes()[..], b"k"].concat();
-        bench.member.view().engine().put(metastore_engine::Table::LeaseKeys, &key_of_lease, b"").unwrap();
-        beside_the_engine(&bench, async {
+        fake.member.view().engine().put(metastore_engine::Table::LeaseKeys, &key_of_lease, b"").unwrap();
+        beside_the_engine(&fake, async {
             let tell = async |id, keys| {
                 let request = Some(LeaseTimeToLiveRequest { id, keys });
                 let request = LeaseInternalRequest { lease_time_to_live_request: request };
-                ask(&bench, Method::POST, leases::INTERNAL_PATH, request.encode_to_vec()).await
+                ask(&fake, Method::POST, leases::INTERNAL_PATH, request.encode_to_vec()).await
             };
             let found = leases::read_time_left(7, &tell(7, true).await).unwrap().unwrap();
             assert_eq!((found.time.granted_s, found.time.remaining_s, found.keys), (10, 3, vec![Bytes::from("k")]));
@@ -218,17 +199,17 @@ mod tests {
 
     #[tokio::test(flavor = "local", start_paused = true)]
     async fn no_answer_in_time_is_worth_another_try() {
-        let bench = Bench::new(&["http://127.0.0.1:1"]);
+        let fake = FakeEngine::new(&["http://127.0.0.1:1"]);
         let body = LeaseKeepAliveRequest { id: 7 }.encode_to_vec();
-        let late = ask(&bench, Method::POST, leases::PATH, body).await;
+        let late = ask(&fake, Method::POST, leases::PATH, body).await;
         assert_eq!(late.status, StatusCode::REQUEST_TIMEOUT);
         assert_eq!(leases::read_renewal(7, &late), None);
     }
 
     #[tokio::test(flavor = "local", start_paused = true)]
     async fn a_learner_is_promoted_as_etcd_asks() {
-        let bench = Bench::new(&["http://127.0.0.1:1", "http://127.0.0.1:2"]);
-        bench.led_by(1);
+        let fake = FakeEngine::new(&["http://127.0.0.1:1", "http://127.0.0.1:2"]);
+        fake.led_by(1);
         let engine = |event: &Event| match event {
             Event::Promote { change, .. } if change.node_id() == 2 => {
                 assert_eq!(change.context(), br#"{"id":2,"peerURLs":null,"isPromote":true}"#);
@@ -238,25 +219,25 @@ mod tests {
             _ => Answer::LearnerNotReady,
         };
         let test = async {
-            let promoted = ask(&bench, Method::POST, &promote::path(2), "").await;
+            let promoted = ask(&fake, Method::POST, &promote::path(2), "").await;
             assert_eq!(promoted.headers["x-etcd-cluster-id"], "9");
             let members: Vec<metastore_store::Member> = serde_json::from_slice(&promoted.body).unwrap();
             assert_eq!(members.iter().map(|member| member.id).collect::<Vec<_>>(), [1, 2]);
-            let lagging = ask(&bench, Method::POST, &promote::path(1), "").await;
+            let lagging = ask(&fake, Method::POST, &promote::path(1), "").await;
             assert_eq!(lagging.status.as_u16(), 412);
-            assert_eq!(ask(&bench, Method::POST, &promote::path(3), "").await.status.as_u16(), 404);
-            assert_eq!(ask(&bench, Method::POST, "/members/promote/x", "").await.status.as_u16(), 404);
+            assert_eq!(ask(&fake, Method::POST, &promote::path(3), "").await.status.as_u16(), 404);
+            assert_eq!(ask(&fake, Method::POST, "/members/promote/x", "").await.status.as_u16(), 404);
         };
         tokio::select! {
             () = test => {}
-            _ = bench.answer(engine) => {}
+            _ = fake.answer(engine) => {}
         }
     }
 
     #[tokio::test(flavor = "local", start_paused = true)]
     async fn states_are_compared_as_etcd_asks() {
-        let bench = Bench::new(&["http://127.0.0.1:1"]);
-        let hash = async |body: &'static str| ask(&bench, Method::GET, checks::HASH_PATH, body).await;
+        let fake = FakeEngine::new(&["http://127.0.0.1:1"]);
+        let hash = async |body: &'static str| ask(&fake, Method::GET, checks::HASH_PATH, body).await;
         let reply = hash(r#"{"revision":1}"#).await;
         assert_eq!(reply.status, StatusCode::OK);
         assert_eq!(reply.headers["x-etcd-cluster-id"], "9");
@@ -274,26 +255,26 @@ mod tests {
         for unreadable in ["", "x", "[", r#"{"revision":"1"}"#] {
             assert_eq!(refused(unreadable).await, (400, "error unmarshalling request\n".to_owned()), "{unreadable}");
         }
-        let post = ask(&bench, Method::POST, checks::HASH_PATH, "{}").await;
+        let post = ask(&fake, Method::POST, checks::HASH_PATH, "{}").await;
         assert_eq!(post.status.as_u16(), 405);
         assert_eq!(post.headers["allow"], "GET");
         let request = Request::builder().uri(checks::HASH_PATH).header("X-Etcd-Cluster-ID", "8");
         let request = request.body(Full::new(Bytes::from_static(b"{}"))).unwrap();
-        let stranger = answer(bench.member.clone(), request).await;
+        let stranger = answer(fake.member.clone(), request).await;
         assert_eq!((stranger.status().as_u16(), &stranger.body()[..]), (412, &b"cluster ID mismatch\n"[..]));
     }
 
     #[tokio::test(flavor = "local", start_paused = true)]
     async fn a_downgrade_is_told_of_as_etcd_asks() {
-        let bench = Bench::new(&["http://127.0.0.1:1"]);
-        beside_the_engine(&bench, async {
-            let reply = ask(&bench, Method::GET, checks::DOWNGRADE_PATH, "").await;
+        let fake = FakeEngine::new(&["http://127.0.0.1:1"]);
+        beside_the_engine(&fake, async {
+            let reply = ask(&fake, Method::GET, checks::DOWNGRADE_PATH, "").await;
             assert_eq!((reply.status.as_u16(), &reply.body[..]), (200, &b"false"[..]));
             assert_eq!(reply.headers["content-type"], "text/plain");
-            assert_eq!(ask(&bench, Method::POST, checks::DOWNGRADE_PATH, "").await.status.as_u16(), 405);
+            assert_eq!(ask(&fake, Method::POST, checks::DOWNGRADE_PATH, "").await.status.as_u16(), 405);
         })
         .await;
-        let alone = ask(&bench, Method::GET, checks::DOWNGRADE_PATH, "").await;
+        let alone = ask(&fake, Method::GET, checks::DOWNGRADE_PATH, "").await;
         let text = String::from_utf8_lossy(&alone.body).into_owned();
         assert_eq!((alone.status.as_u16(), text.starts_with("failed linearized read: ")), (500, true), "{text}");
     }

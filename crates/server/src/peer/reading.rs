@@ -14,8 +14,8 @@ use super::client::{self, ClientError, Reply};
 use super::codec::source::{Broken, Source};
 use super::codec::{Frame, message, msgapp};
 use super::headers::{self, CLUSTER_ID, CLUSTER_ID_MISMATCH, INCOMPATIBLE_VERSION};
-use super::link::{Kind, Link};
-use super::transport::Shared;
+use super::link::{Link, StreamKind};
+use super::transport::TransportState;
 use crate::config::Url;
 
 /// The time between the beginnings of two attempts, as in etcd.
@@ -44,7 +44,7 @@ enum DialError {
 
 /// Keeps a stream of the peer open, for ever. If a name does not resolve yet or a peer does not answer yet, it tries
 /// again. Only changes are logged.
-pub(super) async fn keep_reading(shared: Arc<Shared>, link: Arc<Link>, kind: Kind) {
+pub(super) async fn keep_reading(shared: Arc<TransportState>, link: Arc<Link>, kind: StreamKind) {
     let mut last_error = String::new();
     loop {
         let started = Instant::now();
@@ -87,7 +87,7 @@ pub(super) async fn keep_reading(shared: Arc<Shared>, link: Arc<Link>, kind: Kin
     }
 }
 
-fn complain(shared: &Shared, link: &Link, error: &DialError) {
+fn complain(shared: &TransportState, link: &Link, error: &DialError) {
     let identity = &shared.settings.identity;
     let (local, remote) = (format_args!("{:x}", identity.id), format_args!("{:x}", link.id));
     match error {
@@ -109,7 +109,7 @@ fn complain(shared: &Shared, link: &Link, error: &DialError) {
     }
 }
 
-async fn dial(shared: &Shared, link: &Link, kind: Kind) -> Result<Incoming, DialError> {
+async fn dial(shared: &TransportState, link: &Link, kind: StreamKind) -> Result<Incoming, DialError> {
     let url = link.urls.pick().ok_or(DialError::NoUrl)?;
     let dialed = dial_url(shared, link, kind, &url).await;
     if dialed.is_err() {
@@ -118,7 +118,7 @@ async fn dial(shared: &Shared, link: &Link, kind: Kind) -> Result<Incoming, Dial
     dialed
 }
 
-async fn dial_url(shared: &Shared, link: &Link, kind: Kind, url: &Url) -> Result<Incoming, DialError> {
+async fn dial_url(shared: &TransportState, link: &Link, kind: StreamKind, url: &Url) -> Result<Incoming, DialError> {
     let settings = &shared.settings;
     let path = format!("{}{:x}", kind.path(), settings.identity.id);
     let mut sender = client::open::<Empty<Bytes>>(url, settings.dial_timeout, settings.read_timeout).await?;
@@ -154,18 +154,18 @@ fn why(reply: Reply, link: &Link) -> DialError {
 }
 
 /// Reads until the stream breaks.
-async fn read(shared: &Shared, link: &Link, kind: Kind, body: Incoming) -> Broken {
+async fn read(shared: &TransportState, link: &Link, kind: StreamKind, body: Incoming) -> Broken {
     let own = shared.settings.identity.id;
     let mut source = Source::new(body, shared.settings.read_timeout);
     let mut decoder = msgapp::Decoder::new(link.id, own);
     let way = match kind {
-        Kind::Appends => Way::Appends,
-        Kind::Messages => Way::Messages,
+        StreamKind::Appends => Way::Appends,
+        StreamKind::Messages => Way::Messages,
     };
     loop {
         let frame = match kind {
-            Kind::Appends => decoder.decode(&mut source).await,
-            Kind::Messages => message::decode(&mut source).await,
+            StreamKind::Appends => decoder.decode(&mut source).await,
+            StreamKind::Messages => message::decode(&mut source).await,
         };
         match frame {
             Ok(Frame::Heartbeat) => {}

@@ -15,12 +15,13 @@ use super::check::{Way, check};
 use super::codec::MAX_POST_BYTES;
 use super::codec::measure::Measured;
 use super::codec::source::{Broken, Source};
-use super::headers::{Refusal, Sender};
-use super::link::Kind;
+use super::headers::Sender;
+use super::http_error::HttpError;
+use super::link::StreamKind;
 use super::outgoing::Outgoing;
 use super::state_receive::Senders;
-use super::transport::Shared;
-use super::{probe, state_send, twin};
+use super::transport::TransportState;
+use super::{duplicate_process, probe, state_send};
 use crate::grpc::{Body, LocalFuture};
 use crate::io::lobby::Pass;
 use crate::logging::timestamp;
@@ -43,7 +44,7 @@ pub type Further = Rc<dyn Fn(Request<Incoming>) -> Option<LocalFuture<Response<B
 /// The peer port on its thread.
 #[derive(Clone)]
 pub(super) struct Front {
-    pub shared: Arc<Shared>,
+    pub shared: Arc<TransportState>,
     pub further: Further,
     pub senders: Senders,
     /// Bytes of the posts that are being read: of members, and of unknown senders.
@@ -74,13 +75,13 @@ impl Front {
 
     fn answer_probe(&self) -> Response<Body> {
         let mut response = probing();
-        self.shared.settings.identity.introduce(twin::process(), response.headers_mut());
+        self.shared.settings.identity.introduce(duplicate_process::process(), response.headers_mut());
         response
     }
 
     /// Every answer identifies this member; an answer to a wrong method also names the right one.
-    fn answer(&self, method: &'static str, result: Result<Response<Body>, Refusal>) -> Response<Body> {
-        let mut response = result.unwrap_or_else(|Refusal { status, text }| plain(status, &text));
+    fn answer(&self, method: &'static str, result: Result<Response<Body>, HttpError>) -> Response<Body> {
+        let mut response = result.unwrap_or_else(|HttpError { status, text }| plain(status, &text));
         if response.status() == StatusCode::METHOD_NOT_ALLOWED {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static(method));
         }
@@ -88,37 +89,37 @@ impl Front {
         response
     }
 
-    fn admit(&self, request: &Request<Incoming>, method: &Method) -> Result<Sender, Refusal> {
+    fn admit(&self, request: &Request<Incoming>, method: &Method) -> Result<Sender, HttpError> {
         if request.method() != method {
-            return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"));
+            return Err(HttpError::new(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"));
         }
         self.shared.settings.identity.admit(request.headers())
     }
 
     /// Admits a post, and remembers the URLs of its sender. A removed member is refused.
-    fn admit_post(&self, request: &Request<Incoming>) -> Result<Sender, Refusal> {
+    fn admit_post(&self, request: &Request<Incoming>) -> Result<Sender, HttpError> {
         let sender = self.admit(request, &Method::POST)?;
         let Some(id) = sender.id else { return Ok(sender) };
         if self.shared.is_removed(id) {
             seldom!(warn, id, "from" = %format_args!("{id:x}"), "rejected Raft message from removed member");
-            return Err(Refusal::new(StatusCode::FORBIDDEN, "cannot process message from removed member"));
+            return Err(HttpError::new(StatusCode::FORBIDDEN, "cannot process message from removed member"));
         }
         self.shared.remember(id, &sender);
         self.shared.link(id).inspect(|link| link.format.hear(request.headers()));
         Ok(sender)
     }
 
-    async fn take_message(&self, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+    async fn take_message(&self, request: Request<Incoming>) -> Result<Response<Body>, HttpError> {
         let sender = self.admit_post(&request)?;
         let known = sender.id.is_some_and(|id| self.shared.peer(id).is_some());
         let length = request.body().size_hint().exact();
-        let length = length.ok_or_else(|| Refusal::new(StatusCode::LENGTH_REQUIRED, "Length Required"))?;
+        let length = length.ok_or_else(|| HttpError::new(StatusCode::LENGTH_REQUIRED, "Length Required"))?;
         let mut post = Post::begin(&self.posted, known, length).inspect_err(|_| self.failed(&sender))?;
         let bytes = post.read(request.into_body(), &self.shared).await;
         let bad = |what: &'static str, error: &dyn std::fmt::Display| {
             seldom!(warn, (sender.id, what), error = %error, what, "failed to read Raft message");
             self.failed(&sender);
-            Refusal::new(StatusCode::BAD_REQUEST, what)
+            HttpError::new(StatusCode::BAD_REQUEST, what)
         };
         let bytes = bytes.map_err(|error| bad("error reading raft message", &error))?;
         let length = bytes.len();
@@ -129,7 +130,7 @@ impl Front {
         let message = measured.decode(post).await.map_err(malformed)?;
         let from = sender.id.unwrap_or(message.from());
         if self.shared.is_removed(message.from()) {
-            return Err(Refusal::new(StatusCode::FORBIDDEN, "cannot process message from removed member"));
+            return Err(HttpError::new(StatusCode::FORBIDDEN, "cannot process message from removed member"));
         }
         let link = self.shared.link(from);
         if let Err(unfit) = check(&message, Way::Post, from, self.shared.settings.identity.id) {
@@ -137,7 +138,7 @@ impl Front {
                 Some(link) => link.unfit(&unfit),
                 None => self.shared.meters.stranger_failed(),
             }
-            return Err(Refusal::new(StatusCode::PRECONDITION_FAILED, unfit.to_string()));
+            return Err(HttpError::new(StatusCode::PRECONDITION_FAILED, unfit.to_string()));
         }
         if let Some(link) = &link {
             link.meters.received_bytes.inc_by(length as u64);
@@ -147,12 +148,12 @@ impl Front {
                 Some(link) => link.refused(),
                 None => self.shared.meters.stranger_failed(),
             }
-            return Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "error processing raft message"));
+            return Err(HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, "error processing raft message"));
         }
         Ok(empty(StatusCode::NO_CONTENT))
     }
 
-    async fn take_state(&self, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+    async fn take_state(&self, request: Request<Incoming>) -> Result<Response<Body>, HttpError> {
         let sender = self.admit_post(&request)?;
         let pass = request.extensions().get::<Pass>().cloned();
         self.senders.receive(&self.shared, &sender, pass, request.into_body()).await?;
@@ -166,31 +167,31 @@ impl Front {
         }
     }
 
-    fn open_stream(&self, request: &Request<Incoming>) -> Result<Response<Body>, Refusal> {
+    fn open_stream(&self, request: &Request<Incoming>) -> Result<Response<Body>, HttpError> {
         let sender = self.admit(request, &Method::GET)?;
         let path = request.uri().path();
-        let kinds = [Kind::Appends, Kind::Messages].into_iter();
+        let kinds = [StreamKind::Appends, StreamKind::Messages].into_iter();
         let found = kinds.filter_map(|kind| Some((kind, path.strip_prefix(kind.path())?))).next();
-        let (kind, from) = found.ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, "invalid path"))?;
-        let from = u64::from_str_radix(from, 16).map_err(|_| Refusal::new(StatusCode::NOT_FOUND, "invalid from"))?;
+        let (kind, from) = found.ok_or_else(|| HttpError::new(StatusCode::NOT_FOUND, "invalid path"))?;
+        let from = u64::from_str_radix(from, 16).map_err(|_| HttpError::new(StatusCode::NOT_FOUND, "invalid from"))?;
         let id = format_args!("{from:x}");
         if self.shared.is_removed(from) {
             seldom!(warn, from, "remote-peer-id-from" = %id, "rejected stream from remote peer because it was removed");
-            return Err(Refusal::new(StatusCode::GONE, "removed member"));
+            return Err(HttpError::new(StatusCode::GONE, "removed member"));
         }
         let Some(link) = self.shared.peer(from) else {
             // The sender belongs to another cluster with the same id, or it has joined and is not in the log here yet.
             self.shared.remember(from, &sender);
             tracing::debug!("remote-peer-id-from" = %id, "failed to find remote peer in cluster");
-            return Err(Refusal::new(StatusCode::NOT_FOUND, "error sender not found"));
+            return Err(HttpError::new(StatusCode::NOT_FOUND, "error sender not found"));
         };
         if !self.shared.settings.identity.is_meant(request.headers()) {
             seldom!(warn, from, "remote-peer-id-from" = %id, "ignored streaming request; ID mismatch");
-            return Err(Refusal::new(StatusCode::PRECONDITION_FAILED, "to field mismatch"));
+            return Err(HttpError::new(StatusCode::PRECONDITION_FAILED, "to field mismatch"));
         }
         link.format.hear(request.headers());
         if *self.stopping.borrow() {
-            return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the member is stopping"));
+            return Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "the member is stopping"));
         }
         let heartbeat = self.shared.settings.read_timeout / HEARTBEATS_PER_TIMEOUT;
         Ok(Response::new(Body::Endless(Box::new(Outgoing::attach(link, kind, heartbeat)))))
@@ -214,14 +215,14 @@ struct Post {
 
 impl Post {
     /// Reserves `length` bytes before any of them is read.
-    fn begin(posted: &Posted, known: bool, length: u64) -> Result<Post, Refusal> {
+    fn begin(posted: &Posted, known: bool, length: u64) -> Result<Post, HttpError> {
         let (posted, limit) = match known {
             true => (&posted.members, POSTED_BYTES),
             false => (&posted.strangers, STRANGERS_POSTED_BYTES),
         };
         if length > limit {
             let text = format!("a message of {length} bytes exceeds the limit of {limit}");
-            return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, text));
+            return Err(HttpError::new(StatusCode::PAYLOAD_TOO_LARGE, text));
         }
         let mut post = Post { length, reserved: 0, limit, posted: posted.clone() };
         post.reserve(length)?;
@@ -229,10 +230,10 @@ impl Post {
     }
 
     /// Reserves bytes beyond those that are reserved already. Only the thread of the peers reserves.
-    fn reserve(&mut self, bytes: u64) -> Result<(), Refusal> {
+    fn reserve(&mut self, bytes: u64) -> Result<(), HttpError> {
         if self.posted.load(Ordering::Relaxed) + bytes > self.limit {
             let text = "too many messages are being read; try again when they have ended";
-            return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text));
+            return Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, text));
         }
         self.posted.fetch_add(bytes, Ordering::Relaxed);
         self.reserved += bytes;
@@ -240,7 +241,7 @@ impl Post {
     }
 
     /// The message in memory of its own, which is no larger than the message.
-    async fn read(&self, body: Incoming, shared: &Shared) -> Result<Bytes, Broken> {
+    async fn read(&self, body: Incoming, shared: &TransportState) -> Result<Bytes, Broken> {
         Source::new(body, shared.settings.read_timeout).bytes(self.length, self.length).await
     }
 }
@@ -284,7 +285,7 @@ mod tests {
     #[test]
     fn posts_count_with_what_decoding_makes_of_them() {
         let posted = Posted::default();
-        let status = |result: Result<(), Refusal>| result.map_err(|refusal| refusal.status.as_u16());
+        let status = |result: Result<(), HttpError>| result.map_err(|refusal| refusal.status.as_u16());
         let mut post = Post::begin(&posted, false, 1000).unwrap();
         assert_eq!(status(post.reserve(STRANGERS_POSTED_BYTES - 1000)), Ok(()));
         assert_eq!(status(post.reserve(1)), Err(503));

@@ -18,11 +18,12 @@ use tokio::time::Instant;
 use super::check::{Way, check};
 use super::codec::message::decode_limited;
 use super::codec::source::{Broken, Source};
-use super::headers::{Refusal, Sender};
+use super::headers::Sender;
+use super::http_error::HttpError;
 use super::meters::StateMeters;
-use super::seam::StateIntake;
 use super::state_send::index;
-use super::transport::Shared;
+use super::traits::StateIntake;
+use super::transport::TransportState;
 use crate::io::lobby::Pass;
 
 /// The longest announcement of a member, as in etcd; the state after it may have any size.
@@ -67,13 +68,19 @@ impl Senders {
     /// Receives a state, to the end.
     ///
     /// # Errors
-    /// [`Refusal`]; nothing of the state remains.
-    pub async fn receive<B>(&self, shared: &Shared, sender: &Sender, pass: Option<Pass>, body: B) -> Result<(), Refusal>
+    /// [`HttpError`]; nothing of the state remains.
+    pub async fn receive<B>(
+        &self,
+        shared: &TransportState,
+        sender: &Sender,
+        pass: Option<Pass>,
+        body: B,
+    ) -> Result<(), HttpError>
     where
         B: Body<Data = Bytes, Error: std::fmt::Display> + Unpin,
     {
         let start = Instant::now();
-        let bad = |text: String| Refusal::new(StatusCode::BAD_REQUEST, text);
+        let bad = |text: String| HttpError::new(StatusCode::BAD_REQUEST, text);
         let from = sender.id.ok_or_else(|| bad("the request does not say who sends it".into()))?;
         let known = shared.peer(from).is_some();
         // A member gets its place before anything is read, because its announcement may be large. An unknown sender
@@ -132,12 +139,12 @@ impl Senders {
                     error,
                     "failed to save incoming database snapshot"
                 );
-                Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, format!("failed to save KV snapshot ({error})")))
+                Err(HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, format!("failed to save KV snapshot ({error})")))
             }
         }
     }
 
-    fn enter(&self, from: u64, known: bool) -> Result<Turn, Refusal> {
+    fn enter(&self, from: u64, known: bool) -> Result<Turn, HttpError> {
         let (senders, most) = match known {
             true => (&self.members, STATES_AT_ONCE),
             false => (&self.strangers, STRANGERS_STATES_AT_ONCE),
@@ -145,7 +152,7 @@ impl Senders {
         let mut entered = senders.borrow_mut();
         if entered.len() >= most || !entered.insert(from) {
             let text = "another snapshot is being received; try again when it has ended";
-            return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, text));
+            return Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, text));
         }
         Ok(Turn { senders: senders.clone(), from })
     }

@@ -18,8 +18,8 @@ use super::codec::message;
 use super::link::Link;
 use super::pipeline::{PostError, judge};
 use super::probe;
-use super::seam::StateStream;
-use super::transport::Shared;
+use super::traits::StateStream;
+use super::transport::TransportState;
 use crate::config::Url;
 
 /// At most this many states are sent at a time. More wait: each reads a whole state from the disk.
@@ -53,7 +53,12 @@ impl http_body::Body for Pieces {
 }
 
 /// Sends one state, and reports the result.
-pub(super) async fn send(shared: Arc<Shared>, link: Arc<Link>, places: Arc<Semaphore>, state: Box<dyn StateStream>) {
+pub(super) async fn send(
+    shared: Arc<TransportState>,
+    link: Arc<Link>,
+    places: Arc<Semaphore>,
+    state: Box<dyn StateStream>,
+) {
     let Ok(_place) = places.acquire().await else { return link.state_sent(false) };
     let (meters, start) = (&link.meters.state_sent, Instant::now());
     let id = format_args!("{:x}", link.id);
@@ -93,7 +98,7 @@ pub(super) async fn send(shared: Arc<Shared>, link: Arc<Link>, places: Arc<Semap
 }
 
 /// The index of the state, and its bytes.
-async fn post(shared: &Shared, link: &Link, state: Box<dyn StateStream>) -> Result<(u64, u64), PostError> {
+async fn post(shared: &TransportState, link: &Link, state: Box<dyn StateStream>) -> Result<(u64, u64), PostError> {
     let url = link.urls.pick().ok_or(PostError::NoUrl)?;
     recognise(shared, link, &url).await?;
     let (pieces, body) = mpsc::channel(PIECES);
@@ -142,7 +147,7 @@ async fn post(shared: &Shared, link: &Link, state: Box<dyn StateStream>) -> Resu
 
 /// Asks, at the very address to which the state will go, which process answers there: an etcd may have replaced the
 /// peer since its last message.
-async fn recognise(shared: &Shared, link: &Link, url: &Url) -> Result<(), PostError> {
+async fn recognise(shared: &TransportState, link: &Link, url: &Url) -> Result<(), PostError> {
     let (timeout, headers) = (shared.settings.dial_timeout, shared.settings.identity.headers(link.id));
     let reply = client::request(url, Method::GET, probe::PATH, headers, Bytes::new(), timeout).await?;
     link.format.hear(&reply.headers);

@@ -11,13 +11,13 @@ use hyper::body::Incoming;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::link::Kind;
+use super::link::StreamKind;
 use super::pipeline::keep_posting;
 use super::probe::keep_probing;
 use super::reading::keep_reading;
 use super::serve::{Front, Further};
 use super::state_send;
-use super::transport::{Command, Shared, Transport};
+use super::transport::{Command, Transport, TransportState};
 use crate::io::accept::Door;
 use crate::io::listen::Listener;
 use crate::io::serve::{Protocol, Service};
@@ -58,7 +58,7 @@ pub fn start(
 
 /// Starts and ends the tasks of each peer, as the commands say. A peer's tasks end when they are dropped here.
 async fn direct(
-    shared: Arc<Shared>,
+    shared: Arc<TransportState>,
     mut commands: mpsc::UnboundedReceiver<Command>,
     mut stopping: watch::Receiver<bool>,
 ) {
@@ -74,8 +74,8 @@ async fn direct(
                 let set = tasks.entry(link.id).or_default();
                 set.spawn_local(keep_posting(shared.clone(), link.clone()));
                 if streams {
-                    set.spawn_local(keep_reading(shared.clone(), link.clone(), Kind::Appends));
-                    set.spawn_local(keep_reading(shared.clone(), link.clone(), Kind::Messages));
+                    set.spawn_local(keep_reading(shared.clone(), link.clone(), StreamKind::Appends));
+                    set.spawn_local(keep_reading(shared.clone(), link.clone(), StreamKind::Messages));
                     set.spawn_local(keep_probing(shared.clone(), link));
                 }
             }

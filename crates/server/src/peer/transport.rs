@@ -10,9 +10,9 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::mpsc;
 
 use super::headers::{Identity, Sender};
-use super::link::{Kind, Link};
+use super::link::{Link, StreamKind};
 use super::meters::Meters;
-use super::seam::{Sink, StateIntake, StateStream};
+use super::traits::{Sink, StateIntake, StateStream};
 
 /// At most this many members that this one does not know yet are answered: they joined while it was away. Further ones
 /// must wait until they are in the log here.
@@ -58,7 +58,7 @@ struct Table {
 }
 
 /// The state that the threads share.
-pub(super) struct Shared {
+pub(super) struct TransportState {
     pub settings: Settings,
     pub sink: Arc<dyn Sink>,
     pub intake: Arc<dyn StateIntake>,
@@ -73,7 +73,7 @@ pub(super) struct Shared {
 /// The way to the other members. Clones share the same state; calls never block.
 #[derive(Clone)]
 pub struct Transport {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<TransportState>,
 }
 
 impl Transport {
@@ -82,7 +82,7 @@ impl Transport {
         let (commands, inlet) = mpsc::unbounded_channel();
         let meters = Meters::new(settings.identity.id);
         let inlet = Mutex::new(Some(inlet));
-        let shared = Shared { settings, sink, intake, meters, table: RwLock::default(), commands, inlet };
+        let shared = TransportState { settings, sink, intake, meters, table: RwLock::default(), commands, inlet };
         Transport { shared: Arc::new(shared) }
     }
 
@@ -167,7 +167,7 @@ impl Transport {
 
     /// Whether both streams to the peer are open, so that messages arrive in order or not at all.
     pub fn has_streams(&self, id: u64) -> bool {
-        let kinds = [Kind::Appends, Kind::Messages];
+        let kinds = [StreamKind::Appends, StreamKind::Messages];
         self.shared.peer(id).is_some_and(|link| kinds.iter().all(|kind| link.queue(*kind).is_open()))
     }
 
@@ -182,7 +182,7 @@ impl Transport {
     }
 }
 
-impl Shared {
+impl TransportState {
     fn set_peer(&self, table: &mut Table, peer: Peer) {
         let subject = (self.settings.identity.id, peer.id);
         let (local, id) = (format_args!("{:x}", subject.0), format_args!("{:x}", subject.1));
@@ -277,13 +277,13 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::bench::Bench;
+    use crate::api::fake_engine::FakeEngine;
     use crate::logging::{Level, tests::lines};
     use crate::seldom::CHANGES;
 
     #[tokio::test(flavor = "local")]
     async fn members_that_come_and_go_do_not_fill_the_log() {
-        let transport = Bench::new(&["http://127.0.0.1:1"]).member.transport.clone();
+        let transport = FakeEngine::new(&["http://127.0.0.1:1"]).member.transport.clone();
         let lines = lines(Level::Info, || {
             for round in 0..1000 {
                 for urls in [vec![format!("http://127.0.0.1:{round}")], vec!["gopher://x".into()]] {

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::client::request;
-use crate::api::Member;
+use crate::api::MemberHandle;
 use crate::config::url;
 use crate::driver::Event;
 use crate::grpc::Call;
@@ -48,7 +48,7 @@ impl std::fmt::Display for Version {
 
 /// Keeps the cluster version at the lowest that a member runs, as long as this member leads. Runs for ever, in a local
 /// runtime, once in a process.
-pub async fn monitor(member: Rc<Member>) {
+pub async fn monitor(member: Rc<MemberHandle>) {
     let shared = &member.shared;
     loop {
         let _ = tokio::time::timeout(INTERVAL, shared.elected.notified()).await;
@@ -143,7 +143,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::api::bench::Bench;
+    use crate::api::fake_engine::FakeEngine;
     use crate::driver::Answer;
 
     /// A member that runs etcd 3.5.17.
@@ -166,16 +166,16 @@ mod tests {
 
     #[tokio::test(flavor = "local")]
     async fn a_new_leader_asks_everyone_and_says_what_all_understand() {
-        let bench = Bench::new(&["http://127.0.0.1:1", &peer().await]);
-        tokio::task::spawn_local(monitor(bench.member.clone()));
-        bench.led_by(1);
+        let fake = FakeEngine::new(&["http://127.0.0.1:1", &peer().await]);
+        tokio::task::spawn_local(monitor(fake.member.clone()));
+        fake.led_by(1);
         let decided = async {
             let (mut events, mut asked) = (Vec::new(), false);
             loop {
-                bench.member.inbox.drain(&mut events, Duration::ZERO);
+                fake.member.inbox.drain(&mut events, Duration::ZERO);
                 for event in events.drain(..) {
                     if let Some(waiter) = event.waiter() {
-                        asked = bench.member.slots.complete(waiter.key, Answer::Readable);
+                        asked = fake.member.slots.complete(waiter.key, Answer::Readable);
                     } else if let Event::ClusterVersion(version) = event {
                         return (version, asked);
                     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use http::Method;
 use metastore_proto::raftpb::{Entry, Message};
-use metastore_server::config::Engine;
+use metastore_server::config::EngineSettings;
 use metastore_server::descriptors::Descriptors;
 
 use crate::member::*;
@@ -42,7 +42,7 @@ pub fn status(stream: &mut TcpStream) -> String {
 
 #[test]
 fn a_crowd_of_silent_connections_keeps_no_member_out() {
-    Descriptors::share(Engine::Memory).unwrap();
+    Descriptors::share(EngineSettings::Memory).unwrap();
     let (one, two) = (Member::start(1), Member::start(2));
     let mut crowd: Vec<TcpStream> = (0..CROWD).map(|_| send(one.address, "")).collect();
     for member in [&one, &two] {

@@ -180,7 +180,7 @@ async fn metadata_of_up_to_sixteen_mebibytes_is_accepted() {
 async fn a_client_is_told_how_many_requests_may_be_open() {
     let server = Server::start_with(Protocol { max_concurrent_streams: 7, ..Protocol::default() });
     let stream = TcpStream::connect(server.address).await.unwrap();
-    let (client, connection) = h2::client::handshake::<_, Bytes>(stream).await.unwrap();
+    let (client, connection) = h2::client::handshake(stream).await.unwrap();
     tokio::spawn(connection);
     until("the settings of the server", || client.current_max_send_streams() == 7).await;
 }

@@ -11,7 +11,7 @@ use metastore_replica::{Output, Replica};
 use metastore_store::mvcc::HashKv;
 
 use super::World;
-use crate::machine::{Engine, Machine, paths};
+use crate::machine::{EngineKind, Machine, paths};
 
 /// The state of a member after its start: its position, and the hash over everything that it holds.
 #[derive(Debug, PartialEq)]
@@ -51,7 +51,7 @@ impl World {
     fn stored(&mut self, at: usize) -> Option<(PathBuf, u64)> {
         let member = &self.members[at];
         let machine = member.machine();
-        if member.replica.is_none() || member.may_stop() || machine.engine != Engine::Memory {
+        if member.replica.is_none() || member.may_stop() || machine.engine != EngineKind::Memory {
             return None;
         }
         let files = |directory: &Path| -> Vec<PathBuf> {

@@ -42,7 +42,7 @@ impl Store {
         for key in keys::keys_of(self.engine.as_ref(), id)? {
             self.mvcc.delete(&key)?;
             self.work.deletes += 1;
-            if !metastore_mutants::on(Mutant::LeaseKeysSurvive) {
+            if !metastore_mutants::mutant(Mutant::LeaseKeysSurvive) {
                 keys::detach(self.engine.as_ref(), id, &key)?;
             }
         }
@@ -69,7 +69,7 @@ impl Store {
         if from == to {
             return Ok(());
         }
-        if from != 0 && !metastore_mutants::on(Mutant::LeaseKeepsFormerKey) {
+        if from != 0 && !metastore_mutants::mutant(Mutant::LeaseKeepsFormerKey) {
             keys::detach(self.engine.as_ref(), from, key)?;
         }
         if to == 0 {

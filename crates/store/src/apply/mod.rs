@@ -158,7 +158,7 @@ impl Store {
         let reply = self.apply_command(command).map_err(|cause| Halt { index, what: format!("{kind:?}"), cause })?;
         let mut changes = self.mvcc.end();
         let revision = self.mvcc.current();
-        if metastore_mutants::on(Mutant::DropLastEvent) && changes.len() > 1 {
+        if metastore_mutants::mutant(Mutant::DropLastEvent) && changes.len() > 1 {
             changes.pop();
         }
         if !changes.is_empty() {
@@ -170,7 +170,7 @@ impl Store {
     /// Moves the applied index. Entries must come in order, each once.
     pub(crate) fn follow(&mut self, index: u64, term: u64) -> Result<(), Halt> {
         let applied = self.applied.index;
-        if index != applied + 1 && !metastore_mutants::on(Mutant::ApplyTwiceAfterRestart) {
+        if index != applied + 1 && !metastore_mutants::mutant(Mutant::ApplyTwiceAfterRestart) {
             return Err(Halt { index, what: format!("term {term}"), cause: HaltCause::Gap { applied } });
         }
         self.applied = Applied { index, term };

@@ -75,7 +75,7 @@ impl Store {
                 let reply = self.view().range_visible(&query, at, self.mvcc.seen());
                 OpReply::Range(reply.map_err(unreadable)?)
             }
-            Op::Put(_) if metastore_mutants::on(Mutant::TxnPartly) && !first => {
+            Op::Put(_) if metastore_mutants::mutant(Mutant::TxnPartly) && !first => {
                 OpReply::Put { revision: self.mvcc.seen(), previous: None }
             }
             Op::Put(put) => {
@@ -189,7 +189,7 @@ fn matches(compare: &Compare, kv: &KeyValue<'_>) -> bool {
         (Ok(CompareTarget::Create), Some(TargetUnion::CreateRevision(n))) => kv.create_revision.cmp(n),
         (Ok(CompareTarget::Create), _) => kv.create_revision.cmp(&0),
         (Ok(CompareTarget::Mod), Some(TargetUnion::ModRevision(n)))
-            if metastore_mutants::on(Mutant::CompareIgnoresNewer) && kv.mod_revision > *n =>
+            if metastore_mutants::mutant(Mutant::CompareIgnoresNewer) && kv.mod_revision > *n =>
         {
             Ordering::Equal
         }

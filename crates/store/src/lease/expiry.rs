@@ -53,7 +53,7 @@ impl Expiry {
     /// `extend_ms` (an election timeout) more, counted from now. It ends later still if more than
     /// [`EXPIRIES_PER_SECOND`] leases would end in one second.
     pub fn promote(&mut self, now_ms: u64, leases: impl IntoIterator<Item = (i64, Granted)>, extend_ms: u64) {
-        let lives_ms = |lease: &Granted| match metastore_mutants::on(Mutant::LeaseCutAtElection) {
+        let lives_ms = |lease: &Granted| match metastore_mutants::mutant(Mutant::LeaseCutAtElection) {
             true => 0,
             false => ttl_ms(lease.restart_ttl_s()),
         };
@@ -104,7 +104,7 @@ impl Expiry {
             Some(lease) if lease.ends_ms <= now_ms => Renewal::Expired,
             Some(lease) => {
                 // After an election a lease may end later than this renewal would set: a renewal never shortens a life.
-                if !metastore_mutants::on(Mutant::RenewalIgnored) {
+                if !metastore_mutants::mutant(Mutant::RenewalIgnored) {
                     lease.ends_ms = lease.ends_ms.max(now_ms + ttl_ms(lease.ttl_s));
                 }
                 Renewal::Renewed(lease.ttl_s)
@@ -130,7 +130,7 @@ impl Expiry {
             }
             let ends_ms = timers.leases[&id].ends_ms;
             if ends_ms > now_ms {
-                let never = metastore_mutants::on(Mutant::RenewedLeaseNeverEnds);
+                let never = metastore_mutants::mutant(Mutant::RenewedLeaseNeverEnds);
                 timers.requeue(id, if never { u64::MAX } else { ends_ms });
             } else {
                 expired.push(id);

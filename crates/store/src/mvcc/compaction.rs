@@ -40,7 +40,7 @@ impl Compaction {
     pub(super) fn resume(engine: &dyn Engine) -> Result<(i64, Option<Self>)> {
         let scheduled = schema::compact_revision(engine, schema::SCHEDULED_COMPACTION)?;
         let finished = schema::compact_revision(engine, schema::FINISHED_COMPACTION)?;
-        let known = scheduled.or(finished).filter(|_| !metastore_mutants::on(Mutant::CompactionForgotten));
+        let known = scheduled.or(finished).filter(|_| !metastore_mutants::mutant(Mutant::CompactionForgotten));
         let at = known.unwrap_or(NEVER_COMPACTED);
         let interrupted = scheduled.filter(|_| scheduled != finished);
         // The engine already knows of this compaction, unless its high-water mark was not stored with the state.
@@ -119,7 +119,7 @@ impl Mvcc {
                 result: Arc::downgrade(&compaction.hash),
             });
         }
-        if !metastore_mutants::on(Mutant::CompactRevisionNotRaised) {
+        if !metastore_mutants::mutant(Mutant::CompactRevisionNotRaised) {
             self.compacted = revision;
         }
         self.compaction = Some(compaction);
@@ -153,7 +153,7 @@ impl Mvcc {
             return Ok(false);
         }
         let engine = self.view.engine();
-        let too_far = 10 * i64::from(metastore_mutants::on(Mutant::CompactionDropsReadable));
+        let too_far = 10 * i64::from(metastore_mutants::mutant(Mutant::CompactionDropsReadable));
         let before = engine.usage().rows;
         let more = engine.compact_step(compaction.at + too_far)?;
         self.dropped += before.saturating_sub(engine.usage().rows);

@@ -69,7 +69,7 @@ impl Mvcc {
     pub fn open(engine: Arc<dyn Engine>) -> metastore_engine::Result<Self> {
         let current = engine.published().revision.max(FIRST_REVISION);
         let (at, compaction) = Compaction::resume(engine.as_ref())?;
-        let compaction = compaction.filter(|_| !metastore_mutants::on(Mutant::CompactionNotResumed));
+        let compaction = compaction.filter(|_| !metastore_mutants::mutant(Mutant::CompactionNotResumed));
         if at > current {
             let why = format!("the state is damaged: compacted at revision {at}, but the newest is {current}");
             return Err(metastore_engine::EngineError(why));
@@ -148,7 +148,7 @@ impl Mvcc {
             let mut rows = Vec::new();
             let range = KeyRange { start: &start, ..range };
             from = self.view.engine().scan(range, i64::MAX, usize::MAX, &mut rows)?;
-            from = from.filter(|_| !metastore_mutants::on(Mutant::DeleteEndsAfterStep));
+            from = from.filter(|_| !metastore_mutants::mutant(Mutant::DeleteEndsAfterStep));
             count += rows.len() as i64;
             for version in rows {
                 deleted(&version.row)?;
@@ -181,7 +181,7 @@ impl Mvcc {
             Some(replaced) if replaced.revision.main > self.current => self.view.engine().newest(key, self.current)?,
             replaced => replaced,
         };
-        let before = if metastore_mutants::on(Mutant::PreviousIsAfter) { Some(version.clone()) } else { before };
+        let before = if metastore_mutants::mutant(Mutant::PreviousIsAfter) { Some(version.clone()) } else { before };
         self.view.engine().append(key, version.clone())?;
         self.changes.push(Change { version, previous: row_if_alive(before) });
         Ok(())
@@ -193,7 +193,7 @@ impl Mvcc {
 
     /// Ends the transaction. If it changed anything, its changes become the current revision.
     pub fn end(&mut self) -> Vec<Change> {
-        if !self.changes.is_empty() || metastore_mutants::on(Mutant::EmptyRevision) {
+        if !self.changes.is_empty() || metastore_mutants::mutant(Mutant::EmptyRevision) {
             self.current += 1;
         }
         std::mem::take(&mut self.changes)

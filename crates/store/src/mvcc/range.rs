@@ -233,7 +233,7 @@ impl View {
 
 /// A deliberate bug: the next step skips the key at which a step ended.
 fn lose_border(next: &mut Option<Vec<u8>>) {
-    if metastore_mutants::on(Mutant::BorderKeyLost) {
+    if metastore_mutants::mutant(Mutant::BorderKeyLost) {
         next.iter_mut().for_each(|key| key.push(0));
     }
 }

@@ -18,10 +18,10 @@ pub const NEVER_COMPACTED: i64 = -1;
 /// A handle for reading one state; cheap to clone, usable from any thread. See [`super::Views`].
 #[derive(Clone)]
 pub struct View {
-    shared: Arc<Shared>,
+    shared: Arc<ViewState>,
 }
 
-struct Shared {
+struct ViewState {
     engine: Arc<dyn Engine>,
     /// This number is raised when the compaction is published, before the first version is dropped. So a reader that
     /// checks it after its read knows whether the read is valid. It is never greater than the published revision.
@@ -32,7 +32,7 @@ struct Shared {
 
 /// As long as a pin lives, no version is dropped that a read at its revision or later needs.
 pub struct Pin {
-    shared: Arc<Shared>,
+    shared: Arc<ViewState>,
     revision: i64,
 }
 
@@ -63,7 +63,7 @@ impl View {
     pub(crate) fn new(engine: Arc<dyn Engine>, compact_revision: i64) -> Self {
         let compact_revision = AtomicI64::new(compact_revision);
         let (pins, compaction_hashes) = Default::default();
-        Self { shared: Arc::new(Shared { engine, compact_revision, pins, compaction_hashes }) }
+        Self { shared: Arc::new(ViewState { engine, compact_revision, pins, compaction_hashes }) }
     }
 
     pub(super) fn compaction_hashes(&self) -> MutexGuard<'_, CompactionHashes> {
@@ -186,7 +186,7 @@ impl HistorySource for View {
             && rows.len() < enough
         {
             next = self.shared.engine.history(from, to, rows)?;
-            if metastore_mutants::on(Mutant::CatchUpEndsAfterStep) {
+            if metastore_mutants::mutant(Mutant::CatchUpEndsAfterStep) {
                 return Ok(None);
             }
         }

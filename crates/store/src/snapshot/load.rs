@@ -224,7 +224,7 @@ impl Loader {
         if expected != rows {
             return Err(SnapshotError::Damaged(format!("{rows} rows where {expected} were written")));
         }
-        if self.leased && !metastore_mutants::on(Mutant::StateLacksLeaseKeys) {
+        if self.leased && !metastore_mutants::mutant(Mutant::StateLacksLeaseKeys) {
             self.attach_keys()?;
         }
         self.engine.delete(Table::Meta, LOADING)?;

@@ -24,7 +24,7 @@ impl Store {
     /// # Errors
     /// If the medium failed.
     pub fn snapshot(&self) -> Result<Source, EngineError> {
-        if metastore_mutants::on(Mutant::StateNotFrozen) {
+        if metastore_mutants::mutant(Mutant::StateNotFrozen) {
             return Ok(Source::new(self.engine.clone()));
         }
         Ok(Source::new(self.engine.checkpoint()?))
@@ -139,7 +139,7 @@ impl Source {
         block: &mut Block,
         out: &mut Vec<u8>,
     ) -> Result<Option<Revision>, SnapshotError> {
-        let to = self.published.revision - i64::from(metastore_mutants::on(Mutant::StateLacksLastRevision));
+        let to = self.published.revision - i64::from(metastore_mutants::mutant(Mutant::StateLacksLastRevision));
         let mut versions: Vec<Version> = Vec::new();
         let next = self.engine.history(from, to, &mut versions)?;
         for version in versions {

@@ -209,7 +209,7 @@ impl Hub {
         self.ready.remove(&(state.next, watcher));
         let group = self.matcher.group(state.group);
         let change = |hit: &u32| &matched.changes[*hit as usize];
-        let next = state.next + i64::from(metastore_mutants::on(Mutant::CatchUpSkipsFirst));
+        let next = state.next + i64::from(metastore_mutants::mutant(Mutant::CatchUpSkipsFirst));
         let first = group.hits.partition_point(|hit| change(hit).version.revision.main < next);
         let horizon = chunk.to.max(self.tail);
         if first < group.hits.len() {

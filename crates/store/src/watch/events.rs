@@ -20,7 +20,7 @@ const DELETE: u64 = 1;
 /// The events of a response: a part of a list that many responses share.
 #[derive(Clone, Debug)]
 pub struct Events {
-    shared: Arc<Shared>,
+    shared: Arc<EventForm>,
     /// The bounds of the part: byte positions in `Encoded`, indexes in `Rows`.
     from: usize,
     to: usize,
@@ -29,7 +29,7 @@ pub struct Events {
 }
 
 #[derive(Debug)]
-enum Shared {
+enum EventForm {
     Encoded(Bytes),
     Rows(Vec<Change>),
 }
@@ -40,11 +40,11 @@ impl Events {
         let count = changes.len();
         let encoded_len = changes.iter().map(field_len).sum();
         if encoded_len > ENCODE_ONCE_BYTES {
-            return Self { shared: Arc::new(Shared::Rows(changes)), from: 0, to: count, count, encoded_len };
+            return Self { shared: Arc::new(EventForm::Rows(changes)), from: 0, to: count, count, encoded_len };
         }
         let mut out = BytesMut::with_capacity(encoded_len);
         changes.iter().for_each(|change| put(&mut out, change));
-        Self { shared: Arc::new(Shared::Encoded(out.freeze())), from: 0, to: encoded_len, count, encoded_len }
+        Self { shared: Arc::new(EventForm::Encoded(out.freeze())), from: 0, to: encoded_len, count, encoded_len }
     }
 
     /// The number of events; never zero in a queued response.
@@ -78,11 +78,11 @@ impl Events {
     /// Moves events from the front to `out` until `out` holds `limit` bytes. The last event may exceed the limit.
     pub(super) fn drain_into(&mut self, out: &mut BytesMut, limit: usize) {
         match &*self.shared {
-            Shared::Encoded(bytes) => {
+            EventForm::Encoded(bytes) => {
                 out.extend_from_slice(&bytes[self.from..self.to]);
                 (self.from, self.count, self.encoded_len) = (self.to, 0, 0);
             }
-            Shared::Rows(changes) => {
+            EventForm::Rows(changes) => {
                 for change in &changes[self.from..self.to] {
                     if out.len() >= limit {
                         return;
@@ -99,12 +99,12 @@ impl Events {
     /// The number of bytes of the event at a position, and the distance to the next position.
     fn event_at(&self, position: usize) -> (usize, usize) {
         match &*self.shared {
-            Shared::Encoded(bytes) => {
+            EventForm::Encoded(bytes) => {
                 let (len, at) = wire::read_varint(&bytes[position + 1..]).expect("events are encoded here");
                 let len = 1 + at + len as usize;
                 (len, len)
             }
-            Shared::Rows(changes) => (field_len(&changes[position]), 1),
+            EventForm::Rows(changes) => (field_len(&changes[position]), 1),
         }
     }
 }

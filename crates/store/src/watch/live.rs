@@ -40,7 +40,7 @@ impl Hub {
     fn turn_to_history(&mut self) {
         for (watcher, state) in &mut self.watchers {
             if let Place::Synced(_) = state.place {
-                state.next = state.next.max(self.tail + i64::from(!metastore_mutants::on(Mutant::WatchRepeats)));
+                state.next = state.next.max(self.tail + i64::from(!metastore_mutants::mutant(Mutant::WatchRepeats)));
                 state.place = Place::Ready;
                 self.ready.insert((state.next, watcher as u32));
                 self.matcher.group_mut(state.group).synced.clear();

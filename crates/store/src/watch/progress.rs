@@ -37,7 +37,7 @@ impl Hub {
     fn answer_or_wait(&mut self, slot: u32, from: i64) {
         let stream = &mut self.streams[slot as usize];
         let from = from.max(stream.named_revision);
-        if from > self.tail && !metastore_mutants::on(Mutant::ProgressAhead) {
+        if from > self.tail && !metastore_mutants::mutant(Mutant::ProgressAhead) {
             stream.progress_from = Some(from);
             self.progress_waiting.insert((from, slot));
             return;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use metastore_engine::{
-    Applied, Engine, KeyRange, Mark, Published, Result, Revision, Statistic, Table, Usage, Version,
+    Applied, Engine, HighWaterMark, KeyRange, Published, Result, Revision, Statistic, Table, Usage, Version,
 };
 
 /// Calls `look` with the name of each call that reads keys, before it forwards the call to another engine.
@@ -42,7 +42,7 @@ impl<F: Fn(&str) + Send + Sync + 'static> Engine for Watched<F> {
     fn begin_compaction(&self, at: i64) {
         self.engine.begin_compaction(at);
     }
-    fn set_mark(&self, mark: Mark) {
+    fn set_mark(&self, mark: HighWaterMark) {
         self.engine.set_mark(mark);
     }
     fn outlives_process(&self) -> bool {
@@ -93,7 +93,7 @@ impl<F: Fn(&str) + Send + Sync + 'static> Engine for Watched<F> {
     fn usage(&self) -> Usage {
         self.engine.usage()
     }
-    fn mark(&self) -> Mark {
+    fn mark(&self) -> HighWaterMark {
         self.engine.mark()
     }
 }

@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use super::Member;
+use super::MemberHandle;
 use crate::grpc::{Frame, Router, Status};
 
 /// The only one of these methods that a learner would serve.
@@ -33,7 +33,7 @@ pub fn no_authentication() -> Status {
     )
 }
 
-pub fn register(router: &mut Router, member: &Rc<Member>) {
+pub fn register(router: &mut Router, member: &Rc<MemberHandle>) {
     for (service, methods) in METHODS {
         for &method in methods {
             let path = match service {

@@ -40,7 +40,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use super::client::request;
 use super::headers::{CLUSTER_ID, DIRECTORY, PROCESS, SERVER_FROM, said};
 use super::probe;
-use crate::api::Member;
+use crate::api::MemberHandle;
 use crate::config::url;
 use crate::driver::Event;
 
@@ -62,7 +62,7 @@ pub struct Own {
 
 /// A duplicate process: another one that answers as this member.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Twin {
+pub struct DuplicateProcess {
     /// Where it answers.
     pub url: String,
     /// Whether one of the two data directories is a copy of the other, as far as their names are known.
@@ -93,7 +93,7 @@ pub fn new_directory() -> u64 {
 
 /// Returns the duplicate process, if the first of these URLs at which this member answers leads to one. Blocks for at
 /// most some seconds. Needs no runtime, but the peer port must be served.
-pub fn look(own: Own, urls: &[String]) -> Option<Twin> {
+pub fn look(own: Own, urls: &[String]) -> Option<DuplicateProcess> {
     if urls.is_empty() {
         return None;
     }
@@ -101,15 +101,15 @@ pub fn look(own: Own, urls: &[String]) -> Option<Twin> {
     let runtime = runtime
         .inspect_err(|error| tracing::warn!(error = %error, "cannot look whether another process is this member"))
         .ok()?;
-    let twin = runtime.block_on(find_twice(own, urls));
+    let duplicate = runtime.block_on(find_twice(own, urls));
     // Otherwise this would wait for a name that does not resolve.
     runtime.shutdown_background();
-    twin
+    duplicate
 }
 
 /// Looks again and again, until a duplicate process is found that works on a copy of this member's directory. For a
 /// local runtime, once in a process.
-pub async fn watch(member: Rc<Member>, own: Own) {
+pub async fn watch(member: Rc<MemberHandle>, own: Own) {
     let shared = &member.shared;
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -124,11 +124,11 @@ pub async fn watch(member: Rc<Member>, own: Own) {
             continue;
         }
         match find_twice(own, &record.peer_urls).await {
-            Some(twin) if twin.copy => {
-                member.inbox.push_control(Event::Twin(twin));
+            Some(duplicate) if duplicate.copy => {
+                member.inbox.push_control(Event::DuplicateProcess(duplicate));
                 return;
             }
-            Some(Twin { url, .. }) if url != warned_of => {
+            Some(DuplicateProcess { url, .. }) if url != warned_of => {
                 seldom!(
                     warn, (own.id, &url),
                     "local-member-id" = %format_args!("{:x}", own.id), url,
@@ -143,7 +143,7 @@ pub async fn watch(member: Rc<Member>, own: Own) {
     }
 }
 
-async fn find_twice(own: Own, urls: &[String]) -> Option<Twin> {
+async fn find_twice(own: Own, urls: &[String]) -> Option<DuplicateProcess> {
     let first = find(own, urls).await?;
     tracing::debug!(
         "local-member-id" = %format_args!("{:x}", own.id), url = first.url,
@@ -153,14 +153,14 @@ async fn find_twice(own: Own, urls: &[String]) -> Option<Twin> {
     find(own, urls).await
 }
 
-async fn find(own: Own, urls: &[String]) -> Option<Twin> {
+async fn find(own: Own, urls: &[String]) -> Option<DuplicateProcess> {
     for text in urls {
         // A URL that was recorded long ago, perhaps by another program, need not be valid here.
         let Ok(url) = url::parse(text) else { continue };
         let answer = request(&url, Method::GET, probe::PATH, HeaderMap::new(), Bytes::new(), PATIENCE).await;
         match answer.ok().and_then(|reply| judge(own, process(), &reply.headers)) {
             Some(Found::Itself) => return None,
-            Some(Found::Another { copy }) => return Some(Twin { url: text.clone(), copy }),
+            Some(Found::Another { copy }) => return Some(DuplicateProcess { url: text.clone(), copy }),
             None => {}
         }
     }
@@ -189,10 +189,10 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::api::bench::Bench;
+    use crate::api::fake_engine::FakeEngine;
     use crate::peer::Identity;
 
-    /// The member of [`Bench`].
+    /// The member of [`FakeEngine`].
     const OWN: Own = Own { cluster_id: 9, id: 1, directory: Some(0xd) };
 
     fn answer(cluster_id: u64, id: u64, process: &str, directory: Option<u64>) -> HeaderMap {
@@ -239,35 +239,37 @@ mod tests {
         url
     }
 
-    fn copy_at(url: &str) -> Twin {
-        Twin { url: url.to_owned(), copy: true }
+    fn copy_at(url: &str) -> DuplicateProcess {
+        DuplicateProcess { url: url.to_owned(), copy: true }
     }
 
     #[tokio::test(flavor = "local")]
     async fn the_first_url_at_which_this_member_answers_decides() {
         let own = listens(answer(9, 1, process(), Some(0xd))).await;
-        let twin = listens(answer(9, 1, "other", Some(0xd))).await;
+        let duplicate = listens(answer(9, 1, "other", Some(0xd))).await;
         let (stranger, nobody) = (listens(HeaderMap::new()).await, "http://127.0.0.1:1".to_owned());
         let found = async |urls: &[&String]| {
             let urls: Vec<String> = urls.iter().map(|url| url.to_string()).collect();
             find(OWN, &urls).await
         };
-        assert_eq!(found(&[&own, &twin]).await, None);
-        assert_eq!(found(&[&nobody, &stranger, &twin, &own]).await, Some(copy_at(&twin)));
+        assert_eq!(found(&[&own, &duplicate]).await, None);
+        assert_eq!(found(&[&nobody, &stranger, &duplicate, &own]).await, Some(copy_at(&duplicate)));
         assert_eq!(found(&[&nobody, &stranger]).await, None);
-        assert_eq!(found(&[&"not a url".to_owned(), &twin]).await, Some(copy_at(&twin)));
+        assert_eq!(found(&[&"not a url".to_owned(), &duplicate]).await, Some(copy_at(&duplicate)));
     }
 
     /// The duplicate process that a running member reports within some rounds.
-    async fn told(members: &[&str]) -> Option<Twin> {
-        let bench = Bench::new(members);
-        tokio::task::spawn_local(watch(bench.member.clone(), OWN));
+    async fn told(members: &[&str]) -> Option<DuplicateProcess> {
+        let fake = FakeEngine::new(members);
+        tokio::task::spawn_local(watch(fake.member.clone(), OWN));
         let told = async {
             let mut events = Vec::new();
             loop {
-                bench.member.inbox.drain(&mut events, Duration::ZERO);
-                if let Some(Event::Twin(twin)) = events.drain(..).find(|event| matches!(event, Event::Twin(_))) {
-                    return twin;
+                fake.member.inbox.drain(&mut events, Duration::ZERO);
+                if let Some(Event::DuplicateProcess(duplicate)) =
+                    events.drain(..).find(|event| matches!(event, Event::DuplicateProcess(_)))
+                {
+                    return duplicate;
                 }
                 sleep(Duration::from_millis(1)).await;
             }

@@ -7,7 +7,7 @@ use raft::eraftpb::HardState;
 
 use super::bootstrap::Bootstrap;
 use super::passed_over::{EntryId, PassedOver, flag};
-use super::past::Past;
+use super::replay::ReplayedLog;
 use super::{Replica, Settings, SnapshotProgress};
 use crate::consensus::Consensus;
 use crate::data_dir::{DataDir, Found, Identity, OpenError, Paths};
@@ -86,7 +86,7 @@ impl Replica {
         let passed_over = PassedOver::load(&data, settings.skip_entry)?;
         let store = open_store(&engine, &settings)?;
         let (cut, log_bytes) = (cut.or_else(|| replay.cut.clone()), replay.log_bytes);
-        let past = Past { last: replay.last_index(), lowered: start.lowered };
+        let replayed = ReplayedLog { last: replay.last_index(), lowered: start.lowered };
         let consensus = open_consensus(&settings, id, &start, (replay, &passed_over))
             .map_err(|why| OpenError::refused(&wal_dir, format!("the log cannot be replayed: {why}")))?;
         // The start can no longer be refused, so the disk may be changed.
@@ -122,7 +122,7 @@ impl Replica {
             receiver,
             received: None,
             snapshot: SnapshotProgress { running: false, log_bytes, named: start.log },
-            past,
+            replayed,
             beside_etcd: false,
             passed_over,
             failed,

@@ -10,13 +10,13 @@ use metastore_replica::{Role, Standing};
 use metastore_store::watch;
 use metastore_store::{Member as ClusterMember, Store};
 
-use super::{Barrier, Limits, Member, Watchers};
+use super::{Barrier, Limits, MemberHandle, Watchers};
 use crate::driver::{Answer, Event, Waiter};
 use crate::grpc::Ledger;
 use crate::io::inbox::{Bounds, Inbox};
 use crate::io::slots::Slots;
 use crate::metrics::Metrics;
-use crate::peer::{Identity, Kept, Settings, Sink, StateIntake, StateTaker, Transport};
+use crate::peer::{Identity, Pool, Settings, Sink, StateIntake, StateTaker, Transport};
 use crate::shared::{Shared, WorkerFlags};
 
 /// A peer sink and a state intake that take nothing.
@@ -41,11 +41,11 @@ impl StateIntake for Deaf {
 }
 
 /// Member 1 of a cluster, on a worker of its own.
-pub struct Bench {
-    pub member: Rc<Member>,
+pub struct FakeEngine {
+    pub member: Rc<MemberHandle>,
 }
 
-impl Bench {
+impl FakeEngine {
     /// The members with their peer URLs, from id 1 on; commas separate several of one member. To be called inside a local runtime.
     pub fn new(peer_urls: &[&str]) -> Self {
         Self::with(store(peer_urls, false))
@@ -66,7 +66,7 @@ impl Bench {
         let identity =
             Identity { id: 1, cluster_id: 9, directory: None, version: "3.7.0".into(), peer_urls: Vec::new() };
         let settings = Settings { identity, dial_timeout: request_timeout, read_timeout: request_timeout };
-        let member = Member {
+        let member = MemberHandle {
             shared: Shared::new(9, 1, &store),
             limits: Limits {
                 max_request_bytes: 1000,
@@ -81,16 +81,16 @@ impl Bench {
             barrier: Barrier::new(inbox.clone(), slots.clone(), (0, flags.clone()), request_timeout),
             inbox,
             transport: Transport::new(settings, Arc::new(Deaf), Arc::new(Deaf)),
-            kept: Kept::default(),
+            pool: Pool::default(),
             slots,
             listing: Default::default(),
             takes_singly: Default::default(),
             worker: 0,
             all: [flags].into(),
         };
-        let bench = Self { member: Rc::new(member) };
-        bench.led_by(0);
-        bench
+        let fake = Self { member: Rc::new(member) };
+        fake.led_by(0);
+        fake
     }
 
     /// Sets the leader; 0 for none.

@@ -19,7 +19,7 @@ const MESSAGES: usize = 16 << 10;
 const MESSAGE_BYTES: usize = 128 << 20;
 
 /// The peer sink of the engine thread.
-pub struct Ear {
+pub struct PeerSink {
     inbox: Inbox<Event>,
     room: Arc<Room>,
     /// The removal is passed on once: the other members report it with every attempt to reach them.
@@ -34,31 +34,31 @@ struct Room {
 }
 
 /// A message on its way; its place is free again once it is taken.
-pub struct Heard {
+pub struct PeerMessage {
     message: Box<raftpb::Message>,
     bytes: usize,
     room: Arc<Room>,
 }
 
-impl Heard {
+impl PeerMessage {
     pub fn take(mut self) -> raftpb::Message {
         std::mem::take(&mut *self.message)
     }
 }
 
-impl Drop for Heard {
+impl Drop for PeerMessage {
     fn drop(&mut self) {
         self.room.messages.fetch_sub(1, Ordering::Relaxed);
         self.room.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
-impl Ear {
+impl PeerSink {
     pub fn new(inbox: Inbox<Event>) -> Self {
         Self { inbox, room: Arc::default(), removed: AtomicBool::new(false) }
     }
 
-    fn place(&self, message: raftpb::Message, bytes: usize) -> Option<Heard> {
+    fn place(&self, message: raftpb::Message, bytes: usize) -> Option<PeerMessage> {
         let room = &self.room;
         // Another thread may take the last place at the same time: the bound is exceeded by one message per thread.
         let (messages, under_way) = (room.messages.load(Ordering::Relaxed), room.bytes.load(Ordering::Relaxed));
@@ -67,11 +67,11 @@ impl Ear {
         }
         room.messages.fetch_add(1, Ordering::Relaxed);
         room.bytes.fetch_add(bytes, Ordering::Relaxed);
-        Some(Heard { message: Box::new(message), bytes, room: room.clone() })
+        Some(PeerMessage { message: Box::new(message), bytes, room: room.clone() })
     }
 }
 
-impl Sink for Ear {
+impl Sink for PeerSink {
     fn message(&self, message: raftpb::Message, bytes: usize) -> bool {
         self.place(message, bytes).is_some_and(|heard| self.inbox.push_control(Event::Message(heard)))
     }
@@ -101,7 +101,7 @@ mod tests {
     #[test]
     fn messages_have_bounds_of_their_own_and_taking_them_makes_room() {
         let inbox = Inbox::new(Bounds { count: 1, bytes: 1 });
-        let ear = Ear::new(inbox.clone());
+        let ear = PeerSink::new(inbox.clone());
         assert!(ear.message(raftpb::Message::default(), MESSAGE_BYTES + 1), "a large one alone");
         assert!(!ear.message(raftpb::Message::default(), 1));
         let mut events = Vec::new();

@@ -16,25 +16,25 @@ use crate::config::Url;
 /// At most this many requests of one worker are under way at a time; more wait for these, within their time limit.
 const AT_ONCE: usize = 64;
 /// At most this many idle connections of one worker are kept.
-pub const KEPT: usize = 8;
+pub const IDLE: usize = 8;
 
 type Sender = SendRequest<Full<Bytes>>;
 
 /// The connection pool of one worker.
 #[derive(Debug)]
-pub struct Kept {
+pub struct Pool {
     /// Idle connections with their URLs; the one used last is at the end.
     idle: RefCell<Vec<(String, Sender)>>,
     places: Semaphore,
 }
 
-impl Default for Kept {
+impl Default for Pool {
     fn default() -> Self {
         Self { idle: RefCell::default(), places: Semaphore::new(AT_ONCE) }
     }
 }
 
-impl Kept {
+impl Pool {
     /// Like [`super::client::request`], but inside a local runtime only. A request may reach the peer twice, if a
     /// pooled connection breaks during the first attempt.
     ///
@@ -86,7 +86,7 @@ impl Kept {
 
     fn keep(&self, url: &Url, sender: Sender) {
         let mut idle = self.idle.borrow_mut();
-        if idle.len() >= KEPT {
+        if idle.len() >= IDLE {
             idle.remove(0);
         }
         idle.push((url.text.clone(), sender));
@@ -131,42 +131,42 @@ mod tests {
         (url, accepted)
     }
 
-    async fn ask(kept: &Kept, url: &Url) -> Bytes {
+    async fn ask(pool: &Pool, url: &Url) -> Bytes {
         let what = (HeaderMap::new(), Bytes::from_static(b"ping"));
-        kept.request(url, Method::POST, "/leases", what, Duration::from_secs(20)).await.unwrap().body
+        pool.request(url, Method::POST, "/leases", what, Duration::from_secs(20)).await.unwrap().body
     }
 
     #[tokio::test(flavor = "local")]
     async fn a_connection_serves_one_request_after_the_other() {
-        let ((url, accepted), kept) = (peer(100).await, Kept::default());
+        let ((url, accepted), pool) = (peer(100).await, Pool::default());
         for _ in 0..10 {
-            assert_eq!(ask(&kept, &url).await, "1");
+            assert_eq!(ask(&pool, &url).await, "1");
         }
         assert_eq!(accepted.get(), 1);
     }
 
     #[tokio::test(flavor = "local")]
     async fn a_connection_that_was_closed_is_replaced() {
-        let ((url, accepted), kept) = (peer(2).await, Kept::default());
+        let ((url, accepted), pool) = (peer(2).await, Pool::default());
         for _ in 0..10 {
-            ask(&kept, &url).await;
+            ask(&pool, &url).await;
         }
         assert_eq!(accepted.get(), 5);
     }
 
     #[tokio::test(flavor = "local")]
     async fn few_are_kept() {
-        let ((url, accepted), kept) = (peer(100).await, Rc::new(Kept::default()));
-        let asking: Vec<_> = (0..3 * KEPT)
+        let ((url, accepted), pool) = (peer(100).await, Rc::new(Pool::default()));
+        let asking: Vec<_> = (0..3 * IDLE)
             .map(|_| {
-                let (kept, url) = (kept.clone(), url.clone());
-                tokio::task::spawn_local(async move { ask(&kept, &url).await })
+                let (pool, url) = (pool.clone(), url.clone());
+                tokio::task::spawn_local(async move { ask(&pool, &url).await })
             })
             .collect();
         for asked in asking {
             asked.await.unwrap();
         }
-        assert!(accepted.get() > KEPT);
-        assert_eq!(kept.idle.borrow().len(), KEPT);
+        assert!(accepted.get() > IDLE);
+        assert_eq!(pool.idle.borrow().len(), IDLE);
     }
 }

@@ -38,7 +38,7 @@ pub struct Sizes {
 
 /// The high-water mark of the stored data. Its unit is the bytes that rows take in pages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Mark {
+pub struct HighWaterMark {
     /// The most that was stored, without the values that unfinished compactions may still lower.
     highest: u64,
     /// Unfinished compactions, in the order of their revisions.
@@ -61,7 +61,7 @@ impl Usage {
     }
 }
 
-impl Mark {
+impl HighWaterMark {
     /// Records that `usage` is stored now.
     pub(crate) fn raise(&mut self, usage: Usage) {
         let top = self.waiting.last_mut().map_or(&mut self.highest, |last| &mut last.peak);
@@ -117,7 +117,7 @@ impl Mark {
         [self.highest].into_iter().chain(waiting).collect()
     }
 
-    /// Reads the result of [`Mark::to_numbers`]; `None` if the numbers cannot be a mark.
+    /// Reads the result of [`HighWaterMark::to_numbers`]; `None` if the numbers cannot be a mark.
     pub fn from_numbers(numbers: &[u64]) -> Option<Self> {
         let (&highest, waiting) = numbers.split_first()?;
         let (waiting, []) = waiting.as_chunks::<2>() else { return None };
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn sizes_are_those_of_a_file_of_pages() {
-        let mut mark = Mark::default();
+        let mut mark = HighWaterMark::default();
         assert_eq!(mark.sizes(usage(0)), Sizes { allocated: 5 * 4096, in_use: 5 * 4096 });
         mark.raise(Usage { rows: 1, bytes: 4080 });
         assert_eq!(mark.sizes(Usage { rows: 1, bytes: 4080 }), Sizes { allocated: 6 * 4096, in_use: 6 * 4096 });
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn what_waits_to_be_dropped_does_not_count_in_the_end() {
-        let mut mark = Mark::default();
+        let mut mark = HighWaterMark::default();
         mark.raise(usage(100));
         mark.begin(7, usage(100));
         mark.raise(usage(130));
@@ -159,7 +159,7 @@ mod tests {
         mark.dropped(7, usage(60));
         mark.dropped(8, usage(40));
         assert_eq!(mark.to_numbers(), [100, 7, 70, 9, 50]);
-        assert_eq!(Mark::from_numbers(&mark.to_numbers()).as_ref(), Some(&mark));
+        assert_eq!(HighWaterMark::from_numbers(&mark.to_numbers()).as_ref(), Some(&mark));
         mark.through(9);
         assert_eq!(mark.to_numbers(), [100]);
         mark.begin(12, usage(95));
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_mark_falls_to_what_is_stored() {
-        let mut mark = Mark::from_numbers(&[100]).unwrap();
+        let mut mark = HighWaterMark::from_numbers(&[100]).unwrap();
         assert_eq!(mark.lowered(usage(60)).to_numbers(), [60]);
         mark.begin(7, usage(90));
         mark.begin(8, usage(90));
@@ -185,10 +185,10 @@ mod tests {
     fn what_is_no_mark_is_refused() {
         let most: Vec<u64> = (0..2 * MOST_WAITING as u64 + 3).collect();
         for numbers in [&[][..], &[1, 2], &[1, 2, 3, 2, 3], &most] {
-            assert_eq!(Mark::from_numbers(numbers), None, "{numbers:?}");
+            assert_eq!(HighWaterMark::from_numbers(numbers), None, "{numbers:?}");
         }
-        let mut mark = Mark::default();
+        let mut mark = HighWaterMark::default();
         (0..100).for_each(|at| mark.begin(at, usage(1)));
-        assert!(Mark::from_numbers(&mark.to_numbers()).is_some(), "it is bounded");
+        assert!(HighWaterMark::from_numbers(&mark.to_numbers()).is_some(), "it is bounded");
     }
 }

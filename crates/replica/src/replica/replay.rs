@@ -10,7 +10,7 @@ use super::{Fatal, Output, Replica};
 use crate::state::MarkJob;
 
 /// Facts about the replayed entries, as the start found them.
-pub(super) struct Past {
+pub(super) struct ReplayedLog {
     /// The last entry that was in the log.
     pub(super) last: u64,
     /// The last entry after which the high-water mark was lowered; 0 if none is known.
@@ -37,14 +37,14 @@ impl Replica {
 
     /// Lowers the high-water mark if it was lowered after this entry, up to which the state is now.
     pub(super) fn lower_as_before(&self, index: u64) {
-        if index == self.past.lowered {
+        if index == self.replayed.lowered {
             self.lower();
         }
     }
 
     /// Repeats the effects of an entry that was applied.
-    pub(super) fn relive(&mut self, index: u64, output: &mut Output) -> Result<(), Fatal> {
-        if index <= self.past.last && self.store.compacting() {
+    pub(super) fn repeat_effects(&mut self, index: u64, output: &mut Output) -> Result<(), Fatal> {
+        if index <= self.replayed.last && self.store.compacting() {
             // Everything must be published before versions are dropped.
             output.events.extend(self.store.publish()?);
             while self.store.compact_step()? {}

@@ -25,7 +25,7 @@ mod convert;
 mod install;
 mod open;
 mod passed_over;
-mod past;
+mod replay;
 
 pub use bootstrap::{Bootstrap, Founder};
 pub use convert::{ConvertError, Converted, convert};
@@ -130,7 +130,7 @@ pub enum Fatal {
          directory. Keep the one at that URL, and give this one an empty data directory and an id of its own (etcdctl \
          member add); or end that one first if this one is to be kept"
     )]
-    Twin { id: u64, url: String },
+    DuplicateProcess { id: u64, url: String },
     /// Another process runs as this member, with a data directory of another founding.
     #[error(
         "another process runs as member {id:x}, at {url}, with a data directory of its own: both were founded with \
@@ -243,7 +243,7 @@ pub struct Replica {
     received: Option<ReceivedState>,
     /// Whether a job runs, and log bytes written since the last one was planned.
     snapshot: SnapshotProgress,
-    past: past::Past,
+    replayed: replay::ReplayedLog,
     /// Whether an etcd is among the members.
     beside_etcd: bool,
     passed_over: passed_over::PassedOver,
@@ -462,11 +462,11 @@ impl Replica {
         let Append { hard_state, entries, sync } = append;
         let hard_state = hard_state_to_disk(&hard_state);
         let changed = (hard_state != self.wal.hard_state()).then_some(&hard_state);
-        let changed = changed.filter(|_| !(entries.is_empty() && metastore_mutants::on(Mutant::SkipVoteSync)));
+        let changed = changed.filter(|_| !(entries.is_empty() && metastore_mutants::mutant(Mutant::SkipVoteSync)));
         if changed.is_none() && entries.is_empty() {
             return Ok(());
         }
-        let sync = sync && !(metastore_mutants::on(Mutant::AnswerBeforeSync) && self.standing().is_leader());
+        let sync = sync && !(metastore_mutants::mutant(Mutant::AnswerBeforeSync) && self.standing().is_leader());
         self.snapshot.log_bytes += entries.iter().map(|entry| log_bytes(entry.data.len())).sum::<u64>();
         Ok(self.wal.append(changed, entries.iter().map(to_disk), sync)?)
     }
@@ -491,7 +491,7 @@ impl Replica {
             } else {
                 output.outcomes.extend(self.apply_entry(entry).map_err(|fatal| fatal.at(id))?);
             }
-            self.relive(id.index, output)?;
+            self.repeat_effects(id.index, output)?;
         }
         self.observer.publishing();
         output.events.extend(self.store.publish()?);
@@ -506,14 +506,14 @@ impl Replica {
         if entry.get_entry_type() != EntryType::EntryNormal {
             return self.apply_member_change(&entry).map(Some);
         }
-        if metastore_mutants::on(Mutant::ApplyTwiceAfterRestart) && entry.index == self.past.last {
+        if metastore_mutants::mutant(Mutant::ApplyTwiceAfterRestart) && entry.index == self.replayed.last {
             self.store.apply(entry.index, entry.term, entry.data.clone())?;
         }
         let kind = self.observer.recognize(&entry.data);
         let outcome = self.store.apply(entry.index, entry.term, entry.data)?;
         if let Some(outcome) = &outcome {
             self.observer.applied(kind, outcome.reply.is_ok());
-            if entry.index > self.past.last {
+            if entry.index > self.replayed.last {
                 self.observer.worked(outcome.id, &self.store.work());
             }
         }
@@ -540,7 +540,7 @@ impl Replica {
                 self.conf_state.clone()
             }
         };
-        if !(metastore_mutants::on(Mutant::PromotionForgotten) && matches!(checked, Ok(MemberChange::Promote(_)))) {
+        if !(metastore_mutants::mutant(Mutant::PromotionForgotten) && matches!(checked, Ok(MemberChange::Promote(_)))) {
             self.conf_state = conf_state;
         }
         let conf_state = conf_state_to_disk(&self.conf_state);

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use metastore_store::Member as ClusterMember;
 
 use super::reconfiguration::quorum;
-use super::{Member, errors};
+use super::{MemberHandle, errors};
 use crate::grpc::Status;
 
-impl Member {
+impl MemberHandle {
     /// The error of a proposal that was made at `began` and has no answer.
     pub(super) fn why_late(&self, began: tokio::time::Instant) -> Status {
         let began = began.into_std();
@@ -48,16 +48,16 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::api::bench::Bench;
+    use crate::api::fake_engine::FakeEngine;
     use crate::driver::{Answer, Event};
     use crate::grpc::Call;
 
     /// The error of a put that runs out of time. After that, the engine thread answers `held`: whether the put was
     /// withdrawn before it was proposed.
     async fn ends(call: Call, held: bool) -> Status {
-        let bench = Bench::new(&["http://127.0.0.1:1", "http://127.0.0.1:2"]);
+        let fake = FakeEngine::new(&["http://127.0.0.1:1", "http://127.0.0.1:2"]);
         let request = PutRequest::default();
-        let put = bench.member.propose(&call, Kind::Put, &request);
+        let put = fake.member.propose(&call, Kind::Put, &request);
         let mut put = std::pin::pin!(put);
         let mut proposed = 0;
         loop {
@@ -65,12 +65,12 @@ mod tests {
             if let Ok(ended) = ended {
                 return ended.unwrap_err();
             }
-            for (event, waiter) in bench.asked() {
+            for (event, waiter) in fake.asked() {
                 match event {
                     Event::Propose { id, .. } => proposed = id,
                     Event::Withdraw { id, .. } => {
                         assert_eq!(id, proposed);
-                        bench.member.slots.complete(waiter.key, Answer::Withdrawn(held));
+                        fake.member.slots.complete(waiter.key, Answer::Withdrawn(held));
                     }
                     _ => panic!("another question"),
                 }
@@ -89,13 +89,13 @@ mod tests {
 
     #[tokio::test(flavor = "local", start_paused = true)]
     async fn a_write_whose_client_has_gone_is_withdrawn() {
-        let bench = Bench::new(&["http://127.0.0.1:1", "http://127.0.0.1:2"]);
+        let fake = FakeEngine::new(&["http://127.0.0.1:1", "http://127.0.0.1:2"]);
         let call = Call::of_member(tokio::time::Instant::now() + Duration::from_secs(100));
         let request = PutRequest::default();
-        let put = bench.member.propose(&call, Kind::Put, &request);
+        let put = fake.member.propose(&call, Kind::Put, &request);
         assert!(timeout(Duration::from_millis(10), put).await.is_err());
         let mut events = Vec::new();
-        bench.member.inbox.drain(&mut events, Duration::ZERO);
+        fake.member.inbox.drain(&mut events, Duration::ZERO);
         let [Event::Propose { id: proposed, .. }, Event::Withdraw { waiter: None, id }] = &events[..] else {
             panic!("not a proposal and its end")
         };
@@ -105,14 +105,14 @@ mod tests {
     /// Waits for the end of a compaction that is applied. Returns the result, and how long it took, in seconds; the
     /// compaction takes 1,000.
     async fn compacted(call: Call) -> (Result<(), Status>, u64) {
-        let bench = Bench::new(&["http://127.0.0.1:1"]);
+        let fake = FakeEngine::new(&["http://127.0.0.1:1"]);
         let began = tokio::time::Instant::now();
         let engine = async {
             tokio::time::sleep(Duration::from_secs(1000)).await;
-            bench.answer(|_| Answer::Compacted).await
+            fake.answer(|_| Answer::Compacted).await
         };
         let result = tokio::select! {
-            result = bench.member.compacted(&call) => result,
+            result = fake.member.compacted(&call) => result,
             _ = engine => unreachable!(),
         };
         (result, began.elapsed().as_secs())
@@ -131,11 +131,11 @@ mod tests {
 
     #[tokio::test(flavor = "local", start_paused = true)]
     async fn a_client_that_no_longer_waits_for_the_end_of_a_compaction_is_forgotten() {
-        let bench = Bench::new(&["http://127.0.0.1:1"]);
+        let fake = FakeEngine::new(&["http://127.0.0.1:1"]);
         let call = Call::of_member(tokio::time::Instant::now() + Duration::from_secs(100));
-        assert!(timeout(Duration::from_millis(10), bench.member.compacted(&call)).await.is_err());
+        assert!(timeout(Duration::from_millis(10), fake.member.compacted(&call)).await.is_err());
         let mut events = Vec::new();
-        bench.member.inbox.drain(&mut events, Duration::ZERO);
+        fake.member.inbox.drain(&mut events, Duration::ZERO);
         let [Event::AwaitCompaction { id: asked, .. }, Event::Withdraw { waiter: None, id }] = &events[..] else {
             panic!("not a question and its end")
         };
