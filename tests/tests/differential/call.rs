@@ -4,6 +4,7 @@
 //! itself. Calls name such a lease by a number of this test, and each side maps the number to its own id.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use metastore_proto::etcdserverpb::*;
 use metastore_tests::grpc::Client;
@@ -79,6 +80,8 @@ pub struct Side {
     pub cluster_id: u64,
     pub member_id: u64,
     pub raft_term: u64,
+    /// When the run began: before the first lease was granted.
+    pub since: Instant,
     /// The lease ids that this server chose, by the numbers that calls use.
     chosen: BTreeMap<i64, i64>,
     keep_alive: Option<KeepAliveStream>,
@@ -87,11 +90,11 @@ pub struct Side {
 impl Side {
     /// Connects, and learns the ids that this server puts into its headers.
     pub async fn connect(address: &str) -> Result<Side, Status> {
-        let client = Client::new(address);
+        let (client, since) = (Client::new(address), Instant::now());
         let status: StatusResponse = client.unary(paths::STATUS, StatusRequest {}).await?;
         let header = status.header.ok_or_else(|| Status::internal("the answer to Status has no header"))?;
         let ResponseHeader { cluster_id, member_id, raft_term, .. } = header;
-        Ok(Side { client, cluster_id, member_id, raft_term, chosen: BTreeMap::new(), keep_alive: None })
+        Ok(Side { client, cluster_id, member_id, raft_term, since, chosen: BTreeMap::new(), keep_alive: None })
     }
 
     /// The answer of the server before normalisation, or the error.

@@ -3,8 +3,8 @@
 //! - cluster id, member id and raft term: each server has its own; replaced by 1. Zeros stay zeros, because the headers
 //!   inside a transaction must be empty.
 //! - lease ids that the server chose: replaced by the numbers that calls use.
-//! - remaining TTLs: time passes between two answers. A TTL that is at most two minutes below the granted one
-//!   becomes the granted one.
+//! - remaining TTLs: time passes between two answers. A TTL that is below the granted one by no more than the time since
+//!   the run began becomes the granted one.
 //! - the order of the keys of a lease, and of leases: etcd does not define it (a map, a heap ordered by time); sorted.
 //! - the order of equal elements in a sorted range: etcd's sort is not stable; see [`settle_ties`].
 
@@ -18,9 +18,6 @@ use metastore_proto::mvccpb::KeyValue;
 use metastore_sim::model::range;
 
 use super::call::{Answer, Call, FIRST_CHOSEN, Side};
-
-/// The number of seconds by which a remaining TTL may be below the granted one: longer than any run.
-const TTL_SLACK: i64 = 120;
 
 pub fn normalise(call: &Call, answer: &mut Answer, side: &Side) {
     if let Some(found) = header(answer) {
@@ -91,7 +88,9 @@ fn normalise_txn(request: &TxnRequest, answer: &mut TxnResponse) {
 fn normalise_ttl(answer: &mut LeaseTimeToLiveResponse, side: &Side) {
     answer.id = side.number_of(answer.id);
     answer.keys.sort();
-    let lowest = (answer.granted_ttl - TTL_SLACK).max(0);
+    // etcd and MetaStore both round down to a whole second.
+    let passed_s = side.since.elapsed().as_secs() as i64 + 1;
+    let lowest = (answer.granted_ttl - passed_s).max(0);
     if (lowest..=answer.granted_ttl).contains(&answer.ttl) {
         answer.ttl = answer.granted_ttl;
     }
