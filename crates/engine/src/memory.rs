@@ -34,7 +34,7 @@ use frozen::Frozen;
 use history::{CHUNK_VERSIONS, Entry, History};
 use index::{Index, LEAF_KEYS};
 use leaf::Key;
-use metastore_mutants::Mutant;
+use metastore_mutants::{Mutant, mutant};
 use parking_lot::RwLock;
 use std::collections::BTreeMap;
 use std::ops::Bound::{Included, Unbounded};
@@ -132,9 +132,8 @@ impl Versioned {
         let Self { index, history, compaction, .. } = self;
         let from = compaction.filter(|(under_way, _)| *under_way == at).map(|(_, next)| next).unwrap_or_default();
         let mut gone = Usage::default();
-        let tombstones_stay = metastore_mutants::mutant(Mutant::TombstonesStay);
         let next = history.compact_step(at, from, |Entry { key, stored }| {
-            if tombstones_stay && stored.stamp.is_tombstone() {
+            if mutant(Mutant::TombstonesStay) && stored.stamp.is_tombstone() {
                 return false;
             }
             let dead = index.compact(key, stored.stamp, at);

@@ -5,10 +5,10 @@
 //! seeds that were not chosen for it.
 //!
 //! ```text
-//!   store, replica    if metastore_mutants::mutant(Mutant::AnswerBeforeSync) { ... }
-//!                          │
-//!        without feature   └─▶ false at compile time: the branch is not in the program
-//!        with `on`         └─▶ is it the bug given to `choose`?  ◀── metastore-sim --mutant NUMBER
+//!   engine, store, replica    if mutant(Mutant::AnswerBeforeSync) { ... }
+//!                                │
+//!              without feature   └─▶ false at compile time: the branch is not in the program
+//!              with `on`         └─▶ is it the bug given to `choose`?  ◀── metastore-sim --mutant NUMBER
 //! ```
 //!
 //! One build with the feature holds all bugs, and one at a time is on: two would hide each other. Everything that is
@@ -16,8 +16,8 @@
 //! could set one.
 //!
 //! Rules for a hook
-//! - **One line, at the place of the mistake.** The code around it reads the same without the hook, and there is no
-//!   `cfg` outside this crate. Where a bug needs a second place to survive, that place has a hook on the same bug, and
+//! - **`if mutant(...) { ... }`, on lines of its own, at the place of the mistake.** The code around it reads the same
+//!   without the hook, and there is no `cfg` outside this crate. Where a bug needs a second place to survive, that place has a hook on the same bug, and
 //!   no other.
 //! - **Silent.** The code that contains the bug must not notice it: no assertion, checksum, error or panic. Only its
 //!   effects on clients and on other members are left to notice. So a bug is a mistake that a developer could have

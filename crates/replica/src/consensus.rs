@@ -12,7 +12,7 @@
 //! Nothing here is random: the election timeout of a member follows from its id and the term.
 
 use bytes::Bytes;
-use metastore_mutants::Mutant;
+use metastore_mutants::{Mutant, mutant};
 use metastore_proto::raftpb;
 use metastore_store::check_change;
 use raft::eraftpb::{ConfChange, ConfState, Entry, HardState, Message, MessageType, Snapshot};
@@ -190,11 +190,10 @@ impl Consensus {
     /// If the log contradicts itself.
     pub fn new(id: u64, timing: Timing, portions: Portions, log: EntryLog, applied: u64) -> raft::Result<Self> {
         let Timing { election_ticks, pre_vote } = timing;
-        let by_lease = metastore_mutants::mutant(Mutant::ReadByLease);
-        let config = Config {
+        let mut config = Config {
             id,
             applied,
-            read_only_option: if by_lease { ReadOnlyOption::LeaseBased } else { ReadOnlyOption::Safe },
+            read_only_option: ReadOnlyOption::Safe,
             election_tick: election_ticks,
             heartbeat_tick: 1,
             max_size_per_msg: portions.message_bytes,
@@ -205,6 +204,9 @@ impl Consensus {
             pre_vote,
             ..Config::default()
         };
+        if mutant(Mutant::ReadByLease) {
+            config.read_only_option = ReadOnlyOption::LeaseBased;
+        }
         config.validate()?;
         let node = RawNode::new(&config, log, &Logger::root(Discard, o!()))?;
         let mut consensus = Self {
@@ -386,7 +388,7 @@ impl Consensus {
                 bytes = 0;
             }
             bytes += more;
-            if metastore_mutants::mutant(Mutant::ProposedTwice) {
+            if mutant(Mutant::ProposedTwice) {
                 batch.push(entry.clone());
             }
             batch.push(entry);
@@ -552,8 +554,10 @@ impl Consensus {
         if raft.state != StateRole::Leader {
             self.catching_up.clear();
         }
-        let needed = self.catching_up.needed(raft.prs(), raft.raft_log.first_index());
-        let needed = needed.filter(|_| !metastore_mutants::mutant(Mutant::LogCutBehindState));
+        let mut needed = self.catching_up.needed(raft.prs(), raft.raft_log.first_index());
+        if mutant(Mutant::LogCutBehindState) {
+            needed = None;
+        }
         self.node.mut_store().compact(index, keep, needed);
     }
 

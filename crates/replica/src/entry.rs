@@ -5,7 +5,7 @@
 //! the entry's `context`, which the library does not read, next to a change in the library's own numbers.
 
 use bytes::Bytes;
-use metastore_mutants::Mutant;
+use metastore_mutants::{Mutant, mutant};
 use metastore_proto::Message;
 use metastore_proto::raftpb::{self, ConfChangeType};
 use metastore_store::{Member, check_change, check_command};
@@ -139,18 +139,18 @@ pub fn library_change(index: u64, change: &raftpb::ConfChange) -> Result<eraftpb
     // Not the getter: for an unknown number it returns the default, which is AddNode.
     let number = change.r#type.unwrap_or_default();
     let why = |_| EntryError { index, why: format!("membership change {number}, which this version does not know") };
-    let (kind, node_id) = match ConfChangeType::try_from(number).map_err(why)? {
+    let (mut kind, mut node_id) = match ConfChangeType::try_from(number).map_err(why)? {
         ConfChangeType::ConfChangeAddNode => (Library::AddNode, change.node_id()),
-        ConfChangeType::ConfChangeRemoveNode if metastore_mutants::mutant(Mutant::RemovedMemberVotes) => {
-            (Library::AddNode, 0)
-        }
-        ConfChangeType::ConfChangeAddLearnerNode if metastore_mutants::mutant(Mutant::LearnerVotes) => {
-            (Library::AddNode, change.node_id())
-        }
         ConfChangeType::ConfChangeRemoveNode => (Library::RemoveNode, change.node_id()),
         ConfChangeType::ConfChangeAddLearnerNode => (Library::AddLearnerNode, change.node_id()),
         ConfChangeType::ConfChangeUpdateNode => (Library::AddNode, 0),
     };
+    if mutant(Mutant::RemovedMemberVotes) && kind == Library::RemoveNode {
+        (kind, node_id) = (Library::AddNode, 0);
+    }
+    if mutant(Mutant::LearnerVotes) && kind == Library::AddLearnerNode {
+        kind = Library::AddNode;
+    }
     let mut out = eraftpb::ConfChange { node_id, id: change.id(), ..eraftpb::ConfChange::default() };
     out.set_change_type(kind);
     Ok(out)

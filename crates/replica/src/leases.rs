@@ -24,7 +24,7 @@
 //! Time is a parameter, in milliseconds of a monotonic clock; the clocks of two members are never compared.
 //! Deliberately absent: the waiters for answers.
 
-use metastore_mutants::Mutant;
+use metastore_mutants::{Mutant, mutant};
 use metastore_proto::etcdserverpb::{LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeRequest};
 use metastore_store::command::{Command, Kind};
 use metastore_store::lease::{Expiry, Renewal};
@@ -143,11 +143,14 @@ impl LeaseKeeper {
         let renewals: Vec<_> = leases.iter().map(|lease| self.expiry.renew(*lease, now_ms)).collect();
         let renewed = leases.iter().zip(&renewals).filter(|(_, renewal)| matches!(renewal, Renewal::Renewed(_)));
         let known = replica.store().leases();
-        let checkpoints: Vec<_> = renewed
+        let mut checkpoints: Vec<_> = renewed
             .filter(|(lease, _)| known.has_checkpoint(**lease))
             .map(|(lease, _)| LeaseCheckpoint { id: *lease, remaining_ttl: 0 })
             .collect();
-        if !checkpoints.is_empty() && !metastore_mutants::mutant(Mutant::CheckpointOutlivesRenewal) {
+        if mutant(Mutant::CheckpointOutlivesRenewal) {
+            checkpoints.clear();
+        }
+        if !checkpoints.is_empty() {
             let taken_back = LeaseCheckpointRequest { checkpoints };
             let proposed = replica.propose_as_leader(vec![Command::encode_as(
                 &replica.store().auth().own_caller(),
@@ -161,7 +164,10 @@ impl LeaseKeeper {
                 Renewed::NotLeader
             };
         }
-        if replica.standing().sole_leader || metastore_mutants::mutant(Mutant::RenewalUnproven) {
+        if mutant(Mutant::RenewalUnproven) {
+            return Renewed::Proven(renewals);
+        }
+        if replica.standing().sole_leader {
             return Renewed::Proven(renewals);
         }
         replica.read(id);
@@ -214,8 +220,10 @@ impl LeaseKeeper {
     /// last are gone. Leases that are not gone wait for the disks of other members, or for a quorum; more proposals
     /// would only fill the log.
     pub fn has_more_expired(&self, now_ms: u64) -> bool {
-        let ready = self.revoking.is_none() && !metastore_mutants::mutant(Mutant::ExpiryStopsAtBound);
-        ready && self.expiry.next_deadline_ms().is_some_and(|due_ms| due_ms <= now_ms)
+        if mutant(Mutant::ExpiryStopsAtBound) {
+            return false;
+        }
+        self.revoking.is_none() && self.expiry.next_deadline_ms().is_some_and(|due_ms| due_ms <= now_ms)
     }
 }
 

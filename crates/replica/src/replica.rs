@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use metastore_engine::{Applied, Engine, EngineError};
-use metastore_mutants::Mutant;
+use metastore_mutants::{Mutant, mutant};
 use metastore_proto::raftpb;
 use metastore_store::mvcc::CompactionHashJob;
 use metastore_store::watch::RevisionEvents;
@@ -459,14 +459,18 @@ impl Replica {
     }
 
     fn append(&mut self, append: Append) -> Result<(), Fatal> {
-        let Append { hard_state, entries, sync } = append;
+        let Append { hard_state, entries, mut sync } = append;
         let hard_state = hard_state_to_disk(&hard_state);
-        let changed = (hard_state != self.wal.hard_state()).then_some(&hard_state);
-        let changed = changed.filter(|_| !(entries.is_empty() && metastore_mutants::mutant(Mutant::SkipVoteSync)));
+        let mut changed = (hard_state != self.wal.hard_state()).then_some(&hard_state);
+        if mutant(Mutant::SkipVoteSync) && entries.is_empty() {
+            changed = None;
+        }
         if changed.is_none() && entries.is_empty() {
             return Ok(());
         }
-        let sync = sync && !(metastore_mutants::mutant(Mutant::AnswerBeforeSync) && self.standing().is_leader());
+        if mutant(Mutant::AnswerBeforeSync) && self.standing().is_leader() {
+            sync = false;
+        }
         self.snapshot.log_bytes += entries.iter().map(|entry| log_bytes(entry.data.len())).sum::<u64>();
         Ok(self.wal.append(changed, entries.iter().map(to_disk), sync)?)
     }
@@ -506,7 +510,7 @@ impl Replica {
         if entry.get_entry_type() != EntryType::EntryNormal {
             return self.apply_member_change(&entry).map(Some);
         }
-        if metastore_mutants::mutant(Mutant::ApplyTwiceAfterRestart) && entry.index == self.replayed.last {
+        if mutant(Mutant::ApplyTwiceAfterRestart) && entry.index == self.replayed.last {
             self.store.apply(entry.index, entry.term, entry.data.clone())?;
         }
         let kind = self.observer.recognize(&entry.data);
@@ -540,8 +544,9 @@ impl Replica {
                 self.conf_state.clone()
             }
         };
-        if !(metastore_mutants::mutant(Mutant::PromotionForgotten) && matches!(checked, Ok(MemberChange::Promote(_)))) {
-            self.conf_state = conf_state;
+        let former = std::mem::replace(&mut self.conf_state, conf_state);
+        if mutant(Mutant::PromotionForgotten) && matches!(checked, Ok(MemberChange::Promote(_))) {
+            self.conf_state = former;
         }
         let conf_state = conf_state_to_disk(&self.conf_state);
         Ok(self.store.apply_member_change(index, term, change.id(), checked, &conf_state)?)

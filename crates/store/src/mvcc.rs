@@ -27,7 +27,7 @@ pub use views::Views;
 use std::sync::Arc;
 
 use metastore_engine::{Applied, Engine, KeyRange, Published, Revision, Row, Version};
-use metastore_mutants::Mutant;
+use metastore_mutants::{Mutant, mutant};
 
 use crate::Refusal;
 use crate::watch::Change;
@@ -68,8 +68,10 @@ impl Mvcc {
     /// If the medium fails, or if the state is compacted beyond its newest revision, so that no revision could be read.
     pub fn open(engine: Arc<dyn Engine>) -> metastore_engine::Result<Self> {
         let current = engine.published().revision.max(FIRST_REVISION);
-        let (at, compaction) = Compaction::resume(engine.as_ref())?;
-        let compaction = compaction.filter(|_| !metastore_mutants::mutant(Mutant::CompactionNotResumed));
+        let (at, mut compaction) = Compaction::resume(engine.as_ref())?;
+        if mutant(Mutant::CompactionNotResumed) {
+            compaction = None;
+        }
         if at > current {
             let why = format!("the state is damaged: compacted at revision {at}, but the newest is {current}");
             return Err(metastore_engine::EngineError(why));
@@ -148,7 +150,9 @@ impl Mvcc {
             let mut rows = Vec::new();
             let range = KeyRange { start: &start, ..range };
             from = self.view.engine().scan(range, i64::MAX, usize::MAX, &mut rows)?;
-            from = from.filter(|_| !metastore_mutants::mutant(Mutant::DeleteEndsAfterStep));
+            if mutant(Mutant::DeleteEndsAfterStep) {
+                from = None;
+            }
             count += rows.len() as i64;
             for version in rows {
                 deleted(&version.row)?;
@@ -177,11 +181,13 @@ impl Mvcc {
     /// as the previous value. The two differ if a transaction writes a key twice, as etcd allows in different nested
     /// transactions.
     fn append(&mut self, key: &[u8], version: Version, replaced: Option<Version>) -> metastore_engine::Result<()> {
-        let before = match replaced {
+        let mut before = match replaced {
             Some(replaced) if replaced.revision.main > self.current => self.view.engine().newest(key, self.current)?,
             replaced => replaced,
         };
-        let before = if metastore_mutants::mutant(Mutant::PreviousIsAfter) { Some(version.clone()) } else { before };
+        if mutant(Mutant::PreviousIsAfter) {
+            before = Some(version.clone());
+        }
         self.view.engine().append(key, version.clone())?;
         self.changes.push(Change { version, previous: row_if_alive(before) });
         Ok(())
@@ -193,7 +199,10 @@ impl Mvcc {
 
     /// Ends the transaction. If it changed anything, its changes become the current revision.
     pub fn end(&mut self) -> Vec<Change> {
-        if !self.changes.is_empty() || metastore_mutants::mutant(Mutant::EmptyRevision) {
+        if !self.changes.is_empty() {
+            self.current += 1;
+        }
+        if mutant(Mutant::EmptyRevision) && self.changes.is_empty() {
             self.current += 1;
         }
         std::mem::take(&mut self.changes)

@@ -17,7 +17,7 @@
 
 use std::sync::atomic::Ordering;
 
-use metastore_mutants::Mutant;
+use metastore_mutants::{Mutant, mutant};
 use rocksdb::properties::BACKGROUND_ERRORS;
 use rocksdb::{BottommostLevelCompaction, CompactOptions, Range, ReadOptions, WriteBatch};
 
@@ -95,7 +95,7 @@ impl RocksDb {
         let next = self.walk(walk, &mut dropped)?;
         let more = next.is_some() || walk.at < at;
         let walk = walk.goes_on(next, state.published.revision);
-        if metastore_mutants::mutant(Mutant::ForgetsBeforeFlush) {
+        if mutant(Mutant::ForgetsBeforeFlush) {
             self.forgotten.advance(walk.done);
         }
         // Rows of tables may be pending. They wait for their own applied index.

@@ -28,7 +28,7 @@
 //!
 //! HashKV shows both.
 
-use metastore_mutants::Mutant;
+use metastore_mutants::{Mutant, mutant};
 use raft::eraftpb::{EntryType, Message, MessageType};
 use raft::{GetEntriesContext, Raft, Storage};
 
@@ -39,7 +39,10 @@ use super::inbound::{Rejected, leads};
 /// # Errors
 /// [`Rejected::EntriesLost`]: the member must stop.
 pub fn check<T: Storage>(raft: &Raft<T>, message: &Message) -> Result<(), Rejected> {
-    let leads = leads(raft, message) && !metastore_mutants::mutant(Mutant::LossUnnoticed);
+    let mut leads = leads(raft, message);
+    if mutant(Mutant::LossUnnoticed) {
+        leads = false;
+    }
     let proof = match message.get_msg_type() {
         MessageType::MsgAppend | MessageType::MsgHeartbeat if leads => Some(format!(
             "members {:x} and {:x} both lead in term {}, so a member has voted twice",

@@ -12,7 +12,7 @@
 //! term. Otherwise late confirmations of the first question would confirm the second one, and with it all rounds
 //! between the two, which no follower has confirmed.
 
-use metastore_mutants::Mutant;
+use metastore_mutants::{Mutant, mutant};
 use raft::eraftpb::{Message, MessageType};
 
 /// A round without an answer is asked for again after so many ticks: after 500 ms with etcd's heartbeat of 100 ms, as
@@ -32,7 +32,10 @@ impl Questions {
     /// Renames a question that this leader is about to step.
     pub fn name(&mut self, question: &mut Message) {
         self.asked += 1;
-        let number = if metastore_mutants::mutant(Mutant::ReadRoundReused) { 0 } else { self.asked };
+        let mut number = self.asked;
+        if mutant(Mutant::ReadRoundReused) {
+            number = 0;
+        }
         for entry in question.mut_entries().iter_mut() {
             entry.data = [&entry.data[..], &number.to_be_bytes()].concat().into();
         }
@@ -70,7 +73,7 @@ struct Round {
 impl Reads {
     /// Adds a read.
     pub fn add(&mut self, id: u64) {
-        if metastore_mutants::mutant(Mutant::ReadWithoutReadIndex) {
+        if mutant(Mutant::ReadWithoutReadIndex) {
             return self.confirmed.push((0, vec![id]));
         }
         self.next.push(id);
@@ -132,9 +135,11 @@ impl Reads {
     }
 
     /// Moves to `into` the reads that may be served once everything up to `applied` is applied.
-    pub fn release(&mut self, applied: u64, into: &mut Vec<u64>) {
-        let too_early = metastore_mutants::mutant(Mutant::ReadBeforeApplied);
-        for (_, ids) in self.confirmed.extract_if(.., |(index, _)| *index <= applied || too_early) {
+    pub fn release(&mut self, mut applied: u64, into: &mut Vec<u64>) {
+        if mutant(Mutant::ReadBeforeApplied) {
+            applied = u64::MAX;
+        }
+        for (_, ids) in self.confirmed.extract_if(.., |(index, _)| *index <= applied) {
             into.extend(ids);
         }
     }

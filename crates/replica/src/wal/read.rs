@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
 use crc32c::crc32c_append;
-use metastore_mutants::Mutant;
+use metastore_mutants::{Mutant, mutant};
 use metastore_proto::raftpb::HardState;
 use metastore_proto::{Message as _, walpb};
 
@@ -143,9 +143,11 @@ pub(super) fn read(
                 return Err(corrupt(scanner.at, "a record does not verify, and a later segment follows".to_owned()));
             }
             let sum = scanner.sum.unwrap_or(0);
-            if !metastore_mutants::mutant(Mutant::DamageTakenForTear) {
-                tear::judge(&bytes, scanner.at, sum).map_err(|reason| corrupt(scanner.at, reason))?;
+            let mut judged = tear::judge(&bytes, scanner.at, sum);
+            if mutant(Mutant::DamageTakenForTear) {
+                judged = Ok(());
             }
+            judged.map_err(|reason| corrupt(scanner.at, reason))?;
             let offset = scanner.at as u64;
             log.replay.cut = Some(TornTail { file, offset, dropped_bytes: written(&bytes) - offset });
         }
@@ -160,7 +162,7 @@ pub(super) fn read(
     }
     let tail = tail.ok_or_else(|| WalError::NotFound { dir: dir.to_owned() })?;
     let commit = log.replay.hard_state.commit();
-    if metastore_mutants::mutant(Mutant::LogCutTooMuch) && log.entries.back().is_some_and(|last| last.index > commit) {
+    if mutant(Mutant::LogCutTooMuch) && log.entries.back().is_some_and(|last| last.index > commit) {
         log.entries.pop_back();
     }
     log.replay.entries = log.entries.drain(..).collect();

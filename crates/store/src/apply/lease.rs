@@ -1,7 +1,7 @@
 //! LeaseGrant, LeaseRevoke and checkpoints (etcd: `server/lease/lessor.go`).
 
 use metastore_engine::{EngineError, Table};
-use metastore_mutants::Mutant;
+use metastore_mutants::{Mutant, mutant};
 use metastore_proto::etcdserverpb::{LeaseCheckpointRequest, LeaseGrantRequest, LeaseRevokeRequest};
 
 use super::{Applying, HaltCause, Reply};
@@ -42,9 +42,10 @@ impl Store {
         for key in keys::keys_of(self.engine.as_ref(), id)? {
             self.mvcc.delete(&key)?;
             self.work.deletes += 1;
-            if !metastore_mutants::mutant(Mutant::LeaseKeysSurvive) {
-                keys::detach(self.engine.as_ref(), id, &key)?;
+            if mutant(Mutant::LeaseKeysSurvive) {
+                continue;
             }
+            keys::detach(self.engine.as_ref(), id, &key)?;
         }
         self.engine.delete(Table::Lease, &Leases::row_key(id))?;
         self.work.lease_revoked = true;
@@ -65,11 +66,14 @@ impl Store {
     }
 
     /// Moves a key from one lease to another; 0 means no lease.
-    pub(super) fn move_key(&mut self, key: &[u8], from: i64, to: i64) -> Result<(), HaltCause> {
+    pub(super) fn move_key(&mut self, key: &[u8], mut from: i64, to: i64) -> Result<(), HaltCause> {
         if from == to {
             return Ok(());
         }
-        if from != 0 && !metastore_mutants::mutant(Mutant::LeaseKeepsFormerKey) {
+        if mutant(Mutant::LeaseKeepsFormerKey) {
+            from = 0;
+        }
+        if from != 0 {
             keys::detach(self.engine.as_ref(), from, key)?;
         }
         if to == 0 {

@@ -8,7 +8,7 @@
 use std::cmp::Ordering;
 
 use metastore_engine::KeyRange;
-use metastore_mutants::Mutant;
+use metastore_mutants::{Mutant, mutant};
 use metastore_proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use metastore_proto::etcdserverpb::request_op::Request;
 use metastore_proto::etcdserverpb::{Compare, TxnRequest};
@@ -75,10 +75,10 @@ impl Store {
                 let reply = self.view().range_visible(&query, at, self.mvcc.seen());
                 OpReply::Range(reply.map_err(unreadable)?)
             }
-            Op::Put(_) if metastore_mutants::mutant(Mutant::TxnPartly) && !first => {
-                OpReply::Put { revision: self.mvcc.seen(), previous: None }
-            }
             Op::Put(put) => {
+                if mutant(Mutant::TxnPartly) && !first {
+                    return Ok(OpReply::Put { revision: self.mvcc.seen(), previous: None });
+                }
                 let previous = self.put_checked(put)?;
                 OpReply::Put { revision: self.mvcc.seen(), previous }
             }
@@ -188,12 +188,12 @@ fn matches(compare: &Compare, kv: &KeyValue<'_>) -> bool {
         (Ok(CompareTarget::Version), _) => kv.version.cmp(&0),
         (Ok(CompareTarget::Create), Some(TargetUnion::CreateRevision(n))) => kv.create_revision.cmp(n),
         (Ok(CompareTarget::Create), _) => kv.create_revision.cmp(&0),
-        (Ok(CompareTarget::Mod), Some(TargetUnion::ModRevision(n)))
-            if metastore_mutants::mutant(Mutant::CompareIgnoresNewer) && kv.mod_revision > *n =>
-        {
-            Ordering::Equal
+        (Ok(CompareTarget::Mod), Some(TargetUnion::ModRevision(n))) => {
+            if mutant(Mutant::CompareIgnoresNewer) && kv.mod_revision > *n {
+                return matches!(CompareResult::try_from(compare.result), Ok(CompareResult::Equal));
+            }
+            kv.mod_revision.cmp(n)
         }
-        (Ok(CompareTarget::Mod), Some(TargetUnion::ModRevision(n))) => kv.mod_revision.cmp(n),
         (Ok(CompareTarget::Mod), _) => kv.mod_revision.cmp(&0),
         (Ok(CompareTarget::Lease), Some(TargetUnion::Lease(n))) => kv.lease.cmp(n),
         (Ok(CompareTarget::Lease), _) => kv.lease.cmp(&0),

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use metastore_mutants::Mutant;
+use metastore_mutants::{Mutant, mutant};
 
 use super::{EXPIRIES_PER_SECOND, Lease as Granted, MAX_TTL_S, REVOKE_RETRY_MS};
 
@@ -53,9 +53,11 @@ impl Expiry {
     /// `extend_ms` (an election timeout) more, counted from now. It ends later still if more than
     /// [`EXPIRIES_PER_SECOND`] leases would end in one second.
     pub fn promote(&mut self, now_ms: u64, leases: impl IntoIterator<Item = (i64, Granted)>, extend_ms: u64) {
-        let lives_ms = |lease: &Granted| match metastore_mutants::mutant(Mutant::LeaseCutAtElection) {
-            true => 0,
-            false => ttl_ms(lease.restart_ttl_s()),
+        let lives_ms = |lease: &Granted| {
+            if mutant(Mutant::LeaseCutAtElection) {
+                return 0;
+            }
+            ttl_ms(lease.restart_ttl_s())
         };
         let mut ends: Vec<_> =
             leases.into_iter().map(|(id, lease)| (now_ms + extend_ms + lives_ms(&lease), id, lease.ttl_s)).collect();
@@ -104,9 +106,10 @@ impl Expiry {
             Some(lease) if lease.ends_ms <= now_ms => Renewal::Expired,
             Some(lease) => {
                 // After an election a lease may end later than this renewal would set: a renewal never shortens a life.
-                if !metastore_mutants::mutant(Mutant::RenewalIgnored) {
-                    lease.ends_ms = lease.ends_ms.max(now_ms + ttl_ms(lease.ttl_s));
+                if mutant(Mutant::RenewalIgnored) {
+                    return Renewal::Renewed(lease.ttl_s);
                 }
+                lease.ends_ms = lease.ends_ms.max(now_ms + ttl_ms(lease.ttl_s));
                 Renewal::Renewed(lease.ttl_s)
             }
         }
@@ -128,10 +131,12 @@ impl Expiry {
             if at_ms > now_ms || expired.len() == max {
                 break;
             }
-            let ends_ms = timers.leases[&id].ends_ms;
+            let mut ends_ms = timers.leases[&id].ends_ms;
             if ends_ms > now_ms {
-                let never = metastore_mutants::mutant(Mutant::RenewedLeaseNeverEnds);
-                timers.requeue(id, if never { u64::MAX } else { ends_ms });
+                if mutant(Mutant::RenewedLeaseNeverEnds) {
+                    ends_ms = u64::MAX;
+                }
+                timers.requeue(id, ends_ms);
             } else {
                 expired.push(id);
                 timers.requeue(id, now_ms + REVOKE_RETRY_MS);

@@ -15,7 +15,7 @@
 use std::sync::{Arc, OnceLock, Weak};
 
 use metastore_engine::{Engine, EngineError, Result, Revision, Table};
-use metastore_mutants::Mutant;
+use metastore_mutants::{Mutant, mutant};
 
 use super::Mvcc;
 use super::hash::{HashKv, KvHasher};
@@ -40,8 +40,10 @@ impl Compaction {
     pub(super) fn resume(engine: &dyn Engine) -> Result<(i64, Option<Self>)> {
         let scheduled = schema::compact_revision(engine, schema::SCHEDULED_COMPACTION)?;
         let finished = schema::compact_revision(engine, schema::FINISHED_COMPACTION)?;
-        let known = scheduled.or(finished).filter(|_| !metastore_mutants::mutant(Mutant::CompactionForgotten));
-        let at = known.unwrap_or(NEVER_COMPACTED);
+        let mut at = scheduled.or(finished).unwrap_or(NEVER_COMPACTED);
+        if mutant(Mutant::CompactionForgotten) {
+            at = NEVER_COMPACTED;
+        }
         let interrupted = scheduled.filter(|_| scheduled != finished);
         // The engine already knows of this compaction, unless its high-water mark was not stored with the state.
         interrupted.into_iter().for_each(|at| engine.begin_compaction(at));
@@ -119,8 +121,9 @@ impl Mvcc {
                 result: Arc::downgrade(&compaction.hash),
             });
         }
-        if !metastore_mutants::mutant(Mutant::CompactRevisionNotRaised) {
-            self.compacted = revision;
+        let former = std::mem::replace(&mut self.compacted, revision);
+        if mutant(Mutant::CompactRevisionNotRaised) {
+            self.compacted = former;
         }
         self.compaction = Some(compaction);
         Ok(Ok(()))
@@ -153,9 +156,12 @@ impl Mvcc {
             return Ok(false);
         }
         let engine = self.view.engine();
-        let too_far = 10 * i64::from(metastore_mutants::mutant(Mutant::CompactionDropsReadable));
+        let mut at = compaction.at;
+        if mutant(Mutant::CompactionDropsReadable) {
+            at += 10;
+        }
         let before = engine.usage().rows;
-        let more = engine.compact_step(compaction.at + too_far)?;
+        let more = engine.compact_step(at)?;
         self.dropped += before.saturating_sub(engine.usage().rows);
         if more {
             return Ok(true);

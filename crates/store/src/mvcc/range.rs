@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use metastore_engine::{KeyRange, Row, Version};
-use metastore_mutants::Mutant;
+use metastore_mutants::{Mutant, mutant};
 
 use super::row::KeyValue;
 use super::view::{Pin, ReadError, View};
@@ -233,7 +233,7 @@ impl View {
 
 /// A deliberate bug: the next step skips the key at which a step ended.
 fn lose_border(next: &mut Option<Vec<u8>>) {
-    if metastore_mutants::mutant(Mutant::BorderKeyLost) {
+    if mutant(Mutant::BorderKeyLost) {
         next.iter_mut().for_each(|key| key.push(0));
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use metastore_engine::{Engine, EngineError, Published, Revision, Row, Version};
-use metastore_mutants::Mutant;
+use metastore_mutants::{Mutant, mutant};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::hash::CompactionHashes;
@@ -186,7 +186,7 @@ impl HistorySource for View {
             && rows.len() < enough
         {
             next = self.shared.engine.history(from, to, rows)?;
-            if metastore_mutants::mutant(Mutant::CatchUpEndsAfterStep) {
+            if mutant(Mutant::CatchUpEndsAfterStep) {
                 return Ok(None);
             }
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use metastore_engine::{Applied, Engine, EngineError, KeyRange, Published, Revision, Table, Version};
-use metastore_mutants::Mutant;
+use metastore_mutants::{Mutant, mutant};
 
 use super::{FORMAT, HEADER_BYTES, KEY_TABLE, MAGIC, MAX_BLOCK_BYTES, SnapshotError, table_code};
 use crate::lease::{Leases, keys};
@@ -224,7 +224,10 @@ impl Loader {
         if expected != rows {
             return Err(SnapshotError::Damaged(format!("{rows} rows where {expected} were written")));
         }
-        if self.leased && !metastore_mutants::mutant(Mutant::StateLacksLeaseKeys) {
+        if mutant(Mutant::StateLacksLeaseKeys) {
+            self.leased = false;
+        }
+        if self.leased {
             self.attach_keys()?;
         }
         self.engine.delete(Table::Meta, LOADING)?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use metastore_engine::{Applied, Engine, EngineError, Published, Revision, Table, Version};
-use metastore_mutants::Mutant;
+use metastore_mutants::{Mutant, mutant};
 
 use super::{BLOCK_BYTES, FORMAT, HEADER_BYTES, KEY_TABLE, MAGIC, SnapshotError, table_code};
 use crate::Store;
@@ -24,7 +24,7 @@ impl Store {
     /// # Errors
     /// If the medium failed.
     pub fn snapshot(&self) -> Result<Source, EngineError> {
-        if metastore_mutants::mutant(Mutant::StateNotFrozen) {
+        if mutant(Mutant::StateNotFrozen) {
             return Ok(Source::new(self.engine.clone()));
         }
         Ok(Source::new(self.engine.checkpoint()?))
@@ -139,7 +139,10 @@ impl Source {
         block: &mut Block,
         out: &mut Vec<u8>,
     ) -> Result<Option<Revision>, SnapshotError> {
-        let to = self.published.revision - i64::from(metastore_mutants::mutant(Mutant::StateLacksLastRevision));
+        let mut to = self.published.revision;
+        if mutant(Mutant::StateLacksLastRevision) {
+            to -= 1;
+        }
         let mut versions: Vec<Version> = Vec::new();
         let next = self.engine.history(from, to, &mut versions)?;
         for version in versions {

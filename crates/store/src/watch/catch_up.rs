@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use metastore_engine::{Result, Revision, STEP, Version};
-use metastore_mutants::Mutant;
+use metastore_mutants::{Mutant, mutant};
 
 use super::{Change, Events, Hub, Response};
 use crate::mvcc::row::{KeyValue, key_of};
@@ -209,7 +209,10 @@ impl Hub {
         self.ready.remove(&(state.next, watcher));
         let group = self.matcher.group(state.group);
         let change = |hit: &u32| &matched.changes[*hit as usize];
-        let next = state.next + i64::from(metastore_mutants::mutant(Mutant::CatchUpSkipsFirst));
+        let mut next = state.next;
+        if mutant(Mutant::CatchUpSkipsFirst) {
+            next += 1;
+        }
         let first = group.hits.partition_point(|hit| change(hit).version.revision.main < next);
         let horizon = chunk.to.max(self.tail);
         if first < group.hits.len() {

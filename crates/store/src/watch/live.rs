@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use metastore_mutants::Mutant;
+use metastore_mutants::{Mutant, mutant};
 
 use super::hub::Place;
 use super::{Events, Hub, Response, RevisionEvents};
@@ -40,7 +40,11 @@ impl Hub {
     fn turn_to_history(&mut self) {
         for (watcher, state) in &mut self.watchers {
             if let Place::Synced(_) = state.place {
-                state.next = state.next.max(self.tail + i64::from(!metastore_mutants::mutant(Mutant::WatchRepeats)));
+                let mut after = self.tail + 1;
+                if mutant(Mutant::WatchRepeats) {
+                    after = self.tail;
+                }
+                state.next = state.next.max(after);
                 state.place = Place::Ready;
                 self.ready.insert((state.next, watcher as u32));
                 self.matcher.group_mut(state.group).synced.clear();
