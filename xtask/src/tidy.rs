@@ -1,5 +1,6 @@
 //! The rules. Each is a pure function of its input, and has a test that shows that it can fail.
 
+mod decisions;
 mod dependencies;
 pub mod files;
 mod lines;
@@ -30,6 +31,7 @@ pub fn run(root: &Path) -> Result<String, String> {
     let metadata = metadata(root)?;
     let tree = files::Tree::read(root, &metadata)?;
     let mut findings = dependencies::check(&metadata);
+    findings.extend(decisions::check(root)?);
     findings.extend(tree.dead());
     findings.extend(words::check(&tree));
     findings.extend(sizes::check(&tree));
