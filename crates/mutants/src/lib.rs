@@ -17,8 +17,8 @@
 //!
 //! Rules for a hook
 //! - **`if mutant(...) { ... }`, on lines of its own, at the place of the mistake.** The code around it reads the same
-//!   without the hook, and there is no `cfg` outside this crate. Where a bug needs a second place to survive, that place has a hook on the same bug, and
-//!   no other.
+//!   without the hook, and there is no `cfg` outside this crate. Where a bug needs a second place to survive, that
+//!   place has a hook on the same bug, and no other.
 //! - **Silent.** The code that contains the bug must not notice it: no assertion, checksum, error or panic. Only its
 //!   effects on clients and on other members are left to notice. So a bug is a mistake that a developer could have
 //!   made, and it compiles and runs. A bug that the code refuses by itself proves that check, not the simulator's.

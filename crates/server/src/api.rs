@@ -282,7 +282,8 @@ pub fn register(router: &mut Router, member: &Rc<MemberHandle>) {
     unimplemented::register(router, member);
 }
 
-/// Adds a unary method that learners do not serve. The handler is `async fn(&MemberHandle, Call, T) -> Result<Frame, _>`.
+/// Adds a unary method that learners do not serve. The handler is
+/// `async fn(&MemberHandle, Call, T) -> Result<Frame, _>`.
 macro_rules! unary {
     ($router:expr, $member:expr, $service:expr, $method:literal, $handler:path) => {{
         let member = $member.clone();

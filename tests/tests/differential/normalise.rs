@@ -3,8 +3,8 @@
 //! - cluster id, member id and raft term: each server has its own; replaced by 1. Zeros stay zeros, because the headers
 //!   inside a transaction must be empty.
 //! - lease ids that the server chose: replaced by the numbers that calls use.
-//! - remaining TTLs: time passes between two answers. A TTL that is below the granted one by no more than the time since
-//!   the run began becomes the granted one.
+//! - remaining TTLs: time passes between two answers. A TTL that is below the granted one by no more than the time
+//!   since the run began becomes the granted one.
 //! - the order of the keys of a lease, and of leases: etcd does not define it (a map, a heap ordered by time); sorted.
 //! - the order of equal elements in a sorted range: etcd's sort is not stable; see [`settle_ties`].
 

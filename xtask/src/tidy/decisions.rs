@@ -32,14 +32,14 @@ mod tests {
     #[test]
     fn a_decision_without_its_price_is_found() {
         let root = std::env::temp_dir().join(format!("metastore-decisions-{}", std::process::id()));
-        let pages = root.join(PAGES);
-        std::fs::create_dir_all(&pages).unwrap();
+        let page = |name: &str, text: &str| std::fs::write(root.join(name).with_extension("md"), text).unwrap();
+        std::fs::create_dir_all(root.join(PAGES)).unwrap();
         let whole = "# One\n## Decision\n## Reasons\n### More\n## Price\n## What would change it\n";
-        std::fs::write(pages.join("0001.md"), whole).unwrap();
-        std::fs::write(pages.join("0002.md"), whole.replace("## Price\n", "")).unwrap();
-        std::fs::write(root.join("docs/other.md"), "# Another page\n").unwrap();
+        page("docs/decisions/whole", whole);
+        page("docs/decisions/cheap", &whole.replace("## Price\n", ""));
+        page("docs/another", "# Another page\n");
         let places: Vec<String> = check(&root).unwrap().into_iter().map(|finding| finding.place).collect();
         std::fs::remove_dir_all(&root).unwrap();
-        assert_eq!(places, ["docs/decisions/0002.md"]);
+        assert_eq!(places, [format!("{PAGES}/cheap.md")]);
     }
 }

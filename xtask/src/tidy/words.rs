@@ -41,7 +41,7 @@ const SAID_ONCE: [(&str, usize, &str); 13] = [
     ("main.rs", 5, "the start"),
     ("notify.rs", 1, "the start"),
     ("peer/transport.rs", 1, "a fault of this member's own, which tests refuse"),
-    ("peer/twin.rs", 1, "the start"),
+    ("peer/duplicate_process.rs", 1, "the start"),
     ("signals.rs", 5, "the stop"),
     ("start.rs", 6, "the start; a thread panicked"),
 ];

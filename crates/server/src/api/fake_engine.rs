@@ -46,7 +46,8 @@ pub struct FakeEngine {
 }
 
 impl FakeEngine {
-    /// The members with their peer URLs, from id 1 on; commas separate several of one member. To be called inside a local runtime.
+    /// The members with their peer URLs, from id 1 on; commas separate several of one member. To be called inside a
+    /// local runtime.
     pub fn new(peer_urls: &[&str]) -> Self {
         Self::with(store(peer_urls, false))
     }

@@ -301,7 +301,11 @@ mod tests {
         let counts = Ledger::default().open("a.B", "C", GrpcType::BidiStream);
         let (inbound, reader) = channel(request.into_body(), Encoding::Identity, WINDOW_BYTES, counts);
         while inbound.intake.borrow().end.is_none() {
-            poll_fn(|cx| Poll::Ready(reader.0.borrow_mut().fill(cx))).await;
+            poll_fn(|cx| {
+                reader.0.borrow_mut().fill(cx);
+                Poll::Ready(())
+            })
+            .await;
             tokio::task::yield_now().await;
         }
         inbound
