@@ -18,8 +18,9 @@ mod directory;
 use databases::Databases;
 use directory::Directory;
 
-/// Bytes of a memtable in simulated runs, the minimum of RocksDB: even little data is flushed and rewritten often.
-const MEMTABLE_BYTES: usize = 64 << 10;
+/// Bytes of a memtable in simulated runs: more than a run writes. The moment of a flush that RocksDB begins by itself
+/// depends on the CPUs on which its threads run, so runs flush at moments that they draw.
+const MEMTABLE_BYTES: usize = 4 << 20;
 
 /// The directories of every member: all are the same, because each member has its own machine.
 pub fn paths() -> Paths {
@@ -72,6 +73,9 @@ pub trait Files: Send + Sync {
         path: &Path,
         settings: RocksDbSettings,
     ) -> std::result::Result<Arc<dyn metastore_engine::Engine>, EngineError>;
+
+    /// RocksDB flushes the open databases, as it may at any time.
+    fn flush(&self);
 
     /// RocksDB rewrites files of the open databases, as it may at any time, and leaves out data that is no longer
     /// needed.
@@ -135,6 +139,11 @@ impl Machine {
     pub fn kill(&mut self) -> Arc<dyn Files> {
         let copy = self.files.copy();
         std::mem::replace(&mut self.files, copy)
+    }
+
+    /// RocksDB makes the published data durable, as it may at any time.
+    pub fn flush_files(&self) {
+        self.files.flush();
     }
 
     /// RocksDB rewrites files, as it may at any time, and leaves out data that is no longer needed.

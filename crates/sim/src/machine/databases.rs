@@ -83,6 +83,12 @@ impl Files for Databases {
         Ok(open)
     }
 
+    fn flush(&self) {
+        for open in self.databases().values().filter_map(|database| database.open.upgrade()) {
+            open.flush().expect("files in memory do not fail");
+        }
+    }
+
     fn rewrite(&self) {
         self.databases().values().filter_map(|database| database.open.upgrade()).for_each(|open| open.rewrite_files());
     }

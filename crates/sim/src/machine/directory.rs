@@ -75,6 +75,9 @@ impl Files for Directory {
         Ok(Arc::new(RocksDb::open(&self.root.join(path), settings)?))
     }
 
+    /// RocksDB flushes to real files by itself.
+    fn flush(&self) {}
+
     /// RocksDB rewrites real files by itself.
     fn rewrite(&self) {}
 

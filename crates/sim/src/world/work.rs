@@ -6,6 +6,7 @@ use metastore_proto::raftpb::{Message, MessageType};
 use super::{Fatal, Held, Older, Output, World};
 use crate::answers;
 use crate::invariants::membership;
+use crate::machine::EngineKind;
 use crate::member::Member;
 
 /// Steps of dropping old versions between two batches, at most.
@@ -16,6 +17,8 @@ const HASH_EVERY: u64 = 8;
 /// Moments for which a member that has waited for its disk may serve clients before it receives messages of the others,
 /// at most.
 const DEAF_MOMENTS: u64 = 12;
+/// How often RocksDB flushes after a member's work, in thousandths.
+const FLUSH_PERMILLE: u64 = 20;
 /// How often RocksDB rewrites files at the end of a compaction, in thousandths.
 const REWRITE_PERMILLE: u64 = 200;
 /// How often a leader records the remaining time of a lease, in thousandths per tick.
@@ -120,6 +123,9 @@ impl World {
             self.members[at].due = true;
         } else if compacted && self.random.permille(REWRITE_PERMILLE) {
             self.members[at].machine().rewrite_files();
+        }
+        if self.members[at].machine().engine == EngineKind::RocksDb && self.random.permille(FLUSH_PERMILLE) {
+            self.members[at].machine().flush_files();
         }
         let (messages, slow) = self.members[at].letters();
         self.send(at, messages);
