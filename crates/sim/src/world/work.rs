@@ -18,9 +18,9 @@ const HASH_EVERY: u64 = 8;
 /// at most.
 const DEAF_MOMENTS: u64 = 12;
 /// How often RocksDB flushes after a member's work, in thousandths.
-const FLUSH_PERMILLE: u64 = 20;
+const FLUSH_PERMILLE: u64 = 4;
 /// How often RocksDB rewrites files at the end of a compaction, in thousandths.
-const REWRITE_PERMILLE: u64 = 200;
+const REWRITE_PERMILLE: u64 = 500;
 /// How often a leader records the remaining time of a lease, in thousandths per tick.
 const CHECKPOINT_PERMILLE: u64 = 50;
 /// Messages that wait for a stopped member; further ones are lost, as in a full queue.
