@@ -148,8 +148,8 @@ fn it_grows_from_one_to_five_and_shrinks_again(members: Members) {
         let restarts = cluster.leader();
         cluster.end(restarts);
         cluster.restart(restarts);
-        assert_eq!(cluster.members(restarts, true).expect("a list").len(), left);
         cluster.agree();
+        assert_eq!(cluster.members(restarts, true).expect("a list").len(), left);
     }
     let last = cluster.leader();
     assert_eq!(cluster.get(last, "grown").expect("a read").as_deref(), Some("4"));
