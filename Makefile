@@ -8,7 +8,7 @@ tools := $(cache)/tools/bin
 # RocksDB, compiled once by xtask/install.sh for all builds; or your own of the same version.
 export ROCKSDB_LIB_DIR ?= $(cache)/rocksdb/$(shell sed -n '/^name = "librocksdb-sys"$$/{n;s/^version = "\(.*\)"$$/\1/p}' Cargo.lock)
 export ROCKSDB_STATIC ?= 1
-# RocksDB takes a quarter of an hour to compile, and the default engine does not need it. So commands that only run a
+# RocksDB takes some minutes to compile, and the default engine does not need it. So commands that only run a
 # server build it in only if ENGINE=rocksdb asks for it, or if it is compiled already.
 engines = $(if $(filter rocksdb,$(ENGINE))$(wildcard $(ROCKSDB_LIB_DIR)/librocksdb.a),,--no-default-features)
 
