@@ -15,7 +15,7 @@
 //!
 //! Besides consensus, members ask each other questions: which version a member runs ([`versions`]); how long a lease
 //! has to live, and to promote a learner, which only the leader can answer ([`questions`]). The thread of the client
-//! asks these, over the connection pool of that thread ([`kept`]). A member also asks at its own addresses, as the
+//! asks these, over the connection pool of that thread ([`pool`]). A member also asks at its own addresses, as the
 //! other members know them, whether a duplicate process runs as this member ([`duplicate_process`]).
 //!
 //! Rules:

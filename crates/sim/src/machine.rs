@@ -18,9 +18,8 @@ mod directory;
 use databases::Databases;
 use directory::Directory;
 
-/// Bytes of a memtable in simulated runs: more than a run writes. The moment of a flush that RocksDB begins by itself
-/// depends on the CPUs on which its threads run, so runs flush at moments that they draw.
-const MEMTABLE_BYTES: usize = 4 << 20;
+/// Bytes of a memtable, the minimum of RocksDB: even little data is flushed and rewritten often.
+const MEMTABLE_BYTES: usize = 64 << 10;
 
 /// The directories of every member: all are the same, because each member has its own machine.
 pub fn paths() -> Paths {

@@ -326,12 +326,6 @@ impl Member {
         standing.is_leader().then_some(standing.term)
     }
 
-    /// Whether it leads, and has applied an entry of the term in which it leads.
-    pub fn has_applied_own_term(&self) -> bool {
-        let applied = self.replica.as_ref().map(|replica| replica.store().applied().term);
-        applied.is_some() && applied == self.leads_in()
-    }
-
     pub fn term(&self) -> u64 {
         self.replica.as_ref().map_or(0, |replica| replica.standing().term)
     }

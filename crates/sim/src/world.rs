@@ -359,7 +359,7 @@ impl World {
         let there = self.members.iter().filter(|member| member.is_there());
         self.leaves.is_empty()
             && !self.is_state_under_way()
-            && leader.has_applied_own_term()
+            && leader.keeper.is_leader()
             && there.into_iter().all(|member| member.leader() == leader.id && member.applied() >= due)
     }
 

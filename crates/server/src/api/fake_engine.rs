@@ -100,6 +100,14 @@ impl FakeEngine {
         self.member.shared.set_standing(&Standing { leader, term: 2, commit: 5, role, ..Standing::default() });
     }
 
+    /// Runs `test`, and answers every question of it as `engine` says.
+    pub async fn answer_during(&self, engine: impl Fn(&Event) -> Answer, test: impl Future<Output = ()>) {
+        tokio::select! {
+            () = test => {}
+            never = self.answer(engine) => never,
+        }
+    }
+
     /// Answers every question as `engine` says, for ever.
     pub async fn answer(&self, engine: impl Fn(&Event) -> Answer) -> ! {
         loop {

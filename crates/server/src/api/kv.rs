@@ -21,8 +21,8 @@ use crate::grpc::{Call, Frame, Outbound, Router, Status};
 use crate::metrics::requests::{RANGE, TXN};
 
 const SERVICE: &str = "etcdserverpb.KV";
-/// Keys in the first message of a RangeStream. Later messages grow and shrink towards [`Member`]'s request size, as
-/// they do in etcd.
+/// Keys in the first message of a RangeStream. Later messages grow and shrink towards the request size of
+/// [`MemberHandle`], as they do in etcd.
 const FIRST_CHUNK_KEYS: usize = 10;
 
 /// Bounded steps of the engine that a read takes on the I/O thread, about 50 us each. A longer read moves to the pool.

@@ -505,10 +505,7 @@ mod tests {
             let lost = renew_or_await_end_here(&fake.member, &call(), 7).await.unwrap();
             assert!(matches!(lost, Told::NotLeader), "{lost:?}");
         };
-        tokio::select! {
-            () = test => {}
-            _ = fake.answer(engine) => {}
-        }
+        fake.answer_during(engine, test).await;
     }
 
     /// Each member raises the time to its own minimum when it applies the entry, as in etcd.
@@ -536,10 +533,7 @@ mod tests {
             assert!(chosen > 0);
             assert_eq!(proposed.take(), [(7, 1), (8, -3), (chosen, 20)]);
         };
-        tokio::select! {
-            () = test => {}
-            _ = fake.answer(engine) => {}
-        }
+        fake.answer_during(engine, test).await;
     }
 
     /// The keys may have been attached by another leader, whose last entries are not applied here yet.
@@ -561,10 +555,7 @@ mod tests {
             let found = time_left(&fake.member, &call(), 7, false).await.unwrap().unwrap();
             assert_eq!((found.time.remaining_s, asked.borrow().as_str()), (3, "read read time "), "after an election");
         };
-        tokio::select! {
-            () = test => {}
-            _ = fake.answer(engine) => {}
-        }
+        fake.answer_during(engine, test).await;
     }
 
     #[tokio::test(flavor = "local")]
@@ -577,10 +568,7 @@ mod tests {
             assert_eq!(taken.unwrap(), Some(Vec::new()));
             assert_eq!(refused.unwrap_err(), errors::too_many_requests(), "the inbox has room for 10,000 bytes");
         };
-        tokio::select! {
-            () = test => {}
-            _ = fake.answer(|_| Answer::Renewed(Vec::new())) => {}
-        }
+        fake.answer_during(|_| Answer::Renewed(Vec::new()), test).await;
     }
 
     #[tokio::test(flavor = "local", start_paused = true)]
@@ -605,10 +593,7 @@ mod tests {
             assert_eq!(renew_or_await_end(&fake.member, &call(), 7).await.unwrap(), None);
             assert!(ended.get());
         };
-        tokio::select! {
-            () = test => {}
-            _ = fake.answer(engine) => {}
-        }
+        fake.answer_during(engine, test).await;
     }
 
     #[tokio::test(flavor = "local", start_paused = true)]
@@ -639,9 +624,6 @@ mod tests {
             tokio::join!(list(), list());
             assert_eq!(pieces.take(), [&one_list[..], &one_list].concat(), "one list after the other");
         };
-        tokio::select! {
-            () = test => {}
-            _ = fake.answer(engine) => {}
-        }
+        fake.answer_during(engine, test).await;
     }
 }

@@ -101,17 +101,17 @@ mod tests {
     #[test]
     fn messages_have_bounds_of_their_own_and_taking_them_makes_room() {
         let inbox = Inbox::new(Bounds { count: 1, bytes: 1 });
-        let ear = PeerSink::new(inbox.clone());
-        assert!(ear.message(raftpb::Message::default(), MESSAGE_BYTES + 1), "a large one alone");
-        assert!(!ear.message(raftpb::Message::default(), 1));
+        let sink = PeerSink::new(inbox.clone());
+        assert!(sink.message(raftpb::Message::default(), MESSAGE_BYTES + 1), "a large one alone");
+        assert!(!sink.message(raftpb::Message::default(), 1));
         let mut events = Vec::new();
         inbox.drain(&mut events, Duration::ZERO);
         events.clear();
-        (0..MESSAGES).for_each(|_| assert!(ear.message(raftpb::Message::default(), 1)));
-        assert!(!ear.message(raftpb::Message::default(), 0));
+        (0..MESSAGES).for_each(|_| assert!(sink.message(raftpb::Message::default(), 1)));
+        assert!(!sink.message(raftpb::Message::default(), 0));
         inbox.drain(&mut events, Duration::ZERO);
         assert_eq!(events.len(), MESSAGES);
         events.clear();
-        assert!(ear.message(raftpb::Message::default(), 1));
+        assert!(sink.message(raftpb::Message::default(), 1));
     }
 }

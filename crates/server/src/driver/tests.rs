@@ -144,8 +144,8 @@ fn renewals_that_came_too_late_are_bounded() {
 #[test]
 fn a_removal_that_is_told_again_and_again_is_one_event() {
     let inbox = Inbox::new(Bounds { count: 1, bytes: 1 });
-    let ear = PeerSink::new(inbox.clone());
-    (0..100).for_each(|_| ear.removed());
+    let sink = PeerSink::new(inbox.clone());
+    (0..100).for_each(|_| sink.removed());
     let mut events = Vec::new();
     inbox.drain(&mut events, Duration::ZERO);
     assert_eq!(events.len(), 1);

@@ -113,7 +113,7 @@ mod tests {
     async fn leases_are_renewed_in_batches() {
         let fake = FakeEngine::new(&["http://127.0.0.1:1"]);
         fake.led_by(1);
-        beside_the_engine(&fake, async {
+        fake.answer_during(engine, async {
             let renew = async |body| ask(&fake, Method::POST, leases::BATCH_PATH, body).await;
             let answer = renew(leases::write_batch(&[7, 8, 7])).await;
             let renewals = vec![Renewal::Renewed(10), Renewal::Unknown, Renewal::Renewed(10)];
@@ -128,19 +128,11 @@ mod tests {
         .await;
     }
 
-    /// Runs `test` beside an engine thread that answers as [`engine`] does.
-    async fn beside_the_engine(fake: &FakeEngine, test: impl Future<Output = ()>) {
-        tokio::select! {
-            () = test => {}
-            _ = fake.answer(engine) => {}
-        }
-    }
-
     #[tokio::test(flavor = "local", start_paused = true)]
     async fn leases_are_renewed_as_etcd_asks() {
         let fake = FakeEngine::new(&["http://127.0.0.1:1"]);
         fake.led_by(1);
-        beside_the_engine(&fake, async {
+        fake.answer_during(engine, async {
             let renew =
                 async |id| ask(&fake, Method::POST, leases::PATH, LeaseKeepAliveRequest { id }.encode_to_vec()).await;
             assert_eq!(leases::read_renewal(7, &renew(7).await), Some(Some(10)));
@@ -171,10 +163,7 @@ mod tests {
                 assert_eq!((reply.status.as_u16(), &reply.body[..]), (400, &b"not a primary lessor\n"[..]));
             }
         };
-        tokio::select! {
-            () = test => {}
-            _ = fake.answer(engine) => {}
-        }
+        fake.answer_during(engine, test).await;
     }
 
     #[tokio::test(flavor = "local", start_paused = true)]
@@ -182,7 +171,7 @@ mod tests {
         let fake = FakeEngine::new(&["http://127.0.0.1:1"]);
         let key_of_lease = [&7i64.to_be_bytes()[..], b"k"].concat();
         fake.member.view().engine().put(metastore_engine::Table::LeaseKeys, &key_of_lease, b"").unwrap();
-        beside_the_engine(&fake, async {
+        fake.answer_during(engine, async {
             let tell = async |id, keys| {
                 let request = Some(LeaseTimeToLiveRequest { id, keys });
                 let request = LeaseInternalRequest { lease_time_to_live_request: request };
@@ -228,10 +217,7 @@ mod tests {
             assert_eq!(ask(&fake, Method::POST, &promote::path(3), "").await.status.as_u16(), 404);
             assert_eq!(ask(&fake, Method::POST, "/members/promote/x", "").await.status.as_u16(), 404);
         };
-        tokio::select! {
-            () = test => {}
-            _ = fake.answer(engine) => {}
-        }
+        fake.answer_during(engine, test).await;
     }
 
     #[tokio::test(flavor = "local", start_paused = true)]
@@ -267,7 +253,7 @@ mod tests {
     #[tokio::test(flavor = "local", start_paused = true)]
     async fn a_downgrade_is_told_of_as_etcd_asks() {
         let fake = FakeEngine::new(&["http://127.0.0.1:1"]);
-        beside_the_engine(&fake, async {
+        fake.answer_during(engine, async {
             let reply = ask(&fake, Method::GET, checks::DOWNGRADE_PATH, "").await;
             assert_eq!((reply.status.as_u16(), &reply.body[..]), (200, &b"false"[..]));
             assert_eq!(reply.headers["content-type"], "text/plain");

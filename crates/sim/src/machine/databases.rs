@@ -9,6 +9,10 @@ use metastore_engine::{Engine, EngineError, MemoryFiles, RocksDb, RocksDbSetting
 
 use super::Files;
 
+/// Bytes of a memtable: more than a run writes. The moment of a flush that RocksDB begins by itself depends on the CPUs
+/// on which its threads run, so these databases are flushed only at moments that a run draws.
+const MEMTABLE_BYTES: usize = 4 << 20;
+
 /// Databases by their paths. Machines that are copies of each other share one file system.
 pub struct Databases {
     files: MemoryFiles,
@@ -78,6 +82,7 @@ impl Files for Databases {
     fn open(&self, path: &Path, settings: RocksDbSettings) -> Result<Arc<dyn Engine>, EngineError> {
         let mut databases = self.databases();
         let place = databases.get(path).map_or_else(|| self.place(), |database| database.place.clone());
+        let settings = RocksDbSettings { memtable_bytes: MEMTABLE_BYTES, ..settings };
         let open = Arc::new(RocksDb::open_in_memory(&self.files, &place, settings)?);
         databases.insert(path.to_owned(), Database { place, settings, open: Arc::downgrade(&open) });
         Ok(open)

@@ -1,7 +1,8 @@
 //! The work of members in a moment, and its visible effects.
 
-use metastore_engine::KeyRange;
+use metastore_proto::etcdserverpb::RangeRequest;
 use metastore_proto::raftpb::{Message, MessageType};
+use metastore_store::apply::range_query;
 
 use super::{Fatal, Held, Older, Output, World};
 use crate::answers;
@@ -103,12 +104,8 @@ impl World {
         let view = replica.store().view();
         let (oldest, newest) = (view.compact_revision().max(1), view.revision());
         let revision = oldest + self.random.below((newest - oldest + 1) as u64) as i64;
-        let (mut next, mut rows) = (Some(Vec::new()), Vec::new());
-        while let Some(start) = next {
-            let range = KeyRange { start: &start, end: None };
-            next = view.engine().scan(range, revision, usize::MAX, &mut rows).expect("what is stored can be read");
-        }
-        let found: Vec<_> = rows.iter().map(|version| answers::key_value(&version.row)).collect();
+        let all = RangeRequest { key: "\0".into(), range_end: "\0".into(), revision, ..RangeRequest::default() };
+        let found = answers::range(&view.range(&range_query(&all)).expect("what is stored can be read")).kvs;
         self.verdicts.must(self.judge.revisions.reads(at, revision, &found));
     }
 

@@ -189,10 +189,11 @@ fn matches(compare: &Compare, kv: &KeyValue<'_>) -> bool {
         (Ok(CompareTarget::Create), Some(TargetUnion::CreateRevision(n))) => kv.create_revision.cmp(n),
         (Ok(CompareTarget::Create), _) => kv.create_revision.cmp(&0),
         (Ok(CompareTarget::Mod), Some(TargetUnion::ModRevision(n))) => {
-            if mutant(Mutant::CompareIgnoresNewer) && kv.mod_revision > *n {
-                return matches!(CompareResult::try_from(compare.result), Ok(CompareResult::Equal));
+            let mut ordering = kv.mod_revision.cmp(n);
+            if mutant(Mutant::CompareIgnoresNewer) && ordering.is_gt() {
+                ordering = Ordering::Equal;
             }
-            kv.mod_revision.cmp(n)
+            ordering
         }
         (Ok(CompareTarget::Mod), _) => kv.mod_revision.cmp(&0),
         (Ok(CompareTarget::Lease), Some(TargetUnion::Lease(n))) => kv.lease.cmp(n),
