@@ -13,11 +13,9 @@
 //!
 //! Deliberately absent: configuration files, TLS.
 
-pub mod bootstrap;
 pub mod convert;
 pub mod flags;
 pub mod help;
-pub mod joining;
 pub mod parse;
 pub mod url;
 mod validate;
@@ -55,7 +53,7 @@ pub struct Config {
     pub listen_peer_urls: Vec<Url>,
     pub advertise_client_urls: Vec<Url>,
     pub advertise_peer_urls: Vec<Url>,
-    /// Used only while there is no log: see [`bootstrap`].
+    /// Used only while there is no log: see [`crate::founding`].
     pub initial_cluster: String,
     pub initial_cluster_state: ClusterState,
     pub initial_cluster_token: String,

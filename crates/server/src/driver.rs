@@ -9,6 +9,7 @@
 //! It takes all events that have arrived, proposes them, lets the replica write and sync once, applies, and answers in
 //! one batch per worker. Answers are found by the request's id, never by position.
 
+mod engine_handle;
 mod event;
 mod group;
 mod held;
@@ -19,7 +20,8 @@ mod states;
 #[cfg(test)]
 mod tests;
 
-pub use event::{Answer, Event, LeaseEnd, Mail, TimeToLive, Waiter};
+pub use engine_handle::{EngineHandle, EventSink, NoAnswer};
+pub use event::{Answer, DuplicateProcess, Event, LeaseEnd, Mail, TimeToLive, Waiter};
 pub use group::Advertised;
 pub use jobs::Jobs;
 pub use leases::LEASES_AT_ONCE;
@@ -42,7 +44,6 @@ use crate::io::mailbox;
 use crate::metrics::Metrics;
 use crate::metrics::engine::Stopwatch;
 use crate::peer::Transport;
-use crate::peer::duplicate_process::DuplicateProcess;
 use crate::shared::{Shared, WorkerFlags};
 use group::{Group, Post};
 use held::{Held, Proposal, What};

@@ -13,10 +13,9 @@
 //! The *receiver* asks for a stream, and keeps it open; the sender writes into the answer. Appends have a stream of
 //! their own, so that a heartbeat never waits behind a megabyte of entries. States have a request of their own.
 //!
-//! Besides consensus, members ask each other questions: which version a member runs ([`versions`]); how long a lease
-//! has to live, and to promote a learner, which only the leader can answer ([`questions`]). The thread of the client
-//! asks these, over the connection pool of that thread ([`pool`]). A member also asks at its own addresses, as the
-//! other members know them, whether a duplicate process runs as this member ([`duplicate_process`]).
+//! Besides consensus, members ask each other questions over HTTP: with [`client`], or over the connection pool of a
+//! thread that serves clients ([`pool`]). This room carries them; [`crate::questions`] and [`crate::leader`] ask and
+//! answer.
 //!
 //! Rules:
 //! - One thread does all of this. Neither threads that serve clients nor the engine thread ever wait for a peer:
@@ -48,22 +47,18 @@ macro_rules! log_stream {
 }
 
 pub mod check;
-mod checks;
 pub mod client;
 pub mod codec;
-pub mod duplicate_process;
 mod format;
 pub mod headers;
-mod http_error;
-pub mod leases;
+mod http_answer;
 mod link;
 pub mod meters;
+pub mod names;
 mod outgoing;
 mod pipeline;
 pub mod pool;
-mod probe;
-pub mod promote;
-pub mod questions;
+pub mod probe;
 pub mod queue;
 mod reading;
 mod serve;
@@ -73,9 +68,9 @@ pub mod thread;
 pub mod traits;
 pub mod transport;
 mod urls;
-pub mod versions;
 
 pub use headers::Identity;
+pub use http_answer::{HttpError, answer_with};
 pub use meters::Meters;
 pub use pool::Pool;
 pub use serve::Further;

@@ -45,7 +45,7 @@ pub struct Shared {
     sole_leader: AtomicBool,
     is_learner: AtomicBool,
     leader_changes: AtomicU64,
-    /// Grows as long as the engine thread makes progress; see [`crate::watchdog`].
+    /// Grows as long as the engine thread makes progress; see [`crate::duties::watchdog`].
     pulse: AtomicU64,
     held_up: AtomicBool,
     started: Instant,

@@ -14,12 +14,13 @@ use metastore_store::lease::minimum_ttl_s;
 use metastore_store::watch;
 use tokio::sync::watch as signal;
 
-use crate::api::{self, Barrier, Limits, MemberHandle, Watchers, defragment};
+use crate::api::{self, Watchers, defragment};
 use crate::config::Config;
-use crate::config::joining::bootstrap;
 use crate::descriptors::Descriptors;
-use crate::driver::{Advertised, Answer, Driver, Event, Heartbeat, Intake, Jobs, Mail, PeerSink, WorkerLink};
+use crate::driver::{Advertised, Driver, EngineHandle, Event, Heartbeat, Intake, Jobs, Mail, PeerSink, WorkerLink};
+use crate::duties::{duplicate_process, versions, watchdog};
 use crate::engine;
+use crate::founding::bootstrap;
 use crate::grpc::{Body, Ledger, Router, health};
 use crate::http::Site;
 use crate::io::accept::Door;
@@ -27,12 +28,12 @@ use crate::io::inbox::{Bounds, Inbox};
 use crate::io::listen::{ListenError, Listener, SocketOptions};
 use crate::io::mailbox;
 use crate::io::serve::Protocol;
-use crate::io::slots::Slots;
 use crate::io::workers::{WorkerContext, Workers};
+use crate::member::{Barrier, Limits, MemberHandle};
 use crate::metrics::Metrics;
 use crate::peer::{self, Further, Transport};
+use crate::questions;
 use crate::shared::{Shared, WorkerFlags};
-use crate::watchdog;
 
 /// At most this many requests wait for the engine thread; more are answered that there are too many.
 const INBOX_COUNT: usize = 64 << 10;
@@ -118,11 +119,8 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
     let metrics = Metrics::new(config.reported_version.clone(), ledger);
     let replica = open(config, descriptors, &metrics)?;
     let shared = Shared::new(replica.cluster_id(), replica.id(), replica.store());
-    let own = peer::duplicate_process::Own {
-        cluster_id: replica.cluster_id(),
-        id: replica.id(),
-        directory: replica.directory(),
-    };
+    let own =
+        duplicate_process::Own { cluster_id: replica.cluster_id(), id: replica.id(), directory: replica.directory() };
     let inbox = Inbox::new(Bounds { count: INBOX_COUNT, bytes: INBOX_BYTES });
     // One for each thread that asks the engine thread: those that serve clients, and last the thread of the peers.
     let (links, workers): (Vec<_>, Vec<_>) = (0..=config.io_threads).map(|_| worker()).unzip();
@@ -135,7 +133,7 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
     let handles = Arc::new(Handles::new(config, &shared, ways.clone(), workers, &metrics));
     let ready = (ready, metrics.clone());
     let driver = Driver::new(replica, shared.clone(), ways, links, heartbeat(config), advertised(config), ready);
-    let look = move |urls: &[String]| peer::duplicate_process::look(own, urls);
+    let look = move |urls: &[String]| duplicate_process::look(own, urls);
     let engine = std::thread::Builder::new().name("engine".into()).spawn(move || {
         let (ended, jobs) = driver.run(look);
         end.send_replace(Some(ended.map_err(Arc::new)));
@@ -149,7 +147,9 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
         return Err(error);
     }
     if config.bootstrap_defrag_threshold_megabytes > 0 {
-        defragment::at_start(config.bootstrap_defrag_threshold_megabytes, &shared, &metrics, &inbox)?;
+        let lower_mark = |done| _ = inbox.push_control(Event::LowerMark(done));
+        defragment::at_start(config.bootstrap_defrag_threshold_megabytes, &shared, &metrics, lower_mark)
+            .map_err(StartError::Settings)?;
     }
     let serving = signal::Sender::new(true);
     let workers = serve(config, (client_doors, descriptors.connections), handles, serving.clone())?;
@@ -216,7 +216,7 @@ fn open(config: &Config, descriptors: Descriptors, metrics: &Arc<Metrics>) -> Re
     let mut settings = Settings::new(config.engine.name(), timing, config.snapshot_catchup_entries as usize);
     settings.keep.more_entries = config.snapshot_count as usize;
     settings.max_learners = config.max_learners;
-    settings.new_directory = Some(peer::duplicate_process::new_directory());
+    settings.new_directory = Some(peer::names::new_directory());
     settings.skip_entry = config.unsafe_skip_entry;
     settings.minimum_lease_ttl_s = minimum_ttl_s(heartbeat(config).election_ticks as u64, config.heartbeat_ms);
     let disk = if config.unsafe_no_fsync { OsDisk::without_fsync() } else { OsDisk::new() };
@@ -310,32 +310,29 @@ impl Handles {
         }
     }
 
-    /// Makes the member for the calling thread. To be called once for each index, on its thread.
-    fn handle_for(&self, index: usize) -> Rc<MemberHandle> {
+    /// Makes the member, and the watchers, for the calling thread. To be called once for each index, on its thread.
+    fn handle_for(&self, index: usize) -> (Rc<MemberHandle>, Rc<Watchers>) {
         let taken = self.waiting.lock()[index].take();
         let Worker { mailbox, flags } = taken.unwrap_or_else(|| panic!("thread {index} starts twice"));
         let watchers = Watchers::new(self.shared.views.clone(), self.watch_limits, flags.clone());
-        let slots = Slots::default();
-        tokio::task::spawn_local(slots.clone().sweep());
-        tokio::task::spawn_local(read_mail(mailbox, slots.clone(), watchers.clone()));
+        let engine = EngineHandle::start(self.inbox.clone(), index, mailbox, watchers.clone());
         tokio::task::spawn_local(watchers.clone().read_history());
         tokio::task::spawn_local(watchers.clone().report_progress());
-        let barrier = Barrier::new(self.inbox.clone(), slots.clone(), (index, flags), self.limits.request_timeout);
-        Rc::new(MemberHandle {
+        let barrier = Barrier::new(engine.clone(), flags, self.limits.request_timeout);
+        let member = MemberHandle {
             shared: self.shared.clone(),
             limits: self.limits.clone(),
-            watchers,
             metrics: self.metrics.clone(),
-            inbox: self.inbox.clone(),
+            engine,
             transport: self.transport.clone(),
             pool: peer::Pool::default(),
-            slots,
             barrier,
             listing: Default::default(),
             takes_singly: Default::default(),
             worker: index,
             all: self.all.clone(),
-        })
+        };
+        (Rc::new(member), watchers)
     }
 
     fn site(&self, member: Rc<MemberHandle>) -> Site {
@@ -358,9 +355,9 @@ fn serve(
     };
     let max_receive_bytes = config.max_receive_bytes();
     let build = move |context: WorkerContext| {
-        let member = handles.handle_for(context.index);
+        let (member, watchers) = handles.handle_for(context.index);
         let mut router = Router::new(max_receive_bytes, handles.metrics.ledger().clone(), context.stopping.clone());
-        api::register(&mut router, &member);
+        api::register(&mut router, &member, &watchers);
         health::register(&mut router, serving.subscribe());
         handles.site(member).service(router)
     };
@@ -372,21 +369,21 @@ fn listen_to_peers(
     transport: &Transport,
     doors: Doors,
     descriptors: Descriptors,
-    (handles, own): (&Arc<Handles>, peer::duplicate_process::Own),
+    (handles, own): (&Arc<Handles>, duplicate_process::Own),
 ) -> Result<Workers, StartError> {
     let listeners = doors.into_iter().map(|(listener, _)| listener).collect();
     let connections = descriptors.connections.min(peer::thread::MAX_CONNECTIONS);
     let (handles, index) = (handles.clone(), config.io_threads);
     let Heartbeat { interval, election_ticks } = heartbeat(config);
     let further = move |_: WorkerContext| -> Further {
-        let member = handles.handle_for(index);
+        let (member, _) = handles.handle_for(index);
         let site = handles.site(member.clone());
-        tokio::task::spawn_local(peer::versions::monitor(member.clone()));
-        tokio::task::spawn_local(peer::duplicate_process::watch(member.clone(), own));
+        tokio::task::spawn_local(versions::monitor(member.clone()));
+        tokio::task::spawn_local(duplicate_process::watch(member.clone(), own));
         tokio::task::spawn_local(watchdog::watch(handles.shared.clone(), interval, interval * election_ticks as u32));
         Rc::new(move |request: Request<Incoming>| {
-            if peer::questions::concerns(request.uri().path()) {
-                let answer = peer::questions::answer(member.clone(), request);
+            if questions::concerns(request.uri().path()) {
+                let answer = questions::answer(member.clone(), request);
                 return Some(Box::pin(async move { answer.await.map(Body::Plain) }));
             }
             Some(Box::pin(std::future::ready(site.peer(&request))))
@@ -425,32 +422,6 @@ fn limits(config: &Config) -> Limits {
         election_timeout,
         strict_reconfig_check: config.strict_reconfig_check,
         version: config.reported_version.clone(),
-    }
-}
-
-/// Passes the mail of the engine thread to the requests and watchers of this worker.
-async fn read_mail(mut mailbox: mailbox::Receiver<Mail>, slots: Slots<Answer>, watchers: Rc<Watchers>) {
-    let mut mail = Vec::new();
-    loop {
-        mailbox.take(&mut mail).await;
-        let mut watched = false;
-        for letter in mail.drain(..) {
-            match letter {
-                // The request of a late answer no longer waits.
-                Mail::Answer(key, answer) => _ = slots.complete(key, answer),
-                Mail::Events(events, bytes) => {
-                    watchers.publish(&events, bytes);
-                    watched = true;
-                }
-                Mail::EventsLost => {
-                    watchers.lost();
-                    watched = true;
-                }
-            }
-        }
-        if watched {
-            watchers.wake();
-        }
     }
 }
 

@@ -6,9 +6,9 @@ use metastore_proto::etcdserverpb::range_request::{SortOrder, SortTarget};
 use metastore_proto::etcdserverpb::request_op::Request;
 use metastore_proto::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest};
 
-use super::errors;
 use crate::config::url;
 use crate::grpc::Status;
+use crate::member::errors;
 
 pub fn range(request: &RangeRequest) -> Result<(), Status> {
     if request.key.is_empty() {

@@ -1,27 +1,26 @@
 //! The Cluster service: the list of members, and its changes (etcd: `server/etcdserver/server.go`).
 //!
-//! A change is checked here ([`super::reconfiguration`]), and again by the state machine when it is committed. Only the
+//! A change is checked here ([`crate::member`]), and again by the state machine when it is committed. Only the
 //! leader knows whether a learner may become a voter, so every other member asks the leader.
 
 use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use http::Method;
 use metastore_proto::etcdserverpb::{
     Member as MemberMessage, MemberAddRequest, MemberAddResponse, MemberListRequest, MemberListResponse,
     MemberPromoteRequest, MemberPromoteResponse, MemberRemoveRequest, MemberRemoveResponse, MemberUpdateRequest,
     MemberUpdateResponse, ResponseHeader,
 };
-use metastore_proto::raftpb::{ConfChange, ConfChangeType};
+use metastore_proto::raftpb::ConfChangeType;
 use metastore_replica::identity::member_id;
-use metastore_store::{Member as ClusterMember, Outcome, Refusal, Reply};
+use metastore_store::Member as ClusterMember;
 use tokio::time::Instant;
 
-use super::forward::{Question, ask_leader};
-use super::{MemberHandle, another_question, check, errors, unary};
-use crate::driver::{Answer, Event, Waiter};
+use super::{check, unary};
+use crate::driver::Event;
 use crate::grpc::{Call, Frame, Router, Status};
-use crate::peer::promote;
+use crate::leader::promotion::promote;
+use crate::member::{MemberHandle, errors};
 
 const SERVICE: &str = "etcdserverpb.Cluster";
 
@@ -72,83 +71,8 @@ async fn member_promote(member: &MemberHandle, call: Call, request: MemberPromot
     Frame::of(&MemberPromoteResponse { header: header(member), members: messages(members) })
 }
 
-/// The reason why a learner is not promoted.
-#[derive(Debug)]
-pub(crate) enum Unpromoted {
-    NotFound,
-    NotLearner,
-    NotReady,
-    Other(Status),
-}
-
-impl From<Unpromoted> for Status {
-    fn from(why: Unpromoted) -> Status {
-        match why {
-            Unpromoted::NotFound => errors::refused(Refusal::MemberNotFound),
-            Unpromoted::NotLearner => errors::refused(Refusal::MemberNotLearner),
-            Unpromoted::NotReady => errors::learner_not_ready(),
-            Unpromoted::Other(status) => status,
-        }
-    }
-}
-
-impl From<Status> for Unpromoted {
-    fn from(status: Status) -> Self {
-        Self::Other(status)
-    }
-}
-
-/// Promotes a learner to a voter, here or at the leader; returns the members.
-pub(crate) async fn promote(member: &MemberHandle, call: &Call, id: u64) -> Result<Vec<ClusterMember>, Unpromoted> {
-    let here = async || {
-        let promoted = promote_here(member, call, id).await;
-        if let Some(result) = promoted.as_ref().map_or_else(|why| Some(Err(why)), |done| done.as_ref().map(Ok)) {
-            member.metrics.learner_promoted(result.map(drop).map_err(promote::etcds_text));
-        }
-        promoted
-    };
-    let path = promote::path(id);
-    let question = Question { method: Method::POST, path: &path, body: Default::default() };
-    ask_leader(member, call, question, here, promote::read_reply).await
-}
-
-/// `None` if this member does not lead.
-async fn promote_here(member: &MemberHandle, call: &Call, id: u64) -> Result<Option<Vec<ClusterMember>>, Unpromoted> {
-    let change = change(member, ConfChangeType::ConfChangeAddNode, id, Some(promotion(id)));
-    let known = || member.shared.members().iter().any(|member| member.id == id);
-    if known() {
-        member.may_promote()?;
-    }
-    match member
-        .ask_for_change(call, (change.id(), 0, Instant::now()), |waiter| Event::Promote { waiter, change })
-        .await?
-    {
-        Answer::NotLeader => Ok(None),
-        Answer::LearnerNotReady => Err(if known() { Unpromoted::NotReady } else { Unpromoted::NotFound }),
-        Answer::Outcome(Outcome { reply: Err(Refusal::MemberNotLearner), .. }) => Err(Unpromoted::NotLearner),
-        Answer::Outcome(Outcome { reply: Err(Refusal::MemberNotFound | Refusal::MemberRemoved), .. }) => {
-            Err(Unpromoted::NotFound)
-        }
-        answer => Ok(Some(changed(member, answer)?)),
-    }
-}
-
-/// etcd's JSON of a promotion.
-fn promotion(id: u64) -> Vec<u8> {
-    format!(r#"{{"id":{id},"peerURLs":null,"isPromote":true}}"#).into_bytes()
-}
-
 fn json(member: &ClusterMember) -> Result<Vec<u8>, Status> {
     member.to_json().map_err(|error| Status::internal(format!("a member that is no JSON: {error}")))
-}
-
-fn change(member: &MemberHandle, kind: ConfChangeType, id: u64, context: Option<Vec<u8>>) -> ConfChange {
-    ConfChange {
-        id: Some(member.shared.next_id()),
-        r#type: Some(kind as i32),
-        node_id: Some(id),
-        context: context.map(Into::into),
-    }
 }
 
 /// Proposes a change and waits until it is applied; returns the members after it.
@@ -165,29 +89,21 @@ async fn configure(
     }
     let waits = || call.deadline.is_none_or(|deadline| Instant::now() < deadline);
     let answer = loop {
-        let change = change(member, kind, id, context.clone());
+        let change = member.change_of_members(kind, id, context.clone());
         let request = (change.id(), bytes, Instant::now());
-        match member.ask_for_change(call, request, |waiter: Waiter| Event::ChangeMembers { waiter, change }).await {
+        match member.ask_for_change(call, request, |waiter| Event::ChangeMembers { waiter, change }).await {
             // It was not proposed; it waits for a leader as long as its client waits, as in etcd.
             Err(status) if status == Status::deadline_exceeded() && waits() => {}
             answer => break answer?,
         }
     };
-    let members = changed(member, answer)?;
+    let members = member.changed_members(answer)?;
     seldom!(
         CHANGES: info, (member.shared.member_id, id),
         "local-member-id" = %format!("{:x}", member.shared.member_id), "raft-conf-change" = kind.as_str_name(),
         "raft-conf-change-node-id" = %format!("{id:x}"), "applied a configuration change through raft"
     );
     Ok(members)
-}
-
-fn changed(member: &MemberHandle, answer: Answer) -> Result<Vec<ClusterMember>, Status> {
-    let Answer::Outcome(Outcome { reply, .. }) = answer else { return Err(another_question()) };
-    match reply.map_err(errors::refused)? {
-        Reply::MembersChanged => Ok(member.shared.members()),
-        other => Err(super::kv::mismatch(&other)),
-    }
 }
 
 /// The revision stays 0 here, as in etcd.
@@ -213,8 +129,11 @@ fn message(member: ClusterMember) -> MemberMessage {
 mod tests {
     use std::time::Duration;
 
+    use metastore_store::{Outcome, Reply};
+
     use super::*;
-    use crate::api::fake_engine::FakeEngine;
+    use crate::driver::Answer;
+    use crate::member::fake_engine::FakeEngine;
 
     /// How long a change without a leader goes on, how it ends, and how often it was proposed. A leader comes after
     /// `elected_s`.
@@ -238,7 +157,7 @@ mod tests {
                 for (event, waiter) in fake.asked() {
                     let answer = engine(&event);
                     if matches!(event, Event::Withdraw { .. }) || Instant::now() >= elected {
-                        fake.member.slots.complete(waiter.key, answer);
+                        fake.reply(waiter, answer);
                     }
                 }
                 tokio::time::sleep(Duration::from_millis(1)).await;

@@ -9,13 +9,11 @@ use std::time::Instant;
 use metastore_proto::etcdserverpb::{DefragmentRequest, DefragmentResponse};
 use tokio::sync::oneshot;
 
-use super::{MemberHandle, errors};
 use crate::driver::Event;
 use crate::grpc::{Call, Frame, Status};
-use crate::io::inbox::Inbox;
+use crate::member::{MemberHandle, errors, on_pool};
 use crate::metrics::Metrics;
 use crate::shared::Shared;
-use crate::start::StartError;
 
 /// The header of the answer is empty, as in etcd.
 pub(super) async fn defragment(
@@ -25,11 +23,11 @@ pub(super) async fn defragment(
 ) -> Result<Frame, Status> {
     seldom!(CHANGES: info, (), "starting defragment");
     let turn = member.shared.defragmenting.clone().lock_owned().await;
-    let (shared, metrics, inbox) = (member.shared.clone(), member.metrics.clone(), member.inbox.clone());
+    let (shared, metrics, engine) = (member.shared.clone(), member.metrics.clone(), member.engine.clone());
     // A task of its own, so that it goes on when the client goes away.
     let task = tokio::task::spawn_local(async move {
         let _turn = turn;
-        work(shared, metrics, inbox).await
+        work(shared, metrics, |done| _ = engine.tell(Event::LowerMark(done))).await
     });
     let done = task.await.unwrap_or_else(|error| Err(Status::internal(format!("defragmenting failed: {error}"))));
     done.inspect_err(|error| seldom!(CHANGES: warn, (), error = %error.message, "failed to defragment"))?;
@@ -41,13 +39,13 @@ pub(super) async fn defragment(
 /// says so, as etcd's does.
 ///
 /// # Errors
-/// The member does not start: there is no runtime, or the disk failed.
+/// Why the member does not start: there is no runtime, or the disk failed.
 pub(crate) fn at_start(
     threshold_megabytes: u64,
     shared: &Arc<Shared>,
     metrics: &Arc<Metrics>,
-    inbox: &Inbox<Event>,
-) -> Result<(), StartError> {
+    lower_mark: impl FnOnce(oneshot::Sender<()>),
+) -> Result<(), String> {
     let (sizes, threshold) = (shared.sizes(), threshold_megabytes << 20);
     if sizes.allocated.saturating_sub(sizes.in_use) < threshold {
         tracing::info!(
@@ -61,9 +59,10 @@ pub(crate) fn at_start(
         );
         return Ok(());
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-    let done = runtime.block_on(work(shared.clone(), metrics.clone(), inbox.clone()));
-    done.map_err(|status| StartError::Settings(format!("cannot defragment at the start: {}", status.message)))
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let runtime = runtime.map_err(|error| format!("cannot start a thread: {error}"))?;
+    let done = runtime.block_on(work(shared.clone(), metrics.clone(), lower_mark));
+    done.map_err(|status| format!("cannot defragment at the start: {}", status.message))
 }
 
 /// A size as etcd's log has it: `21 kB`, `2.1 GB`; in powers of 1000.
@@ -78,13 +77,18 @@ fn readable(bytes: u64) -> String {
     format!("{value:.decimals$} {}", UNITS[unit])
 }
 
-async fn work(shared: Arc<Shared>, metrics: Arc<Metrics>, inbox: Inbox<Event>) -> Result<(), Status> {
+/// `lower_mark` tells the engine thread that space was given back.
+async fn work(
+    shared: Arc<Shared>,
+    metrics: Arc<Metrics>,
+    lower_mark: impl FnOnce(oneshot::Sender<()>),
+) -> Result<(), Status> {
     let (began, before) = (Instant::now(), shared.sizes());
     let view = shared.views.now();
-    super::kv::on_pool(move || view.engine().defragment().map_err(|error| Status::unknown(error.to_string()))).await?;
+    on_pool(move || view.engine().defragment().map_err(|error| Status::unknown(error.to_string()))).await?;
     // The engine thread lowers the size between two entries, so that a restart lowers it at the same entry again.
     let (done, fallen) = oneshot::channel();
-    inbox.push_control(Event::LowerMark(done));
+    lower_mark(done);
     fallen.await.map_err(|_| errors::stopped())?;
     let after = shared.sizes();
     let took = began.elapsed();

@@ -1,7 +1,6 @@
 //! The KV service (etcd: `server/etcdserver/v3_server.go`).
 
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use metastore_proto::etcdserverpb::range_request::{SortOrder, SortTarget};
@@ -16,8 +15,9 @@ use metastore_store::mvcc::row::key_of;
 use metastore_store::mvcc::{RangeQuery, RangeReply, ReadError, View};
 
 use super::encode::{self, Header};
-use super::{MemberHandle, check, errors, unary, unary_on_learners};
+use super::{check, unary, unary_on_learners};
 use crate::grpc::{Call, Frame, Outbound, Router, Status};
+use crate::member::{MemberHandle, errors, mismatch, on_pool};
 use crate::metrics::requests::{RANGE, TXN};
 
 const SERVICE: &str = "etcdserverpb.KV";
@@ -81,27 +81,6 @@ async fn range_now(member: &MemberHandle, request: RangeRequest) -> Result<Frame
         encode::range(Header::new(&shared, reply.revision), &reply)
     })
     .await
-}
-
-/// Reads of this process that run on the pool now.
-static OPEN_READS: AtomicU64 = AtomicU64::new(0);
-
-pub(super) fn open_reads() -> u64 {
-    OPEN_READS.load(Ordering::Relaxed)
-}
-
-/// Runs a read that may be long on the pool, not on the I/O thread.
-pub(crate) async fn on_pool<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Status> + Send + 'static,
-) -> Result<T, Status> {
-    let counted = move || {
-        OPEN_READS.fetch_add(1, Ordering::Relaxed);
-        let result = work();
-        OPEN_READS.fetch_sub(1, Ordering::Relaxed);
-        result
-    };
-    let result = tokio::task::spawn_blocking(counted).await;
-    result.unwrap_or_else(|error| Err(Status::internal(format!("a read failed: {error}"))))
 }
 
 async fn put(member: &MemberHandle, call: Call, request: PutRequest) -> Result<Frame, Status> {
@@ -278,9 +257,4 @@ fn check_streamable(request: &RangeRequest) -> Result<(), Status> {
         return Err(Status::unimplemented("RangeStream does not support revision filters"));
     }
     Ok(())
-}
-
-/// The member answered with a reply of another kind: requests and answers were mixed up, so no result may be sent.
-pub(super) fn mismatch(reply: &Reply) -> Status {
-    Status::internal(format!("an answer of another kind: {reply:?}"))
 }

@@ -12,9 +12,10 @@ use metastore_store::Reply;
 use metastore_store::command::Kind;
 use tokio::time::timeout_at;
 
-use super::{MemberHandle, another_question, defragment, errors, unary, unary_on_learners};
+use super::{defragment, unary, unary_on_learners};
 use crate::driver::{Answer, Event};
 use crate::grpc::{Call, Frame, Router, Status};
+use crate::member::{MemberHandle, another_question, errors, on_pool};
 
 const SERVICE: &str = "etcdserverpb.Maintenance";
 /// The quota that the setting 0 stands for.
@@ -57,14 +58,14 @@ async fn status(member: &MemberHandle, _call: Call, _request: StatusRequest) -> 
 
 async fn hash(member: &MemberHandle, _call: Call, _request: HashRequest) -> Result<Frame, Status> {
     let (view, began) = (member.view(), Instant::now());
-    let hash = super::kv::on_pool(move || view.hash().map_err(errors::unreadable)).await?;
+    let hash = on_pool(move || view.hash().map_err(errors::unreadable)).await?;
     member.metrics.hash_seconds.observe(began.elapsed().as_secs_f64());
     Frame::of(&HashResponse { header: Some(member.header(member.view().revision())), hash })
 }
 
 async fn hash_kv(member: &MemberHandle, _call: Call, request: HashKvRequest) -> Result<Frame, Status> {
     let (view, began) = (member.view(), Instant::now());
-    let answer = super::kv::on_pool(move || view.hash_kv(request.revision).map_err(errors::unreadable)).await?;
+    let answer = on_pool(move || view.hash_kv(request.revision).map_err(errors::unreadable)).await?;
     member.metrics.hash_rev_seconds.observe(began.elapsed().as_secs_f64());
     Frame::of(&HashKvResponse {
         header: Some(member.header(answer.revision)),
@@ -128,8 +129,8 @@ async fn move_leader(member: &MemberHandle, call: Call, request: MoveLeaderReque
     );
     let began = Instant::now();
     let deadline = Some(member.time_limit(&call).at);
-    let moved = member.ask_until(deadline, 0, |waiter| Event::MoveLeader { waiter, to }).await?;
-    match moved.ok_or_else(errors::leader_transfer_timeout)? {
+    let moved = member.engine.ask(deadline, 0, |waiter| Event::MoveLeader { waiter, to }).await;
+    match moved.map_err(|why| errors::no_answer(why, errors::leader_transfer_timeout))? {
         Answer::LeaderMoved => {}
         Answer::NotLeader => return Err(errors::not_leader()),
         _ => return Err(another_question()),

@@ -3,8 +3,8 @@
 
 use std::rc::Rc;
 
-use super::MemberHandle;
 use crate::grpc::{Frame, Router, Status};
+use crate::member::MemberHandle;
 
 /// The only one of these methods that a learner would serve.
 const SNAPSHOT: &str = "Snapshot";
@@ -22,15 +22,6 @@ const METHODS: [(&str, &[&str]); 4] = [
 /// The answer of an unimplemented method.
 pub fn unimplemented(service: &str, what: &str) -> Status {
     Status::unimplemented(format!("etcdserver: {service}: {what} is not implemented by this version of MetaStore"))
-}
-
-/// The answer to every call while authentication is enabled, which only a member that runs etcd can do. This version
-/// cannot check users, so it serves no client.
-pub fn no_authentication() -> Status {
-    Status::unimplemented(
-        "etcdserver: authentication is enabled in this cluster, and this version of MetaStore cannot check users: it \
-         serves no client until authentication is disabled (auth disable, at a member of etcd)",
-    )
 }
 
 pub fn register(router: &mut Router, member: &Rc<MemberHandle>) {

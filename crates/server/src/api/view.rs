@@ -6,11 +6,11 @@ use std::sync::atomic::Ordering;
 use metastore_store::mvcc::RangeQuery;
 use tokio::time::Instant;
 
-use super::MemberHandle;
 use super::maintenance::DEFAULT_QUOTA_BYTES;
 use crate::grpc::counts::Tally;
 use crate::grpc::{Call, LocalFuture};
 use crate::http::MemberView;
+use crate::member::{MemberHandle, open_reads};
 use crate::metrics::{Readings, write_workers};
 use crate::shared::{Counts, WatchCounts};
 
@@ -37,7 +37,7 @@ impl MemberView for Rc<MemberHandle> {
     }
 
     fn awaits_answers(&self) -> bool {
-        !self.slots.is_empty()
+        self.engine.awaits_answers()
     }
 
     fn cluster_version(&self) -> Option<String> {
@@ -103,7 +103,7 @@ fn numbers(member: &MemberHandle) -> Readings {
         watch_events: watches(|counts| &counts.events),
         pending_responses: watches(|counts| &counts.queued),
         put_bytes: work.put_bytes.get(),
-        open_reads: super::kv::open_reads(),
+        open_reads: open_reads(),
         leases_granted: work.leases_granted.get(),
         leases_revoked: work.leases_revoked.get(),
         leases_renewed: sum(|counts| &counts.lease_renewed),

@@ -19,9 +19,9 @@ use metastore_store::watch::{self, Counts, Events, Hub, Limits, RevisionEvents, 
 use tokio::sync::Notify;
 use tokio::time::{Duration, Instant};
 
-use super::MemberHandle;
-use super::leader::LeaderWatch;
+use crate::driver::EventSink;
 use crate::grpc::{Call, Frame, Inbound, Outbound, Router, Status};
+use crate::member::{LeaderWatch, MemberHandle};
 use crate::shared::WorkerFlags;
 
 /// How often progress intervals are checked. It is also the shortest interval.
@@ -39,7 +39,8 @@ pub struct Watchers {
 }
 
 impl Watchers {
-    /// The hub always reads the current state. When another state replaces it, see [`Watchers::lost`].
+    /// The hub always reads the current state. When another state replaces it, the events of the old
+    /// state are lost.
     pub fn new(views: Views, limits: Limits, flags: Arc<WorkerFlags>) -> Rc<Self> {
         Rc::new(Self {
             hub: RefCell::new(Hub::new(Arc::new(views), limits)),
@@ -51,19 +52,8 @@ impl Watchers {
         })
     }
 
-    /// Takes the events of one revision.
-    pub fn publish(&self, events: &Arc<RevisionEvents>, bytes: usize) {
-        self.flags.free_room(bytes);
-        self.hub.borrow_mut().publish(events);
-    }
-
-    /// Events were dropped on the way here, or another state replaced theirs: all watchers read history.
-    pub fn lost(&self) {
-        self.hub.borrow_mut().lost();
-    }
-
     /// Wakes the streams that have responses to send, and the task that reads history.
-    pub fn wake(&self) {
+    fn wake_all(&self) {
         self.wake_streams();
         self.behind.notify_one();
     }
@@ -75,7 +65,7 @@ impl Watchers {
             let more = self.hub.borrow_mut().catch_up();
             match more {
                 Ok(true) => {
-                    self.wake();
+                    self.wake_all();
                     tokio::task::yield_now().await;
                 }
                 Ok(false) => {
@@ -146,6 +136,22 @@ impl Watchers {
     }
 }
 
+impl EventSink for Rc<Watchers> {
+    fn publish(&self, events: &Arc<RevisionEvents>, bytes: usize) {
+        self.flags.free_room(bytes);
+        self.hub.borrow_mut().publish(events);
+    }
+
+    /// All watchers read history.
+    fn lost(&self) {
+        self.hub.borrow_mut().lost();
+    }
+
+    fn wake(&self) {
+        self.wake_all();
+    }
+}
+
 /// One client's stream; dropping it frees everything that it holds.
 struct Stream {
     watchers: Rc<Watchers>,
@@ -164,31 +170,32 @@ impl Drop for Stream {
     }
 }
 
-pub fn register(router: &mut Router, member: &Rc<MemberHandle>) {
-    let member = member.clone();
+pub fn register(router: &mut Router, member: &Rc<MemberHandle>, watchers: &Rc<Watchers>) {
+    let (member, watchers) = (member.clone(), watchers.clone());
     router.bidi("etcdserverpb.Watch", "Watch", move |call, inbound, outbound| {
-        serve(member.clone(), call, inbound, outbound)
+        serve(member.clone(), watchers.clone(), call, inbound, outbound)
     });
 }
 
 async fn serve(
     member: Rc<MemberHandle>,
+    watchers: Rc<Watchers>,
     call: Call,
     mut inbound: Inbound<WatchRequest>,
     mut outbound: Outbound,
 ) -> Result<(), Status> {
     member.admit(&call)?;
-    let stream = member.watchers.open();
+    let stream = watchers.open();
     let mut leader = LeaderWatch::new(&member, &call);
     // A client that has closed its half asks for nothing more; its watchers go on until the stream ends, as in etcd.
     let mut asks = true;
     loop {
-        let accepts = asks && member.watchers.hub.borrow().accepts_requests(stream.id);
+        let accepts = asks && watchers.hub.borrow().accepts_requests(stream.id);
         tokio::select! {
             request = inbound.next(), if accepts => match request? {
                 Some(request) => {
                     stream.request(request);
-                    member.watchers.show_sizes();
+                    watchers.show_sizes();
                 }
                 None => asks = false,
             },

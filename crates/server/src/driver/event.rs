@@ -12,13 +12,21 @@ use tokio::sync::oneshot;
 
 use super::peer_sink::PeerMessage;
 use crate::io::slots::Key;
-use crate::peer::duplicate_process::DuplicateProcess;
 
 /// Identifies a request that waits for an answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Waiter {
     pub worker: usize,
     pub key: Key,
+}
+
+/// A duplicate process: another one that answers as this member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DuplicateProcess {
+    /// Where it answers.
+    pub url: String,
+    /// Whether one of the two data directories is a copy of the other, as far as their names are known.
+    pub copy: bool,
 }
 
 /// The events of a member: requests, messages of other members, and results of jobs.

@@ -8,10 +8,9 @@ use metastore_proto::raftpb;
 use metastore_replica::{Fatal, Outbox, Standing};
 use metastore_store::command::{Command, Kind};
 
-use super::event::{Answer, Waiter};
+use super::event::{Answer, DuplicateProcess, Waiter};
 use super::held::What;
 use super::{Driver, FORGET_AFTER};
-use crate::peer::duplicate_process::DuplicateProcess;
 use crate::peer::{Peer, Transport};
 
 /// How long a proposal about this member may be under way before it is made again.

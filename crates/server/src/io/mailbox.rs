@@ -6,15 +6,6 @@ use std::task::{Poll, Waker};
 
 use parking_lot::Mutex;
 
-use super::slots::Key;
-
-/// One answer, addressed to a waiting request.
-#[derive(Debug)]
-pub struct Completion<T> {
-    pub key: Key,
-    pub value: T,
-}
-
 #[derive(Debug)]
 struct State<T> {
     queue: Vec<T>,

@@ -1,7 +1,7 @@
 //! The headers by which members identify themselves to each other.
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use super::http_error::HttpError;
+use super::http_answer::HttpError;
 
 /// The oldest cluster version that is supported: etcd's, and so MetaStore's.
 const MIN_CLUSTER_VERSION: &str = "3.0.0";
@@ -9,15 +9,15 @@ const MIN_CLUSTER_VERSION: &str = "3.0.0";
 /// The version of a member that names none, as in etcd.
 const UNSAID_VERSION: &str = "2.0.0";
 
-pub(super) const SERVER_FROM: HeaderName = HeaderName::from_static("x-server-from");
+pub const SERVER_FROM: HeaderName = HeaderName::from_static("x-server-from");
 pub(super) const SERVER_VERSION: HeaderName = HeaderName::from_static("x-server-version");
 const MIN_VERSION: HeaderName = HeaderName::from_static("x-min-cluster-version");
-pub(super) const CLUSTER_ID: HeaderName = HeaderName::from_static("x-etcd-cluster-id");
+pub const CLUSTER_ID: HeaderName = HeaderName::from_static("x-etcd-cluster-id");
 const RAFT_TO: HeaderName = HeaderName::from_static("x-raft-to");
 /// Not etcd's: the random name that a process takes when it starts.
-pub(super) const PROCESS: HeaderName = HeaderName::from_static("x-metastore-process");
+pub const PROCESS: HeaderName = HeaderName::from_static("x-metastore-process");
 /// Not etcd's: the name of the data directory.
-pub(super) const DIRECTORY: HeaderName = HeaderName::from_static("x-metastore-directory");
+pub const DIRECTORY: HeaderName = HeaderName::from_static("x-metastore-directory");
 /// Not etcd's: the format of the states that a member takes, and sends. A member that does not name this format counts
 /// as an etcd where states are concerned, because an etcd could not start from such a state.
 const STATE_FORMAT: HeaderName = HeaderName::from_static("x-metastore-state");
@@ -27,7 +27,7 @@ const PEER_URLS: HeaderName = HeaderName::from_static("x-peerurls");
 const OWN_STATE_FORMAT: &str = "1";
 
 /// Texts that other members compare, word by word.
-pub(super) const CLUSTER_ID_MISMATCH: &str = "cluster ID mismatch";
+pub const CLUSTER_ID_MISMATCH: &str = "cluster ID mismatch";
 pub(super) const INCOMPATIBLE_VERSION: &str = "incompatible version";
 
 /// The identity of this member, as other members see it.
@@ -146,7 +146,7 @@ pub(super) fn takes_states(headers: &HeaderMap) -> bool {
 }
 
 /// The value of a header, as text.
-pub(super) fn said<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+pub fn said<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name)?.to_str().ok().filter(|value| !value.is_empty())
 }
 

@@ -16,7 +16,7 @@ use crate::config::Url;
 const PROBE_INTERVAL: Duration = Duration::from_secs(4);
 
 /// Where members answer probes.
-pub(super) const PATH: &str = "/raft/probing";
+pub const PATH: &str = "/raft/probing";
 
 /// Measures the time that a request takes, for ever. Logs when the peer stops answering, and when it answers again.
 pub(super) async fn keep_probing(shared: Arc<TransportState>, link: Arc<Link>) {

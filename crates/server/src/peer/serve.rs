@@ -16,12 +16,12 @@ use super::codec::MAX_POST_BYTES;
 use super::codec::measure::Measured;
 use super::codec::source::{Broken, Source};
 use super::headers::Sender;
-use super::http_error::HttpError;
+use super::http_answer::HttpError;
 use super::link::StreamKind;
 use super::outgoing::Outgoing;
 use super::state_receive::Senders;
 use super::transport::TransportState;
-use super::{duplicate_process, probe, state_send};
+use super::{names, probe, state_send};
 use crate::grpc::{Body, LocalFuture};
 use crate::io::lobby::Pass;
 use crate::logging::timestamp;
@@ -75,7 +75,7 @@ impl Front {
 
     fn answer_probe(&self) -> Response<Body> {
         let mut response = probing();
-        self.shared.settings.identity.introduce(duplicate_process::process(), response.headers_mut());
+        self.shared.settings.identity.introduce(names::process(), response.headers_mut());
         response
     }
 

@@ -19,7 +19,7 @@ use super::check::{Way, check};
 use super::codec::message::decode_limited;
 use super::codec::source::{Broken, Source};
 use super::headers::Sender;
-use super::http_error::HttpError;
+use super::http_answer::HttpError;
 use super::meters::StateMeters;
 use super::state_send::index;
 use super::traits::StateIntake;

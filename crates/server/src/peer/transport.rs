@@ -277,8 +277,8 @@ impl TransportState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::fake_engine::FakeEngine;
     use crate::logging::{Level, tests::lines};
+    use crate::member::fake_engine::FakeEngine;
     use crate::seldom::CHANGES;
 
     #[tokio::test(flavor = "local")]

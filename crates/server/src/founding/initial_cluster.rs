@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, ToSocketAddrs};
 
-use super::{ClusterState, Config};
+use crate::config::{ClusterState, Config, url};
 
 /// A member as `--initial-cluster` names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,7 +79,7 @@ pub fn same_place(left: &[String], right: &[String]) -> Result<bool, String> {
 /// Where URLs lead: the first address of each host, or the path.
 fn places(urls: &[String]) -> Result<Vec<(Option<SocketAddr>, String)>, String> {
     let place = |text: &String| {
-        let url = super::url::parse(text)?;
+        let url = url::parse(text)?;
         let Some(port) = url.port else { return Ok((None, url.host)) };
         let addresses = (url.host.as_str(), port).to_socket_addrs();
         // If a host has both kinds of addresses, IPv4 counts, as in etcd.
@@ -99,7 +99,7 @@ fn parse(text: &str) -> Result<Vec<InitialMember>, String> {
     let mut members: Vec<InitialMember> = Vec::new();
     for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
         let (name, url) = part.split_once('=').ok_or_else(|| format!("--initial-cluster: {part:?} is not name=URL"))?;
-        let url = super::url::parse(url).map_err(|error| format!("--initial-cluster: {error}"))?.text;
+        let url = url::parse(url).map_err(|error| format!("--initial-cluster: {error}"))?.text;
         match members.iter_mut().find(|member| member.name == name) {
             Some(member) => member.peer_urls.push(url),
             None => members.push(InitialMember { name: name.to_owned(), peer_urls: vec![url] }),

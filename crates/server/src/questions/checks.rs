@@ -8,15 +8,28 @@ use metastore_store::mvcc::{HashKv, ReadError};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::headers::{CLUSTER_ID, CLUSTER_ID_MISMATCH, said};
-use super::http_error::HttpError;
-use super::questions::answer_with;
-use crate::api::MemberHandle;
-use crate::api::kv::on_pool;
 use crate::grpc::{Call, Status};
+use crate::member::{MemberHandle, on_pool};
+use crate::peer::headers::{CLUSTER_ID, CLUSTER_ID_MISMATCH, said};
+use crate::peer::{HttpError, answer_with};
 
-pub const HASH_PATH: &str = "/members/hashkv";
-pub const DOWNGRADE_PATH: &str = "/downgrade/enabled";
+pub(super) const HASH_PATH: &str = "/members/hashkv";
+pub(super) const DOWNGRADE_PATH: &str = "/downgrade/enabled";
+
+/// Whether a path of the peer port belongs to these questions.
+pub(super) fn concerns(path: &str) -> bool {
+    matches!(path, HASH_PATH | DOWNGRADE_PATH)
+}
+
+/// Answers a question at a path that [`concerns`] this file.
+pub(super) async fn answer(
+    member: &MemberHandle,
+    path: &str,
+    headers: &HeaderMap,
+    body: Bytes,
+) -> Result<Response<Bytes>, HttpError> {
+    if path == HASH_PATH { hash(member, headers, body).await } else { downgrade(member).await }
+}
 
 /// The question, as Go writes it. The revision 0 is left out, and means the current revision.
 #[derive(Deserialize)]
@@ -47,11 +60,7 @@ fn is_zero(number: &i64) -> bool {
 }
 
 /// Answers [`HASH_PATH`].
-pub(super) async fn hash(
-    member: &MemberHandle,
-    headers: &HeaderMap,
-    body: Bytes,
-) -> Result<Response<Bytes>, HttpError> {
+async fn hash(member: &MemberHandle, headers: &HeaderMap, body: Bytes) -> Result<Response<Bytes>, HttpError> {
     if said(headers, &CLUSTER_ID).is_some_and(|id| id != cluster_id(member)) {
         return Err(HttpError::new(StatusCode::PRECONDITION_FAILED, CLUSTER_ID_MISMATCH));
     }
@@ -79,7 +88,7 @@ fn unhashed(error: ReadError) -> HttpError {
 }
 
 /// Answers [`DOWNGRADE_PATH`], with the current state.
-pub(super) async fn downgrade(member: &MemberHandle) -> Result<Response<Bytes>, HttpError> {
+async fn downgrade(member: &MemberHandle) -> Result<Response<Bytes>, HttpError> {
     let call = Call::of_member(Instant::now() + member.limits.request_timeout);
     let late = |status: Status| {
         let text = format!("failed linearized read: {}", status.message);

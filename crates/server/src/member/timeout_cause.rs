@@ -48,9 +48,9 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::api::fake_engine::FakeEngine;
     use crate::driver::{Answer, Event};
     use crate::grpc::Call;
+    use crate::member::fake_engine::FakeEngine;
 
     /// The error of a put that runs out of time. After that, the engine thread answers `held`: whether the put was
     /// withdrawn before it was proposed.
@@ -70,7 +70,7 @@ mod tests {
                     Event::Propose { id, .. } => proposed = id,
                     Event::Withdraw { id, .. } => {
                         assert_eq!(id, proposed);
-                        fake.member.slots.complete(waiter.key, Answer::Withdrawn(held));
+                        fake.reply(waiter, Answer::Withdrawn(held));
                     }
                     _ => panic!("another question"),
                 }
@@ -94,8 +94,7 @@ mod tests {
         let request = PutRequest::default();
         let put = fake.member.propose(&call, Kind::Put, &request);
         assert!(timeout(Duration::from_millis(10), put).await.is_err());
-        let mut events = Vec::new();
-        fake.member.inbox.drain(&mut events, Duration::ZERO);
+        let events = fake.events();
         let [Event::Propose { id: proposed, .. }, Event::Withdraw { waiter: None, id }] = &events[..] else {
             panic!("not a proposal and its end")
         };
@@ -134,8 +133,7 @@ mod tests {
         let fake = FakeEngine::new(&["http://127.0.0.1:1"]);
         let call = Call::of_member(tokio::time::Instant::now() + Duration::from_secs(100));
         assert!(timeout(Duration::from_millis(10), fake.member.compacted(&call)).await.is_err());
-        let mut events = Vec::new();
-        fake.member.inbox.drain(&mut events, Duration::ZERO);
+        let events = fake.events();
         let [Event::AwaitCompaction { id: asked, .. }, Event::Withdraw { waiter: None, id }] = &events[..] else {
             panic!("not a question and its end")
         };

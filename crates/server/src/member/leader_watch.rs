@@ -47,7 +47,7 @@ impl<'a> LeaderWatch<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::fake_engine::FakeEngine;
+    use crate::member::fake_engine::FakeEngine;
 
     #[tokio::test(flavor = "local", start_paused = true)]
     async fn a_stream_ends_after_three_elections_without_a_leader() {

@@ -19,8 +19,8 @@ use metastore_replica::{Bootstrap, Founder, identity};
 use metastore_store::Member;
 use serde::Deserialize;
 
-use super::bootstrap::{InitialMember, initial_members, same_place};
-use super::{ClusterState, Config};
+use super::initial_cluster::{InitialMember, initial_members, same_place};
+use crate::config::{ClusterState, Config, url};
 use crate::peer::client;
 
 /// How long a member of the cluster that is joined may take to answer with the list of members, as in etcd.
@@ -123,7 +123,7 @@ async fn ask_one(url: &str, timeout: Duration) -> Result<Cluster, String> {
 }
 
 async fn get(url: &str, path: &str, timeout: Duration) -> Result<client::Reply, String> {
-    let url = super::url::parse(url)?;
+    let url = url::parse(url)?;
     let reply = client::request(&url, Method::GET, path, HeaderMap::new(), Bytes::new(), timeout).await;
     let reply = reply.map_err(|error| error.to_string())?;
     match reply.status {

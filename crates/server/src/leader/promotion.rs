@@ -2,31 +2,98 @@
 //! of `etcdhttp/peer.go` does this.
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode};
-use metastore_store::Member as ClusterMember;
+use http::{HeaderValue, Method, Response, StatusCode};
+use metastore_proto::raftpb::ConfChangeType;
+use metastore_store::{Member as ClusterMember, Outcome, Refusal};
 use tokio::time::Instant;
 
-use super::client::Reply;
-use super::http_error::HttpError;
-use super::questions::answer_with;
-use crate::api::MemberHandle;
-use crate::api::cluster::{Unpromoted, promote};
-use crate::grpc::Call;
+use super::{Question, ask_leader};
+use crate::driver::{Answer, Event};
+use crate::grpc::{Call, Status};
+use crate::member::{MemberHandle, errors};
+use crate::peer::client::Reply;
+use crate::peer::{HttpError, answer_with};
 
 /// The beginning of the path; the id in decimal digits follows.
-pub const PREFIX: &str = "/members/promote/";
+pub(super) const PREFIX: &str = "/members/promote/";
 
 const NOT_FOUND: &str = "membership: ID not found";
 const NOT_LEARNER: &str = "membership: can only promote a learner member";
 const NOT_READY: &str = "etcdserver: can only promote a learner member which is in sync with leader";
 
 /// The path at which the leader is asked to promote the learner `id`.
-pub fn path(id: u64) -> String {
+pub(super) fn path(id: u64) -> String {
     format!("{PREFIX}{id}")
 }
 
+/// The reason why a learner is not promoted.
+#[derive(Debug)]
+pub enum Unpromoted {
+    NotFound,
+    NotLearner,
+    NotReady,
+    Other(Status),
+}
+
+impl From<Unpromoted> for Status {
+    fn from(why: Unpromoted) -> Status {
+        match why {
+            Unpromoted::NotFound => errors::refused(Refusal::MemberNotFound),
+            Unpromoted::NotLearner => errors::refused(Refusal::MemberNotLearner),
+            Unpromoted::NotReady => errors::learner_not_ready(),
+            Unpromoted::Other(status) => status,
+        }
+    }
+}
+
+impl From<Status> for Unpromoted {
+    fn from(status: Status) -> Self {
+        Self::Other(status)
+    }
+}
+
+/// Promotes a learner to a voter, here or at the leader; returns the members.
+pub async fn promote(member: &MemberHandle, call: &Call, id: u64) -> Result<Vec<ClusterMember>, Unpromoted> {
+    let here = async || {
+        let promoted = promote_here(member, call, id).await;
+        if let Some(result) = promoted.as_ref().map_or_else(|why| Some(Err(why)), |done| done.as_ref().map(Ok)) {
+            member.metrics.learner_promoted(result.map(drop).map_err(etcds_text));
+        }
+        promoted
+    };
+    let path = path(id);
+    let question = Question { method: Method::POST, path: &path, body: Default::default() };
+    ask_leader(member, call, question, here, read_reply).await
+}
+
+/// `None` if this member does not lead.
+async fn promote_here(member: &MemberHandle, call: &Call, id: u64) -> Result<Option<Vec<ClusterMember>>, Unpromoted> {
+    let change = member.change_of_members(ConfChangeType::ConfChangeAddNode, id, Some(promotion(id)));
+    let known = || member.shared.members().iter().any(|member| member.id == id);
+    if known() {
+        member.may_promote()?;
+    }
+    match member
+        .ask_for_change(call, (change.id(), 0, Instant::now()), |waiter| Event::Promote { waiter, change })
+        .await?
+    {
+        Answer::NotLeader => Ok(None),
+        Answer::LearnerNotReady => Err(if known() { Unpromoted::NotReady } else { Unpromoted::NotFound }),
+        Answer::Outcome(Outcome { reply: Err(Refusal::MemberNotLearner), .. }) => Err(Unpromoted::NotLearner),
+        Answer::Outcome(Outcome { reply: Err(Refusal::MemberNotFound | Refusal::MemberRemoved), .. }) => {
+            Err(Unpromoted::NotFound)
+        }
+        answer => Ok(Some(member.changed_members(answer)?)),
+    }
+}
+
+/// etcd's JSON of a promotion.
+fn promotion(id: u64) -> Vec<u8> {
+    format!(r#"{{"id":{id},"peerURLs":null,"isPromote":true}}"#).into_bytes()
+}
+
 /// The text of etcd's own error, which its members look for in the answer; the metrics show it as well.
-pub(crate) fn etcds_text(why: &Unpromoted) -> &str {
+fn etcds_text(why: &Unpromoted) -> &str {
     match why {
         Unpromoted::NotFound => NOT_FOUND,
         Unpromoted::NotLearner => NOT_LEARNER,
@@ -72,7 +139,7 @@ fn refuse(why: &Unpromoted) -> Result<Response<Bytes>, HttpError> {
 }
 
 /// Reads the answer: the members. `None` if asking again may help.
-pub(crate) fn read_reply(reply: Reply) -> Option<Result<Vec<ClusterMember>, Unpromoted>> {
+fn read_reply(reply: Reply) -> Option<Result<Vec<ClusterMember>, Unpromoted>> {
     let says = |text: &str| String::from_utf8_lossy(&reply.body).contains(text);
     match reply.status {
         StatusCode::OK => serde_json::from_slice(&reply.body).ok().map(Ok),

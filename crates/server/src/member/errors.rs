@@ -4,6 +4,7 @@ use metastore_replica::NotProposed;
 use metastore_store::Refusal;
 use metastore_store::mvcc::ReadError;
 
+use crate::driver::NoAnswer;
 use crate::grpc::{Code, Status};
 
 pub fn empty_key() -> Status {
@@ -94,6 +95,25 @@ pub fn timeout_due_to_leader_failure() -> Status {
 
 pub fn timeout_due_to_connection_lost() -> Status {
     Status::unavailable("etcdserver: request timed out, possibly due to connection lost")
+}
+
+/// The answer to every call while authentication is enabled, which only a member that runs etcd can do. This version
+/// cannot check users, so it serves no client.
+pub fn no_authentication() -> Status {
+    Status::unimplemented(
+        "etcdserver: authentication is enabled in this cluster, and this version of MetaStore cannot check users: it \
+         serves no client until authentication is disabled (auth disable, at a member of etcd)",
+    )
+}
+
+/// The error of a question without an answer; `late` gives the one of a question whose time ran out.
+pub fn no_answer(why: NoAnswer, late: impl FnOnce() -> Status) -> Status {
+    match why {
+        NoAnswer::Late => late(),
+        NoAnswer::NoRoom => too_many_requests(),
+        NoAnswer::NotProposed(why) => not_proposed(why),
+        NoAnswer::Stopped => stopped(),
+    }
 }
 
 /// The error of a request that did not become an entry. A request that may be proposed later waits, and has no error.

@@ -27,22 +27,20 @@
 //! - No answer means nothing: otherwise a member that cannot reach its own URL from inside would never run. Nor does an
 //!   answer without a process name mean anything: it comes from an older version, an etcd or a stranger.
 
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
 use std::rc::Rc;
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use super::client::request;
-use super::headers::{CLUSTER_ID, DIRECTORY, PROCESS, SERVER_FROM, said};
-use super::probe;
-use crate::api::MemberHandle;
 use crate::config::url;
-use crate::driver::Event;
+use crate::driver::{DuplicateProcess, Event};
+use crate::member::MemberHandle;
+use crate::peer::client::request;
+use crate::peer::headers::{CLUSTER_ID, DIRECTORY, PROCESS, SERVER_FROM, said};
+use crate::peer::names::process;
+use crate::peer::probe;
 
 /// How often a member that runs looks for a duplicate process.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -60,35 +58,11 @@ pub struct Own {
     pub directory: Option<u64>,
 }
 
-/// A duplicate process: another one that answers as this member.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DuplicateProcess {
-    /// Where it answers.
-    pub url: String,
-    /// Whether one of the two data directories is a copy of the other, as far as their names are known.
-    pub copy: bool,
-}
-
 /// The process that answers as this member.
 #[derive(Debug, PartialEq, Eq)]
 enum Found {
     Itself,
     Another { copy: bool },
-}
-
-/// The name of this process: random, the same until it ends.
-pub(super) fn process() -> &'static str {
-    static NAME: LazyLock<String> = LazyLock::new(|| {
-        // The keys of the standard library's maps come from the system's random numbers.
-        format!("{:016x}", RandomState::new().build_hasher().finish())
-    });
-    &NAME
-}
-
-/// The name of a new data directory.
-pub fn new_directory() -> u64 {
-    // As above.
-    RandomState::new().build_hasher().finish()
 }
 
 /// Returns the duplicate process, if the first of these URLs at which this member answers leads to one. Blocks for at
@@ -125,7 +99,7 @@ pub async fn watch(member: Rc<MemberHandle>, own: Own) {
         }
         match find_twice(own, &record.peer_urls).await {
             Some(duplicate) if duplicate.copy => {
-                member.inbox.push_control(Event::DuplicateProcess(duplicate));
+                member.engine.tell(Event::DuplicateProcess(duplicate));
                 return;
             }
             Some(DuplicateProcess { url, .. }) if url != warned_of => {
@@ -189,7 +163,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::api::fake_engine::FakeEngine;
+    use crate::member::fake_engine::FakeEngine;
     use crate::peer::Identity;
 
     /// The member of [`FakeEngine`].
@@ -263,11 +237,9 @@ mod tests {
         let fake = FakeEngine::new(members);
         tokio::task::spawn_local(watch(fake.member.clone(), OWN));
         let told = async {
-            let mut events = Vec::new();
             loop {
-                fake.member.inbox.drain(&mut events, Duration::ZERO);
                 if let Some(Event::DuplicateProcess(duplicate)) =
-                    events.drain(..).find(|event| matches!(event, Event::DuplicateProcess(_)))
+                    fake.events().into_iter().find(|event| matches!(event, Event::DuplicateProcess(_)))
                 {
                     return duplicate;
                 }

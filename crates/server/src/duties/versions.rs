@@ -11,11 +11,11 @@ use serde::Deserialize;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::client::request;
-use crate::api::MemberHandle;
 use crate::config::url;
 use crate::driver::Event;
 use crate::grpc::Call;
+use crate::member::MemberHandle;
+use crate::peer::client::request;
 use crate::shared::Shared;
 
 /// How often the members are asked, as in etcd.
@@ -74,7 +74,7 @@ pub async fn monitor(member: Rc<MemberHandle>) {
                 );
             }
         }
-        if !member.inbox.push_control(Event::ClusterVersion(version.to_string())) {
+        if !member.engine.tell(Event::ClusterVersion(version.to_string())) {
             return;
         }
     }
@@ -143,8 +143,8 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::api::fake_engine::FakeEngine;
     use crate::driver::Answer;
+    use crate::member::fake_engine::FakeEngine;
 
     /// A member that runs etcd 3.5.17.
     async fn peer() -> String {
@@ -170,12 +170,12 @@ mod tests {
         tokio::task::spawn_local(monitor(fake.member.clone()));
         fake.led_by(1);
         let decided = async {
-            let (mut events, mut asked) = (Vec::new(), false);
+            let mut asked = false;
             loop {
-                fake.member.inbox.drain(&mut events, Duration::ZERO);
-                for event in events.drain(..) {
+                for event in fake.events() {
                     if let Some(waiter) = event.waiter() {
-                        asked = fake.member.slots.complete(waiter.key, Answer::Readable);
+                        fake.reply(waiter, Answer::Readable);
+                        asked = true;
                     } else if let Event::ClusterVersion(version) = event {
                         return (version, asked);
                     }

@@ -13,11 +13,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use super::errors;
-use crate::driver::{Answer, Event, Waiter};
+use super::{another_question, errors};
+use crate::driver::{Answer, EngineHandle, Event, NoAnswer};
 use crate::grpc::Status;
-use crate::io::inbox::{Inbox, NotQueued};
-use crate::io::slots::{Expired, Slots};
 use crate::shared::WorkerFlags;
 
 /// The reads of one worker that wait for a round. Clones share the same state.
@@ -25,9 +23,7 @@ use crate::shared::WorkerFlags;
 pub struct Barrier(Rc<Inner>);
 
 struct Inner {
-    inbox: Inbox<Event>,
-    slots: Slots<Answer>,
-    worker: usize,
+    engine: EngineHandle,
     /// The counters of this worker.
     flags: Arc<WorkerFlags>,
     patience: Duration,
@@ -46,16 +42,11 @@ struct Round {
 }
 
 impl Barrier {
-    /// Sends questions to the engine thread for `worker`, and gives up each after `patience`.
-    pub fn new(
-        inbox: Inbox<Event>,
-        slots: Slots<Answer>,
-        (worker, flags): (usize, Arc<WorkerFlags>),
-        patience: Duration,
-    ) -> Self {
+    /// Asks the engine thread, and gives up each question after `patience`.
+    pub fn new(engine: EngineHandle, flags: Arc<WorkerFlags>, patience: Duration) -> Self {
         let answered = watch::Sender::new(Round { number: 0, outcome: Ok(()) });
         let (asked, wanted, asking) = Default::default();
-        Self(Rc::new(Inner { inbox, slots, worker, flags, patience, asked, wanted, asking, answered }))
+        Self(Rc::new(Inner { engine, flags, patience, asked, wanted, asking, answered }))
     }
 
     /// Returns once everything that was acknowledged before this call can be read here.
@@ -94,29 +85,19 @@ impl Barrier {
     }
 
     async fn ask_once(&self) -> Result<(), Status> {
-        let Inner { inbox, slots, worker, flags, patience, .. } = &*self.0;
+        let Inner { engine, flags, patience, .. } = &*self.0;
         let counts = &flags.counts;
-        let wait = slots.register(Some(Instant::now() + *patience));
-        let waiter = Waiter { worker: *worker, key: wait.key() };
-        inbox.push(Event::Read { waiter }, 0).map_err(|refused| {
-            counts.read_indexes_failed.add(1);
-            match refused {
-                NotQueued::Full(_) => errors::too_many_requests(),
-                NotQueued::Closed(_) => errors::stopped(),
-            }
-        })?;
-        match wait.await {
+        match engine.ask(Some(Instant::now() + *patience), 0, |waiter| Event::Read { waiter }).await {
             Ok(Answer::Readable) => Ok(()),
-            Ok(Answer::Stopped) => Err(errors::stopped()),
             Ok(Answer::LeaderChanged) => {
                 counts.read_indexes_failed.add(1);
                 Err(errors::leader_changed())
             }
-            Ok(Answer::NoRoom) => Err(errors::too_many_requests()),
-            Ok(_) => Err(Status::internal("the member answered another question")),
-            Err(Expired) => {
-                counts.slow_read_indexes.add(1);
-                Err(errors::timeout())
+            Ok(_) => Err(another_question()),
+            Err(why) => {
+                let count = if why == NoAnswer::Late { &counts.slow_read_indexes } else { &counts.read_indexes_failed };
+                count.add(1);
+                Err(errors::no_answer(why, errors::timeout))
             }
         }
     }
@@ -125,19 +106,17 @@ impl Barrier {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::io::inbox::Bounds;
+    use crate::driver::Waiter;
+    use crate::member::fake_engine::FakeEngine;
 
-    fn barrier() -> (Barrier, Inbox<Event>, Slots<Answer>) {
-        let inbox = Inbox::new(Bounds { count: 10, bytes: 10 });
-        let slots = Slots::default();
-        (Barrier::new(inbox.clone(), slots.clone(), (0, Arc::default()), Duration::from_secs(7)), inbox, slots)
+    fn barrier() -> (Barrier, FakeEngine) {
+        let fake = FakeEngine::new(&["http://127.0.0.1:1"]);
+        (fake.member.barrier.clone(), fake)
     }
 
     /// The questions that have arrived at the engine thread.
-    fn asked(inbox: &Inbox<Event>) -> Vec<Waiter> {
-        let mut events = Vec::new();
-        inbox.drain(&mut events, Duration::ZERO);
-        events.iter().filter_map(Event::waiter).collect()
+    fn asked(fake: &FakeEngine) -> Vec<Waiter> {
+        fake.asked().into_iter().map(|(_, waiter)| waiter).collect()
     }
 
     /// Lets all tasks run that can.
@@ -149,43 +128,42 @@ mod tests {
 
     #[tokio::test(flavor = "local", start_paused = true)]
     async fn who_comes_after_a_question_was_put_waits_for_the_next() {
-        let (barrier, inbox, slots) = barrier();
+        let (barrier, fake) = barrier();
         let read = || {
             let barrier = barrier.clone();
             tokio::task::spawn_local(async move { barrier.pass(None).await })
         };
         let early = [read(), read()];
         settle().await;
-        let [question] = asked(&inbox)[..] else { panic!("not one question") };
+        let [question] = asked(&fake)[..] else { panic!("not one question") };
         let late = read();
         settle().await;
-        assert!(asked(&inbox).is_empty(), "one at a time");
-        slots.complete(question.key, Answer::Readable);
+        assert!(asked(&fake).is_empty(), "one at a time");
+        fake.reply(question, Answer::Readable);
         for read in early {
             read.await.unwrap().unwrap();
         }
         settle().await;
         assert!(!late.is_finished());
-        let [question] = asked(&inbox)[..] else { panic!("not one question") };
-        slots.complete(question.key, Answer::Readable);
+        let [question] = asked(&fake)[..] else { panic!("not one question") };
+        fake.reply(question, Answer::Readable);
         late.await.unwrap().unwrap();
         settle().await;
-        assert!(asked(&inbox).is_empty(), "nobody waits");
+        assert!(asked(&fake).is_empty(), "nobody waits");
     }
 
     #[tokio::test(flavor = "local", start_paused = true)]
     async fn a_read_that_is_under_way_when_the_leader_changes_is_told_so() {
-        let (barrier, inbox, slots) = barrier();
+        let (barrier, fake) = barrier();
         let read = tokio::task::spawn_local(async move { barrier.pass(None).await });
         settle().await;
-        slots.complete(asked(&inbox)[0].key, Answer::LeaderChanged);
+        fake.reply(asked(&fake)[0], Answer::LeaderChanged);
         assert_eq!(read.await.unwrap(), Err(Status::unavailable("etcdserver: leader changed")));
     }
 
     #[tokio::test(flavor = "local", start_paused = true)]
     async fn no_answer_in_time() {
-        let (barrier, _inbox, slots) = barrier();
-        tokio::task::spawn_local(slots.sweep());
+        let (barrier, _fake) = barrier();
         let theirs = barrier.pass(Some(Instant::now() + Duration::from_secs(1))).await.unwrap_err();
         assert_eq!(theirs.message, "context deadline exceeded");
         let ours = barrier.pass(None).await.unwrap_err();

@@ -15,7 +15,7 @@ use crate::grpc::Status;
 const HEALTH_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The number of members that form a majority of `members`.
-pub fn quorum(members: usize) -> usize {
+pub(super) fn quorum(members: usize) -> usize {
     members / 2 + 1
 }
 
@@ -45,17 +45,17 @@ struct Electorate<'a> {
 
 impl MemberHandle {
     /// Whether a voter or learner may join.
-    pub(super) fn may_add(&self, learner: bool) -> Result<(), Status> {
+    pub fn may_add(&self, learner: bool) -> Result<(), Status> {
         self.check_electorate("member add", |electorate| electorate.may_add(learner))
     }
 
     /// Whether the member `id` may be removed.
-    pub(super) fn may_remove(&self, id: u64) -> Result<(), Status> {
+    pub fn may_remove(&self, id: u64) -> Result<(), Status> {
         self.check_electorate("member remove", |electorate| electorate.may_remove(id))
     }
 
     /// Whether a learner may become a voter.
-    pub(super) fn may_promote(&self) -> Result<(), Status> {
+    pub fn may_promote(&self) -> Result<(), Status> {
         self.check_electorate("member promote", |electorate| electorate.may_promote())
     }
 

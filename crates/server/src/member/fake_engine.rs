@@ -7,14 +7,14 @@ use std::time::Duration;
 use metastore_engine::Memory;
 use metastore_proto::raftpb::{ConfChange, ConfChangeType, ConfState, Message};
 use metastore_replica::{Role, Standing};
-use metastore_store::watch;
+use metastore_store::watch::RevisionEvents;
 use metastore_store::{Member as ClusterMember, Store};
 
-use super::{Barrier, Limits, MemberHandle, Watchers};
-use crate::driver::{Answer, Event, Waiter};
+use super::{Barrier, Limits, MemberHandle};
+use crate::driver::{Answer, EngineHandle, Event, EventSink, Mail, Waiter};
 use crate::grpc::Ledger;
 use crate::io::inbox::{Bounds, Inbox};
-use crate::io::slots::Slots;
+use crate::io::mailbox;
 use crate::metrics::Metrics;
 use crate::peer::{Identity, Pool, Settings, Sink, StateIntake, StateTaker, Transport};
 use crate::shared::{Shared, WorkerFlags};
@@ -40,9 +40,22 @@ impl StateIntake for Deaf {
     }
 }
 
+/// Watchers that take nothing.
+struct NoWatchers;
+
+impl EventSink for NoWatchers {
+    fn publish(&self, _: &Arc<RevisionEvents>, _: usize) {}
+
+    fn lost(&self) {}
+
+    fn wake(&self) {}
+}
+
 /// Member 1 of a cluster, on a worker of its own.
 pub struct FakeEngine {
     pub member: Rc<MemberHandle>,
+    inbox: Inbox<Event>,
+    mailbox: mailbox::Sender<Mail>,
 }
 
 impl FakeEngine {
@@ -59,11 +72,10 @@ impl FakeEngine {
 
     fn with(store: Store) -> Self {
         let inbox = Inbox::new(Bounds { count: 100, bytes: 10_000 });
-        let slots = Slots::default();
-        tokio::task::spawn_local(slots.clone().sweep());
+        let (mailbox, mail) = mailbox::mailbox();
+        let engine = EngineHandle::start(inbox.clone(), 0, mail, NoWatchers);
         let flags = Arc::<WorkerFlags>::default();
         let (request_timeout, election_timeout) = (Duration::from_secs(7), Duration::from_secs(1));
-        let watch_limits = watch::Limits::new(1 << 20, 600_000);
         let identity =
             Identity { id: 1, cluster_id: 9, directory: None, version: "3.7.0".into(), peer_urls: Vec::new() };
         let settings = Settings { identity, dial_timeout: request_timeout, read_timeout: request_timeout };
@@ -77,19 +89,17 @@ impl FakeEngine {
                 strict_reconfig_check: true,
                 version: "3.7.0".into(),
             },
-            watchers: Watchers::new(store.views().clone(), watch_limits, flags.clone()),
             metrics: Metrics::new("3.7.0".into(), Ledger::default()),
-            barrier: Barrier::new(inbox.clone(), slots.clone(), (0, flags.clone()), request_timeout),
-            inbox,
+            barrier: Barrier::new(engine.clone(), flags.clone(), request_timeout),
+            engine,
             transport: Transport::new(settings, Arc::new(Deaf), Arc::new(Deaf)),
             pool: Pool::default(),
-            slots,
             listing: Default::default(),
             takes_singly: Default::default(),
             worker: 0,
             all: [flags].into(),
         };
-        let fake = Self { member: Rc::new(member) };
+        let fake = Self { member: Rc::new(member), inbox, mailbox };
         fake.led_by(0);
         fake
     }
@@ -112,17 +122,27 @@ impl FakeEngine {
     pub async fn answer(&self, engine: impl Fn(&Event) -> Answer) -> ! {
         loop {
             self.asked().into_iter().for_each(|(event, waiter)| {
-                self.member.slots.complete(waiter.key, engine(&event));
+                self.reply(waiter, engine(&event));
             });
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 
+    /// Answers a question.
+    pub fn reply(&self, waiter: Waiter, answer: Answer) {
+        self.mailbox.post(&mut vec![Mail::Answer(waiter.key, answer)]);
+    }
+
+    /// The events that have arrived.
+    pub fn events(&self) -> Vec<Event> {
+        let mut events = Vec::new();
+        self.inbox.drain(&mut events, Duration::ZERO);
+        events
+    }
+
     /// The questions that have arrived.
     pub fn asked(&self) -> Vec<(Event, Waiter)> {
-        let mut events = Vec::new();
-        self.member.inbox.drain(&mut events, Duration::ZERO);
-        events.into_iter().filter_map(|event| event.waiter().map(|waiter| (event, waiter))).collect()
+        self.events().into_iter().filter_map(|event| event.waiter().map(|waiter| (event, waiter))).collect()
     }
 }
 
