@@ -28,11 +28,12 @@ mod catching_up;
 mod inbound;
 mod loss;
 mod reads;
+mod rejected;
 
 use campaign::Campaign;
 use catching_up::CatchingUp;
-pub use inbound::Rejected;
 pub use reads::{Questions, Reads};
+pub use rejected::Rejected;
 
 /// Maximum bytes of entries in one append message, as in etcd.
 const MAX_MESSAGE_BYTES: u64 = 1 << 20;

@@ -11,8 +11,16 @@ use metastore_proto::raftpb::{self, ConfChangeType};
 use metastore_store::{Member, check_change, check_command};
 use protobuf::Message as _;
 use raft::eraftpb;
+use serde::{Deserialize, Serialize};
 
 use crate::wal::{self, MAX_ENTRY_BYTES};
+
+/// One entry of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntryId {
+    pub index: u64,
+    pub term: u64,
+}
 
 /// The reason why an entry cannot be handed to consensus.
 #[derive(Debug, thiserror::Error)]

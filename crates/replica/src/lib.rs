@@ -20,6 +20,7 @@
 //!
 //! Deliberately absent: sockets ([`Outbox`] takes the messages for other members), TLS, timers.
 
+mod conf_state;
 mod consensus;
 mod data_dir;
 pub mod disk;
@@ -29,16 +30,17 @@ pub mod identity;
 mod leases;
 mod message;
 mod replica;
+mod settings;
 mod state;
 pub mod wal;
 
 pub use consensus::{NotProposed, Portions, Progress, Rejected, Role, Standing, Timing};
 pub use data_dir::{OpenError, Paths};
+pub use entry::EntryId;
 pub use entry_log::Retention;
 pub use leases::{ExpiryBounds, LeaseKeeper, Renewed, Renewing};
-pub use replica::{
-    Bootstrap, ConvertError, Converted, EntryId, Fatal, Founder, Observer, Outbox, Output, Replica, Settings, convert,
-};
+pub use replica::{Bootstrap, ConvertError, Converted, Fatal, Founder, Observer, Outbox, Output, Replica, convert};
+pub use settings::Settings;
 pub use state::{
     MarkJob, OpenEngine, ReceiveError, ReceivedState, Retired, SnapshotJob, SnapshotWritten, StateIncoming,
     StateReceiver, StateToSend,

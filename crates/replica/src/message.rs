@@ -8,8 +8,8 @@ use metastore_proto::raftpb;
 use protobuf::ProtobufEnum;
 use raft::eraftpb::{self, MessageType};
 
+use crate::conf_state;
 use crate::entry::{EntryError, to_consensus, to_disk};
-use crate::replica::{conf_state_from_disk, conf_state_to_disk};
 use crate::wal;
 
 /// Converts a message from the library's form to that on the wire.
@@ -39,7 +39,7 @@ fn entry_to_wire(entry: &eraftpb::Entry) -> raftpb::Entry {
 }
 
 fn snapshot_to_wire(metadata: &eraftpb::SnapshotMetadata) -> raftpb::Snapshot {
-    let conf_state = Some(conf_state_to_disk(metadata.get_conf_state()));
+    let conf_state = Some(conf_state::to_disk(metadata.get_conf_state()));
     let metadata = raftpb::SnapshotMetadata { conf_state, index: Some(metadata.index), term: Some(metadata.term) };
     raftpb::Snapshot { data: None, metadata: Some(metadata) }
 }
@@ -85,7 +85,7 @@ fn metadata_from_wire(metadata: &raftpb::SnapshotMetadata) -> eraftpb::SnapshotM
         term: metadata.term(),
         ..eraftpb::SnapshotMetadata::default()
     };
-    out.set_conf_state(metadata.conf_state.as_ref().map(conf_state_from_disk).unwrap_or_default());
+    out.set_conf_state(metadata.conf_state.as_ref().map(conf_state::from_disk).unwrap_or_default());
     out
 }
 

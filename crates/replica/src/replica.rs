@@ -11,14 +11,16 @@ use metastore_store::watch::RevisionEvents;
 use metastore_store::{Halt, HaltCause, MemberChange, Outcome, Refusal, Store, Work};
 use raft::eraftpb::{self, ConfState, Entry, EntryType, HardState};
 
-use crate::consensus::{Append, Consensus, NotProposed, Portions, Progress, Rejected, Standing, Timing};
+use crate::conf_state;
+use crate::consensus::{Append, Consensus, NotProposed, Progress, Rejected, Standing};
 use crate::data_dir::{DataDir, OpenError};
 use crate::disk::DiskError;
-use crate::entry::{EntryError, decode_change, to_disk};
+use crate::entry::{EntryError, EntryId, decode_change, to_disk};
 use crate::entry_log::Retention;
 use crate::message::{from_wire, to_wire};
+use crate::settings::Settings;
 use crate::state::{Medium, ReceivedState, Retired, SnapshotJob, SnapshotWritten, StateReceiver};
-use crate::wal::{Options, Wal, WalError, log_bytes};
+use crate::wal::{Wal, WalError, log_bytes};
 
 mod bootstrap;
 mod convert;
@@ -29,68 +31,10 @@ mod replay;
 
 pub use bootstrap::{Bootstrap, Founder};
 pub use convert::{ConvertError, Converted, convert};
-pub use passed_over::EntryId;
 
-/// Log bytes after which a snapshot of an engine in memory is made; if the state is larger than this, its size counts
-/// instead. The snapshot makes the older part of the log unnecessary. With a smaller value the state would be rewritten
-/// more often than the log itself; a larger one would make restarts slow.
-const SNAPSHOT_LOG_BYTES: u64 = 256 << 20;
-/// Log bytes after which an engine on disk is flushed, which makes the older part of the log unnecessary. The cost of a
-/// flush is the amount written since the last one. A larger value would make restarts after a crash slow.
-const FLUSH_LOG_BYTES: u64 = 512 << 20;
-/// Maximum number of learners that a cluster may have by default, as in etcd.
-const MAX_LEARNERS: usize = 1;
 /// Entries that are kept at least while an etcd is among the members, since it cannot be sent a state: some minutes of
 /// writes. An etcd that lacks more entries must wait until an etcd leads.
 const KEEP_ENTRIES_FOR_ETCD: usize = 1 << 19;
-
-/// The settings of a member, fixed at its start.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Name of the storage engine; a directory of another engine is refused.
-    pub engine: &'static str,
-    pub timing: Timing,
-    /// How much of the log is kept in memory for followers.
-    pub keep: Retention,
-    /// Maximum number of learners that the cluster may have (`--max-learners`); it must be the same on all members.
-    pub max_learners: usize,
-    /// A committed entry that no member can apply, and that all members pass over (`--unsafe-skip-entry`).
-    pub skip_entry: Option<EntryId>,
-    /// The shortest time to live of a lease, in seconds ([`metastore_store::lease::minimum_ttl_s`]). It takes effect
-    /// when a grant is applied, so it must be the same on all members.
-    pub minimum_lease_ttl_s: i64,
-    /// Log bytes after which an engine in memory is written as a snapshot; all but tests use the default.
-    pub snapshot_log_bytes: u64,
-    /// Log bytes after which an engine on disk is flushed; all but tests use the default.
-    pub flush_log_bytes: u64,
-    /// Options of the log, such as its segment size; all but tests use the default.
-    pub log: Options,
-    /// The random name that a data directory without a name is given at this start. With `None` it stays without.
-    pub new_directory: Option<u64>,
-    /// How much consensus does at once; all but tests use the default.
-    pub portions: Portions,
-}
-
-impl Settings {
-    pub fn new(engine: &'static str, timing: Timing, keep_entries: usize) -> Self {
-        let (snapshot_log_bytes, flush_log_bytes) = (SNAPSHOT_LOG_BYTES, FLUSH_LOG_BYTES);
-        let (max_learners, skip_entry, minimum_lease_ttl_s) = (MAX_LEARNERS, None, 0);
-        let (log, portions) = (Options::default(), Portions::default());
-        Self {
-            engine,
-            timing,
-            keep: Retention::new(keep_entries),
-            max_learners,
-            skip_entry,
-            minimum_lease_ttl_s,
-            snapshot_log_bytes,
-            flush_log_bytes,
-            log,
-            new_directory: None,
-            portions,
-        }
-    }
-}
 
 /// The member cannot go on. Entries that were not acknowledged before must not be acknowledged now.
 #[derive(Debug, thiserror::Error)]
@@ -548,7 +492,7 @@ impl Replica {
         if mutant(Mutant::PromotionForgotten) && matches!(checked, Ok(MemberChange::Promote(_))) {
             self.conf_state = former;
         }
-        let conf_state = conf_state_to_disk(&self.conf_state);
+        let conf_state = conf_state::to_disk(&self.conf_state);
         Ok(self.store.apply_member_change(index, term, change.id(), checked, &conf_state)?)
     }
 
@@ -569,7 +513,7 @@ impl Replica {
             return Ok(());
         }
         (self.snapshot.running, self.snapshot.log_bytes) = (true, 0);
-        let conf_state = conf_state_to_disk(&self.conf_state);
+        let conf_state = conf_state::to_disk(&self.conf_state);
         output.snapshot = Some(self.medium.job(&self.data, (&self.store, &self.engine), conf_state)?);
         Ok(())
     }
@@ -608,23 +552,4 @@ fn record_snapshot(wal: &mut Wal, written: &SnapshotWritten) -> Result<(), WalEr
 
 fn hard_state_to_disk(state: &HardState) -> raftpb::HardState {
     raftpb::HardState { term: Some(state.term), vote: Some(state.vote), commit: Some(state.commit) }
-}
-
-pub(crate) fn conf_state_to_disk(state: &ConfState) -> raftpb::ConfState {
-    raftpb::ConfState {
-        voters: state.voters.clone(),
-        learners: state.learners.clone(),
-        voters_outgoing: state.voters_outgoing.clone(),
-        learners_next: state.learners_next.clone(),
-        auto_leave: Some(state.auto_leave),
-    }
-}
-
-pub(crate) fn conf_state_from_disk(state: &raftpb::ConfState) -> ConfState {
-    let mut out = ConfState { auto_leave: state.auto_leave(), ..ConfState::default() };
-    out.voters.clone_from(&state.voters);
-    out.learners.clone_from(&state.learners);
-    out.voters_outgoing.clone_from(&state.voters_outgoing);
-    out.learners_next.clone_from(&state.learners_next);
-    out
 }

@@ -40,7 +40,7 @@ use raft::eraftpb::ConfState;
 
 use crate::data_dir::{DataDir, OpenError, received_name};
 use crate::disk::DiskError;
-use crate::replica::{Settings, conf_state_from_disk};
+use crate::settings::Settings;
 use crate::wal::Replay;
 
 pub(crate) use on_memory::StateFile;
@@ -115,7 +115,7 @@ impl Medium {
                     return Ok(Start { lowered, ..Start::default() });
                 }
                 let on_memory::Record { conf_state, mark } = on_memory::record(data, log)?;
-                Ok(Start { log, applied: log, conf_state: conf_state_from_disk(&conf_state), mark, lowered })
+                Ok(Start { log, applied: log, conf_state: crate::conf_state::from_disk(&conf_state), mark, lowered })
             }
             Self::Disk => on_disk::find(data, log, engine),
         }

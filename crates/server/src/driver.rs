@@ -15,6 +15,7 @@ mod group;
 mod held;
 mod jobs;
 mod leases;
+mod peer_message;
 mod peer_sink;
 mod states;
 #[cfg(test)]

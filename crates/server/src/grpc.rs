@@ -24,6 +24,7 @@
 
 pub mod body;
 pub mod call;
+mod compression;
 pub mod counts;
 mod encoding;
 pub mod frame;

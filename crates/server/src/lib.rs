@@ -17,6 +17,7 @@ pub mod engine;
 mod founding;
 pub mod grpc;
 pub mod http;
+mod instruments;
 pub mod io;
 pub mod keys;
 mod leader;

@@ -7,10 +7,8 @@
 //! Deliberately absent: etcd's metrics that nothing here could update.
 
 pub mod engine;
-pub mod histogram;
 mod process;
 pub mod requests;
-mod text;
 
 use std::sync::Arc;
 
@@ -22,11 +20,11 @@ use prometheus::{
 
 use crate::grpc::counts::MethodCounts;
 use crate::grpc::{Code, Ledger};
+use crate::instruments::histogram::{Histogram as Local, Sum};
+use crate::instruments::text::Page;
 use crate::shared::WorkerFlags;
 use engine::EngineFigures;
-use histogram::{Histogram as Local, Sum};
 use requests::{ByKind, Requests, WatchSends};
-use text::Page;
 
 /// The member's numbers at one moment. Counters count from the start of the process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

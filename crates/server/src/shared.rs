@@ -12,7 +12,7 @@ use metastore_store::{Member, Store};
 use parking_lot::RwLock;
 use tokio::sync::Notify;
 
-use crate::grpc::counts::Tally;
+use crate::instruments::tally::Tally;
 use crate::keys::KeyCount;
 use crate::metrics::requests::{Requests, WatchSends};
 

@@ -5,6 +5,7 @@ use raft::eraftpb::{Message, MessageType};
 use raft::{Raft, StateRole, Storage};
 
 use super::loss;
+use super::rejected::Rejected;
 use crate::entry::{check_proposal, check_size};
 
 /// Maximum bytes in the name of a read round; the names of etcd and MetaStore have 8.
@@ -15,39 +16,6 @@ const MAX_TERM: u64 = u64::MAX >> 1;
 /// message could raise the term to its maximum, where no leader can be elected any more.
 const MAX_MISSED_TERMS: u64 = 1 << 32;
 
-/// The reasons for which a message is rejected.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Rejected {
-    /// The message is dropped; its sender may be broken.
-    #[error("{kind} from member {from:x}: {why}")]
-    Impossible { kind: String, from: u64, why: String },
-    /// The message is dropped: it contains something that this version does not know.
-    #[error("a message from member {from:x} cannot be taken: {why}")]
-    Unreadable { from: u64, why: String },
-    /// The leader has proof that this member once held more of the log than it does now: the member must stop.
-    #[error(
-        "the leader, member {leader:x}, knows that this member held the log up to entry {held}, but it ends at entry \
-         {last}: the data directory is an older copy, or lost writes. Remove this member from the cluster, and add it \
-         anew with an empty data directory"
-    )]
-    LogLost { leader: u64, held: u64, last: u64 },
-    /// Proof that acknowledged entries are lost, here or on another member: the member must stop.
-    #[error(
-        "acknowledged writes are lost: {proof}. Members were started from copies of their data directories that were \
-         not all taken while all members were stopped, or a disk has lost writes. Stop all members and keep their \
-         directories; then start all members from copies that were taken while all of them were stopped, or keep the \
-         member with the newest data and give the others empty data directories (docs/backup.md)"
-    )]
-    EntriesLost { proof: String },
-}
-
-impl Rejected {
-    /// Whether the member must stop.
-    pub fn is_fatal(&self) -> bool {
-        matches!(self, Self::LogLost { .. } | Self::EntriesLost { .. })
-    }
-}
-
 /// Checks a message that came over the network, except for the bytes inside its entries.
 ///
 /// # Errors
@@ -55,7 +23,7 @@ impl Rejected {
 pub fn check<T: Storage>(raft: &Raft<T>, message: &Message) -> Result<(), Rejected> {
     check_ends(raft, message)?;
     check_kind(raft, message)?;
-    loss::check(raft, message)?;
+    loss::check(raft, message, leads(raft, message))?;
     match message.get_msg_type() {
         MessageType::MsgAppendResponse if leads(raft, message) => check_append_response(raft, message),
         _ => Ok(()),
@@ -131,7 +99,7 @@ pub fn check_ends<T: Storage>(raft: &Raft<T>, message: &Message) -> Result<(), R
 
 /// Whether this member leads in the message's term. After a power loss, a former leader may receive acknowledgements of
 /// entries that it had sent but not written.
-pub(super) fn leads<T: Storage>(raft: &Raft<T>, message: &Message) -> bool {
+fn leads<T: Storage>(raft: &Raft<T>, message: &Message) -> bool {
     raft.state == StateRole::Leader && message.term == raft.term
 }
 

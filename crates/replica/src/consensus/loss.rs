@@ -32,14 +32,13 @@ use metastore_mutants::{Mutant, mutant};
 use raft::eraftpb::{EntryType, Message, MessageType};
 use raft::{GetEntriesContext, Raft, Storage};
 
-use super::inbound::{Rejected, leads};
+use super::rejected::Rejected;
 
-/// Looks for proof of loss in a message that is valid otherwise.
+/// Looks for proof of loss in a message that is valid otherwise. `leads`: this member leads in the term of the message.
 ///
 /// # Errors
 /// [`Rejected::EntriesLost`]: the member must stop.
-pub fn check<T: Storage>(raft: &Raft<T>, message: &Message) -> Result<(), Rejected> {
-    let mut leads = leads(raft, message);
+pub fn check<T: Storage>(raft: &Raft<T>, message: &Message, mut leads: bool) -> Result<(), Rejected> {
     if mutant(Mutant::LossUnnoticed) {
         leads = false;
     }

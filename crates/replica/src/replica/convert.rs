@@ -19,9 +19,11 @@ use std::sync::Arc;
 use metastore_engine::{Applied, Engine, EngineError, Usage};
 use metastore_store::snapshot::{Incoming, SnapshotError, Source};
 
-use super::{Fatal, Output, Replica, Settings, conf_state_to_disk, record_snapshot};
+use super::{Fatal, Output, Replica, record_snapshot};
+use crate::conf_state;
 use crate::data_dir::{DataDir, Found, Identity, OpenError, Paths};
 use crate::disk::Disk;
+use crate::settings::Settings;
 use crate::state::{ENGINES, Medium, StateFile};
 
 /// Bytes that a row takes in the stream in addition to its key and value.
@@ -142,7 +144,7 @@ impl Replica {
             dir: self.data.paths.snap(),
             source: self.store.snapshot()?,
             mark: self.engine.mark(),
-            conf_state: conf_state_to_disk(&self.conf_state),
+            conf_state: conf_state::to_disk(&self.conf_state),
         };
         let written = file.write(&mut |done| progress(done.min(total), total))?;
         record_snapshot(&mut self.wal, &written).map_err(OpenError::from)?;

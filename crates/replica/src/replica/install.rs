@@ -28,7 +28,8 @@ use metastore_engine::Applied;
 use metastore_proto::raftpb;
 use raft::eraftpb::{HardState, Snapshot};
 
-use super::{Fatal, Output, Replica, conf_state_from_disk, hard_state_to_disk};
+use super::{Fatal, Output, Replica, hard_state_to_disk};
+use crate::conf_state;
 use crate::message::from_wire;
 use crate::state::{ReceivedState, Retired, StateReceiver, StateToSend};
 
@@ -87,7 +88,7 @@ impl Replica {
         self.medium.adopt(&mut self.data, applied, &conf_state)?;
         drop(self.store.replace(store));
         let old = std::mem::replace(&mut self.engine, engine);
-        self.conf_state = conf_state_from_disk(&conf_state);
+        self.conf_state = conf_state::from_disk(&conf_state);
         (self.snapshot.named, self.snapshot.log_bytes) = (applied, 0);
         self.wal.release(index)?;
         // If a snapshot of the old state is being written, its files stay for now; `snapshot_written` removes them.

@@ -6,14 +6,15 @@ use metastore_store::Store;
 use raft::eraftpb::HardState;
 
 use super::bootstrap::Bootstrap;
-use super::passed_over::{EntryId, PassedOver, flag};
+use super::passed_over::{PassedOver, flag};
 use super::replay::ReplayedLog;
-use super::{Replica, Settings, SnapshotProgress};
+use super::{Replica, SnapshotProgress};
 use crate::consensus::Consensus;
 use crate::data_dir::{DataDir, Found, Identity, OpenError, Paths};
 use crate::disk::Disk;
-use crate::entry::{passed_over, to_consensus};
+use crate::entry::{EntryId, passed_over, to_consensus};
 use crate::entry_log::{EntryLog, Retention};
+use crate::settings::Settings;
 use crate::state::{Medium, Named, OpenEngine, Start, StateReceiver};
 use crate::wal::{self, Keep, Metadata, Replay, TornTail, Wal};
 

@@ -5,19 +5,11 @@
 //! Each member notes the entry in a file before it goes on: a later start may read the entry from the log again, and
 //! must not apply it then. The file is never removed.
 
-use serde::{Deserialize, Serialize};
-
 use super::{Fatal, Replica};
 use crate::data_dir::{DataDir, OpenError, write_durably};
+use crate::entry::EntryId;
 
 const FILE: &str = "passed-over.json";
-
-/// One entry of a log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EntryId {
-    pub index: u64,
-    pub term: u64,
-}
 
 /// The advice to an operator about an entry that cannot be applied.
 pub(super) fn flag(entry: EntryId) -> String {

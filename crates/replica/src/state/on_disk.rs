@@ -8,7 +8,6 @@ use metastore_engine::{Applied, Engine};
 use super::{OpenEngine, Start, conf_state};
 use crate::data_dir::{DataDir, OpenError, is_state_name, received_name};
 use crate::disk::{Disk, DiskError};
-use crate::replica::conf_state_from_disk;
 use crate::wal::Replay;
 
 /// Advice for an operator whose state directory does not fit the log.
@@ -41,7 +40,7 @@ pub fn find(data: &DataDir, log: Applied, engine: &dyn Engine) -> Result<Start, 
     let stored = conf_state::stored(|table, key| engine.get(table, key))?;
     let checked = stored.and_then(|stored| conf_state::check(&stored).map(|()| stored));
     let conf_state = checked.map_err(|why| OpenError::refused(&path, format!("damaged: {why}; {RESTORE}")))?;
-    Ok(Start { log, applied, conf_state: conf_state_from_disk(&conf_state), ..Start::default() })
+    Ok(Start { log, applied, conf_state: crate::conf_state::from_disk(&conf_state), ..Start::default() })
 }
 
 /// Checks that the log holds the entry at the state's position, with the same term.

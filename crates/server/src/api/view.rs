@@ -7,9 +7,9 @@ use metastore_store::mvcc::RangeQuery;
 use tokio::time::Instant;
 
 use super::maintenance::DEFAULT_QUOTA_BYTES;
-use crate::grpc::counts::Tally;
 use crate::grpc::{Call, LocalFuture};
 use crate::http::MemberView;
+use crate::instruments::tally::Tally;
 use crate::member::{MemberHandle, open_reads};
 use crate::metrics::{Readings, write_workers};
 use crate::shared::{Counts, WatchCounts};

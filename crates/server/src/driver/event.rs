@@ -10,7 +10,7 @@ use metastore_store::lease::Renewal;
 use metastore_store::watch::RevisionEvents;
 use tokio::sync::oneshot;
 
-use super::peer_sink::PeerMessage;
+use super::peer_message::PeerMessage;
 use crate::io::slots::Key;
 
 /// Identifies a request that waits for an answer.

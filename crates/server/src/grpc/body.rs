@@ -5,7 +5,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::HeaderMap;
 use http_body::{Frame as BodyFrame, SizeHint};
 
 use super::outbound::Outgoing;
@@ -54,7 +53,7 @@ impl http_body::Body for Body {
                 *body = Body::Trailers;
                 data(bytes)
             }
-            Body::Trailers => Some(Ok(trailers(ok_trailers()))),
+            Body::Trailers => Some(Ok(BodyFrame::trailers(ok_trailers()))),
             Body::Done | Body::Stream(_) | Body::Endless(_) => None,
         })
     }
@@ -75,8 +74,4 @@ impl http_body::Body for Body {
 
 fn data(bytes: Bytes) -> Option<Result<BodyFrame<Bytes>, Infallible>> {
     Some(Ok(BodyFrame::data(bytes)))
-}
-
-pub(super) fn trailers(headers: HeaderMap) -> BodyFrame<Bytes> {
-    BodyFrame::trailers(headers)
 }

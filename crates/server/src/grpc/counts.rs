@@ -3,14 +3,14 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use http::{HeaderMap, HeaderValue};
 use parking_lot::Mutex;
 
 use super::status::{Code, Status};
-use crate::metrics::histogram::{Bounds, Histogram};
+use crate::instruments::histogram::{Bounds, Histogram};
+use crate::instruments::tally::Tally;
 
 /// The buckets that Prometheus' libraries have by default, in nanoseconds.
 const HANDLING: Bounds = Bounds::Listed(&[
@@ -34,21 +34,6 @@ const CLIENT_VERSIONS: usize = 32;
 const OTHER_VERSIONS: &str = "other";
 /// The label of a client that names no version, as in etcd.
 const NO_VERSION: &str = "unknown";
-
-/// A counter with one writing thread and any number of readers. An addition is a plain load and store: no locked
-/// instruction, no shared cache line. Two writers would lose counts, which is why each I/O thread has its own.
-#[derive(Debug, Default)]
-pub struct Tally(AtomicU64);
-
-impl Tally {
-    pub fn add(&self, count: u64) {
-        self.0.store(self.0.load(Ordering::Relaxed) + count, Ordering::Relaxed);
-    }
-
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
 
 /// Which side streams, in the words of the metric label `grpc_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -268,7 +253,7 @@ mod tests {
         for (ledger, wanted) in [(Ledger::extensive(), true), (Ledger::default(), false)] {
             let counts = ledger.open("a.B", "C", GrpcType::Unary);
             Counted::start(counts.clone()).end(Code::Ok);
-            let sum = crate::metrics::histogram::Sum::of(counts.handling.as_ref());
+            let sum = crate::instruments::histogram::Sum::of(counts.handling.as_ref());
             assert_eq!(sum.map(|sum| sum.count()), wanted.then_some(1));
         }
     }

@@ -25,8 +25,9 @@ use h2::RecvStream;
 use metastore_proto::Message;
 use tokio::time::Instant;
 
+use super::compression;
 use super::counts::MethodCounts;
-use super::encoding::{self, Encoding};
+use super::encoding::Encoding;
 use super::frame::{Cut, Cutter};
 use super::status::{Code, Status};
 
@@ -93,7 +94,7 @@ async fn read_message(
     none: impl FnOnce(bool) -> Status,
 ) -> Result<Bytes, Status> {
     match read_next(body, cutter).await? {
-        Some(message) => encoding::decode(message, max_bytes).await,
+        Some(message) => compression::decode(message, max_bytes).await,
         None => Err(none(cutter.is_torn())),
     }
 }

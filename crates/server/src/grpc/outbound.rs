@@ -17,9 +17,9 @@ use bytes::{Bytes, BytesMut};
 use http_body::Frame as BodyFrame;
 use tokio::task::AbortHandle;
 
-use super::body::trailers;
+use super::compression;
 use super::counts::MethodCounts;
-use super::encoding::{self, Encoding};
+use super::encoding::Encoding;
 use super::frame::{Deflater, Frame};
 use super::status::{Status, ok_trailers};
 
@@ -75,7 +75,7 @@ impl Outbound {
     pub async fn send(&mut self, frame: Frame) -> Result<(), Gone> {
         self.ready().await?;
         let length = frame.message_bytes();
-        let frame = encoding::encode(frame, self.encoding).await;
+        let frame = compression::encode(frame, self.encoding).await;
         self.counts.message_sent(length);
         self.push(frame.into_bytes());
         Ok(())
@@ -199,7 +199,7 @@ impl Outgoing {
         if queue.ended {
             queue.gone = true;
             let headers = queue.end.take().map_or_else(ok_trailers, |status| status.trailers());
-            return Poll::Ready(Some(trailers(headers)));
+            return Poll::Ready(Some(BodyFrame::trailers(headers)));
         }
         queue.reader = Some(cx.waker().clone());
         Poll::Pending
@@ -304,7 +304,7 @@ mod tests {
         let data = next(&mut outgoing).await.unwrap().into_data().unwrap();
         let length = data.len() - 5;
         assert_eq!((data[0], &data[length..]), (1, &[0; 5][..]), "an empty message is sent as it is");
-        assert_eq!(encoding::inflate(&data[5..length], 6).unwrap(), &b"abcdef"[..]);
+        assert_eq!(crate::grpc::encoding::inflate(&data[5..length], 6).unwrap(), &b"abcdef"[..]);
         assert_eq!((counts.sent.get(), counts.sent_bytes.get()), (2, 6));
     }
 

@@ -13,8 +13,9 @@ use tokio::sync::watch;
 
 use super::body::Body;
 use super::call::Call;
+use super::compression;
 use super::counts::{Clients, Counted, GrpcType, Ledger, MethodCounts};
-use super::encoding::{self, Encoding};
+use super::encoding::Encoding;
 use super::frame::Frame;
 use super::inbound::{self, Inbound, Reader, decode_request, decode_streamed, read_first, read_only};
 use super::outbound::{self, Outbound};
@@ -72,7 +73,7 @@ impl Router {
                 match result {
                     Ok((frame, encoding)) => {
                         counts.message_sent(frame.message_bytes());
-                        let frame = encoding::encode(frame, encoding).await;
+                        let frame = compression::encode(frame, encoding).await;
                         respond(encoding, Body::Reply(frame.into_bytes()))
                     }
                     Err(status) => fail(&status),

@@ -8,10 +8,10 @@ use metastore_replica::Observer;
 use metastore_store::Work;
 
 use super::Metrics;
-use super::histogram::{Bounds, Histogram, Sum};
 use super::requests::{ByKind, recognize};
-use super::text::Page;
-use crate::grpc::counts::Tally;
+use crate::instruments::histogram::{Bounds, Histogram, Sum};
+use crate::instruments::tally::Tally;
+use crate::instruments::text::Page;
 use crate::shared::is_of;
 
 /// An apply that takes longer counts as slow, as in etcd.

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::process::{Resource, getrlimit};
 
-use super::text::Page;
+use crate::instruments::text::Page;
 
 /// Clock ticks per second in `/proc`: USER_HZ, which is 100 on every architecture that Linux is built for today.
 const TICKS_PER_SECOND: f64 = 100.0;

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::histogram::{Bounds, Histogram, Sum};
-use super::text::Page;
+use crate::instruments::histogram::{Bounds, Histogram, Sum};
+use crate::instruments::text::Page;
 
 /// Kinds of commands by their field numbers in etcd's `InternalRaftRequest`, and their names in etcd's labels.
 const KINDS: [(u32, &str); 12] = [

@@ -1,6 +1,6 @@
 //! Distributions that one thread writes, at the cost of two additions.
 
-use crate::grpc::counts::Tally;
+use crate::instruments::tally::Tally;
 
 use super::text::Page;
 
