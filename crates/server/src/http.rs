@@ -20,7 +20,7 @@ use metastore_store::Member;
 
 use crate::grpc::router::{is_grpc, not_grpc};
 use crate::grpc::{Body, LocalFuture, Router};
-use crate::io::serve::Service;
+use crate::io::service::Service;
 use crate::metrics::{Metrics, Readings};
 
 /// The member, as the HTTP paths and a worker that stops see it.

@@ -27,7 +27,7 @@ use crate::io::accept::Door;
 use crate::io::inbox::{Bounds, Inbox};
 use crate::io::listen::{ListenError, Listener, SocketOptions};
 use crate::io::mailbox;
-use crate::io::serve::Protocol;
+use crate::io::protocol::Protocol;
 use crate::io::workers::{WorkerContext, Workers};
 use crate::member::{Barrier, Limits, MemberHandle};
 use crate::metrics::Metrics;

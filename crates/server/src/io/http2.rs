@@ -22,7 +22,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::serve::{Protocol, Service};
+use super::protocol::Protocol;
+use super::service::Service;
 use super::turns::{Heard, SMALLEST_FRAME_BYTES, TURN_BYTES};
 use crate::grpc::status::ok_trailers;
 use crate::grpc::{Body, LocalFuture};

@@ -20,7 +20,7 @@ use hyper::body::Incoming;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use super::serve::Service;
+use super::service::Service;
 use crate::grpc::{Body, LocalFuture};
 
 /// How many connections wait in a lobby, and for how long.

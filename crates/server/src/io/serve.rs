@@ -5,10 +5,8 @@ use std::error::Error;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
-use h2::RecvStream;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -17,55 +15,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 use super::http2;
+use super::protocol::Protocol;
+use super::service::Service;
 use super::turns::Turns;
 use crate::grpc::{Body, LocalFuture};
-
-/// Answers requests, on one worker.
-pub trait Service {
-    /// Answers a request that came over HTTP/1, or from a peer.
-    fn call(&self, request: Request<Incoming>) -> LocalFuture<Response<Body>>;
-
-    /// Answers a client's request that came over HTTP/2.
-    fn call_http2(&self, request: Request<RecvStream>) -> LocalFuture<Response<Body>> {
-        drop(request);
-        let mut response = Response::new(Body::Done);
-        *response.status_mut() = StatusCode::HTTP_VERSION_NOT_SUPPORTED;
-        Box::pin(std::future::ready(response))
-    }
-
-    /// Whether a request waits for an answer that is certain to come soon. A worker that stops waits for such answers.
-    fn awaits_answers(&self) -> bool {
-        false
-    }
-}
-
-impl<F: Fn(Request<Incoming>) -> LocalFuture<Response<Body>>> Service for F {
-    fn call(&self, request: Request<Incoming>) -> LocalFuture<Response<Body>> {
-        self(request)
-    }
-}
-
-/// Settings of every connection.
-#[derive(Clone, Copy, Debug)]
-pub struct Protocol {
-    /// At most this many requests of one connection are open; a client waits with further ones.
-    pub max_concurrent_streams: u32,
-    /// A connection without traffic is probed after this time (`None`: never), and given up if `ping_timeout` passes
-    /// without an answer.
-    pub ping_interval: Option<Duration>,
-    pub ping_timeout: Duration,
-}
-
-impl Default for Protocol {
-    /// etcd's defaults.
-    fn default() -> Self {
-        Protocol {
-            max_concurrent_streams: u32::MAX,
-            ping_interval: Some(Duration::from_secs(2 * 60 * 60)),
-            ping_timeout: Duration::from_secs(20),
-        }
-    }
-}
 
 /// Spawns hyper's futures on the thread they were made on.
 #[derive(Clone, Copy, Debug)]

@@ -16,7 +16,9 @@ use super::accept::{Dealt, Door, Stream, accept};
 use super::lingering::Lingering;
 use super::listen::Listener;
 use super::lobby::{self, Lobby};
-use super::serve::{Connections, Protocol, Service};
+use super::protocol::Protocol;
+use super::serve::Connections;
+use super::service::Service;
 use super::socket::Socket;
 use super::timed::Timed;
 

@@ -20,7 +20,8 @@ use super::state_send;
 use super::transport::{Command, Transport, TransportState};
 use crate::io::accept::Door;
 use crate::io::listen::Listener;
-use crate::io::serve::{Protocol, Service};
+use crate::io::protocol::Protocol;
+use crate::io::service::Service;
 use crate::io::workers::{WorkerContext, Workers};
 
 /// At most this many connections to the peer port at a time: five for each of a few dozen members, and as many more for

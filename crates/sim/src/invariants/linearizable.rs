@@ -70,7 +70,7 @@ pub fn check(operations: &[Operation], revisions: &Revisions) -> Result<(), Viol
     {
         return Err(format!("{task} was answered at a revision that was told to no watcher; the last one is {last}"));
     }
-    Search::new(&tasks, revisions, last).run()
+    Search::new(&tasks, revisions, last, report::dead_end).run()
 }
 
 #[cfg(test)]

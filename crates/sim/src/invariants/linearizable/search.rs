@@ -3,10 +3,10 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
+use super::certain;
 use super::task::Task;
 use super::timeline::Timeline;
 use super::unknown::{Unknown, each_lease};
-use super::{certain, report};
 use crate::history::{Request, Response, Revisions, Violation};
 use crate::model::{COMPACTED, Model};
 use crate::random::Random;
@@ -30,7 +30,11 @@ pub struct Search<'a> {
     placed: Placed,
     tried: HashSet<Tried>,
     farthest: Option<(usize, Violation)>,
+    describe: Describe,
 }
+
+/// Describes a dead end: the search as it stands, and the model there.
+pub type Describe = fn(&Search<'_>, &Model) -> String;
 
 /// The operations that have a place.
 struct Placed {
@@ -102,7 +106,7 @@ enum Fit {
 
 impl<'a> Search<'a> {
     /// `last` is the greatest of `revisions`, and no task was answered at a later one.
-    pub fn new(tasks: &'a [Task<'a>], revisions: &'a Revisions, last: i64) -> Self {
+    pub fn new(tasks: &'a [Task<'a>], revisions: &'a Revisions, last: i64, describe: Describe) -> Self {
         let mut waiting = vec![0; last as usize + 1];
         tasks.iter().filter_map(|task| task.revision).for_each(|revision| waiting[revision as usize] += 1);
         Self {
@@ -115,6 +119,7 @@ impl<'a> Search<'a> {
             placed: Placed::none_of(tasks),
             tried: HashSet::new(),
             farthest: None,
+            describe,
         }
     }
 
@@ -171,7 +176,7 @@ impl<'a> Search<'a> {
             if self.farthest.is_none() {
                 certain::check(self.tasks, self.revisions, &self.unknown)?;
             }
-            self.farthest = Some((self.placed.known, report::dead_end(self, &frame.model)));
+            self.farthest = Some((self.placed.known, (self.describe)(self, &frame.model)));
         }
         self.displace(&frame.placed);
         Ok(())
