@@ -6,7 +6,7 @@
 use metastore_replica::disk::CrashPolicy;
 
 use crate::random::Random;
-use crate::world::MOMENTS_PER_TICK;
+use crate::time::MOMENTS_PER_TICK;
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident $text:literal up to $most:literal,)*) => {

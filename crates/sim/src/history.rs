@@ -72,3 +72,11 @@ pub struct Watch {
 
 /// A violated rule: a text that says which one, and where.
 pub type Violation = String;
+
+/// Continues if a check has found no violation.
+///
+/// # Panics
+/// With the violation.
+pub fn must(checked: Result<(), Violation>) {
+    checked.unwrap_or_else(|violation| panic!("{violation}"));
+}

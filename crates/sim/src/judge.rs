@@ -10,7 +10,7 @@ use metastore_store::mvcc::HashKv;
 use metastore_store::watch::RevisionEvents;
 
 use crate::clients::{Asked, Wish, writer};
-use crate::history::{Moment, Operation, Request, Response, Violation, Watch};
+use crate::history::{Moment, Operation, Request, Response, Violation, Watch, must};
 use crate::invariants::acknowledged::Acknowledged;
 use crate::invariants::election_safety::ElectionSafety;
 use crate::invariants::hash_kv::HashKvEqual;
@@ -20,7 +20,6 @@ use crate::invariants::log_matching::LogMatching;
 use crate::invariants::revisions::RevisionsDense;
 use crate::invariants::state_machine_safety::StateMachineSafety;
 use crate::invariants::{linearizable, serializable, watch};
-use crate::world::must;
 
 /// The pseudo client on whose behalf the cluster revokes leases.
 const CLUSTER: usize = usize::MAX;

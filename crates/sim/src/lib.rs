@@ -31,19 +31,23 @@
 //! and memory that returns wrong data.
 
 mod answers;
+mod beside;
 pub mod clients;
 pub mod counts;
+mod disasters;
 pub mod faults;
 pub mod history;
 pub mod invariants;
 mod judge;
+mod lease_book;
 pub mod machine;
 pub mod member;
 pub mod model;
 mod network;
 pub mod random;
 pub mod runner;
-mod serving;
+mod time;
 mod verdicts;
-pub mod watching;
+mod waiting;
+pub mod watcher;
 pub mod world;

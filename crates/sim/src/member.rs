@@ -13,9 +13,10 @@ use metastore_replica::{
 use metastore_store::Member as Description;
 use metastore_store::watch::{Hub, Limits, RevisionEvents};
 
+use crate::beside::Beside;
 use crate::machine::{Machine, paths};
-use crate::serving::{Proving, Reading};
-use crate::world::{Beside, MOMENT_MS, MOMENTS_PER_TICK};
+use crate::time::{MOMENT_MS, MOMENTS_PER_TICK};
+use crate::waiting::{Proving, Reading};
 
 /// Ticks without a message from a leader after which a member campaigns, at the earliest.
 pub const ELECTION_TICKS: usize = 10;
@@ -45,18 +46,18 @@ fn peer_urls(at: usize) -> Vec<String> {
 /// Collects the messages that a replica sends until they are fetched. Each is stored with the number of syncs before
 /// it.
 #[derive(Clone)]
-struct Letters {
+struct SimulatedOutbox {
     machine: Machine,
     posted: Arc<Mutex<Vec<(u64, raftpb::Message)>>>,
 }
 
-impl Letters {
+impl SimulatedOutbox {
     fn new(machine: Machine) -> Self {
         Self { machine, posted: Arc::default() }
     }
 }
 
-impl Outbox for Letters {
+impl Outbox for SimulatedOutbox {
     fn send(&mut self, messages: Vec<raftpb::Message>) {
         let syncs = self.machine.syncs();
         self.posted.lock().unwrap().extend(messages.into_iter().map(|message| (syncs, message)));
@@ -112,7 +113,7 @@ pub struct Member {
     machine: Machine,
     settings: Settings,
     bootstrap: Bootstrap,
-    letters: Letters,
+    letters: SimulatedOutbox,
     pub clock: Clock,
     /// The timers of leases, while it leads.
     pub keeper: LeaseKeeper,
@@ -174,7 +175,7 @@ impl Member {
             id: own_id(at),
             at,
             replica: None,
-            letters: Letters::new(machine.clone()),
+            letters: SimulatedOutbox::new(machine.clone()),
             machine,
             keeper: LeaseKeeper::new(ELECTION_MS, EXPIRY_BOUNDS),
             hub: None,
@@ -217,7 +218,7 @@ impl Member {
 
     /// Starts the member. Returns whether a torn end of the log was cut off.
     pub fn start(&mut self) -> Result<bool, OpenError> {
-        self.letters = Letters::new(self.machine.clone());
+        self.letters = SimulatedOutbox::new(self.machine.clone());
         let (mut replica, cut) = self.open(&self.machine)?;
         replica.connect(Box::new(self.letters.clone()));
         let limits = Limits {

@@ -58,7 +58,7 @@ pub struct Arrival {
     pub message: Message,
 }
 
-struct Letter {
+struct InTransit {
     from: usize,
     to: usize,
     number: u64,
@@ -71,7 +71,7 @@ pub struct Network {
     random: Random,
     posted: u64,
     /// By the moment of arrival, and the order of sending.
-    under_way: BTreeMap<(u64, u64), Letter>,
+    under_way: BTreeMap<(u64, u64), InTransit>,
     /// Links (from, to) on which no message passes.
     cut: BTreeSet<(usize, usize)>,
     /// The number of the newest message that has arrived on each link.
@@ -116,7 +116,7 @@ impl Network {
         let delay = if late { self.weather.long_delay } else { self.weather.delay };
         let arrival = now + self.random.between(1, delay);
         self.posted += 1;
-        self.under_way.insert((arrival, self.posted), Letter { from, to, number: self.posted, bytes });
+        self.under_way.insert((arrival, self.posted), InTransit { from, to, number: self.posted, bytes });
     }
 
     /// Takes the messages that arrive at this moment.
@@ -126,8 +126,8 @@ impl Network {
         due.into_values().filter_map(|letter| self.open(letter)).collect()
     }
 
-    fn open(&mut self, letter: Letter) -> Option<Arrival> {
-        let Letter { from, to, number, bytes } = letter;
+    fn open(&mut self, letter: InTransit) -> Option<Arrival> {
+        let InTransit { from, to, number, bytes } = letter;
         if self.cut.contains(&(from, to)) {
             self.traffic.cut_off += 1;
             return None;

@@ -6,22 +6,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use metastore_engine::STEP;
-use metastore_replica::disk::CrashPolicy;
 use metastore_replica::wal::Options;
 use metastore_replica::{Fatal, Output, Portions, Settings, Timing};
 
+use crate::beside::{Sent, StateInTransit};
 use crate::clients::{Asked, Clients, Wish, Workload};
 use crate::counts::Counts;
-use crate::faults::{FaultKind, Faults, Power};
-use crate::history::Violation;
+use crate::disasters::Disasters;
+use crate::faults::{FaultKind, Faults};
+use crate::history::must;
 use crate::judge::Judge;
+use crate::lease_book::LeaseBook;
 use crate::machine::{EngineKind, Machine};
 use crate::member::{Clock, ELECTION_TICKS, Held, Member, SEGMENT_BYTES};
 use crate::network::{Network, Weather};
 use crate::random::Random;
-use crate::serving::Noted;
+use crate::time::MOMENTS_PER_TICK;
 use crate::verdicts::Verdicts;
-use crate::watching::Watcher;
+use crate::watcher::Watcher;
 
 mod befall;
 mod compacted;
@@ -29,18 +31,13 @@ mod damage;
 mod hostile;
 mod older;
 mod reshape;
+mod serving;
 mod states;
+mod watching;
 mod work;
 
 pub use hostile::lie;
-use older::{Copied, Older};
-pub use states::Beside;
-use states::{Parcel, Sent};
 
-/// Moments are finer than the members' ticks: messages take parts of a tick.
-pub const MOMENTS_PER_TICK: u64 = 5;
-/// The length of a moment on an exact clock; a tick is a heartbeat of 100 ms.
-pub const MOMENT_MS: u64 = 20;
 /// The shortest storm: a minute.
 pub const STORM_TICKS: u64 = 600;
 /// A storm continues until clients have sent this number of requests, but no longer than [`LONGEST_STORM_TICKS`].
@@ -102,14 +99,6 @@ pub enum Tracing {
     Print,
 }
 
-/// Continues if a check has found no violation.
-///
-/// # Panics
-/// With the violation.
-pub fn must(checked: Result<(), Violation>) {
-    checked.unwrap_or_else(|violation| panic!("{violation}"));
-}
-
 pub struct World {
     pub(crate) now: u64,
     pub(crate) members: Vec<Member>,
@@ -117,15 +106,14 @@ pub struct World {
     pub(crate) clients: Clients,
     pub(crate) watchers: Vec<Watcher>,
     faults: Faults,
+    disasters: Disasters,
     pub(crate) judge: Judge,
+    lease_book: LeaseBook,
     pub(crate) verdicts: Verdicts,
     pub(crate) random: Random,
     /// How often a member works, in thousandths per moment. Events that arrive in between are handled together.
     diligence: u64,
-    restarts: BTreeMap<usize, u64>,
-    /// The closed links, their end, and the length of a turn.
-    partition: Option<befall::Partition>,
-    parcels: Vec<Parcel>,
+    states: Vec<StateInTransit>,
     sent: Sent,
     /// Members whose removal was proposed.
     removing: BTreeSet<u64>,
@@ -138,30 +126,6 @@ pub struct World {
     settings: Settings,
     engines: &'static [EngineKind],
     step_rows: usize,
-    /// The crash policy for a doomed member's disk, and the moments for which the member will be down.
-    dooms: BTreeMap<usize, (CrashPolicy, u64)>,
-    /// Copies of the stored data of members.
-    copies: BTreeMap<usize, Copied>,
-    /// Members that have come back with such copies, and members that have proof of loss and do not start again.
-    older: Older,
-    lost: BTreeSet<usize>,
-    /// The power losses that are planned for members after a kill.
-    power: BTreeMap<usize, Power>,
-    /// Members that lose power when they promise something, and members that have just promised.
-    promising: BTreeSet<usize>,
-    promised: Vec<usize>,
-    /// The times of all clocks when a client requested a grant or a renewal, by request.
-    pub(crate) asked_at: BTreeMap<u64, Vec<u64>>,
-    /// Renewals that reached a leader after its successor had begun to time the leases, by request.
-    pub(crate) superseded: BTreeSet<u64>,
-    /// The number of grants that were requested with each lease id.
-    pub(crate) grants: BTreeMap<i64, i64>,
-    /// Revocations by request: the name of the lease and, if a leader proposed it because the lease's time was over,
-    /// this leader and the time of its clock.
-    pub(crate) revocations: BTreeMap<u64, (i64, Option<(usize, u64)>)>,
-    pub(crate) revoked: BTreeSet<i64>,
-    /// Checkpoints of leases that were proposed and are not yet applied at their proposer.
-    pub(crate) checkpoints: BTreeMap<u64, Noted>,
     /// The newest compaction.
     pub(crate) compacted: i64,
     /// Whether clients also compact in a healed world.
@@ -195,6 +159,7 @@ impl World {
         let weather = Weather::draw(&mut random, &faults.rates);
         let patience = random.between(10, 60) * MOMENTS_PER_TICK;
         let clients = Clients::new(seed, workload, random.between(4, 9), random.between(4, 12), patience);
+        let restarts = (0..members.len()).map(|at| (at, 1)).collect();
         let watchers = (0..random.between(1, 4) as usize).map(|at| Watcher::new(seed, at, workload)).collect();
         Self {
             now: 0,
@@ -202,12 +167,12 @@ impl World {
             clients,
             watchers,
             faults,
+            disasters: Disasters { restarts, ..Disasters::default() },
             judge: Judge::default(),
+            lease_book: LeaseBook::default(),
             verdicts: Verdicts::default(),
             diligence: *random.pick(&[1000, 1000, 600, 300]).unwrap_or(&1000),
-            restarts: (0..members.len()).map(|at| (at, 1)).collect(),
-            partition: None,
-            parcels: Vec::new(),
+            states: Vec::new(),
             sent: Sent::new(),
             removing: BTreeSet::new(),
             voters: (0, BTreeSet::new()),
@@ -216,19 +181,6 @@ impl World {
             settings,
             engines: plan.engines,
             step_rows,
-            dooms: BTreeMap::new(),
-            copies: BTreeMap::new(),
-            older: Older::None,
-            lost: BTreeSet::new(),
-            power: BTreeMap::new(),
-            promising: BTreeSet::new(),
-            promised: Vec::new(),
-            asked_at: BTreeMap::new(),
-            superseded: BTreeSet::new(),
-            grants: BTreeMap::new(),
-            revocations: BTreeMap::new(),
-            revoked: BTreeSet::new(),
-            checkpoints: BTreeMap::new(),
             compacted: 0,
             compacts_healed: random.permille(500),
             healed: false,
@@ -252,7 +204,7 @@ impl World {
     fn moment(&mut self) {
         self.now += 1;
         self.follow_changes();
-        for at in take_due(&mut self.restarts, self.now) {
+        for at in take_due(&mut self.disasters.restarts, self.now) {
             self.start(at);
         }
         self.turn_partition();

@@ -9,7 +9,7 @@ use metastore_sim::clients::Workload;
 use metastore_sim::history::Watch;
 use metastore_sim::invariants::watch::next_revision;
 use metastore_sim::random::Random;
-use metastore_sim::watching;
+use metastore_sim::watcher;
 use tokio::time::{Instant, timeout};
 
 use super::{END_PATIENCE, RecordingState};
@@ -44,7 +44,7 @@ pub struct Watcher {
 impl Watcher {
     pub fn new(seed: u64, number: usize, workload: Workload, shared: Arc<RecordingState>) -> Watcher {
         let mut random = Random::new(seed, STREAM + number as u64);
-        let request = watching::request(workload, &mut random);
+        let request = watcher::request(workload, &mut random);
         let members = shared.addresses.iter().map(|address| Client::new(address)).collect();
         let (chain, chains) = Default::default();
         Watcher { number, random, request, is_oracle: false, members, shared, chain, chains }

@@ -3,17 +3,10 @@
 use metastore_replica::disk::CrashPolicy;
 
 use super::World;
+use crate::disasters::Partition;
 use crate::faults::{Fault, Power};
 use crate::member::Member;
 use crate::network::Weather;
-
-/// Links on which no message passes.
-pub struct Partition {
-    ways: Vec<(usize, usize)>,
-    ends: u64,
-    /// The length of its turns: it is closed and open alternately.
-    turn: Option<u64>,
-}
 
 impl World {
     pub(super) fn befall(&mut self, fault: Fault) {
@@ -23,15 +16,15 @@ impl World {
         }
         match fault {
             Fault::Crash { member, operations, policy, down } => {
-                self.dooms.insert(member, (policy, down));
+                self.disasters.dooms.insert(member, (policy, down));
                 match operations {
                     Some(operations) => self.members[member].doom(operations),
                     None => self.crashes(member),
                 }
             }
             Fault::Kill { member, operations, down, power } => {
-                self.dooms.insert(member, (CrashPolicy::Kill, down));
-                self.power.extend(power.map(|power| (member, power)));
+                self.disasters.dooms.insert(member, (CrashPolicy::Kill, down));
+                self.disasters.power.extend(power.map(|power| (member, power)));
                 match operations {
                     Some(operations) => self.members[member].doom(operations),
                     None => self.crashes(member),
@@ -48,7 +41,7 @@ impl World {
                 self.counts.clock_jumps += 1;
             }
             Fault::Partition { ways, moments, turn } if !ways.is_empty() => {
-                self.partition = Some(Partition { ways, ends: self.now + moments, turn });
+                self.disasters.partition = Some(Partition { ways, ends: self.now + moments, turn });
                 self.counts.partitions += 1;
             }
             Fault::Partition { .. } => {}
@@ -98,14 +91,14 @@ impl World {
             true => CrashPolicy::Kill,
             false => CrashPolicy::Random(self.random.number()),
         };
-        self.dooms.insert(at, (policy, down));
+        self.disasters.dooms.insert(at, (policy, down));
         if policy == CrashPolicy::Kill {
-            self.power.extend(self.faults.power_after_kill().map(|power| (at, power)));
+            self.disasters.power.extend(self.faults.power_after_kill().map(|power| (at, power)));
         }
     }
 
     pub(super) fn crashes(&mut self, at: usize) {
-        let (policy, down) = self.dooms.remove(&at).unwrap_or((CrashPolicy::DropUnsynced, 1));
+        let (policy, down) = self.disasters.dooms.remove(&at).unwrap_or((CrashPolicy::DropUnsynced, 1));
         self.note(|| format!("{at} crashes: {policy:?}"));
         let sender = self.members[at].beside.sender();
         self.disconnect_watchers(at);
@@ -116,7 +109,7 @@ impl World {
         if let Some(from) = sender {
             self.report_state(from, at, false);
         }
-        self.restarts.insert(at, self.now + down);
+        self.disasters.restarts.insert(at, self.now + down);
         for asked in self.clients.give_up(self.now, |asked| asked.member == at) {
             self.unknown(&asked);
         }
@@ -130,14 +123,14 @@ impl World {
 
     /// A member that was killed starts; the power may fail soon.
     pub(super) fn doom_after_kill(&mut self, at: usize) {
-        match self.power.remove(&at) {
+        match self.disasters.power.remove(&at) {
             Some(Power::Operations(operations)) => {
                 let down = self.random.between(1, 20);
-                self.dooms.insert(at, (CrashPolicy::DropUnsynced, down));
+                self.disasters.dooms.insert(at, (CrashPolicy::DropUnsynced, down));
                 self.members[at].doom(operations);
                 self.counts.kills_and_crashes += 1;
             }
-            Some(Power::Promise) => _ = self.promising.insert(at),
+            Some(Power::Promise) => _ = self.disasters.promising.insert(at),
             None => {}
         }
     }
@@ -145,7 +138,7 @@ impl World {
     /// Members lose power that were killed, started, and have promised something since. Nothing remains of their
     /// unsynced writes. Often the leader loses power, too, so that the others depend on these promises.
     pub(super) fn darken_promised(&mut self) {
-        for at in std::mem::take(&mut self.promised) {
+        for at in std::mem::take(&mut self.disasters.promised) {
             if self.members[at].replica.is_none() {
                 continue;
             }
@@ -161,7 +154,7 @@ impl World {
     }
 
     fn goes_dark(&mut self, at: usize, down: u64) {
-        self.dooms.insert(at, (CrashPolicy::DropUnsynced, down));
+        self.disasters.dooms.insert(at, (CrashPolicy::DropUnsynced, down));
         self.crashes(at);
     }
 
@@ -180,20 +173,20 @@ impl World {
 
     /// Opens and closes the links of a partition.
     pub(super) fn turn_partition(&mut self) {
-        let Some(Partition { ways, ends, turn }) = &self.partition else { return };
+        let Some(Partition { ways, ends, turn }) = &self.disasters.partition else { return };
         let over = *ends <= self.now;
         let open = over || turn.is_some_and(|turn| (self.now / turn) % 2 == 1);
         self.network.cut(if open { Vec::new() } else { ways.clone() });
         if over {
-            self.partition = None;
+            self.disasters.partition = None;
         }
     }
 
     /// Ends all faults.
     pub(super) fn heal(&mut self) {
         self.note(|| "heals".into());
-        self.partition = None;
-        (self.power, self.promising) = Default::default();
+        self.disasters.partition = None;
+        (self.disasters.power, self.disasters.promising) = Default::default();
         self.network.cut([]);
         self.network.weather = Weather::FAIR;
         self.healed = true;
@@ -211,6 +204,6 @@ impl World {
             }
         }
         self.leaves.values_mut().for_each(|moment| *moment = self.now + 1);
-        self.restarts.values_mut().for_each(|moment| *moment = self.now + 1);
+        self.disasters.restarts.values_mut().for_each(|moment| *moment = self.now + 1);
     }
 }

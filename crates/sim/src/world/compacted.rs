@@ -7,8 +7,9 @@ use metastore_proto::etcdserverpb::CompactionRequest;
 use metastore_replica::Replica;
 use metastore_store::command::{Command, Kind};
 
-use super::{World, must};
+use super::World;
 use crate::answers;
+use crate::history::must;
 use crate::invariants::stored::{self, Attached, Stored};
 use crate::member::Member;
 

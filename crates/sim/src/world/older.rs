@@ -14,13 +14,12 @@
 //! of earlier terms, or copies taken long apart. Members that received a whole state since the copies do not notice
 //! (`crates/replica/src/consensus/loss.rs`).
 
-use std::collections::BTreeSet;
-
 use metastore_replica::disk::CrashPolicy;
 
-use super::{Fatal, MOMENTS_PER_TICK, World};
-use crate::machine::Machine;
+use super::{Fatal, World};
+use crate::disasters::{Copied, Older};
 use crate::member::Member;
+use crate::time::MOMENTS_PER_TICK;
 
 /// Ticks within which the others hold everything that one member has applied: messages take a few moments.
 const IN_STEP_TICKS: u64 = 100;
@@ -33,29 +32,11 @@ const UNNOTICED_TICKS: u64 = 5;
 /// Ticks between two attempts to remove a member.
 const REMOVAL_TICKS: u64 = 10;
 
-/// A copy of the stored data of a member.
-pub struct Copied {
-    machine: Machine,
-    term: u64,
-    voters: BTreeSet<u64>,
-}
-
-/// Members that have come back with older copies.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Older {
-    #[default]
-    None,
-    /// This member.
-    One(usize),
-    /// All voters but one.
-    Most,
-}
-
 impl World {
     /// Copies the stored data of a member, while it runs.
     pub(super) fn copy_disk(&mut self, at: usize) {
         let Some(copied) = self.copied(at) else { return };
-        self.copies.insert(at, copied);
+        self.disasters.copies.insert(at, copied);
     }
 
     fn copied(&self, at: usize) -> Option<Copied> {
@@ -68,7 +49,7 @@ impl World {
     /// If copies were taken during the storm, lets members come back with older copies. Returns whether the run
     /// continues.
     pub(super) fn come_back_older(&mut self) -> bool {
-        let copies = std::mem::take(&mut self.copies);
+        let copies = std::mem::take(&mut self.disasters.copies);
         if copies.is_empty() {
             return true;
         }
@@ -98,7 +79,7 @@ impl World {
             }
             self.ticks(1);
         }
-        self.older = Older::One(at);
+        self.disasters.older = Older::One(at);
         self.comes_back(at, Some(copied));
         self.settle();
     }
@@ -136,7 +117,7 @@ impl World {
         if voters < 2 || copies.len() + 1 < voters || copies.iter().any(|(_, copied)| copied.term != term) {
             return true;
         }
-        self.older = Older::Most;
+        self.disasters.older = Older::Most;
         for at in 0..self.members.len() {
             if self.members[at].is_there() {
                 let copied = copies.extract_if(.., |(member, _)| *member == at).next();
@@ -155,7 +136,7 @@ impl World {
     /// A member stops, and starts again soon: with this copy, or with all its stored data.
     fn comes_back(&mut self, at: usize, copied: Option<Copied>) {
         let down = self.random.between(1, RESTART_MOMENTS);
-        self.dooms.insert(at, (CrashPolicy::Kill, down));
+        self.disasters.dooms.insert(at, (CrashPolicy::Kill, down));
         self.crashes(at);
         self.network.forget(at);
         if let Some(copied) = copied {
@@ -167,7 +148,7 @@ impl World {
 
     /// A member has proof that entries are lost, and stops for good.
     pub(super) fn stops_for_loss(&mut self, at: usize, error: &Fatal) {
-        let expected = match self.older {
+        let expected = match self.disasters.older {
             Older::None => false,
             Older::One(older) => at == older,
             Older::Most => self.verdicts.is_holding(),
@@ -176,13 +157,13 @@ impl World {
         self.note(|| format!("{at} stops: {error}"));
         self.counts.stopped_for_loss += 1;
         self.crashes(at);
-        self.restarts.remove(&at);
-        self.lost.insert(at);
+        self.disasters.restarts.remove(&at);
+        self.disasters.lost.insert(at);
     }
 
     /// Whether acknowledged entries are lost, and a member has said so.
     pub(super) fn is_lost(&self) -> bool {
-        self.older == Older::Most && !self.lost.is_empty()
+        self.disasters.older == Older::Most && !self.disasters.lost.is_empty()
     }
 
     /// Handles, once in a tick, the members that came back older. Stopped members are removed. A contradiction that
@@ -192,7 +173,7 @@ impl World {
         if !self.now.is_multiple_of(REMOVAL_TICKS * MOMENTS_PER_TICK) {
             return;
         }
-        let Some(&lost) = self.lost.iter().find(|at| !self.members[**at].left) else { return };
+        let Some(&lost) = self.disasters.lost.iter().find(|at| !self.members[**at].left) else { return };
         let removal = self.removal(self.members[lost].id);
         let Some(leader) = self.members.iter_mut().rfind(|member| member.leads()) else { return };
         leader.due = true;

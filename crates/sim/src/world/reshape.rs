@@ -8,8 +8,9 @@
 use metastore_proto::raftpb::{ConfChange, ConfChangeType};
 use metastore_store::{Member as Description, Members};
 
-use super::{MOMENTS_PER_TICK, World, take_due};
+use super::{World, take_due};
 use crate::member::Member;
+use crate::time::MOMENTS_PER_TICK;
 
 /// Members that a run adds, at most.
 const MAX_ADDED: usize = 6;
@@ -98,7 +99,7 @@ impl World {
         }
         for at in take_due(&mut self.leaves, self.now) {
             self.crashes(at);
-            self.restarts.remove(&at);
+            self.disasters.restarts.remove(&at);
             self.members[at].gone = true;
         }
     }

@@ -5,15 +5,12 @@
 //! or sent, and received piece by piece. A healed world is no faster: a follower that needs a state must still catch
 //! up.
 
-use std::collections::BTreeMap;
-
 use metastore_proto::raftpb::Message;
-use metastore_replica::{ReceivedState, SnapshotJob, SnapshotWritten, StateIncoming};
-
-use metastore_store::mvcc::CompactionHashJob;
-use metastore_store::snapshot::{Cursor, Source};
+use metastore_replica::ReceivedState;
+use metastore_store::snapshot::Cursor;
 
 use super::{Fatal, Output, World};
+use crate::beside::{Reading, StateInTransit, Taking, Writing};
 
 /// Moments for which a state is under way, or waits before it is written, at most.
 const WAIT_MOMENTS: u64 = 60;
@@ -25,63 +22,6 @@ const READ_STEPS: u64 = 3;
 const PIECE_BYTES: usize = 777;
 /// Pieces that a member receives in a moment, at most.
 const PIECES: u64 = 8;
-
-/// A state of a member on its way to the member's own disk.
-pub enum Writing {
-    Planned(SnapshotJob),
-    Written(SnapshotWritten),
-}
-
-/// A state that is being read in order to be sent to another member.
-pub struct Reading {
-    to: usize,
-    message: Message,
-    source: Source,
-    cursor: Cursor,
-    stream: Vec<u8>,
-}
-
-/// A state on its way between members.
-pub struct Parcel {
-    arrives: u64,
-    from: usize,
-    to: usize,
-    message: Message,
-    stream: Vec<u8>,
-}
-
-/// A state that a member is receiving.
-struct Taking {
-    from: usize,
-    term: u64,
-    incoming: StateIncoming,
-    stream: Vec<u8>,
-    taken: usize,
-}
-
-/// The tasks of a member beside its main work.
-#[derive(Default)]
-pub struct Beside {
-    /// Each task with the moment at which it is due.
-    writing: Option<(u64, Writing)>,
-    hashing: Option<(u64, CompactionHashJob)>,
-    reading: Vec<Reading>,
-    taking: Option<Taking>,
-}
-
-impl Beside {
-    /// The sender of the state that is being received; it notices if the transfer ends.
-    pub fn sender(&self) -> Option<usize> {
-        self.taking.as_ref().map(|taking| taking.from)
-    }
-
-    fn sends_or_takes(&self) -> bool {
-        !self.reading.is_empty() || self.taking.is_some()
-    }
-}
-
-/// The number of states that followers have received since the world healed, by leader, term, and follower.
-pub type Sent = BTreeMap<(usize, u64, usize), u64>;
 
 impl World {
     /// Handles the tasks for states in a member's output.
@@ -121,13 +61,13 @@ impl World {
 
     /// Whether a state is on its way from one member to another.
     pub(super) fn is_state_under_way(&self) -> bool {
-        !self.parcels.is_empty() || self.members.iter().any(|member| member.beside.sends_or_takes())
+        !self.states.is_empty() || self.members.iter().any(|member| member.beside.sends_or_takes())
     }
 
     /// Runs one moment of all tasks beside the members' work.
     pub(super) fn advance_states(&mut self) {
         let now = self.now;
-        for parcel in self.parcels.extract_if(.., |parcel| parcel.arrives <= now).collect::<Vec<_>>() {
+        for parcel in self.states.extract_if(.., |parcel| parcel.arrives <= now).collect::<Vec<_>>() {
             let (from, to) = (parcel.from, parcel.to);
             if !self.begin_to_take(parcel) {
                 self.report_state(from, to, false);
@@ -154,14 +94,14 @@ impl World {
             } else {
                 let Reading { to, message, stream, .. } = reading;
                 let arrives = self.soon();
-                self.parcels.push(Parcel { arrives, from: at, to, message, stream });
+                self.states.push(StateInTransit { arrives, from: at, to, message, stream });
             }
         }
     }
 
     /// A state arrives at a member. Returns whether the member begins to receive it.
-    fn begin_to_take(&mut self, parcel: Parcel) -> bool {
-        let Parcel { from, to, message, stream, .. } = parcel;
+    fn begin_to_take(&mut self, parcel: StateInTransit) -> bool {
+        let StateInTransit { from, to, message, stream, .. } = parcel;
         let lost = self.network.loses((from, to));
         let member = &mut self.members[to];
         let Some(replica) = member.replica.as_ref().filter(|_| !lost && member.asleep_until <= self.now) else {

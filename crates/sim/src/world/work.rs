@@ -4,8 +4,9 @@ use metastore_proto::etcdserverpb::RangeRequest;
 use metastore_proto::raftpb::{Message, MessageType};
 use metastore_store::apply::range_query;
 
-use super::{Fatal, Held, Older, Output, World};
+use super::{Fatal, Held, Output, World};
 use crate::answers;
+use crate::disasters::Older;
 use crate::invariants::membership;
 use crate::machine::EngineKind;
 use crate::member::Member;
@@ -42,7 +43,7 @@ impl World {
         match self.members[at].step(message) {
             Ok(Ok(())) => {}
             // The message is dropped. Members that have forgotten their promises may send such messages.
-            Ok(Err(_)) if self.older != Older::None => {}
+            Ok(Err(_)) if self.disasters.older != Older::None => {}
             Ok(Err(rejected)) => panic!("member {at} calls a message impossible: {rejected}"),
             Err(error @ Fatal::LogLost(_)) => self.stops_for_loss(at, &error),
             Err(error) => panic!("member {at} has stopped: {error}"),
@@ -196,8 +197,8 @@ impl World {
     fn send(&mut self, at: usize, messages: Vec<Message>) {
         for message in messages {
             self.verdicts.must(self.judge.sends(at, &message));
-            if is_promise(&message) && self.promising.remove(&at) {
-                self.promised.push(at);
+            if is_promise(&message) && self.disasters.promising.remove(&at) {
+                self.disasters.promised.push(at);
             }
             // A member without a position has left for good.
             let Some(to) = self.position(message.to()) else { continue };

@@ -1,38 +1,19 @@
 //! How members serve clients: the parts of a server around a replica, as far as they affect the answers to clients.
 
 use metastore_proto::etcdserverpb::{LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeRequest, RangeRequest};
-use metastore_replica::{Renewed, Renewing};
+use metastore_replica::Renewed;
 use metastore_store::apply::range_query;
 use metastore_store::command::{Command, Kind};
 use metastore_store::lease::{Lease, Renewal};
 use metastore_store::mvcc::{ReadError, View};
 use metastore_store::{Outcome, Reply};
 
+use super::World;
 use crate::answers;
 use crate::clients::{Asked, Wish};
 use crate::history::{Request, Response};
 use crate::member::Member;
-use crate::world::World;
-
-/// The work of a member once a linearizable read is confirmed.
-pub enum Reading {
-    Range(RangeRequest),
-    Renewal(Proving),
-}
-
-/// A renewal that waits for its proof. The answer goes to the client through the member that forwarded the renewal.
-pub struct Proving {
-    lease: i64,
-    renewing: Renewing,
-    asked: Asked,
-}
-
-/// A checkpoint that a leader has proposed.
-pub struct Noted {
-    lease: i64,
-    by: usize,
-    term: u64,
-}
+use crate::waiting::{Noted, Proving, Reading};
 
 impl World {
     /// The clients whose requests are due send them.
@@ -76,14 +57,14 @@ impl World {
         match &asked.wish {
             Wish::Do(Request::LeaseGrant(grant)) => {
                 // A lease with its own name, even if an earlier lease had this id.
-                *self.grants.entry(grant.id).or_default() += 1;
+                *self.lease_book.grants.entry(grant.id).or_default() += 1;
                 let (name, clocks) = (self.lease_name(grant.id), self.clocks());
-                self.counts.leases_granted_anew += u64::from(self.grants[&grant.id] > 1);
+                self.counts.leases_granted_anew += u64::from(self.lease_book.grants[&grant.id] > 1);
                 self.verdicts.must(self.judge.leases.asked_for(name, &clocks));
-                self.asked_at.insert(asked.id, clocks);
+                self.lease_book.asked_at.insert(asked.id, clocks);
             }
             Wish::Do(Request::LeaseRevoke(revoke)) => {
-                self.revocations.insert(asked.id, (self.lease_name(revoke.id), None));
+                self.lease_book.revocations.insert(asked.id, (self.lease_name(revoke.id), None));
             }
             _ => {}
         }
@@ -129,7 +110,7 @@ impl World {
         match outcome.reply {
             Ok(Reply::LeaseRevoke { .. }) => self.lease_revoked(outcome.id),
             Ok(Reply::LeaseCheckpoint) => {
-                self.checkpoints.retain(|id, noted| *id != outcome.id || noted.by != at);
+                self.lease_book.checkpoints.retain(|id, noted| *id != outcome.id || noted.by != at);
                 if let Some(proving) = self.members[at].proving.remove(&outcome.id) {
                     self.prove(at, proving);
                 }
@@ -139,7 +120,7 @@ impl World {
         let Some(asked) = self.clients.waiting(at, outcome.id).cloned() else { return };
         let Some(response) = answers::outcome(outcome) else { return };
         if let (Wish::Do(Request::LeaseGrant(_)), Response::LeaseGrant(granted)) = (&asked.wish, &response) {
-            let clocks = self.asked_at.remove(&asked.id).unwrap_or_default();
+            let clocks = self.lease_book.asked_at.remove(&asked.id).unwrap_or_default();
             self.verdicts.must(self.judge.leases.granted(self.lease_name(granted.id), granted.ttl, &clocks));
             self.counts.leases_granted += 1;
         }
@@ -208,9 +189,9 @@ impl World {
         if lost || !self.members[to].awake(self.now) || self.is_checkpoint_under_way(lease, to) {
             return;
         }
-        self.asked_at.insert(asked.id, self.clocks());
+        self.lease_book.asked_at.insert(asked.id, self.clocks());
         if self.judge.leases.superseded(self.members[to].term()) {
-            self.superseded.insert(asked.id);
+            self.lease_book.superseded.insert(asked.id);
         }
         let (now_ms, id) = (self.members[to].clock.ms(), self.clients.next_id());
         let Member { replica: Some(replica), keeper, proving, reads, due, .. } = &mut self.members[to] else { return };
@@ -245,7 +226,7 @@ impl World {
         let request = LeaseCheckpointRequest { checkpoints: vec![checkpoint] };
         if replica.propose_as_leader(vec![Command::encode(id, Kind::LeaseCheckpoint, &request)]).is_ok() {
             member.due = true;
-            self.checkpoints.insert(id, Noted { lease, by: at, term });
+            self.lease_book.checkpoints.insert(id, Noted { lease, by: at, term });
             let (name, clocks) = (self.lease_name(lease), self.clocks());
             self.judge.leases.noted(name, at, checkpoint.remaining_ttl, &clocks);
             self.counts.checkpoints += 1;
@@ -258,12 +239,12 @@ impl World {
     /// checkpoints.
     fn is_checkpoint_under_way(&self, lease: i64, at: usize) -> bool {
         let term = self.members[at].term();
-        self.checkpoints.values().any(|noted| noted.lease == lease && noted.by == at && noted.term == term)
+        self.lease_book.checkpoints.values().any(|noted| noted.lease == lease && noted.by == at && noted.term == term)
     }
 
     /// A client receives the answer to a renewal: whether its lease still exists.
     fn renewed(&mut self, asked: &Asked, lease: i64, ttl_s: Option<i64>) {
-        let clocks = self.asked_at.remove(&asked.id).unwrap_or_default();
+        let clocks = self.lease_book.asked_at.remove(&asked.id).unwrap_or_default();
         // The client may have given up.
         if self.clients.end(self.now, asked.id).is_none() {
             return;
@@ -271,7 +252,7 @@ impl World {
         self.note(|| format!("{} tells {}: lease {lease} {ttl_s:?}", asked.member, asked.id));
         self.clients.renewed(asked, lease, ttl_s.is_some());
         if let Some(ttl_s) = ttl_s {
-            if self.superseded.contains(&asked.id) {
+            if self.lease_book.superseded.contains(&asked.id) {
                 let why = format!("lease {lease} is renewed by a leader whose successor times the leases: {asked:?}");
                 self.verdicts.must(Err(why));
             }
@@ -301,14 +282,14 @@ impl World {
             self.judge.revokes(LeaseRevokeRequest { id: lease });
             let name = self.lease_name(lease);
             self.verdicts.must(self.judge.leases.expired(name, at, now_ms));
-            self.revocations.insert(id, (name, Some((at, now_ms))));
+            self.lease_book.revocations.insert(id, (name, Some((at, now_ms))));
         }
     }
 
     /// A lease has ended. It is judged once, at the first member that reports it.
     fn lease_revoked(&mut self, by: u64) {
-        let (name, by) = *self.revocations.get(&by).expect("somebody has asked for each revocation");
-        if !self.revoked.insert(name) {
+        let (name, by) = *self.lease_book.revocations.get(&by).expect("somebody has asked for each revocation");
+        if !self.lease_book.revoked.insert(name) {
             return;
         }
         self.counts.leases_expired += u64::from(by.is_some());
@@ -318,7 +299,7 @@ impl World {
     /// The name of the lease that has this id now. An id may be granted anew, but only after the client that uses it
     /// has received an answer that the earlier lease has ended.
     fn lease_name(&self, id: i64) -> i64 {
-        id + self.grants.get(&id).copied().unwrap_or_default()
+        id + self.lease_book.grants.get(&id).copied().unwrap_or_default()
     }
 }
 
