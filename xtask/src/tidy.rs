@@ -5,6 +5,7 @@ mod dependencies;
 pub mod files;
 mod lines;
 mod links;
+mod rooms;
 mod sizes;
 mod words;
 
@@ -34,6 +35,7 @@ pub fn run(root: &Path) -> Result<String, String> {
     findings.extend(decisions::check(root)?);
     findings.extend(tree.dead());
     findings.extend(words::check(&tree));
+    findings.extend(rooms::check(&tree));
     findings.extend(sizes::check(&tree));
     findings.extend(lines::check(root, &tree)?);
     findings.extend(links::check(root, &tree)?);

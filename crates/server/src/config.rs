@@ -27,6 +27,7 @@ use metastore_replica::EntryId;
 
 pub use convert::Conversion;
 pub use url::Url;
+pub use validate::MAX_REQUEST_BYTES;
 
 use crate::logging::{Level, Output};
 use flags::{Effect, FLAGS, find};

@@ -1,6 +1,7 @@
-//! What metrics are made of: counters ([`tally`]) and distributions ([`histogram`]), each written by one thread, and the
-//! page that shows them ([`text`]).
+//! The parts of metrics: counters ([`tally`]) and distributions ([`histogram`]), each written by one thread; the times
+//! of requests ([`requests`]); and the page that shows them ([`text`]).
 
 pub mod histogram;
+pub mod requests;
 pub mod tally;
 pub mod text;

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Leadership may move at any moment, so a question is asked again until it is answered or its time is up (etcd:
-//! `waitLeader` and its callers). It is asked here if this member leads, otherwise at each of the leader's URLs in turn.
+//! `waitLeader` and its callers). It is asked here if this member leads, otherwise at each of the leader's URLs in
+//! turn.
 
 pub mod promotion;
 pub mod renewal;

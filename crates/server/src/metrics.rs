@@ -8,7 +8,6 @@
 
 pub mod engine;
 mod process;
-pub mod requests;
 
 use std::sync::Arc;
 
@@ -21,10 +20,10 @@ use prometheus::{
 use crate::grpc::counts::MethodCounts;
 use crate::grpc::{Code, Ledger};
 use crate::instruments::histogram::{Histogram as Local, Sum};
+use crate::instruments::requests::{ByKind, Requests, WatchSends};
 use crate::instruments::text::Page;
 use crate::shared::WorkerFlags;
 use engine::EngineFigures;
-use requests::{ByKind, Requests, WatchSends};
 
 /// The member's numbers at one moment. Counters count from the start of the process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -12,9 +12,9 @@ use metastore_store::{Member, Store};
 use parking_lot::RwLock;
 use tokio::sync::Notify;
 
+use crate::instruments::requests::{Requests, WatchSends};
 use crate::instruments::tally::Tally;
 use crate::keys::KeyCount;
-use crate::metrics::requests::{Requests, WatchSends};
 
 /// Bits of a request's id below those of the member's.
 const COUNT_BITS: u32 = 48;

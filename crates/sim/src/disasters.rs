@@ -1,4 +1,4 @@
-//! What has befallen the members of the simulated cluster, and what is planned for them.
+//! The disasters that have befallen the members of the simulated cluster, and those that are planned for them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,7 +33,7 @@ pub enum Older {
     Most,
 }
 
-/// What has befallen the members, and what is planned for them.
+/// The disasters that have befallen the members, and those that are planned for them.
 #[derive(Default)]
 pub struct Disasters {
     pub restarts: BTreeMap<usize, u64>,

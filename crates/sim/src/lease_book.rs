@@ -1,4 +1,4 @@
-//! What is known about leases in the simulated world, for the checks.
+//! The facts about leases in the simulated world, for the checks.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! What members of the simulated cluster wait for on behalf of clients.
+//! The proofs and reads for which members of the simulated cluster wait on behalf of clients.
 
 use metastore_proto::etcdserverpb::RangeRequest;
 use metastore_replica::Renewing;

@@ -33,7 +33,7 @@ const LINES: [&str; 3] = ["tracing::info!", "tracing::warn!", "tracing::error!"]
 const SAID_ONCE: [(&str, usize, &str); 13] = [
     ("api/defragment.rs", 1, "the start"),
     ("api/watch.rs", 1, "the medium failed, and the member stops"),
-    ("config/joining.rs", 4, "the start"),
+    ("founding/joining.rs", 4, "the start"),
     ("driver.rs", 1, "an operator named the entries"),
     ("driver/group.rs", 1, "the stop"),
     ("driver/jobs.rs", 1, "a thread panicked"),
@@ -41,7 +41,7 @@ const SAID_ONCE: [(&str, usize, &str); 13] = [
     ("main.rs", 5, "the start"),
     ("notify.rs", 1, "the start"),
     ("peer/transport.rs", 1, "a fault of this member's own, which tests refuse"),
-    ("peer/duplicate_process.rs", 1, "the start"),
+    ("duties/duplicate_process.rs", 1, "the start"),
     ("signals.rs", 5, "the stop"),
     ("start.rs", 6, "the start; a thread panicked"),
 ];

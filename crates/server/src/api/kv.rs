@@ -17,8 +17,8 @@ use metastore_store::mvcc::{RangeQuery, RangeReply, ReadError, View};
 use super::encode::{self, Header};
 use super::{check, unary, unary_on_learners};
 use crate::grpc::{Call, Frame, Outbound, Router, Status};
+use crate::instruments::requests::{RANGE, TXN};
 use crate::member::{MemberHandle, errors, mismatch, on_pool};
-use crate::metrics::requests::{RANGE, TXN};
 
 const SERVICE: &str = "etcdserverpb.KV";
 /// Keys in the first message of a RangeStream. Later messages grow and shrink towards the request size of

@@ -11,21 +11,17 @@ use super::url::{Url, parse_list};
 use super::{ClusterState, Config, EngineSettings, REQUEST_OVERHEAD_BYTES, value};
 use crate::grpc::frame::MAX_SEND_BYTES;
 use crate::logging::{Level, Output};
-use crate::peer::codec::MAX_POST_BYTES;
 
 /// The longest election timeout that etcd accepts.
 const MAX_ELECTION_MS: u64 = 50_000;
 
 /// The largest request that can be allowed. All further bounds hold a request of that size.
-const MAX_REQUEST_BYTES: u64 = 255 << 20;
+pub const MAX_REQUEST_BYTES: u64 = 255 << 20;
 const _: () = {
     let request = MAX_REQUEST_BYTES as usize;
     assert!(request <= MAX_ENTRY_BYTES, "a record of the log");
     assert!(request + REQUEST_OVERHEAD_BYTES <= MAX_SEND_BYTES, "a gRPC message");
-    assert!(MAX_REQUEST_BYTES + MESSAGE_OVERHEAD_BYTES <= MAX_POST_BYTES, "a message to another member");
 };
-/// Bytes that a message takes besides the one entry that it carries; in fact far fewer.
-const MESSAGE_OVERHEAD_BYTES: u64 = 1 << 20;
 
 /// Watch progress faster than this would be a load of its own.
 const MIN_PROGRESS_INTERVAL: Duration = Duration::from_millis(100);

@@ -1,5 +1,5 @@
-//! Renewals of leases: `POST /leases`, for one lease (etcd: `server/lease/leasehttp`); and `POST /metastore/leases`, for
-//! many leases with one request:
+//! Renewals of leases: `POST /leases`, for one lease (etcd: `server/lease/leasehttp`); and `POST /metastore/leases`,
+//! for many leases with one request:
 //!
 //! ```text
 //!   request    id, id, ...        8 bytes each, big endian

@@ -8,8 +8,8 @@ use metastore_replica::Observer;
 use metastore_store::Work;
 
 use super::Metrics;
-use super::requests::{ByKind, recognize};
 use crate::instruments::histogram::{Bounds, Histogram, Sum};
+use crate::instruments::requests::{ByKind, recognize};
 use crate::instruments::tally::Tally;
 use crate::instruments::text::Page;
 use crate::shared::is_of;

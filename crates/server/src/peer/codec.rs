@@ -25,12 +25,17 @@ mod tests;
 
 use metastore_proto::raftpb::{self, MessageType};
 
+use crate::config::MAX_REQUEST_BYTES;
+
 /// The longest frame that is taken, as in etcd.
 pub const MAX_FRAME_BYTES: u64 = 512 << 20;
 
 /// The longest posted message: one entry of the longest request. While it is read it takes up to twice as much memory,
 /// because a buffer is copied when it grows.
 pub const MAX_POST_BYTES: u64 = MAX_FRAME_BYTES / 2;
+/// Bytes that a message takes besides the one entry that it carries; in fact far fewer.
+const OVERHEAD_BYTES: u64 = 1 << 20;
+const _: () = assert!(MAX_REQUEST_BYTES + OVERHEAD_BYTES <= MAX_POST_BYTES, "a message with the longest request");
 
 /// One frame of a stream.
 #[derive(Clone, Debug, PartialEq)]
