@@ -26,8 +26,10 @@ use metastore_engine::{Applied, EngineError, Row};
 use metastore_mutants::{Mutant, mutant};
 use metastore_proto::Message;
 use metastore_proto::etcdserverpb::AlarmMember;
+use metastore_proto::prost::DecodeError;
 
 use crate::mvcc::RangeReply;
+use crate::not_done::{NotDone, separate};
 use crate::watch::RevisionEvents;
 use crate::{Refusal, Store};
 use command::{Command, CommandError, Kind, changes_nothing, changes_users};
@@ -133,14 +135,41 @@ pub enum HaltCause {
     Gap { applied: u64 },
 }
 
-impl From<metastore_proto::prost::DecodeError> for HaltCause {
-    fn from(error: metastore_proto::prost::DecodeError) -> Self {
+impl From<DecodeError> for HaltCause {
+    fn from(error: DecodeError) -> Self {
         Self::Malformed(error.to_string())
     }
 }
 
-/// The result of applying a command: inside, an answer or a refusal; outside, a reason to stop the member.
-type Applying<T> = Result<Result<T, Refusal>, HaltCause>;
+/// The result of applying a command.
+type Applying<T> = Result<T, NotDone<HaltCause>>;
+
+impl From<HaltCause> for NotDone<HaltCause> {
+    fn from(cause: HaltCause) -> Self {
+        Self::Failed(cause)
+    }
+}
+
+impl From<EngineError> for NotDone<HaltCause> {
+    fn from(error: EngineError) -> Self {
+        HaltCause::from(error).into()
+    }
+}
+
+impl From<DecodeError> for NotDone<HaltCause> {
+    fn from(error: DecodeError) -> Self {
+        HaltCause::from(error).into()
+    }
+}
+
+impl From<NotDone<EngineError>> for NotDone<HaltCause> {
+    fn from(why: NotDone<EngineError>) -> Self {
+        match why {
+            NotDone::Refused(refusal) => refusal.into(),
+            NotDone::Failed(error) => error.into(),
+        }
+    }
+}
 
 impl Store {
     /// Applies one committed entry. An entry without data comes from a new leader; it changes nothing.
@@ -155,7 +184,8 @@ impl Store {
         let command = Command::decode(data).map_err(|error| halt_on_bytes(index, error))?;
         let (id, kind) = (command.id, command.kind);
         self.work = Work::default();
-        let reply = self.apply_command(command).map_err(|cause| Halt { index, what: format!("{kind:?}"), cause })?;
+        let reply =
+            separate(self.apply_command(command)).map_err(|cause| Halt { index, what: format!("{kind:?}"), cause })?;
         let mut changes = self.mvcc.end();
         let revision = self.mvcc.current();
         if mutant(Mutant::DropLastEvent) && changes.len() > 1 {
@@ -182,10 +212,8 @@ impl Store {
     }
 
     fn apply_command(&mut self, command: Command) -> Applying<Reply> {
-        if self.is_restricted()
-            && let Err(refusal) = self.admits(&command)?
-        {
-            return Ok(Err(refusal));
+        if self.is_restricted() {
+            self.admits(&command)?;
         }
         let body = command.body;
         match command.kind {
@@ -201,7 +229,7 @@ impl Store {
             Kind::DowngradeInfoSet => self.set_downgrade(Message::decode(body)?),
             Kind::Alarm => self.alarm(&Message::decode(body)?),
             changes_users!() => self.change_auth(command.kind, body),
-            changes_nothing!() => Ok(Ok(Reply::AnsweredElsewhere)),
+            changes_nothing!() => Ok(Reply::AnsweredElsewhere),
         }
     }
 }

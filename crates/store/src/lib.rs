@@ -32,6 +32,7 @@ pub mod lease;
 mod member_change;
 mod members;
 pub mod mvcc;
+mod not_done;
 mod refusal;
 pub mod schema;
 pub mod snapshot;

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use crate::etcd_url::EtcdUrl;
 use crate::members::{Member, Members};
+use crate::not_done::{NotDone, separate};
 use crate::refusal::Refusal;
 
 /// A membership change that the members allow.
@@ -75,37 +76,39 @@ impl Members {
         change: &raftpb::ConfChange,
         max_learners: usize,
     ) -> Result<Result<MemberChange, Refusal>, String> {
+        separate(self.allowed(change, max_learners))
+    }
+
+    fn allowed(&self, change: &raftpb::ConfChange, max_learners: usize) -> Result<MemberChange, NotDone<String>> {
         let (id, kind) = (change.node_id(), kind(change)?);
         if self.is_removed(id) {
-            return Ok(Err(Refusal::MemberRemoved));
+            return Err(Refusal::MemberRemoved.into());
         }
         match kind {
             ConfChangeType::ConfChangeAddNode | ConfChangeType::ConfChangeAddLearnerNode => {
                 let context = read(change)?;
                 let learner = kind == ConfChangeType::ConfChangeAddLearnerNode;
-                let checked = if context.is_promote {
-                    self.promotes(id)
+                if context.is_promote {
+                    self.promotes(id)?;
                 } else {
-                    self.adds(&context.member, id, (learner, max_learners))
-                };
-                if checked.is_ok() {
-                    added(id, &context)?;
+                    self.adds(&context.member, id, (learner, max_learners))?;
                 }
-                Ok(checked.map(|()| match context.is_promote {
+                added(id, &context)?;
+                Ok(match context.is_promote {
                     true => MemberChange::Promote(id),
                     false => MemberChange::Add(context.member),
-                }))
+                })
             }
-            ConfChangeType::ConfChangeUpdateNode if self.get(id).is_none() => Ok(Err(Refusal::MemberNotFound)),
+            ConfChangeType::ConfChangeUpdateNode if self.get(id).is_none() => Err(Refusal::MemberNotFound.into()),
             ConfChangeType::ConfChangeUpdateNode => {
                 let context = read(change)?;
                 if self.reached_at(&context.member.peer_urls, Some(id)) {
-                    return Ok(Err(Refusal::PeerUrlExists));
+                    return Err(Refusal::PeerUrlExists.into());
                 }
                 described(id, &context)?;
-                Ok(Ok(MemberChange::Update { id, peer_urls: context.member.peer_urls }))
+                Ok(MemberChange::Update { id, peer_urls: context.member.peer_urls })
             }
-            ConfChangeType::ConfChangeRemoveNode => Ok(self.removes(id)),
+            ConfChangeType::ConfChangeRemoveNode => Ok(self.removes(id)?),
         }
     }
 

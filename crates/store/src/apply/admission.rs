@@ -24,42 +24,38 @@ impl Store {
     pub(super) fn admits(&self, command: &Command) -> Applying<()> {
         let Command { kind, caller, body, .. } = command;
         let body = body.clone();
-        Ok(match kind {
+        match kind {
             Kind::Put => {
                 let request = PutRequest::decode(body)?;
-                match self.has_room(true) {
-                    Ok(()) => self.may_put(caller, &request)?,
-                    refused => refused,
-                }
+                self.has_room(true)?;
+                self.may_put(caller, &request)?;
             }
             Kind::DeleteRange => {
                 let request = DeleteRangeRequest::decode(body)?;
-                self.is_sound().and_then(|()| self.may_delete(caller, &request))
+                self.is_sound()?;
+                self.may_delete(caller, &request)?;
             }
             Kind::Txn => {
                 let txn = FlatTxn::decode(body)?;
-                match self.has_room(puts(&txn)) {
-                    Ok(()) => self.may_run(caller, &txn)?,
-                    refused => refused,
-                }
+                self.has_room(puts(&txn))?;
+                self.may_run(caller, &txn)?;
             }
-            Kind::Compaction => self.is_sound(),
-            Kind::LeaseGrant => self.has_room(true),
+            Kind::Compaction => self.is_sound()?,
+            Kind::LeaseGrant => self.has_room(true)?,
             Kind::LeaseRevoke => {
                 let LeaseRevokeRequest { id } = LeaseRevokeRequest::decode(body)?;
-                match self.is_sound() {
-                    Ok(()) => self.may_change_keys_of(caller, id)?,
-                    refused => refused,
-                }
+                self.is_sound()?;
+                self.may_change_keys_of(caller, id)?;
             }
-            changes_users!() => self.auth.admin(caller),
+            changes_users!() => self.auth.admin(caller)?,
             Kind::Alarm
             | Kind::LeaseCheckpoint
             | Kind::ClusterVersionSet
             | Kind::ClusterMemberAttrSet
             | Kind::DowngradeInfoSet
-            | changes_nothing!() => Ok(()),
-        })
+            | changes_nothing!() => {}
+        }
+        Ok(())
     }
 
     /// Whether the state is known to equal that of the other members: no CORRUPT alarm stands.
@@ -75,13 +71,12 @@ impl Store {
 
     fn may_put(&self, caller: &Caller, request: &PutRequest) -> Applying<()> {
         let PutRequest { key, lease, prev_kv, .. } = request;
-        if let Err(refusal) = self.auth.permits(caller, Access::Write, key, b"") {
-            return Ok(Err(refusal));
+        self.auth.permits(caller, Access::Write, key, b"")?;
+        self.may_change_keys_of(caller, *lease)?;
+        if *prev_kv {
+            self.auth.permits(caller, Access::Read, key, b"")?;
         }
-        if let Err(refusal) = self.may_change_keys_of(caller, *lease)? {
-            return Ok(Err(refusal));
-        }
-        Ok(if *prev_kv { self.auth.permits(caller, Access::Read, key, b"") } else { Ok(()) })
+        Ok(())
     }
 
     fn may_delete(&self, caller: &Caller, request: &DeleteRangeRequest) -> Result<(), Refusal> {
@@ -94,36 +89,33 @@ impl Store {
     /// the lease deletes them all.
     fn may_change_keys_of(&self, caller: &Caller, lease: i64) -> Applying<()> {
         if !self.leases.contains(lease) || self.auth.admin(caller).is_ok() {
-            return Ok(Ok(()));
+            return Ok(());
         }
         let keys = keys::keys_of(self.engine.as_ref(), lease)?;
-        Ok(keys.iter().try_for_each(|key| self.auth.permits(caller, Access::Write, key, b"")))
+        Ok(keys.iter().try_for_each(|key| self.auth.permits(caller, Access::Write, key, b""))?)
     }
 
     /// Both branches are checked, whichever one is taken.
     fn may_run(&self, caller: &Caller, txn: &FlatTxn) -> Applying<()> {
         let read = |compare: &Compare| self.auth.permits(caller, Access::Read, &compare.key, &compare.range_end);
         for level in txn.levels() {
-            if let Err(refusal) = level.compare.iter().try_for_each(read) {
-                return Ok(Err(refusal));
-            }
+            level.compare.iter().try_for_each(read)?;
             for op in level.ops() {
-                if let Err(refusal) = self.may_do(caller, op)? {
-                    return Ok(Err(refusal));
-                }
+                self.may_do(caller, op)?;
             }
         }
-        Ok(Ok(()))
+        Ok(())
     }
 
     fn may_do(&self, caller: &Caller, op: &Op) -> Applying<()> {
-        Ok(match op {
-            Op::Range(range) => self.auth.permits(caller, Access::Read, &range.key, &range.range_end),
+        match op {
+            Op::Range(range) => self.auth.permits(caller, Access::Read, &range.key, &range.range_end)?,
             Op::Put(put) => self.may_put(caller, put)?,
-            Op::DeleteRange(delete) => self.may_delete(caller, delete),
+            Op::DeleteRange(delete) => self.may_delete(caller, delete)?,
             // One of the other levels.
-            Op::Txn(_) => Ok(()),
-        })
+            Op::Txn(_) => {}
+        }
+        Ok(())
     }
 }
 

@@ -48,20 +48,20 @@ impl From<&raftpb::ConfState> for ConfState {
 impl Store {
     pub(super) fn set_cluster_version(&mut self, request: &ClusterVersionSetRequest) -> Applying<Reply> {
         self.members.set_cluster_version(self.engine.as_ref(), request.ver.clone())?;
-        Ok(Ok(Reply::Recorded))
+        Ok(Reply::Recorded)
     }
 
     pub(super) fn set_member_attributes(&mut self, request: &ClusterMemberAttrSetRequest) -> Applying<Reply> {
         if self.members.is_removed(request.member_id) {
             // The member proposed its attributes before it learned of its removal.
-            return Ok(Ok(Reply::Recorded));
+            return Ok(Reply::Recorded);
         }
         // The check is stricter than etcd's.
-        let Some(member) = self.members.get(request.member_id) else { return Ok(Err(Refusal::MemberNotFound)) };
+        let Some(member) = self.members.get(request.member_id) else { return Err(Refusal::MemberNotFound.into()) };
         let attributes = request.member_attributes.clone().unwrap_or_default();
         let member = Member { name: attributes.name, client_urls: attributes.client_urls, ..member.clone() };
         self.members.set(self.engine.as_ref(), member)?;
-        Ok(Ok(Reply::Recorded))
+        Ok(Reply::Recorded)
     }
 
     /// Checks a committed membership change, as etcd does. The result goes to consensus first, and then to

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::command::Kind;
 use super::{Applying, HaltCause, Reply};
-use crate::{Refusal, Store};
+use crate::Store;
 
 impl Store {
     /// Answers with the alarms that were queried, activated or deactivated.
@@ -26,13 +26,13 @@ impl Store {
             Ok(AlarmAction::Deactivate) if self.alarms.clear(engine, &alarm)? => vec![alarm],
             Ok(AlarmAction::Activate | AlarmAction::Deactivate) | Err(_) => Vec::new(),
         };
-        Ok(Ok(Reply::Alarms(concerned)))
+        Ok(Reply::Alarms(concerned))
     }
 
     /// Applies a command that changes users or roles.
-    pub(super) fn change_auth(&mut self, kind: Kind, body: Bytes) -> Result<Result<Reply, Refusal>, HaltCause> {
+    pub(super) fn change_auth(&mut self, kind: Kind, body: Bytes) -> Applying<Reply> {
         let (auth, engine) = (&mut self.auth, self.engine.as_ref());
-        let changed = match kind {
+        match kind {
             Kind::AuthEnable => auth.enable(engine)?,
             Kind::AuthDisable => auth.disable(engine)?,
             Kind::AuthUserAdd => auth.add_user(engine, Message::decode(body)?)?,
@@ -44,14 +44,14 @@ impl Store {
             Kind::AuthRoleDelete => auth.delete_role(engine, &Message::decode(body)?)?,
             Kind::AuthRoleGrantPermission => auth.grant_permission(engine, Message::decode(body)?)?,
             Kind::AuthRoleRevokePermission => auth.revoke_permission(engine, &Message::decode(body)?)?,
-            other => return Err(HaltCause::Malformed(format!("{other:?} is no change of users or roles"))),
-        };
-        Ok(changed.map(|()| Reply::Recorded))
+            other => return Err(HaltCause::Malformed(format!("{other:?} is no change of users or roles")).into()),
+        }
+        Ok(Reply::Recorded)
     }
 
     pub(super) fn set_downgrade(&mut self, request: DowngradeInfoSetRequest) -> Applying<Reply> {
         let target = request.enabled.then_some(request.ver);
         self.members.set_downgrade(self.engine.as_ref(), target)?;
-        Ok(Ok(Reply::Recorded))
+        Ok(Reply::Recorded)
     }
 }

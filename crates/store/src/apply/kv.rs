@@ -8,27 +8,27 @@ use super::{Applying, HaltCause, Reply};
 use crate::lease::keys;
 use crate::mvcc::row::KeyValue;
 use crate::mvcc::{Order, Put, RangeQuery, RevisionBounds, Target};
+use crate::not_done::NotDone;
 use crate::{Refusal, Store};
 
 impl Store {
     pub(super) fn put(&mut self, request: &PutRequest) -> Applying<Reply> {
-        if let Err(refusal) = self.check_put(request)? {
-            self.work.reads += u64::from(refusal == Refusal::KeyNotFound);
-            return Ok(Err(refusal));
-        }
+        let checked = self.check_put(request);
+        self.work.reads += u64::from(matches!(checked, Err(NotDone::Refused(Refusal::KeyNotFound))));
+        checked?;
         let previous = self.put_checked(request)?;
-        Ok(Ok(Reply::Put { previous }))
+        Ok(Reply::Put { previous })
     }
 
     /// Checks a put: its lease must exist, and so must the key if the put keeps the key's value or lease.
     pub(super) fn check_put(&self, request: &PutRequest) -> Applying<()> {
         if request.lease != 0 && !self.leases.contains(request.lease) {
-            return Ok(Err(Refusal::LeaseNotFound));
+            return Err(Refusal::LeaseNotFound.into());
         }
         if (request.ignore_value || request.ignore_lease) && self.mvcc.live(&request.key)?.is_none() {
-            return Ok(Err(Refusal::KeyNotFound));
+            return Err(Refusal::KeyNotFound.into());
         }
-        Ok(Ok(()))
+        Ok(())
     }
 
     /// Writes the key; returns the previous row if the request asks for it.
@@ -52,7 +52,7 @@ impl Store {
 
     pub(super) fn delete_range(&mut self, request: &DeleteRangeRequest) -> Applying<Reply> {
         let (deleted, previous) = self.delete_checked(request)?;
-        Ok(Ok(Reply::DeleteRange { deleted, previous }))
+        Ok(Reply::DeleteRange { deleted, previous })
     }
 
     /// Deletes the keys; returns how many there were, and their rows if the request asks for them.
@@ -84,7 +84,8 @@ impl Store {
 
     pub(super) fn compact(&mut self, request: &CompactionRequest) -> Applying<Reply> {
         let CompactionRequest { revision, physical } = *request;
-        Ok(self.mvcc.compact(revision)?.map(|()| Reply::Compact { revision, physical }))
+        self.mvcc.compact(revision)?;
+        Ok(Reply::Compact { revision, physical })
     }
 }
 

@@ -22,23 +22,18 @@ impl Store {
     /// The id was fixed before the command was proposed. The time to live is raised to the minimum here, as in etcd.
     pub(super) fn lease_grant(&mut self, request: &LeaseGrantRequest) -> Applying<Reply> {
         let LeaseGrantRequest { id, ttl } = *request;
-        let ttl_s = match self.leases.grant(id, ttl) {
-            Ok(ttl_s) => ttl_s,
-            Err(error) => return Ok(Err(error.into())),
-        };
+        let ttl_s = self.leases.grant(id, ttl).map_err(Refusal::from)?;
         if let Some((key, row)) = self.leases.row(id) {
             self.engine.put(Table::Lease, &key, &row)?;
         }
         self.work.granted_s = Some(ttl_s);
-        Ok(Ok(Reply::LeaseGrant { id, ttl_s }))
+        Ok(Reply::LeaseGrant { id, ttl_s })
     }
 
     /// Deletes every key of the lease, in key order, in one revision.
     pub(super) fn lease_revoke(&mut self, request: &LeaseRevokeRequest) -> Applying<Reply> {
         let id = request.id;
-        if let Err(error) = self.leases.revoke(id) {
-            return Ok(Err(error.into()));
-        }
+        self.leases.revoke(id).map_err(Refusal::from)?;
         for key in keys::keys_of(self.engine.as_ref(), id)? {
             self.mvcc.delete(&key)?;
             self.work.deletes += 1;
@@ -49,7 +44,7 @@ impl Store {
         }
         self.engine.delete(Table::Lease, &Leases::row_key(id))?;
         self.work.lease_revoked = true;
-        Ok(Ok(Reply::LeaseRevoke { id }))
+        Ok(Reply::LeaseRevoke { id })
     }
 
     /// Records the remaining time of leases. etcd's leaders propose checkpoints where they are switched on; the leaders
@@ -62,7 +57,7 @@ impl Store {
                 self.engine.put(Table::Lease, &key, &row)?;
             }
         }
-        Ok(Ok(Reply::LeaseCheckpoint))
+        Ok(Reply::LeaseCheckpoint)
     }
 
     /// Moves a key from one lease to another; 0 means no lease.

@@ -18,6 +18,7 @@ use super::kv::reads_before;
 use super::{Applying, HaltCause, OpReply, Reply, TxnReply, range_query};
 use crate::mvcc::row::KeyValue;
 use crate::mvcc::{ReadError, View};
+use crate::not_done::NotDone;
 use crate::{Refusal, Store};
 
 impl Store {
@@ -25,20 +26,18 @@ impl Store {
         let (taken, compared) = choose(self.view(), txn)?;
         self.work.checks = compared;
         for op in txn.ops_taken(&taken) {
-            let checked = match op {
-                Op::Range(range) => self.mvcc.readable_in_txn(range.revision).map(|_| ()),
+            match op {
+                Op::Range(range) => _ = self.mvcc.readable_in_txn(range.revision)?,
                 Op::Put(put) => {
-                    let checked = self.check_put(put)?;
-                    self.work.checks += u64::from(reads_before(put) && checked != Err(Refusal::LeaseNotFound));
-                    checked
+                    let checked = self.check_put(put);
+                    let reads = !matches!(checked, Err(NotDone::Refused(Refusal::LeaseNotFound)));
+                    self.work.checks += u64::from(reads_before(put) && reads);
+                    checked?;
                 }
-                Op::DeleteRange(_) | Op::Txn(_) => Ok(()),
-            };
-            if let Err(refusal) = checked {
-                return Ok(Err(refusal));
+                Op::DeleteRange(_) | Op::Txn(_) => {}
             }
         }
-        Ok(Ok(Reply::Txn(self.run(txn, &taken)?)))
+        Ok(Reply::Txn(self.run(txn, &taken)?))
     }
 
     /// Executes the operations after their check. `open` holds the transactions under way, each with its remaining

@@ -15,10 +15,11 @@ use metastore_proto::etcdserverpb::{
 
 use super::{Auth, DISABLED, ENABLED, ROOT};
 use crate::Refusal;
+use crate::not_done::NotDone;
 use crate::schema::{AUTH_ENABLED, AUTH_REVISION};
 
-/// The result of a change: outside, the medium failed; inside, the change was refused and nothing has changed.
-type Changing = Result<Result<(), Refusal>, EngineError>;
+/// The result of a change. If it is refused, nothing has changed.
+type Changing = Result<(), NotDone<EngineError>>;
 
 /// Base64 as Go's decoder accepts it: with padding, and with any value of the unused bits.
 const BASE64: GeneralPurpose =
@@ -27,20 +28,20 @@ const BASE64: GeneralPurpose =
 impl Auth {
     pub(crate) fn enable(&mut self, engine: &dyn Engine) -> Changing {
         if self.enabled {
-            return Ok(Ok(()));
+            return Ok(());
         }
-        let Some(root) = self.users.get(ROOT) else { return Ok(Err(Refusal::RootUserNotFound)) };
+        let root = self.users.get(ROOT).ok_or(Refusal::RootUserNotFound)?;
         if !is_root(root) {
-            return Ok(Err(Refusal::RootRoleNotFound));
+            return Err(Refusal::RootRoleNotFound.into());
         }
         engine.put(Table::Auth, AUTH_ENABLED, ENABLED)?;
         self.enabled = true;
-        Ok(Ok(()))
+        Ok(())
     }
 
     pub(crate) fn disable(&mut self, engine: &dyn Engine) -> Changing {
         if !self.enabled {
-            return Ok(Ok(()));
+            return Ok(());
         }
         engine.put(Table::Auth, AUTH_ENABLED, DISABLED)?;
         self.enabled = false;
@@ -50,16 +51,13 @@ impl Auth {
     pub(crate) fn add_user(&mut self, engine: &dyn Engine, request: AuthUserAddRequest) -> Changing {
         let AuthUserAddRequest { name, options, hashed_password, .. } = request;
         if name.is_empty() {
-            return Ok(Err(Refusal::UserEmpty));
+            return Err(Refusal::UserEmpty.into());
         }
         if self.users.contains_key(&name) {
-            return Ok(Err(Refusal::UserExists));
+            return Err(Refusal::UserExists.into());
         }
         let options = options.unwrap_or_default();
-        let password = match password(Some(&options), &hashed_password) {
-            Ok(password) => password,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
+        let password = password(Some(&options), &hashed_password)?;
         let user = User { name: name.clone().into(), password, options: Some(options), ..User::default() };
         self.put_user(engine, name, user)?;
         self.changed(engine)
@@ -67,10 +65,10 @@ impl Auth {
 
     pub(crate) fn delete_user(&mut self, engine: &dyn Engine, request: &AuthUserDeleteRequest) -> Changing {
         if self.enabled && request.name == ROOT {
-            return Ok(Err(Refusal::InvalidAuthManagement));
+            return Err(Refusal::InvalidAuthManagement.into());
         }
         if self.users.remove(&request.name).is_none() {
-            return Ok(Err(Refusal::UserNotFound));
+            return Err(Refusal::UserNotFound.into());
         }
         engine.delete(Table::AuthUsers, request.name.as_bytes())?;
         self.changed(engine)
@@ -78,11 +76,8 @@ impl Auth {
 
     pub(crate) fn change_password(&mut self, engine: &dyn Engine, request: AuthUserChangePasswordRequest) -> Changing {
         let AuthUserChangePasswordRequest { name, hashed_password, .. } = request;
-        let Some(user) = self.users.get(&name) else { return Ok(Err(Refusal::UserNotFound)) };
-        let password = match password(user.options.as_ref(), &hashed_password) {
-            Ok(password) => password,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
+        let user = self.users.get(&name).ok_or(Refusal::UserNotFound)?;
+        let password = password(user.options.as_ref(), &hashed_password)?;
         let user = User { password, ..user.clone() };
         self.put_user(engine, name, user)?;
         self.changed(engine)
@@ -91,12 +86,12 @@ impl Auth {
     /// If the user has the role already, nothing changes, as in etcd. The role root need not exist.
     pub(crate) fn grant_role(&mut self, engine: &dyn Engine, request: AuthUserGrantRoleRequest) -> Changing {
         let AuthUserGrantRoleRequest { user: name, role } = request;
-        let Some(user) = self.users.get(&name) else { return Ok(Err(Refusal::UserNotFound)) };
+        let user = self.users.get(&name).ok_or(Refusal::UserNotFound)?;
         if role != ROOT && !self.roles.contains_key(&role) {
-            return Ok(Err(Refusal::RoleNotFound));
+            return Err(Refusal::RoleNotFound.into());
         }
         if user.roles.contains(&role) {
-            return Ok(Ok(()));
+            return Ok(());
         }
         let mut user = user.clone();
         user.roles.push(role);
@@ -108,10 +103,10 @@ impl Auth {
     pub(crate) fn revoke_role(&mut self, engine: &dyn Engine, request: AuthUserRevokeRoleRequest) -> Changing {
         let AuthUserRevokeRoleRequest { name, role } = request;
         if self.enabled && name == ROOT && role == ROOT {
-            return Ok(Err(Refusal::InvalidAuthManagement));
+            return Err(Refusal::InvalidAuthManagement.into());
         }
-        let Some(user) = self.users.get(&name) else { return Ok(Err(Refusal::UserNotFound)) };
-        let Some(user) = without_role(user, &role) else { return Ok(Err(Refusal::RoleNotGranted)) };
+        let user = self.users.get(&name).ok_or(Refusal::UserNotFound)?;
+        let user = without_role(user, &role).ok_or(Refusal::RoleNotGranted)?;
         self.put_user(engine, name, user)?;
         self.changed(engine)
     }
@@ -119,10 +114,10 @@ impl Auth {
     pub(crate) fn add_role(&mut self, engine: &dyn Engine, request: AuthRoleAddRequest) -> Changing {
         let AuthRoleAddRequest { name } = request;
         if name.is_empty() {
-            return Ok(Err(Refusal::RoleEmpty));
+            return Err(Refusal::RoleEmpty.into());
         }
         if self.roles.contains_key(&name) {
-            return Ok(Err(Refusal::RoleExists));
+            return Err(Refusal::RoleExists.into());
         }
         let role = Role { name: name.clone().into(), ..Role::default() };
         self.put_role(engine, name, role)?;
@@ -133,10 +128,10 @@ impl Auth {
     pub(crate) fn delete_role(&mut self, engine: &dyn Engine, request: &AuthRoleDeleteRequest) -> Changing {
         let AuthRoleDeleteRequest { role } = request;
         if self.enabled && role == ROOT {
-            return Ok(Err(Refusal::InvalidAuthManagement));
+            return Err(Refusal::InvalidAuthManagement.into());
         }
         if self.roles.remove(role).is_none() {
-            return Ok(Err(Refusal::RoleNotFound));
+            return Err(Refusal::RoleNotFound.into());
         }
         engine.delete(Table::AuthRoles, role.as_bytes())?;
         let changed = self.users.iter().filter_map(|(name, user)| Some((name.clone(), without_role(user, role)?)));
@@ -154,11 +149,11 @@ impl Auth {
         request: AuthRoleGrantPermissionRequest,
     ) -> Changing {
         let AuthRoleGrantPermissionRequest { name, perm } = request;
-        let Some(perm) = perm else { return Ok(Err(Refusal::PermissionNotGiven)) };
+        let perm = perm.ok_or(Refusal::PermissionNotGiven)?;
         if !is_range(&perm) {
-            return Ok(Err(Refusal::InvalidAuthManagement));
+            return Err(Refusal::InvalidAuthManagement.into());
         }
-        let Some(role) = self.roles.get(&name) else { return Ok(Err(Refusal::RoleNotFound)) };
+        let role = self.roles.get(&name).ok_or(Refusal::RoleNotFound)?;
         let mut role = role.clone();
         let permissions = &mut role.key_permission;
         let same = |other: &Permission| other.key == perm.key && other.range_end == perm.range_end;
@@ -180,12 +175,12 @@ impl Auth {
         request: &AuthRoleRevokePermissionRequest,
     ) -> Changing {
         let AuthRoleRevokePermissionRequest { role: name, key, range_end } = request;
-        let Some(role) = self.roles.get(name) else { return Ok(Err(Refusal::RoleNotFound)) };
+        let role = self.roles.get(name).ok_or(Refusal::RoleNotFound)?;
         let mut role = role.clone();
         let before = role.key_permission.len();
         role.key_permission.retain(|perm| perm.key != key || perm.range_end != range_end);
         if role.key_permission.len() == before {
-            return Ok(Err(Refusal::PermissionNotGranted));
+            return Err(Refusal::PermissionNotGranted.into());
         }
         self.put_role(engine, name.clone(), role)?;
         self.changed(engine)
@@ -206,7 +201,7 @@ impl Auth {
     fn changed(&mut self, engine: &dyn Engine) -> Changing {
         self.revision += 1;
         engine.put(Table::Auth, AUTH_REVISION, &self.revision.to_be_bytes())?;
-        Ok(Ok(()))
+        Ok(())
     }
 }
 
@@ -246,11 +241,11 @@ mod tests {
     fn a_permission_replaces_that_on_its_range_only_where_it_is_the_first_of_its_key() {
         let engine = Memory::new();
         let mut auth = Auth::load(&engine).unwrap();
-        auth.add_role(&engine, AuthRoleAddRequest { name: "role".into() }).unwrap().unwrap();
+        auth.add_role(&engine, AuthRoleAddRequest { name: "role".into() }).unwrap();
         let mut grant = |range_end: &'static str, perm_type: Type| {
             let perm = Permission { perm_type: perm_type.into(), key: "a".into(), range_end: range_end.into() };
             let request = AuthRoleGrantPermissionRequest { name: "role".into(), perm: Some(perm) };
-            auth.grant_permission(&engine, request).unwrap().unwrap();
+            auth.grant_permission(&engine, request).unwrap();
             let permissions = &auth.roles["role"].key_permission;
             permissions.iter().map(|perm| (perm.range_end.clone(), perm.perm_type())).collect::<Vec<_>>()
         };

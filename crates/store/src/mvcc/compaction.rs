@@ -20,6 +20,7 @@ use metastore_mutants::{Mutant, mutant};
 use super::Mvcc;
 use super::hash::{HashKv, KvHasher};
 use super::view::{NEVER_COMPACTED, Pin, View};
+use crate::not_done::NotDone;
 use crate::{Refusal, schema};
 
 /// A compaction whose old versions are being dropped.
@@ -98,14 +99,14 @@ impl Mvcc {
     /// next [`Mvcc::publish`].
     ///
     /// # Errors
-    /// Outside: the medium failed. Inside: [`Refusal::Compacted`] or [`Refusal::FutureRevision`].
-    pub fn compact(&mut self, revision: i64) -> Result<std::result::Result<(), Refusal>> {
+    /// Refused with [`Refusal::Compacted`] or [`Refusal::FutureRevision`], or the medium failed.
+    pub(crate) fn compact(&mut self, revision: i64) -> std::result::Result<(), NotDone<EngineError>> {
         let before = self.compacted;
         if revision <= before {
-            return Ok(Err(Refusal::Compacted));
+            return Err(Refusal::Compacted.into());
         }
         if revision > self.current {
-            return Ok(Err(Refusal::FutureRevision));
+            return Err(Refusal::FutureRevision.into());
         }
         let row = schema::revision_key(Revision::new(revision, 0), false);
         self.view.engine().put(Table::Meta, schema::SCHEDULED_COMPACTION, &row)?;
@@ -126,7 +127,7 @@ impl Mvcc {
             self.compacted = former;
         }
         self.compaction = Some(compaction);
-        Ok(Ok(()))
+        Ok(())
     }
 
     /// The job of a compaction that was scheduled and published, given out once. It must be taken before the first
