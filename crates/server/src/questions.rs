@@ -67,7 +67,13 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use http_body_util::Full;
+    use metastore_engine::Memory;
+    use metastore_proto::membershippb::DowngradeInfoSetRequest;
+    use metastore_store::Store;
+    use metastore_store::command::{Command, Kind};
 
     use super::*;
     use crate::driver::{Answer, Event};
@@ -126,6 +132,12 @@ mod tests {
             assert_eq!((reply.status.as_u16(), &reply.body[..]), (200, &b"false"[..]));
             assert_eq!(reply.headers["content-type"], "text/plain");
             assert_eq!(ask(&fake, Method::POST, checks::DOWNGRADE_PATH, "").await.status.as_u16(), 405);
+            let mut store = Store::open(Arc::new(Memory::new())).unwrap();
+            let downgrade = DowngradeInfoSetRequest { enabled: true, ver: "3.6.0".into() };
+            store.apply(1, 1, Command::encode(1, Kind::DowngradeInfoSet, &downgrade)).unwrap();
+            fake.member.shared.set_facts(&store);
+            let enabled = ask(&fake, Method::GET, checks::DOWNGRADE_PATH, "").await;
+            assert_eq!((enabled.status.as_u16(), &enabled.body[..]), (200, &b"true"[..]));
         })
         .await;
         let alone = ask(&fake, Method::GET, checks::DOWNGRADE_PATH, "").await;

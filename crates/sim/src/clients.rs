@@ -142,7 +142,7 @@ pub struct Clients {
     last_id: u64,
     stopped: bool,
     /// The longest pause between two requests of a client, in moments.
-    pub pause: u64,
+    pause: u64,
     /// How long a client waits for an answer, in moments.
     pub patience: u64,
 }
@@ -152,6 +152,11 @@ impl Clients {
         let client = |at| Client { user: User::new(seed, workload, at), busy: false, next: 0 };
         let clients = (0..count).map(client).collect();
         Self { clients, waiting: BTreeMap::new(), last_id: 0, stopped: false, pause, patience }
+    }
+
+    /// From now on, all clients together ask at most once in so many moments, on average.
+    pub fn slow_down(&mut self, moments: u64) {
+        self.pause = self.pause.max(2 * moments * self.clients.len() as u64);
     }
 
     /// A new id, for a request of a client or of the cluster itself.

@@ -62,6 +62,8 @@ const LEASE_TICKS: u64 = 160;
 /// The time by which leases may outlive their time to live once the world is healed. It covers a request that is under
 /// way, the half second between two searches for expired leases, and the commit of their revocation.
 const LEASE_SLACK_MS: u64 = 3000;
+/// The time that a revocation adds to the slack of all leases: simulated members revoke one lease after the other.
+const REVOCATION_MS: u64 = 100;
 
 /// Rows in a step of the storage engines. Most seeds have more keys than a step takes; some do everything in one step.
 const STEP_ROWS: &[usize] = &[4, 5, 6, 8, STEP];
@@ -340,9 +342,10 @@ impl World {
     /// Runs without clients until all leases have ended, each in time.
     fn outlive_leases(&mut self) {
         self.clients.stop();
+        let slack_ms = LEASE_SLACK_MS + REVOCATION_MS * self.judge.leases.living().count() as u64;
         for _ in 0..LEASE_TICKS {
             self.ticks(1);
-            let overdue = self.judge.leases.overdue(&self.clocks(), LEASE_SLACK_MS);
+            let overdue = self.judge.leases.overdue(&self.clocks(), slack_ms);
             assert_eq!(overdue, None, "a lease that nobody renews ends late, at {}", self.now);
         }
     }

@@ -229,6 +229,8 @@ mod tests {
             let error = check_change(&change(kind, json)).unwrap_err();
             assert!(error.ends_with("member 7 with the description of member 0"), "{error}");
         }
+        let promotion = check_change(&change(ADD, r#"{"isPromote":true}"#)).unwrap_err();
+        assert!(promotion.ends_with("member 7 with the description of member 0"), "{promotion}");
         let own = Member { id: 7, peer_urls: vec!["http://b:1".into()], ..Member::default() };
         let mut members = Members::default();
         members.set(&Memory::new(), own).unwrap();

@@ -164,6 +164,7 @@ impl RocksDb {
     /// Rewrites all files, so that no deleted row takes space.
     pub(super) fn compact_files(&self) -> Result<()> {
         // The flush makes the deaths durable, so that the rewrite leaves out all dead rows.
+        self.flush_wanted.store(false, Ordering::Relaxed);
         self.dead_rows.lock().clear();
         self.flush_all()?;
         self.rewriting(|| {

@@ -8,6 +8,9 @@ use crate::faults::{Fault, Power};
 use crate::member::Member;
 use crate::network::Weather;
 
+/// Moments between the sending of a message and the answer to it, once the world is healed.
+const ROUND_TRIP: u64 = 2;
+
 impl World {
     pub(super) fn befall(&mut self, fault: Fault) {
         self.note(|| format!("{fault:?}"));
@@ -203,6 +206,10 @@ impl World {
                 self.crashes(at);
             }
         }
+        // With few messages under way, a link carries an entry or two per round trip. A follower stays in step only if
+        // the clients ask for less.
+        let inflight = self.settings.portions.inflight_messages as u64;
+        self.clients.slow_down(2 * ROUND_TRIP / inflight);
         self.leaves.values_mut().for_each(|moment| *moment = self.now + 1);
         self.disasters.restarts.values_mut().for_each(|moment| *moment = self.now + 1);
     }

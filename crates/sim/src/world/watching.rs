@@ -117,12 +117,14 @@ impl World {
         let mut watchers = std::mem::take(&mut self.watchers);
         for watcher in &mut watchers {
             let Some((at, stream)) = watcher.at else { continue };
-            let mut before = usize::MAX;
-            while watcher.responses.len() != before {
-                before = watcher.responses.len();
-                self.take(watcher, at, stream, usize::MAX);
+            loop {
                 let hub = self.members[at].hub.as_mut().expect("a healed member runs");
                 while hub.catch_up().expect("history can be read") {}
+                let before = watcher.responses.len();
+                self.take(watcher, at, stream, usize::MAX);
+                if watcher.responses.len() == before {
+                    break;
+                }
             }
             let canceled = watcher.responses.last().is_some_and(|last| last.canceled);
             watcher.disconnected(self.now, self.compacted, (!canceled).then_some(newest));
