@@ -52,6 +52,7 @@ mod hub;
 mod intervals;
 mod live;
 mod matcher;
+mod places;
 mod progress;
 mod queue;
 mod response;

@@ -101,7 +101,7 @@ impl Hub {
         while let Some(&(next, watcher)) = self.ready.last()
             && next > horizon
         {
-            self.ready.pop_last();
+            self.unlist(watcher);
             self.settle(watcher, horizon);
         }
         self.from_head = !self.from_head;
@@ -202,11 +202,11 @@ impl Hub {
         matched: &Matched,
         built: &mut BTreeMap<(u32, usize), Events>,
     ) {
-        let state = &mut self.watchers[watcher as usize];
-        if state.next > matched.through {
+        if self.watchers[watcher as usize].next > matched.through {
             return;
         }
-        self.ready.remove(&(state.next, watcher));
+        self.unlist(watcher);
+        let state = &mut self.watchers[watcher as usize];
         let group = self.matcher.group(state.group);
         let change = |hit: &u32| &matched.changes[*hit as usize];
         let mut next = state.next;

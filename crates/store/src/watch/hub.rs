@@ -8,6 +8,7 @@ use slab::Slab;
 
 use super::catch_up::Chunk;
 use super::matcher::{Interest, Matcher, Wishes};
+use super::places::Place;
 use super::queue::Stream;
 use super::{HistorySource, INVALID_WATCH_ID, Limits, Response};
 
@@ -51,17 +52,6 @@ pub struct Counts {
     pub queued: usize,
     /// Events that were queued since the hub was created.
     pub events: u64,
-}
-
-/// The list that holds a watcher.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    /// The synced list of its group, at this position.
-    Synced(u32),
-    /// The watchers that read history.
-    Ready,
-    /// The parked list of its stream, until the queue has room.
-    Parked,
 }
 
 #[derive(Debug)]
@@ -282,64 +272,15 @@ impl Hub {
         self.push(slot, Response { watch_id, canceled: true, compact_revision, ..Response::default() });
     }
 
-    /// Lists an unsynced watcher that is on no list: as synced if its cursor is after `horizon`, otherwise as ready.
-    pub(super) fn settle(&mut self, watcher: u32, horizon: i64) {
-        let state = &mut self.watchers[watcher as usize];
-        if state.next <= horizon {
-            state.place = Place::Ready;
-            self.ready.insert((state.next, watcher));
-            return;
-        }
-        let synced = &mut self.matcher.group_mut(state.group).synced;
-        state.place = Place::Synced(synced.len() as u32);
-        synced.push(watcher);
-        self.streams[state.stream as usize].unsynced -= 1;
-    }
-
-    /// Lists an unsynced watcher that is on no list as parked on its stream.
-    pub(super) fn park(&mut self, watcher: u32) {
-        let state = &mut self.watchers[watcher as usize];
-        state.place = Place::Parked;
-        self.streams[state.stream as usize].parked.insert((state.next, watcher));
-    }
-
-    /// Makes parked watchers ready again, those with the smallest cursor first, and at most as many as the queue may
-    /// have room for. On a stream of many watchers, the others would only be listed, found to have no room, and parked
-    /// again. A parked watcher has events to get, so its turn ends with a response; when that is taken, the next
-    /// watchers continue.
-    fn unpark(&mut self, slot: u32) {
-        let stream = &mut self.streams[slot as usize];
-        if stream.parked.is_empty() || !stream.has_drained(&self.limits) {
-            return;
-        }
-        for _ in 0..self.limits.queue_responses.max(1) {
-            let Some((next, watcher)) = stream.parked.pop_first() else { break };
-            self.watchers[watcher as usize].place = Place::Ready;
-            self.ready.insert((next, watcher));
-        }
-    }
-
-    /// Removes a watcher from all lists.
+    /// Removes a watcher, wherever it is listed.
     pub(super) fn remove_watcher(&mut self, watcher: u32) {
+        self.unlist(watcher);
         let state = self.watchers.remove(watcher as usize);
         let stream = &mut self.streams[state.stream as usize];
         stream.watchers.remove(&state.id);
         stream.future.remove(&(state.start, watcher));
         stream.progress_watchers -= usize::from(state.progress_notify);
-        if !matches!(state.place, Place::Synced(_)) {
-            stream.unsynced -= 1;
-        }
-        match state.place {
-            Place::Ready => _ = self.ready.remove(&(state.next, watcher)),
-            Place::Parked => _ = stream.parked.remove(&(state.next, watcher)),
-            Place::Synced(at) => {
-                let synced = &mut self.matcher.group_mut(state.group).synced;
-                synced.swap_remove(at as usize);
-                if let Some(moved) = synced.get(at as usize) {
-                    self.watchers[*moved as usize].place = Place::Synced(at);
-                }
-            }
-        }
+        stream.unsynced -= 1;
         self.matcher.leave(state.group);
     }
 }

@@ -2,9 +2,6 @@
 
 use std::sync::Arc;
 
-use metastore_mutants::{Mutant, mutant};
-
-use super::hub::Place;
 use super::{Events, Hub, Response, RevisionEvents};
 
 impl Hub {
@@ -34,23 +31,6 @@ impl Hub {
         self.turn_to_history();
         self.tail = self.tail.max(self.source.current_revision());
         self.answer_progress();
-    }
-
-    /// Makes every watcher unsynced, with its cursor after the last revision that it may have got live.
-    fn turn_to_history(&mut self) {
-        for (watcher, state) in &mut self.watchers {
-            if let Place::Synced(_) = state.place {
-                let mut after = self.tail + 1;
-                if mutant(Mutant::WatchRepeats) {
-                    after = self.tail;
-                }
-                state.next = state.next.max(after);
-                state.place = Place::Ready;
-                self.ready.insert((state.next, watcher as u32));
-                self.matcher.group_mut(state.group).synced.clear();
-                self.streams[state.stream as usize].unsynced += 1;
-            }
-        }
     }
 
     /// Records in each group with synced watchers the changes that it wants; returns these groups, each once.
@@ -102,12 +82,8 @@ impl Hub {
                 continue;
             }
             state.next = revision;
-            stream.unsynced += 1;
+            self.displace(&mut synced, at);
             self.park(watcher);
-            synced.swap_remove(at);
-            if let Some(moved) = synced.get(at) {
-                self.watchers[*moved as usize].place = Place::Synced(at as u32);
-            }
         }
         self.matcher.group_mut(group).synced = synced;
     }

@@ -111,6 +111,6 @@ impl Hub {
 
 impl Watcher {
     fn is_synced(&self) -> bool {
-        matches!(self.place, super::hub::Place::Synced(_))
+        matches!(self.place, super::places::Place::Synced(_))
     }
 }
