@@ -45,4 +45,6 @@ pub mod health {
     include!(concat!(env!("OUT_DIR"), "/grpc.health.v1.rs"));
 }
 
+pub mod wire;
+
 pub use prost::{self, Message};

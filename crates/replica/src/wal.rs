@@ -49,7 +49,6 @@
 //! time (a cut costs a few syncs every 64 MB), and repair of damaged logs: a member with a damaged log is replaced.
 
 mod error;
-mod fields;
 mod frame;
 mod log;
 mod read;

@@ -37,7 +37,6 @@ mod refusal;
 pub mod schema;
 pub mod snapshot;
 pub mod watch;
-mod wire;
 
 pub use alarms::Alarms;
 pub use apply::command;

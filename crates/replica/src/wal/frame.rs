@@ -7,7 +7,7 @@
 
 use crc32c::crc32c_append;
 
-use super::fields::{Fields, Value, put_varint};
+use metastore_proto::wire::{Fields, Value, write_varint};
 
 /// Frames begin at multiples of this; the length word has the same size.
 pub(super) const FRAME_ALIGN: usize = 8;
@@ -123,7 +123,7 @@ impl Encoder {
         let mut frame = [0; HEAD_BYTES];
         let mut at = self.put_type_and_sum(&mut frame, kind);
         frame[at] = 0x1a;
-        at = put_varint(&mut frame, at + 1, data_len as u64);
+        at = write_varint(&mut frame, at + 1, data_len as u64);
         let pad = set_length(&mut frame, at - FRAME_ALIGN + data_len);
         self.buffer.reserve(at + data_len + pad);
         self.buffer.extend_from_slice(&frame[..at]);
@@ -144,7 +144,7 @@ impl Encoder {
         frame[FRAME_ALIGN] = 0x08;
         frame[FRAME_ALIGN + 1] = kind as u8;
         frame[FRAME_ALIGN + 2] = 0x10;
-        put_varint(frame, FRAME_ALIGN + 3, u64::from(self.sum))
+        write_varint(frame, FRAME_ALIGN + 3, u64::from(self.sum))
     }
 }
 

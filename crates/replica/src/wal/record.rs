@@ -4,8 +4,8 @@ use bytes::Bytes;
 use metastore_proto::raftpb::{ConfState, EntryType, HardState};
 use metastore_proto::{Message as _, walpb};
 
-use super::fields::{Fields, Malformed, Message, Value, varints};
 use super::frame::{ENTRY, Encoder, HARD_STATE, METADATA, SNAPSHOT};
+use metastore_proto::wire::{Fields, FlatMessage, Malformed, Value, varints};
 
 /// The owner of a log. It is the same in every segment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,16 +80,16 @@ impl Metadata {
 
 impl Encoder {
     pub(super) fn put_metadata(&mut self, metadata: Metadata) {
-        self.put(METADATA, Message::of(&[metadata.node_id, metadata.cluster_id]).as_slice(), &[]);
+        self.put(METADATA, FlatMessage::of(&[metadata.node_id, metadata.cluster_id]).as_slice(), &[]);
     }
 
     pub(super) fn put_hard_state(&mut self, state: &HardState) {
-        self.put(HARD_STATE, Message::of(&[state.term(), state.vote(), state.commit()]).as_slice(), &[]);
+        self.put(HARD_STATE, FlatMessage::of(&[state.term(), state.vote(), state.commit()]).as_slice(), &[]);
     }
 
     #[inline]
     pub(super) fn put_entry(&mut self, entry: &Entry) {
-        let message = Message::of(&[entry.kind as u64, entry.term, entry.index]);
+        let message = FlatMessage::of(&[entry.kind as u64, entry.term, entry.index]);
         if entry.data.is_empty() {
             self.put(ENTRY, message.as_slice(), &[]);
         } else {

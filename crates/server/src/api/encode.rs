@@ -3,7 +3,7 @@
 //! A row is a `mvccpb.KeyValue` already; going through a generic encoder would take it apart and put it together again.
 
 use metastore_engine::Row;
-use metastore_proto::prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
+use metastore_proto::wire::{put_bytes, put_message, put_number};
 use metastore_store::mvcc::RangeReply;
 use metastore_store::{OpReply, TxnReply};
 
@@ -36,11 +36,11 @@ impl Header {
     }
 
     fn write(&self, out: &mut Vec<u8>) {
-        message(out, 1, |out| {
-            number(out, 1, self.cluster_id);
-            number(out, 2, self.member_id);
-            number(out, 3, self.revision as u64);
-            number(out, 4, self.term);
+        put_message(out, 1, |out| {
+            put_number(out, 1, self.cluster_id);
+            put_number(out, 2, self.member_id);
+            put_number(out, 3, self.revision as u64);
+            put_number(out, 4, self.term);
         });
     }
 }
@@ -70,7 +70,7 @@ pub fn txn(header: Header, reply: &TxnReply) -> Result<Frame, Status> {
 /// One message of RangeStream: only rows, or the fields that only the last message has.
 pub fn range_chunk(header: Option<Header>, reply: &RangeReply) -> Result<Frame, Status> {
     Frame::write(range_len(reply) + ROW_BYTES, |out| {
-        message(out, 1, |out| {
+        put_message(out, 1, |out| {
             if let Some(header) = header {
                 header.write(out);
             }
@@ -85,43 +85,43 @@ fn write_range(out: &mut Vec<u8>, header: Header, reply: &RangeReply) {
 }
 
 fn write_rows(out: &mut Vec<u8>, reply: &RangeReply) {
-    reply.rows.iter().for_each(|row| bytes(out, 2, row));
-    number(out, 3, u64::from(reply.more));
-    number(out, 4, reply.count as u64);
+    reply.rows.iter().for_each(|row| put_bytes(out, 2, row));
+    put_number(out, 3, u64::from(reply.more));
+    put_number(out, 4, reply.count as u64);
 }
 
 fn write_put(out: &mut Vec<u8>, header: Header, previous: Option<&Row>) {
     header.write(out);
     if let Some(row) = previous {
-        bytes(out, 2, row);
+        put_bytes(out, 2, row);
     }
 }
 
 fn write_delete_range(out: &mut Vec<u8>, header: Header, deleted: i64, previous: &[Row]) {
     header.write(out);
-    number(out, 2, deleted as u64);
-    previous.iter().for_each(|row| bytes(out, 3, row));
+    put_number(out, 2, deleted as u64);
+    previous.iter().for_each(|row| put_bytes(out, 3, row));
 }
 
 fn write_txn(out: &mut Vec<u8>, header: impl FnOnce(&mut Vec<u8>), reply: &TxnReply) {
     header(out);
-    number(out, 2, u64::from(reply.succeeded));
+    put_number(out, 2, u64::from(reply.succeeded));
     for op in &reply.ops {
-        message(out, 3, |out| write_op(out, op));
+        put_message(out, 3, |out| write_op(out, op));
     }
 }
 
 fn write_op(out: &mut Vec<u8>, op: &OpReply) {
     match op {
-        OpReply::Range(reply) => message(out, 1, |out| write_range(out, Header::inner(reply.revision), reply)),
+        OpReply::Range(reply) => put_message(out, 1, |out| write_range(out, Header::inner(reply.revision), reply)),
         OpReply::Put { revision, previous } => {
-            message(out, 2, |out| write_put(out, Header::inner(*revision), previous.as_ref()));
+            put_message(out, 2, |out| write_put(out, Header::inner(*revision), previous.as_ref()));
         }
         OpReply::DeleteRange { revision, deleted, previous } => {
-            message(out, 3, |out| write_delete_range(out, Header::inner(*revision), *deleted, previous));
+            put_message(out, 3, |out| write_delete_range(out, Header::inner(*revision), *deleted, previous));
         }
         // The header of a nested transaction is present, and empty.
-        OpReply::Txn(reply) => message(out, 4, |out| write_txn(out, |out| message(out, 1, |_| {}), reply)),
+        OpReply::Txn(reply) => put_message(out, 4, |out| write_txn(out, |out| put_message(out, 1, |_| {}), reply)),
     }
 }
 
@@ -141,36 +141,6 @@ fn ops_len(ops: &[OpReply]) -> usize {
 
 fn row_len(row: &Row) -> usize {
     ROW_BYTES + row.len()
-}
-
-fn number(out: &mut Vec<u8>, field: u32, number: u64) {
-    if number != 0 {
-        encode_key(field, WireType::Varint, out);
-        encode_varint(number, out);
-    }
-}
-
-fn bytes(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
-    encode_key(field, WireType::LengthDelimited, out);
-    encode_varint(bytes.len() as u64, out);
-    out.extend_from_slice(bytes);
-}
-
-/// Appends a message as a field. Its length is known only after it is written. One byte is left free for it, which is
-/// enough for a short message; a longer one is moved.
-fn message(out: &mut Vec<u8>, field: u32, fill: impl FnOnce(&mut Vec<u8>)) {
-    encode_key(field, WireType::LengthDelimited, out);
-    let at = out.len();
-    out.push(0);
-    fill(out);
-    let length = (out.len() - at - 1) as u64;
-    let width = encoded_len_varint(length);
-    if width > 1 {
-        let moved = out.len();
-        out.resize(moved + width - 1, 0);
-        out.copy_within(at + 1..moved, at + width);
-    }
-    encode_varint(length, &mut &mut out[at..at + width]);
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 
 use metastore_engine::Row;
 
-use crate::wire;
+use metastore_proto::wire;
 
 const KEY: u8 = 0x0a;
 const CREATE_REVISION: u8 = 0x10;

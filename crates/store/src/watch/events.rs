@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use metastore_engine::Version;
 
 use super::{Change, ENCODE_ONCE_BYTES};
-use crate::wire;
+use metastore_proto::wire;
 
 /// Tag of `WatchResponse.events` (field 11, length-delimited).
 const EVENT: u8 = 0x5a;

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use bytes::{Bytes, BytesMut};
 
 use super::{Events, PIECE_BYTES};
-use crate::wire;
+use metastore_proto::wire;
 
 /// The watch id of answers that concern no single watcher: a refused creation, and the progress of a whole stream.
 pub const INVALID_WATCH_ID: i64 = -1;

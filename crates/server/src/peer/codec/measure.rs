@@ -2,7 +2,7 @@
 //! message is measured before it is decoded.
 
 use bytes::Bytes;
-use metastore_proto::prost::decode_length_delimiter;
+use metastore_proto::wire::take_field;
 use metastore_proto::{Message as _, raftpb};
 
 use super::source::Broken;
@@ -53,10 +53,10 @@ impl Measured {
         while !rest.is_empty() {
             // Every field counts as an entry, so the walk is bounded too.
             add(ENTRY_BYTES)?;
-            let (number, mut inner) = field(&mut rest).ok_or_else(cut)?;
+            let (number, mut inner) = take_field(&mut rest).ok_or_else(cut)?;
             while number == SNAPSHOT && !inner.is_empty() {
                 add(ENTRY_BYTES)?;
-                if let (METADATA, metadata) = field(&mut inner).ok_or_else(cut)? {
+                if let (METADATA, metadata) = take_field(&mut inner).ok_or_else(cut)? {
                     add(metadata.len().saturating_mul(ID_BYTES))?;
                 }
             }
@@ -84,21 +84,6 @@ impl Measured {
 
 fn cut() -> Broken {
     Broken::Malformed("a field that is cut off, or of a kind that no member sends".into())
-}
-
-/// Takes the next field: its number, and its bytes if it has a length.
-fn field<'a>(rest: &mut &'a [u8]) -> Option<(usize, &'a [u8])> {
-    let key = decode_length_delimiter(&mut *rest).ok()?;
-    let length = match key & 7 {
-        0 => decode_length_delimiter(&mut *rest).map(|_value| 0).ok()?,
-        1 => 8,
-        2 => decode_length_delimiter(&mut *rest).ok()?,
-        5 => 4,
-        _ => return None,
-    };
-    let (field, after) = rest.split_at_checked(length)?;
-    *rest = after;
-    Some((key >> 3, field))
 }
 
 #[cfg(test)]
