@@ -20,6 +20,7 @@ mod peer_sink;
 mod states;
 #[cfg(test)]
 mod tests;
+mod waiters;
 
 pub use engine_handle::{EngineHandle, EventSink, NoAnswer};
 pub use event::{Answer, DuplicateProcess, Event, LeaseEnd, Mail, TimeToLive, Waiter};
@@ -29,8 +30,6 @@ pub use leases::LEASES_AT_ONCE;
 pub use peer_sink::PeerSink;
 pub use states::Intake;
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -48,24 +47,13 @@ use crate::peer::Transport;
 use crate::shared::{Shared, WorkerFlags};
 use group::{Group, Post};
 use held::{Held, Proposal, What};
-use leases::{Proving, TooLate};
+use waiters::{Goal, GoalKind, Waiters};
 
 /// The interval between searches for expired leases, as in etcd. The next search follows at once while there are more
 /// expired leases than one search revokes.
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(500);
 /// At most this many bytes of events wait for a worker. A worker that is further behind reads the rest from history.
 const EVENTS_BYTES: usize = 64 << 20;
-/// A request without an answer is forgotten after this time. Its client was answered with a timeout long before.
-const FORGET_AFTER: Duration = Duration::from_secs(60);
-/// At most this many proposals wait for their outcome; further ones are answered `NoRoom`. With a quorum that answers,
-/// there are far fewer.
-const WAITING: usize = 256 << 10;
-/// At most this many reads wait for a read-index round; further ones are answered `NoRoom`. The reads of one I/O thread
-/// share one.
-const READING: usize = 64 << 10;
-/// At most this many clients wait for the end of a compaction, as long as they like; further ones are answered
-/// `NoRoom`.
-const COMPACTING: usize = 64 << 10;
 /// The pause before dropping old versions is tried again while a reader holds them.
 const COMPACTION_RETRY: Duration = Duration::from_millis(10);
 
@@ -88,13 +76,10 @@ pub struct Driver {
     shared: Arc<Shared>,
     inbox: Inbox<Event>,
     links: Vec<Link>,
-    waiting: HashMap<u64, (Waiter, Instant), BuildHasherDefault<IdHasher>>,
+    waiters: Waiters,
     held: Held,
     /// Waiters whose events were being handled when the member failed.
     unheard: Vec<Waiter>,
-    /// Renewals that wait for the proof that this member leads, by the id of the read-index round or of the proposal.
-    proving: HashMap<u64, Proving, BuildHasherDefault<IdHasher>>,
-    too_late: TooLate,
     heartbeat: Duration,
     started: Instant,
     output: Output,
@@ -102,35 +87,10 @@ pub struct Driver {
     transport: Transport,
     /// States that another one has replaced, and that are still read.
     retired: Vec<Retired>,
-    /// Linearizable reads that wait for a read-index round, by the id of the round.
-    reading: HashMap<u64, (Waiter, Instant), BuildHasherDefault<IdHasher>>,
     jobs: Jobs,
     compacting_since: Option<Instant>,
-    /// Waiters for the end of the compaction that is under way, by the id of their question. They are forgotten when
-    /// their clients go.
-    compacting: HashMap<u64, Waiter, BuildHasherDefault<IdHasher>>,
     metrics: Arc<Metrics>,
     ready: signal::Sender<bool>,
-}
-
-/// Request ids are distinct in their low bits already.
-#[derive(Default)]
-struct IdHasher(u64);
-
-impl Hasher for IdHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.write_u64(u64::from(byte));
-        }
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        self.0 = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
 }
 
 /// The heartbeat interval of the cluster, and the election timeout in such intervals.
@@ -161,21 +121,17 @@ impl Driver {
             shared,
             inbox,
             links,
-            waiting: HashMap::default(),
+            waiters: Waiters::default(),
             held: Held::default(),
             unheard: Vec::new(),
-            proving: HashMap::default(),
-            too_late: TooLate::default(),
             heartbeat: heartbeat.interval,
             started: Instant::now(),
             output: Output::default(),
             group: Group::new(advertised),
             transport,
             retired: Vec::new(),
-            reading: HashMap::default(),
             jobs: Jobs::default(),
             compacting_since: None,
-            compacting: HashMap::default(),
             metrics,
             ready,
         }
@@ -242,11 +198,7 @@ impl Driver {
         let mut waiters = std::mem::take(&mut self.unheard);
         waiters.extend(self.inbox.close().iter().filter_map(Event::waiter));
         waiters.extend(self.held.drain());
-        waiters.extend(self.group.drain_moves());
-        waiters.extend(self.waiting.drain().chain(self.reading.drain()).map(|(_, (waiter, _))| waiter));
-        waiters.extend(self.proving.drain().map(|(_, proving)| proving.waiter));
-        waiters.extend(self.too_late.drain());
-        waiters.extend(self.compacting.drain().map(|(_, waiter)| waiter));
+        waiters.extend(self.waiters.drain());
         for waiter in waiters {
             self.answer(waiter, Answer::Stopped);
         }
@@ -301,18 +253,16 @@ impl Driver {
 
     /// As in etcd, the wait for the end of a compaction has no limit but the client's.
     fn await_compaction(&mut self, waiter: Waiter, id: u64) {
-        if !self.replica.store().compacting() {
-            self.answer(waiter, Answer::Compacted);
-        } else if self.compacting.len() >= COMPACTING {
-            self.answer(waiter, Answer::NoRoom);
+        if self.replica.store().compacting() {
+            self.wait(id, waiter, Goal::Compaction);
         } else {
-            self.compacting.insert(id, waiter);
+            self.answer(waiter, Answer::Compacted);
         }
     }
 
     fn answer_compacted(&mut self) {
-        if !self.compacting.is_empty() && !self.replica.store().compacting() {
-            for waiter in std::mem::take(&mut self.compacting).into_values() {
+        if !self.replica.store().compacting() {
+            for waiter in self.waiters.take_all(&[GoalKind::Compaction], |_| true) {
                 self.answer(waiter, Answer::Compacted);
             }
         }
@@ -352,7 +302,7 @@ impl Driver {
     /// Proposes, or holds the proposal if there is no leader.
     fn propose(&mut self, waiter: Waiter, id: u64, what: What) {
         let proposal = Proposal { waiter, id, what, since: Instant::now() };
-        if self.waiting.len() >= WAITING {
+        if !self.waiters.has_room(GoalKind::Outcome) {
             return self.answer(waiter, Answer::NoRoom);
         }
         let waits = !self.held.is_empty() || !self.reaches_leader();
@@ -366,8 +316,7 @@ impl Driver {
 
     /// Withdraws a request that no client waits for any more.
     fn withdraw(&mut self, waiter: Option<Waiter>, id: u64) {
-        self.waiting.remove(&id);
-        self.compacting.remove(&id);
+        self.waiters.take(id);
         let held = self.held.remove(id);
         if let Some(waiter) = waiter {
             self.answer(waiter, Answer::Withdrawn(held));
@@ -377,7 +326,12 @@ impl Driver {
     /// Proposes. Returns a proposal that may be taken later; one that will never be taken is answered.
     fn submit(&mut self, proposal: Proposal) -> Option<Proposal> {
         match proposal.submit(&mut self.replica) {
-            Ok(()) => _ = self.waiting.insert(proposal.id, (proposal.waiter, proposal.since)),
+            Ok(()) => {
+                let Proposal { id, waiter, since, .. } = proposal;
+                if let Err(waiter) = self.waiters.add(id, waiter, Goal::Outcome, since) {
+                    self.answer(waiter, Answer::NoRoom);
+                }
+            }
             Err(NotProposed::Dropped) => return Some(proposal),
             Err(why @ (NotProposed::TooLarge | NotProposed::Inapplicable)) => {
                 self.answer(proposal.waiter, Answer::NotProposed(why));
@@ -414,17 +368,15 @@ impl Driver {
             self.answer(waiter, Answer::Readable);
             return;
         }
-        if self.reading.len() >= READING {
-            return self.answer(waiter, Answer::NoRoom);
-        }
         let id = self.shared.next_id();
-        self.reading.insert(id, (waiter, Instant::now()));
-        self.replica.read(id);
+        if self.wait(id, waiter, Goal::Read) {
+            self.replica.read(id);
+        }
     }
 
     /// Another leader was elected: as in etcd, clients must repeat the reads that were under way.
     fn fail_reads(&mut self) {
-        for (waiter, _) in std::mem::take(&mut self.reading).into_values() {
+        for waiter in self.waiters.take_all(&[GoalKind::Read], |_| true) {
             self.answer(waiter, Answer::LeaderChanged);
         }
     }
@@ -446,13 +398,15 @@ impl Driver {
     }
 
     fn forget_unanswered(&mut self, now: Instant) {
-        for asked in [&mut self.waiting, &mut self.reading] {
-            asked.retain(|_, (_, since)| now.duration_since(*since) < FORGET_AFTER);
-        }
-        self.proving.retain(|_, proving| now.duration_since(proving.since) < FORGET_AFTER);
-        let (waiting, reading, proving) = (&self.waiting, &self.reading, &self.proving);
-        self.replica.forget(|id| waiting.contains_key(&id) || reading.contains_key(&id) || proving.contains_key(&id));
-        self.forget_moves(now);
+        self.waiters.forget(now);
+        let waiters = &self.waiters;
+        self.replica.forget(|id| waiters.contains(id));
+    }
+
+    /// Lets a request wait. Returns false, and answers it, if there is no room.
+    fn wait(&mut self, id: u64, waiter: Waiter, goal: Goal) -> bool {
+        let refused = self.waiters.add(id, waiter, goal, Instant::now());
+        refused.map_err(|waiter| self.answer(waiter, Answer::NoRoom)).is_ok()
     }
 
     fn answer(&mut self, to: Waiter, answer: Answer) {
@@ -469,11 +423,11 @@ impl Driver {
             if let Ok(Reply::Recorded | Reply::Alarms(_) | Reply::MembersChanged) = outcome.reply {
                 self.members_changed();
             }
-            if let Ok(Reply::LeaseCheckpoint) = outcome.reply {
-                self.prove(outcome.id);
-            }
-            if let Some((waiter, _)) = self.waiting.remove(&outcome.id) {
-                self.answer(waiter, Answer::Outcome(outcome));
+            match self.waiters.take(outcome.id) {
+                // A renewal has taken a checkpoint back.
+                Some((waiter, Goal::Proof(renewing))) => self.proven(waiter, *renewing),
+                Some((waiter, _)) => self.answer(waiter, Answer::Outcome(outcome)),
+                None => {}
             }
         }
         for entry in output.passed_over.drain(..) {
@@ -485,9 +439,10 @@ impl Driver {
             );
         }
         for id in output.readable.drain(..) {
-            match self.reading.remove(&id) {
+            match self.waiters.take(id) {
+                Some((waiter, Goal::Proof(renewing))) => self.proven(waiter, *renewing),
                 Some((waiter, _)) => self.answer(waiter, Answer::Readable),
-                None => self.prove(id),
+                None => {}
             }
         }
         if std::mem::take(&mut output.state_replaced) {
@@ -515,7 +470,7 @@ impl Driver {
         }
         self.output = output;
         self.shared.set_applied(self.replica.store());
-        self.shared.set_pending(self.waiting.len());
+        self.shared.set_pending(self.waiters.count(GoalKind::Outcome));
         for link in &mut self.links {
             link.to.mailbox.post(&mut link.batch);
         }

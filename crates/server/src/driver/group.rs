@@ -8,9 +8,10 @@ use metastore_proto::raftpb;
 use metastore_replica::{Fatal, Outbox, Standing};
 use metastore_store::command::{Command, Kind};
 
+use super::Driver;
 use super::event::{Answer, DuplicateProcess, Waiter};
 use super::held::What;
-use super::{Driver, FORGET_AFTER};
+use super::waiters::{Goal, GoalKind};
 use crate::peer::{Peer, Transport};
 
 /// How long a proposal about this member may be under way before it is made again.
@@ -19,8 +20,6 @@ const ADVERTISE_RETRY: Duration = Duration::from_secs(1);
 const TELL_AFTER: Duration = Duration::from_secs(10);
 /// A removed member goes on for this time, as in etcd, so that its last messages reach the others.
 const LEAVE_AFTER: Duration = Duration::from_secs(1);
-/// At most this many requests wait for a transfer of leadership; further ones are answered `NoRoom`.
-pub(super) const MOVES: usize = 1024;
 /// A learner may become a voter once it holds this percentage of the leader's entries, as in etcd.
 const IN_SYNC_PERCENT: u64 = 90;
 
@@ -43,8 +42,6 @@ pub(super) struct Group {
     leader: u64,
     /// Since when this member knows no leader.
     leaderless: Option<Instant>,
-    /// Requests that wait for a transfer of leadership: the waiter, the member that is to lead, and when they came.
-    moving: Vec<(Waiter, u64, Instant)>,
     handing_over: Option<mpsc::SyncSender<()>>,
     /// When this member ends because it was removed.
     leaves_at: Option<Instant>,
@@ -56,7 +53,6 @@ pub(super) struct Group {
 
 impl Group {
     pub(super) fn new(advertised: Advertised) -> Self {
-        let moving = Vec::new();
         let (agreed_version, advertised_at, handing_over, leaves_at) = Default::default();
         Self {
             advertised,
@@ -64,17 +60,11 @@ impl Group {
             advertised_at,
             leader: 0,
             leaderless: None,
-            moving,
             handing_over,
             leaves_at,
             apart: true,
             met_apart: false,
         }
-    }
-
-    /// The waiters of transfers of leadership.
-    pub(super) fn drain_moves(&mut self) -> impl Iterator<Item = Waiter> + '_ {
-        self.moving.drain(..).map(|(waiter, ..)| waiter)
     }
 }
 
@@ -136,10 +126,8 @@ impl Driver {
                 self.leases_lost();
             }
         }
-        let (arrived, moving) =
-            std::mem::take(&mut self.group.moving).into_iter().partition(|(_, to, _)| *to == standing.leader);
-        self.group.moving = moving;
-        for (waiter, _, _) in arrived {
+        let leads = |goal: &Goal| matches!(goal, Goal::Leader(to) if *to == standing.leader);
+        for waiter in self.waiters.take_all(&[GoalKind::Leader], leads) {
             self.answer(waiter, Answer::LeaderMoved);
         }
         if !standing.is_leader() {
@@ -297,19 +285,11 @@ impl Driver {
     }
 
     pub(super) fn move_leader(&mut self, waiter: Waiter, to: u64) {
-        if self.group.moving.len() >= MOVES {
-            self.answer(waiter, Answer::NoRoom);
-        } else if self.replica.standing().is_leader() {
-            self.group.moving.push((waiter, to, Instant::now()));
-            self.replica.transfer_leader(to);
-        } else {
+        if !self.replica.standing().is_leader() {
             self.answer(waiter, Answer::NotLeader);
+        } else if self.wait(self.shared.next_id(), waiter, Goal::Leader(to)) {
+            self.replica.transfer_leader(to);
         }
-    }
-
-    /// Forgets transfers of leadership whose requests timed out long before.
-    pub(super) fn forget_moves(&mut self, now: Instant) {
-        self.group.moving.retain(|(_, _, since)| now.duration_since(*since) < FORGET_AFTER);
     }
 
     /// Hands leadership to the voter that has been connected longest, as etcd does when it stops.

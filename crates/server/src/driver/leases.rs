@@ -3,59 +3,17 @@
 //! The time of a step is bounded, however many leases there are and however much a client asks for. Batches of renewals
 //! and pieces of the list are bounded, and the keys of a lease are read on another thread.
 
-use std::collections::HashMap;
 use std::time::Instant;
 
 use metastore_replica::{Renewed, Renewing};
 
 use super::Driver;
 use super::event::{Answer, LeaseEnd, TimeToLive, Waiter};
+use super::waiters::{Goal, GoalKind};
 
 /// At most this many leases are in one piece of the list: about 100 us of work.
 pub const LEASES_AT_ONCE: usize = 1024;
 const MS_PER_S: u64 = 1000;
-
-/// Renewals that wait for the proof that this member leads.
-pub(super) struct Proving {
-    pub(super) waiter: Waiter,
-    renewing: Renewing,
-    pub(super) since: Instant,
-}
-
-/// At most this many late renewals wait; further ones are answered `NotLeader`, so that they ask again.
-pub(super) const TOO_LATE: usize = 64 << 10;
-
-/// Renewals of expired leases, which wait until the leases are revoked. [`crate::api`] bounds how many of them one
-/// stream has.
-#[derive(Default)]
-pub struct TooLate {
-    by_lease: HashMap<i64, Vec<Waiter>>,
-    count: usize,
-}
-
-impl TooLate {
-    /// Adds a waiter; returns it if there is no room.
-    pub(super) fn push(&mut self, lease: i64, waiter: Waiter) -> Result<(), Waiter> {
-        if self.count >= TOO_LATE {
-            return Err(waiter);
-        }
-        self.count += 1;
-        self.by_lease.entry(lease).or_default().push(waiter);
-        Ok(())
-    }
-
-    /// Takes the waiters of one lease.
-    pub(super) fn take(&mut self, lease: i64) -> Vec<Waiter> {
-        let waiters = self.by_lease.remove(&lease).unwrap_or_default();
-        self.count -= waiters.len();
-        waiters
-    }
-
-    pub fn drain(&mut self) -> impl Iterator<Item = Waiter> + '_ {
-        self.count = 0;
-        self.by_lease.drain().flat_map(|(_, waiters)| waiters)
-    }
-}
 
 impl Driver {
     pub(super) fn renew(&mut self, waiter: Waiter, leases: &[i64]) {
@@ -63,15 +21,14 @@ impl Driver {
         match self.leases.renew(&mut self.replica, leases, now_ms, id) {
             Renewed::Proven(renewals) => self.answer(waiter, Answer::Renewed(renewals)),
             Renewed::AwaitRead(renewing) | Renewed::AwaitOutcome(renewing) => {
-                self.proving.insert(id, Proving { waiter, renewing, since: Instant::now() });
+                self.wait(id, waiter, Goal::Proof(Box::new(renewing)));
             }
             Renewed::NotLeader => self.answer(waiter, Answer::NotLeader),
         }
     }
 
-    /// A read-index round has ended, or a command was applied. Answers the renewals that waited for this proof.
-    pub(super) fn prove(&mut self, id: u64) {
-        let Some(Proving { waiter, renewing, .. }) = self.proving.remove(&id) else { return };
+    /// A read-index round has ended, or a command was applied: answers the renewals that waited for this proof.
+    pub(super) fn proven(&mut self, waiter: Waiter, renewing: Renewing) {
         let renewals = self.leases.proven(&self.replica, renewing);
         self.answer(waiter, renewals.map_or(Answer::NotLeader, Answer::Renewed));
     }
@@ -81,7 +38,9 @@ impl Driver {
         match self.leases.has_expired(lease, self.now_ms()) {
             _ if !self.leases.is_leader() => self.answer(waiter, Answer::NotLeader),
             true => {
-                if let Err(waiter) = self.too_late.push(lease, waiter) {
+                let id = self.shared.next_id();
+                // Without room, the client's thread asks again.
+                if let Err(waiter) = self.waiters.add(id, waiter, Goal::LeaseEnd(lease), Instant::now()) {
                     self.answer(waiter, Answer::NotLeader);
                 }
             }
@@ -110,16 +69,14 @@ impl Driver {
 
     /// A lease was revoked: answers the late renewals that waited for it.
     pub(super) fn lease_revoked(&mut self, id: i64) {
-        for waiter in self.too_late.take(id) {
+        for waiter in self.waiters.take_lease(id) {
             self.answer(waiter, Answer::LeaseEnded);
         }
     }
 
     /// Another member leads, and keeps the time of the leases: the waiters must ask that member.
     pub(super) fn leases_lost(&mut self) {
-        let mut waiters: Vec<_> = self.too_late.drain().collect();
-        waiters.extend(self.proving.drain().map(|(_, proving)| proving.waiter));
-        for waiter in waiters {
+        for waiter in self.waiters.take_all(&[GoalKind::LeaseEnd, GoalKind::Proof], |_| true) {
             self.answer(waiter, Answer::NotLeader);
         }
     }

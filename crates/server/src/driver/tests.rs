@@ -10,6 +10,7 @@ use metastore_replica::{Bootstrap, Founder, OpenEngine, Paths, Role, Settings, T
 use metastore_store::command::{Command, Kind};
 use metastore_store::lease::Renewal;
 
+use super::waiters::{FORGET_AFTER, WAITING};
 use super::*;
 use crate::grpc::Ledger;
 use crate::io::inbox::Bounds;
@@ -83,12 +84,12 @@ fn no_room(answer: &Answer) -> bool {
 #[test]
 fn reads_without_a_leader_are_bounded_and_forgotten() {
     let (mut driver, _mail) = driver(3);
-    (0..READING + 5).for_each(|_| driver.take(Event::Read { waiter: waiter() }).unwrap());
-    assert_eq!((driver.reading.len(), answered(&mut driver, no_room)), (READING, 5));
+    (0..WAITING + 5).for_each(|_| driver.take(Event::Read { waiter: waiter() }).unwrap());
+    assert_eq!((driver.waiters.count(GoalKind::Read), answered(&mut driver, no_room)), (WAITING, 5));
     driver.forget_unanswered(Instant::now());
-    assert_eq!((driver.reading.len(), driver.replica.waiting_reads()), (READING, READING));
+    assert_eq!((driver.waiters.count(GoalKind::Read), driver.replica.waiting_reads()), (WAITING, WAITING));
     driver.forget_unanswered(Instant::now() + FORGET_AFTER);
-    assert_eq!((driver.reading.len(), driver.replica.waiting_reads()), (0, 0));
+    assert_eq!((driver.waiters.count(GoalKind::Read), driver.replica.waiting_reads()), (0, 0));
 }
 
 #[test]
@@ -100,11 +101,11 @@ fn proposals_that_have_no_outcome_are_bounded_and_forgotten() {
         driver.take(Event::Propose { waiter: waiter(), id, data: b"x".as_slice().into() }).unwrap();
     };
     (0..WAITING as u64 + 5).for_each(|id| propose(&mut driver, id));
-    assert_eq!((driver.waiting.len(), answered(&mut driver, no_room)), (WAITING, 5));
+    assert_eq!((driver.waiters.count(GoalKind::Outcome), answered(&mut driver, no_room)), (WAITING, 5));
     driver.forget_unanswered(Instant::now() + FORGET_AFTER);
-    assert!(driver.waiting.is_empty());
+    assert_eq!(driver.waiters.count(GoalKind::Outcome), 0);
     propose(&mut driver, 1);
-    assert_eq!((driver.waiting.len(), answered(&mut driver, no_room)), (1, 0));
+    assert_eq!((driver.waiters.count(GoalKind::Outcome), answered(&mut driver, no_room)), (1, 0));
 }
 
 /// Otherwise the proposal would wait for a leader that takes it, and hold up the proposals after it.
@@ -114,30 +115,17 @@ fn a_proposal_that_no_record_holds_is_answered_and_holds_up_nobody() {
     let large = vec![0; metastore_replica::wal::MAX_ENTRY_BYTES + 1].into();
     driver.take(Event::Propose { waiter: waiter(), id: 1, data: large }).unwrap();
     assert_eq!(answered(&mut driver, |answer| matches!(answer, Answer::NotProposed(NotProposed::TooLarge))), 1);
-    assert!(driver.held.is_empty() && driver.waiting.is_empty());
+    assert!(driver.held.is_empty() && driver.waiters.count(GoalKind::Outcome) == 0);
 }
 
 #[test]
 fn moves_of_the_leadership_that_do_not_end_are_bounded_and_forgotten() {
     let (mut driver, _mail) = driver(1);
-    (0..group::MOVES + 5).for_each(|_| driver.take(Event::MoveLeader { waiter: waiter(), to: 7 }).unwrap());
+    (0..WAITING + 5).for_each(|_| driver.take(Event::MoveLeader { waiter: waiter(), to: 7 }).unwrap());
     assert_eq!(answered(&mut driver, no_room), 5);
-    driver.forget_moves(Instant::now() + FORGET_AFTER);
+    driver.forget_unanswered(Instant::now() + FORGET_AFTER);
     driver.take(Event::MoveLeader { waiter: waiter(), to: 7 }).unwrap();
     assert_eq!(answered(&mut driver, no_room), 0);
-}
-
-#[test]
-fn renewals_that_came_too_late_are_bounded() {
-    let mut too_late = TooLate::default();
-    for at in 0..leases::TOO_LATE {
-        assert!(too_late.push((at % 100) as i64, waiter()).is_ok());
-    }
-    assert!(too_late.push(7, waiter()).is_err());
-    assert_eq!(too_late.take(7).len(), leases::TOO_LATE.div_ceil(100));
-    assert!(too_late.push(7, waiter()).is_ok());
-    assert_eq!(too_late.drain().count(), leases::TOO_LATE - leases::TOO_LATE.div_ceil(100) + 1);
-    assert!(too_late.push(7, waiter()).is_ok());
 }
 
 /// Each attempt to reach another member may report the removal of this one, while the disk holds up the engine thread.
@@ -193,7 +181,7 @@ fn leader_with_a_renewal() -> (Driver, mailbox::Receiver<Mail>) {
     acknowledge(&mut driver);
     posted(&mut mail);
     driver.take(Event::KeepAlive { waiter: waiter(), leases: vec![5] }).unwrap();
-    assert_eq!((driver.proving.len(), driver.replica.waiting_reads()), (1, 1));
+    assert_eq!((driver.waiters.count(GoalKind::Proof), driver.replica.waiting_reads()), (1, 1));
     (driver, mail)
 }
 
@@ -201,20 +189,20 @@ fn leader_with_a_renewal() -> (Driver, mailbox::Receiver<Mail>) {
 fn renewals_whose_proof_never_comes_are_forgotten_and_not_before() {
     let (mut driver, _mail) = leader_with_a_renewal();
     driver.forget_unanswered(Instant::now());
-    assert_eq!((driver.proving.len(), driver.replica.waiting_reads()), (1, 1));
+    assert_eq!((driver.waiters.count(GoalKind::Proof), driver.replica.waiting_reads()), (1, 1));
     driver.forget_unanswered(Instant::now() + FORGET_AFTER);
-    assert_eq!((driver.proving.len(), driver.replica.waiting_reads()), (0, 0));
+    assert_eq!((driver.waiters.count(GoalKind::Proof), driver.replica.waiting_reads()), (0, 0));
 }
 
 #[test]
 fn renewals_that_wait_are_answered_when_another_member_leads_and_when_this_one_ends() {
     let (mut driver, _mail) = leader_with_a_renewal();
     hear(&mut driver, MessageType::MsgHeartbeat, 1, 0);
-    assert!(driver.proving.is_empty());
+    assert_eq!(driver.waiters.count(GoalKind::Proof), 0);
     assert_eq!(answered(&mut driver, |answer| matches!(answer, Answer::NotLeader)), 1);
     let (mut driver, mut mail) = leader_with_a_renewal();
     driver.turn_away();
-    assert!(driver.proving.is_empty());
+    assert_eq!(driver.waiters.count(GoalKind::Proof), 0);
     assert!(posted(&mut mail).iter().any(|answer| matches!(answer, Answer::Stopped)));
 }
 
@@ -230,7 +218,7 @@ fn a_renewal_of_a_lease_with_a_checkpoint_is_answered_once_the_checkpoint_is_tak
     }
     posted(&mut mail);
     driver.take(Event::KeepAlive { waiter: waiter(), leases: vec![5, 6] }).unwrap();
-    assert!(driver.proving.len() == 1 && driver.links[0].batch.is_empty());
+    assert!(driver.waiters.count(GoalKind::Proof) == 1 && driver.links[0].batch.is_empty());
     driver.advance().unwrap();
     let answers = posted(&mut mail);
     assert!(
@@ -252,14 +240,16 @@ fn a_follower_says_nothing_about_leases() {
 #[test]
 fn renewals_that_came_too_late_are_answered_when_their_lease_is_revoked_and_when_another_member_leads() {
     let (mut driver, mut mail) = leader_with_a_renewal();
-    [5, 6].into_iter().for_each(|lease| assert!(driver.too_late.push(lease, waiter()).is_ok()));
+    for (id, lease) in [(50, 5), (60, 6)] {
+        driver.waiters.add(id, waiter(), Goal::LeaseEnd(lease), Instant::now()).unwrap();
+    }
     let revoke = Command::encode(2, Kind::LeaseRevoke, &LeaseRevokeRequest { id: 5 });
     driver.take(Event::Propose { waiter: waiter(), id: 2, data: revoke }).unwrap();
     driver.advance().unwrap();
     posted(&mut mail);
     acknowledge(&mut driver);
     assert_eq!(posted(&mut mail).iter().filter(|answer| matches!(answer, Answer::LeaseEnded)).count(), 1);
-    driver.proving.clear();
+    driver.waiters.take_all(&[GoalKind::Proof], |_| true);
     hear(&mut driver, MessageType::MsgHeartbeat, 1, 0);
     assert_eq!(answered(&mut driver, |answer| matches!(answer, Answer::NotLeader)), 1);
 }
@@ -307,7 +297,7 @@ fn reads_that_wait_are_told_that_a_leader_was_elected() {
     let (mut driver, _mail) = driver(3);
     driver.take(Event::Read { waiter: waiter() }).unwrap();
     hear(&mut driver, MessageType::MsgHeartbeat, 1, 0);
-    assert!(driver.reading.is_empty());
+    assert_eq!(driver.waiters.count(GoalKind::Read), 0);
     assert_eq!(answered(&mut driver, |answer| matches!(answer, Answer::LeaderChanged)), 1);
 }
 
@@ -350,7 +340,7 @@ fn the_end_of_a_compaction_is_awaited_as_long_as_it_takes() {
     driver.forget_unanswered(Instant::now() + 10 * FORGET_AFTER);
     driver.take(Event::Withdraw { waiter: None, id: 6 }).unwrap();
     driver.advance().unwrap();
-    assert_eq!(driver.compacting.len(), 1, "one client has gone");
+    assert_eq!(driver.waiters.count(GoalKind::Compaction), 1, "one client has gone");
     assert!(posted(&mut mail).is_empty());
     drop(pin);
     while driver.replica.store().compacting() {
@@ -359,15 +349,15 @@ fn the_end_of_a_compaction_is_awaited_as_long_as_it_takes() {
     assert!(matches!(posted(&mut mail)[..], [Answer::Compacted]));
     driver.take(Event::AwaitCompaction { waiter: waiter(), id: 7 }).unwrap();
     assert_eq!(answered(&mut driver, |answer| matches!(answer, Answer::Compacted)), 1);
-    assert!(driver.compacting.is_empty());
+    assert_eq!(driver.waiters.count(GoalKind::Compaction), 0);
 }
 
 #[test]
 fn clients_that_wait_for_the_end_of_a_compaction_are_bounded_and_answered_when_the_member_ends() {
     let (mut driver, mut mail, _pin) = held_compaction();
-    (0..COMPACTING as u64 + 5)
+    (0..WAITING as u64 + 5)
         .for_each(|id| driver.take(Event::AwaitCompaction { waiter: waiter(), id: 10 + id }).unwrap());
-    assert_eq!((driver.compacting.len(), answered(&mut driver, no_room)), (COMPACTING, 5));
+    assert_eq!((driver.waiters.count(GoalKind::Compaction), answered(&mut driver, no_room)), (WAITING, 5));
     driver.turn_away();
-    assert!(posted(&mut mail).iter().filter(|answer| matches!(answer, Answer::Stopped)).count() >= COMPACTING);
+    assert!(posted(&mut mail).iter().filter(|answer| matches!(answer, Answer::Stopped)).count() >= WAITING);
 }
