@@ -122,7 +122,7 @@ mod tests {
         let call = |secs| Call::of_member(tokio::time::Instant::now() + Duration::from_secs(secs));
         let mut patient = call(0);
         patient.deadline = None;
-        for call in [patient, call(2000)] {
+        for call in [patient, call(3000)] {
             assert_eq!(compacted(call).await, (Ok(()), 1000));
         }
         assert_eq!(compacted(call(100)).await, (Err(Status::deadline_exceeded()), 100));
