@@ -29,41 +29,9 @@ use engine::EngineFigures;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Readings {
     pub member_id: u64,
-    pub has_leader: bool,
-    pub is_leader: bool,
-    pub is_learner: bool,
-    pub leader_changes: u64,
-    pub proposals_committed: u64,
-    pub proposals_applied: u64,
-    pub proposals_pending: u64,
-    pub proposals_failed: u64,
-    pub read_indexes_failed: u64,
-    pub slow_read_indexes: u64,
     pub cluster_version: Option<String>,
-    pub puts: u64,
-    pub deletes: u64,
-    pub ranges: u64,
-    pub txns: u64,
-    pub db_total_bytes: u64,
-    pub db_in_use_bytes: u64,
-    pub quota_bytes: u64,
-    pub keys: u64,
-    pub current_revision: u64,
-    pub compact_revision: u64,
-    pub watch_streams: u64,
-    pub watchers: u64,
-    pub slow_watchers: u64,
-    pub watch_events: u64,
-    /// Responses that wait for their streams.
-    pub pending_responses: u64,
-    pub put_bytes: u64,
-    /// Reads that run on the pool now.
-    pub open_reads: u64,
-    pub leases_granted: u64,
-    pub leases_revoked: u64,
-    pub leases_renewed: u64,
-    pub leases_expired: u64,
-    pub defragmenting: bool,
+    /// The metrics that are one number, with their values.
+    pub numbers: Vec<(&'static Number, u64)>,
     /// The active alarms: the member and the kind of each.
     pub alarms: Vec<(u64, &'static str)>,
     /// The storage engine's own statistics.
@@ -72,6 +40,20 @@ pub struct Readings {
     pub peers: String,
     /// The distributions of all I/O threads, as text.
     pub workers: String,
+}
+
+/// A metric that is one number.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Number {
+    pub name: &'static str,
+    pub help: &'static str,
+    pub kind: NumberKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NumberKind {
+    Counter,
+    Gauge,
 }
 
 /// The metrics that `/metrics` shows besides the readings. One for the whole process.
@@ -216,7 +198,6 @@ impl Metrics {
     fn render(&self, readings: &Readings) -> String {
         let mut page = Page::default();
         write_server(&mut page, readings, &self.version);
-        write_store(&mut page, readings);
         write_engine(&mut page, readings);
         self.engine.write(&mut page);
         write_methods(&mut page, &self.ledger);
@@ -279,55 +260,21 @@ fn write_server(page: &mut Page, readings: &Readings, version: &str) {
         page.label("etcd_cluster_version", "Which version the cluster speaks.", "cluster_version", version);
     }
     page.label("etcd_server_id", "Server or member id in hexadecimal.", "server_id", &format!("{:x}", r.member_id));
-    page.gauge("etcd_server_has_leader", "Whether or not a leader exists.", u8::from(r.has_leader));
-    page.gauge("etcd_server_is_leader", "Whether or not this member is a leader.", u8::from(r.is_leader));
-    page.gauge("etcd_server_is_learner", "Whether or not this member is a learner.", u8::from(r.is_learner));
-    page.counter("etcd_server_leader_changes_seen_total", "The number of leader changes seen.", r.leader_changes);
-    page.gauge("etcd_server_proposals_committed_total", "Consensus proposals committed.", r.proposals_committed);
-    page.gauge("etcd_server_proposals_applied_total", "Consensus proposals applied.", r.proposals_applied);
-    page.gauge("etcd_server_proposals_pending", "The number of pending proposals.", r.proposals_pending);
-    page.counter("etcd_server_proposals_failed_total", "Failed proposals seen.", r.proposals_failed);
-    page.counter("etcd_server_read_indexes_failed_total", "Failed read indexes seen.", r.read_indexes_failed);
-    page.counter("etcd_server_slow_read_indexes_total", "Read indexes that came too late.", r.slow_read_indexes);
+    for (Number { name, help, kind }, value) in &r.numbers {
+        match kind {
+            NumberKind::Counter => page.counter(name, help, value),
+            NumberKind::Gauge => page.gauge(name, help, value),
+        }
+    }
     let name = "etcd_debugging_server_alarms";
     page.family(name, "The alarms that stand, each with the member that it is about.", "gauge");
     for (member, kind) in &r.alarms {
         page.sample(name, &[("alarm_type", kind), ("server_id", &format!("{member:x}"))], 1);
     }
-    page.gauge("etcd_server_quota_backend_bytes", "Backend storage quota size in bytes.", r.quota_bytes);
-}
-
-fn write_store(page: &mut Page, readings: &Readings) {
-    let r = readings;
-    page.counter("etcd_mvcc_put_total", "Puts seen by this member.", r.puts);
-    page.counter("etcd_mvcc_delete_total", "Deletes seen by this member.", r.deletes);
-    page.counter("etcd_mvcc_range_total", "Ranges seen by this member.", r.ranges);
-    page.counter("etcd_mvcc_txn_total", "Transactions seen by this member.", r.txns);
-    page.gauge("etcd_mvcc_db_total_size_in_bytes", "Size of the state as allocated.", r.db_total_bytes);
-    page.gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Size of the state in use.", r.db_in_use_bytes);
-    page.gauge("etcd_debugging_mvcc_keys_total", "Keys.", r.keys);
-    page.gauge("etcd_debugging_mvcc_current_revision", "The current revision of the store.", r.current_revision);
-    page.gauge("etcd_debugging_mvcc_compact_revision", "The revision of the last compaction.", r.compact_revision);
-    page.gauge("etcd_debugging_mvcc_watch_stream_total", "Watch streams.", r.watch_streams);
-    page.gauge("etcd_debugging_mvcc_watcher_total", "Watchers.", r.watchers);
-    page.gauge("etcd_debugging_mvcc_slow_watcher_total", "Watchers that read history.", r.slow_watchers);
-    page.counter("etcd_debugging_mvcc_events_total", "Events sent by this member.", r.watch_events);
-    page.gauge(
-        "etcd_debugging_mvcc_pending_events_total",
-        "Responses that watchers have not taken.",
-        r.pending_responses,
-    );
-    page.gauge("etcd_debugging_mvcc_total_put_size_in_bytes", "Keys and values put through this member.", r.put_bytes);
-    page.gauge("etcd_mvcc_db_open_read_transactions", "Reads that go on beside the I/O threads.", r.open_reads);
-    page.counter("etcd_debugging_lease_granted_total", "Leases granted.", r.leases_granted);
-    page.counter("etcd_debugging_lease_revoked_total", "Leases revoked.", r.leases_revoked);
-    page.counter("etcd_debugging_lease_renewed_total", "Lease renewals, seen by the leader.", r.leases_renewed);
-    page.counter("etcd_debugging_server_lease_expired_total", "Leases expired.", r.leases_expired);
 }
 
 /// The storage engine's own statistics have no name in etcd.
 fn write_engine(page: &mut Page, readings: &Readings) {
-    page.gauge("etcd_disk_defrag_inflight", "Whether or not defrag is active.", u8::from(readings.defragmenting));
     for statistic in &readings.engine {
         let name = format!("metastore_engine_{}", statistic.name);
         if statistic.is_counter() {
@@ -418,7 +365,10 @@ mod tests {
             Statistic { name: "disk_bytes", help: "Bytes on disk.", value: 9 },
             Statistic { name: "flushed_bytes_total", help: "Bytes flushed.", value: 8 },
         ];
-        metrics.render(&Readings { member_id: 0xabc, has_leader: true, puts: 7, engine, ..Readings::default() })
+        const LEADER: &Number = &Number { name: "etcd_server_has_leader", help: "A leader.", kind: NumberKind::Gauge };
+        const PUTS: &Number = &Number { name: "etcd_mvcc_put_total", help: "Puts.", kind: NumberKind::Counter };
+        let numbers = vec![(LEADER, 1), (PUTS, 7)];
+        metrics.render(&Readings { member_id: 0xabc, numbers, engine, ..Readings::default() })
     }
 
     #[test]
@@ -432,6 +382,8 @@ mod tests {
             "etcd_network_client_grpc_received_bytes_total 200",
             r#"etcd_server_id{server_id="abc"} 1"#,
             "etcd_server_has_leader 1",
+            "# TYPE etcd_server_has_leader gauge",
+            "# TYPE etcd_mvcc_put_total counter",
             "etcd_mvcc_put_total 7",
             "# TYPE metastore_engine_disk_bytes gauge",
             "metastore_engine_disk_bytes 9",

@@ -1,8 +1,9 @@
 //! The answers of the member to the HTTP paths and the metrics.
 
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use metastore_engine::Sizes;
 use metastore_store::mvcc::RangeQuery;
 use tokio::time::Instant;
 
@@ -11,12 +12,13 @@ use crate::grpc::{Call, LocalFuture};
 use crate::http::MemberView;
 use crate::instruments::tally::Tally;
 use crate::member::{MemberHandle, open_reads};
-use crate::metrics::{Readings, write_workers};
-use crate::shared::{Counts, WatchCounts};
+use crate::metrics::engine::WorkDone;
+use crate::metrics::{Number, NumberKind, Readings, write_workers};
+use crate::shared::{Counts, Shared, WatchCounts};
 
 impl MemberView for Rc<MemberHandle> {
     fn readings(&self) -> LocalFuture<Readings> {
-        let (readings, shared) = (numbers(self), self.shared.clone());
+        let (mut readings, shared) = (readings(self), self.shared.clone());
         Box::pin(async move {
             let engine = tokio::task::spawn_blocking(move || {
                 // A failed disk is reported elsewhere.
@@ -24,7 +26,8 @@ impl MemberView for Rc<MemberHandle> {
                 (shared.keys.get(&view).unwrap_or_default(), view.engine().statistics())
             });
             let (keys, engine) = engine.await.unwrap_or_default();
-            Readings { keys, engine, ..readings }
+            readings.numbers.push((&KEYS, keys));
+            Readings { engine, ..readings }
         })
     }
 
@@ -66,52 +69,117 @@ impl MemberView for Rc<MemberHandle> {
 }
 
 /// The readings that are available at once: all except those of the engine.
-fn numbers(member: &MemberHandle) -> Readings {
+fn readings(member: &MemberHandle) -> Readings {
     let shared = &member.shared;
-    let sizes = shared.sizes();
-    let work = &member.metrics.engine.work;
-    let sum = |of: fn(&Counts) -> &Tally| member.all.iter().map(|worker| of(&worker.counts).get()).sum::<u64>();
-    let watches = |of: fn(&WatchCounts) -> &std::sync::atomic::AtomicU64| {
-        member.all.iter().map(|worker| of(&worker.watches).load(Ordering::Relaxed)).sum::<u64>()
-    };
+    let now = Now { member, shared, sizes: shared.sizes(), work: &member.metrics.engine.work };
     Readings {
         member_id: shared.member_id,
-        has_leader: shared.leader() != 0,
-        is_leader: shared.is_leader(),
-        is_learner: shared.is_learner(),
-        leader_changes: shared.leader_changes(),
-        proposals_committed: shared.commit(),
-        proposals_applied: shared.applied(),
-        proposals_pending: shared.pending(),
-        proposals_failed: sum(|counts| &counts.proposals_failed),
-        read_indexes_failed: sum(|counts| &counts.read_indexes_failed),
-        slow_read_indexes: sum(|counts| &counts.slow_read_indexes),
         cluster_version: shared.cluster_version(),
-        puts: work.puts.get(),
-        deletes: work.deletes.get(),
-        ranges: sum(|counts| &counts.ranges) + work.ranges.get(),
-        txns: sum(|counts| &counts.txns) + work.txns.get(),
-        db_total_bytes: sizes.allocated,
-        db_in_use_bytes: sizes.in_use,
-        quota_bytes: DEFAULT_QUOTA_BYTES as u64,
-        keys: 0,
-        current_revision: member.view().revision() as u64,
-        compact_revision: member.view().compact_revision().max(0) as u64,
-        watch_streams: watches(|counts| &counts.streams),
-        watchers: watches(|counts| &counts.watchers),
-        slow_watchers: watches(|counts| &counts.slow),
-        watch_events: watches(|counts| &counts.events),
-        pending_responses: watches(|counts| &counts.queued),
-        put_bytes: work.put_bytes.get(),
-        open_reads: open_reads(),
-        leases_granted: work.leases_granted.get(),
-        leases_revoked: work.leases_revoked.get(),
-        leases_renewed: sum(|counts| &counts.lease_renewed),
-        leases_expired: shared.lease_expired.get(),
+        numbers: NUMBERS.iter().map(|(number, read)| (number, read(&now))).collect(),
         alarms: shared.alarms().iter().map(|alarm| (alarm.member_id, alarm.alarm().as_str_name())).collect(),
-        defragmenting: shared.defragmenting.try_lock().is_err(),
         engine: Vec::new(),
         peers: member.transport.meters().render(),
         workers: write_workers(&member.all),
     }
 }
+
+/// The sources of the numbers at one moment.
+struct Now<'a> {
+    member: &'a MemberHandle,
+    shared: &'a Shared,
+    sizes: Sizes,
+    work: &'a WorkDone,
+}
+
+impl Now<'_> {
+    /// A count of requests, of all threads.
+    fn sum(&self, of: fn(&Counts) -> &Tally) -> u64 {
+        self.member.all.iter().map(|worker| of(&worker.counts).get()).sum()
+    }
+
+    /// A count of watches, of all threads.
+    fn watches(&self, of: fn(&WatchCounts) -> &AtomicU64) -> u64 {
+        self.member.all.iter().map(|worker| of(&worker.watches).load(Ordering::Relaxed)).sum()
+    }
+}
+
+const fn counter(name: &'static str, help: &'static str) -> Number {
+    Number { name, help, kind: NumberKind::Counter }
+}
+
+const fn gauge(name: &'static str, help: &'static str) -> Number {
+    Number { name, help, kind: NumberKind::Gauge }
+}
+
+/// The number of keys is not available at once: it is counted on the pool.
+const KEYS: Number = gauge("etcd_debugging_mvcc_keys_total", "Keys.");
+
+type Read = fn(&Now<'_>) -> u64;
+
+/// The metrics that are one number: each is one row, and this table is all that a new one needs.
+
+static NUMBERS: &[(Number, Read)] = &[
+    (gauge("etcd_server_has_leader", "Whether or not a leader exists."), |now| u64::from(now.shared.leader() != 0)),
+    (gauge("etcd_server_is_leader", "Whether or not this member is a leader."), |now| {
+        u64::from(now.shared.is_leader())
+    }),
+    (gauge("etcd_server_is_learner", "Whether or not this member is a learner."), |now| {
+        u64::from(now.shared.is_learner())
+    }),
+    (counter("etcd_server_leader_changes_seen_total", "The number of leader changes seen."), |now| {
+        now.shared.leader_changes()
+    }),
+    (gauge("etcd_server_proposals_committed_total", "Consensus proposals committed."), |now| now.shared.commit()),
+    (gauge("etcd_server_proposals_applied_total", "Consensus proposals applied."), |now| now.shared.applied()),
+    (gauge("etcd_server_proposals_pending", "The number of pending proposals."), |now| now.shared.pending()),
+    (counter("etcd_server_proposals_failed_total", "Failed proposals seen."), |now| {
+        now.sum(|counts| &counts.proposals_failed)
+    }),
+    (counter("etcd_server_read_indexes_failed_total", "Failed read indexes seen."), |now| {
+        now.sum(|counts| &counts.read_indexes_failed)
+    }),
+    (counter("etcd_server_slow_read_indexes_total", "Read indexes that came too late."), |now| {
+        now.sum(|counts| &counts.slow_read_indexes)
+    }),
+    (gauge("etcd_server_quota_backend_bytes", "Backend storage quota size in bytes."), |_| DEFAULT_QUOTA_BYTES as u64),
+    (counter("etcd_mvcc_put_total", "Puts seen by this member."), |now| now.work.puts.get()),
+    (counter("etcd_mvcc_delete_total", "Deletes seen by this member."), |now| now.work.deletes.get()),
+    (counter("etcd_mvcc_range_total", "Ranges seen by this member."), |now| {
+        now.sum(|counts| &counts.ranges) + now.work.ranges.get()
+    }),
+    (counter("etcd_mvcc_txn_total", "Transactions seen by this member."), |now| {
+        now.sum(|counts| &counts.txns) + now.work.txns.get()
+    }),
+    (gauge("etcd_mvcc_db_total_size_in_bytes", "Size of the state as allocated."), |now| now.sizes.allocated),
+    (gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Size of the state in use."), |now| now.sizes.in_use),
+    (gauge("etcd_debugging_mvcc_current_revision", "The current revision of the store."), |now| {
+        now.member.view().revision() as u64
+    }),
+    (gauge("etcd_debugging_mvcc_compact_revision", "The revision of the last compaction."), |now| {
+        now.member.view().compact_revision().max(0) as u64
+    }),
+    (gauge("etcd_debugging_mvcc_watch_stream_total", "Watch streams."), |now| now.watches(|counts| &counts.streams)),
+    (gauge("etcd_debugging_mvcc_watcher_total", "Watchers."), |now| now.watches(|counts| &counts.watchers)),
+    (gauge("etcd_debugging_mvcc_slow_watcher_total", "Watchers that read history."), |now| {
+        now.watches(|counts| &counts.slow)
+    }),
+    (counter("etcd_debugging_mvcc_events_total", "Events sent by this member."), |now| {
+        now.watches(|counts| &counts.events)
+    }),
+    (gauge("etcd_debugging_mvcc_pending_events_total", "Responses that watchers have not taken."), |now| {
+        now.watches(|counts| &counts.queued)
+    }),
+    (gauge("etcd_debugging_mvcc_total_put_size_in_bytes", "Keys and values put through this member."), |now| {
+        now.work.put_bytes.get()
+    }),
+    (gauge("etcd_mvcc_db_open_read_transactions", "Reads that go on beside the I/O threads."), |_| open_reads()),
+    (counter("etcd_debugging_lease_granted_total", "Leases granted."), |now| now.work.leases_granted.get()),
+    (counter("etcd_debugging_lease_revoked_total", "Leases revoked."), |now| now.work.leases_revoked.get()),
+    (counter("etcd_debugging_lease_renewed_total", "Lease renewals, seen by the leader."), |now| {
+        now.sum(|counts| &counts.lease_renewed)
+    }),
+    (counter("etcd_debugging_server_lease_expired_total", "Leases expired."), |now| now.shared.lease_expired.get()),
+    (gauge("etcd_disk_defrag_inflight", "Whether or not defrag is active."), |now| {
+        u64::from(now.shared.defragmenting.try_lock().is_err())
+    }),
+];

@@ -2,6 +2,7 @@ use http_body_util::BodyExt;
 
 use super::*;
 use crate::grpc::Ledger;
+use crate::metrics::{Number, NumberKind};
 
 struct Fake {
     alarms: Vec<&'static str>,
@@ -15,9 +16,11 @@ impl Default for Fake {
     }
 }
 
+const PUTS: &Number = &Number { name: "etcd_mvcc_put_total", help: "Puts.", kind: NumberKind::Counter };
+
 impl MemberView for Fake {
     fn readings(&self) -> LocalFuture<Readings> {
-        Box::pin(std::future::ready(Readings { puts: 5, ..Readings::default() }))
+        Box::pin(std::future::ready(Readings { numbers: vec![(PUTS, 5)], ..Readings::default() }))
     }
 
     fn alarms(&self) -> Vec<&'static str> {
