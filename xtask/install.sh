@@ -64,6 +64,13 @@ rocksdb() {
     packages+=(libclang-dev)
 }
 
+# The Rust client with which README.md's example is tested compiles etcd's messages itself, and includes Google's.
+client() {
+    need protoc protobuf-compiler
+    command -v apt-get >/dev/null || return 0
+    [[ -f /usr/include/google/protobuf/descriptor.proto ]] || packages+=(libprotobuf-dev)
+}
+
 # RocksDB takes minutes to compile. Cargo would compile it again for each profile, and whenever the choice of packages
 # changes a feature of a dependency of its build script. So it is compiled once, with the options of a release, into an
 # archive that every build links (the Makefile says where it is).
@@ -142,6 +149,7 @@ run)
 test)
     toolchain
     rocksdb
+    client
     need strace strace
     # Disks that forget writes without a sync, and full disks.
     need mkfs.ext4 e2fsprogs
@@ -159,6 +167,7 @@ test)
 lint)
     toolchain
     rocksdb
+    client
     install_packages
     component fmt rustfmt
     component clippy clippy
@@ -167,6 +176,7 @@ lint)
 bench)
     toolchain
     rocksdb
+    client
     need h2load nghttp2-client
     need curl curl
     command -v go >/dev/null || need pip3 python3 python3-pip
@@ -176,6 +186,7 @@ bench)
 coverage)
     toolchain
     rocksdb
+    client
     # Of the same version as rustc's LLVM; otherwise the counters cannot be read.
     llvm=$(rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
     installed=$(rustc --print sysroot)/lib/rustlib/$(rustc -vV | sed -n 's/^host: //p')/bin/llvm-cov

@@ -19,4 +19,5 @@ mod differential;
 mod etcdctl;
 mod hash;
 mod metrics;
+mod readme;
 mod restart;
