@@ -43,7 +43,7 @@ fn the_go_example_puts_and_gets() {
     let member = Member::start(&server, &[]);
     let directory = std::env::temp_dir().join(format!("metastore-readme-{}", std::process::id()));
     std::fs::create_dir_all(&directory).expect("a directory can be made");
-    let code = example("go").replace(ADDRESS, &member.client_address().to_string());
+    let code = example("go").replace(ADDRESS, member.client_address());
     std::fs::write(directory.join("main.go"), code).expect("the disk takes the example");
     let modules = Path::new(env!("CARGO_MANIFEST_DIR")).join("etcd");
     for file in ["go.mod", "go.sum"] {
