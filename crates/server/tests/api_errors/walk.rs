@@ -48,9 +48,9 @@ fn cause(of: &HaltCause) -> Cause {
 /// The places where the members' code proposes: file, and how often.
 const PROPOSERS: [(&str, usize); 5] = [
     // Put, DeleteRange, Txn, Compact, LeaseGrant and LeaseRevoke of the API go through one function: `client_commands`.
-    ("server/src/api.rs", 1),
+    ("server/src/member.rs", 1),
     // Changes of the members by the API, and promotions that another member forwards: `client_changes`.
-    ("server/src/api/cluster.rs", 1),
+    ("server/src/member/membership.rs", 1),
     // A member's own attributes and the cluster's version: no bytes of clients, except the names in flags.
     ("server/src/driver/group.rs", 2),
     // Revocations of expired leases, and checkpoints that renewals take back: ids, and this member as the caller.
