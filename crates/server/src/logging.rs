@@ -262,9 +262,9 @@ pub(crate) mod tests {
     use std::time::Duration;
 
     #[derive(Clone, Default)]
-    struct Shared(Arc<Mutex<Vec<u8>>>);
+    struct Captured(Arc<Mutex<Vec<u8>>>);
 
-    impl Write for Shared {
+    impl Write for Captured {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().extend_from_slice(bytes);
             Ok(bytes.len())
@@ -277,10 +277,10 @@ pub(crate) mod tests {
 
     /// The log lines from this level on.
     pub(crate) fn lines(level: Level, log: impl FnOnce()) -> Vec<Value> {
-        let shared = Shared::default();
-        let sinks = vec![Sink::Writer(Mutex::new(Box::new(shared.clone())))];
+        let captured = Captured::default();
+        let sinks = vec![Sink::Writer(Mutex::new(Box::new(captured.clone())))];
         tracing::subscriber::with_default(Logger { level, sinks }, log);
-        let bytes = shared.0.lock();
+        let bytes = captured.0.lock();
         std::str::from_utf8(&bytes).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 

@@ -42,7 +42,8 @@ fn a_learner_is_added_promoted_and_removed(members: Members) {
     assert!(cluster.status(learner).expect("a status").is_learner);
 
     cluster.promote(learner);
-    cluster.put(learner, "key", "by the promoted").expect("a write");
+    // A proposal that a follower sends on may be lost, as in etcd; its client tries again.
+    cluster.eventually("a write of the promoted", |cluster| cluster.put(learner, "key", "by the promoted").ok());
     cluster.end(learner);
     cluster.restart(learner);
     assert!(!cluster.status(learner).expect("a status").is_learner);

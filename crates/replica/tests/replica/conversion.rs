@@ -8,7 +8,7 @@ use metastore_replica::{ConvertError, Converted, convert};
 
 use crate::machine::{EngineKind, Machine};
 use crate::script::{mix, run};
-use crate::world::{Reference, Told, World, open, paths, settings};
+use crate::world::{Answered, Reference, World, open, paths, settings};
 
 const SEED: u64 = 3;
 const ROUNDS: u64 = 50;
@@ -47,7 +47,7 @@ fn convert_holding(
 }
 
 /// A stopped member, its commands and answers, and the states that follow from them.
-fn member(engine: EngineKind) -> (Machine, Told, Reference) {
+fn member(engine: EngineKind) -> (Machine, Answered, Reference) {
     let mut world = World::new(engine);
     run(&mut world, SEED, ROUNDS).unwrap();
     assert!(world.snapshots > 1, "{}", world.snapshots);
@@ -64,7 +64,7 @@ fn recorded(machine: &Machine) -> EngineKind {
 }
 
 /// Checks that the member has the engine and the expected state, and that no file of the other engine is left.
-fn check(machine: &Machine, engine: EngineKind, told: &Told, reference: &Reference, context: &str) {
+fn check(machine: &Machine, engine: EngineKind, told: &Answered, reference: &Reference, context: &str) {
     assert_eq!(recorded(machine), engine, "{context}");
     let machine = machine.with(engine).fork();
     told.check(&machine.fork(), reference, context);

@@ -4,7 +4,7 @@ use metastore_replica::disk::{CrashPolicy, Disk};
 
 use crate::machine::{EngineKind, Machine};
 use crate::script::{mix, run};
-use crate::world::{Reference, Told, World, crashed_restarts, open, paths};
+use crate::world::{Answered, Reference, World, crashed_restarts, open, paths};
 
 /// Number of random power losses at each crash point; each keeps another part of the unsynced writes.
 const RANDOM_LOSSES: u64 = 8;
@@ -37,7 +37,7 @@ fn whole_script(engine: EngineKind) -> (World, Reference) {
 fn crashed(engine: EngineKind, n: u64, reference: &Reference) -> World {
     let disk = Machine::new(engine);
     disk.crash_after(n);
-    let mut world = World::on(disk, Told::default());
+    let mut world = World::on(disk, Answered::default());
     run(&mut world, SEED, ROUNDS).unwrap_err();
     world.told.check_outcomes(reference, "before the crash");
     world

@@ -10,7 +10,7 @@ use metastore_store::command::{Command, Kind};
 
 use crate::machine::{EngineKind, Machine};
 use crate::script::{mix, random_group};
-use crate::world::{Reference, State, Stopped, Told, World, open, paths, put, take_up};
+use crate::world::{Answered, Reference, State, Stopped, World, open, paths, put, take_up};
 
 /// Number of groups of commands before and after.
 const GROUPS: u64 = 10;
@@ -51,7 +51,7 @@ fn run(world: &mut World, seed: u64, done: &mut Defragmented) -> Result<(), Stop
 struct Possible(Vec<State>);
 
 impl Possible {
-    fn of(told: &Told, done: Defragmented) -> Self {
+    fn of(told: &Answered, done: Defragmented) -> Self {
         let fallen = done.after.map(|after| Reference::lowered(&told.proposed, after));
         let unfallen = (!done.answered).then(|| Reference::of(&told.proposed));
         let states = |reference: Reference| reference.states.into_iter().skip(told.acknowledged);
@@ -76,7 +76,7 @@ fn the_mark_stays_where_it_fell_wherever_the_power_goes(engine: EngineKind) {
     for n in (0..).step_by(every) {
         let disk = Machine::new(engine);
         disk.crash_after(n);
-        let (mut world, mut done) = (World::on(disk, Told::default()), Defragmented::default());
+        let (mut world, mut done) = (World::on(disk, Answered::default()), Defragmented::default());
         let through = run(&mut world, 5, &mut done).is_ok();
         answered += usize::from(done.answered);
         let possible = Possible::of(&world.told, done);

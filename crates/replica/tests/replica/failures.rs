@@ -5,7 +5,7 @@ use metastore_replica::disk::CrashPolicy;
 
 use crate::machine::{EngineKind, Machine};
 use crate::script::{mix, run};
-use crate::world::{Reference, Told, World, put};
+use crate::world::{Answered, Reference, World, put};
 
 const SEED: u64 = 5;
 const ROUNDS: u64 = 24;
@@ -26,7 +26,7 @@ fn runs_into(
 ) -> bool {
     let disk = Machine::new(engine);
     fault(&disk);
-    let mut world = World::on(disk, Told::default());
+    let mut world = World::on(disk, Answered::default());
     let Err(stopped) = run(&mut world, SEED, ROUNDS) else { return false };
     let context = format!("{context}: {stopped}");
     heal(&world.disk);

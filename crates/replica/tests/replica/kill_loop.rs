@@ -4,7 +4,7 @@ use metastore_replica::disk::CrashPolicy;
 
 use crate::machine::{EngineKind, Machine};
 use crate::script::{mix, random_group};
-use crate::world::{Reference, Told, World};
+use crate::world::{Answered, Reference, World};
 
 /// Number of members, each with a disk of its own.
 const LIVES: u64 = 12;
@@ -39,7 +39,7 @@ each_engine!(nothing_acknowledged_is_lost_however_often_the_power_goes);
 fn nothing_acknowledged_is_lost_however_often_the_power_goes(engine: EngineKind) {
     let (mut acknowledged, mut snapshots) = (0, 0);
     for life in 0..LIVES {
-        let (mut disk, mut told) = (Machine::new(engine), Told::default());
+        let (mut disk, mut told) = (Machine::new(engine), Answered::default());
         for loss in 0..LOSSES {
             let seed = mix(life, loss);
             let context = format!("life {life}, loss {loss}");
@@ -55,7 +55,7 @@ fn nothing_acknowledged_is_lost_however_often_the_power_goes(engine: EngineKind)
             let (held, _) = world.told.check(&disk.fork(), &reference, &context);
             // Lost commands are lost for good. The others may be relied on, unless only the page cache holds them.
             let acknowledged = if policy == CrashPolicy::Kill { world.told.acknowledged } else { held };
-            told = Told { acknowledged, ..Told::default() };
+            told = Answered { acknowledged, ..Answered::default() };
             told.proposed = world.told.proposed[..held].to_vec();
         }
     }

@@ -6,8 +6,8 @@
 //!      └─▶ proposed and acknowledged commands ─▶ Store, alone ─▶ state after each command
 //! ```
 //!
-//! All these tests check one rule ([`world::Told::check`]). After a restart the state is the one after the first `n`
-//! commands that were proposed, and `n` is not less than the number of acknowledged commands. So no acknowledged
+//! All these tests check one rule ([`world::Answered::check`]). After a restart the state is the one after the first
+//! `n` commands that were proposed, and `n` is not less than the number of acknowledged commands. So no acknowledged
 //! command is missing, none is there twice or from nowhere, and of the commands under way a prefix is there.
 
 /// Makes one test for each engine from one body.

@@ -9,12 +9,12 @@ use metastore_replica::{Output, SnapshotJob};
 use crate::machine::{EngineKind, Machine};
 use crate::refusals::files;
 use crate::script::run;
-use crate::world::{Reference, State, Told, World, advance, open, open_with, paths, put, settings};
+use crate::world::{Answered, Reference, State, World, advance, open, open_with, paths, put, settings};
 
 const SEED: u64 = 3;
 
 /// A member that was killed after so many groups of commands.
-fn member(rounds: u64) -> (Machine, Told) {
+fn member(rounds: u64) -> (Machine, Answered) {
     let mut world = World::new(EngineKind::RocksDb);
     run(&mut world, SEED, rounds).unwrap();
     (world.disk.fork(), world.told)

@@ -11,7 +11,7 @@ use metastore_replica::{Bootstrap, OpenError, Output, Paths, Replica, Settings};
 
 use crate::machine::{EngineKind, Machine};
 use crate::script::run;
-use crate::world::{Told, World, founding, open, open_with, paths, put, settings};
+use crate::world::{Answered, World, founding, open, open_with, paths, put, settings};
 
 /// A member with several log segments and a snapshot.
 fn member(engine: EngineKind) -> Machine {
@@ -164,7 +164,7 @@ fn torn(engine: EngineKind) -> Machine {
     for n in 40.. {
         let disk = Machine::new(engine);
         disk.crash_after(n);
-        let mut world = World::on(disk, Told::default());
+        let mut world = World::on(disk, Answered::default());
         run(&mut world, 3, 50).unwrap_err();
         let after = world.disk.crash(CrashPolicy::Random(n));
         if open(&after.fork()).unwrap().1.is_some() {

@@ -151,14 +151,14 @@ pub fn asked_for(outcomes: &mut Vec<Outcome>) {
 
 /// The commands of a member's clients, and its answers. Command `i` carries the id `i + 1`.
 #[derive(Clone, Default)]
-pub struct Told {
+pub struct Answered {
     pub proposed: Vec<Bytes>,
     /// At least so many commands were acknowledged: the answer to a command also covers all commands before it.
     pub acknowledged: usize,
     pub outcomes: Vec<Outcome>,
 }
 
-impl Told {
+impl Answered {
     fn hear(&mut self, mut outcomes: Vec<Outcome>) {
         asked_for(&mut outcomes);
         let newest = outcomes.iter().map(|outcome| outcome.id as usize).max().unwrap_or(0);
@@ -203,7 +203,7 @@ impl Told {
 
 /// Restarts the member on the disk that a crash left, again and again. Each restart loses power one operation later
 /// than the one before, until a restart succeeds. Yields the number of operations with each restart that failed.
-pub fn crashed_restarts<'a>(left: &'a Machine, told: &'a Told) -> impl Iterator<Item = (u64, World)> + 'a {
+pub fn crashed_restarts<'a>(left: &'a Machine, told: &'a Answered) -> impl Iterator<Item = (u64, World)> + 'a {
     (0..).map_while(move |operations| {
         let disk = left.fork();
         disk.crash_after(operations);
@@ -241,7 +241,7 @@ pub struct World {
     background: Option<Background>,
     /// Declared after the member, which is closed first.
     pub disk: Machine,
-    pub told: Told,
+    pub told: Answered,
     /// Number of snapshots that were written and reported to the member.
     pub snapshots: usize,
     planned: usize,
@@ -254,11 +254,11 @@ pub struct World {
 impl World {
     /// A machine without a member.
     pub fn new(engine: EngineKind) -> World {
-        World::on(Machine::new(engine), Told::default())
+        World::on(Machine::new(engine), Answered::default())
     }
 
     /// A member with earlier commands and answers, on the disk that is left.
-    pub fn on(disk: Machine, told: Told) -> World {
+    pub fn on(disk: Machine, told: Answered) -> World {
         let (replica, background, retired) = (None, None, Vec::new());
         World { disk, told, replica, background, snapshots: 0, planned: 0, retired, failed_itself: false }
     }

@@ -25,7 +25,7 @@ pub const CLUSTER: u64 = 0xc1;
 
 /// The calls that a member received.
 #[derive(Debug, Default)]
-pub struct Told {
+pub struct Received {
     /// Messages that are not appends, by sender, with their type and index.
     pub messages: BTreeMap<u64, Vec<(MessageType, u64)>>,
     /// Appends, by sender: the index before, and how many entries.
@@ -40,13 +40,13 @@ pub struct Told {
 
 #[derive(Debug, Default)]
 pub struct Double {
-    told: Mutex<Told>,
+    told: Mutex<Received>,
     changed: Condvar,
 }
 
 impl Double {
     /// Waits until the recorded calls satisfy `condition`, and returns its result.
-    pub fn wait<T>(&self, what: &str, condition: impl Fn(&mut Told) -> Option<T>) -> T {
+    pub fn wait<T>(&self, what: &str, condition: impl Fn(&mut Received) -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
         let mut told = self.told.lock();
         loop {
@@ -57,7 +57,7 @@ impl Double {
         }
     }
 
-    pub fn change(&self, change: impl FnOnce(&mut Told)) {
+    pub fn change(&self, change: impl FnOnce(&mut Received)) {
         change(&mut self.told.lock());
         self.changed.notify_all();
     }

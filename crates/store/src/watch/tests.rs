@@ -180,13 +180,13 @@ pub(super) fn decode(response: Response) -> WatchResponse {
 }
 
 /// A hub, its store, and one stream.
-pub(super) struct Bench {
+pub(super) struct Fixture {
     pub(super) store: Arc<NaiveStore>,
     pub(super) hub: Hub,
     pub(super) stream: StreamId,
 }
 
-impl Bench {
+impl Fixture {
     pub(super) fn new(limits: Limits) -> Self {
         let store = Arc::new(NaiveStore::default());
         let mut hub = Hub::new(store.clone(), limits);

@@ -11,7 +11,7 @@ const LAYOUTS: usize = 4;
 
 /// The acknowledgements that the script received: the log must hold the entries of all acknowledged batches.
 #[derive(Clone, Debug, Default)]
-struct Told {
+struct Acknowledged {
     created: bool,
     snapshot: (u64, u64),
     /// The log after the last acknowledged call, and the log as it will be if the batch under way is found whole.
@@ -20,7 +20,7 @@ struct Told {
     hard_state: HardState,
 }
 
-impl Told {
+impl Acknowledged {
     fn append(&mut self, wal: &mut Wal, state: HardState, entries: &[Entry], sync: bool) -> Result<()> {
         if let Some(first) = entries.first() {
             self.under_way.truncate(first.index as usize - 1);
@@ -37,7 +37,7 @@ impl Told {
 
 /// Create, appends of several sizes, a replaced tail, cuts, snapshots and releases. The layout shifts everything a
 /// little, so that sector boundaries fall elsewhere.
-fn script(disk: &SimulatedDisk, told: &mut Told, layout: usize) -> Result<()> {
+fn script(disk: &SimulatedDisk, told: &mut Acknowledged, layout: usize) -> Result<()> {
     let mut wal = create(disk)?;
     told.created = true;
     let mut term = 1;
@@ -66,7 +66,7 @@ fn script(disk: &SimulatedDisk, told: &mut Told, layout: usize) -> Result<()> {
 }
 
 /// Opens the log after the crash and compares it with the acknowledgements.
-fn check(disk: &SimulatedDisk, told: &Told, context: &str) {
+fn check(disk: &SimulatedDisk, told: &Acknowledged, context: &str) {
     let exists = Wal::exists(disk, &dir()).unwrap();
     assert!(exists || !told.created, "{context}: the log is gone");
     if !exists {
@@ -97,7 +97,7 @@ fn check(disk: &SimulatedDisk, told: &Told, context: &str) {
 }
 
 /// The log that was found can be used, and entries written now are found again.
-fn go_on(wal: &mut Wal, disk: &SimulatedDisk, told: &Told, context: &str) {
+fn go_on(wal: &mut Wal, disk: &SimulatedDisk, told: &Acknowledged, context: &str) {
     let (last, term) = (wal.last_index(), wal.hard_state().term() + 1);
     let more = [entry(last + 1, term, data(600, 1)), entry(last + 2, term, data(60, 2))];
     wal.append(Some(&hard_state(term, 2, last)), more.clone(), true).unwrap();
@@ -115,7 +115,7 @@ fn policies() -> impl Iterator<Item = CrashPolicy> {
 
 fn operations_of_script(layout: usize) -> u64 {
     let disk = new_disk();
-    let mut told = Told::default();
+    let mut told = Acknowledged::default();
     script(&disk, &mut told, layout).unwrap();
     check(&disk.crash(CrashPolicy::DropUnsynced), &told, "no crash");
     disk.operations()
@@ -131,7 +131,7 @@ fn nothing_acknowledged_is_lost_wherever_the_power_goes() {
         {
             let disk = new_disk();
             disk.crash_after(n);
-            let mut told = Told::default();
+            let mut told = Acknowledged::default();
             script(&disk, &mut told, layout).unwrap_err();
             let after = disk.crash(policy);
             cuts += u64::from(is_torn(&after));
@@ -159,7 +159,7 @@ fn what_a_restarted_process_has_seen_survives_the_power() {
     for n in new_disk().operations()..operations_of_script(layout) {
         let disk = new_disk();
         disk.crash_after(n);
-        let mut told = Told::default();
+        let mut told = Acknowledged::default();
         script(&disk, &mut told, layout).unwrap_err();
         let restarted = disk.fork();
         if !Wal::exists(&restarted, &dir()).unwrap() {
@@ -180,7 +180,7 @@ fn what_a_restarted_process_has_seen_survives_the_power() {
 fn a_crash_during_recovery_is_recovered_from() {
     for seed in 0..40 {
         let disk = new_disk();
-        let mut told = Told::default();
+        let mut told = Acknowledged::default();
         let mut wal = create(&disk).unwrap();
         told.created = true;
         told.append(&mut wal, hard_state(1, 1, 0), &[entry(1, 1, data(300, 1))], true).unwrap();
@@ -213,12 +213,12 @@ fn a_crash_during_recovery_at_a_sector_boundary_is_recovered_from() {
     let size = (200..600).find(|size| with_first(*size).0 % SECTOR_BYTES == boundary).expect("some size fits");
     let (end, disk, mut wal) = with_first(size);
     let first = entry(1, 1, data(size, 1));
-    let told = Told {
+    let told = Acknowledged {
         created: true,
         entries: vec![first.clone()],
         under_way: vec![first, entry(2, 1, data(1500, 2))],
         hard_state: hard_state(1, 1, 0),
-        ..Told::default()
+        ..Acknowledged::default()
     };
     wal.append(None, told.under_way[1..].to_vec(), true).unwrap();
     // The first sectors of the batch were written; its third one was not.

@@ -9,63 +9,63 @@ fn all_revisions(responses: &[WatchResponse]) -> Vec<i64> {
 #[test]
 fn a_slow_stream_delays_only_itself() {
     let limits = Limits { queue_responses: 2, ..Limits::default() };
-    let mut bench = Bench::new(limits);
-    bench.create(WatchSpec { key: b"a", ..WatchSpec::default() });
-    let fast = bench.hub.open_stream(0);
-    bench.hub.create(fast, &WatchSpec { key: b"a", ..WatchSpec::default() });
+    let mut fixture = Fixture::new(limits);
+    fixture.create(WatchSpec { key: b"a", ..WatchSpec::default() });
+    let fast = fixture.hub.open_stream(0);
+    fixture.hub.create(fast, &WatchSpec { key: b"a", ..WatchSpec::default() });
     let mut seen = Vec::new();
     for i in 0..50 {
-        bench.put("a", &i.to_string());
-        bench.catch_up();
-        while let Some(response) = bench.hub.take(fast) {
+        fixture.put("a", &i.to_string());
+        fixture.catch_up();
+        while let Some(response) = fixture.hub.take(fast) {
             seen.push(decode(response));
         }
     }
     assert_eq!(all_revisions(&seen), (2..52).collect::<Vec<_>>());
-    let counts = bench.hub.counts();
+    let counts = fixture.hub.counts();
     assert_eq!((counts.unsynced, counts.queued), (1, 3), "two responses and one for the watcher");
-    let slow = bench.drain();
+    let slow = fixture.drain();
     assert_eq!(all_revisions(&slow), (2..52).collect::<Vec<_>>());
     assert_eq!(slow.len(), 4, "what was missed comes in one response");
     assert_eq!(revision(&slow[3]), 51, "which names the current revision");
-    assert_eq!(bench.hub.counts().unsynced, 0);
+    assert_eq!(fixture.hub.counts().unsynced, 0);
 }
 
 #[test]
 fn bytes_bound_a_queue_too() {
-    let mut bench = Bench::new(Limits { queue_bytes: 1000, ..Limits::default() });
-    bench.create(WatchSpec { key: b"a", ..WatchSpec::default() });
+    let mut fixture = Fixture::new(Limits { queue_bytes: 1000, ..Limits::default() });
+    fixture.create(WatchSpec { key: b"a", ..WatchSpec::default() });
     for _ in 0..10 {
-        bench.put("a", &"x".repeat(400));
+        fixture.put("a", &"x".repeat(400));
     }
-    assert_eq!(bench.hub.counts().queued, 4, "the answer and three events, the third across the line");
-    assert_eq!(all_revisions(&bench.drain()), (2..12).collect::<Vec<_>>());
+    assert_eq!(fixture.hub.counts().queued, 4, "the answer and three events, the third across the line");
+    assert_eq!(all_revisions(&fixture.drain()), (2..12).collect::<Vec<_>>());
 }
 
 #[test]
 fn a_gap_in_what_is_published_sends_everyone_to_history() {
-    let mut bench = Bench::new(Limits::default());
-    bench.create(WatchSpec { key: b"a", ..WatchSpec::default() });
-    bench.put("a", "1");
-    let lost = bench.store.put("a", "2");
-    bench.put("a", "3");
-    bench.hub.publish(&lost);
-    bench.put("a", "4");
-    assert_eq!(all_revisions(&bench.drain()), [2, 3, 4, 5]);
-    bench.put("a", "5");
-    assert_eq!(all_revisions(&bench.take()), [6], "live again");
+    let mut fixture = Fixture::new(Limits::default());
+    fixture.create(WatchSpec { key: b"a", ..WatchSpec::default() });
+    fixture.put("a", "1");
+    let lost = fixture.store.put("a", "2");
+    fixture.put("a", "3");
+    fixture.hub.publish(&lost);
+    fixture.put("a", "4");
+    assert_eq!(all_revisions(&fixture.drain()), [2, 3, 4, 5]);
+    fixture.put("a", "5");
+    assert_eq!(all_revisions(&fixture.take()), [6], "live again");
 }
 
 #[test]
 fn history_may_be_ahead_of_what_is_published() {
-    let mut bench = Bench::new(Limits::default());
-    let late: Vec<_> = (0..4).map(|i| bench.store.put("a", &i.to_string())).collect();
-    bench.create(WatchSpec { key: b"a", start_revision: 2, ..WatchSpec::default() });
-    bench.create(WatchSpec { key: b"a", ..WatchSpec::default() });
-    let mut responses = bench.drain();
-    late.iter().for_each(|events| bench.hub.publish(events));
-    bench.put("a", "live");
-    responses.extend(bench.drain());
+    let mut fixture = Fixture::new(Limits::default());
+    let late: Vec<_> = (0..4).map(|i| fixture.store.put("a", &i.to_string())).collect();
+    fixture.create(WatchSpec { key: b"a", start_revision: 2, ..WatchSpec::default() });
+    fixture.create(WatchSpec { key: b"a", ..WatchSpec::default() });
+    let mut responses = fixture.drain();
+    late.iter().for_each(|events| fixture.hub.publish(events));
+    fixture.put("a", "live");
+    responses.extend(fixture.drain());
     let of = |id| responses.iter().filter(|r| r.watch_id == id).cloned().collect::<Vec<_>>();
     assert_eq!(all_revisions(&of(0)), [2, 3, 4, 5, 6]);
     assert_eq!(all_revisions(&of(1)), [6], "what was current when it was created is not its");
@@ -73,12 +73,12 @@ fn history_may_be_ahead_of_what_is_published() {
 
 #[test]
 fn a_response_from_history_holds_a_thousand_revisions_at_most() {
-    let mut bench = Bench::new(Limits::default());
+    let mut fixture = Fixture::new(Limits::default());
     for i in 0..2500 {
-        bench.put("a", &i.to_string());
+        fixture.put("a", &i.to_string());
     }
-    bench.create(WatchSpec { key: b"a", start_revision: 2, ..WatchSpec::default() });
-    let responses = bench.drain();
+    fixture.create(WatchSpec { key: b"a", start_revision: 2, ..WatchSpec::default() });
+    let responses = fixture.drain();
     let sizes: Vec<_> = responses[1..].iter().map(|r| r.events.len()).collect();
     assert_eq!(sizes, [1000, 1000, 500]);
     assert!(responses[1..].iter().all(|r| revision(r) == 2501));
@@ -86,16 +86,16 @@ fn a_response_from_history_holds_a_thousand_revisions_at_most() {
 
 #[test]
 fn a_revision_larger_than_a_chunk_comes_whole() {
-    let mut bench = Bench::new(Limits { chunk_rows: 10, ..Limits::default() });
+    let mut fixture = Fixture::new(Limits { chunk_rows: 10, ..Limits::default() });
     let keys: Vec<_> = (0..335).map(|i| format!("k{i:04}").into_bytes()).collect();
-    bench.store.apply(&keys.iter().map(|key| Op::Put(key.clone(), vec![])).collect::<Vec<_>>());
-    bench.store.put("k0", "");
-    bench.store.apply(&keys.iter().map(|key| Op::Delete(key.clone())).collect::<Vec<_>>());
-    bench.store.put("k1", "");
-    bench.hub.lost();
-    bench.create(WatchSpec { key: b"k", range_end: b"l", start_revision: 2, ..WatchSpec::default() });
-    bench.create(WatchSpec { key: b"k", range_end: b"l", start_revision: 4, prev_kv: true, ..WatchSpec::default() });
-    let responses = bench.drain();
+    fixture.store.apply(&keys.iter().map(|key| Op::Put(key.clone(), vec![])).collect::<Vec<_>>());
+    fixture.store.put("k0", "");
+    fixture.store.apply(&keys.iter().map(|key| Op::Delete(key.clone())).collect::<Vec<_>>());
+    fixture.store.put("k1", "");
+    fixture.hub.lost();
+    fixture.create(WatchSpec { key: b"k", range_end: b"l", start_revision: 2, ..WatchSpec::default() });
+    fixture.create(WatchSpec { key: b"k", range_end: b"l", start_revision: 4, prev_kv: true, ..WatchSpec::default() });
+    let responses = fixture.drain();
     let sizes = |id| {
         let of_id = responses.iter().filter(|r| r.watch_id == id && !r.created);
         of_id.map(|r| r.events.len()).collect::<Vec<_>>()
@@ -104,22 +104,22 @@ fn a_revision_larger_than_a_chunk_comes_whole() {
     assert_eq!(sizes(1), [335, 1]);
     let deletes = responses.iter().find(|r| r.watch_id == 1 && r.events.len() == 335).unwrap();
     assert!(deletes.events.iter().all(|e| e.r#type == 1 && e.prev_kv.is_some()));
-    assert!(bench.hub.chunk.is_none());
+    assert!(fixture.hub.chunk.is_none());
 }
 
 #[test]
 fn previous_values_count_towards_the_bytes_of_a_step() {
-    let mut bench = Bench::new(Limits { chunk_bytes: 2000, ..Limits::default() });
+    let mut fixture = Fixture::new(Limits { chunk_bytes: 2000, ..Limits::default() });
     for key in ["a", "b", "c", "d", "e"] {
-        bench.put(key, &"x".repeat(900));
+        fixture.put(key, &"x".repeat(900));
     }
     for key in ["a", "b", "c", "d", "e"] {
-        bench.delete(key);
+        fixture.delete(key);
     }
-    bench.create(WatchSpec { key: b"a", range_end: b"z", start_revision: 7, prev_kv: true, ..WatchSpec::default() });
-    bench.create(WatchSpec { key: b"d", range_end: b"f", start_revision: 11, ..WatchSpec::default() });
-    bench.hub.from_head = true;
-    let responses = bench.drain();
+    fixture.create(WatchSpec { key: b"a", range_end: b"z", start_revision: 7, prev_kv: true, ..WatchSpec::default() });
+    fixture.create(WatchSpec { key: b"d", range_end: b"f", start_revision: 11, ..WatchSpec::default() });
+    fixture.hub.from_head = true;
+    let responses = fixture.drain();
     let of = |id| responses.iter().filter(move |r| r.watch_id == id && !r.created);
     assert_eq!(of(0).map(|r| r.events.len()).collect::<Vec<_>>(), [3, 2]);
     assert!(of(0).flat_map(|r| &r.events).all(|e| e.prev_kv.is_some()));
@@ -128,103 +128,103 @@ fn previous_values_count_towards_the_bytes_of_a_step() {
 
 #[test]
 fn compaction_ends_a_watcher_that_is_too_slow() {
-    let mut bench = Bench::new(Limits { queue_responses: 1, ..Limits::default() });
-    bench.create(WatchSpec { key: b"a", ..WatchSpec::default() });
+    let mut fixture = Fixture::new(Limits { queue_responses: 1, ..Limits::default() });
+    fixture.create(WatchSpec { key: b"a", ..WatchSpec::default() });
     for i in 0..10 {
-        bench.put("a", &i.to_string());
+        fixture.put("a", &i.to_string());
     }
-    bench.store.compact(8);
-    let responses = bench.drain();
+    fixture.store.compact(8);
+    let responses = fixture.drain();
     let last = responses.last().unwrap();
     assert_eq!((last.canceled, last.compact_revision, revision(last)), (true, 8, 0));
     assert!(last.cancel_reason.is_empty());
     assert_eq!(all_revisions(&responses), [2], "what was queued before is delivered");
-    assert_eq!(bench.hub.counts().watchers, 0);
+    assert_eq!(fixture.hub.counts().watchers, 0);
 }
 
 #[test]
 fn compaction_within_an_unfinished_revision_ends_its_watchers() {
-    let mut bench = Bench::new(Limits { chunk_rows: 4, ..Limits::default() });
+    let mut fixture = Fixture::new(Limits { chunk_rows: 4, ..Limits::default() });
     let puts: Vec<_> = (0..20).map(|i| Op::Put(vec![b'k', i], vec![])).collect();
-    bench.store.apply(&puts);
-    bench.store.apply(&puts);
-    bench.hub.lost();
-    bench.create(WatchSpec { key: b"k", range_end: b"l", start_revision: 2, ..WatchSpec::default() });
-    assert!(bench.hub.catch_up().unwrap() && bench.hub.chunk.is_some());
-    bench.store.compact(3);
-    let responses = bench.drain();
+    fixture.store.apply(&puts);
+    fixture.store.apply(&puts);
+    fixture.hub.lost();
+    fixture.create(WatchSpec { key: b"k", range_end: b"l", start_revision: 2, ..WatchSpec::default() });
+    assert!(fixture.hub.catch_up().unwrap() && fixture.hub.chunk.is_some());
+    fixture.store.compact(3);
+    let responses = fixture.drain();
     assert_eq!((responses.len(), responses[1].compact_revision), (2, 3));
-    assert!(bench.hub.chunk.is_none());
+    assert!(fixture.hub.chunk.is_none());
 }
 
 #[test]
 fn compaction_between_two_reads_of_a_step_leaves_no_gap() {
-    let mut bench = Bench::new(Limits::default());
+    let mut fixture = Fixture::new(Limits::default());
     for i in 0..30 {
-        bench.put("a", &i.to_string());
+        fixture.put("a", &i.to_string());
     }
-    bench.create(WatchSpec { key: b"a", start_revision: 2, ..WatchSpec::default() });
-    bench.create(WatchSpec { key: b"a", start_revision: 25, ..WatchSpec::default() });
-    bench.hub.from_head = true;
-    bench.store.compact_after_read(20);
-    let responses = bench.drain();
+    fixture.create(WatchSpec { key: b"a", start_revision: 2, ..WatchSpec::default() });
+    fixture.create(WatchSpec { key: b"a", start_revision: 25, ..WatchSpec::default() });
+    fixture.hub.from_head = true;
+    fixture.store.compact_after_read(20);
+    let responses = fixture.drain();
     assert!(responses.iter().any(|r| r.watch_id == 0 && r.compact_revision == 20));
     assert_eq!(all_revisions(&responses), (25..32).collect::<Vec<_>>(), "of the other");
 }
 
 #[test]
 fn members_of_a_group_may_be_slow_and_leave_in_any_order() {
-    let mut bench = Bench::new(Limits { queue_responses: 0, ..Limits::default() });
-    let streams: Vec<_> = (0..6).map(|_| bench.hub.open_stream(0)).collect();
+    let mut fixture = Fixture::new(Limits { queue_responses: 0, ..Limits::default() });
+    let streams: Vec<_> = (0..6).map(|_| fixture.hub.open_stream(0)).collect();
     for stream in &streams {
-        bench.hub.create(*stream, &WatchSpec { key: b"a", ..WatchSpec::default() });
+        fixture.hub.create(*stream, &WatchSpec { key: b"a", ..WatchSpec::default() });
     }
     // The answer to its creation fills the queue of a stream: take the answers of all streams but two.
     let slow = [streams[0], streams[3]];
-    streams.iter().filter(|stream| !slow.contains(stream)).for_each(|stream| _ = bench.hub.take(*stream));
-    bench.put("a", "1");
-    assert_eq!(bench.hub.counts().unsynced, 2);
+    streams.iter().filter(|stream| !slow.contains(stream)).for_each(|stream| _ = fixture.hub.take(*stream));
+    fixture.put("a", "1");
+    assert_eq!(fixture.hub.counts().unsynced, 2);
     for (left, closed) in [(5, 5), (4, 0), (3, 4), (2, 1), (1, 3), (0, 2)] {
-        bench.hub.close_stream(streams[closed]);
-        bench.put("a", "more");
+        fixture.hub.close_stream(streams[closed]);
+        fixture.put("a", "more");
         for stream in &streams {
-            while bench.hub.take(*stream).is_some() {}
+            while fixture.hub.take(*stream).is_some() {}
         }
-        bench.catch_up();
-        assert_eq!(bench.hub.counts().watchers, left);
+        fixture.catch_up();
+        assert_eq!(fixture.hub.counts().watchers, left);
     }
 }
 
 #[test]
 fn watchers_that_wait_for_room_are_not_kept_by_those_that_need_none() {
-    let mut bench = Bench::new(Limits { queue_responses: 2, ..Limits::default() });
+    let mut fixture = Fixture::new(Limits { queue_responses: 2, ..Limits::default() });
     for _ in 0..10 {
-        bench.create(WatchSpec { key: b"a", start_revision: 100, ..WatchSpec::default() });
+        fixture.create(WatchSpec { key: b"a", start_revision: 100, ..WatchSpec::default() });
     }
     for _ in 0..10 {
-        bench.create(WatchSpec { key: b"a", ..WatchSpec::default() });
+        fixture.create(WatchSpec { key: b"a", ..WatchSpec::default() });
     }
-    bench.put("a", "1");
-    bench.hub.lost();
-    let responses = bench.drain();
+    fixture.put("a", "1");
+    fixture.hub.lost();
+    let responses = fixture.drain();
     assert_eq!(all_revisions(&responses), [2; 10]);
-    assert_eq!(bench.hub.counts().unsynced, 0);
+    assert_eq!(fixture.hub.counts().unsynced, 0);
 }
 
 #[test]
 fn one_step_serves_a_bounded_number_of_watchers() {
-    let mut bench = Bench::new(Limits { chunk_watchers: 10, chunk_rows: 5, ..Limits::default() });
+    let mut fixture = Fixture::new(Limits { chunk_watchers: 10, chunk_rows: 5, ..Limits::default() });
     for i in 0..20 {
-        bench.put("k", &i.to_string());
+        fixture.put("k", &i.to_string());
     }
     // More groups than are compared one by one, and more watchers than one step serves.
     for i in 0..20u8 {
-        bench.create(WatchSpec { key: b"k", range_end: &[b'l', i], start_revision: 2, ..WatchSpec::default() });
+        fixture.create(WatchSpec { key: b"k", range_end: &[b'l', i], start_revision: 2, ..WatchSpec::default() });
     }
-    bench.take();
-    bench.hub.catch_up().unwrap();
-    assert_eq!(bench.take().len(), 10);
-    let responses = bench.drain();
+    fixture.take();
+    fixture.hub.catch_up().unwrap();
+    assert_eq!(fixture.take().len(), 10);
+    let responses = fixture.drain();
     for id in 0..20 {
         let of_id: Vec<_> = responses.iter().filter(|r| r.watch_id == id).cloned().collect();
         let from = 22 - all_revisions(&of_id).len() as i64;
@@ -235,29 +235,29 @@ fn one_step_serves_a_bounded_number_of_watchers() {
 
 #[test]
 fn a_watcher_near_the_head_does_not_wait_for_one_far_behind() {
-    let mut bench = Bench::new(Limits { chunk_rows: 10, ..Limits::default() });
+    let mut fixture = Fixture::new(Limits { chunk_rows: 10, ..Limits::default() });
     for i in 0..1000 {
-        bench.put("a", &i.to_string());
+        fixture.put("a", &i.to_string());
     }
-    bench.create(WatchSpec { key: b"a", start_revision: 2, ..WatchSpec::default() });
-    bench.create(WatchSpec { key: b"a", start_revision: 995, ..WatchSpec::default() });
-    bench.hub.catch_up().unwrap();
-    bench.hub.catch_up().unwrap();
-    let responses = bench.take();
+    fixture.create(WatchSpec { key: b"a", start_revision: 2, ..WatchSpec::default() });
+    fixture.create(WatchSpec { key: b"a", start_revision: 995, ..WatchSpec::default() });
+    fixture.hub.catch_up().unwrap();
+    fixture.hub.catch_up().unwrap();
+    let responses = fixture.take();
     assert!(responses.iter().any(|r| r.watch_id == 1 && r.events.len() == 7), "served in the first two steps");
     assert!(responses.iter().any(|r| r.watch_id == 0 && r.events.len() == 10), "and so is the other");
 }
 
 #[test]
 fn watchers_at_one_place_share_one_pass_and_one_encoding() {
-    let mut bench = Bench::new(Limits::default());
+    let mut fixture = Fixture::new(Limits::default());
     for i in 0..10 {
-        bench.put("a", &i.to_string());
+        fixture.put("a", &i.to_string());
     }
     for _ in 0..100 {
-        bench.create(WatchSpec { key: b"a", start_revision: 5, ..WatchSpec::default() });
+        fixture.create(WatchSpec { key: b"a", start_revision: 5, ..WatchSpec::default() });
     }
-    assert!(!bench.hub.catch_up().unwrap());
-    let counts = bench.hub.counts();
+    assert!(!fixture.hub.catch_up().unwrap());
+    let counts = fixture.hub.counts();
     assert_eq!((counts.unsynced, counts.groups, counts.events), (0, 1, 700));
 }

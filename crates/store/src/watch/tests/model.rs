@@ -99,7 +99,7 @@ struct Watched {
 }
 
 struct World {
-    bench: Bench,
+    fixture: Fixture,
     streams: Vec<StreamId>,
     mailbox: VecDeque<Arc<RevisionEvents>>,
     /// All changes so far.
@@ -119,9 +119,9 @@ impl World {
             fragment_bytes: 220,
             progress_interval_ms: 100,
         };
-        let mut bench = Bench::new(limits);
-        let streams = (0..STREAMS).map(|_| bench.hub.open_stream(0)).collect();
-        Self { bench, streams, mailbox: VecDeque::new(), changes: vec![], watched: vec![], now_ms: 0 }
+        let mut fixture = Fixture::new(limits);
+        let streams = (0..STREAMS).map(|_| fixture.hub.open_stream(0)).collect();
+        Self { fixture, streams, mailbox: VecDeque::new(), changes: vec![], watched: vec![], now_ms: 0 }
     }
 
     fn run(&mut self, step: &Step) {
@@ -129,36 +129,36 @@ impl World {
             Step::Write(ops) => self.write(ops),
             Step::Deliver(count) => {
                 for events in self.mailbox.drain(..self.mailbox.len().min(*count)) {
-                    self.bench.hub.publish(&events);
+                    self.fixture.hub.publish(&events);
                 }
             }
             Step::Lose => {
                 self.mailbox.clear();
-                self.bench.hub.lost();
+                self.fixture.hub.lost();
             }
             Step::Drop(count) => drop(self.mailbox.drain(..self.mailbox.len().min(*count))),
             Step::Create(wanted) => self.create(wanted),
             Step::Cancel(index) => {
                 if let Some(watched) = self.watched.get_mut(*index) {
-                    self.bench.hub.cancel(self.streams[watched.stream], watched.watch_id);
+                    self.fixture.hub.cancel(self.streams[watched.stream], watched.watch_id);
                     watched.cancelled = true;
                 }
             }
             Step::Take(stream, count) => (0..*count).for_each(|_| _ = self.take(*stream)),
-            Step::CatchUp(count) => (0..*count).for_each(|_| _ = self.bench.hub.catch_up().unwrap()),
+            Step::CatchUp(count) => (0..*count).for_each(|_| _ = self.fixture.hub.catch_up().unwrap()),
             Step::Compact(behind) => {
-                let at = self.bench.store.current_revision() - behind;
-                if at > self.bench.store.compact_revision() {
-                    self.bench.store.compact(at);
+                let at = self.fixture.store.current_revision() - behind;
+                if at > self.fixture.store.compact_revision() {
+                    self.fixture.store.compact(at);
                 }
             }
             Step::CompactDuringRead(behind) => {
-                self.bench.store.compact_after_read(self.bench.store.current_revision() - behind);
+                self.fixture.store.compact_after_read(self.fixture.store.current_revision() - behind);
             }
-            Step::Progress(stream) => self.bench.hub.progress(self.streams[*stream]),
+            Step::Progress(stream) => self.fixture.hub.progress(self.streams[*stream]),
             Step::Tick => {
                 self.now_ms += 60;
-                self.bench.hub.tick(self.now_ms);
+                self.fixture.hub.tick(self.now_ms);
             }
         }
     }
@@ -173,14 +173,14 @@ impl World {
             fresh
         };
         let ops: Vec<_> = ops.iter().filter(fresh).cloned().collect();
-        if let Some(events) = self.bench.store.apply(&ops) {
+        if let Some(events) = self.fixture.store.apply(&ops) {
             self.mailbox.push_back(events.clone());
             self.changes.push(events);
         }
     }
 
     fn create(&mut self, wanted: &Wanted) {
-        let current = self.bench.store.current_revision();
+        let current = self.fixture.store.current_revision();
         let start_revision = wanted.start.map_or(0, |start| (current + start).max(1));
         let spec = WatchSpec {
             key: &wanted.key,
@@ -193,7 +193,7 @@ impl World {
             progress_notify: wanted.progress_notify,
             watch_id: self.watched.len() as i64 + 1,
         };
-        self.bench.hub.create(self.streams[wanted.stream], &spec);
+        self.fixture.hub.create(self.streams[wanted.stream], &spec);
         let is_empty =
             wanted.range_end.len() + usize::from(wanted.range_end != [0]) > 1 && wanted.range_end <= wanted.key;
         let start = if start_revision == 0 { current + 1 } else { start_revision };
@@ -212,7 +212,7 @@ impl World {
 
     /// Takes a response and checks it against the oracle; `None` if the queue is empty.
     fn take(&mut self, stream: usize) -> Option<()> {
-        let response = decode(self.bench.hub.take(self.streams[stream])?);
+        let response = decode(self.fixture.hub.take(self.streams[stream])?);
         let header = revision(&response);
         if response.watch_id == -1 {
             if !response.created {
@@ -244,15 +244,15 @@ impl World {
     /// Delivers everything, drains everything, and checks every watcher.
     fn finish(&mut self) {
         self.run(&Step::Deliver(usize::MAX));
-        self.bench.hub.lost();
+        self.fixture.hub.lost();
         loop {
-            while self.bench.hub.catch_up().unwrap() {}
+            while self.fixture.hub.catch_up().unwrap() {}
             let taken = (0..STREAMS).filter(|stream| self.take(*stream).is_some()).count();
             if taken == 0 {
                 break;
             }
         }
-        assert_eq!(self.bench.hub.counts().unsynced, 0, "everyone has caught up");
+        assert_eq!(self.fixture.hub.counts().unsynced, 0, "everyone has caught up");
         for watched in &self.watched {
             assert!(!watched.unfinished, "a fragment without an end");
             match watched.ended {
@@ -265,9 +265,9 @@ impl World {
             }
         }
         for stream in self.streams.clone() {
-            self.bench.hub.close_stream(stream);
+            self.fixture.hub.close_stream(stream);
         }
-        let counts = self.bench.hub.counts();
+        let counts = self.fixture.hub.counts();
         assert_eq!((counts.streams, counts.watchers, counts.groups, counts.queued), (1, 0, 0, 0), "all but the unused");
     }
 }

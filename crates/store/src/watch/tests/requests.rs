@@ -10,13 +10,13 @@ fn prefix<'a>(key: &'a [u8], range_end: &'a [u8]) -> WatchSpec<'a> {
 
 #[test]
 fn a_watcher_without_a_start_sees_what_happens_from_now_on() {
-    let mut bench = Bench::new(Limits::default());
-    bench.put("a", "before");
-    bench.create(WatchSpec { key: b"a", ..WatchSpec::default() });
-    bench.put("a", "1");
-    bench.put("b", "other");
-    bench.delete("a");
-    let responses = bench.take();
+    let mut fixture = Fixture::new(Limits::default());
+    fixture.put("a", "before");
+    fixture.create(WatchSpec { key: b"a", ..WatchSpec::default() });
+    fixture.put("a", "1");
+    fixture.put("b", "other");
+    fixture.delete("a");
+    let responses = fixture.take();
     assert!(responses[0].created && !responses[0].canceled && responses[0].events.is_empty());
     assert_eq!((responses[0].watch_id, revision(&responses[0])), (0, 2));
     let events: Vec<_> = responses[1..].iter().map(|r| (revision(r), text(&r.events))).collect();
@@ -33,25 +33,25 @@ fn ranges_are_read_as_in_etcd() {
         (b"\0", b"\0", vec!["a", "b", "c", "d"]),
         (b"", b"c", vec!["a", "b"]),
     ] {
-        let mut bench = Bench::new(Limits::default());
-        bench.create(prefix(key, range_end));
-        ["a", "b", "c", "d"].iter().for_each(|key| bench.put(key, ""));
-        let keys: Vec<_> = bench.take()[1..].iter().map(|r| r.events[0].kv.clone().unwrap().key).collect();
+        let mut fixture = Fixture::new(Limits::default());
+        fixture.create(prefix(key, range_end));
+        ["a", "b", "c", "d"].iter().for_each(|key| fixture.put(key, ""));
+        let keys: Vec<_> = fixture.take()[1..].iter().map(|r| r.events[0].kv.clone().unwrap().key).collect();
         assert_eq!(keys, expected, "{key:?} to {range_end:?}");
     }
 }
 
 #[test]
 fn refused_creations_answer_with_id_minus_one_and_leave_the_stream_alone() {
-    let mut bench = Bench::new(Limits::default());
-    bench.put("a", "1");
-    bench.create(WatchSpec { key: b"a", watch_id: 5, ..WatchSpec::default() });
-    bench.create(WatchSpec { key: b"b", watch_id: 5, ..WatchSpec::default() });
-    bench.create(prefix(b"b", b"b"));
-    bench.create(prefix(b"b", b"a"));
-    bench.create(WatchSpec { key: b"a", start_revision: -1, ..WatchSpec::default() });
-    bench.hub.refuse(bench.stream, "rpc error: code = PermissionDenied desc = etcdserver: permission denied");
-    let responses = bench.take();
+    let mut fixture = Fixture::new(Limits::default());
+    fixture.put("a", "1");
+    fixture.create(WatchSpec { key: b"a", watch_id: 5, ..WatchSpec::default() });
+    fixture.create(WatchSpec { key: b"b", watch_id: 5, ..WatchSpec::default() });
+    fixture.create(prefix(b"b", b"b"));
+    fixture.create(prefix(b"b", b"a"));
+    fixture.create(WatchSpec { key: b"a", start_revision: -1, ..WatchSpec::default() });
+    fixture.hub.refuse(fixture.stream, "rpc error: code = PermissionDenied desc = etcdserver: permission denied");
+    let responses = fixture.take();
     let refused: Vec<_> = responses[1..].iter().map(|r| r.cancel_reason.as_str()).collect();
     assert_eq!(
         refused,
@@ -67,33 +67,33 @@ fn refused_creations_answer_with_id_minus_one_and_leave_the_stream_alone() {
         assert!(r.created && r.canceled, "{r:?}");
         assert_eq!((r.watch_id, revision(r), r.compact_revision), (-1, 2, 0));
     }
-    bench.put("a", "2");
-    assert_eq!(text(&bench.take()[0].events), ["put a=2@3"]);
-    assert_eq!(bench.hub.counts().watchers, 1);
+    fixture.put("a", "2");
+    assert_eq!(text(&fixture.take()[0].events), ["put a=2@3"]);
+    assert_eq!(fixture.hub.counts().watchers, 1);
 }
 
 #[test]
 fn ids_count_from_zero_and_skip_those_that_the_client_chose() {
-    let mut bench = Bench::new(Limits::default());
+    let mut fixture = Fixture::new(Limits::default());
     for watch_id in [0, 1, 2, 0, 7, 0] {
-        bench.create(WatchSpec { key: b"a", watch_id, ..WatchSpec::default() });
+        fixture.create(WatchSpec { key: b"a", watch_id, ..WatchSpec::default() });
     }
-    bench.hub.cancel(bench.stream, 0);
-    bench.create(WatchSpec { key: b"a", ..WatchSpec::default() });
-    let ids: Vec<_> = bench.take().iter().filter(|r| r.created).map(|r| r.watch_id).collect();
+    fixture.hub.cancel(fixture.stream, 0);
+    fixture.create(WatchSpec { key: b"a", ..WatchSpec::default() });
+    let ids: Vec<_> = fixture.take().iter().filter(|r| r.created).map(|r| r.watch_id).collect();
     assert_eq!(ids, [0, 1, 2, 3, 7, 4, 5], "a cancelled id is not given again");
 }
 
 #[test]
 fn a_compacted_start_is_created_and_then_cancelled() {
-    let mut bench = Bench::new(Limits::default());
+    let mut fixture = Fixture::new(Limits::default());
     for i in 0..5 {
-        bench.put("a", &i.to_string());
+        fixture.put("a", &i.to_string());
     }
-    bench.store.compact(4);
-    bench.create(WatchSpec { key: b"a", start_revision: 3, ..WatchSpec::default() });
-    bench.create(WatchSpec { key: b"a", start_revision: 4, ..WatchSpec::default() });
-    let responses = bench.drain();
+    fixture.store.compact(4);
+    fixture.create(WatchSpec { key: b"a", start_revision: 3, ..WatchSpec::default() });
+    fixture.create(WatchSpec { key: b"a", start_revision: 4, ..WatchSpec::default() });
+    let responses = fixture.drain();
     assert!(responses[0].created && !responses[0].canceled);
     let canceled = &responses[1];
     assert!(canceled.canceled && !canceled.created && canceled.cancel_reason.is_empty());
@@ -107,52 +107,52 @@ fn a_compacted_start_is_created_and_then_cancelled() {
 
 #[test]
 fn a_tombstone_at_the_compacted_revision_is_delivered() {
-    let mut bench = Bench::new(Limits::default());
-    bench.put("a", "1");
-    bench.delete("a");
-    bench.store.compact(3);
-    bench.create(WatchSpec { key: b"a", start_revision: 3, prev_kv: true, ..WatchSpec::default() });
-    let responses = bench.drain();
+    let mut fixture = Fixture::new(Limits::default());
+    fixture.put("a", "1");
+    fixture.delete("a");
+    fixture.store.compact(3);
+    fixture.create(WatchSpec { key: b"a", start_revision: 3, prev_kv: true, ..WatchSpec::default() });
+    let responses = fixture.drain();
     assert_eq!(text(&responses[1].events), ["del a@3"], "and its previous value is compacted");
 }
 
 #[test]
 fn a_future_start_begins_at_its_revision() {
-    let mut bench = Bench::new(Limits::default());
-    bench.create(WatchSpec { key: b"a", start_revision: 4, ..WatchSpec::default() });
+    let mut fixture = Fixture::new(Limits::default());
+    fixture.create(WatchSpec { key: b"a", start_revision: 4, ..WatchSpec::default() });
     for i in 0..4 {
-        bench.put("a", &i.to_string());
+        fixture.put("a", &i.to_string());
     }
-    let responses = bench.take();
+    let responses = fixture.take();
     assert_eq!(responses[1..].iter().map(revision).collect::<Vec<_>>(), [4, 5]);
 }
 
 #[test]
 fn a_future_start_survives_a_loss() {
-    let mut bench = Bench::new(Limits::default());
-    bench.create(WatchSpec { key: b"a", start_revision: 5, ..WatchSpec::default() });
-    bench.store.put("a", "2");
-    bench.hub.lost();
-    bench.catch_up();
+    let mut fixture = Fixture::new(Limits::default());
+    fixture.create(WatchSpec { key: b"a", start_revision: 5, ..WatchSpec::default() });
+    fixture.store.put("a", "2");
+    fixture.hub.lost();
+    fixture.catch_up();
     for i in 3..7 {
-        bench.put("a", &i.to_string());
+        fixture.put("a", &i.to_string());
     }
-    assert_eq!(bench.drain()[1..].iter().map(revision).collect::<Vec<_>>(), [5, 6]);
+    assert_eq!(fixture.drain()[1..].iter().map(revision).collect::<Vec<_>>(), [5, 6]);
 }
 
 #[test]
 fn filters_and_previous_values() {
-    let mut bench = Bench::new(Limits::default());
-    bench.put("a", "0");
+    let mut fixture = Fixture::new(Limits::default());
+    fixture.put("a", "0");
     let spec = WatchSpec { key: b"a", ..WatchSpec::default() };
-    bench.create(WatchSpec { no_put: true, ..spec });
-    bench.create(WatchSpec { no_delete: true, ..spec });
-    bench.create(WatchSpec { no_put: true, no_delete: true, ..spec });
-    bench.create(WatchSpec { prev_kv: true, ..spec });
-    bench.create(WatchSpec { prev_kv: true, start_revision: 2, ..spec });
-    bench.put("a", "1");
-    bench.delete("a");
-    let responses = bench.drain();
+    fixture.create(WatchSpec { no_put: true, ..spec });
+    fixture.create(WatchSpec { no_delete: true, ..spec });
+    fixture.create(WatchSpec { no_put: true, no_delete: true, ..spec });
+    fixture.create(WatchSpec { prev_kv: true, ..spec });
+    fixture.create(WatchSpec { prev_kv: true, start_revision: 2, ..spec });
+    fixture.put("a", "1");
+    fixture.delete("a");
+    let responses = fixture.drain();
     let of = |id| {
         let of_id = responses.iter().filter(|r| r.watch_id == id && !r.created);
         of_id.flat_map(|r| text(&r.events)).collect::<Vec<_>>()
@@ -166,222 +166,222 @@ fn filters_and_previous_values() {
 
 #[test]
 fn a_delete_event_has_the_key_and_the_revision_alone() {
-    let mut bench = Bench::new(Limits::default());
-    bench.create(WatchSpec { key: b"a", ..WatchSpec::default() });
-    bench.put("a", "1");
-    bench.delete("a");
-    let event = bench.take().pop().unwrap().events.remove(0);
+    let mut fixture = Fixture::new(Limits::default());
+    fixture.create(WatchSpec { key: b"a", ..WatchSpec::default() });
+    fixture.put("a", "1");
+    fixture.delete("a");
+    let event = fixture.take().pop().unwrap().events.remove(0);
     let expected = KeyValue { key: "a".into(), mod_revision: 3, ..KeyValue::default() };
     assert_eq!((event.r#type, event.kv, event.prev_kv), (1, Some(expected), None));
 }
 
 #[test]
 fn cancelling_answers_only_for_a_watcher_that_exists() {
-    let mut bench = Bench::new(Limits::default());
-    bench.create(WatchSpec { key: b"a", ..WatchSpec::default() });
-    bench.hub.cancel(bench.stream, 9);
-    bench.hub.cancel(bench.stream, 0);
-    bench.hub.cancel(bench.stream, 0);
-    bench.put("a", "1");
-    let responses = bench.take();
+    let mut fixture = Fixture::new(Limits::default());
+    fixture.create(WatchSpec { key: b"a", ..WatchSpec::default() });
+    fixture.hub.cancel(fixture.stream, 9);
+    fixture.hub.cancel(fixture.stream, 0);
+    fixture.hub.cancel(fixture.stream, 0);
+    fixture.put("a", "1");
+    let responses = fixture.take();
     assert_eq!(responses.len(), 2);
     assert!(responses[1].canceled && responses[1].cancel_reason.is_empty() && responses[1].watch_id == 0);
-    assert_eq!(bench.hub.counts().groups, 0);
+    assert_eq!(fixture.hub.counts().groups, 0);
 }
 
 #[test]
 fn requested_progress_is_for_streams_whose_watchers_are_all_synced() {
-    let mut bench = Bench::new(Limits::default());
-    bench.hub.progress(bench.stream);
-    assert!(bench.take().is_empty(), "no watchers");
-    bench.put("a", "1");
-    bench.create(WatchSpec { key: b"a", start_revision: 2, ..WatchSpec::default() });
-    bench.take();
-    bench.hub.progress(bench.stream);
-    assert!(bench.take().is_empty(), "dropped silently while a watcher is behind");
-    bench.drain();
-    bench.hub.progress(bench.stream);
-    let responses = bench.take();
+    let mut fixture = Fixture::new(Limits::default());
+    fixture.hub.progress(fixture.stream);
+    assert!(fixture.take().is_empty(), "no watchers");
+    fixture.put("a", "1");
+    fixture.create(WatchSpec { key: b"a", start_revision: 2, ..WatchSpec::default() });
+    fixture.take();
+    fixture.hub.progress(fixture.stream);
+    assert!(fixture.take().is_empty(), "dropped silently while a watcher is behind");
+    fixture.drain();
+    fixture.hub.progress(fixture.stream);
+    let responses = fixture.take();
     assert_eq!(responses.len(), 1);
     assert_eq!((responses[0].watch_id, revision(&responses[0])), (-1, 2));
     assert!(!responses[0].created && !responses[0].canceled && responses[0].events.is_empty());
-    bench.create(WatchSpec { key: b"a", start_revision: 9, ..WatchSpec::default() });
-    bench.take();
-    bench.hub.progress(bench.stream);
-    assert!(bench.take().is_empty(), "a watcher begins in the future");
+    fixture.create(WatchSpec { key: b"a", start_revision: 9, ..WatchSpec::default() });
+    fixture.take();
+    fixture.hub.progress(fixture.stream);
+    assert!(fixture.take().is_empty(), "a watcher begins in the future");
 }
 
 #[test]
 fn requested_progress_waits_for_events_that_are_on_their_way() {
-    let mut bench = Bench::new(Limits::default());
-    bench.create(WatchSpec { key: b"a", ..WatchSpec::default() });
-    bench.take();
-    let first = bench.store.put("b", "1");
-    let second = bench.store.put("a", "2");
-    bench.hub.progress(bench.stream);
-    bench.hub.progress(bench.stream);
-    assert!(bench.take().is_empty(), "revision 3 is current, but its event has not come");
-    bench.hub.publish(&first);
-    assert!(bench.take().is_empty());
-    bench.hub.publish(&second);
-    let responses = bench.take();
+    let mut fixture = Fixture::new(Limits::default());
+    fixture.create(WatchSpec { key: b"a", ..WatchSpec::default() });
+    fixture.take();
+    let first = fixture.store.put("b", "1");
+    let second = fixture.store.put("a", "2");
+    fixture.hub.progress(fixture.stream);
+    fixture.hub.progress(fixture.stream);
+    assert!(fixture.take().is_empty(), "revision 3 is current, but its event has not come");
+    fixture.hub.publish(&first);
+    assert!(fixture.take().is_empty());
+    fixture.hub.publish(&second);
+    let responses = fixture.take();
     assert_eq!(text(&responses[0].events), ["put a=2@3"]);
     assert_eq!((responses.len(), responses[1].watch_id, revision(&responses[1])), (2, -1, 3));
 }
 
 #[test]
 fn a_progress_request_is_answered_together_with_an_earlier_one_that_waits() {
-    let mut bench = Bench::new(Limits::default());
-    bench.create(WatchSpec { key: b"a", ..WatchSpec::default() });
-    bench.take();
+    let mut fixture = Fixture::new(Limits::default());
+    fixture.create(WatchSpec { key: b"a", ..WatchSpec::default() });
+    fixture.take();
     let events = [(); 2].map(|()| {
-        let events = bench.store.put("b", "1");
-        bench.hub.progress(bench.stream);
+        let events = fixture.store.put("b", "1");
+        fixture.hub.progress(fixture.stream);
         events
     });
-    bench.hub.publish(&events[0]);
-    let answers: Vec<_> = bench.take().iter().map(|r| (r.watch_id, revision(r))).collect();
+    fixture.hub.publish(&events[0]);
+    let answers: Vec<_> = fixture.take().iter().map(|r| (r.watch_id, revision(r))).collect();
     assert_eq!(answers, [(-1, 2)]);
-    bench.hub.publish(&events[1]);
-    assert!(bench.take().is_empty(), "one answer for both");
-    bench.hub.progress(bench.stream);
-    assert_eq!(bench.take().len(), 1, "no request waits any more");
+    fixture.hub.publish(&events[1]);
+    assert!(fixture.take().is_empty(), "one answer for both");
+    fixture.hub.progress(fixture.stream);
+    assert_eq!(fixture.take().len(), 1, "no request waits any more");
 }
 
 #[test]
 fn requests_for_progress_cost_the_same_however_many_streams_wait() {
     const STREAMS: u64 = 20_000;
-    let mut bench = Bench::new(Limits::default());
-    let streams: Vec<_> = (0..STREAMS).map(|now| bench.hub.open_stream(now)).collect();
+    let mut fixture = Fixture::new(Limits::default());
+    let streams: Vec<_> = (0..STREAMS).map(|now| fixture.hub.open_stream(now)).collect();
     for stream in &streams {
-        bench.hub.create(*stream, &WatchSpec { key: b"a", ..WatchSpec::default() });
-        bench.hub.take(*stream);
+        fixture.hub.create(*stream, &WatchSpec { key: b"a", ..WatchSpec::default() });
+        fixture.hub.take(*stream);
     }
-    let events: Vec<_> = (0..10).map(|_| bench.store.put("b", "1")).collect();
+    let events: Vec<_> = (0..10).map(|_| fixture.store.put("b", "1")).collect();
     let began = Instant::now();
     for stream in &streams {
-        bench.hub.progress(*stream);
+        fixture.hub.progress(*stream);
     }
     for published in &events {
-        assert!(bench.hub.take(streams[0]).is_none(), "the revision of the request is not published yet");
-        bench.hub.publish(published);
+        assert!(fixture.hub.take(streams[0]).is_none(), "the revision of the request is not published yet");
+        fixture.hub.publish(published);
     }
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     for stream in streams {
-        let response = bench.hub.take(stream).expect("progress");
+        let response = fixture.hub.take(stream).expect("progress");
         assert_eq!((response.watch_id, response.revision), (-1, 11));
-        assert!(bench.hub.take(stream).is_none(), "one answer");
+        assert!(fixture.hub.take(stream).is_none(), "one answer");
     }
 }
 
 #[test]
 fn a_hub_that_was_left_out_while_it_had_no_watchers_knows_where_it_is() {
-    let mut bench = Bench::new(Limits::new(1 << 20, 1000));
-    bench.store.put("a", "1");
-    bench.create(WatchSpec { key: b"a", progress_notify: true, ..WatchSpec::default() });
-    bench.hub.progress(bench.stream);
-    bench.hub.tick(1100);
-    let progress: Vec<_> = bench.take()[1..].iter().map(|r| (r.watch_id, revision(r))).collect();
+    let mut fixture = Fixture::new(Limits::new(1 << 20, 1000));
+    fixture.store.put("a", "1");
+    fixture.create(WatchSpec { key: b"a", progress_notify: true, ..WatchSpec::default() });
+    fixture.hub.progress(fixture.stream);
+    fixture.hub.tick(1100);
+    let progress: Vec<_> = fixture.take()[1..].iter().map(|r| (r.watch_id, revision(r))).collect();
     assert_eq!(progress, [(-1, 2), (0, 2)]);
-    bench.put("a", "2");
-    assert_eq!(text(&bench.take()[0].events), ["put a=2@3"]);
+    fixture.put("a", "2");
+    assert_eq!(text(&fixture.take()[0].events), ["put a=2@3"]);
 }
 
 #[test]
 fn quiet_watchers_hear_of_progress() {
-    let mut bench = Bench::new(Limits::new(1 << 20, 1000));
+    let mut fixture = Fixture::new(Limits::new(1 << 20, 1000));
     let interval_ms = 1100;
     let spec = WatchSpec { key: b"a", progress_notify: true, ..WatchSpec::default() };
-    bench.create(spec);
-    bench.create(WatchSpec { key: b"b", ..spec });
-    bench.create(WatchSpec { key: b"a", progress_notify: false, ..spec });
-    bench.create(WatchSpec { start_revision: 100, ..spec });
-    bench.put("a", "1");
-    bench.take();
-    bench.hub.tick(999);
-    assert!(bench.take().is_empty(), "not before the interval is over");
-    bench.hub.tick(interval_ms);
-    let ids: Vec<_> = bench.take().iter().map(|r| (r.watch_id, revision(r))).collect();
+    fixture.create(spec);
+    fixture.create(WatchSpec { key: b"b", ..spec });
+    fixture.create(WatchSpec { key: b"a", progress_notify: false, ..spec });
+    fixture.create(WatchSpec { start_revision: 100, ..spec });
+    fixture.put("a", "1");
+    fixture.take();
+    fixture.hub.tick(999);
+    assert!(fixture.take().is_empty(), "not before the interval is over");
+    fixture.hub.tick(interval_ms);
+    let ids: Vec<_> = fixture.take().iter().map(|r| (r.watch_id, revision(r))).collect();
     assert_eq!(ids, [(1, 2)], "watcher 0 had an event, 2 did not ask, 3 begins in the future");
-    bench.hub.tick(2 * interval_ms);
-    let ids: Vec<_> = bench.take().iter().map(|r| (r.watch_id, revision(r))).collect();
+    fixture.hub.tick(2 * interval_ms);
+    let ids: Vec<_> = fixture.take().iter().map(|r| (r.watch_id, revision(r))).collect();
     assert_eq!(ids, [(0, 2), (1, 2)]);
-    assert!(bench.hub.next_deadline_ms().is_some_and(|at| at >= 2 * interval_ms + 1000));
+    assert!(fixture.hub.next_deadline_ms().is_some_and(|at| at >= 2 * interval_ms + 1000));
 }
 
 #[test]
 fn closed_streams_leave_nothing_behind() {
-    let mut bench = Bench::new(Limits { queue_responses: 1, ..Limits::default() });
-    bench.hub.close_stream(bench.stream);
-    let empty = bench.hub.counts();
-    bench.put("k", "0");
+    let mut fixture = Fixture::new(Limits { queue_responses: 1, ..Limits::default() });
+    fixture.hub.close_stream(fixture.stream);
+    let empty = fixture.hub.counts();
+    fixture.put("k", "0");
     for round in 0..10_000 {
-        let stream = bench.hub.open_stream(round);
+        let stream = fixture.hub.open_stream(round);
         let key = format!("k{}", round % 7);
-        bench.hub.create(stream, &WatchSpec { key: key.as_bytes(), ..WatchSpec::default() });
-        bench
+        fixture.hub.create(stream, &WatchSpec { key: key.as_bytes(), ..WatchSpec::default() });
+        fixture
             .hub
             .create(stream, &WatchSpec { key: b"k", range_end: b"l", progress_notify: true, ..WatchSpec::default() });
-        bench.hub.create(stream, &WatchSpec { key: b"k", start_revision: 2, ..WatchSpec::default() });
-        bench.hub.create(stream, &WatchSpec { key: b"k", start_revision: 1 << 40, ..WatchSpec::default() });
-        bench.hub.progress(stream);
+        fixture.hub.create(stream, &WatchSpec { key: b"k", start_revision: 2, ..WatchSpec::default() });
+        fixture.hub.create(stream, &WatchSpec { key: b"k", start_revision: 1 << 40, ..WatchSpec::default() });
+        fixture.hub.progress(stream);
         match round % 3 {
-            0 => bench.catch_up(),
-            1 => bench.hub.lost(),
-            _ => bench.put(&key, ""),
+            0 => fixture.catch_up(),
+            1 => fixture.hub.lost(),
+            _ => fixture.put(&key, ""),
         }
-        assert_eq!(bench.hub.counts().watchers, 4);
-        bench.hub.close_stream(stream);
-        bench.hub.create(stream, &WatchSpec { key: b"k", ..WatchSpec::default() });
-        assert!(bench.hub.take(stream).is_none(), "a closed stream gives nothing");
+        assert_eq!(fixture.hub.counts().watchers, 4);
+        fixture.hub.close_stream(stream);
+        fixture.hub.create(stream, &WatchSpec { key: b"k", ..WatchSpec::default() });
+        assert!(fixture.hub.take(stream).is_none(), "a closed stream gives nothing");
     }
-    let counts = bench.hub.counts();
+    let counts = fixture.hub.counts();
     assert_eq!(counts.queued, 0);
     assert_eq!(super::super::Counts { events: 0, ..counts }, empty);
-    assert!(bench.hub.ready.is_empty() && bench.hub.next_woken().is_none());
-    assert!(bench.hub.deadlines.is_empty() && bench.hub.progress_waiting.is_empty());
+    assert!(fixture.hub.ready.is_empty() && fixture.hub.next_woken().is_none());
+    assert!(fixture.hub.deadlines.is_empty() && fixture.hub.progress_waiting.is_empty());
 }
 
 #[test]
 fn a_closed_stream_is_not_mistaken_for_the_stream_that_took_its_place() {
-    let mut bench = Bench::new(Limits::default());
-    let closed = bench.stream;
+    let mut fixture = Fixture::new(Limits::default());
+    let closed = fixture.stream;
     let spec = WatchSpec { key: b"a", ..WatchSpec::default() };
-    bench.create(spec);
+    fixture.create(spec);
     // With a watcher of another stream, the hub waits for the revisions that it was not told of.
-    let other = bench.hub.open_stream(0);
-    bench.hub.create(other, &spec);
-    let events = bench.store.put("b", "1");
-    bench.hub.progress(closed);
-    bench.hub.close_stream(closed);
-    bench.stream = bench.hub.open_stream(0);
-    assert_eq!(bench.stream.slot, closed.slot);
-    bench.create(spec);
-    assert_eq!(bench.take().len(), 1);
+    let other = fixture.hub.open_stream(0);
+    fixture.hub.create(other, &spec);
+    let events = fixture.store.put("b", "1");
+    fixture.hub.progress(closed);
+    fixture.hub.close_stream(closed);
+    fixture.stream = fixture.hub.open_stream(0);
+    assert_eq!(fixture.stream.slot, closed.slot);
+    fixture.create(spec);
+    assert_eq!(fixture.take().len(), 1);
 
-    bench.hub.publish(&events);
-    assert!(bench.take().is_empty(), "the progress request was another stream's");
-    bench.hub.create(closed, &spec);
-    bench.hub.refuse(closed, "refused");
-    bench.hub.cancel(closed, 0);
-    bench.hub.progress(closed);
-    assert!(bench.take().is_empty(), "and so are these requests");
-    assert!(!bench.hub.accepts_requests(closed) && bench.hub.accepts_requests(bench.stream));
-    bench.put("a", "2");
-    assert!(bench.hub.take(closed).is_none());
-    bench.hub.close_stream(closed);
-    assert_eq!(text(&bench.take()[0].events), ["put a=2@3"]);
+    fixture.hub.publish(&events);
+    assert!(fixture.take().is_empty(), "the progress request was another stream's");
+    fixture.hub.create(closed, &spec);
+    fixture.hub.refuse(closed, "refused");
+    fixture.hub.cancel(closed, 0);
+    fixture.hub.progress(closed);
+    assert!(fixture.take().is_empty(), "and so are these requests");
+    assert!(!fixture.hub.accepts_requests(closed) && fixture.hub.accepts_requests(fixture.stream));
+    fixture.put("a", "2");
+    assert!(fixture.hub.take(closed).is_none());
+    fixture.hub.close_stream(closed);
+    assert_eq!(text(&fixture.take()[0].events), ["put a=2@3"]);
 }
 
 #[test]
 fn a_client_that_asks_without_reading_is_made_to_wait() {
-    let mut bench = Bench::new(Limits { queue_responses: 3, ..Limits::default() });
+    let mut fixture = Fixture::new(Limits { queue_responses: 3, ..Limits::default() });
     let mut asked = 0;
-    while bench.hub.accepts_requests(bench.stream) {
-        bench.create(WatchSpec { key: b"a", ..WatchSpec::default() });
+    while fixture.hub.accepts_requests(fixture.stream) {
+        fixture.create(WatchSpec { key: b"a", ..WatchSpec::default() });
         asked += 1;
     }
     assert_eq!(asked, 3);
-    bench.take();
-    assert!(bench.hub.accepts_requests(bench.stream));
+    fixture.take();
+    assert!(fixture.hub.accepts_requests(fixture.stream));
 }

@@ -4,10 +4,10 @@ use super::*;
 
 const LARGE: usize = 100;
 
-fn large_revision(bench: &mut Bench, value_bytes: usize) {
+fn large_revision(fixture: &mut Fixture, value_bytes: usize) {
     let puts: Vec<_> = (0..LARGE).map(|i| Op::Put(format!("k{i:03}").into_bytes(), vec![b'x'; value_bytes])).collect();
-    let events = bench.store.apply(&puts).unwrap();
-    bench.hub.publish(&events);
+    let events = fixture.store.apply(&puts).unwrap();
+    fixture.hub.publish(&events);
 }
 
 fn watch_all(fragment: bool) -> WatchSpec<'static> {
@@ -19,11 +19,11 @@ fn large_responses_are_fragmented_for_those_who_asked() {
     // Small events are encoded once; large ones are encoded during sending.
     for value_bytes in [100, 2000] {
         let limit = 10 * value_bytes;
-        let mut bench = Bench::new(Limits { fragment_bytes: limit, ..Limits::default() });
-        bench.create(watch_all(false));
-        bench.create(watch_all(true));
-        large_revision(&mut bench, value_bytes);
-        let responses = bench.take();
+        let mut fixture = Fixture::new(Limits { fragment_bytes: limit, ..Limits::default() });
+        fixture.create(watch_all(false));
+        fixture.create(watch_all(true));
+        large_revision(&mut fixture, value_bytes);
+        let responses = fixture.take();
         let of = |id| responses.iter().filter(move |r| r.watch_id == id && !r.created);
         assert_eq!(of(0).map(|r| (r.events.len(), r.fragment)).collect::<Vec<_>>(), [(LARGE, false)]);
         let fragments: Vec<_> = of(1).collect();
@@ -38,30 +38,30 @@ fn large_responses_are_fragmented_for_those_who_asked() {
 
 #[test]
 fn a_single_event_is_never_fragmented() {
-    let mut bench = Bench::new(Limits { fragment_bytes: 100, ..Limits::default() });
-    bench.create(watch_all(true));
-    bench.put("k", &"x".repeat(1000));
-    let responses = bench.take();
+    let mut fixture = Fixture::new(Limits { fragment_bytes: 100, ..Limits::default() });
+    fixture.create(watch_all(true));
+    fixture.put("k", &"x".repeat(1000));
+    let responses = fixture.take();
     assert_eq!((responses.len(), responses[1].fragment, responses[1].events.len()), (2, false, 1));
 }
 
 #[test]
 fn events_larger_than_a_fragment_come_one_by_one() {
-    let mut bench = Bench::new(Limits { fragment_bytes: 100, ..Limits::default() });
-    bench.create(watch_all(true));
-    large_revision(&mut bench, 200);
-    let responses = bench.take();
+    let mut fixture = Fixture::new(Limits { fragment_bytes: 100, ..Limits::default() });
+    fixture.create(watch_all(true));
+    large_revision(&mut fixture, 200);
+    let responses = fixture.take();
     assert!(responses[1..].iter().all(|r| r.events.len() == 1));
     assert_eq!(responses[1..].iter().filter(|r| r.fragment).count(), LARGE - 1);
 }
 
 #[test]
 fn a_large_response_comes_in_pieces_of_bounded_size() {
-    let mut bench = Bench::new(Limits::default());
-    bench.create(watch_all(false));
-    large_revision(&mut bench, 20_000);
-    bench.hub.take(bench.stream);
-    let response = bench.hub.take(bench.stream).unwrap();
+    let mut fixture = Fixture::new(Limits::default());
+    fixture.create(watch_all(false));
+    large_revision(&mut fixture, 20_000);
+    fixture.hub.take(fixture.stream);
+    let response = fixture.hub.take(fixture.stream).unwrap();
     let (len, events) = (response.encoded_len(&HEADER), response.events.as_ref().unwrap().count());
     let pieces: Vec<_> = response.pieces(&HEADER).collect();
     assert_eq!(events, LARGE);
@@ -71,9 +71,9 @@ fn a_large_response_comes_in_pieces_of_bounded_size() {
 
 #[test]
 fn watchers_of_one_group_share_the_encoded_events() {
-    let mut bench = Bench::new(Limits::default());
-    (0..3).for_each(|_| bench.create(watch_all(false)));
-    bench.put("k", "v");
-    let taken: Vec<_> = std::iter::from_fn(|| bench.hub.take(bench.stream)).filter_map(|r| r.events).collect();
+    let mut fixture = Fixture::new(Limits::default());
+    (0..3).for_each(|_| fixture.create(watch_all(false)));
+    fixture.put("k", "v");
+    let taken: Vec<_> = std::iter::from_fn(|| fixture.hub.take(fixture.stream)).filter_map(|r| r.events).collect();
     assert!(taken.len() == 3 && taken.iter().all(|events| events.shares_with(&taken[0])));
 }

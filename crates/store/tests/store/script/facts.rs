@@ -26,11 +26,11 @@ use metastore_proto::etcdserverpb::{
 use metastore_proto::membershippb::DowngradeInfoSetRequest;
 use metastore_store::command::{Caller, Kind};
 
-use super::bench::{Bench, or_nothing};
+use super::scripted_store::{ScriptedStore, or_nothing};
 use super::trace::text;
 use super::words::{Options, Result, bytes, number, word};
 
-impl Bench {
+impl ScriptedStore {
     /// Runs a command of this module; `None` if it is another command.
     pub fn run_facts(&mut self, command: &str, words: &[&str]) -> Result<Option<Vec<String>>> {
         Ok(Some(match command {

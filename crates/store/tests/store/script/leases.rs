@@ -3,14 +3,14 @@
 use metastore_proto::etcdserverpb::{LeaseCheckpoint, LeaseCheckpointRequest, LeaseGrantRequest, LeaseRevokeRequest};
 use metastore_store::command::Kind;
 
-use super::bench::{Bench, or_nothing};
+use super::scripted_store::{ScriptedStore, or_nothing};
 use super::trace;
 use super::words::{Result, number, word};
 
 /// The number of timers that one check for expired leases looks at.
 const STEP: usize = 4096;
 
-impl Bench {
+impl ScriptedStore {
     /// Runs a command about leases; `None` if it is another command.
     pub fn run_lease(&mut self, command: &str, words: &[&str]) -> Result<Option<Vec<String>>> {
         let now_ms = self.now_ms;

@@ -17,7 +17,7 @@ use metastore_proto::etcdserverpb::WatchResponse;
 use metastore_store::watch::{Header, Hub, Limits, Response, StreamId, WatchSpec};
 use std::sync::Arc;
 
-use super::bench::{Bench, or_nothing};
+use super::scripted_store::{ScriptedStore, or_nothing};
 use super::trace;
 use super::words::{Options, Result, bytes, number, word};
 
@@ -25,7 +25,7 @@ const WATCH_OPTIONS: [&str; 10] =
     ["end", "prefix", "from", "rev", "id", "prev_kv", "no_put", "no_delete", "fragment", "progress_notify"];
 const HUB_OPTIONS: [&str; 4] = ["fragment_bytes", "chunk_rows", "queue_responses", "progress_interval_ms"];
 
-impl Bench {
+impl ScriptedStore {
     pub fn run_watch(&mut self, command: &str, words: &[&str]) -> Result<Vec<String>> {
         match command {
             "stream" => {

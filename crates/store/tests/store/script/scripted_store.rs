@@ -28,7 +28,7 @@ const TERM: u64 = 1;
 /// The largest number of learners in a cluster; the default.
 const MAX_LEARNERS: usize = 1;
 
-pub struct Bench {
+pub struct ScriptedStore {
     medium: Medium,
     pub store: Store,
     pub hub: Hub,
@@ -51,7 +51,7 @@ pub struct Bench {
     home: Home,
 }
 
-impl Bench {
+impl ScriptedStore {
     pub fn new(medium: Medium) -> Self {
         let (limits, home) = (Limits::default(), Home::new(medium));
         let (store, hub) = open(home.open(), limits);
