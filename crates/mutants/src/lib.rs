@@ -55,14 +55,6 @@ macro_rules! mutants {
                     $(Self::$variant => $name,)+
                 }
             }
-
-            /// The invariants of which the first to notice ends the run, by the names of their files in
-            /// `crates/sim/src/invariants`.
-            pub const fn noticed_by(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $noticed,)+
-                }
-            }
         }
     };
 }

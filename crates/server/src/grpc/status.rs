@@ -104,14 +104,6 @@ impl Status {
         Status::new(Code::NotFound, message)
     }
 
-    pub fn failed_precondition(message: impl Into<Cow<'static, str>>) -> Status {
-        Status::new(Code::FailedPrecondition, message)
-    }
-
-    pub fn out_of_range(message: impl Into<Cow<'static, str>>) -> Status {
-        Status::new(Code::OutOfRange, message)
-    }
-
     pub fn resource_exhausted(message: impl Into<Cow<'static, str>>) -> Status {
         Status::new(Code::ResourceExhausted, message)
     }
