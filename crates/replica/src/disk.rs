@@ -106,6 +106,11 @@ pub trait DiskFile: Send + Sync {
     /// there do not run out of space. Does nothing where the file system does not support it.
     fn allocate(&self, offset: u64, len: u64) -> Result<()>;
 
+    /// Keeps programs away that lock files as etcd locks its log, until the file is closed. If one of them, or another
+    /// caller, holds the lock, [`DiskError::is_locked`] is true for the error. Does nothing where the file system does
+    /// not support such locks.
+    fn lock(&self) -> Result<()>;
+
     /// Makes the bytes and the length durable (fdatasync).
     fn sync_data(&self) -> Result<()>;
 

@@ -90,7 +90,12 @@ fn an_unwritable_directory_is_named() {
     std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).expect("it is ours");
 }
 
-each_engine!(a_second_process_is_kept_out, a_damaged_log_is_named_and_kept, state_without_its_log_is_refused);
+each_engine!(
+    an_etcd_does_not_start_on_the_directory_of_a_running_member,
+    a_second_process_is_kept_out,
+    a_damaged_log_is_named_and_kept,
+    state_without_its_log_is_refused
+);
 
 fn a_second_process_is_kept_out(engine: EngineKind) {
     let Some(subject) = subject("second process", engine) else { return };
@@ -119,6 +124,23 @@ fn the_directory_of_an_etcd_is_left_alone() {
     expect_refusal(&mut on_directory_of(&subject, &data), &texts);
     assert_eq!(tree(&data), before, "changed below {}", data.display());
     reference.restart();
+}
+
+/// It would append to the member's log, beside the member.
+fn an_etcd_does_not_start_on_the_directory_of_a_running_member(engine: EngineKind) {
+    let found =
+        programs::subject(engine).and_then(|subject| Ok((subject, programs::etcd(&programs::reference_flavor())?)));
+    let Some((subject, etcd)) = programs::or_skip("an etcd beside a member", found) else { return };
+    let mut member = Member::start(&subject, &[]);
+    put_some(&member);
+    let mut intruder = on_directory_of(&Server::etcd(&etcd), &member.data_directory());
+    assert!(intruder.try_restart().is_err(), "an etcd serves beside the member");
+    let status = intruder.wait_exit(PATIENCE).expect("it ends");
+    assert!(!status.success(), "{:#?}", intruder.log());
+    put_some(&member);
+    member.kill();
+    member.restart();
+    put_some(&member);
 }
 
 fn a_damaged_log_is_named_and_kept(engine: EngineKind) {

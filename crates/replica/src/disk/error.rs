@@ -30,7 +30,7 @@ impl DiskError {
         self.source.kind()
     }
 
-    /// Whether a directory could not be locked because another process or caller holds the lock.
+    /// Whether a directory or file could not be locked because another process or caller holds the lock.
     pub fn is_locked(&self) -> bool {
         self.operation == "lock" && self.kind() == io::ErrorKind::WouldBlock
     }

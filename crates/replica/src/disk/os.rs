@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc::{F_WRLCK, SEEK_SET, flock};
 use rustix::fs::{Advice, FallocateFlags, FlockOperation};
 use rustix::io::Errno;
 
@@ -201,6 +203,16 @@ impl DiskFile for OsFile {
         self.named("set the length of", self.file.set_len(len))
     }
 
+    fn lock(&self) -> Result<()> {
+        let whole = flock { l_type: F_WRLCK as i16, l_whence: SEEK_SET as i16, l_start: 0, l_len: 0, l_pid: 0 };
+        match fcntl(&self.file, FcntlArg::F_OFD_SETLK(&whole)) {
+            Ok(_) => Ok(()),
+            Err(nix::Error::EAGAIN | nix::Error::EACCES) => Err(DiskError::locked(&self.path)),
+            Err(nix::Error::EINVAL | nix::Error::ENOLCK | nix::Error::ENOSYS | nix::Error::EOPNOTSUPP) => Ok(()),
+            Err(errno) => Err(DiskError::new("lock", &self.path, errno.into())),
+        }
+    }
+
     fn allocate(&self, offset: u64, len: u64) -> Result<()> {
         loop {
             match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), offset, len) {
@@ -238,6 +250,20 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("metastore-disk-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&dir);
         dir
+    }
+
+    #[test]
+    fn a_locked_file_is_locked_until_it_is_closed() {
+        let path = std::env::temp_dir().join(format!("metastore-lock-{}", std::process::id()));
+        let disk = OsDisk::new();
+        let file = disk.create(&path).unwrap();
+        file.lock().unwrap();
+        let other = disk.open(&path).unwrap();
+        let error = other.lock().unwrap_err();
+        assert!(error.is_locked(), "{error}");
+        drop(file);
+        other.lock().unwrap();
+        fs::remove_file(&path).unwrap();
     }
 
     #[test]

@@ -128,7 +128,7 @@ impl Wal {
         disk.sync_dir(dir)?;
         disk.sync_dir(parent(dir))?;
         Ok(Wal {
-            file: disk.open(&path)?,
+            file: open_segment(&*disk, &path)?,
             disk,
             dir: dir.to_owned(),
             options,
@@ -172,7 +172,7 @@ impl Wal {
         segment::check_sequence(dir, &segments[first..])?;
         let (replay, tail) = read::read(&*disk, dir, &segments[first..], Some(snapshot), keep)?;
         let last = *segments.last().expect("a list of segments is not empty");
-        let file = disk.open(&segment::path(dir, last))?;
+        let file = open_segment(&*disk, &segment::path(dir, last))?;
         let wal = Wal {
             disk,
             dir: dir.to_owned(),
@@ -340,7 +340,7 @@ impl Wal {
         self.offset = write_segment(&*self.disk, &temporary, &mut self.encoder, self.options)?;
         self.disk.rename(&temporary, &path)?;
         self.disk.sync_dir(&self.dir)?;
-        self.file = self.disk.open(&path)?;
+        self.file = open_segment(&*self.disk, &path)?;
         self.segments.push(next);
         self.sealed = false;
         Ok(())
@@ -407,6 +407,14 @@ fn put_entries(encoder: &mut Encoder, mut last: u64, entries: impl IntoIterator<
 /// Whether a hard state is empty; etcd does not write an empty one.
 fn is_empty(state: &HardState) -> bool {
     (state.term(), state.vote(), state.commit()) == (0, 0, 0)
+}
+
+/// Opens the last segment. An etcd that is started on the directory of this member finds it locked, as it would find
+/// the log of another etcd, and does not start.
+fn open_segment(disk: &dyn Disk, path: &Path) -> Result<Box<dyn DiskFile>> {
+    let file = disk.open(path)?;
+    file.lock()?;
+    Ok(file)
 }
 
 /// Writes the encoded records as a new file that is zero after them, durably. Returns the offset of their end.
