@@ -302,9 +302,6 @@ impl Driver {
     /// Proposes, or holds the proposal if there is no leader.
     fn propose(&mut self, waiter: Waiter, id: u64, what: What) {
         let proposal = Proposal { waiter, id, what, since: Instant::now() };
-        if !self.waiters.has_room(GoalKind::Outcome) {
-            return self.answer(waiter, Answer::NoRoom);
-        }
         let waits = !self.held.is_empty() || !self.reaches_leader();
         let held = if waits { Some(proposal) } else { self.submit(proposal) };
         if let Some(proposal) = held
@@ -325,12 +322,15 @@ impl Driver {
 
     /// Proposes. Returns a proposal that may be taken later; one that will never be taken is answered.
     fn submit(&mut self, proposal: Proposal) -> Option<Proposal> {
+        if !self.waiters.has_room(GoalKind::Outcome) {
+            self.answer(proposal.waiter, Answer::NoRoom);
+            return None;
+        }
         match proposal.submit(&mut self.replica) {
             Ok(()) => {
                 let Proposal { id, waiter, since, .. } = proposal;
-                if let Err(waiter) = self.waiters.add(id, waiter, Goal::Outcome, since) {
-                    self.answer(waiter, Answer::NoRoom);
-                }
+                let added = self.waiters.add(id, waiter, Goal::Outcome, since);
+                debug_assert!(added.is_ok(), "there was room");
             }
             Err(NotProposed::Dropped) => return Some(proposal),
             Err(why @ (NotProposed::TooLarge | NotProposed::Inapplicable)) => {
