@@ -4,7 +4,6 @@
 
 use bytes::BufMut;
 use prost::decode_length_delimiter;
-use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 
 /// The number of bytes of `value` as a variable-length integer.
 pub const fn varint_len(value: u64) -> usize {
@@ -57,36 +56,37 @@ pub fn put_len(out: &mut impl BufMut, tag: u8, len: usize) {
     put_varint(out, len as u64);
 }
 
-/// Appends an integer field of any number; nothing for the default.
-pub fn put_number(out: &mut Vec<u8>, field: u32, number: u64) {
-    if number != 0 {
-        encode_key(field, WireType::Varint, out);
-        encode_varint(number, out);
-    }
+/// Appends an integer field, named by its number, which is below 16; nothing for the default.
+pub fn put_number(out: &mut Vec<u8>, field: u8, number: u64) {
+    put_int(out, field << 3, number);
 }
 
-/// Appends a field of bytes.
-pub fn put_bytes(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
-    encode_key(field, WireType::LengthDelimited, out);
-    encode_varint(bytes.len() as u64, out);
+/// Appends a field of bytes, named like that.
+pub fn put_bytes(out: &mut Vec<u8>, field: u8, bytes: &[u8]) {
+    put_len(out, bytes_tag(field), bytes.len());
     out.extend_from_slice(bytes);
+}
+
+/// The tag of a length-delimited field.
+const fn bytes_tag(field: u8) -> u8 {
+    field << 3 | 2
 }
 
 /// Appends a message as a field. Its length is known only after it is written. One byte is left free for it, which is
 /// enough for a short message; a longer one is moved.
-pub fn put_message(out: &mut Vec<u8>, field: u32, fill: impl FnOnce(&mut Vec<u8>)) {
-    encode_key(field, WireType::LengthDelimited, out);
+pub fn put_message(out: &mut Vec<u8>, field: u8, fill: impl FnOnce(&mut Vec<u8>)) {
+    out.push(bytes_tag(field));
     let at = out.len();
     out.push(0);
     fill(out);
     let length = (out.len() - at - 1) as u64;
-    let width = encoded_len_varint(length);
+    let width = varint_len(length);
     if width > 1 {
         let moved = out.len();
         out.resize(moved + width - 1, 0);
         out.copy_within(at + 1..moved, at + width);
     }
-    encode_varint(length, &mut &mut out[at..at + width]);
+    put_varint(&mut &mut out[at..at + width], length);
 }
 
 /// Maximum bytes of a varint.
@@ -207,7 +207,7 @@ impl FlatMessage {
     /// Opens bytes field `number`; its `len` bytes follow the message.
     #[inline]
     pub fn open_bytes(mut self, number: u8, len: usize) -> FlatMessage {
-        self.bytes[self.len] = number << 3 | 2;
+        self.bytes[self.len] = bytes_tag(number);
         self.len = write_varint(&mut self.bytes, self.len + 1, len as u64);
         self
     }

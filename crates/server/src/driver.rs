@@ -302,6 +302,9 @@ impl Driver {
     /// Proposes, or holds the proposal if there is no leader.
     fn propose(&mut self, waiter: Waiter, id: u64, what: What) {
         let proposal = Proposal { waiter, id, what, since: Instant::now() };
+        if !self.waiters.has_room(GoalKind::Outcome) {
+            return self.answer(waiter, Answer::NoRoom);
+        }
         let waits = !self.held.is_empty() || !self.reaches_leader();
         let held = if waits { Some(proposal) } else { self.submit(proposal) };
         if let Some(proposal) = held
@@ -322,6 +325,7 @@ impl Driver {
 
     /// Proposes. Returns a proposal that may be taken later; one that will never be taken is answered.
     fn submit(&mut self, proposal: Proposal) -> Option<Proposal> {
+        // It may have been held since there was room.
         if !self.waiters.has_room(GoalKind::Outcome) {
             self.answer(proposal.waiter, Answer::NoRoom);
             return None;

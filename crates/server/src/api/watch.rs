@@ -39,8 +39,7 @@ pub struct Watchers {
 }
 
 impl Watchers {
-    /// The hub always reads the current state. When another state replaces it, the events of the old
-    /// state are lost.
+    /// The hub always reads the current state. When another state replaces it, the events of the old state are lost.
     pub fn new(views: Views, limits: Limits, flags: Arc<WorkerFlags>) -> Rc<Self> {
         Rc::new(Self {
             hub: RefCell::new(Hub::new(Arc::new(views), limits)),
@@ -52,12 +51,6 @@ impl Watchers {
         })
     }
 
-    /// Wakes the streams that have responses to send, and the task that reads history.
-    fn wake_all(&self) {
-        self.wake_streams();
-        self.behind.notify_one();
-    }
-
     /// Reads history for watchers that are behind, in bounded steps with room for other work between them. To be
     /// spawned on the worker.
     pub async fn read_history(self: Rc<Self>) {
@@ -65,7 +58,7 @@ impl Watchers {
             let more = self.hub.borrow_mut().catch_up();
             match more {
                 Ok(true) => {
-                    self.wake_all();
+                    self.wake();
                     tokio::task::yield_now().await;
                 }
                 Ok(false) => {
@@ -147,8 +140,10 @@ impl EventSink for Rc<Watchers> {
         self.hub.borrow_mut().lost();
     }
 
+    /// Wakes the streams that have responses to send, and the task that reads history.
     fn wake(&self) {
-        self.wake_all();
+        self.wake_streams();
+        self.behind.notify_one();
     }
 }
 

@@ -10,7 +10,7 @@ use metastore_replica::{Bootstrap, Founder, OpenEngine, Paths, Role, Settings, T
 use metastore_store::command::{Command, Kind};
 use metastore_store::lease::Renewal;
 
-use super::waiters::{FORGET_AFTER, WAITING};
+use super::waiters::FORGET_AFTER;
 use super::*;
 use crate::grpc::Ledger;
 use crate::io::inbox::Bounds;
@@ -83,6 +83,7 @@ fn no_room(answer: &Answer) -> bool {
 
 #[test]
 fn reads_without_a_leader_are_bounded_and_forgotten() {
+    const WAITING: usize = GoalKind::Read.most();
     let (mut driver, _mail) = driver(3);
     (0..WAITING + 5).for_each(|_| driver.take(Event::Read { waiter: waiter() }).unwrap());
     assert_eq!((driver.waiters.count(GoalKind::Read), answered(&mut driver, no_room)), (WAITING, 5));
@@ -94,6 +95,7 @@ fn reads_without_a_leader_are_bounded_and_forgotten() {
 
 #[test]
 fn proposals_that_have_no_outcome_are_bounded_and_forgotten() {
+    const WAITING: usize = GoalKind::Outcome.most();
     let (mut driver, _mail) = driver(1);
     assert!(driver.replica.standing().is_leader());
     // None of them is processed, as if no quorum answered.
@@ -120,6 +122,7 @@ fn a_proposal_that_no_record_holds_is_answered_and_holds_up_nobody() {
 
 #[test]
 fn moves_of_the_leadership_that_do_not_end_are_bounded_and_forgotten() {
+    const WAITING: usize = GoalKind::Leader.most();
     let (mut driver, _mail) = driver(1);
     (0..WAITING + 5).for_each(|_| driver.take(Event::MoveLeader { waiter: waiter(), to: 7 }).unwrap());
     assert_eq!(answered(&mut driver, no_room), 5);
@@ -354,6 +357,7 @@ fn the_end_of_a_compaction_is_awaited_as_long_as_it_takes() {
 
 #[test]
 fn clients_that_wait_for_the_end_of_a_compaction_are_bounded_and_answered_when_the_member_ends() {
+    const WAITING: usize = GoalKind::Compaction.most();
     let (mut driver, mut mail, _pin) = held_compaction();
     (0..WAITING as u64 + 5)
         .for_each(|id| driver.take(Event::AwaitCompaction { waiter: waiter(), id: 10 + id }).unwrap());

@@ -8,9 +8,6 @@ use metastore_replica::Renewing;
 
 use super::event::Waiter;
 
-/// At most this many requests wait for things of one kind; one more is refused. With a quorum that answers, there are
-/// far fewer.
-pub(super) const WAITING: usize = 256 << 10;
 /// A request without an answer is forgotten after this time. Its client was answered with a timeout long before.
 pub(super) const FORGET_AFTER: Duration = Duration::from_secs(60);
 
@@ -43,6 +40,19 @@ pub(super) enum GoalKind {
 }
 
 const KINDS: usize = GoalKind::Leader as usize + 1;
+
+impl GoalKind {
+    /// At most this many requests wait for things of this kind; one more is refused. With a quorum that answers, there
+    /// are far fewer.
+    pub(super) const fn most(self) -> usize {
+        match self {
+            Self::Outcome | Self::Proof => 256 << 10,
+            // The reads of one I/O thread share a round.
+            Self::Read | Self::LeaseEnd | Self::Compaction => 64 << 10,
+            Self::Leader => 1024,
+        }
+    }
+}
 
 impl Goal {
     fn kind(&self) -> GoalKind {
@@ -83,7 +93,7 @@ impl Waiters {
     }
 
     pub(super) fn has_room(&self, kind: GoalKind) -> bool {
-        self.count(kind) < WAITING
+        self.count(kind) < kind.most()
     }
 
     /// Adds a request that has waited since a moment.
@@ -190,6 +200,7 @@ mod tests {
 
     #[test]
     fn each_kind_has_room_of_its_own() {
+        const WAITING: usize = GoalKind::LeaseEnd.most();
         let mut waiters = Waiters::default();
         (0..WAITING as u64).for_each(|id| add(&mut waiters, id, Goal::LeaseEnd(id as i64 % 100)).unwrap());
         assert!(add(&mut waiters, 1 << 32, Goal::LeaseEnd(7)).is_err());
