@@ -18,6 +18,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use metastore_store::Member;
 
+use crate::grpc::Origin;
 use crate::grpc::router::{is_grpc, not_grpc};
 use crate::grpc::{Body, LocalFuture, Router};
 use crate::io::service::Service;
@@ -55,13 +56,13 @@ struct ClientPort {
 }
 
 impl Service for ClientPort {
-    fn call(&self, request: Request<Incoming>) -> LocalFuture<Response<Body>> {
+    fn call(&self, request: Request<Incoming>, _origin: &Rc<Origin>) -> LocalFuture<Response<Body>> {
         self.site.client(&request)
     }
 
-    fn call_http2(&self, request: Request<RecvStream>) -> LocalFuture<Response<Body>> {
+    fn call_http2(&self, request: Request<RecvStream>, origin: &Rc<Origin>) -> LocalFuture<Response<Body>> {
         if is_grpc(request.headers()) {
-            return self.router.call(request);
+            return self.router.call(request, origin);
         }
         if self.router.serves(request.uri().path()) {
             return now(not_grpc(request.headers()));

@@ -21,6 +21,7 @@ use hyper::body::{Frame as BodyFrame, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use metastore_proto::Message;
 use metastore_proto::health::{HealthCheckRequest, HealthCheckResponse, HealthListResponse};
+use metastore_server::grpc::Origin;
 use metastore_server::grpc::counts::MethodCounts;
 use metastore_server::grpc::router::{is_grpc, not_grpc};
 use metastore_server::grpc::{Body, Code, Frame, Inbound, Ledger, LocalFuture, Router, Status, health};
@@ -48,13 +49,13 @@ struct Front {
 }
 
 impl Service for Front {
-    fn call(&self, _: Request<Incoming>) -> LocalFuture<Response<Body>> {
+    fn call(&self, _: Request<Incoming>, _: &Rc<Origin>) -> LocalFuture<Response<Body>> {
         Box::pin(std::future::ready(plain()))
     }
 
-    fn call_http2(&self, request: Request<RecvStream>) -> LocalFuture<Response<Body>> {
+    fn call_http2(&self, request: Request<RecvStream>, origin: &Rc<Origin>) -> LocalFuture<Response<Body>> {
         if is_grpc(request.headers()) {
-            return self.router.call(request);
+            return self.router.call(request, origin);
         }
         let serves = self.router.serves(request.uri().path());
         Box::pin(std::future::ready(if serves { not_grpc(request.headers()) } else { plain() }))

@@ -1,13 +1,16 @@
 //! Metadata and deadline of a call.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
+use http::header::AUTHORIZATION;
 use tokio::time::Instant;
 
 use super::encoding::Encoding;
 use super::status::Status;
+use crate::grpc::Origin;
 
 /// The longest `grpc-timeout` that is kept as a deadline; a longer one (up to 11,000 years are possible) is none.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(60 * 60 * 24 * 365);
@@ -20,6 +23,10 @@ pub struct Call {
     /// The message as it came, without the prefix and not compressed: a slice of the receive buffer, to be copied if
     /// kept. Empty for calls whose client streams.
     pub raw: Bytes,
+    /// The other end of the connection; `None` for the call of another member.
+    pub origin: Option<Rc<Origin>>,
+    /// The token by which the client says who it is.
+    pub token: Option<Box<[u8]>>,
     pub(super) encoding: Encoding,
     requires_leader: bool,
 }
@@ -27,7 +34,7 @@ pub struct Call {
 impl Call {
     /// Takes the headers of a request. A `grpc-timeout` that cannot be read is Internal, as in grpc-go; an encoding
     /// other than identity and gzip is Unimplemented.
-    pub(super) fn new(headers: &HeaderMap) -> Result<Call, Status> {
+    pub(super) fn new(headers: &HeaderMap, origin: Rc<Origin>) -> Result<Call, Status> {
         let encoding = Encoding::of(headers)?;
         let deadline = match headers.get("grpc-timeout") {
             None => None,
@@ -38,24 +45,33 @@ impl Call {
             }
         };
         let requires_leader = headers.get("hasleader").is_some_and(|value| value == "true");
-        Ok(Call { deadline, raw: Bytes::new(), encoding, requires_leader })
+        let token = token(headers);
+        Ok(Call { deadline, raw: Bytes::new(), origin: Some(origin), token, encoding, requires_leader })
     }
 
     /// A call that another member makes for its client.
     pub fn of_member(deadline: Instant) -> Call {
-        Call { deadline: Some(deadline), raw: Bytes::new(), encoding: Encoding::Identity, requires_leader: false }
+        let encoding = Encoding::Identity;
+        let deadline = Some(deadline);
+        Call { deadline, raw: Bytes::new(), origin: None, token: None, encoding, requires_leader: false }
     }
 
     #[cfg(test)]
     pub(crate) fn with_metadata(name: &'static str, value: &'static str) -> Call {
         let entry = (http::HeaderName::from_static(name), http::HeaderValue::from_static(value));
-        Call::new(&HeaderMap::from_iter([entry])).unwrap()
+        Call::new(&HeaderMap::from_iter([entry]), Rc::default()).unwrap()
     }
 
     /// True if the client wants an error rather than a wait while there is no leader: metadata `hasleader: true`.
     pub fn requires_leader(&self) -> bool {
         self.requires_leader
     }
+}
+
+/// The token of a call. As in etcd, `token` comes before `authorization`, in which `Bearer` may precede it.
+fn token(headers: &HeaderMap) -> Option<Box<[u8]>> {
+    let value = headers.get("token").or_else(|| headers.get(AUTHORIZATION))?.as_bytes();
+    Some(value.strip_prefix(b"Bearer ").unwrap_or(value).into())
 }
 
 /// `grpc-timeout`: at most eight digits and a unit, with grpc-go's error texts.
@@ -105,13 +121,16 @@ mod tests {
     fn call(name: &'static str, value: &'static str) -> Result<Call, Status> {
         let mut headers = HeaderMap::new();
         headers.insert(name, HeaderValue::from_static(value));
-        Call::new(&headers)
+        Call::new(&headers, Rc::default())
     }
 
     #[test]
     fn metadata() {
         assert!(call("hasleader", "true").unwrap().requires_leader());
         assert!(!call("hasleader", "1").unwrap().requires_leader());
+        assert_eq!(call("token", "a.1").unwrap().token.as_deref(), Some(&b"a.1"[..]));
+        assert_eq!(call("authorization", "Bearer a.1").unwrap().token.as_deref(), Some(&b"a.1"[..]));
+        assert_eq!(call("authorization", "a.1").unwrap().token.as_deref(), Some(&b"a.1"[..]));
         assert_eq!(call("grpc-timeout", "99999999H").unwrap().deadline, None);
         assert_eq!(call("grpc-timeout", "later").unwrap_err().code, Code::Internal);
     }

@@ -20,11 +20,12 @@ use super::frame::Frame;
 use super::inbound::{self, Inbound, Reader, decode_request, decode_streamed, read_first, read_only};
 use super::outbound::{self, Outbound};
 use super::status::{Code, Status};
+use crate::grpc::Origin;
 
 /// A future that stays on its thread.
 pub type LocalFuture<T> = Pin<Box<dyn Future<Output = T>>>;
 
-type Handler = Box<dyn Fn(Request<RecvStream>) -> LocalFuture<Response<Body>>>;
+type Handler = Box<dyn Fn(Request<RecvStream>, &Rc<Origin>) -> LocalFuture<Response<Body>>>;
 
 /// The methods that are served.
 pub struct Router {
@@ -52,12 +53,12 @@ impl Router {
     {
         let max_bytes = self.max_receive_bytes;
         let (handler, clients) = (Rc::new(handler), self.clients.clone());
-        self.add(service, method, GrpcType::Unary, move |request, counts| {
+        self.add(service, method, GrpcType::Unary, move |request, origin, counts| {
             let (handler, counts, clients) = (handler.clone(), counts.clone(), clients.clone());
             Box::pin(async move {
                 let counted = Counted::start(counts.clone());
                 let (head, mut body) = request.into_parts();
-                let call = clients.count(&head.headers, false).and_then(|()| Call::new(&head.headers));
+                let call = clients.count(&head.headers, false).and_then(|()| Call::new(&head.headers, origin));
                 drop(head);
                 let result = async {
                     let mut call = call?;
@@ -93,13 +94,13 @@ impl Router {
         let max_bytes = self.max_receive_bytes;
         let stopping = self.stopping.clone();
         let (handler, clients) = (Rc::new(handler), self.clients.clone());
-        self.add(service, method, GrpcType::ServerStream, move |request, counts| {
+        self.add(service, method, GrpcType::ServerStream, move |request, origin, counts| {
             let (handler, counts, stopping) = (handler.clone(), counts.clone(), stopping.clone());
             let clients = clients.clone();
             Box::pin(async move {
                 let counted = Counted::start(counts.clone());
                 let (head, mut body) = request.into_parts();
-                let call = clients.count(&head.headers, true).and_then(|()| Call::new(&head.headers));
+                let call = clients.count(&head.headers, true).and_then(|()| Call::new(&head.headers, origin));
                 drop(head);
                 let read = async {
                     let mut call = call?;
@@ -133,10 +134,10 @@ impl Router {
         let max_bytes = self.max_receive_bytes;
         let stopping = self.stopping.clone();
         let (handler, clients) = (Rc::new(handler), self.clients.clone());
-        self.add(service, method, GrpcType::BidiStream, move |request, counts| {
+        self.add(service, method, GrpcType::BidiStream, move |request, origin, counts| {
             let counted = Counted::start(counts.clone());
             let (head, body) = request.into_parts();
-            let call = clients.count(&head.headers, true).and_then(|()| Call::new(&head.headers));
+            let call = clients.count(&head.headers, true).and_then(|()| Call::new(&head.headers, origin));
             let response = match call {
                 Ok(call) => {
                     let encoding = call.encoding;
@@ -159,12 +160,14 @@ impl Router {
         service: &'static str,
         method: &'static str,
         kind: GrpcType,
-        handler: impl Fn(Request<RecvStream>, &Arc<MethodCounts>) -> LocalFuture<Response<Body>> + 'static,
+        handler: impl Fn(Request<RecvStream>, Rc<Origin>, &Arc<MethodCounts>) -> LocalFuture<Response<Body>> + 'static,
     ) {
         let counts = self.ledger.open(service, method, kind);
         self.services.insert(service);
-        let earlier =
-            self.methods.insert(format!("/{service}/{method}"), Box::new(move |request| handler(request, &counts)));
+        let earlier = self.methods.insert(
+            format!("/{service}/{method}"),
+            Box::new(move |request, origin| handler(request, origin.clone(), &counts)),
+        );
         assert!(earlier.is_none(), "/{service}/{method} is registered twice");
     }
 
@@ -174,11 +177,11 @@ impl Router {
     }
 
     /// Answers a request that [`is_grpc`] accepts.
-    pub fn call(&self, request: Request<RecvStream>) -> LocalFuture<Response<Body>> {
+    pub fn call(&self, request: Request<RecvStream>, origin: &Rc<Origin>) -> LocalFuture<Response<Body>> {
         // A query is part of the name, as in grpc-go.
         let path = request.uri().path_and_query().map_or("", |path| path.as_str());
         match self.methods.get(path) {
-            Some(handler) => handler(request),
+            Some(handler) => handler(request, origin),
             None => Box::pin(std::future::ready(fail(&self.unknown(path)))),
         }
     }

@@ -25,6 +25,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::protocol::Protocol;
 use super::service::Service;
 use super::turns::{Heard, SMALLEST_FRAME_BYTES, TURN_BYTES};
+use crate::grpc::Origin;
 use crate::grpc::status::ok_trailers;
 use crate::grpc::{Body, LocalFuture};
 
@@ -77,7 +78,7 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     heard: Heard,
     builder: &Builder,
     protocol: Protocol,
-    service: &Rc<dyn Service>,
+    (service, origin): (&Rc<dyn Service>, &Rc<Origin>),
     mut stopping: watch::Receiver<bool>,
 ) -> Result<(), h2::Error> {
     let mut stop = std::pin::pin!(async move { _ = stopping.wait_for(|stopping| *stopping).await });
@@ -91,7 +92,7 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
             accepted = connection.accept() => match accepted {
                 Some(accepted) => {
                     let (request, respond) = accepted?;
-                    tokio::task::spawn_local(exchange(service.call_http2(request), respond));
+                    tokio::task::spawn_local(exchange(service.call_http2(request, origin), respond));
                 }
                 None => return Ok(()),
             },

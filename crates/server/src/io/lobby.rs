@@ -21,6 +21,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::service::Service;
+use crate::grpc::Origin;
 use crate::grpc::{Body, LocalFuture};
 
 /// How many connections wait in a lobby, and for how long.
@@ -152,10 +153,10 @@ struct Escort {
 }
 
 impl Service for Escort {
-    fn call(&self, mut request: Request<Incoming>) -> LocalFuture<Response<Body>> {
+    fn call(&self, mut request: Request<Incoming>, origin: &Rc<Origin>) -> LocalFuture<Response<Body>> {
         self.state.set(&self.state.asked);
         request.extensions_mut().insert(Pass(self.state.clone()));
-        self.service.call(request)
+        self.service.call(request, origin)
     }
 
     fn awaits_answers(&self) -> bool {

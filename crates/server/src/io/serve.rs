@@ -18,6 +18,7 @@ use super::http2;
 use super::protocol::Protocol;
 use super::service::Service;
 use super::turns::Turns;
+use crate::grpc::Origin;
 use crate::grpc::{Body, LocalFuture};
 
 /// Spawns hyper's futures on the thread they were made on.
@@ -56,6 +57,7 @@ impl Connections {
         &self,
         socket: S,
         service: Rc<dyn Service>,
+        origin: Rc<Origin>,
         mut stopping: watch::Receiver<bool>,
     ) {
         let begun = tokio::select! {
@@ -65,11 +67,11 @@ impl Connections {
         let result: Result<(), Box<dyn Error>> = match begun {
             Ok((stream, true)) => {
                 let heard = stream.heard();
-                let served = http2::serve(stream, heard, &self.http2, self.protocol, &service, stopping);
+                let served = http2::serve(stream, heard, &self.http2, self.protocol, (&service, &origin), stopping);
                 served.await.map_err(Into::into)
             }
             Ok((stream, false)) => {
-                let connection = self.http1.serve_connection(TokioIo::new(stream), Hyper(service));
+                let connection = self.http1.serve_connection(TokioIo::new(stream), Hyper(service, origin));
                 let shut = |connection: Pin<&mut http1::Connection<_, _>>| connection.graceful_shutdown();
                 until_stopped(connection, shut, stopping).await.map_err(Into::into)
             }
@@ -85,9 +87,10 @@ impl Connections {
         &self,
         socket: S,
         service: Rc<dyn Service>,
+        origin: Rc<Origin>,
         stopping: watch::Receiver<bool>,
     ) {
-        let connection = self.peers.serve_connection(TokioIo::new(socket), Hyper(service));
+        let connection = self.peers.serve_connection(TokioIo::new(socket), Hyper(service, origin));
         let shut = |connection: Pin<&mut auto::Connection<'_, _, _, _>>| connection.graceful_shutdown();
         if let Err(error) = until_stopped(connection, shut, stopping).await {
             tracing::debug!(error = %error, "connection ended");
@@ -111,7 +114,7 @@ async fn until_stopped<C: Future>(
     }
 }
 
-struct Hyper(Rc<dyn Service>);
+struct Hyper(Rc<dyn Service>, Rc<Origin>);
 
 impl hyper::service::Service<Request<Incoming>> for Hyper {
     type Response = Response<Body>;
@@ -119,7 +122,7 @@ impl hyper::service::Service<Request<Incoming>> for Hyper {
     type Future = Answer;
 
     fn call(&self, request: Request<Incoming>) -> Answer {
-        Answer(self.0.call(request))
+        Answer(self.0.call(request, &self.1))
     }
 }
 

@@ -21,6 +21,7 @@ use super::serve::Connections;
 use super::service::Service;
 use super::socket::Socket;
 use super::timed::Timed;
+use crate::grpc::Origin;
 
 /// At most this many accepted connections wait for one worker to take them over.
 const DEALT: usize = 256;
@@ -173,17 +174,18 @@ impl Worker {
                 dealt = self.dealt.recv() => {
                     let Some((stream, door, place)) = dealt else { break };
                     let Ok(socket) = take_over(stream) else { continue };
+                    let origin = Rc::new(Origin { remote: socket.peer_addr(), common_name: None });
                     let socket = Lingering::new(socket, LINGER);
                     let service = service.clone();
                     let (served, stopping) = (served.clone(), stopping.clone());
                     let guest = (door == Door::Peer).then(|| lobby.enter());
                     connections.spawn_local(async move {
                         match guest {
-                            None => served.serve_client(socket, service, stopping).await,
+                            None => served.serve_client(socket, service, origin, stopping).await,
                             Some(guest) => {
                                 let socket = Timed::new(socket, PEER_WRITE_TIMEOUT);
                                 tokio::select! {
-                                    () = served.serve_peer(socket, guest.escort(service), stopping) => {}
+                                    () = served.serve_peer(socket, guest.escort(service), origin, stopping) => {}
                                     () = guest.shown_out() => {}
                                 }
                             }
