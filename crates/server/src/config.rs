@@ -20,6 +20,7 @@ pub mod parse;
 pub mod url;
 mod validate;
 
+use crate::auth;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -62,6 +63,7 @@ pub struct Config {
     pub strict_reconfig_check: bool,
     /// Learners that the cluster may have; all members must agree on it.
     pub max_learners: usize,
+    pub auth: auth::Settings,
     /// Applied entries by which the log in memory grows before it is cut.
     pub snapshot_count: u64,
     /// Applied entries that stay when it is cut, for followers that lag.

@@ -39,6 +39,7 @@ use metastore_store::Reply;
 use metastore_store::watch::RevisionEvents;
 use tokio::sync::{oneshot, watch as signal};
 
+use crate::auth::Authenticator;
 use crate::io::inbox::Inbox;
 use crate::io::mailbox;
 use crate::metrics::Metrics;
@@ -74,6 +75,7 @@ pub struct Driver {
     replica: Replica,
     leases: LeaseKeeper,
     shared: Arc<Shared>,
+    auth: Arc<Authenticator>,
     inbox: Inbox<Event>,
     links: Vec<Link>,
     waiters: Waiters,
@@ -104,7 +106,7 @@ impl Driver {
     /// `ready` turns true once this member is known to the cluster, and the cluster has a version.
     pub fn new(
         mut replica: Replica,
-        shared: Arc<Shared>,
+        (shared, auth): (Arc<Shared>, Arc<Authenticator>),
         (inbox, transport): (Inbox<Event>, Transport),
         links: Vec<WorkerLink>,
         heartbeat: Heartbeat,
@@ -119,6 +121,7 @@ impl Driver {
             replica,
             leases: LeaseKeeper::new(election.as_millis() as u64, ExpiryBounds::default()),
             shared,
+            auth,
             inbox,
             links,
             waiters: Waiters::default(),
@@ -424,8 +427,15 @@ impl Driver {
             if let Some(id) = self.leases.applied(&outcome, now_ms) {
                 self.lease_revoked(id);
             }
-            if let Ok(Reply::Recorded | Reply::Alarms(_) | Reply::MembersChanged) = outcome.reply {
-                self.members_changed();
+            match &outcome.reply {
+                Ok(Reply::Recorded | Reply::Alarms(_) | Reply::MembersChanged) => self.members_changed(),
+                Ok(Reply::LoggedIn { user, token, .. }) if !token.is_empty() => self.auth.logged_in(user, token),
+                Ok(Reply::LoggedOut { user }) => self.auth.logged_out(user),
+                Ok(Reply::AllLoggedOut) => {
+                    self.auth.all_logged_out();
+                    self.members_changed();
+                }
+                _ => {}
             }
             match self.waiters.take(outcome.id) {
                 // A renewal has taken a checkpoint back.

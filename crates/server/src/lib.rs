@@ -8,6 +8,7 @@
 mod seldom;
 
 pub mod api;
+pub mod auth;
 pub mod config;
 pub mod convert;
 pub mod descriptors;

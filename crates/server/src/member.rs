@@ -10,12 +10,14 @@ pub mod fake_engine;
 mod leader_watch;
 mod long_read;
 mod membership;
+mod permission;
 mod reconfiguration;
 mod timeout_cause;
 
 pub use barrier::Barrier;
 pub use leader_watch::LeaderWatch;
 pub use long_read::{on_pool, open_reads};
+pub use permission::permit_keys_of;
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -26,8 +28,10 @@ use metastore_proto::etcdserverpb::ResponseHeader;
 use metastore_store::command::{Command, Kind};
 use metastore_store::mvcc::View;
 use metastore_store::{Outcome, Reply};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
+use crate::auth::Authenticator;
+use crate::auth::methods::Need;
 use crate::driver::{Answer, EngineHandle, Event, NoAnswer, Waiter};
 use crate::grpc::{Call, Status};
 use crate::metrics::Metrics;
@@ -54,6 +58,8 @@ pub struct MemberHandle {
     pub limits: Limits,
     pub metrics: Arc<Metrics>,
     pub engine: EngineHandle,
+    /// Finds out the users behind calls.
+    pub auth: Arc<Authenticator>,
     /// How the other members are reached.
     pub transport: Transport,
     /// Connections of this worker to the leader.
@@ -86,7 +92,8 @@ impl MemberHandle {
     pub async fn propose(&self, call: &Call, kind: Kind, request: &impl Message) -> Result<(i64, Reply), Status> {
         self.check_leader(call)?;
         let id = self.shared.next_id();
-        let data = Command::encode(id, kind, request);
+        let data = Command::encode_as(&call.caller, id, kind, request);
+        self.may_propose(&data)?;
         if data.len() > self.limits.max_request_bytes {
             return Err(errors::request_too_large());
         }
@@ -163,26 +170,45 @@ impl MemberHandle {
         ResponseHeader { cluster_id, member_id, revision, raft_term: self.shared.term() }
     }
 
-    /// Whether this member may serve a call at all, which etcd checks before every call. A learner serves almost
-    /// nothing, and a call that requires a leader is refused without one.
-    pub fn admit(&self, call: &Call) -> Result<(), Status> {
-        if self.shared.is_learner() {
-            return Err(errors::learner_unsupported());
-        }
-        self.admit_anywhere(call)
+    /// Whether this member may serve a call at all, which etcd checks before every call, and whether the caller may
+    /// make it. A learner serves almost nothing, and a call that requires a leader is refused without one.
+    pub async fn admit(&self, call: &mut Call, need: Need) -> Result<(), Status> {
+        self.check_learner()?;
+        self.admit_anywhere(call, need).await
     }
 
     /// The same for calls that a learner serves, too.
-    pub fn admit_anywhere(&self, call: &Call) -> Result<(), Status> {
-        if self.shared.auth_enabled() {
-            return Err(errors::no_authentication());
-        }
-        self.check_leader(call)
+    pub async fn admit_anywhere(&self, call: &mut Call, need: Need) -> Result<(), Status> {
+        self.check_leader(call)?;
+        call.caller = self.caller_of(call, need).await?;
+        Ok(())
+    }
+
+    /// Refuses a call on a learner.
+    pub fn check_learner(&self) -> Result<(), Status> {
+        if self.shared.is_learner() { Err(errors::learner_unsupported()) } else { Ok(()) }
     }
 
     /// Refuses a call that requires a leader while there is none. Clients ask for that with the metadata `hasleader`.
     pub fn check_leader(&self, call: &Call) -> Result<(), Status> {
         if call.requires_leader() && self.shared.leader() == 0 { Err(errors::no_leader()) } else { Ok(()) }
+    }
+
+    /// Returns once this member has applied everything that was acknowledged before, for a request that etcd sends
+    /// through its log: it needs a quorum, and without one it ends like a write.
+    pub async fn quorum(&self, call: &Call) -> Result<(), Status> {
+        let (limit, leaderless) = (self.time_limit(call), self.shared.leader() == 0);
+        let known = async {
+            loop {
+                match self.read_barrier(call).await {
+                    // Read-index rounds are shared by reads, and end at times of their own.
+                    Err(status) if status == errors::leader_changed() || status == errors::timeout() => {}
+                    passed => return passed,
+                }
+            }
+        };
+        let timed_out = || if leaderless { Status::deadline_exceeded() } else { limit.passed() };
+        timeout_at(limit.at, known).await.unwrap_or_else(|_| Err(timed_out()))
     }
 
     /// Returns once a read of this member's state sees everything that was acknowledged before.

@@ -15,6 +15,7 @@ use metastore_store::watch;
 use tokio::sync::watch as signal;
 
 use crate::api::{self, Watchers, defragment};
+use crate::auth::Authenticator;
 use crate::config::Config;
 use crate::descriptors::Descriptors;
 use crate::driver::{Advertised, Driver, EngineHandle, Event, Heartbeat, Intake, Jobs, Mail, PeerSink, WorkerLink};
@@ -119,6 +120,7 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
     let metrics = Metrics::new(config.reported_version.clone(), ledger);
     let replica = open(config, descriptors, &metrics)?;
     let shared = Shared::new(replica.cluster_id(), replica.id(), replica.store());
+    let auth = Arc::new(Authenticator::new(config.auth));
     let own =
         duplicate_process::Own { cluster_id: replica.cluster_id(), id: replica.id(), directory: replica.directory() };
     let inbox = Inbox::new(Bounds { count: INBOX_COUNT, bytes: INBOX_BYTES });
@@ -130,9 +132,10 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
     let transport =
         Transport::new(peer_settings(config, &replica), Arc::new(PeerSink::new(inbox.clone())), Arc::new(intake));
     let ways = (inbox.clone(), transport.clone());
-    let handles = Arc::new(Handles::new(config, &shared, ways.clone(), workers, &metrics));
+    let handles = Arc::new(Handles::new(config, (&shared, &auth), ways.clone(), workers, &metrics));
     let ready = (ready, metrics.clone());
-    let driver = Driver::new(replica, shared.clone(), ways, links, heartbeat(config), advertised(config), ready);
+    let driver =
+        Driver::new(replica, (shared.clone(), auth), ways, links, heartbeat(config), advertised(config), ready);
     let look = move |urls: &[String]| duplicate_process::look(own, urls);
     let engine = std::thread::Builder::new().name("engine".into()).spawn(move || {
         let (ended, jobs) = driver.run(look);
@@ -278,6 +281,7 @@ fn wait_until_ready(ready: &mut signal::Receiver<bool>, ended: &Ended) -> Result
 /// The parts from which each thread that asks the engine thread makes its [`MemberHandle`].
 struct Handles {
     shared: Arc<Shared>,
+    auth: Arc<Authenticator>,
     limits: Limits,
     watch_limits: watch::Limits,
     inbox: Inbox<Event>,
@@ -291,7 +295,7 @@ struct Handles {
 impl Handles {
     fn new(
         config: &Config,
-        shared: &Arc<Shared>,
+        (shared, auth): (&Arc<Shared>, &Arc<Authenticator>),
         (inbox, transport): (Inbox<Event>, Transport),
         workers: Vec<Worker>,
         metrics: &Arc<Metrics>,
@@ -299,6 +303,7 @@ impl Handles {
         let progress_ms = config.watch_progress_notify_interval.as_millis() as u64;
         Self {
             shared: shared.clone(),
+            auth: auth.clone(),
             limits: limits(config),
             watch_limits: watch::Limits::new(config.max_request_bytes, progress_ms),
             inbox,
@@ -324,6 +329,7 @@ impl Handles {
             limits: self.limits.clone(),
             metrics: self.metrics.clone(),
             engine,
+            auth: self.auth.clone(),
             transport: self.transport.clone(),
             pool: peer::Pool::default(),
             barrier,

@@ -53,6 +53,9 @@ pub fn outcome(outcome: &Outcome) -> Option<Response> {
         Reply::LeaseRevoke { .. } => Response::LeaseRevoke(LeaseRevokeResponse { header }),
         Reply::LeaseCheckpoint
         | Reply::Recorded
+        | Reply::LoggedIn { .. }
+        | Reply::LoggedOut { .. }
+        | Reply::AllLoggedOut
         | Reply::MembersChanged
         | Reply::Alarms(_)
         | Reply::AnsweredElsewhere => return None,

@@ -15,6 +15,7 @@ mod old_request;
 mod txn;
 mod work;
 
+pub use admission::may_propose;
 pub use check::check_command;
 pub use kv::range_query;
 pub use work::Work;
@@ -73,6 +74,19 @@ pub enum Reply {
     LeaseCheckpoint,
     /// Data about the cluster, or about its users, was recorded.
     Recorded,
+    /// A user has logged in. With simple tokens, `token` is the token from now on; it is empty with others. Tokens are
+    /// no part of the state: members hold them in memory.
+    LoggedIn {
+        user: String,
+        token: String,
+        auth_revision: u64,
+    },
+    /// The user was deleted or has another password, so the user's tokens end.
+    LoggedOut {
+        user: String,
+    },
+    /// Authentication was disabled, so all tokens end.
+    AllLoggedOut,
     /// The alarms that were queried, activated or deactivated.
     Alarms(Vec<AlarmMember>),
     /// The command is a query. The member of etcd that proposed it answers it; here it changes nothing.
@@ -228,6 +242,7 @@ impl Store {
             Kind::ClusterMemberAttrSet => self.set_member_attributes(&Message::decode(body)?),
             Kind::DowngradeInfoSet => self.set_downgrade(Message::decode(body)?),
             Kind::Alarm => self.alarm(&Message::decode(body)?),
+            Kind::Authenticate => self.log_in(Message::decode(body)?),
             changes_users!() => self.change_auth(command.kind, body),
             changes_nothing!() => Ok(Reply::AnsweredElsewhere),
         }

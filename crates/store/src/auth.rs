@@ -9,20 +9,25 @@
 //! outdated view of the users. MetaStore must do the same: if etcd refused a command that is applied here, the states
 //! would differ.
 //!
-//! Deliberately absent: passwords (compared before a command is proposed); tokens (no part of the state).
+//! A member that serves a request checks it first, with the same functions and the auth state of the view from which it
+//! reads ([`crate::mvcc::View::auth`]).
+//!
+//! Deliberately absent: the comparison of passwords (before a login is proposed); tokens (no part of the state).
 
 mod changes;
 mod permission;
 
-pub(crate) use permission::Access;
+pub use permission::Access;
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use metastore_engine::{Engine, EngineError, Table};
 use metastore_proto::Message;
-use metastore_proto::authpb::{Role, User};
+use metastore_proto::authpb::permission::Type;
+use metastore_proto::authpb::{Permission, Role, User};
 
+use crate::Refusal;
 use crate::command::Caller;
 use crate::schema::{AUTH_ENABLED, AUTH_REVISION, FIRST_AUTH_REVISION};
 
@@ -33,7 +38,7 @@ const ENABLED: &[u8] = &[1];
 const DISABLED: &[u8] = &[0];
 
 /// All users and roles, as they are stored in the rows of the state.
-#[derive(Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Auth {
     enabled: bool,
     /// Grows with each change of users, roles and permissions.
@@ -59,6 +64,48 @@ impl Auth {
         let users = load_rows(engine, Table::AuthUsers)?;
         let roles = load_rows(engine, Table::AuthRoles)?;
         Ok(Self { enabled, revision, users, roles })
+    }
+
+    /// Grows with each change of users, roles and permissions.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    pub fn user(&self, name: &str) -> Option<&User> {
+        self.users.get(name)
+    }
+
+    /// The names of all users, sorted.
+    pub fn users(&self) -> impl Iterator<Item = &str> {
+        self.users.keys().map(String::as_str)
+    }
+
+    /// The permissions of a role, sorted by key. The role root permits everything, whatever was granted to it.
+    pub fn permissions(&self, role: &str) -> Option<Vec<Permission>> {
+        let row = self.roles.get(role)?;
+        if role != ROOT {
+            return Some(row.key_permission.clone());
+        }
+        let perm_type = Type::Readwrite.into();
+        Some(vec![Permission { perm_type, key: Bytes::new(), range_end: Bytes::from_static(b"\0") }])
+    }
+
+    /// The names of all roles, sorted.
+    pub fn roles(&self) -> impl Iterator<Item = &str> {
+        self.roles.keys().map(String::as_str)
+    }
+
+    /// Whether a user may have a token.
+    ///
+    /// # Errors
+    /// As etcd: authentication is not enabled, there is no such user, or the user has no password.
+    pub fn may_log_in(&self, user: &str) -> Result<(), Refusal> {
+        if !self.enabled {
+            return Err(Refusal::AuthNotEnabled);
+        }
+        let user = self.users.get(user).ok_or(Refusal::AuthFailed)?;
+        let no_password = user.options.as_ref().is_some_and(|options| options.no_password);
+        if no_password { Err(Refusal::NoPasswordUser) } else { Ok(()) }
     }
 
     /// Whether clients must authenticate.

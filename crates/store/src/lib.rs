@@ -40,8 +40,8 @@ pub mod watch;
 
 pub use alarms::Alarms;
 pub use apply::command;
-pub use apply::{Halt, HaltCause, OpReply, Outcome, Reply, TxnReply, Work, check_command};
-pub use auth::Auth;
+pub use apply::{Halt, HaltCause, OpReply, Outcome, Reply, TxnReply, Work, check_command, may_propose};
+pub use auth::{Access, Auth};
 pub use etcd_url::EtcdUrl;
 pub use member_change::{MemberChange, check_change};
 pub use members::{Member, Members};
@@ -65,7 +65,7 @@ pub struct Store {
     leases: Leases,
     members: Members,
     alarms: Alarms,
-    auth: Auth,
+    auth: Arc<Auth>,
     applied: Applied,
     events: Vec<Arc<RevisionEvents>>,
     work: Work,
@@ -86,7 +86,8 @@ impl Store {
         let leases = Leases::load(leases.iter().map(|(key, value)| (&key[..], &value[..])))
             .map_err(|error| EngineError(error.to_string()))?;
         let members = Members::load(engine.as_ref())?;
-        let (alarms, auth) = (Alarms::load(engine.as_ref())?, Auth::load(engine.as_ref())?);
+        let (alarms, auth) = (Alarms::load(engine.as_ref())?, Arc::new(Auth::load(engine.as_ref())?));
+        mvcc.view().set_auth(&auth);
         let applied = engine.published().applied;
         engine.publish(Published { revision: mvcc.current(), applied })?;
         let views = Views::new(mvcc.view().clone());
@@ -170,6 +171,8 @@ impl Store {
 
     /// Makes everything that was applied so far visible to readers, and returns its events.
     pub fn publish(&mut self) -> Result<Vec<Arc<RevisionEvents>>, EngineError> {
+        // Before the keys: a reader must not see a key that was written after its permission was revoked.
+        self.mvcc.view().set_auth(&self.auth);
         self.mvcc.publish(self.applied)?;
         Ok(std::mem::take(&mut self.events))
     }

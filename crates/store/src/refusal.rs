@@ -35,6 +35,11 @@ pub enum Refusal {
     NoSpace,
     #[error("etcdserver: corrupt cluster")]
     Corrupt,
+    #[error("etcdserver: authentication is not enabled")]
+    AuthNotEnabled,
+    /// The texts of an unknown user and of a wrong password are the same.
+    #[error("etcdserver: authentication failed, invalid user ID or password")]
+    AuthFailed,
     #[error("etcdserver: user name is empty")]
     UserEmpty,
     #[error("etcdserver: user name already exists")]

@@ -26,6 +26,7 @@ const ROOMS: &[&str] = &[
     "engine",
     "descriptors",
     "config",
+    "auth",
     "metrics",
     "shared",
     "io",

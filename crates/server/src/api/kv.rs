@@ -8,14 +8,15 @@ use metastore_proto::etcdserverpb::request_op::Request;
 use metastore_proto::etcdserverpb::{
     CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
 };
-use metastore_store::Reply;
 use metastore_store::apply::range_query;
 use metastore_store::command::Kind;
 use metastore_store::mvcc::row::key_of;
 use metastore_store::mvcc::{RangeQuery, RangeReply, ReadError, View};
+use metastore_store::{Access, Reply};
 
 use super::encode::{self, Header};
 use super::{check, unary, unary_on_learners};
+use crate::auth::methods::{Need, need_of};
 use crate::grpc::{Call, Frame, Outbound, Router, Status};
 use crate::instruments::requests::{RANGE, TXN};
 use crate::member::{MemberHandle, errors, mismatch, on_pool};
@@ -34,21 +35,21 @@ pub fn register(router: &mut Router, member: &Rc<MemberHandle>) {
     unary!(router, member, SERVICE, "DeleteRange", delete_range);
     unary!(router, member, SERVICE, "Txn", txn);
     unary!(router, member, SERVICE, "Compact", compact);
-    let member = member.clone();
+    let (member, need) = (member.clone(), need_of(SERVICE, "RangeStream"));
     router.server_stream(SERVICE, "RangeStream", move |call, request, outbound| {
-        range_stream(member.clone(), call, request, outbound)
+        range_stream(member.clone(), need, call, request, outbound)
     });
 }
 
 /// A learner may lag, so it serves only serializable reads.
 async fn range(member: &MemberHandle, call: Call, request: RangeRequest) -> Result<Frame, Status> {
     if !request.serializable {
-        member.admit(&call)?;
+        member.check_learner()?;
     }
     check::range(&request)?;
     let reading = wait_to_read(member, &call, request.serializable, RANGE).await?;
     member.counts().ranges.add(1);
-    let result = range_now(member, request).await;
+    let result = range_now(member, &call, request).await;
     member.counts().requests.read(RANGE, reading, result.is_ok());
     result
 }
@@ -70,17 +71,25 @@ async fn wait_to_read(
     Ok((began, Instant::now()))
 }
 
-async fn range_now(member: &MemberHandle, request: RangeRequest) -> Result<Frame, Status> {
+async fn range_now(member: &MemberHandle, call: &Call, request: RangeRequest) -> Result<Frame, Status> {
     let view = member.view();
+    may_range(member, call, &view, &request)?;
     if let Some(reply) = view.range_within(&range_query(&request), INLINE_STEPS).map_err(errors::unreadable)? {
+        may_range(member, call, &view, &request)?;
         return encode::range(Header::new(&member.shared, reply.revision), &reply);
     }
-    let shared = member.shared.clone();
-    on_pool(move || {
-        let reply = view.range(&range_query(&request)).map_err(errors::unreadable)?;
-        encode::range(Header::new(&shared, reply.revision), &reply)
+    let (shared, reading) = (member.shared.clone(), view.clone());
+    let (request, frame) = on_pool(move || {
+        let reply = reading.range(&range_query(&request)).map_err(errors::unreadable)?;
+        Ok((request, encode::range(Header::new(&shared, reply.revision), &reply)?))
     })
-    .await
+    .await?;
+    may_range(member, call, &view, &request)?;
+    Ok(frame)
+}
+
+fn may_range(member: &MemberHandle, call: &Call, view: &View, request: &RangeRequest) -> Result<(), Status> {
+    member.permit(call, view, |auth, caller| auth.permits(caller, Access::Read, &request.key, &request.range_end))
 }
 
 async fn put(member: &MemberHandle, call: Call, request: PutRequest) -> Result<Frame, Status> {
@@ -106,11 +115,17 @@ async fn txn(member: &MemberHandle, call: Call, request: TxnRequest) -> Result<F
     if let Some(serializable) = only_reads(&request) {
         let reading = wait_to_read(member, &call, serializable, TXN).await?;
         let (view, shared) = (member.view(), member.shared.clone());
+        member.may_read(&call, &view, &request)?;
+        let source = view.clone();
         let result = on_pool(move || {
-            let (revision, reply, reads) = view.read_txn(&request).map_err(errors::unreadable)?;
-            Ok((encode::txn(Header::new(&shared, revision), &reply)?, reads))
+            let (revision, reply, reads) = source.read_txn(&request).map_err(errors::unreadable)?;
+            Ok((encode::txn(Header::new(&shared, revision), &reply)?, reads, request))
         });
-        let result = result.await.map(|(frame, reads)| {
+        let result = result.await.and_then(|(frame, reads, request)| {
+            member.may_read(&call, &view, &request)?;
+            Ok((frame, reads))
+        });
+        let result = result.map(|(frame, reads)| {
             member.counts().ranges.add(reads);
             // As in etcd, a transaction of one operation is not counted.
             member.counts().txns.add(u64::from(reads > 1));
@@ -151,22 +166,25 @@ async fn compact(member: &MemberHandle, call: Call, request: CompactionRequest) 
     }
 }
 
+/// The permission is checked when the stream has its revision: what it shows was written before.
 async fn range_stream(
     member: Rc<MemberHandle>,
-    call: Call,
+    need: Need,
+    mut call: Call,
     request: RangeRequest,
     mut outbound: Outbound,
 ) -> Result<(), Status> {
-    member.admit(&call)?;
+    member.admit(&mut call, need).await?;
     check::range(&request)?;
     check_streamable(&request)?;
     if !request.serializable {
         member.read_barrier(&call).await?;
     }
-    let Some(request) = send_sorted(&member, request, &mut outbound).await? else { return Ok(()) };
-    let view = member.view();
+    let Some(request) = send_sorted(&member, &call, request, &mut outbound).await? else { return Ok(()) };
+    let (view, asked) = (member.view(), request.clone());
     // A client that does not read its stream holds back nothing: each piece is read from the state of that moment.
     let mut cursor = on_pool(move || view.cursor(&range_query(&request)).map_err(errors::unreadable)).await?;
+    may_range(&member, &call, &member.view(), &asked)?;
     let target_bytes = member.limits.max_request_bytes;
     let mut keys = FIRST_CHUNK_KEYS;
     loop {
@@ -204,6 +222,7 @@ async fn range_stream(
 /// holds every key once.
 async fn send_sorted(
     member: &MemberHandle,
+    call: &Call,
     request: RangeRequest,
     outbound: &mut Outbound,
 ) -> Result<Option<RangeRequest>, Status> {
@@ -217,6 +236,7 @@ async fn send_sorted(
     })
     .await?;
     let Some(reply) = reply else { return Ok(Some(request)) };
+    may_range(member, call, &member.view(), &request)?;
     let frame = encode::range_chunk(Some(Header::new(&member.shared, reply.revision)), &reply)?;
     // A client that has gone needs no answer.
     let _ = outbound.send(frame).await;

@@ -17,19 +17,20 @@ use metastore_proto::etcdserverpb::{
     LeaseLeasesResponse, LeaseRevokeRequest, LeaseStatus, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
     ResponseHeader,
 };
-use metastore_store::command::Kind;
+use metastore_store::command::{Caller, Kind};
 use metastore_store::lease::{MAX_TTL_S, Renewal};
-use metastore_store::{Refusal, Reply};
+use metastore_store::{Access, Refusal, Reply};
 use tokio::task::JoinSet;
 use tokio::time::timeout_at;
 
 use super::encode::{self, Header};
 use super::unary;
+use crate::auth::methods::{Need, need_of};
 use crate::driver::{Answer, Event, LEASES_AT_ONCE};
 use crate::grpc::{Call, Frame, Inbound, Outbound, Router, Status};
 use crate::leader::renewal::{RENEWALS_AT_ONCE, joined, renew, renew_or_await_end};
 use crate::leader::time_to_live::{TimeLeft, time_left};
-use crate::member::{LeaderWatch, MemberHandle, another_question, errors, mismatch, on_pool};
+use crate::member::{LeaderWatch, MemberHandle, another_question, errors, mismatch, on_pool, permit_keys_of};
 
 const SERVICE: &str = "etcdserverpb.Lease";
 /// At most this many renewals of one stream wait for the end of an expired lease. At this number, no more are read.
@@ -40,9 +41,9 @@ pub fn register(router: &mut Router, member: &Rc<MemberHandle>) {
     unary!(router, member, SERVICE, "LeaseRevoke", revoke);
     unary!(router, member, SERVICE, "LeaseTimeToLive", time_to_live);
     unary!(router, member, SERVICE, "LeaseLeases", leases);
-    let member = member.clone();
+    let (member, need) = (member.clone(), need_of(SERVICE, "LeaseKeepAlive"));
     router.bidi(SERVICE, "LeaseKeepAlive", move |call, inbound, outbound| {
-        keep_alive(member.clone(), call, inbound, outbound)
+        keep_alive(member.clone(), need, call, inbound, outbound)
     });
 }
 
@@ -73,6 +74,9 @@ async fn revoke(member: &MemberHandle, call: Call, request: LeaseRevokeRequest) 
 async fn time_to_live(member: &MemberHandle, call: Call, request: LeaseTimeToLiveRequest) -> Result<Frame, Status> {
     let LeaseTimeToLiveRequest { id: lease, keys } = request;
     let found = time_left(member, &call, lease, keys).await?;
+    if keys {
+        permit_keys(member, &call.caller, Access::Read, vec![lease]).await?;
+    }
     let header = Some(member.header(member.view().revision()));
     let mut reply = LeaseTimeToLiveResponse { header, id: lease, ttl: -1, ..Default::default() };
     if let Some(TimeLeft { time, keys }) = found {
@@ -98,6 +102,8 @@ async fn leases(member: &MemberHandle, call: Call, _request: LeaseLeasesRequest)
             break;
         }
     }
+    let listed = leases.iter().map(|lease| lease.id).collect();
+    permit_keys(member, &call.caller, Access::Read, listed).await?;
     let header = Some(member.header(member.view().revision()));
     let encode = move || {
         leases.sort_unstable();
@@ -107,17 +113,31 @@ async fn leases(member: &MemberHandle, call: Call, _request: LeaseLeasesRequest)
     on_pool(encode).await
 }
 
+/// Checks the caller's permission on all keys of some leases.
+async fn permit_keys(member: &MemberHandle, caller: &Caller, access: Access, leases: Vec<i64>) -> Result<(), Status> {
+    let view = member.view();
+    if view.auth().is_none() {
+        return Ok(());
+    }
+    let caller = caller.clone();
+    on_pool(move || permit_keys_of(&view, &caller, access, leases)).await
+}
+
+/// A stream is admitted when it is opened. The caller of each batch of its renewals is found out anew: a token may have
+/// expired since then.
 async fn keep_alive(
     member: Rc<MemberHandle>,
+    need: Need,
     call: Call,
     inbound: Inbound<LeaseKeepAliveRequest>,
     outbound: Outbound,
 ) -> Result<(), Status> {
-    member.admit(&call)?;
+    member.check_learner()?;
+    member.check_leader(&call)?;
     let mut leader = LeaderWatch::new(&member, &call);
     let call = Rc::new(call);
     tokio::select! {
-        ended = renew_all(&member, &call, inbound, outbound) => ended,
+        ended = renew_all(&member, need, &call, inbound, outbound) => ended,
         status = leader.lost() => Err(status),
     }
 }
@@ -149,6 +169,7 @@ async fn next_batch(inbound: &mut Inbound<LeaseKeepAliveRequest>) -> Batch {
 
 async fn renew_all(
     member: &Rc<MemberHandle>,
+    need: Need,
     call: &Rc<Call>,
     mut inbound: Inbound<LeaseKeepAliveRequest>,
     mut outbound: Outbound,
@@ -167,6 +188,10 @@ async fn renew_all(
             }
         };
         end = batch.end;
+        if !batch.leases.is_empty() && member.shared.auth_enabled() {
+            let caller = member.caller_of(call, need).await?;
+            permit_keys(member, &caller, Access::Write, batch.leases.clone()).await?;
+        }
         // The header has the revision from before the renewal, as in etcd.
         let header = Some(member.header(member.view().revision()));
         for (id, renewal) in renew(member, call, &batch.leases).await? {

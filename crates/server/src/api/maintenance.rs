@@ -10,9 +10,9 @@ use metastore_proto::etcdserverpb::{
 };
 use metastore_store::Reply;
 use metastore_store::command::Kind;
-use tokio::time::timeout_at;
 
 use super::{defragment, unary, unary_on_learners};
+use crate::auth::methods::Need;
 use crate::driver::{Answer, Event};
 use crate::grpc::{Call, Frame, Router, Status};
 use crate::member::{MemberHandle, another_question, errors, on_pool};
@@ -76,9 +76,12 @@ async fn hash_kv(member: &MemberHandle, _call: Call, request: HashKvRequest) -> 
 }
 
 /// This member raises no alarm by itself. Clients may, and so does a member that runs etcd.
-async fn alarm(member: &MemberHandle, call: Call, request: AlarmRequest) -> Result<Frame, Status> {
+async fn alarm(member: &MemberHandle, mut call: Call, request: AlarmRequest) -> Result<Frame, Status> {
+    if request.action() != AlarmAction::Get {
+        call.caller = member.caller_of(&call, Need::Root).await?;
+    }
     let alarms = if request.action() == AlarmAction::Get {
-        quorum(member, &call).await?;
+        member.quorum(&call).await?;
         let (wanted, mut alarms) = (request.alarm, member.shared.alarms());
         alarms.retain(|alarm| wanted == AlarmType::None as i32 || alarm.alarm == wanted);
         alarms
@@ -89,22 +92,6 @@ async fn alarm(member: &MemberHandle, call: Call, request: AlarmRequest) -> Resu
         }
     };
     Frame::of(&AlarmResponse { header: Some(member.header(member.view().revision())), alarms })
-}
-
-/// etcd sends a request for the alarms through its log. So it needs a quorum, and without one it ends like a write.
-async fn quorum(member: &MemberHandle, call: &Call) -> Result<(), Status> {
-    let (limit, leaderless) = (member.time_limit(call), member.shared.leader() == 0);
-    let known = async {
-        loop {
-            match member.read_barrier(call).await {
-                // Read-index rounds are shared by reads, and end at times of their own.
-                Err(status) if status == errors::leader_changed() || status == errors::timeout() => {}
-                passed => return passed,
-            }
-        }
-    };
-    let timed_out = || if leaderless { Status::deadline_exceeded() } else { limit.passed() };
-    timeout_at(limit.at, known).await.unwrap_or_else(|_| Err(timed_out()))
 }
 
 /// An alarm as Go prints it.

@@ -3,21 +3,15 @@
 
 use std::rc::Rc;
 
+use crate::auth::methods::need_of;
 use crate::grpc::{Frame, Router, Status};
 use crate::member::MemberHandle;
 
+const SERVICE: &str = "etcdserverpb.Maintenance";
 /// The only one of these methods that a learner would serve.
 const SNAPSHOT: &str = "Snapshot";
 
-const METHODS: [(&str, &[&str]); 4] = [
-    ("Maintenance", &[SNAPSHOT, "Downgrade"]),
-    ("Auth", &["AuthEnable", "AuthDisable", "AuthStatus", "Authenticate"]),
-    (
-        "Auth",
-        &["UserAdd", "UserGet", "UserList", "UserDelete", "UserChangePassword", "UserGrantRole", "UserRevokeRole"],
-    ),
-    ("Auth", &["RoleAdd", "RoleGet", "RoleList", "RoleDelete", "RoleGrantPermission", "RoleRevokePermission"]),
-];
+const METHODS: [&str; 2] = [SNAPSHOT, "Downgrade"];
 
 /// The answer of an unimplemented method.
 pub fn unimplemented(service: &str, what: &str) -> Status {
@@ -25,17 +19,17 @@ pub fn unimplemented(service: &str, what: &str) -> Status {
 }
 
 pub fn register(router: &mut Router, member: &Rc<MemberHandle>) {
-    for (service, methods) in METHODS {
-        for &method in methods {
-            let path = match service {
-                "Maintenance" => "etcdserverpb.Maintenance",
-                _ => "etcdserverpb.Auth",
-            };
+    for method in METHODS {
+        let (member, need) = (member.clone(), need_of(SERVICE, method));
+        router.unary(SERVICE, method, move |mut call, (): ()| {
             let member = member.clone();
-            router.unary(path, method, move |call, (): ()| {
-                let admitted = if method == SNAPSHOT { member.admit_anywhere(&call) } else { member.admit(&call) };
-                async move { Err::<Frame, _>(admitted.err().unwrap_or_else(|| unimplemented(service, method))) }
-            });
-        }
+            async move {
+                match method {
+                    SNAPSHOT => member.admit_anywhere(&mut call, need).await?,
+                    _ => member.admit(&mut call, need).await?,
+                }
+                Err::<Frame, _>(unimplemented("Maintenance", method))
+            }
+        });
     }
 }

@@ -14,16 +14,19 @@ use bytes::BytesMut;
 use metastore_proto::etcdserverpb::watch_create_request::FilterType;
 use metastore_proto::etcdserverpb::watch_request::RequestUnion;
 use metastore_proto::etcdserverpb::{WatchCreateRequest, WatchRequest};
+use metastore_store::Access;
 use metastore_store::mvcc::Views;
 use metastore_store::watch::{self, Counts, Events, Hub, Limits, RevisionEvents, StreamId, WatchSpec};
 use tokio::sync::Notify;
 use tokio::time::{Duration, Instant};
 
+use crate::auth::methods::{Need, need_of};
 use crate::driver::EventSink;
 use crate::grpc::{Call, Frame, Inbound, Outbound, Router, Status};
-use crate::member::{LeaderWatch, MemberHandle};
+use crate::member::{LeaderWatch, MemberHandle, errors};
 use crate::shared::WorkerFlags;
 
+const SERVICE: &str = "etcdserverpb.Watch";
 /// How often progress intervals are checked. It is also the shortest interval.
 const PROGRESS_TICK: Duration = Duration::from_millis(100);
 
@@ -167,19 +170,24 @@ impl Drop for Stream {
 
 pub fn register(router: &mut Router, member: &Rc<MemberHandle>, watchers: &Rc<Watchers>) {
     let (member, watchers) = (member.clone(), watchers.clone());
-    router.bidi("etcdserverpb.Watch", "Watch", move |call, inbound, outbound| {
-        serve(member.clone(), watchers.clone(), call, inbound, outbound)
+    let need = need_of(SERVICE, "Watch");
+    router.bidi(SERVICE, "Watch", move |call, inbound, outbound| {
+        serve(member.clone(), watchers.clone(), need, call, inbound, outbound)
     });
 }
 
+/// The caller of a stream is found out each time that it creates a watcher: a token may have expired since the stream
+/// was opened. As in etcd, a watcher goes on after its user lost the permission.
 async fn serve(
     member: Rc<MemberHandle>,
     watchers: Rc<Watchers>,
+    need: Need,
     call: Call,
     mut inbound: Inbound<WatchRequest>,
     mut outbound: Outbound,
 ) -> Result<(), Status> {
-    member.admit(&call)?;
+    member.check_learner()?;
+    member.check_leader(&call)?;
     let stream = watchers.open();
     let mut leader = LeaderWatch::new(&member, &call);
     // A client that has closed its half asks for nothing more; its watchers go on until the stream ends, as in etcd.
@@ -189,7 +197,8 @@ async fn serve(
         tokio::select! {
             request = inbound.next(), if accepts => match request? {
                 Some(request) => {
-                    stream.request(request);
+                    let refused = may_watch(&member, need, &call, &request).await.err();
+                    stream.request(request, refused);
                     watchers.show_sizes();
                 }
                 None => asks = false,
@@ -204,9 +213,12 @@ async fn serve(
 }
 
 impl Stream {
-    fn request(&self, request: WatchRequest) {
+    fn request(&self, request: WatchRequest, refused: Option<Status>) {
         let mut hub = self.watchers.hub.borrow_mut();
         match request.request_union {
+            Some(RequestUnion::CreateRequest(_)) if let Some(status) = refused => {
+                hub.refuse(self.id, status.as_go_prints());
+            }
             Some(RequestUnion::CreateRequest(request)) => {
                 hub.create(self.id, &spec(&request));
                 self.watchers.behind.notify_one();
@@ -266,6 +278,19 @@ async fn send(response: watch::Response, header: &watch::Header, outbound: &mut 
         }
     }
     Ok(true)
+}
+
+/// Whether the caller may create a watcher. The range is understood as the hub does. As in etcd, a negative start
+/// revision is refused before that.
+async fn may_watch(member: &MemberHandle, need: Need, call: &Call, request: &WatchRequest) -> Result<(), Status> {
+    let Some(RequestUnion::CreateRequest(request)) = &request.request_union else { return Ok(()) };
+    if request.start_revision < 0 || !member.shared.auth_enabled() {
+        return Ok(());
+    }
+    let caller = member.caller_of(call, need).await?;
+    let Some(auth) = member.view().auth() else { return Ok(()) };
+    let key: &[u8] = if request.key.is_empty() { &[0] } else { &request.key };
+    auth.permits(&caller, Access::Read, key, &request.range_end).map_err(errors::refused)
 }
 
 fn spec(request: &WatchCreateRequest) -> WatchSpec<'_> {

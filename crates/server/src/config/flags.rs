@@ -30,6 +30,7 @@ pub enum Group {
     Member,
     Clustering,
     Logging,
+    Security,
     Watch,
     Unsafe,
     Other,
@@ -83,7 +84,7 @@ const fn refused(name: &'static str, kind: ValueKind, default: &'static str, rea
     Flag { name, kind, default, effect: Effect::Refused(reason) }
 }
 
-use Group::{Clustering, Logging, Member, Other, Unsafe, Watch};
+use Group::{Clustering, Logging, Member, Other, Security, Unsafe, Watch};
 use ValueKind::{Anything, Bool, Duration, Number, Text};
 
 #[rustfmt::skip]
@@ -181,7 +182,7 @@ pub const FLAGS: &[Flag] = &[
     refused("cors", Text, "*", BROWSERS),
     refused("host-whitelist", Text, "*", BROWSERS),
     refused("auth-token", Text, "simple", AUTH),
-    refused("auth-token-ttl", Number, "300", AUTH),
+    acts("auth-token-ttl", Number, "300", Security, "Seconds for which a simple token is valid after its last use."),
     refused("bcrypt-cost", Number, "10", AUTH),
 
     // Logging, profiling, tracing

@@ -4,10 +4,11 @@ use std::fmt::Write;
 
 use super::flags::{Effect, FLAGS, Group, ValueKind};
 
-const GROUPS: [(Group, &str); 6] = [
+const GROUPS: [(Group, &str); 7] = [
     (Group::Member, "Member"),
     (Group::Clustering, "Clustering"),
     (Group::Logging, "Logging"),
+    (Group::Security, "Security"),
     (Group::Watch, "Watch"),
     (Group::Unsafe, "Unsafe feature"),
     (Group::Other, "Other"),

@@ -1,5 +1,6 @@
 //! Strings into a [`Config`], with etcd's error texts where it has some.
 
+use crate::auth;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -74,6 +75,7 @@ pub(super) fn validate(values: &Values) -> Result<Config, String> {
         initial_cluster_token: value(values, "initial-cluster-token").to_owned(),
         strict_reconfig_check: boolean(value(values, "strict-reconfig-check")) == Some(true),
         max_learners: max_learners(values)?,
+        auth: auth(values)?,
         snapshot_count: at_least(values, "snapshot-count", 1, u64::MAX)?,
         snapshot_catchup_entries: catchup_entries(values)?,
         heartbeat_ms,
@@ -181,6 +183,11 @@ fn skip_entry(text: &str) -> Result<Option<EntryId>, String> {
     entry
         .map(Some)
         .ok_or_else(|| format!("--unsafe-skip-entry={text} is not the index and the term of an entry, like 55:3"))
+}
+
+fn auth(values: &Values) -> Result<auth::Settings, String> {
+    let token_ttl = Duration::from_secs(at_least(values, "auth-token-ttl", 0, u32::MAX.into())?);
+    Ok(auth::Settings { token_ttl, ..auth::Settings::default() })
 }
 
 fn max_learners(values: &Values) -> Result<usize, String> {

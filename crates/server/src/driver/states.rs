@@ -125,6 +125,8 @@ impl Driver {
         let (own, index) = (self.replica.id(), self.replica.store().applied().index);
         seldom!(CHANGES: info, own, "applied-index" = index, "applied snapshot");
         self.members_changed();
+        // Nobody here saw which users were deleted or got other passwords in between.
+        self.auth.all_logged_out();
         for link in &mut self.links {
             link.batch.push(Mail::EventsLost);
         }

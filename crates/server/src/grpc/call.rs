@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use metastore_store::command::Caller;
 use tokio::time::Instant;
 
 use super::encoding::Encoding;
@@ -27,6 +28,8 @@ pub struct Call {
     pub origin: Option<Rc<Origin>>,
     /// The token by which the client says who it is.
     pub token: Option<Box<[u8]>>,
+    /// The user in whose name the call is made, once it was admitted; empty while authentication is disabled.
+    pub caller: Caller,
     pub(super) encoding: Encoding,
     requires_leader: bool,
 }
@@ -46,14 +49,16 @@ impl Call {
         };
         let requires_leader = headers.get("hasleader").is_some_and(|value| value == "true");
         let token = token(headers);
-        Ok(Call { deadline, raw: Bytes::new(), origin: Some(origin), token, encoding, requires_leader })
+        let caller = Caller::default();
+        Ok(Call { deadline, raw: Bytes::new(), origin: Some(origin), token, caller, encoding, requires_leader })
     }
 
     /// A call that another member makes for its client.
     pub fn of_member(deadline: Instant) -> Call {
         let encoding = Encoding::Identity;
         let deadline = Some(deadline);
-        Call { deadline, raw: Bytes::new(), origin: None, token: None, encoding, requires_leader: false }
+        let caller = Caller::default();
+        Call { deadline, raw: Bytes::new(), origin: None, token: None, caller, encoding, requires_leader: false }
     }
 
     #[cfg(test)]

@@ -97,13 +97,9 @@ pub fn timeout_due_to_connection_lost() -> Status {
     Status::unavailable("etcdserver: request timed out, possibly due to connection lost")
 }
 
-/// The answer to every call while authentication is enabled, which only a member that runs etcd can do. This version
-/// cannot check users, so it serves no client.
-pub fn no_authentication() -> Status {
-    Status::unimplemented(
-        "etcdserver: authentication is enabled in this cluster, and this version of MetaStore cannot check users: it \
-         serves no client until authentication is disabled (auth disable, at a member of etcd)",
-    )
+/// The text is matched by clients, which then log in again.
+pub fn invalid_auth_token() -> Status {
+    Status::new(Code::Unauthenticated, "etcdserver: invalid auth token")
 }
 
 /// The error of a question without an answer; `late` gives the one of a question whose time ran out.
@@ -133,6 +129,7 @@ pub fn refused(refusal: Refusal) -> Status {
         | Refusal::RoleEmpty
         | Refusal::PermissionNotGiven
         | Refusal::InvalidAuthManagement
+        | Refusal::AuthFailed
         | Refusal::AuthOldRevision => Code::InvalidArgument,
         Refusal::LeaseNotFound | Refusal::MemberNotFound | Refusal::MemberRemoved => Code::NotFound,
         Refusal::LeaseExists
@@ -146,6 +143,7 @@ pub fn refused(refusal: Refusal) -> Status {
         | Refusal::RoleNotFound
         | Refusal::RoleNotGranted
         | Refusal::PermissionNotGranted
+        | Refusal::AuthNotEnabled
         | Refusal::RootUserNotFound
         | Refusal::RootRoleNotFound => Code::FailedPrecondition,
         Refusal::PermissionDenied => Code::PermissionDenied,

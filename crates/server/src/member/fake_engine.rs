@@ -11,6 +11,7 @@ use metastore_store::watch::RevisionEvents;
 use metastore_store::{Member as ClusterMember, Store};
 
 use super::{Barrier, Limits, MemberHandle};
+use crate::auth::{self, Authenticator};
 use crate::driver::{Answer, EngineHandle, Event, EventSink, Mail, Waiter};
 use crate::grpc::Ledger;
 use crate::io::inbox::{Bounds, Inbox};
@@ -92,6 +93,7 @@ impl FakeEngine {
             metrics: Metrics::new("3.7.0".into(), Ledger::default()),
             barrier: Barrier::new(engine.clone(), flags.clone(), request_timeout),
             engine,
+            auth: Arc::new(Authenticator::new(auth::Settings::default())),
             transport: Transport::new(settings, Arc::new(Deaf), Arc::new(Deaf)),
             pool: Pool::default(),
             listing: Default::default(),

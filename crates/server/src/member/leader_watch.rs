@@ -47,15 +47,20 @@ impl<'a> LeaderWatch<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::methods::Need;
     use crate::member::fake_engine::FakeEngine;
 
     #[tokio::test(flavor = "local", start_paused = true)]
     async fn a_stream_ends_after_three_elections_without_a_leader() {
         let fake = FakeEngine::new(&["http://127.0.0.1:1"]);
-        let call = Call::with_metadata("hasleader", "true");
-        assert_eq!(fake.member.admit(&call), Err(errors::no_leader()), "and is not opened without one");
+        let mut call = Call::with_metadata("hasleader", "true");
+        assert_eq!(
+            fake.member.admit(&mut call, Need::Keys).await,
+            Err(errors::no_leader()),
+            "and is not opened without one"
+        );
         fake.led_by(2);
-        fake.member.admit(&call).unwrap();
+        fake.member.admit(&mut call, Need::Keys).await.unwrap();
         let mut watch = LeaderWatch::new(&fake.member, &call);
         let mut ended = async |within| tokio::time::timeout(Duration::from_secs(within), watch.lost()).await.ok();
         assert_eq!(ended(100).await, None);
@@ -72,8 +77,8 @@ mod tests {
     #[tokio::test(flavor = "local", start_paused = true)]
     async fn who_does_not_ask_for_a_leader_stays() {
         let fake = FakeEngine::new(&["http://127.0.0.1:1"]);
-        let call = Call::with_metadata("hasleader", "no");
-        fake.member.admit(&call).unwrap();
+        let mut call = Call::with_metadata("hasleader", "no");
+        fake.member.admit(&mut call, Need::Keys).await.unwrap();
         let mut watch = LeaderWatch::new(&fake.member, &call);
         assert!(tokio::time::timeout(Duration::from_secs(100), watch.lost()).await.is_err());
     }
@@ -82,7 +87,7 @@ mod tests {
     async fn a_learner_serves_next_to_nothing() {
         let fake = FakeEngine::learner();
         fake.led_by(2);
-        let call = Call::with_metadata("hasleader", "true");
-        assert_eq!(fake.member.admit(&call), Err(errors::learner_unsupported()));
+        let mut call = Call::with_metadata("hasleader", "true");
+        assert_eq!(fake.member.admit(&mut call, Need::Keys).await, Err(errors::learner_unsupported()));
     }
 }

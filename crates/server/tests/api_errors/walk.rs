@@ -10,10 +10,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use metastore_engine::{Engine, Memory};
 use metastore_proto::Message;
+use metastore_proto::authpb::{Permission, UserAddOptions};
 use metastore_proto::etcdserverpb::request_op::Request as Op;
 use metastore_proto::etcdserverpb::{
-    CompactionRequest, Compare, DeleteRangeRequest, LeaseGrantRequest, LeaseRevokeRequest, MemberAddRequest,
-    MemberPromoteRequest, MemberRemoveRequest, MemberUpdateRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
+    AlarmRequest, AuthRoleAddRequest, AuthRoleGrantPermissionRequest, AuthUserAddRequest,
+    AuthUserChangePasswordRequest, CompactionRequest, Compare, DeleteRangeRequest, LeaseGrantRequest,
+    LeaseRevokeRequest, MemberAddRequest, MemberPromoteRequest, MemberRemoveRequest, MemberUpdateRequest, PutRequest,
+    RangeRequest, RequestOp, TxnRequest,
 };
 use metastore_proto::raftpb::{self, ConfChange, ConfChangeType, Entry, EntryType, MessageType};
 use metastore_replica::disk::SimulatedDisk;
@@ -46,9 +49,12 @@ fn cause(of: &HaltCause) -> Cause {
 }
 
 /// The places where the members' code proposes: file, and how often.
-const PROPOSERS: [(&str, usize); 5] = [
-    // Put, DeleteRange, Txn, Compact, LeaseGrant and LeaseRevoke of the API go through one function: `client_commands`.
+const PROPOSERS: [(&str, usize); 6] = [
+    // Put, DeleteRange, Txn, Compact, LeaseGrant, LeaseRevoke, alarms, logins and changes of users of the API go
+    // through one function: `client_commands`.
     ("server/src/member.rs", 1),
+    // Only the check of the permissions of a transaction that reads, which is not proposed.
+    ("server/src/member/permission.rs", 1),
     // Changes of the members by the API, and promotions that another member forwards: `client_changes`.
     ("server/src/member/membership.rs", 1),
     // A member's own attributes and the cluster's version: no bytes of clients, except the names in flags.
@@ -63,11 +69,10 @@ const MAKES_AN_ENTRY: [&str; 4] =
     ["Command::encode(", "Command::encode_as(", "    ConfChange {", "(raftpb::ConfChange {"];
 
 /// Commands whose own message no member reads when it applies them, so that nothing in that message can halt a member.
-const UNREAD: [Kind; 10] = [
+const UNREAD: [Kind; 9] = [
     Kind::Range,
     Kind::AuthEnable,
     Kind::AuthDisable,
-    Kind::Authenticate,
     Kind::AuthStatus,
     Kind::AuthUserGet,
     Kind::AuthUserList,
@@ -223,6 +228,22 @@ fn client_commands(kind: Kind) -> Vec<(&'static str, Vec<u8>)> {
             let revoke = |id| LeaseRevokeRequest { id }.encode_to_vec();
             bytes("Lease/LeaseRevoke", [0, -1, 5, 5, i64::MIN, i64::MAX].map(revoke).to_vec())
         }
+        Kind::Alarm => {
+            let alarm = |action, alarm| AlarmRequest { action, member_id: u64::MAX, alarm }.encode_to_vec();
+            bytes("Maintenance/Alarm", vec![alarm(1, 7), alarm(2, 7), alarm(7, 1), alarm(1, 0)])
+        }
+        Kind::AuthUserAdd
+        | Kind::AuthUserChangePassword
+        | Kind::AuthRoleAdd
+        | Kind::AuthRoleGrantPermission
+        | Kind::AuthRoleRevokePermission
+        | Kind::AuthUserGrantRole
+        | Kind::AuthUserRevokeRole
+        | Kind::AuthUserDelete
+        | Kind::AuthRoleDelete
+        | Kind::AuthEnable
+        | Kind::AuthDisable
+        | Kind::Authenticate => user_commands(kind),
         // Members propose these by themselves, or members that run etcd do.
         Kind::LeaseCheckpoint
         | Kind::ClusterVersionSet
@@ -230,24 +251,52 @@ fn client_commands(kind: Kind) -> Vec<(&'static str, Vec<u8>)> {
         | Kind::DowngradeInfoSet
         | Kind::DowngradeVersionTest
         | Kind::Range
-        | Kind::Alarm
-        | Kind::AuthEnable
-        | Kind::AuthDisable
-        | Kind::Authenticate
         | Kind::AuthStatus
-        | Kind::AuthUserAdd
-        | Kind::AuthUserDelete
         | Kind::AuthUserGet
-        | Kind::AuthUserChangePassword
-        | Kind::AuthUserGrantRole
-        | Kind::AuthUserRevokeRole
         | Kind::AuthUserList
         | Kind::AuthRoleList
-        | Kind::AuthRoleAdd
-        | Kind::AuthRoleDelete
-        | Kind::AuthRoleGet
-        | Kind::AuthRoleGrantPermission
-        | Kind::AuthRoleRevokePermission => Vec::new(),
+        | Kind::AuthRoleGet => Vec::new(),
+    }
+}
+
+/// Strange requests about users and roles.
+fn user_commands(kind: Kind) -> Vec<(&'static str, Vec<u8>)> {
+    let bytes = |path, requests: Vec<Vec<u8>>| requests.into_iter().map(|request| (path, request)).collect();
+    match kind {
+        Kind::AuthUserAdd => {
+            let add = |name: &str, no_password| {
+                let options = Some(UserAddOptions { no_password });
+                AuthUserAddRequest { name: name.into(), options, hashed_password: "?".into(), ..Default::default() }
+            };
+            let requests = [add("", true), add("a", true), add("a", false), add(&"x".repeat(1 << 20), true)];
+            bytes("Auth/UserAdd", requests.iter().map(Message::encode_to_vec).collect())
+        }
+        Kind::AuthUserChangePassword => {
+            let request = AuthUserChangePasswordRequest { name: "a".into(), ..Default::default() };
+            bytes("Auth/UserChangePassword", vec![Vec::new(), request.encode_to_vec()])
+        }
+        Kind::AuthRoleAdd => {
+            let add = |name: &str| AuthRoleAddRequest { name: name.into() }.encode_to_vec();
+            bytes("Auth/RoleAdd", vec![add(""), add("r"), add("root")])
+        }
+        Kind::AuthRoleGrantPermission => {
+            let grant = |key: &'static str, range_end: &'static str, perm_type| {
+                let perm = Some(Permission { perm_type, key: key.into(), range_end: range_end.into() });
+                AuthRoleGrantPermissionRequest { name: "r".into(), perm }.encode_to_vec()
+            };
+            let nothing = AuthRoleGrantPermissionRequest { name: "r".into(), perm: None }.encode_to_vec();
+            let requests = vec![nothing, grant("", "", 9), grant("b", "a", 0), grant("b", "a", 9), grant("a", "\0", 9)];
+            bytes("Auth/RoleGrantPermission", requests)
+        }
+        Kind::AuthRoleRevokePermission => bytes("Auth/RoleRevokePermission", vec![Vec::new()]),
+        Kind::AuthUserGrantRole => bytes("Auth/UserGrantRole", vec![Vec::new()]),
+        Kind::AuthUserRevokeRole => bytes("Auth/UserRevokeRole", vec![Vec::new()]),
+        Kind::AuthUserDelete => bytes("Auth/UserDelete", vec![Vec::new()]),
+        Kind::AuthRoleDelete => bytes("Auth/RoleDelete", vec![Vec::new()]),
+        Kind::AuthEnable => bytes("Auth/AuthEnable", vec![Vec::new()]),
+        Kind::AuthDisable => bytes("Auth/AuthDisable", vec![Vec::new()]),
+        Kind::Authenticate => bytes("Auth/Authenticate", vec![Vec::new()]),
+        _ => Vec::new(),
     }
 }
 

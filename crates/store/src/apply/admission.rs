@@ -3,16 +3,32 @@
 //!
 //! etcd's members check this when they apply a command, and so must this one: otherwise the same log would give
 //! different states. None of these checks runs while no alarm stands and authentication is disabled.
+//!
+//! A member also checks the permissions of a command before it proposes it ([`may_propose`]), so that a command without
+//! permission takes no place in the log.
 
+use bytes::Bytes;
+use metastore_engine::Engine;
 use metastore_proto::Message;
 use metastore_proto::etcdserverpb::{AlarmType, Compare, DeleteRangeRequest, LeaseRevokeRequest, PutRequest};
 
 use super::Applying;
 use super::command::{Caller, Command, Kind, changes_nothing, changes_users};
 use super::flat_txn::{FlatTxn, Level, Op};
-use crate::auth::Access;
+use crate::auth::{Access, Auth};
 use crate::lease::keys;
-use crate::{Refusal, Store};
+use crate::not_done::separate;
+use crate::{HaltCause, Refusal, Store};
+
+/// Whether a command may be proposed: the permissions of its caller, but those on the keys of a lease, of which there
+/// may be any number. They are checked when the command is applied, as all others are again.
+///
+/// # Errors
+/// The outer error: the bytes are no command that can be applied. The inner one: the refusal.
+pub fn may_propose(auth: &Auth, command: Bytes) -> Result<Result<(), Refusal>, HaltCause> {
+    let command = Command::decode(command).map_err(super::cause_of)?;
+    separate(Permissions { auth, leases: None }.allow(&command))
+}
 
 impl Store {
     /// Whether [`Store::admits`] can refuse anything now.
@@ -20,42 +36,15 @@ impl Store {
         !self.alarms.is_empty() || self.auth.enabled()
     }
 
-    /// Whether a command may be applied now.
+    /// Whether a command may be applied now. As in etcd, alarms come before permissions.
     pub(super) fn admits(&self, command: &Command) -> Applying<()> {
-        let Command { kind, caller, body, .. } = command;
-        let body = body.clone();
-        match kind {
-            Kind::Put => {
-                let request = PutRequest::decode(body)?;
-                self.has_room(true)?;
-                self.may_put(caller, &request)?;
-            }
-            Kind::DeleteRange => {
-                let request = DeleteRangeRequest::decode(body)?;
-                self.is_sound()?;
-                self.may_delete(caller, &request)?;
-            }
-            Kind::Txn => {
-                let txn = FlatTxn::decode(body)?;
-                self.has_room(puts(&txn))?;
-                self.may_run(caller, &txn)?;
-            }
-            Kind::Compaction => self.is_sound()?,
-            Kind::LeaseGrant => self.has_room(true)?,
-            Kind::LeaseRevoke => {
-                let LeaseRevokeRequest { id } = LeaseRevokeRequest::decode(body)?;
-                self.is_sound()?;
-                self.may_change_keys_of(caller, id)?;
-            }
-            changes_users!() => self.auth.admin(caller)?,
-            Kind::Alarm
-            | Kind::LeaseCheckpoint
-            | Kind::ClusterVersionSet
-            | Kind::ClusterMemberAttrSet
-            | Kind::DowngradeInfoSet
-            | changes_nothing!() => {}
+        match command.kind {
+            Kind::Put | Kind::LeaseGrant => self.has_room(true)?,
+            Kind::Txn => self.has_room(puts(&FlatTxn::decode(command.body.clone())?))?,
+            Kind::DeleteRange | Kind::LeaseRevoke | Kind::Compaction => self.is_sound()?,
+            _ => {}
         }
-        Ok(())
+        Permissions { auth: &self.auth, leases: Some(self.engine.as_ref()) }.allow(command)
     }
 
     /// Whether the state is known to equal that of the other members: no CORRUPT alarm stands.
@@ -67,6 +56,41 @@ impl Store {
     fn has_room(&self, takes_room: bool) -> Result<(), Refusal> {
         self.is_sound()?;
         if takes_room && self.alarms.stands(AlarmType::Nospace) { Err(Refusal::NoSpace) } else { Ok(()) }
+    }
+}
+
+/// The permissions of callers.
+struct Permissions<'a> {
+    auth: &'a Auth,
+    /// The engine that holds the keys of leases; `None` if permissions on them are not checked.
+    leases: Option<&'a dyn Engine>,
+}
+
+impl Permissions<'_> {
+    fn allow(&self, command: &Command) -> Applying<()> {
+        if !self.auth.enabled() {
+            return Ok(());
+        }
+        let Command { kind, caller, body, .. } = command;
+        let body = body.clone();
+        match kind {
+            Kind::Put => self.may_put(caller, &PutRequest::decode(body)?)?,
+            Kind::DeleteRange => self.may_delete(caller, &DeleteRangeRequest::decode(body)?)?,
+            Kind::Txn => self.may_run(caller, &FlatTxn::decode(body)?)?,
+            Kind::LeaseRevoke => self.may_change_keys_of(caller, LeaseRevokeRequest::decode(body)?.id)?,
+            changes_users!() => self.auth.admin(caller)?,
+            // As in etcd, members check these before they propose them, not when they apply them.
+            Kind::Compaction
+            | Kind::LeaseGrant
+            | Kind::Alarm
+            | Kind::Authenticate
+            | Kind::LeaseCheckpoint
+            | Kind::ClusterVersionSet
+            | Kind::ClusterMemberAttrSet
+            | Kind::DowngradeInfoSet
+            | changes_nothing!() => {}
+        }
+        Ok(())
     }
 
     fn may_put(&self, caller: &Caller, request: &PutRequest) -> Applying<()> {
@@ -88,10 +112,11 @@ impl Store {
     /// Attaching a key to a lease and revoking the lease require write permission on all keys of the lease: the end of
     /// the lease deletes them all.
     fn may_change_keys_of(&self, caller: &Caller, lease: i64) -> Applying<()> {
-        if !self.leases.contains(lease) || self.auth.admin(caller).is_ok() {
+        let Some(engine) = self.leases else { return Ok(()) };
+        if lease == 0 || self.auth.admin(caller).is_ok() {
             return Ok(());
         }
-        let keys = keys::keys_of(self.engine.as_ref(), lease)?;
+        let keys = keys::keys_of(engine, lease)?;
         Ok(keys.iter().try_for_each(|key| self.auth.permits(caller, Access::Write, key, b""))?)
     }
 

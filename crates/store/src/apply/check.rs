@@ -9,8 +9,8 @@ use metastore_proto::Message;
 use metastore_proto::etcdserverpb::{
     AlarmRequest, AuthRoleAddRequest, AuthRoleDeleteRequest, AuthRoleGrantPermissionRequest,
     AuthRoleRevokePermissionRequest, AuthUserAddRequest, AuthUserChangePasswordRequest, AuthUserDeleteRequest,
-    AuthUserGrantRoleRequest, AuthUserRevokeRoleRequest, CompactionRequest, DeleteRangeRequest, LeaseCheckpointRequest,
-    LeaseGrantRequest, LeaseRevokeRequest, PutRequest,
+    AuthUserGrantRoleRequest, AuthUserRevokeRoleRequest, CompactionRequest, DeleteRangeRequest,
+    InternalAuthenticateRequest, LeaseCheckpointRequest, LeaseGrantRequest, LeaseRevokeRequest, PutRequest,
 };
 use metastore_proto::membershippb::{ClusterMemberAttrSetRequest, ClusterVersionSetRequest, DowngradeInfoSetRequest};
 
@@ -40,6 +40,7 @@ pub fn check_command(data: Bytes) -> Result<(), HaltCause> {
         Kind::ClusterMemberAttrSet => readable::<ClusterMemberAttrSetRequest>(body),
         Kind::DowngradeInfoSet => readable::<DowngradeInfoSetRequest>(body),
         Kind::Alarm => readable::<AlarmRequest>(body),
+        Kind::Authenticate => readable::<InternalAuthenticateRequest>(body),
         Kind::AuthUserAdd => readable::<AuthUserAddRequest>(body),
         Kind::AuthUserDelete => readable::<AuthUserDeleteRequest>(body),
         Kind::AuthUserChangePassword => readable::<AuthUserChangePasswordRequest>(body),

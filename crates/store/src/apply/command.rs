@@ -64,12 +64,11 @@ macro_rules! changes_users {
 }
 pub(super) use changes_users;
 
-/// The kinds that change nothing, as a pattern. Queries change nothing. A login only creates a token, which is not part
-/// of the state. `DowngradeVersionTest` is written by etcd's own tests. The bodies of these commands are never read.
+/// The kinds that change nothing, as a pattern: queries. `DowngradeVersionTest` is written by etcd's own tests. The
+/// bodies of these commands are never read.
 macro_rules! changes_nothing {
     () => {
         Kind::Range
-            | Kind::Authenticate
             | Kind::AuthStatus
             | Kind::AuthUserGet
             | Kind::AuthUserList

@@ -1,8 +1,13 @@
 //! Commands about data beside the keys: alarms, users and roles, a downgrade in progress.
 
+use std::sync::Arc;
+
 use metastore_proto::Message;
 use metastore_proto::etcdserverpb::alarm_request::AlarmAction;
-use metastore_proto::etcdserverpb::{AlarmMember, AlarmRequest, AlarmType};
+use metastore_proto::etcdserverpb::{
+    AlarmMember, AlarmRequest, AlarmType, AuthUserChangePasswordRequest, AuthUserDeleteRequest,
+    InternalAuthenticateRequest,
+};
 use metastore_proto::membershippb::DowngradeInfoSetRequest;
 
 use bytes::Bytes;
@@ -29,15 +34,37 @@ impl Store {
         Ok(Reply::Alarms(concerned))
     }
 
+    /// A login: the member that proposed it has compared the password. The token holds the index of the entry, as in
+    /// etcd, so that a member knows whether it has applied the login.
+    pub(super) fn log_in(&self, request: InternalAuthenticateRequest) -> Applying<Reply> {
+        let InternalAuthenticateRequest { name: user, simple_token, .. } = request;
+        self.auth.may_log_in(&user)?;
+        let token =
+            if simple_token.is_empty() { String::new() } else { format!("{simple_token}.{}", self.applied.index) };
+        Ok(Reply::LoggedIn { user, token, auth_revision: self.auth.revision() })
+    }
+
     /// Applies a command that changes users or roles.
     pub(super) fn change_auth(&mut self, kind: Kind, body: Bytes) -> Applying<Reply> {
-        let (auth, engine) = (&mut self.auth, self.engine.as_ref());
+        let (auth, engine) = (Arc::make_mut(&mut self.auth), self.engine.as_ref());
         match kind {
             Kind::AuthEnable => auth.enable(engine)?,
-            Kind::AuthDisable => auth.disable(engine)?,
+            Kind::AuthDisable => {
+                auth.disable(engine)?;
+                return Ok(Reply::AllLoggedOut);
+            }
             Kind::AuthUserAdd => auth.add_user(engine, Message::decode(body)?)?,
-            Kind::AuthUserDelete => auth.delete_user(engine, &Message::decode(body)?)?,
-            Kind::AuthUserChangePassword => auth.change_password(engine, Message::decode(body)?)?,
+            Kind::AuthUserDelete => {
+                let request = AuthUserDeleteRequest::decode(body)?;
+                auth.delete_user(engine, &request)?;
+                return Ok(Reply::LoggedOut { user: request.name });
+            }
+            Kind::AuthUserChangePassword => {
+                let request = AuthUserChangePasswordRequest::decode(body)?;
+                let user = request.name.clone();
+                auth.change_password(engine, request)?;
+                return Ok(Reply::LoggedOut { user });
+            }
             Kind::AuthUserGrantRole => auth.grant_role(engine, Message::decode(body)?)?,
             Kind::AuthUserRevokeRole => auth.revoke_role(engine, Message::decode(body)?)?,
             Kind::AuthRoleAdd => auth.add_role(engine, Message::decode(body)?)?,

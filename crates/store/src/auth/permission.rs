@@ -12,7 +12,7 @@ use crate::command::Caller;
 
 /// The kind of access to keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Access {
+pub enum Access {
     Read,
     Write,
 }
@@ -22,19 +22,25 @@ const OPEN: &[u8] = b"\0";
 
 impl Auth {
     /// Whether the caller may do everything. Every caller may while authentication is disabled.
-    pub(crate) fn admin(&self, caller: &Caller) -> Result<(), Refusal> {
+    ///
+    /// # Errors
+    /// As etcd: no user, an unknown user, or a user without the role root.
+    pub fn admin(&self, caller: &Caller) -> Result<(), Refusal> {
         if !self.enabled {
             return Ok(());
         }
         if caller.user.is_empty() {
             return Err(Refusal::UserEmpty);
         }
-        let user = self.user(caller).ok_or(Refusal::UserNotFound)?;
+        let user = self.user_of(caller).ok_or(Refusal::UserNotFound)?;
         if is_root(user) { Ok(()) } else { Err(Refusal::PermissionDenied) }
     }
 
     /// Whether the caller may access a key (if `end` is empty), or all keys of a range.
-    pub(crate) fn permits(&self, caller: &Caller, access: Access, key: &[u8], end: &[u8]) -> Result<(), Refusal> {
+    ///
+    /// # Errors
+    /// As etcd: no user, an auth revision that is not the current one, or no permission.
+    pub fn permits(&self, caller: &Caller, access: Access, key: &[u8], end: &[u8]) -> Result<(), Refusal> {
         if !self.enabled {
             return Ok(());
         }
@@ -44,11 +50,11 @@ impl Auth {
         if caller.auth_revision < self.revision {
             return Err(Refusal::AuthOldRevision);
         }
-        let user = self.user(caller).ok_or(Refusal::PermissionDenied)?;
+        let user = self.user_of(caller).ok_or(Refusal::PermissionDenied)?;
         if is_root(user) || self.covers(user, access, key, end) { Ok(()) } else { Err(Refusal::PermissionDenied) }
     }
 
-    fn user(&self, caller: &Caller) -> Option<&User> {
+    fn user_of(&self, caller: &Caller) -> Option<&User> {
         self.users.get(std::str::from_utf8(&caller.user).ok()?)
     }
 

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use metastore_engine::{Engine, EngineError, Published, Revision, Row, Version};
 use metastore_mutants::{Mutant, mutant};
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use super::hash::CompactionHashes;
-use crate::Refusal;
 use crate::watch::HistorySource;
+use crate::{Auth, Refusal};
 
 /// The compacted revision that a store reports before its first compaction, as in etcd.
 pub const NEVER_COMPACTED: i64 = -1;
@@ -28,6 +28,8 @@ struct ViewState {
     compact_revision: AtomicI64,
     pins: Mutex<BTreeMap<i64, usize>>,
     compaction_hashes: Mutex<CompactionHashes>,
+    auth: RwLock<Arc<Auth>>,
+    auth_enabled: AtomicBool,
 }
 
 /// As long as a pin lives, no version is dropped that a read at its revision or later needs.
@@ -62,8 +64,9 @@ pub enum ReadError {
 impl View {
     pub(crate) fn new(engine: Arc<dyn Engine>, compact_revision: i64) -> Self {
         let compact_revision = AtomicI64::new(compact_revision);
-        let (pins, compaction_hashes) = Default::default();
-        Self { shared: Arc::new(ViewState { engine, compact_revision, pins, compaction_hashes }) }
+        let (pins, compaction_hashes, auth, auth_enabled) = Default::default();
+        let state = ViewState { engine, compact_revision, pins, compaction_hashes, auth, auth_enabled };
+        Self { shared: Arc::new(state) }
     }
 
     pub(super) fn compaction_hashes(&self) -> MutexGuard<'_, CompactionHashes> {
@@ -72,6 +75,27 @@ impl View {
 
     pub fn engine(&self) -> &dyn Engine {
         &*self.shared.engine
+    }
+
+    /// The users and permissions, at least as new as the keys that can be read.
+    pub fn users(&self) -> Arc<Auth> {
+        self.shared.auth.read().clone()
+    }
+
+    /// As [`View::users`]; `None` while authentication is disabled.
+    ///
+    /// A read checks them before it begins, and again once it has its result: the keys may have become newer meanwhile.
+    pub fn auth(&self) -> Option<Arc<Auth>> {
+        self.shared.auth_enabled.load(Ordering::Acquire).then(|| self.users())
+    }
+
+    /// To be called before the keys of the same entries are published.
+    pub(crate) fn set_auth(&self, auth: &Arc<Auth>) {
+        let mut published = self.shared.auth.write();
+        if !Arc::ptr_eq(&published, auth) {
+            *published = auth.clone();
+            self.shared.auth_enabled.store(auth.enabled(), Ordering::Release);
+        }
     }
 
     /// The newest revision and log position that readers may see.

@@ -32,7 +32,7 @@ const TRAPS: [(u32, Shown, &str); 13] = [
 ];
 
 /// Texts of errors about keys, leases, watches, members and users, which clients compare word for word.
-const ERRORS: [(&str, Shown); 40] = [
+const ERRORS: [(&str, Shown); 42] = [
     ("etcdserver: mvcc: required revision has been compacted", Script),
     ("etcdserver: mvcc: required revision is a future revision", Script),
     ("etcdserver: key not found", Script),
@@ -47,6 +47,8 @@ const ERRORS: [(&str, Shown); 40] = [
     ("etcdserver: re-configuration failed due to not enough started members", Script),
     ("etcdserver: mvcc: database space exceeded", Script),
     ("etcdserver: corrupt cluster", Script),
+    ("etcdserver: authentication is not enabled", Script),
+    ("etcdserver: authentication failed, invalid user ID or password", Script),
     ("etcdserver: user name is empty", Script),
     ("etcdserver: user name already exists", Script),
     ("etcdserver: user name not found", Script),
@@ -130,6 +132,8 @@ fn every_refusal_is_in_the_list() {
         UserExists,
         UserNotFound,
         NoPasswordUser,
+        AuthNotEnabled,
+        AuthFailed,
         RoleEmpty,
         RoleExists,
         RoleNotFound,
@@ -164,6 +168,8 @@ fn every_refusal_is_in_the_list() {
             | UserExists
             | UserNotFound
             | NoPasswordUser
+            | AuthNotEnabled
+            | AuthFailed
             | RoleEmpty
             | RoleExists
             | RoleNotFound

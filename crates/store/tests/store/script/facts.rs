@@ -4,6 +4,7 @@
 //!   alarm get|activate|deactivate [member=N] [kind=N]
 //!   auth_enable | auth_disable
 //!   user_add NAME [hash=BASE64] [no_password] | user_delete NAME | user_password NAME [hash=BASE64]
+//!   login NAME [LETTERS]                                with the random part of a simple token
 //!   user_grant USER ROLE | user_revoke USER ROLE
 //!   role_add NAME | role_delete NAME
 //!   role_grant ROLE read|write|readwrite KEY [end=KEY | prefix | from] | role_grant ROLE
@@ -21,7 +22,7 @@ use metastore_proto::etcdserverpb::alarm_request::AlarmAction;
 use metastore_proto::etcdserverpb::{
     AlarmRequest, AuthDisableRequest, AuthEnableRequest, AuthRoleAddRequest, AuthRoleDeleteRequest,
     AuthRoleGrantPermissionRequest, AuthRoleRevokePermissionRequest, AuthUserAddRequest, AuthUserChangePasswordRequest,
-    AuthUserDeleteRequest, AuthUserGrantRoleRequest, AuthUserRevokeRoleRequest,
+    AuthUserDeleteRequest, AuthUserGrantRoleRequest, AuthUserRevokeRoleRequest, InternalAuthenticateRequest,
 };
 use metastore_proto::membershippb::DowngradeInfoSetRequest;
 use metastore_store::command::{Caller, Kind};
@@ -92,6 +93,11 @@ impl ScriptedStore {
                 let hashed_password = options(&["hash"])?.get("hash").unwrap_or_default().to_owned();
                 let request = AuthUserChangePasswordRequest { name: name()?, hashed_password, ..Default::default() };
                 self.apply(Kind::AuthUserChangePassword, &request)?
+            }
+            "login" => {
+                let simple_token = words.get(1).copied().unwrap_or_default().to_owned();
+                let request = InternalAuthenticateRequest { name: name()?, simple_token, ..Default::default() };
+                self.apply(Kind::Authenticate, &request)?
             }
             "user_delete" => self.apply(Kind::AuthUserDelete, &AuthUserDeleteRequest { name: name()? })?,
             "user_grant" => {

@@ -73,6 +73,11 @@ pub fn outcome(outcome: &Outcome) -> Vec<String> {
         Ok(Reply::LeaseCheckpoint) => out.push(format!("noted rev={revision}")),
         Ok(Reply::MembersChanged) => out.push(format!("members changed rev={revision}")),
         Ok(Reply::Recorded) => out.push(format!("recorded rev={revision}")),
+        Ok(Reply::LoggedIn { user, token, auth_revision }) => {
+            out.push(format!("{user} has token {token:?} at auth revision {auth_revision} rev={revision}"));
+        }
+        Ok(Reply::LoggedOut { user }) => out.push(format!("{user} is logged out rev={revision}")),
+        Ok(Reply::AllLoggedOut) => out.push(format!("all are logged out rev={revision}")),
         Ok(Reply::Alarms(alarms)) => {
             out.push(format!("{} alarms rev={revision}", alarms.len()));
             out.extend(alarms.iter().map(|alarm| format!("  {} of member {}", alarm.alarm, alarm.member_id)));

@@ -1,0 +1,105 @@
+//! The callers of this member's methods, and their permissions.
+
+use bytes::Bytes;
+use metastore_proto::etcdserverpb::TxnRequest;
+use metastore_store::command::{Caller, Command, Kind};
+use metastore_store::lease::keys_of;
+use metastore_store::mvcc::View;
+use metastore_store::{Access, Auth, Refusal, may_propose};
+
+use super::{MemberHandle, errors};
+use crate::auth::Identity;
+use crate::auth::methods::Need;
+use crate::grpc::{Call, Status};
+
+impl MemberHandle {
+    /// Finds out the caller of a call, and checks what its method asks for, as far as the request does not matter.
+    pub async fn caller_of(&self, call: &Call, need: Need) -> Result<Caller, Status> {
+        if need == Need::Nothing || !self.shared.auth_enabled() {
+            return Ok(Caller::default());
+        }
+        if need == Need::Root {
+            self.read_barrier(call).await?;
+        }
+        let Some(mut auth) = self.view().auth() else { return Ok(Caller::default()) };
+        let mut identity = self.auth.identify(call, &auth, self.shared.applied());
+        if identity == Identity::Ahead {
+            // The login was acknowledged, so it is applied here once this has passed.
+            self.read_barrier(call).await?;
+            let Some(newer) = self.view().auth() else { return Ok(Caller::default()) };
+            identity = self.auth.identify(call, &newer, u64::MAX);
+            auth = newer;
+        }
+        let caller = match identity {
+            Identity::User(caller) => Some(caller),
+            Identity::Nobody => None,
+            Identity::Invalid | Identity::Ahead => return Err(errors::invalid_auth_token()),
+        };
+        if need == Need::ValidToken {
+            return Ok(Caller::default());
+        }
+        if caller.as_ref().is_some_and(|caller| caller.auth_revision < auth.revision()) {
+            return Err(errors::refused(Refusal::AuthOldRevision));
+        }
+        match need {
+            Need::User | Need::RootOrOwn if caller.is_none() => return Err(errors::refused(Refusal::UserEmpty)),
+            Need::Root | Need::RootHere => {
+                auth.admin(caller.as_ref().unwrap_or(&Caller::default())).map_err(errors::refused)?;
+            }
+            _ => {}
+        }
+        Ok(caller.unwrap_or_default())
+    }
+
+    /// Checks a permission of the caller. A read checks it before it begins, and again once it has its result:
+    /// otherwise it could show a key that was written after its permission was revoked.
+    pub fn permit(
+        &self,
+        call: &Call,
+        view: &View,
+        check: impl FnOnce(&Auth, &Caller) -> Result<(), Refusal>,
+    ) -> Result<(), Status> {
+        match view.auth() {
+            None => Ok(()),
+            Some(auth) => check(&auth, &call.caller).map_err(errors::refused),
+        }
+    }
+
+    /// Checks the permissions of a transaction that only reads; as [`MemberHandle::permit`].
+    pub fn may_read(&self, call: &Call, view: &View, txn: &TxnRequest) -> Result<(), Status> {
+        let Some(auth) = view.auth() else { return Ok(()) };
+        check(&auth, Command::encode_as(&call.caller, 0, Kind::Txn, txn))
+    }
+
+    /// Checks the permissions that a command needs before it takes a place in the log.
+    pub(super) fn may_propose(&self, command: &Bytes) -> Result<(), Status> {
+        if !self.shared.auth_enabled() {
+            return Ok(());
+        }
+        self.view().auth().map_or(Ok(()), |auth| check(&auth, command.clone()))
+    }
+}
+
+fn check(auth: &Auth, command: Bytes) -> Result<(), Status> {
+    may_propose(auth, command).map_err(|cause| Status::internal(cause.to_string()))?.map_err(errors::refused)
+}
+
+/// Checks every key of some leases. There may be any number of them: to be called on the pool.
+pub fn permit_keys_of(
+    view: &View,
+    caller: &Caller,
+    access: Access,
+    leases: impl IntoIterator<Item = i64>,
+) -> Result<(), Status> {
+    let Some(auth) = view.auth() else { return Ok(()) };
+    if auth.admin(caller).is_ok() {
+        return Ok(());
+    }
+    for lease in leases {
+        let keys = keys_of(view.engine(), lease);
+        for key in keys.map_err(|error| Status::unknown(error.to_string()))? {
+            auth.permits(caller, access, &key, b"").map_err(errors::refused)?;
+        }
+    }
+    Ok(())
+}
