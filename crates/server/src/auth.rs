@@ -10,6 +10,7 @@
 //!
 //! Deliberately absent: rules about users and permissions (`store`), the handshake that verifies a certificate.
 
+pub mod jwt;
 pub mod methods;
 pub mod passwords;
 mod simple_tokens;
