@@ -15,36 +15,29 @@ pub mod methods;
 pub mod passwords;
 mod simple_tokens;
 
+use std::time::SystemTime;
+
 use bytes::Bytes;
 use metastore_store::Auth;
 use metastore_store::command::Caller;
-use tokio::time::{Duration, Instant};
+use tokio::time::Instant;
 
+use crate::config::AuthSettings;
 use crate::grpc::Call;
+use jwt::{Jwt, JwtError};
 use passwords::Passwords;
 use simple_tokens::SimpleTokens;
-
-/// Settings of the identification of clients; etcd's flags have the same names.
-#[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    pub bcrypt_cost: u32,
-    pub token_ttl: Duration,
-    /// Whether the common name of a client's certificate names a user.
-    pub client_cert_auth: bool,
-}
-
-impl Default for Settings {
-    /// etcd's defaults.
-    fn default() -> Self {
-        Self { bcrypt_cost: 10, token_ttl: Duration::from_secs(300), client_cert_auth: false }
-    }
-}
 
 /// Finds out the users behind calls. All threads share one.
 pub struct Authenticator {
     pub passwords: Passwords,
-    tokens: SimpleTokens,
+    tokens: Tokens,
     client_cert_auth: bool,
+}
+
+enum Tokens {
+    Simple(SimpleTokens),
+    Signed(Box<Jwt>),
 }
 
 /// The identity of a caller.
@@ -60,24 +53,38 @@ pub enum Identity {
 }
 
 impl Authenticator {
-    pub fn new(settings: Settings) -> Self {
-        let Settings { bcrypt_cost, token_ttl, client_cert_auth } = settings;
+    /// # Errors
+    /// If the options of tokens, or the files that they name, cannot be used.
+    pub fn new(settings: &AuthSettings) -> Result<Self, JwtError> {
+        let AuthSettings { jwt, bcrypt_cost, token_ttl, client_cert_auth } = settings;
+        let tokens = match jwt {
+            None => Tokens::Simple(SimpleTokens::new(*token_ttl)),
+            Some(options) => Tokens::Signed(Box::new(Jwt::new(options)?)),
+        };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { passwords: Passwords::new(bcrypt_cost, cores), tokens: SimpleTokens::new(token_ttl), client_cert_auth }
+        let passwords = Passwords::new(*bcrypt_cost, cores);
+        Ok(Self { passwords, tokens, client_cert_auth: *client_cert_auth })
     }
 
     /// The caller behind a call, at a member that has applied the log up to `applied`. As in etcd, a token comes before
     /// a certificate.
     pub fn identify(&self, call: &Call, auth: &Auth, applied: u64) -> Identity {
         if let Some(token) = &call.token {
-            return match self.tokens.user(token, Instant::now()) {
-                Some(user) => Identity::User(Caller { user, auth_revision: auth.revision() }),
-                None if simple_tokens::index(token).is_some_and(|index| index > applied) => Identity::Ahead,
-                None => Identity::Invalid,
+            return match &self.tokens {
+                Tokens::Simple(tokens) => match tokens.user(token, Instant::now()) {
+                    Some(user) => Identity::User(Caller { user, auth_revision: auth.revision() }),
+                    None if simple_tokens::index(token).is_some_and(|index| index > applied) => Identity::Ahead,
+                    None => Identity::Invalid,
+                },
+                Tokens::Signed(jwt) => {
+                    let claims = str::from_utf8(token).ok().and_then(|token| jwt.verify(token, SystemTime::now()));
+                    let caller = |(user, auth_revision): (String, _)| Caller { user: user.into(), auth_revision };
+                    claims.map_or(Identity::Invalid, |claims| Identity::User(caller(claims)))
+                }
             };
         }
         let name = call.origin.as_ref().and_then(|origin| origin.common_name.as_ref());
-        match name.filter(|name| self.client_cert_auth && !name.is_empty()) {
+        match name.filter(|_| self.client_cert_auth) {
             Some(name) => {
                 let user = Bytes::copy_from_slice(name.as_bytes());
                 Identity::User(Caller { user, auth_revision: auth.revision() })
@@ -86,23 +93,40 @@ impl Authenticator {
         }
     }
 
-    /// The random part of a new token.
+    /// The random part of a new simple token; empty if tokens are signed.
     pub fn new_token(&self) -> String {
-        simple_tokens::random()
+        if let Tokens::Simple(_) = self.tokens { simple_tokens::random() } else { String::new() }
+    }
+
+    /// The token of a login that was applied: `simple`, unless tokens are signed.
+    ///
+    /// # Errors
+    /// If the token cannot be signed.
+    pub fn token(&self, user: &str, simple: String, auth_revision: u64) -> Result<String, JwtError> {
+        match &self.tokens {
+            Tokens::Simple(_) => Ok(simple),
+            Tokens::Signed(jwt) => jwt.sign(user, auth_revision, SystemTime::now()),
+        }
     }
 
     /// A login was applied: the token is the user's from now on.
     pub fn logged_in(&self, user: &str, token: &str) {
-        self.tokens.add(token, user, Instant::now());
+        if let Tokens::Simple(tokens) = &self.tokens {
+            tokens.add(token, user, Instant::now());
+        }
     }
 
-    /// The user was deleted, or has another password.
+    /// The user was deleted, or has another password. A signed token is then of an older auth revision.
     pub fn logged_out(&self, user: &str) {
-        self.tokens.remove_of(user);
+        if let Tokens::Simple(tokens) = &self.tokens {
+            tokens.remove_of(user);
+        }
     }
 
     /// Authentication was disabled, or another state has replaced that of the logins.
     pub fn all_logged_out(&self) {
-        self.tokens.remove_all();
+        if let Tokens::Simple(tokens) = &self.tokens {
+            tokens.remove_all();
+        }
     }
 }

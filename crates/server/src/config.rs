@@ -20,7 +20,6 @@ pub mod parse;
 pub mod url;
 mod validate;
 
-use crate::auth;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -63,7 +62,7 @@ pub struct Config {
     pub strict_reconfig_check: bool,
     /// Learners that the cluster may have; all members must agree on it.
     pub max_learners: usize,
-    pub auth: auth::Settings,
+    pub auth: AuthSettings,
     /// Applied entries by which the log in memory grows before it is cut.
     pub snapshot_count: u64,
     /// Applied entries that stay when it is cut, for followers that lag.
@@ -218,6 +217,24 @@ fn value<'a>(values: &'a Values, name: &str) -> &'a str {
     values.get(name).map_or(flag.default, String::as_str)
 }
 
+/// Settings of the identification of clients; etcd's flags have the same names.
+#[derive(Clone, Debug)]
+pub struct AuthSettings {
+    /// The options of tokens that are signed (`jwt,...`); `None` for simple tokens.
+    pub jwt: Option<String>,
+    pub bcrypt_cost: u32,
+    pub token_ttl: Duration,
+    /// Whether the common name of a client's certificate names a user.
+    pub client_cert_auth: bool,
+}
+
+impl Default for AuthSettings {
+    /// etcd's defaults.
+    fn default() -> Self {
+        Self { jwt: None, bcrypt_cost: 10, token_ttl: Duration::from_secs(300), client_cert_auth: false }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -246,7 +263,7 @@ mod tests {
             "--cert-file=/c",
             "--force-new-cluster",
             "--discovery-srv=example.com",
-            "--auth-token=jwt,pub-key=x",
+            "--auth-token=signed",
             "--corrupt-check-time=1h",
             "--experimental-initial-corrupt-check",
             "--config-file=/c",

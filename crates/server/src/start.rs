@@ -120,7 +120,8 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
     let metrics = Metrics::new(config.reported_version.clone(), ledger);
     let replica = open(config, descriptors, &metrics)?;
     let shared = Shared::new(replica.cluster_id(), replica.id(), replica.store());
-    let auth = Arc::new(Authenticator::new(config.auth));
+    let auth = Authenticator::new(&config.auth).map_err(|error| StartError::Settings(error.to_string()))?;
+    let auth = Arc::new(auth);
     let own =
         duplicate_process::Own { cluster_id: replica.cluster_id(), id: replica.id(), directory: replica.directory() };
     let inbox = Inbox::new(Bounds { count: INBOX_COUNT, bytes: INBOX_BYTES });

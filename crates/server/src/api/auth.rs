@@ -115,6 +115,8 @@ async fn authenticate(member: &MemberHandle, call: Call, request: AuthenticateRe
         match member.propose(&call, Kind::Authenticate, &request).await? {
             (_, Reply::LoggedIn { auth_revision, .. }) if auth_revision != auth.revision() => {}
             (revision, Reply::LoggedIn { token, .. }) => {
+                let token = member.auth.token(&name, token, auth.revision());
+                let token = token.map_err(|error| Status::unknown(error.to_string()))?;
                 return Frame::of(&AuthenticateResponse { header: Some(member.header(revision)), token });
             }
             (_, other) => return Err(mismatch(&other)),

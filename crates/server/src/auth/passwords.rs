@@ -57,7 +57,10 @@ impl Passwords {
     pub fn new(cost: u32, cores: usize) -> Passwords {
         if !COSTS.contains(&cost) {
             tracing::warn!(
-                "given-cost" = cost, "min-cost" = COSTS.start(), "max-cost" = COSTS.end(), "default-cost" = DEFAULT_COST,
+                "given-cost" = cost,
+                "min-cost" = COSTS.start(),
+                "max-cost" = COSTS.end(),
+                "default-cost" = DEFAULT_COST,
                 "--bcrypt-cost is out of its range; the default is used"
             );
         }

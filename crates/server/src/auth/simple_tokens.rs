@@ -6,9 +6,9 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use bytes::Bytes;
 use parking_lot::RwLock;
-use ring::rand::{SecureRandom, SystemRandom};
 use tokio::time::{Duration, Instant};
 
 /// Letters of a token before the dot.

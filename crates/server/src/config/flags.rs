@@ -65,7 +65,6 @@ pub fn find(name: &str) -> Option<&'static Flag> {
 }
 
 const TLS: &str = "TLS is not available yet, and the member would serve in the clear";
-const AUTH: &str = "authentication is not available yet, and the member would serve everyone";
 const DISCOVERY: &str = "discovery is not available yet; name the members with --initial-cluster";
 const CORRUPTION: &str = "corruption checks are not available yet";
 const COMPACTION: &str = "automatic compaction is not available yet; compact from a client";
@@ -181,9 +180,9 @@ pub const FLAGS: &[Flag] = &[
     harmless("self-signed-cert-validity", Number, "1"),
     refused("cors", Text, "*", BROWSERS),
     refused("host-whitelist", Text, "*", BROWSERS),
-    refused("auth-token", Text, "simple", AUTH),
+    acts("auth-token", Text, "simple", Security, "Kind of tokens: simple, or jwt with its options, as in etcd."),
     acts("auth-token-ttl", Number, "300", Security, "Seconds for which a simple token is valid after its last use."),
-    refused("bcrypt-cost", Number, "10", AUTH),
+    acts("bcrypt-cost", Number, "10", Security, "Cost of the hash of a password, 4 to 31: each step doubles the time."),
 
     // Logging, profiling, tracing
     acts("log-level", Text, "info", Logging, "Log level: debug, info, warn, error, panic or fatal."),

@@ -148,7 +148,7 @@ pub(super) fn boolean(text: &str) -> Option<bool> {
 }
 
 /// Go's `time.ParseDuration`, without negative values: `1h30m`, `1.5s`, `0`.
-pub(super) fn duration(text: &str) -> Option<Duration> {
+pub fn duration(text: &str) -> Option<Duration> {
     if text == "0" {
         return Some(Duration::ZERO);
     }

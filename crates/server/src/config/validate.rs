@@ -1,6 +1,5 @@
 //! Strings into a [`Config`], with etcd's error texts where it has some.
 
-use crate::auth;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use metastore_replica::wal::MAX_ENTRY_BYTES;
 
 use super::parse::{Values, boolean, duration};
 use super::url::{Url, parse_list};
-use super::{ClusterState, Config, EngineSettings, REQUEST_OVERHEAD_BYTES, value};
+use super::{AuthSettings, ClusterState, Config, EngineSettings, REQUEST_OVERHEAD_BYTES, value};
 use crate::grpc::frame::MAX_SEND_BYTES;
 use crate::logging::{Level, Output};
 
@@ -185,9 +184,16 @@ fn skip_entry(text: &str) -> Result<Option<EntryId>, String> {
         .ok_or_else(|| format!("--unsafe-skip-entry={text} is not the index and the term of an entry, like 55:3"))
 }
 
-fn auth(values: &Values) -> Result<auth::Settings, String> {
+fn auth(values: &Values) -> Result<AuthSettings, String> {
     let token_ttl = Duration::from_secs(at_least(values, "auth-token-ttl", 0, u32::MAX.into())?);
-    Ok(auth::Settings { token_ttl, ..auth::Settings::default() })
+    let bcrypt_cost = at_least(values, "bcrypt-cost", 0, u32::MAX.into())? as u32;
+    let jwt = match value(values, "auth-token").split_once(',') {
+        _ if value(values, "auth-token") == "jwt" => Some(String::new()),
+        Some(("jwt", options)) => Some(options.to_owned()),
+        _ if ["simple", ""].contains(&value(values, "auth-token")) => None,
+        _ => return Err(format!("--auth-token={}: expected simple, or jwt,...", value(values, "auth-token"))),
+    };
+    Ok(AuthSettings { jwt, bcrypt_cost, token_ttl, ..AuthSettings::default() })
 }
 
 fn max_learners(values: &Values) -> Result<usize, String> {

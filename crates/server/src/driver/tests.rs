@@ -12,7 +12,7 @@ use metastore_store::lease::Renewal;
 
 use super::waiters::FORGET_AFTER;
 use super::*;
-use crate::auth;
+use crate::config::AuthSettings;
 use crate::grpc::Ledger;
 use crate::io::inbox::Bounds;
 use crate::io::slots::Slots;
@@ -59,7 +59,7 @@ fn driver(founders: usize) -> (Driver, mailbox::Receiver<Mail>) {
     let heartbeat = Heartbeat { interval: Duration::from_millis(100), election_ticks: 10 };
     let advertised = Advertised { name: "0".into(), client_urls: Vec::new(), cluster_version: "3.7.0".into() };
     let ready = (signal::Sender::new(false), Metrics::new("3.7.0".into(), Ledger::default()));
-    let auth = Arc::new(Authenticator::new(auth::Settings::default()));
+    let auth = Arc::new(Authenticator::new(&AuthSettings::default()).unwrap());
     let mut driver = Driver::new(replica, (shared, auth), (inbox, transport), links, heartbeat, advertised, ready);
     let look = |urls: &[String]| {
         assert_eq!(urls.is_empty(), founders == 1, "no other member dials a single one");

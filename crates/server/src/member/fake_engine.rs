@@ -11,7 +11,8 @@ use metastore_store::watch::RevisionEvents;
 use metastore_store::{Member as ClusterMember, Store};
 
 use super::{Barrier, Limits, MemberHandle};
-use crate::auth::{self, Authenticator};
+use crate::auth::Authenticator;
+use crate::config::AuthSettings;
 use crate::driver::{Answer, EngineHandle, Event, EventSink, Mail, Waiter};
 use crate::grpc::Ledger;
 use crate::io::inbox::{Bounds, Inbox};
@@ -93,7 +94,7 @@ impl FakeEngine {
             metrics: Metrics::new("3.7.0".into(), Ledger::default()),
             barrier: Barrier::new(engine.clone(), flags.clone(), request_timeout),
             engine,
-            auth: Arc::new(Authenticator::new(auth::Settings::default())),
+            auth: Arc::new(Authenticator::new(&AuthSettings::default()).unwrap()),
             transport: Transport::new(settings, Arc::new(Deaf), Arc::new(Deaf)),
             pool: Pool::default(),
             listing: Default::default(),

@@ -76,7 +76,11 @@ pub(super) enum Private<'a> {
     /// In the form of PKCS #1.
     Rsa(&'a [u8]),
     /// Files may lack the name of the curve, and the public key.
-    Ec { curve: Option<&'a [u8]>, private: &'a [u8], public: Option<&'a [u8]> },
+    Ec {
+        curve: Option<&'a [u8]>,
+        private: &'a [u8],
+        public: Option<&'a [u8]>,
+    },
     Ed25519(&'a [u8]),
 }
 
@@ -193,8 +197,8 @@ struct Header {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use super::super::tests::{FILES, file};
+    use super::*;
 
     #[test]
     fn no_cut_and_no_flipped_byte_of_a_key_file_is_a_panic() {

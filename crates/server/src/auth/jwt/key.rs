@@ -147,7 +147,8 @@ fn read_pair(name: &str, method: Method, public: Option<File>, private: Option<F
 /// The key of a public key file, or of a certificate, in the form that the library reads.
 fn read_public(name: &str, method: Method, (file, content): File) -> Result<Vec<u8>, JwtError> {
     let block = der::first_block(content).ok_or_else(|| not_pem(file))?;
-    let wrong = || JwtError::Key { file: file.to_owned(), why: format!("key is not a valid {} public key", kind(name)) };
+    let wrong =
+        || JwtError::Key { file: file.to_owned(), why: format!("key is not a valid {} public key", kind(name)) };
     let Public { algorithm, curve, key } = der::public(&block).ok_or_else(wrong)?;
     match method {
         Method::Rsa(..) if algorithm == der::RSA => {
@@ -175,7 +176,8 @@ fn read_private(name: &str, method: Method, (file, content): File, given: Option
         }
         (Method::Ec(own, ..), Private::Ec { curve, .. }) if curve != Some(own) => Err(other_curve(name, file)),
         (Method::Ec(_, algorithm, _), Private::Ec { private, public, .. }) => {
-            let public = public.or(given).ok_or_else(|| invalid("the file lacks the public key; set pub-key".into()))?;
+            let public =
+                public.or(given).ok_or_else(|| invalid("the file lacks the public key; set pub-key".into()))?;
             let pair = EcdsaKeyPair::from_private_key_and_public_key(algorithm, private, public);
             Ok(Pair::Ec(pair.map_err(rejected)?))
         }

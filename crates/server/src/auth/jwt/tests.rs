@@ -142,10 +142,7 @@ fn errors_have_the_texts_of_etcd_and_name_the_file() {
             "sign-method=RS256,priv-key=@rsa.pem,pub-key=@other.pub",
             "auth: public and private keys don't match: @other.pub",
         ),
-        (
-            "sign-method=RS256,priv-key=@hs.key",
-            "invalid key: Key must be a PEM encoded PKCS1 or PKCS8 key: @hs.key",
-        ),
+        ("sign-method=RS256,priv-key=@hs.key", "invalid key: Key must be a PEM encoded PKCS1 or PKCS8 key: @hs.key"),
         ("sign-method=RS256,priv-key=@ec256.pem", "key is not a valid RSA private key: @ec256.pem"),
         ("sign-method=PS256,pub-key=@ec256.pub", "key is not a valid RSA public key: @ec256.pub"),
         ("sign-method=ES256,pub-key=@rsa.pub", "key is not a valid ECDSA public key: @rsa.pub"),
