@@ -18,7 +18,9 @@ pub use watch::Watchers;
 
 use std::rc::Rc;
 
-use crate::grpc::Router;
+use crate::audit::{Open, Subjects};
+use crate::auth::methods::Method;
+use crate::grpc::{Call, Router};
 use crate::member::MemberHandle;
 
 /// Adds every service to a worker's router.
@@ -33,33 +35,44 @@ pub fn register(router: &mut Router, member: &Rc<MemberHandle>, watchers: &Rc<Wa
 }
 
 /// Adds a unary method that learners do not serve, and whose caller has what the method's row in the permission table
-/// asks for. The handler is
-/// `async fn(&MemberHandle, Call, T) -> Result<Frame, _>`.
+/// asks for. The handler is `async fn(&MemberHandle, Call, T) -> Result<Frame, _>`.
 macro_rules! unary {
-    ($router:expr, $member:expr, $service:expr, $method:literal, $handler:path) => {{
-        let (member, need) = ($member.clone(), $crate::auth::methods::need_of($service, $method));
-        $router.unary($service, $method, move |mut call, request| {
-            let member = member.clone();
-            async move {
-                member.admit(&mut call, need).await?;
-                $handler(&member, call, request).await
-            }
-        });
-    }};
+    ($router:expr, $member:expr, $service:expr, $method:literal, $handler:path) => {
+        $crate::api::served!($router, $member, $service, $method, $handler, admit)
+    };
 }
 use unary;
 
 /// The same for a method that a learner serves, too, or whose handler decides that itself.
 macro_rules! unary_on_learners {
-    ($router:expr, $member:expr, $service:expr, $method:literal, $handler:path) => {{
-        let (member, need) = ($member.clone(), $crate::auth::methods::need_of($service, $method));
+    ($router:expr, $member:expr, $service:expr, $method:literal, $handler:path) => {
+        $crate::api::served!($router, $member, $service, $method, $handler, admit_anywhere)
+    };
+}
+use unary_on_learners;
+
+macro_rules! served {
+    ($router:expr, $member:expr, $service:expr, $method:literal, $handler:path, $admit:ident) => {{
+        let (member, method) = ($member.clone(), $crate::auth::methods::method($service, $method));
         $router.unary($service, $method, move |mut call, request| {
             let member = member.clone();
             async move {
-                member.admit_anywhere(&mut call, need).await?;
-                $handler(&member, call, request).await
+                let mut audit = $crate::api::audited(&member, method, &call, &request);
+                let answer = async {
+                    member.$admit(&mut call, method.need).await?;
+                    audit.iter_mut().for_each(|open| open.admitted(&call, &call.caller));
+                    $handler(&member, call, request).await
+                };
+                let answer = answer.await;
+                audit.into_iter().for_each(|open| open.close(&answer));
+                answer
             }
         });
     }};
 }
-use unary_on_learners;
+use served;
+
+/// Begins the record of a call in the audit log, if there is one.
+fn audited(member: &MemberHandle, method: Method, call: &Call, request: &impl Subjects) -> Option<Open> {
+    member.audit.open(method.name, method.effect, call, || request.subject())
+}

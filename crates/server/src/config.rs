@@ -63,6 +63,7 @@ pub struct Config {
     /// Learners that the cluster may have; all members must agree on it.
     pub max_learners: usize,
     pub auth: AuthSettings,
+    pub audit: Option<AuditSettings>,
     /// Applied entries by which the log in memory grows before it is cut.
     pub snapshot_count: u64,
     /// Applied entries that stay when it is cut, for followers that lag.
@@ -233,6 +234,40 @@ impl Default for AuthSettings {
     fn default() -> Self {
         Self { jwt: None, bcrypt_cost: 10, token_ttl: Duration::from_secs(300), client_cert_auth: false }
     }
+}
+
+/// The calls that the audit log holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AuditLevel {
+    /// Calls that were refused because of the identity or the permissions of the caller.
+    Denied,
+    /// Also all calls that change something.
+    #[default]
+    Writes,
+    All,
+}
+
+impl AuditLevel {
+    /// The value of `--audit-level`.
+    pub fn parse(text: &str) -> Option<Self> {
+        Some(match text {
+            "denied" => Self::Denied,
+            "writes" => Self::Writes,
+            "all" => Self::All,
+            _ => return None,
+        })
+    }
+}
+
+/// Settings of the audit log.
+#[derive(Clone, Debug)]
+pub struct AuditSettings {
+    pub file: PathBuf,
+    pub level: AuditLevel,
+    /// A file of this size is renamed, and a new one begun.
+    pub rotate_bytes: u64,
+    /// As many renamed files are kept.
+    pub kept_files: u32,
 }
 
 #[cfg(test)]

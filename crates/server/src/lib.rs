@@ -8,6 +8,7 @@
 mod seldom;
 
 pub mod api;
+pub mod audit;
 pub mod auth;
 pub mod config;
 pub mod convert;

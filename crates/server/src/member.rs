@@ -30,6 +30,7 @@ use metastore_store::mvcc::View;
 use metastore_store::{Outcome, Reply};
 use tokio::time::{Instant, timeout_at};
 
+use crate::audit::Audit;
 use crate::auth::Authenticator;
 use crate::auth::methods::Need;
 use crate::driver::{Answer, EngineHandle, Event, NoAnswer, Waiter};
@@ -60,6 +61,7 @@ pub struct MemberHandle {
     pub engine: EngineHandle,
     /// Finds out the users behind calls.
     pub auth: Arc<Authenticator>,
+    pub audit: Audit,
     /// How the other members are reached.
     pub transport: Transport,
     /// Connections of this worker to the leader.

@@ -15,6 +15,7 @@ use metastore_store::watch;
 use tokio::sync::watch as signal;
 
 use crate::api::{self, Watchers, defragment};
+use crate::audit::Audit;
 use crate::auth::Authenticator;
 use crate::config::Config;
 use crate::descriptors::Descriptors;
@@ -78,6 +79,7 @@ pub struct Running {
     inbox: Inbox<Event>,
     ended: Ended,
     shared: Arc<Shared>,
+    audit: Audit,
     /// Where clients are served.
     pub client_addresses: Vec<SocketAddr>,
 }
@@ -122,6 +124,10 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
     let shared = Shared::new(replica.cluster_id(), replica.id(), replica.store());
     let auth = Authenticator::new(&config.auth).map_err(|error| StartError::Settings(error.to_string()))?;
     let auth = Arc::new(auth);
+    let audit = Audit::start(config.audit.as_ref(), &config.name).map_err(|error| {
+        let file = config.audit.as_ref().map(|audit| audit.file.display());
+        StartError::Settings(format!("cannot open the audit log {}: {error}", file.expect("there is a file")))
+    })?;
     let own =
         duplicate_process::Own { cluster_id: replica.cluster_id(), id: replica.id(), directory: replica.directory() };
     let inbox = Inbox::new(Bounds { count: INBOX_COUNT, bytes: INBOX_BYTES });
@@ -133,7 +139,7 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
     let transport =
         Transport::new(peer_settings(config, &replica), Arc::new(PeerSink::new(inbox.clone())), Arc::new(intake));
     let ways = (inbox.clone(), transport.clone());
-    let handles = Arc::new(Handles::new(config, (&shared, &auth), ways.clone(), workers, &metrics));
+    let handles = Arc::new(Handles::new(config, (&shared, &auth, &audit), ways.clone(), workers, &metrics));
     let ready = (ready, metrics.clone());
     let driver =
         Driver::new(replica, (shared.clone(), auth), ways, links, heartbeat(config), advertised(config), ready);
@@ -161,7 +167,7 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
     for url in &config.listen_client_urls {
         tracing::info!(address = %url.text, "serving client traffic insecurely; this is strongly discouraged!");
     }
-    Ok(Running { workers, peers, serving, engine, inbox, ended, shared, client_addresses })
+    Ok(Running { workers, peers, serving, engine, inbox, ended, shared, audit, client_addresses })
 }
 
 impl StartError {
@@ -191,6 +197,7 @@ impl Running {
         // Nothing is ever sent: the sender is dropped when another member leads, or if there is nothing to hand over.
         _ = handed_over.recv_timeout(HAND_OVER_PATIENCE);
         self.workers.stop();
+        self.audit.finish();
         self.inbox.push_control(Event::Stop);
         self.peers.stop();
         self.engine.join().unwrap_or_else(|_| {
@@ -283,6 +290,7 @@ fn wait_until_ready(ready: &mut signal::Receiver<bool>, ended: &Ended) -> Result
 struct Handles {
     shared: Arc<Shared>,
     auth: Arc<Authenticator>,
+    audit: Audit,
     limits: Limits,
     watch_limits: watch::Limits,
     inbox: Inbox<Event>,
@@ -296,7 +304,7 @@ struct Handles {
 impl Handles {
     fn new(
         config: &Config,
-        (shared, auth): (&Arc<Shared>, &Arc<Authenticator>),
+        (shared, auth, audit): (&Arc<Shared>, &Arc<Authenticator>, &Audit),
         (inbox, transport): (Inbox<Event>, Transport),
         workers: Vec<Worker>,
         metrics: &Arc<Metrics>,
@@ -305,6 +313,7 @@ impl Handles {
         Self {
             shared: shared.clone(),
             auth: auth.clone(),
+            audit: audit.clone(),
             limits: limits(config),
             watch_limits: watch::Limits::new(config.max_request_bytes, progress_ms),
             inbox,
@@ -331,6 +340,7 @@ impl Handles {
             metrics: self.metrics.clone(),
             engine,
             auth: self.auth.clone(),
+            audit: self.audit.clone(),
             transport: self.transport.clone(),
             pool: peer::Pool::default(),
             barrier,

@@ -25,6 +25,7 @@ const ROOMS: &[&str] = &[
     "convert",
     "engine",
     "descriptors",
+    "audit",
     "auth",
     "config",
     "metrics",

@@ -11,12 +11,13 @@ use metastore_proto::etcdserverpb::{
 use metastore_store::apply::range_query;
 use metastore_store::command::Kind;
 use metastore_store::mvcc::row::key_of;
-use metastore_store::mvcc::{RangeQuery, RangeReply, ReadError, View};
+use metastore_store::mvcc::{RangeCursor, RangeQuery, RangeReply, ReadError, View};
 use metastore_store::{Access, Reply};
 
 use super::encode::{self, Header};
-use super::{check, unary, unary_on_learners};
-use crate::auth::methods::{Need, need_of};
+use super::{audited, check, unary, unary_on_learners};
+use crate::audit::Open;
+use crate::auth::methods::{self, Need};
 use crate::grpc::{Call, Frame, Outbound, Router, Status};
 use crate::instruments::requests::{RANGE, TXN};
 use crate::member::{MemberHandle, errors, mismatch, on_pool};
@@ -35,9 +36,13 @@ pub fn register(router: &mut Router, member: &Rc<MemberHandle>) {
     unary!(router, member, SERVICE, "DeleteRange", delete_range);
     unary!(router, member, SERVICE, "Txn", txn);
     unary!(router, member, SERVICE, "Compact", compact);
-    let (member, need) = (member.clone(), need_of(SERVICE, "RangeStream"));
+    let (member, method) = (member.clone(), methods::method(SERVICE, "RangeStream"));
     router.server_stream(SERVICE, "RangeStream", move |call, request, outbound| {
-        range_stream(member.clone(), need, call, request, outbound)
+        let member = member.clone();
+        async move {
+            let audit = audited(&member, method, &call, &request);
+            range_stream(&member, method.need, (call, audit), request, outbound).await
+        }
     });
 }
 
@@ -168,23 +173,21 @@ async fn compact(member: &MemberHandle, call: Call, request: CompactionRequest) 
 
 /// The permission is checked when the stream has its revision: what it shows was written before.
 async fn range_stream(
-    member: Rc<MemberHandle>,
+    member: &MemberHandle,
     need: Need,
-    mut call: Call,
+    (mut call, mut audit): (Call, Option<Open>),
     request: RangeRequest,
     mut outbound: Outbound,
 ) -> Result<(), Status> {
-    member.admit(&mut call, need).await?;
-    check::range(&request)?;
-    check_streamable(&request)?;
-    if !request.serializable {
-        member.read_barrier(&call).await?;
-    }
-    let Some(request) = send_sorted(&member, &call, request, &mut outbound).await? else { return Ok(()) };
-    let (view, asked) = (member.view(), request.clone());
-    // A client that does not read its stream holds back nothing: each piece is read from the state of that moment.
-    let mut cursor = on_pool(move || view.cursor(&range_query(&request)).map_err(errors::unreadable)).await?;
-    may_range(&member, &call, &member.view(), &asked)?;
+    let admitted = member.admit(&mut call, need).await;
+    audit.iter_mut().for_each(|open| open.admitted(&call, &call.caller));
+    let began = match admitted {
+        Ok(()) => begin_stream(member, &call, request, &mut outbound).await,
+        Err(status) => Err(status),
+    };
+    // The decision is made before the first key is sent.
+    audit.into_iter().for_each(|open| open.close(&began));
+    let Some(mut cursor) = began? else { return Ok(()) };
     let target_bytes = member.limits.max_request_bytes;
     let mut keys = FIRST_CHUNK_KEYS;
     loop {
@@ -215,6 +218,26 @@ async fn range_stream(
     // A client that has gone needs no last message.
     let _ = outbound.send(frame).await;
     Ok(())
+}
+
+/// The cursor of a stream; `None` if the whole answer was sent.
+async fn begin_stream(
+    member: &MemberHandle,
+    call: &Call,
+    request: RangeRequest,
+    outbound: &mut Outbound,
+) -> Result<Option<RangeCursor>, Status> {
+    check::range(&request)?;
+    check_streamable(&request)?;
+    if !request.serializable {
+        member.read_barrier(call).await?;
+    }
+    let Some(request) = send_sorted(member, call, request, outbound).await? else { return Ok(None) };
+    let (view, asked) = (member.view(), request.clone());
+    // A client that does not read its stream holds back nothing: each piece is read from the state of that moment.
+    let cursor = on_pool(move || view.cursor(&range_query(&request)).map_err(errors::unreadable)).await?;
+    may_range(member, call, &member.view(), &asked)?;
+    Ok(Some(cursor))
 }
 
 /// Answers a request that names a sort target without an order, if etcd's first message would hold the whole answer:

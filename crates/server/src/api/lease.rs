@@ -25,7 +25,7 @@ use tokio::time::timeout_at;
 
 use super::encode::{self, Header};
 use super::unary;
-use crate::auth::methods::{Need, need_of};
+use crate::auth::methods::{self, Need};
 use crate::driver::{Answer, Event, LEASES_AT_ONCE};
 use crate::grpc::{Call, Frame, Inbound, Outbound, Router, Status};
 use crate::leader::renewal::{RENEWALS_AT_ONCE, joined, renew, renew_or_await_end};
@@ -41,7 +41,7 @@ pub fn register(router: &mut Router, member: &Rc<MemberHandle>) {
     unary!(router, member, SERVICE, "LeaseRevoke", revoke);
     unary!(router, member, SERVICE, "LeaseTimeToLive", time_to_live);
     unary!(router, member, SERVICE, "LeaseLeases", leases);
-    let (member, need) = (member.clone(), need_of(SERVICE, "LeaseKeepAlive"));
+    let (member, need) = (member.clone(), methods::method(SERVICE, "LeaseKeepAlive").need);
     router.bidi(SERVICE, "LeaseKeepAlive", move |call, inbound, outbound| {
         keep_alive(member.clone(), need, call, inbound, outbound)
     });

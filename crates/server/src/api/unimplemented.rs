@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use crate::auth::methods::need_of;
+use crate::auth::methods;
 use crate::grpc::{Frame, Router, Status};
 use crate::member::MemberHandle;
 
@@ -19,16 +19,16 @@ pub fn unimplemented(service: &str, what: &str) -> Status {
 }
 
 pub fn register(router: &mut Router, member: &Rc<MemberHandle>) {
-    for method in METHODS {
-        let (member, need) = (member.clone(), need_of(SERVICE, method));
-        router.unary(SERVICE, method, move |mut call, (): ()| {
+    for name in METHODS {
+        let (member, need) = (member.clone(), methods::method(SERVICE, name).need);
+        router.unary(SERVICE, name, move |mut call, (): ()| {
             let member = member.clone();
             async move {
-                match method {
+                match name {
                     SNAPSHOT => member.admit_anywhere(&mut call, need).await?,
                     _ => member.admit(&mut call, need).await?,
                 }
-                Err::<Frame, _>(unimplemented("Maintenance", method))
+                Err::<Frame, _>(unimplemented("Maintenance", name))
             }
         });
     }

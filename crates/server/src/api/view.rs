@@ -178,6 +178,13 @@ static NUMBERS: &[(Number, Read)] = &[
         now.sum(|counts| &counts.lease_renewed)
     }),
     (counter("etcd_debugging_server_lease_expired_total", "Leases expired."), |now| now.shared.lease_expired.get()),
+    (gauge("etcd_debugging_auth_revision", "The revision of users, roles and permissions."), |now| {
+        now.member.view().users().revision()
+    }),
+    (
+        counter("metastore_audit_lost_total", "Records of the audit log that were lost, because its queue was full."),
+        |now| now.member.audit.lost(),
+    ),
     (gauge("etcd_disk_defrag_inflight", "Whether or not defrag is active."), |now| {
         u64::from(now.shared.defragmenting.try_lock().is_err())
     }),

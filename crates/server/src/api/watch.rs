@@ -20,7 +20,8 @@ use metastore_store::watch::{self, Counts, Events, Hub, Limits, RevisionEvents, 
 use tokio::sync::Notify;
 use tokio::time::{Duration, Instant};
 
-use crate::auth::methods::{Need, need_of};
+use super::audited;
+use crate::auth::methods::{self, Method};
 use crate::driver::EventSink;
 use crate::grpc::{Call, Frame, Inbound, Outbound, Router, Status};
 use crate::member::{LeaderWatch, MemberHandle, errors};
@@ -170,9 +171,9 @@ impl Drop for Stream {
 
 pub fn register(router: &mut Router, member: &Rc<MemberHandle>, watchers: &Rc<Watchers>) {
     let (member, watchers) = (member.clone(), watchers.clone());
-    let need = need_of(SERVICE, "Watch");
+    let method = methods::method(SERVICE, "Watch");
     router.bidi(SERVICE, "Watch", move |call, inbound, outbound| {
-        serve(member.clone(), watchers.clone(), need, call, inbound, outbound)
+        serve(member.clone(), watchers.clone(), method, call, inbound, outbound)
     });
 }
 
@@ -181,7 +182,7 @@ pub fn register(router: &mut Router, member: &Rc<MemberHandle>, watchers: &Rc<Wa
 async fn serve(
     member: Rc<MemberHandle>,
     watchers: Rc<Watchers>,
-    need: Need,
+    method: Method,
     call: Call,
     mut inbound: Inbound<WatchRequest>,
     mut outbound: Outbound,
@@ -197,7 +198,7 @@ async fn serve(
         tokio::select! {
             request = inbound.next(), if accepts => match request? {
                 Some(request) => {
-                    let refused = may_watch(&member, need, &call, &request).await.err();
+                    let refused = may_watch(&member, method, &call, &request).await.err();
                     stream.request(request, refused);
                     watchers.show_sizes();
                 }
@@ -282,15 +283,22 @@ async fn send(response: watch::Response, header: &watch::Header, outbound: &mut 
 
 /// Whether the caller may create a watcher. The range is understood as the hub does. As in etcd, a negative start
 /// revision is refused before that.
-async fn may_watch(member: &MemberHandle, need: Need, call: &Call, request: &WatchRequest) -> Result<(), Status> {
+async fn may_watch(member: &MemberHandle, method: Method, call: &Call, request: &WatchRequest) -> Result<(), Status> {
     let Some(RequestUnion::CreateRequest(request)) = &request.request_union else { return Ok(()) };
-    if request.start_revision < 0 || !member.shared.auth_enabled() {
-        return Ok(());
-    }
-    let caller = member.caller_of(call, need).await?;
-    let Some(auth) = member.view().auth() else { return Ok(()) };
-    let key: &[u8] = if request.key.is_empty() { &[0] } else { &request.key };
-    auth.permits(&caller, Access::Read, key, &request.range_end).map_err(errors::refused)
+    let mut audit = audited(member, method, call, request);
+    let allowed = async {
+        if request.start_revision < 0 || !member.shared.auth_enabled() {
+            return Ok(());
+        }
+        let caller = member.caller_of(call, method.need).await?;
+        audit.iter_mut().for_each(|open| open.admitted(call, &caller));
+        let Some(auth) = member.view().auth() else { return Ok(()) };
+        let key: &[u8] = if request.key.is_empty() { &[0] } else { &request.key };
+        auth.permits(&caller, Access::Read, key, &request.range_end).map_err(errors::refused)
+    };
+    let allowed = allowed.await;
+    audit.into_iter().for_each(|open| open.close(&allowed));
+    allowed
 }
 
 fn spec(request: &WatchCreateRequest) -> WatchSpec<'_> {

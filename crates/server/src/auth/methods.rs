@@ -22,87 +22,81 @@ pub enum Need {
     RootHere,
 }
 
+/// Whether a method changes anything, as the audit log tells apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    Reads,
+    Writes,
+}
+
+/// A row of the permission table.
+#[derive(Clone, Copy, Debug)]
+pub struct Method {
+    /// The full name: `etcdserverpb.KV/Put`.
+    pub name: &'static str,
+    pub need: Need,
+    pub effect: Effect,
+}
+
+use Effect::{Reads, Writes};
 use Need::{Keys, Nothing, Root, RootHere, RootOrOwn, User, ValidToken};
 
-const METHODS: &[(&str, &[(&str, Need)])] = &[
-    (
-        "etcdserverpb.KV",
-        &[
-            ("Range", Keys),
-            ("RangeStream", Keys),
-            ("Put", Keys),
-            ("DeleteRange", Keys),
-            // A transaction without operations asks for nothing.
-            ("Txn", Keys),
-            ("Compact", Root),
-        ],
-    ),
-    ("etcdserverpb.Watch", &[("Watch", Keys)]),
-    (
-        "etcdserverpb.Lease",
-        &[
-            ("LeaseGrant", User),
-            ("LeaseRevoke", User),
-            ("LeaseKeepAlive", User),
-            ("LeaseTimeToLive", User),
-            ("LeaseLeases", User),
-        ],
-    ),
-    (
-        "etcdserverpb.Cluster",
-        &[
-            ("MemberList", User),
-            ("MemberAdd", Root),
-            ("MemberRemove", Root),
-            ("MemberUpdate", Root),
-            ("MemberPromote", Root),
-        ],
-    ),
-    (
-        "etcdserverpb.Maintenance",
-        &[
-            ("Status", User),
-            // To raise or clear an alarm asks for the role root.
-            ("Alarm", User),
-            ("Defragment", RootHere),
-            ("Hash", RootHere),
-            ("HashKV", RootHere),
-            ("Snapshot", RootHere),
-            ("MoveLeader", Root),
-            ("Downgrade", Root),
-        ],
-    ),
-    (
-        "etcdserverpb.Auth",
-        &[
-            ("AuthEnable", Root),
-            ("AuthDisable", Root),
-            ("AuthStatus", ValidToken),
-            ("Authenticate", ValidToken),
-            ("UserAdd", Root),
-            ("UserGet", RootOrOwn),
-            ("UserList", Root),
-            ("UserDelete", Root),
-            ("UserChangePassword", Root),
-            ("UserGrantRole", Root),
-            ("UserRevokeRole", Root),
-            ("RoleAdd", Root),
-            ("RoleGet", RootOrOwn),
-            ("RoleList", Root),
-            ("RoleDelete", Root),
-            ("RoleGrantPermission", Root),
-            ("RoleRevokePermission", Root),
-        ],
-    ),
-    ("grpc.health.v1.Health", &[("Check", Nothing), ("Watch", Nothing)]),
+const METHODS: &[(&str, Need, Effect)] = &[
+    ("etcdserverpb.KV/Range", Keys, Reads),
+    ("etcdserverpb.KV/RangeStream", Keys, Reads),
+    ("etcdserverpb.KV/Put", Keys, Writes),
+    ("etcdserverpb.KV/DeleteRange", Keys, Writes),
+    // A transaction without operations asks for nothing.
+    ("etcdserverpb.KV/Txn", Keys, Writes),
+    ("etcdserverpb.KV/Compact", Root, Writes),
+    ("etcdserverpb.Watch/Watch", Keys, Reads),
+    ("etcdserverpb.Lease/LeaseGrant", User, Writes),
+    ("etcdserverpb.Lease/LeaseRevoke", User, Writes),
+    ("etcdserverpb.Lease/LeaseKeepAlive", User, Reads),
+    ("etcdserverpb.Lease/LeaseTimeToLive", User, Reads),
+    ("etcdserverpb.Lease/LeaseLeases", User, Reads),
+    ("etcdserverpb.Cluster/MemberList", User, Reads),
+    ("etcdserverpb.Cluster/MemberAdd", Root, Writes),
+    ("etcdserverpb.Cluster/MemberRemove", Root, Writes),
+    ("etcdserverpb.Cluster/MemberUpdate", Root, Writes),
+    ("etcdserverpb.Cluster/MemberPromote", Root, Writes),
+    ("etcdserverpb.Maintenance/Status", User, Reads),
+    // To raise or clear an alarm asks for the role root.
+    ("etcdserverpb.Maintenance/Alarm", User, Writes),
+    ("etcdserverpb.Maintenance/Defragment", RootHere, Writes),
+    ("etcdserverpb.Maintenance/Hash", RootHere, Reads),
+    ("etcdserverpb.Maintenance/HashKV", RootHere, Reads),
+    ("etcdserverpb.Maintenance/Snapshot", RootHere, Reads),
+    ("etcdserverpb.Maintenance/MoveLeader", Root, Writes),
+    ("etcdserverpb.Maintenance/Downgrade", Root, Writes),
+    ("etcdserverpb.Auth/AuthEnable", Root, Writes),
+    ("etcdserverpb.Auth/AuthDisable", Root, Writes),
+    ("etcdserverpb.Auth/AuthStatus", ValidToken, Reads),
+    ("etcdserverpb.Auth/Authenticate", ValidToken, Writes),
+    ("etcdserverpb.Auth/UserAdd", Root, Writes),
+    ("etcdserverpb.Auth/UserGet", RootOrOwn, Reads),
+    ("etcdserverpb.Auth/UserList", Root, Reads),
+    ("etcdserverpb.Auth/UserDelete", Root, Writes),
+    ("etcdserverpb.Auth/UserChangePassword", Root, Writes),
+    ("etcdserverpb.Auth/UserGrantRole", Root, Writes),
+    ("etcdserverpb.Auth/UserRevokeRole", Root, Writes),
+    ("etcdserverpb.Auth/RoleAdd", Root, Writes),
+    ("etcdserverpb.Auth/RoleGet", RootOrOwn, Reads),
+    ("etcdserverpb.Auth/RoleList", Root, Reads),
+    ("etcdserverpb.Auth/RoleDelete", Root, Writes),
+    ("etcdserverpb.Auth/RoleGrantPermission", Root, Writes),
+    ("etcdserverpb.Auth/RoleRevokePermission", Root, Writes),
+    ("grpc.health.v1.Health/Check", Nothing, Reads),
+    ("grpc.health.v1.Health/Watch", Nothing, Reads),
 ];
 
-/// The requirement of a method.
+/// The row of a method.
 ///
 /// # Panics
 /// If the table has no row for the method.
-pub fn need_of(service: &str, method: &str) -> Need {
-    let methods = METHODS.iter().find(|(name, _)| *name == service).map(|(_, methods)| *methods);
-    let row = methods.and_then(|methods| methods.iter().find(|(name, _)| *name == method));
-    row.map_or_else(|| panic!("{service}/{method} has no row in the permission table"), |(_, need)| *need)
+pub fn method(service: &str, method: &str) -> Method {
+    let is_it = |name: &str| name.strip_prefix(service).and_then(|rest| rest.strip_prefix('/')) == Some(method);
+    let row = METHODS.iter().find(|(name, ..)| is_it(name));
+    let (name, need, effect) = row.unwrap_or_else(|| panic!("{service}/{method} has no row in the permission table"));
+    Method { name, need: *need, effect: *effect }
 }

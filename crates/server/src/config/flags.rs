@@ -57,7 +57,17 @@ pub const ETCD_PREFIX: &str = "ETCD_";
 pub const OWN_PREFIX: &str = "METASTORE_";
 
 /// Flags that etcd does not have.
-const OWN: [&str; 5] = ["engine", "io-threads", "reported-version", "rocksdb-block-cache-bytes", "unsafe-skip-entry"];
+const OWN: [&str; 9] = [
+    "audit-level",
+    "audit-log",
+    "audit-log-kept-files",
+    "audit-log-max-bytes",
+    "engine",
+    "io-threads",
+    "reported-version",
+    "rocksdb-block-cache-bytes",
+    "unsafe-skip-entry",
+];
 
 /// The flag of that name.
 pub fn find(name: &str) -> Option<&'static Flag> {
@@ -182,6 +192,10 @@ pub const FLAGS: &[Flag] = &[
     refused("host-whitelist", Text, "*", BROWSERS),
     acts("auth-token", Text, "simple", Security, "Kind of tokens: simple, or jwt with its options, as in etcd."),
     acts("auth-token-ttl", Number, "300", Security, "Seconds for which a simple token is valid after its last use."),
+    acts("audit-log", Text, "", Security, "File for one line of JSON about each decision on a call: time, caller, method, keys, outcome. Empty: none."),
+    acts("audit-level", Text, "writes", Security, "Calls in the audit log: denied, writes (changes and what was denied), or all."),
+    acts("audit-log-max-bytes", Number, "104857600", Security, "Size at which the audit log is renamed, and a new file begun; at least 65536."),
+    acts("audit-log-kept-files", Number, "10", Security, "Renamed files of the audit log that are kept."),
     acts("bcrypt-cost", Number, "10", Security, "Cost of the hash of a password, 4 to 31: each step doubles the time."),
 
     // Logging, profiling, tracing

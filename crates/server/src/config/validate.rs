@@ -8,10 +8,16 @@ use metastore_replica::wal::MAX_ENTRY_BYTES;
 
 use super::parse::{Values, boolean, duration};
 use super::url::{Url, parse_list};
-use super::{AuthSettings, ClusterState, Config, EngineSettings, REQUEST_OVERHEAD_BYTES, value};
+use super::{
+    AuditLevel, AuditSettings, AuthSettings, ClusterState, Config, EngineSettings, REQUEST_OVERHEAD_BYTES, value,
+};
 use crate::grpc::frame::MAX_SEND_BYTES;
 use crate::logging::{Level, Output};
 
+/// A smaller file of the audit log would be renamed at almost every line.
+const LEAST_AUDIT_FILE: u64 = 64 << 10;
+/// Each of the renamed files is renamed again when the next one is.
+const MOST_AUDIT_FILES: u64 = 1000;
 /// The longest election timeout that etcd accepts.
 const MAX_ELECTION_MS: u64 = 50_000;
 
@@ -75,6 +81,7 @@ pub(super) fn validate(values: &Values) -> Result<Config, String> {
         strict_reconfig_check: boolean(value(values, "strict-reconfig-check")) == Some(true),
         max_learners: max_learners(values)?,
         auth: auth(values)?,
+        audit: audit(values)?,
         snapshot_count: at_least(values, "snapshot-count", 1, u64::MAX)?,
         snapshot_catchup_entries: catchup_entries(values)?,
         heartbeat_ms,
@@ -194,6 +201,16 @@ fn auth(values: &Values) -> Result<AuthSettings, String> {
         _ => return Err(format!("--auth-token={}: expected simple, or jwt,...", value(values, "auth-token"))),
     };
     Ok(AuthSettings { jwt, bcrypt_cost, token_ttl, ..AuthSettings::default() })
+}
+
+fn audit(values: &Values) -> Result<Option<AuditSettings>, String> {
+    let (file, level) = (value(values, "audit-log"), value(values, "audit-level"));
+    let level =
+        AuditLevel::parse(level).ok_or_else(|| format!("--audit-level={level}: expected denied, writes or all"))?;
+    let rotate_bytes = at_least(values, "audit-log-max-bytes", LEAST_AUDIT_FILE, u64::MAX)?;
+    let kept_files = at_least(values, "audit-log-kept-files", 0, MOST_AUDIT_FILES)? as u32;
+    let settings = AuditSettings { file: file.into(), level, rotate_bytes, kept_files };
+    Ok((!file.is_empty()).then_some(settings))
 }
 
 fn max_learners(values: &Values) -> Result<usize, String> {

@@ -94,6 +94,7 @@ impl FakeEngine {
             metrics: Metrics::new("3.7.0".into(), Ledger::default()),
             barrier: Barrier::new(engine.clone(), flags.clone(), request_timeout),
             engine,
+            audit: Default::default(),
             auth: Arc::new(Authenticator::new(&AuthSettings::default()).unwrap()),
             transport: Transport::new(settings, Arc::new(Deaf), Arc::new(Deaf)),
             pool: Pool::default(),

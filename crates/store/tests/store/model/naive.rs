@@ -248,7 +248,7 @@ impl Naive {
             return Err(Refusal::FutureRevision);
         }
         // The hash covers everything since the previous compaction, if that one is finished.
-        self.under_way = Some(if self.under_way.is_none() { Some(self.hash_at(revision)) } else { None });
+        self.under_way = Some(if self.under_way.is_none() { Some(self.hash_at(revision, true)) } else { None });
         self.compacted = revision;
         Ok(Reply::Compact { revision, physical })
     }
@@ -366,16 +366,17 @@ impl Naive {
         if revision > 0 && revision < self.compacted {
             return Err(Refusal::Compacted);
         }
-        Ok(self.hash_at(if revision == 0 { self.current } else { revision }))
+        Ok(self.hash_at(if revision == 0 { self.current } else { revision }, false))
     }
 
-    /// HashKV by its definition, with a bitwise checksum.
-    fn hash_at(&self, at: i64) -> Hash {
+    /// HashKV by its definition, with a bitwise checksum. A compaction also keeps the tombstones at its revision.
+    fn hash_at(&self, at: i64, compaction: bool) -> Hash {
         let newest = |w: &Written| self.written.iter().rfind(|v| v.kv.key == w.kv.key && v.main <= at) == Some(w);
         let keep: Vec<&Written> = self.written.iter().filter(|w| !w.tombstone && newest(w)).collect();
+        let keeps_tombstone = compaction && self.written.iter().any(|w| w.tombstone && w.main == at);
         let mut bytes = b"key".to_vec();
         for w in self.stored().into_iter().filter(|w| w.main <= at) {
-            let is_old = w.main <= self.compacted && !keep.is_empty() && !keep.contains(&w);
+            let is_old = w.main <= self.compacted && (keeps_tombstone || !keep.is_empty()) && !keep.contains(&w);
             if is_old || (w.main == self.compacted && w.tombstone) {
                 continue;
             }
