@@ -59,8 +59,9 @@ macro_rules! served {
             async move {
                 let mut audit = $crate::api::audited(&member, method, &call, &request);
                 let answer = async {
-                    member.$admit(&mut call, method.need).await?;
-                    audit.iter_mut().for_each(|open| open.admitted(&call, &call.caller));
+                    let admitted = member.$admit(&mut call, method.need).await;
+                    audit.iter_mut().for_each(|open| open.identified(&call, &call.caller));
+                    admitted?;
                     $handler(&member, call, request).await
                 };
                 let answer = answer.await;

@@ -109,8 +109,8 @@ impl Audit {
 }
 
 impl Open {
-    /// The caller was found out.
-    pub fn admitted(&mut self, call: &Call, caller: &Caller) {
+    /// The caller was found out, whether it was admitted or not.
+    pub fn identified(&mut self, call: &Call, caller: &Caller) {
         if let Some(record) = &mut self.record {
             record.user = caller.user.clone();
             record.identified = match (&call.token, record.user.is_empty()) {

@@ -182,8 +182,8 @@ impl MemberHandle {
     /// The same for calls that a learner serves, too.
     pub async fn admit_anywhere(&self, call: &mut Call, need: Need) -> Result<(), Status> {
         self.check_leader(call)?;
-        call.caller = self.caller_of(call, need).await?;
-        Ok(())
+        call.caller = self.identify(call, need).await?;
+        self.meets(&call.caller, need)
     }
 
     /// Refuses a call on a learner.

@@ -180,7 +180,7 @@ async fn range_stream(
     mut outbound: Outbound,
 ) -> Result<(), Status> {
     let admitted = member.admit(&mut call, need).await;
-    audit.iter_mut().for_each(|open| open.admitted(&call, &call.caller));
+    audit.iter_mut().for_each(|open| open.identified(&call, &call.caller));
     let began = match admitted {
         Ok(()) => begin_stream(member, &call, request, &mut outbound).await,
         Err(status) => Err(status),

@@ -291,7 +291,7 @@ async fn may_watch(member: &MemberHandle, method: Method, call: &Call, request: 
             return Ok(());
         }
         let caller = member.caller_of(call, method.need).await?;
-        audit.iter_mut().for_each(|open| open.admitted(call, &caller));
+        audit.iter_mut().for_each(|open| open.identified(call, &caller));
         let Some(auth) = member.view().auth() else { return Ok(()) };
         let key: &[u8] = if request.key.is_empty() { &[0] } else { &request.key };
         auth.permits(&caller, Access::Read, key, &request.range_end).map_err(errors::refused)

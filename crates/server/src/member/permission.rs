@@ -13,8 +13,15 @@ use crate::auth::methods::Need;
 use crate::grpc::{Call, Status};
 
 impl MemberHandle {
-    /// Finds out the caller of a call, and checks what its method asks for, as far as the request does not matter.
+    /// The caller of a call, who has what the method asks for, as far as the request does not matter.
     pub async fn caller_of(&self, call: &Call, need: Need) -> Result<Caller, Status> {
+        let caller = self.identify(call, need).await?;
+        self.meets(&caller, need)?;
+        Ok(caller)
+    }
+
+    /// Finds out the caller of a call; an empty one while authentication is disabled, and if the client does not say.
+    pub(super) async fn identify(&self, call: &Call, need: Need) -> Result<Caller, Status> {
         if need == Need::Nothing || !self.shared.auth_enabled() {
             return Ok(Caller::default());
         }
@@ -30,25 +37,28 @@ impl MemberHandle {
             identity = self.auth.identify(call, &newer, u64::MAX);
             auth = newer;
         }
-        let caller = match identity {
-            Identity::User(caller) => Some(caller),
-            Identity::Nobody => None,
-            Identity::Invalid | Identity::Ahead => return Err(errors::invalid_auth_token()),
-        };
-        if need == Need::ValidToken {
-            return Ok(Caller::default());
-        }
-        if caller.as_ref().is_some_and(|caller| caller.auth_revision < auth.revision()) {
-            return Err(errors::refused(Refusal::AuthOldRevision));
-        }
-        match need {
-            Need::User | Need::RootOrOwn if caller.is_none() => return Err(errors::refused(Refusal::UserEmpty)),
-            Need::Root | Need::RootHere => {
-                auth.admin(caller.as_ref().unwrap_or(&Caller::default())).map_err(errors::refused)?;
+        match identity {
+            Identity::User(caller) if caller.auth_revision < auth.revision() && need != Need::ValidToken => {
+                Err(errors::refused(Refusal::AuthOldRevision))
             }
-            _ => {}
+            Identity::User(caller) => Ok(caller),
+            Identity::Nobody => Ok(Caller::default()),
+            Identity::Invalid | Identity::Ahead => Err(errors::invalid_auth_token()),
         }
-        Ok(caller.unwrap_or_default())
+    }
+
+    /// Whether a caller has what a method asks for.
+    pub(super) fn meets(&self, caller: &Caller, need: Need) -> Result<(), Status> {
+        let check = |auth: &Auth| match need {
+            Need::Nothing | Need::ValidToken | Need::Keys => Ok(()),
+            Need::User | Need::RootOrOwn if *caller == Caller::default() => Err(Refusal::UserEmpty),
+            Need::User | Need::RootOrOwn => Ok(()),
+            Need::Root | Need::RootHere => auth.admin(caller),
+        };
+        if !self.shared.auth_enabled() {
+            return Ok(());
+        }
+        self.view().auth().map_or(Ok(()), |auth| check(&auth).map_err(errors::refused))
     }
 
     /// Checks a permission of the caller. A read checks it before it begins, and again once it has its result:
