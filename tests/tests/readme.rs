@@ -1,4 +1,4 @@
-//! The examples of README.md do what it says.
+//! The examples of README.md and of the guides do what they say.
 
 use std::path::Path;
 use std::process::Command;
@@ -6,6 +6,7 @@ use std::process::Command;
 use metastore_tests::member::Member;
 use metastore_tests::programs::{self, EngineKind};
 
+const SECURITY: &str = include_str!("../../docs/security.md");
 const README: &str = include_str!("../../README.md");
 const RUST: &str = include_str!("../src/bin/readme.rs");
 const ADDRESS: &str = "127.0.0.1:2379";
@@ -53,4 +54,28 @@ fn the_go_example_puts_and_gets() {
     let printed = output(Command::new("go").args(run).current_dir(&directory));
     _ = std::fs::remove_dir_all(&directory);
     assert_eq!(printed, PRINTED);
+}
+
+/// Each command of a guide prints the lines below it. Lines that etcdctl logs are left out.
+#[test]
+fn the_commands_of_the_guide_to_security_print_what_it_shows() {
+    let found = programs::subject(EngineKind::Memory).and_then(|server| Ok((server, programs::tool("etcdctl")?)));
+    let Some((server, etcdctl)) = programs::or_skip("security", found) else { return };
+    let member = Member::start(&server, &["--bcrypt-cost=4"]);
+    let (_, from) = SECURITY.split_once("```console\n").expect("the guide has commands");
+    let shown = from.split_once("```").expect("the commands end").0;
+    let (mut printed, mut commands) = (String::new(), 0);
+    for command in shown.lines().filter_map(|line| line.strip_prefix("$ etcdctl ")) {
+        let output = Command::new(&etcdctl)
+            .args(["--endpoints", member.client_address()])
+            .args(command.split_whitespace())
+            .output()
+            .unwrap_or_else(|error| panic!("cannot run etcdctl: {error}"));
+        printed.push_str(&format!("$ etcdctl {command}\n{}", String::from_utf8_lossy(&output.stdout)));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        stderr.lines().filter(|line| !line.starts_with('{')).for_each(|line| printed.push_str(&format!("{line}\n")));
+        commands += 1;
+    }
+    assert!(commands > 5, "{commands} commands");
+    assert_eq!(printed, shown);
 }
