@@ -88,6 +88,9 @@ impl Cluster {
     fn seat(&mut self, server: &Server) -> usize {
         let number = self.nodes.len();
         let mut identity = Identity::local(&format!("m{number}"));
+        if self.flags.iter().any(|flag| flag.starts_with("--peer-cert-file=") || flag == "--peer-auto-tls") {
+            identity.peer_scheme = "https";
+        }
         let mut wrapper = Vec::new();
         if let Some(network) = &self.network {
             (identity.client_address, identity.peer_address) = network.addresses(number);

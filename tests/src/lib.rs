@@ -16,6 +16,8 @@
 //!     |             |
 //!     |             +--> watch::WatchStream, lease::KeepAliveStream      the two bidirectional streams
 //!     |
+//!     +--------> certificates::Authority    a CA, and the certificates that it signs
+//!     |
 //!     +--------> mount::Mount     a file system of its own, for the member's files
 //!     |
 //!     +--------> random::Random   the only source of randomness: one seed, one run
@@ -31,6 +33,7 @@
 //! Deliberately absent: generated service stubs. They would refuse an enum number that the protocol does not have, and
 //! the tests must be able to send such numbers.
 
+pub mod certificates;
 pub mod cluster;
 pub mod grpc;
 pub mod histories;

@@ -55,17 +55,24 @@ pub struct Identity {
     pub name: String,
     pub client_address: String,
     pub peer_address: String,
+    /// "http", or "https" where members talk to each other with TLS.
+    pub peer_scheme: &'static str,
 }
 
 impl Identity {
     /// An identity with two free ports of this machine.
     pub fn local(name: &str) -> Identity {
-        Identity { name: name.into(), client_address: free_address(), peer_address: free_address() }
+        Identity {
+            name: name.into(),
+            client_address: free_address(),
+            peer_address: free_address(),
+            peer_scheme: "http",
+        }
     }
 
     /// Its entry in `--initial-cluster`.
     pub fn in_initial_cluster(&self) -> String {
-        format!("{}=http://{}", self.name, self.peer_address)
+        format!("{}={}://{}", self.name, self.peer_scheme, self.peer_address)
     }
 }
 
@@ -206,7 +213,7 @@ impl Member {
     }
 
     pub fn peer_url(&self) -> String {
-        format!("http://{}", self.identity.peer_address)
+        format!("{}://{}", self.identity.peer_scheme, self.identity.peer_address)
     }
 
     pub fn identity(&self) -> &Identity {

@@ -21,3 +21,4 @@ mod hash;
 mod metrics;
 mod readme;
 mod restart;
+mod tls;

@@ -22,8 +22,9 @@
 //! - A [`slots`] entry is freed when its future is dropped: a client that went away leaves nothing behind.
 //! - A client's connection is read in turns of bounded length ([`turns`]), so that handlers run before more is read.
 //! - No blocking call on a worker.
+//! - Whether a connection is encrypted matters at its beginning only ([`security`]).
 //!
-//! Deliberately absent: work stealing (connections are dealt out round-robin), TLS.
+//! Deliberately absent: work stealing (connections are dealt out round-robin).
 
 pub mod accept;
 mod http2;
@@ -33,6 +34,7 @@ pub mod listen;
 pub mod lobby;
 pub mod mailbox;
 pub mod protocol;
+pub mod security;
 mod serve;
 pub mod service;
 pub mod slots;

@@ -33,3 +33,4 @@ mod questions;
 pub mod shared;
 pub mod signals;
 pub mod start;
+pub mod tls;

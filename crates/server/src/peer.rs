@@ -32,7 +32,7 @@
 //! - A state that was cut short never looks whole: its request breaks instead of ending.
 //! - Changes are logged, not attempts, and the number of log lines is bounded ([`crate::seldom`]).
 //!
-//! Deliberately absent: TLS; the meaning of raft's messages, which is left to the member; retries of messages, which
+//! Deliberately absent: the meaning of raft's messages, which is left to the member; retries of messages, which
 //! are left to raft; compression.
 
 /// A log line about one end of a stream, with etcd's fields.

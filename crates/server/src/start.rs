@@ -17,7 +17,7 @@ use tokio::sync::watch as signal;
 use crate::api::{self, Watchers, defragment};
 use crate::audit::Audit;
 use crate::auth::Authenticator;
-use crate::config::Config;
+use crate::config::{Config, Url};
 use crate::descriptors::Descriptors;
 use crate::driver::{Advertised, Driver, EngineHandle, Event, Heartbeat, Intake, Jobs, Mail, PeerSink, WorkerLink};
 use crate::duties::{duplicate_process, versions, watchdog};
@@ -25,17 +25,19 @@ use crate::engine;
 use crate::founding::bootstrap;
 use crate::grpc::{Body, Ledger, Router, health};
 use crate::http::Site;
-use crate::io::accept::Door;
+use crate::io::accept::{Door, Entrance};
 use crate::io::inbox::{Bounds, Inbox};
-use crate::io::listen::{ListenError, Listener, SocketOptions};
+use crate::io::listen::{Address, ListenError, Listener, SocketOptions};
 use crate::io::mailbox;
 use crate::io::protocol::Protocol;
+use crate::io::security::Security;
 use crate::io::workers::{WorkerContext, Workers};
 use crate::member::{Barrier, Limits, MemberHandle};
 use crate::metrics::Metrics;
 use crate::peer::{self, Further, Transport};
 use crate::questions;
 use crate::shared::{Shared, WorkerFlags};
+use crate::tls::{self, Acceptor, Connector, Endpoint};
 
 /// At most this many requests wait for the engine thread; more are answered that there are too many.
 const INBOX_COUNT: usize = 64 << 10;
@@ -99,7 +101,7 @@ struct Worker {
 pub fn start(config: &Config) -> Result<Running, StartError> {
     let descriptors = Descriptors::share(config.engine).map_err(StartError::Settings)?;
     // The listeners first: a port in use is the most common mistake, and must not leave a data directory behind.
-    let listeners = listen(config)?;
+    let (listeners, tls) = listen(config)?;
     tracing::info!(
         "etcd-version" = %config.reported_version, name = %config.name, "data-dir" = %config.data_dir.display(),
         engine = config.engine.name(), "snapshot-count" = config.snapshot_count,
@@ -115,12 +117,12 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
     }
     let client_addresses = listeners
         .iter()
-        .filter(|(_, door)| matches!(door, Door::Client))
+        .filter(|(_, entrance)| matches!(entrance.door, Door::Client))
         .filter_map(|(listener, _)| listener.local_addr())
         .collect();
     let ledger = if config.extensive_metrics { Ledger::extensive() } else { Ledger::default() };
     let metrics = Metrics::new(config.reported_version.clone(), ledger);
-    let replica = open(config, descriptors, &metrics)?;
+    let replica = open(config, descriptors, &metrics, &tls)?;
     let shared = Shared::new(replica.cluster_id(), replica.id(), replica.store());
     let auth = Authenticator::new(&config.auth).map_err(|error| StartError::Settings(error.to_string()))?;
     let auth = Arc::new(auth);
@@ -137,19 +139,20 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
     let (end, ended) = signal::channel(None);
     let intake = Intake::new(replica.receiver(), inbox.clone(), metrics.received_seconds.clone());
     let transport =
-        Transport::new(peer_settings(config, &replica), Arc::new(PeerSink::new(inbox.clone())), Arc::new(intake));
+        Transport::new(peer_settings(config, &replica, &tls), Arc::new(PeerSink::new(inbox.clone())), Arc::new(intake));
     let ways = (inbox.clone(), transport.clone());
     let handles = Arc::new(Handles::new(config, (&shared, &auth, &audit), ways.clone(), workers, &metrics));
     let ready = (ready, metrics.clone());
     let driver =
         Driver::new(replica, (shared.clone(), auth), ways, links, heartbeat(config), advertised(config), ready);
-    let look = move |urls: &[String]| duplicate_process::look(own, urls);
+    let look = move |urls: &[String]| duplicate_process::look(own, &tls, urls);
     let engine = std::thread::Builder::new().name("engine".into()).spawn(move || {
         let (ended, jobs) = driver.run(look);
         end.send_replace(Some(ended.map_err(Arc::new)));
         jobs
     })?;
-    let (client_doors, peer_doors) = listeners.into_iter().partition(|(_, door)| matches!(door, Door::Client));
+    let (client_doors, peer_doors) =
+        listeners.into_iter().partition(|(_, entrance)| matches!(entrance.door, Door::Client));
     let peers = listen_to_peers(config, &transport, peer_doors, descriptors, (&handles, own))?;
     if let Err(error) = wait_until_ready(&mut known, &ended) {
         // The peer port is free once this returns.
@@ -165,7 +168,12 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
     let workers = serve(config, (client_doors, descriptors.connections), handles, serving.clone())?;
     tracing::info!("ready to serve client requests");
     for url in &config.listen_client_urls {
-        tracing::info!(address = %url.text, "serving client traffic insecurely; this is strongly discouraged!");
+        match url.scheme.is_tls() {
+            true => tracing::info!(address = %url.text, "serving client traffic securely"),
+            false => {
+                tracing::info!(address = %url.text, "serving client traffic insecurely; this is strongly discouraged!");
+            }
+        }
     }
     Ok(Running { workers, peers, serving, engine, inbox, ended, shared, audit, client_addresses })
 }
@@ -207,22 +215,96 @@ impl Running {
     }
 }
 
-fn texts(urls: &[crate::config::Url]) -> String {
+fn texts(urls: &[Url]) -> String {
     urls.iter().map(|url| url.text.as_str()).collect::<Vec<_>>().join(",")
 }
 
-fn listen(config: &Config) -> Result<Vec<(Listener, Door)>, StartError> {
+/// Binds all listeners, opens the files of TLS, and puts the two together.
+fn listen(config: &Config) -> Result<(Doors, Connector), StartError> {
     let options = SocketOptions { reuse_port: config.reuse_port };
-    let clients = config.listen_client_urls.iter().map(|url| (url, Door::Client));
-    let peers = config.listen_peer_urls.iter().map(|url| (url, Door::Peer));
-    let bind = |(url, door): (&crate::config::Url, Door)| {
+    let urls = config.listen_client_urls.iter().map(|url| (url, Door::Client));
+    let urls = urls.chain(config.listen_peer_urls.iter().map(|url| (url, Door::Peer)));
+    let mut bound: Vec<(Address, Listener, Door, Taken)> = Vec::new();
+    for (url, door) in urls {
         let address = url.bind_address().map_err(StartError::Settings)?;
-        Ok((Listener::bind(&address, options)?, door))
+        let taken = Taken { plain: !url.scheme.is_tls(), tls: url.scheme.is_tls() };
+        // One port for clients may take both, as in etcd.
+        let shared = bound.iter_mut().find(|(other, _, of, before)| {
+            (other, *of) == (&address, Door::Client) && of == &door && before.plain != taken.plain
+        });
+        match shared {
+            Some((.., before)) => *before = Taken { plain: true, tls: true },
+            None => bound.push((address.clone(), Listener::bind(&address, options)?, door, taken)),
+        }
+    }
+    let (clients, peers, connector) = open_tls(config).map_err(StartError::Settings)?;
+    let enter = |(_, listener, door, taken): (Address, Listener, Door, Taken)| {
+        let acceptor = if door == Door::Client { clients.clone() } else { peers.clone() };
+        let security = match (acceptor, taken.plain) {
+            (Some(acceptor), false) => Security::Tls(acceptor),
+            (Some(acceptor), true) if taken.tls => Security::Both(acceptor),
+            _ => Security::Plain,
+        };
+        (listener, Entrance { door, security })
     };
-    clients.chain(peers).map(bind).collect()
+    Ok((bound.into_iter().map(enter).collect(), connector))
 }
 
-fn open(config: &Config, descriptors: Descriptors, metrics: &Arc<Metrics>) -> Result<Replica, StartError> {
+/// The connections that a listener takes.
+#[derive(Clone, Copy)]
+struct Taken {
+    plain: bool,
+    tls: bool,
+}
+
+type Acceptors = (Option<Arc<Acceptor>>, Option<Arc<Acceptor>>, Connector);
+
+/// Opens the files of TLS, or makes those that this member makes itself.
+fn open_tls(config: &Config) -> Result<Acceptors, String> {
+    let accept = |kind: &str, mut settings: tls::Settings, endpoint, urls: &[Url]| {
+        for url in urls.iter().filter(|url| !url.scheme.is_tls()) {
+            if settings.has_files() {
+                tracing::warn!(
+                    url = %url.text,
+                    "scheme is http or unix while key and cert files are present; ignoring key and cert files"
+                );
+            }
+            if settings.client_cert_auth {
+                tracing::warn!(
+                    url = %url.text,
+                    "scheme is http or unix while client cert auth is enabled; ignoring client cert auth for this URL"
+                );
+            }
+        }
+        if settings.auto && settings.has_files() {
+            tracing::warn!("ignoring {kind} auto TLS since certs given");
+        }
+        let hosts: Vec<_> = urls.iter().map(|url| url.server_name().to_owned()).collect();
+        settings.complete(&config.data_dir.join("fixtures").join(kind), &hosts)?;
+        let encrypted = urls.iter().any(|url| url.scheme.is_tls());
+        let acceptor = encrypted.then(|| Acceptor::new(&settings, endpoint).map(Arc::new)).transpose()?;
+        if encrypted {
+            tracing::info!(
+                "cert-file" = %settings.server.certificate.display(), "key-file" = %settings.server.key.display(),
+                "trusted-ca-file" = settings.trusted_ca_file.as_ref().map(|path| path.display().to_string()),
+                "client-cert-auth" = settings.client_cert_auth,
+                "crl-file" = settings.crl_file.as_ref().map(|path| path.display().to_string()),
+                "starting with {kind} TLS"
+            );
+        }
+        Ok::<_, String>((acceptor, settings))
+    };
+    let (clients, _) = accept("client", config.tls.clients.clone(), Endpoint::Client, &config.listen_client_urls)?;
+    let (peers, settings) = accept("peer", config.tls.peers.clone(), Endpoint::Peer, &config.listen_peer_urls)?;
+    Ok((clients, peers, Connector::new(&settings)?))
+}
+
+fn open(
+    config: &Config,
+    descriptors: Descriptors,
+    metrics: &Arc<Metrics>,
+    tls: &Connector,
+) -> Result<Replica, StartError> {
     let timing = Timing { election_ticks: heartbeat(config).election_ticks, pre_vote: config.pre_vote };
     let mut settings = Settings::new(config.engine.name(), timing, config.snapshot_catchup_entries as usize);
     settings.keep.more_entries = config.snapshot_count as usize;
@@ -234,7 +316,7 @@ fn open(config: &Config, descriptors: Descriptors, metrics: &Arc<Metrics>) -> Re
     let disk: Arc<dyn Disk> = Arc::new(watched(disk, metrics));
     let paths = Paths { data_dir: config.data_dir.clone(), wal_dir: config.wal_dir.clone() };
     let engine = engine::opener(config.engine, descriptors);
-    let (replica, cut) = Replica::open(settings, disk, paths, || bootstrap(config), engine)?;
+    let (replica, cut) = Replica::open(settings, disk, paths, || bootstrap(config, tls), engine)?;
     if let Some(cut) = cut {
         tracing::warn!(
             file = %cut.file.display(), offset = cut.offset, "dropped-bytes" = cut.dropped_bytes,
@@ -342,7 +424,7 @@ impl Handles {
             auth: self.auth.clone(),
             audit: self.audit.clone(),
             transport: self.transport.clone(),
-            pool: peer::Pool::default(),
+            pool: peer::Pool::new(self.transport.tls().clone()),
             barrier,
             listing: Default::default(),
             takes_singly: Default::default(),
@@ -357,7 +439,7 @@ impl Handles {
     }
 }
 
-type Doors = Vec<(Listener, Door)>;
+type Doors = Vec<(Listener, Entrance)>;
 
 fn serve(
     config: &Config,
@@ -388,7 +470,7 @@ fn listen_to_peers(
     descriptors: Descriptors,
     (handles, own): (&Arc<Handles>, duplicate_process::Own),
 ) -> Result<Workers, StartError> {
-    let listeners = doors.into_iter().map(|(listener, _)| listener).collect();
+    let listeners = doors.into_iter().map(|(listener, entrance)| (listener, entrance.security)).collect();
     let connections = descriptors.connections.min(peer::thread::MAX_CONNECTIONS);
     let (handles, index) = (handles.clone(), config.io_threads);
     let Heartbeat { interval, election_ticks } = heartbeat(config);
@@ -410,7 +492,7 @@ fn listen_to_peers(
 }
 
 /// How this member talks to the others.
-fn peer_settings(config: &Config, replica: &Replica) -> peer::Settings {
+fn peer_settings(config: &Config, replica: &Replica, tls: &Connector) -> peer::Settings {
     let identity = peer::Identity {
         id: replica.id(),
         cluster_id: replica.cluster_id(),
@@ -419,7 +501,7 @@ fn peer_settings(config: &Config, replica: &Replica) -> peer::Settings {
         peer_urls: config.advertise_peer_urls.iter().map(|url| url.text.clone()).collect(),
     };
     let dial_timeout = DIAL_TIMEOUT + Duration::from_millis(config.election_ms);
-    peer::Settings { identity, dial_timeout, read_timeout: peer::READ_TIMEOUT }
+    peer::Settings { identity, dial_timeout, read_timeout: peer::READ_TIMEOUT, tls: tls.clone() }
 }
 
 fn advertised(config: &Config) -> Advertised {

@@ -91,13 +91,19 @@ impl Server {
         let waiting = Arc::<AtomicUsize>::default();
         let serving = tokio::sync::watch::Sender::new(true);
         let (shared, gauge, serves) = (ledger.clone(), waiting.clone(), serving.subscribe());
-        let workers =
-            Workers::start(2, vec![(listener, Door::Client)], usize::MAX, protocol, STOP_PATIENCE, move |context| {
+        let workers = Workers::start(
+            2,
+            vec![(listener, Door::Client.into())],
+            usize::MAX,
+            protocol,
+            STOP_PATIENCE,
+            move |context| {
                 let mut router = Router::new(MAX_BYTES, shared.clone(), context.stopping);
                 health::register(&mut router, serves.clone());
                 let slots = register_test_methods(&mut router, gauge.clone());
                 Rc::new(Front { router, slots })
-            });
+            },
+        );
         Server { address, workers: Some(workers.unwrap()), ledger, waiting, serving }
     }
 

@@ -15,13 +15,10 @@ use super::observe::{eventually, http_get, metrics};
 use super::{block_on, put_request, subject};
 
 /// Flags of etcd that change topology or safety and are not supported: one of each kind.
-const REFUSED: [(&str, &str); 8] = [
+const REFUSED: [(&str, &str); 5] = [
     ("--discovery", "http://127.0.0.1/x"),
     ("--discovery-srv", "example.com"),
-    ("--cert-file", "server.crt"),
-    ("--client-cert-auth", ""),
-    ("--peer-cert-file", "peer.crt"),
-    ("--auto-tls", ""),
+    ("--auth-token", "jwt"),
     ("--force-new-cluster", ""),
     ("--config-file", "etcd.yml"),
 ];

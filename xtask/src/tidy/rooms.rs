@@ -31,6 +31,7 @@ const ROOMS: &[&str] = &[
     "metrics",
     "shared",
     "io",
+    "tls",
     "grpc",
     "instruments",
     "keys",

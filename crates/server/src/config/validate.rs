@@ -7,6 +7,7 @@ use metastore_replica::EntryId;
 use metastore_replica::wal::MAX_ENTRY_BYTES;
 
 use super::parse::{Values, boolean, duration};
+use super::tls::{check_urls, tls};
 use super::url::{Url, parse_list};
 use super::{
     AuditLevel, AuditSettings, AuthSettings, ClusterState, Config, EngineSettings, REQUEST_OVERHEAD_BYTES, value,
@@ -66,14 +67,19 @@ pub(super) fn validate(values: &Values) -> Result<Config, String> {
         ));
     }
     let advertise_peer_urls = urls(values, "initial-advertise-peer-urls")?;
+    let listen_client_urls = bindable(values, "listen-client-urls")?;
+    let listen_peer_urls = bindable(values, "listen-peer-urls")?;
+    let tls = tls(values)?;
+    check_urls(&tls, &listen_client_urls, &listen_peer_urls)?;
     Ok(Config {
         initial_cluster: initial_cluster(values, &name, &advertise_peer_urls),
         name,
         data_dir: PathBuf::from(data_dir),
         wal_dir: Some(value(values, "wal-dir")).filter(|path| !path.is_empty()).map(PathBuf::from),
         engine: engine(values)?,
-        listen_client_urls: bindable(values, "listen-client-urls")?,
-        listen_peer_urls: bindable(values, "listen-peer-urls")?,
+        listen_client_urls,
+        listen_peer_urls,
+        tls,
         advertise_client_urls: urls(values, "advertise-client-urls")?,
         advertise_peer_urls,
         initial_cluster_state: cluster_state(value(values, "initial-cluster-state"))?,
@@ -155,7 +161,7 @@ fn number(values: &Values, flag: &str) -> Result<i64, String> {
     text.parse().map_err(|_| format!("--{flag}: {text:?} is not a number"))
 }
 
-fn at_least(values: &Values, flag: &str, least: u64, most: u64) -> Result<u64, String> {
+pub(super) fn at_least(values: &Values, flag: &str, least: u64, most: u64) -> Result<u64, String> {
     let number = number(values, flag)?;
     match u64::try_from(number) {
         Ok(number) if (least..=most).contains(&number) => Ok(number),
@@ -308,6 +314,20 @@ mod tests {
             (
                 &[("listen-peer-urls", "http://example.com:1")],
                 "--listen-peer-urls: expected IP in URL for binding (http://example.com:1)",
+            ),
+            (
+                &[("listen-client-urls", "https://127.0.0.1:1"), ("advertise-client-urls", "https://127.0.0.1:1")],
+                "TLS key/cert (--cert-file, --key-file) must be provided for client url https://127.0.0.1:1 with HTTPS \
+                 scheme",
+            ),
+            (
+                &[("listen-peer-urls", "https://127.0.0.1:1")],
+                "cannot listen on TLS for 127.0.0.1:1: KeyFile and CertFile are not presented",
+            ),
+            (
+                &[("cipher-suites", "A"), ("tls-min-version", "TLS1.3")],
+                "cipher suites cannot be configured when only \
+                TLS1.3 is enabled",
             ),
         ] {
             assert_eq!(check(pairs).unwrap_err(), text);

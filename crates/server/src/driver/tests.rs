@@ -51,7 +51,8 @@ fn driver(founders: usize) -> (Driver, mailbox::Receiver<Mail>) {
     let second = Duration::from_secs(1);
     let identity =
         Identity { id: replica.id(), cluster_id: 9, directory: None, version: "3.7.0".into(), peer_urls: Vec::new() };
-    let settings = crate::peer::Settings { identity, dial_timeout: second, read_timeout: second };
+    let settings =
+        crate::peer::Settings { identity, dial_timeout: second, read_timeout: second, tls: Default::default() };
     let transport = Transport::new(settings, Arc::new(Nobody), Arc::new(Nobody));
     let inbox = Inbox::new(Bounds { count: 10, bytes: 10 });
     let (sender, mail) = mailbox::mailbox();

@@ -41,6 +41,7 @@ use crate::peer::client::request;
 use crate::peer::headers::{CLUSTER_ID, DIRECTORY, PROCESS, SERVER_FROM, said};
 use crate::peer::names::process;
 use crate::peer::probe;
+use crate::tls::Connector;
 
 /// How often a member that runs looks for a duplicate process.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -67,7 +68,7 @@ enum Found {
 
 /// Returns the duplicate process, if the first of these URLs at which this member answers leads to one. Blocks for at
 /// most some seconds. Needs no runtime, but the peer port must be served.
-pub fn look(own: Own, urls: &[String]) -> Option<DuplicateProcess> {
+pub fn look(own: Own, tls: &Connector, urls: &[String]) -> Option<DuplicateProcess> {
     if urls.is_empty() {
         return None;
     }
@@ -75,7 +76,7 @@ pub fn look(own: Own, urls: &[String]) -> Option<DuplicateProcess> {
     let runtime = runtime
         .inspect_err(|error| tracing::warn!(error = %error, "cannot look whether another process is this member"))
         .ok()?;
-    let duplicate = runtime.block_on(find_twice(own, urls));
+    let duplicate = runtime.block_on(find_twice(own, tls, urls));
     // Otherwise this would wait for a name that does not resolve.
     runtime.shutdown_background();
     duplicate
@@ -97,7 +98,7 @@ pub async fn watch(member: Rc<MemberHandle>, own: Own) {
         if members.len() == 1 {
             continue;
         }
-        match find_twice(own, &record.peer_urls).await {
+        match find_twice(own, member.transport.tls(), &record.peer_urls).await {
             Some(duplicate) if duplicate.copy => {
                 member.engine.tell(Event::DuplicateProcess(duplicate));
                 return;
@@ -117,21 +118,21 @@ pub async fn watch(member: Rc<MemberHandle>, own: Own) {
     }
 }
 
-async fn find_twice(own: Own, urls: &[String]) -> Option<DuplicateProcess> {
-    let first = find(own, urls).await?;
+async fn find_twice(own: Own, tls: &Connector, urls: &[String]) -> Option<DuplicateProcess> {
+    let first = find(own, tls, urls).await?;
     tracing::debug!(
         "local-member-id" = %format_args!("{:x}", own.id), url = first.url,
         "another process answers as this member; looking again"
     );
     sleep(LOOK_AGAIN_AFTER).await;
-    find(own, urls).await
+    find(own, tls, urls).await
 }
 
-async fn find(own: Own, urls: &[String]) -> Option<DuplicateProcess> {
+async fn find(own: Own, tls: &Connector, urls: &[String]) -> Option<DuplicateProcess> {
     for text in urls {
         // A URL that was recorded long ago, perhaps by another program, need not be valid here.
         let Ok(url) = url::parse(text) else { continue };
-        let answer = request(&url, Method::GET, probe::PATH, HeaderMap::new(), Bytes::new(), PATIENCE).await;
+        let answer = request(tls, &url, Method::GET, probe::PATH, HeaderMap::new(), Bytes::new(), PATIENCE).await;
         match answer.ok().and_then(|reply| judge(own, process(), &reply.headers)) {
             Some(Found::Itself) => return None,
             Some(Found::Another { copy }) => return Some(DuplicateProcess { url: text.clone(), copy }),

@@ -17,6 +17,7 @@ use crate::grpc::Call;
 use crate::member::MemberHandle;
 use crate::peer::client::request;
 use crate::shared::Shared;
+use crate::tls::Connector;
 
 /// How often the members are asked, as in etcd.
 const INTERVAL: Duration = Duration::from_secs(4);
@@ -57,7 +58,7 @@ pub async fn monitor(member: Rc<MemberHandle>) {
         if !shared.is_leader() || member.read_barrier(&call).await.is_err() || shared.downgrade().is_some() {
             continue;
         }
-        let versions = ask_all(shared, &member.limits.version).await;
+        let versions = ask_all(shared, member.transport.tls(), &member.limits.version).await;
         let now = shared.cluster_version();
         let Some(version) = decide(now.as_deref().and_then(Version::parse), &versions) else { continue };
         match &now {
@@ -91,14 +92,14 @@ fn decide(now: Option<Version>, members: &[Option<Version>]) -> Option<Version> 
 }
 
 /// The version of each member; `None` where it is not known.
-async fn ask_all(shared: &Shared, own: &str) -> Vec<Option<Version>> {
+async fn ask_all(shared: &Shared, tls: &Connector, own: &str) -> Vec<Option<Version>> {
     let mut asking = JoinSet::new();
     let mut versions = Vec::new();
     for member in shared.members() {
         if member.id == shared.member_id {
             versions.push(Version::parse(own));
         } else {
-            asking.spawn_local(ask(member));
+            asking.spawn_local(ask(tls.clone(), member));
         }
     }
     while let Some(answer) = asking.join_next().await {
@@ -107,10 +108,10 @@ async fn ask_all(shared: &Shared, own: &str) -> Vec<Option<Version>> {
     versions
 }
 
-async fn ask(member: ClusterMember) -> Option<Version> {
+async fn ask(tls: Connector, member: ClusterMember) -> Option<Version> {
     let id = format!("{:x}", member.id);
     for text in &member.peer_urls {
-        match ask_at(text).await {
+        match ask_at(&tls, text).await {
             Ok(version) => return Some(version),
             Err(error) => {
                 seldom!(warn, member.id, "remote-member-id" = %id, error = %error, "failed to get version");
@@ -126,9 +127,9 @@ struct Versions {
     etcdserver: String,
 }
 
-async fn ask_at(peer_url: &str) -> Result<Version, String> {
+async fn ask_at(tls: &Connector, peer_url: &str) -> Result<Version, String> {
     let url = url::parse(peer_url)?;
-    let reply = request(&url, Method::GET, "/version", HeaderMap::new(), Bytes::new(), PATIENCE);
+    let reply = request(tls, &url, Method::GET, "/version", HeaderMap::new(), Bytes::new(), PATIENCE);
     let reply = reply.await.map_err(|error| error.to_string())?;
     if reply.status != StatusCode::OK {
         return Err(format!("{peer_url} answered {}", reply.status));

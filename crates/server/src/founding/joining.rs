@@ -22,6 +22,7 @@ use serde::Deserialize;
 use super::initial_cluster::{InitialMember, initial_members, same_place};
 use crate::config::{ClusterState, Config, url};
 use crate::peer::client;
+use crate::tls::Connector;
 
 /// How long a member of the cluster that is joined may take to answer with the list of members, as in etcd.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,21 +36,21 @@ const OLDEST_CLUSTER: (u64, u64) = (3, 0);
 ///
 /// # Errors
 /// Why there can be no such member; the texts are etcd's.
-pub fn bootstrap(config: &Config) -> Result<Bootstrap, String> {
+pub fn bootstrap(config: &Config, tls: &Connector) -> Result<Bootstrap, String> {
     let members = initial_members(config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot ask other members: {error}"))?;
     match config.initial_cluster_state {
-        ClusterState::New => runtime.block_on(found(config, members)),
-        ClusterState::Existing => runtime.block_on(join(config, &members)),
+        ClusterState::New => runtime.block_on(found(config, tls, members)),
+        ClusterState::Existing => runtime.block_on(join(config, tls, &members)),
     }
 }
 
-async fn found(config: &Config, members: Vec<InitialMember>) -> Result<Bootstrap, String> {
+async fn found(config: &Config, tls: &Connector, members: Vec<InitialMember>) -> Result<Bootstrap, String> {
     let (own, cluster_token) = (config.name.clone(), config.initial_cluster_token.clone());
     let own_urls = members.iter().find(|member| member.name == own).map(|member| &member.peer_urls);
     let id = own_urls.map_or(0, |urls| identity::member_id(urls, &cluster_token));
-    if let Ok(cluster) = ask(&other_urls(&members, &own), FOUND_TIMEOUT).await
+    if let Ok(cluster) = ask(tls, &other_urls(&members, &own), FOUND_TIMEOUT).await
         && cluster.members.iter().any(|member| member.id == id && !member.client_urls.is_empty())
     {
         return Err(format!("member {id:x} has already been bootstrapped"));
@@ -58,13 +59,13 @@ async fn found(config: &Config, members: Vec<InitialMember>) -> Result<Bootstrap
     Ok(Bootstrap::Found { members: members.into_iter().map(founder).collect(), own, cluster_token })
 }
 
-async fn join(config: &Config, members: &[InitialMember]) -> Result<Bootstrap, String> {
-    let asked = ask(&other_urls(members, &config.name), JOIN_TIMEOUT).await;
+async fn join(config: &Config, tls: &Connector, members: &[InitialMember]) -> Result<Bootstrap, String> {
+    let asked = ask(tls, &other_urls(members, &config.name), JOIN_TIMEOUT).await;
     let cluster = asked.map_err(|why| format!("cannot fetch cluster info from peer urls: {why}"))?;
     let id = own_id(config, members, &cluster.members)
         .map_err(|why| format!("error validating peerURLs {}: {why}", cluster.describe()))?;
     let others = cluster.members.iter().filter(|member| member.id != id);
-    let version = ask_version(others, timeout_of(config)).await;
+    let version = ask_version(tls, others, timeout_of(config)).await;
     if !version.is_some_and(|version| compatible(config, version)) {
         return Err("incompatible with current running cluster".into());
     }
@@ -98,9 +99,9 @@ fn other_urls(members: &[InitialMember], own: &str) -> Vec<String> {
 }
 
 /// Asks one URL after the other; the first answer counts.
-async fn ask(urls: &[String], timeout: Duration) -> Result<Cluster, String> {
+async fn ask(tls: &Connector, urls: &[String], timeout: Duration) -> Result<Cluster, String> {
     for url in urls {
-        match ask_one(url, timeout).await {
+        match ask_one(tls, url, timeout).await {
             Ok(cluster) if cluster.members.is_empty() => {
                 return Err("failed to get raft cluster member(s) from the given URLs".into());
             }
@@ -113,8 +114,8 @@ async fn ask(urls: &[String], timeout: Duration) -> Result<Cluster, String> {
     Err("could not retrieve cluster information from the given URLs".into())
 }
 
-async fn ask_one(url: &str, timeout: Duration) -> Result<Cluster, String> {
-    let reply = get(url, "/members", timeout).await?;
+async fn ask_one(tls: &Connector, url: &str, timeout: Duration) -> Result<Cluster, String> {
+    let reply = get(tls, url, "/members", timeout).await?;
     let members =
         serde_json::from_slice(&reply.body).map_err(|error| format!("the answer is no list of members: {error}"))?;
     let id = reply.headers.get("x-etcd-cluster-id").and_then(|id| id.to_str().ok());
@@ -122,9 +123,9 @@ async fn ask_one(url: &str, timeout: Duration) -> Result<Cluster, String> {
     Ok(Cluster { id: id.ok_or("the answer has no X-Etcd-Cluster-ID in hex")?, members })
 }
 
-async fn get(url: &str, path: &str, timeout: Duration) -> Result<client::Reply, String> {
+async fn get(tls: &Connector, url: &str, path: &str, timeout: Duration) -> Result<client::Reply, String> {
     let url = url::parse(url)?;
-    let reply = client::request(&url, Method::GET, path, HeaderMap::new(), Bytes::new(), timeout).await;
+    let reply = client::request(tls, &url, Method::GET, path, HeaderMap::new(), Bytes::new(), timeout).await;
     let reply = reply.map_err(|error| error.to_string())?;
     match reply.status {
         StatusCode::OK => Ok(reply),
@@ -162,9 +163,13 @@ struct Versions {
 }
 
 /// The cluster version, from the first of these members that knows it; all of them have the same.
-async fn ask_version(members: impl Iterator<Item = &Member>, timeout: Duration) -> Option<(u64, u64)> {
+async fn ask_version<'a>(
+    tls: &Connector,
+    members: impl Iterator<Item = &'a Member>,
+    timeout: Duration,
+) -> Option<(u64, u64)> {
     for url in members.flat_map(|member| &member.peer_urls) {
-        let version = match get(url, "/version", timeout).await {
+        let version = match get(tls, url, "/version", timeout).await {
             Ok(reply) => serde_json::from_slice::<Versions>(&reply.body).map_err(|error| error.to_string()),
             Err(error) => Err(error),
         };
@@ -263,10 +268,11 @@ mod tests {
     }
 
     fn start(state: &str, other: &str) -> Result<Bootstrap, String> {
-        bootstrap(&config(&format!(
+        let config = config(&format!(
             "--name m1 --initial-cluster-token tok --initial-advertise-peer-urls={OWN} --initial-cluster-state={state} \
              --initial-cluster=m1={OWN},m2={other}"
-        )))
+        ));
+        bootstrap(&config, &Connector::default())
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::listen::Registered;
+use super::security::Security;
 
 /// The pause after a failed accept. Without free file descriptors the next accept would fail at once, and the loop
 /// would spin.
@@ -20,6 +21,20 @@ pub enum Door {
     Peer,
 }
 
+/// Where a listener leads: the service behind it, and the beginning of its connections.
+#[derive(Clone, Debug)]
+pub struct Entrance {
+    pub door: Door,
+    pub security: Security,
+}
+
+impl From<Door> for Entrance {
+    /// In plain text.
+    fn from(door: Door) -> Entrance {
+        Entrance { door, security: Security::Plain }
+    }
+}
+
 /// A connection on its way to a worker, not registered with a runtime yet.
 #[derive(Debug)]
 pub(super) enum Stream {
@@ -27,15 +42,15 @@ pub(super) enum Stream {
     Unix(std::os::unix::net::UnixStream),
 }
 
-/// A connection, the service that it is for, and its place among the connections that may be open.
-pub(super) type Dealt = (Stream, Door, OwnedSemaphorePermit);
+/// A connection, the entrance by which it came, and its place among the connections that may be open.
+pub(super) type Dealt = (Stream, Entrance, OwnedSemaphorePermit);
 
 /// Accepts until `stopping`, dealing to `workers` in turn. A worker that is behind holds up the dealing, and the
 /// kernel's backlog fills: that bounds the connections that no worker serves yet. The lack of a place has the same
 /// effect. All listeners share `places`, and a place is given back when its connection ends.
 pub(super) async fn accept(
     listener: Registered,
-    door: Door,
+    entrance: Entrance,
     workers: Vec<mpsc::Sender<Dealt>>,
     places: Arc<Semaphore>,
     mut stopping: watch::Receiver<bool>,
@@ -55,7 +70,7 @@ pub(super) async fn accept(
                     }
                 }
             };
-            if worker.send((stream, door, place)).await.is_err() {
+            if worker.send((stream, entrance.clone(), place)).await.is_err() {
                 return;
             }
         }

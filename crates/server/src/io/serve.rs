@@ -20,6 +20,7 @@ use super::service::Service;
 use super::turns::Turns;
 use crate::grpc::Origin;
 use crate::grpc::{Body, LocalFuture};
+use crate::tls;
 
 /// Spawns hyper's futures on the thread they were made on.
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +71,14 @@ impl Connections {
                 let served = http2::serve(stream, heard, &self.http2, self.protocol, (&service, &origin), stopping);
                 served.await.map_err(Into::into)
             }
+            Ok((stream, false)) if stream.first_byte().is_some_and(tls::begins_with) => {
+                seldom!(
+                    CHANGES: warn, origin.remote.map(|remote| remote.ip()),
+                    "remote-addr" = origin.remote.map(|remote| remote.to_string()),
+                    error = "a TLS handshake, and this URL is for plain text", "rejected connection on client endpoint"
+                );
+                return;
+            }
             Ok((stream, false)) => {
                 let connection = self.http1.serve_connection(TokioIo::new(stream), Hyper(service, origin));
                 let shut = |connection: Pin<&mut http1::Connection<_, _>>| connection.graceful_shutdown();
@@ -90,9 +99,17 @@ impl Connections {
         origin: Rc<Origin>,
         stopping: watch::Receiver<bool>,
     ) {
+        let remote = origin.remote;
         let connection = self.peers.serve_connection(TokioIo::new(socket), Hyper(service, origin));
         let shut = |connection: Pin<&mut auto::Connection<'_, _, _, _>>| connection.graceful_shutdown();
         if let Err(error) = until_stopped(connection, shut, stopping).await {
+            if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse) {
+                seldom!(
+                    CHANGES: warn, remote.map(|remote| remote.ip()),
+                    "remote-addr" = remote.map(|remote| remote.to_string()), error = %error,
+                    "rejected connection on peer endpoint"
+                );
+            }
             tracing::debug!(error = %error, "connection ended");
         }
     }

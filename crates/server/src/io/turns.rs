@@ -55,6 +55,12 @@ impl<S: AsyncRead + Unpin> Turns<S> {
 }
 
 impl<S> Turns<S> {
+    /// The first byte, if one has come.
+    pub(super) fn first_byte(&self) -> Option<u8> {
+        let (first, length, _) = &self.first;
+        first[..*length].first().copied()
+    }
+
     pub(super) fn heard(&self) -> Heard {
         self.heard.clone()
     }

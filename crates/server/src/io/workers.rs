@@ -12,7 +12,7 @@ use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::accept::{Dealt, Door, Stream, accept};
+use super::accept::{Dealt, Door, Entrance, Stream, accept};
 use super::lingering::Lingering;
 use super::listen::Listener;
 use super::lobby::{self, Lobby};
@@ -21,7 +21,6 @@ use super::serve::Connections;
 use super::service::Service;
 use super::socket::Socket;
 use super::timed::Timed;
-use crate::grpc::Origin;
 
 /// At most this many accepted connections wait for one worker to take them over.
 const DEALT: usize = 256;
@@ -64,7 +63,7 @@ impl Workers {
     /// ([`Service::awaits_answers`]), they get more.
     pub fn start(
         count: usize,
-        listeners: Vec<(Listener, Door)>,
+        listeners: Vec<(Listener, Entrance)>,
         connections: usize,
         protocol: Protocol,
         patience: Duration,
@@ -77,7 +76,7 @@ impl Workers {
     pub fn start_named(
         name: &'static str,
         count: usize,
-        listeners: Vec<(Listener, Door)>,
+        listeners: Vec<(Listener, Entrance)>,
         connections: usize,
         protocol: Protocol,
         patience: Duration,
@@ -144,7 +143,7 @@ fn spawn(name: String, run: impl FnOnce(LocalRuntime) + Send + 'static) -> io::R
 struct Worker {
     context: WorkerContext,
     dealt: mpsc::Receiver<Dealt>,
-    listeners: Vec<(Listener, Door)>,
+    listeners: Vec<(Listener, Entrance)>,
     senders: Vec<mpsc::Sender<Dealt>>,
     places: Arc<Semaphore>,
     protocol: Protocol,
@@ -156,10 +155,10 @@ impl Worker {
         let service = build(self.context.clone());
         let stopping = self.context.stopping.clone();
         let mut stopped = stopping.clone();
-        for (listener, door) in self.listeners {
+        for (listener, entrance) in self.listeners {
             match listener.register() {
                 Ok(listener) => {
-                    let task = accept(listener, door, self.senders.clone(), self.places.clone(), stopping.clone());
+                    let task = accept(listener, entrance, self.senders.clone(), self.places.clone(), stopping.clone());
                     tokio::task::spawn_local(task);
                 }
                 Err(error) => tracing::error!(error = %error, "cannot watch a listening socket"),
@@ -172,23 +171,30 @@ impl Worker {
         loop {
             tokio::select! {
                 dealt = self.dealt.recv() => {
-                    let Some((stream, door, place)) = dealt else { break };
+                    let Some((stream, Entrance { door, security }, place)) = dealt else { break };
                     let Ok(socket) = take_over(stream) else { continue };
-                    let origin = Rc::new(Origin { remote: socket.peer_addr(), common_name: None });
-                    let socket = Lingering::new(socket, LINGER);
                     let service = service.clone();
                     let (served, stopping) = (served.clone(), stopping.clone());
                     let guest = (door == Door::Peer).then(|| lobby.enter());
                     connections.spawn_local(async move {
-                        match guest {
-                            None => served.serve_client(socket, service, origin, stopping).await,
-                            Some(guest) => {
-                                let socket = Timed::new(socket, PEER_WRITE_TIMEOUT);
-                                tokio::select! {
-                                    () = served.serve_peer(socket, guest.escort(service), origin, stopping) => {}
-                                    () = guest.shown_out() => {}
+                        let serve = async {
+                            let Some((socket, origin)) = security.enter(socket, stopping.clone()).await else { return };
+                            let (socket, origin) = (Lingering::new(socket, LINGER), Rc::new(origin));
+                            match &guest {
+                                None => served.serve_client(socket, service, origin, stopping).await,
+                                Some(guest) => {
+                                    let socket = Timed::new(socket, PEER_WRITE_TIMEOUT);
+                                    served.serve_peer(socket, guest.escort(service), origin, stopping).await;
                                 }
                             }
+                        };
+                        let serve = std::pin::pin!(serve);
+                        match &guest {
+                            None => serve.await,
+                            Some(guest) => tokio::select! {
+                                () = serve => {}
+                                () = guest.shown_out() => {}
+                            },
                         }
                         drop(place);
                     });

@@ -80,7 +80,12 @@ impl FakeEngine {
         let (request_timeout, election_timeout) = (Duration::from_secs(7), Duration::from_secs(1));
         let identity =
             Identity { id: 1, cluster_id: 9, directory: None, version: "3.7.0".into(), peer_urls: Vec::new() };
-        let settings = Settings { identity, dial_timeout: request_timeout, read_timeout: request_timeout };
+        let settings = Settings {
+            identity,
+            dial_timeout: request_timeout,
+            read_timeout: request_timeout,
+            tls: Default::default(),
+        };
         let member = MemberHandle {
             shared: Shared::new(9, 1, &store),
             limits: Limits {
@@ -97,7 +102,7 @@ impl FakeEngine {
             audit: Default::default(),
             auth: Arc::new(Authenticator::new(&AuthSettings::default()).unwrap()),
             transport: Transport::new(settings, Arc::new(Deaf), Arc::new(Deaf)),
-            pool: Pool::default(),
+            pool: Pool::new(Default::default()),
             listing: Default::default(),
             takes_singly: Default::default(),
             worker: 0,

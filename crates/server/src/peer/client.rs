@@ -15,9 +15,9 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::config::Url;
-use crate::config::url::Scheme;
 use crate::io::socket::Socket;
 use crate::io::timed::Timed;
+use crate::tls::Connector;
 
 /// The longest body that is read from a reply. The largest valid one holds the keys of a lease.
 pub const MAX_REPLY_BYTES: usize = 64 << 20;
@@ -55,6 +55,7 @@ pub enum ClientError {
 /// # Errors
 /// [`ClientError`]. An answer of any status is no error.
 pub async fn request(
+    tls: &Connector,
     url: &Url,
     method: Method,
     path: &str,
@@ -63,7 +64,7 @@ pub async fn request(
     timeout: Duration,
 ) -> Result<Reply, ClientError> {
     let exchange = async {
-        let socket = connect(url).await?;
+        let socket = connect(tls, url).await?;
         let broken = |error| ClientError::Http { url: url.text.clone(), error };
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(Timed::new(socket, timeout))).await.map_err(broken)?;
@@ -102,28 +103,37 @@ pub(super) fn new_request<B>(url: &Url, method: Method, path: &str, headers: Hea
 }
 
 /// Connects; if a name has several addresses, each is tried.
-pub(super) async fn connect(url: &Url) -> Result<Socket, ClientError> {
+pub(super) async fn connect(tls: &Connector, url: &Url) -> Result<Socket, ClientError> {
     let failed = |error| ClientError::Connect { url: url.text.clone(), error };
-    match (url.scheme, url.port) {
-        (Scheme::Http, Some(port)) => {
+    let socket = match url.port {
+        Some(port) => {
             let stream = TcpStream::connect((url.host.as_str(), port)).await.map_err(failed)?;
             stream.set_nodelay(true).map_err(failed)?;
             let keepalive = TcpKeepalive::new().with_time(TCP_KEEPALIVE).with_interval(TCP_KEEPALIVE);
             SockRef::from(&stream).set_tcp_keepalive(&keepalive).map_err(failed)?;
-            Ok(Socket::Tcp(stream))
+            Socket::Tcp(stream)
         }
-        _ => Ok(Socket::Unix(UnixStream::connect(&url.host).await.map_err(failed)?)),
+        None => Socket::Unix(UnixStream::connect(&url.host).await.map_err(failed)?),
+    };
+    if !url.scheme.is_tls() {
+        return Ok(socket);
     }
+    Ok(Socket::Tls(Box::new(tls.connect(socket, url.server_name()).await.map_err(failed)?)))
 }
 
 /// A connection that a task of this thread drives, until the sender and the answers are dropped. It ends if nothing can
 /// be written for `stall`.
-pub(super) async fn open<B>(url: &Url, timeout: Duration, stall: Duration) -> Result<SendRequest<B>, ClientError>
+pub(super) async fn open<B>(
+    tls: &Connector,
+    url: &Url,
+    timeout: Duration,
+    stall: Duration,
+) -> Result<SendRequest<B>, ClientError>
 where
     B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + 'static,
 {
     let late = || ClientError::Timeout { url: url.text.clone(), after: timeout };
-    let socket = tokio::time::timeout(timeout, connect(url)).await.map_err(|_elapsed| late())??;
+    let socket = tokio::time::timeout(timeout, connect(tls, url)).await.map_err(|_elapsed| late())??;
     let (sender, connection) = http1::handshake(TokioIo::new(Timed::new(socket, stall)))
         .await
         .map_err(|error| ClientError::Http { url: url.text.clone(), error })?;
@@ -188,7 +198,8 @@ mod tests {
     async fn ask(url: &Url, timeout: Duration) -> Result<Reply, ClientError> {
         let mut headers = HeaderMap::new();
         headers.insert("x-server-from", HeaderValue::from_static("1f"));
-        request(url, Method::POST, "/leases?x=1", headers, Bytes::from_static(b"ping"), timeout).await
+        request(&Connector::default(), url, Method::POST, "/leases?x=1", headers, Bytes::from_static(b"ping"), timeout)
+            .await
     }
 
     #[tokio::test]

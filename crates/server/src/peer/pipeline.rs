@@ -125,7 +125,7 @@ pub(super) async fn ask(
                 },
             }
         }
-        let mut sender = client::open(url, settings.dial_timeout, settings.read_timeout).await?;
+        let mut sender = client::open(&settings.tls, url, settings.dial_timeout, settings.read_timeout).await?;
         let response = sender.send_request(request).await.map_err(broken)?;
         Ok((sender, client::read_reply(url, response).await?))
     };

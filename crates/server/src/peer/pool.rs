@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 
 use super::client::{ClientError, Reply, new_request, open, read_reply};
 use crate::config::Url;
+use crate::tls::Connector;
 
 /// At most this many requests of one worker are under way at a time; more wait for these, within their time limit.
 const AT_ONCE: usize = 64;
@@ -26,15 +27,14 @@ pub struct Pool {
     /// Idle connections with their URLs; the one used last is at the end.
     idle: RefCell<Vec<(String, Sender)>>,
     places: Semaphore,
-}
-
-impl Default for Pool {
-    fn default() -> Self {
-        Self { idle: RefCell::default(), places: Semaphore::new(AT_ONCE) }
-    }
+    tls: Connector,
 }
 
 impl Pool {
+    pub fn new(tls: Connector) -> Self {
+        Self { idle: RefCell::default(), places: Semaphore::new(AT_ONCE), tls }
+    }
+
     /// Like [`super::client::request`], but inside a local runtime only. A request may reach the peer twice, if a
     /// pooled connection breaks during the first attempt.
     ///
@@ -57,7 +57,7 @@ impl Pool {
                     return Ok(reply);
                 }
             }
-            let sender = open(url, timeout, timeout).await?;
+            let sender = open(&self.tls, url, timeout, timeout).await?;
             self.exchange(url, sender, new()).await
         };
         let late = |_| ClientError::Timeout { url: url.text.clone(), after: timeout };
@@ -138,7 +138,7 @@ mod tests {
 
     #[tokio::test(flavor = "local")]
     async fn a_connection_serves_one_request_after_the_other() {
-        let ((url, accepted), pool) = (peer(100).await, Pool::default());
+        let ((url, accepted), pool) = (peer(100).await, Pool::new(Connector::default()));
         for _ in 0..10 {
             assert_eq!(ask(&pool, &url).await, "1");
         }
@@ -147,7 +147,7 @@ mod tests {
 
     #[tokio::test(flavor = "local")]
     async fn a_connection_that_was_closed_is_replaced() {
-        let ((url, accepted), pool) = (peer(2).await, Pool::default());
+        let ((url, accepted), pool) = (peer(2).await, Pool::new(Connector::default()));
         for _ in 0..10 {
             ask(&pool, &url).await;
         }
@@ -156,7 +156,7 @@ mod tests {
 
     #[tokio::test(flavor = "local")]
     async fn few_are_kept() {
-        let ((url, accepted), pool) = (peer(100).await, Rc::new(Pool::default()));
+        let ((url, accepted), pool) = (peer(100).await, Rc::new(Pool::new(Connector::default())));
         let asking: Vec<_> = (0..3 * IDLE)
             .map(|_| {
                 let (pool, url) = (pool.clone(), url.clone());

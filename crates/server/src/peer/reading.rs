@@ -121,7 +121,8 @@ async fn dial(shared: &TransportState, link: &Link, kind: StreamKind) -> Result<
 async fn dial_url(shared: &TransportState, link: &Link, kind: StreamKind, url: &Url) -> Result<Incoming, DialError> {
     let settings = &shared.settings;
     let path = format!("{}{:x}", kind.path(), settings.identity.id);
-    let mut sender = client::open::<Empty<Bytes>>(url, settings.dial_timeout, settings.read_timeout).await?;
+    let mut sender =
+        client::open::<Empty<Bytes>>(&settings.tls, url, settings.dial_timeout, settings.read_timeout).await?;
     let request = client::new_request(url, Method::GET, &path, settings.identity.headers(link.id), Empty::new());
     let late = |_elapsed| ClientError::Timeout { url: url.text.clone(), after: settings.read_timeout };
     let broken = |error| ClientError::Http { url: url.text.clone(), error };

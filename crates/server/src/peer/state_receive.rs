@@ -331,7 +331,7 @@ mod tests {
         let (second, double) = (Duration::from_secs(1), Arc::new(double.clone()));
         let identity =
             Identity { id: 1, cluster_id: 9, directory: None, version: "3.7.0".into(), peer_urls: Vec::new() };
-        let settings = Settings { identity, dial_timeout: second, read_timeout: second };
+        let settings = Settings { identity, dial_timeout: second, read_timeout: second, tls: Default::default() };
         let transport = Transport::new(settings, double.clone(), double);
         transport.set_peers(vec![Peer { id: 2, urls: vec!["http://127.0.0.1:1".into()] }], Vec::new());
         let sender = Sender { id: Some(from), urls: Vec::new() };

@@ -113,7 +113,7 @@ async fn post(shared: &TransportState, link: &Link, state: Box<dyn StateStream>)
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     let request = client::new_request(&url, Method::POST, PATH, headers, Pieces(body));
     let exchange = async {
-        let mut sender = client::open(&url, shared.settings.dial_timeout, STALL).await?;
+        let mut sender = client::open(&shared.settings.tls, &url, shared.settings.dial_timeout, STALL).await?;
         let broken = |error| ClientError::Http { url: url.text.clone(), error };
         // While the body is sent, the connection notices a peer that takes nothing. After the body, only this time
         // limit does.
@@ -149,7 +149,8 @@ async fn post(shared: &TransportState, link: &Link, state: Box<dyn StateStream>)
 /// peer since its last message.
 async fn recognise(shared: &TransportState, link: &Link, url: &Url) -> Result<(), PostError> {
     let (timeout, headers) = (shared.settings.dial_timeout, shared.settings.identity.headers(link.id));
-    let reply = client::request(url, Method::GET, probe::PATH, headers, Bytes::new(), timeout).await?;
+    let reply =
+        client::request(&shared.settings.tls, url, Method::GET, probe::PATH, headers, Bytes::new(), timeout).await?;
     link.format.hear(&reply.headers);
     if link.format.is_ours() { Ok(()) } else { Err(PostError::Foreign) }
 }

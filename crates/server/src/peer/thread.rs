@@ -18,9 +18,10 @@ use super::reading::keep_reading;
 use super::serve::{Front, Further};
 use super::state_send;
 use super::transport::{Command, Transport, TransportState};
-use crate::io::accept::Door;
+use crate::io::accept::{Door, Entrance};
 use crate::io::listen::Listener;
 use crate::io::protocol::Protocol;
+use crate::io::security::Security;
 use crate::io::service::Service;
 use crate::io::workers::{WorkerContext, Workers};
 
@@ -38,12 +39,13 @@ pub const MAX_CONNECTIONS: usize = 1024;
 /// If this transport was started before.
 pub fn start(
     transport: &Transport,
-    listeners: Vec<Listener>,
+    listeners: Vec<(Listener, Security)>,
     connections: usize,
     patience: Duration,
     further: impl Fn(WorkerContext) -> Further + Send + Sync + 'static,
 ) -> io::Result<Workers> {
-    let listeners = listeners.into_iter().map(|listener| (listener, Door::Peer)).collect();
+    let entrance = |(listener, security)| (listener, Entrance { door: Door::Peer, security });
+    let listeners = listeners.into_iter().map(entrance).collect();
     let shared = transport.shared.clone();
     let build = move |context: WorkerContext| -> Rc<dyn Service> {
         let commands = shared.inlet.lock().take().expect("a transport starts once");

@@ -13,6 +13,7 @@ use super::headers::{Identity, Sender};
 use super::link::{Link, StreamKind};
 use super::meters::Meters;
 use super::traits::{Sink, StateIntake, StateStream};
+use crate::tls::Connector;
 
 /// At most this many members that this one does not know yet are answered: they joined while it was away. Further ones
 /// must wait until they are in the log here.
@@ -29,6 +30,8 @@ pub struct Settings {
     pub dial_timeout: Duration,
     /// How long a stream may be silent. Both sides send something three times as often.
     pub read_timeout: Duration,
+    /// For peer URLs with TLS.
+    pub tls: Connector,
 }
 
 /// etcd's `raft-read-timeout`.
@@ -174,6 +177,11 @@ impl Transport {
     /// The headers by which the member `to` identifies a request of this one.
     pub fn headers(&self, to: u64) -> HeaderMap {
         self.shared.settings.identity.headers(to)
+    }
+
+    /// The way to URLs with TLS.
+    pub fn tls(&self) -> &Connector {
+        &self.shared.settings.tls
     }
 
     /// The metrics about other members.

@@ -11,11 +11,13 @@ use http::{HeaderMap, Method};
 use metastore_proto::raftpb::{Entry, Message, MessageType};
 use metastore_server::config::url::{Url, parse};
 use metastore_server::io::listen::{Address, Listener, SocketOptions};
+use metastore_server::io::security::Security;
 use metastore_server::io::workers::Workers;
 use metastore_server::peer::client::{Reply, request};
 use metastore_server::peer::{
     Identity, Peer, READ_TIMEOUT, Settings, Sink, StateBody, StateIntake, StateStream, StateTaker, Transport, thread,
 };
+use metastore_server::tls::Connector;
 use parking_lot::{Condvar, Mutex};
 
 /// Nothing in these tests takes longer unless it is stuck.
@@ -154,12 +156,19 @@ impl Member {
             version: "3.7.0".into(),
             peer_urls: vec![format!("http://{address}")],
         };
-        let settings = Settings { identity, dial_timeout: Duration::from_secs(2), read_timeout: READ_TIMEOUT };
+        let settings = Settings {
+            identity,
+            dial_timeout: Duration::from_secs(2),
+            read_timeout: READ_TIMEOUT,
+            tls: Connector::default(),
+        };
         let double = Arc::<Double>::default();
         let transport = Transport::new(settings, double.clone(), intake);
         let patience = Duration::from_millis(500);
         let further = |_| Rc::new(|_| None) as _;
-        let workers = thread::start(&transport, vec![listener], thread::MAX_CONNECTIONS, patience, further).unwrap();
+        let workers =
+            thread::start(&transport, vec![(listener, Security::Plain)], thread::MAX_CONNECTIONS, patience, further)
+                .unwrap();
         Member { id, transport, double, address, workers: Some(workers) }
     }
 
@@ -205,11 +214,18 @@ pub fn launch(
 ) -> (Transport, Workers) {
     let peer_urls = vec![format!("http://{}", listener.local_addr().unwrap())];
     let identity = Identity { id, cluster_id, directory: None, version: "3.7.0".into(), peer_urls };
-    let settings = Settings { identity, dial_timeout: Duration::from_secs(2), read_timeout: READ_TIMEOUT };
+    let settings = Settings {
+        identity,
+        dial_timeout: Duration::from_secs(2),
+        read_timeout: READ_TIMEOUT,
+        tls: Connector::default(),
+    };
     let transport = Transport::new(settings, sink, intake);
     let patience = Duration::from_millis(500);
     let further = |_| Rc::new(|_| None) as _;
-    let workers = thread::start(&transport, vec![listener], thread::MAX_CONNECTIONS, patience, further).unwrap();
+    let workers =
+        thread::start(&transport, vec![(listener, Security::Plain)], thread::MAX_CONNECTIONS, patience, further)
+            .unwrap();
     (transport, workers)
 }
 
