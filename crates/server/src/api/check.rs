@@ -393,7 +393,7 @@ mod tests {
             &["http://a:1", "a:1"],
             &["http://a"],
             &["http://a:1/x"],
-            &["https://a:1"],
+            &["ftp://a:1"],
             &["http://[::1:1"],
         ] {
             assert_eq!(checked(bad), Err("etcdserver: given member URLs are invalid".into()), "{bad:?}");

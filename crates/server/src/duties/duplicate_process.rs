@@ -225,7 +225,7 @@ mod tests {
         let (stranger, nobody) = (listens(HeaderMap::new()).await, "http://127.0.0.1:1".to_owned());
         let found = async |urls: &[&String]| {
             let urls: Vec<String> = urls.iter().map(|url| url.to_string()).collect();
-            find(OWN, &urls).await
+            find(OWN, &Connector::default(), &urls).await
         };
         assert_eq!(found(&[&own, &duplicate]).await, None);
         assert_eq!(found(&[&nobody, &stranger, &duplicate, &own]).await, Some(copy_at(&duplicate)));

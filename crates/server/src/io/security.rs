@@ -1,11 +1,13 @@
 //! The beginning of a connection: in plain text, or with a TLS handshake.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::net::{RecvFlags, recv};
-use tokio::io::Interest;
+use tokio::io::{AsyncWriteExt, Interest};
 use tokio::sync::watch;
 
+use super::lingering::Lingering;
 use super::socket::Socket;
 use crate::grpc::Origin;
 use crate::tls::{self, Acceptor};
@@ -20,8 +22,14 @@ pub enum Security {
 }
 
 impl Security {
-    /// The byte stream of HTTP, and where it comes from; `None` if the connection is refused, or the member stops.
-    pub(super) async fn enter(self, socket: Socket, mut stopping: watch::Receiver<bool>) -> Option<(Socket, Origin)> {
+    /// The byte stream of HTTP, and where it comes from; `None` if the connection is refused, or the member stops. The
+    /// other side of a refused connection gets the time `linger` to read why.
+    pub(super) async fn enter(
+        self,
+        socket: Socket,
+        linger: Duration,
+        mut stopping: watch::Receiver<bool>,
+    ) -> Option<(Socket, Origin)> {
         let acceptor = match self {
             Security::Plain => return Some(plain(socket)),
             Security::Tls(acceptor) => acceptor,
@@ -39,11 +47,19 @@ impl Security {
         let remote = socket.peer_addr();
         // A connection in plain text does not pay for the memory of a handshake.
         let handshake = Box::pin(acceptor.accept(socket, remote));
-        let (stream, common_name) = tokio::select! {
-            accepted = handshake => accepted?,
+        let accepted = tokio::select! {
+            accepted = handshake => accepted,
             _ = stopping.wait_for(|stopping| *stopping) => return None,
         };
-        Some((Socket::Tls(Box::new(stream)), Origin { remote, common_name }))
+        match accepted {
+            Ok((stream, common_name)) => Some((Socket::Tls(Box::new(stream)), Origin { remote, common_name })),
+            Err(refused) => {
+                if let Some(socket) = refused {
+                    _ = Lingering::new(socket, linger).shutdown().await;
+                }
+                None
+            }
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::crypto::aws_lc_rs::Ticketer;
 use rustls::server::Acceptor as Hello;
-use rustls::{HandshakeKind, ServerConfig};
+use rustls::{HandshakeKind, ServerConfig, ServerConnection};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::LazyConfigAcceptor;
 
@@ -36,9 +36,19 @@ pub struct Acceptor {
     names_users: bool,
 }
 
+/// A connection, and the name of the user at its other end.
+pub type Accepted<S> = (Stream<S>, Option<String>);
+
+/// A connection that is refused.
+#[derive(Debug)]
+pub(super) struct Refused<S> {
+    pub error: String,
+    socket: Option<S>,
+}
+
 /// What is known about a client whose handshake does not end well.
 #[derive(Debug, Default)]
-struct Known {
+pub(super) struct Known {
     server_name: String,
     certificate: Option<Certificate>,
 }
@@ -77,46 +87,36 @@ impl Acceptor {
     }
 
     /// Makes a TLS connection of a byte stream. Returns it with the common name of the client, if clients are users.
-    /// A connection that is refused is logged, and `None`.
-    pub async fn accept<S>(&self, socket: S, remote: Option<SocketAddr>) -> Option<(Stream<S>, Option<String>)>
+    ///
+    /// # Errors
+    /// The connection is refused, which is logged. The byte stream comes back, unless the client was silent: its last
+    /// bytes may be an alert that the client has still to read.
+    pub async fn accept<S>(&self, socket: S, remote: Option<SocketAddr>) -> Result<Accepted<S>, Option<S>>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let mut known = Known::default();
-        match self.within_time(socket, remote, &mut known).await {
-            Ok(accepted) => Some(accepted),
-            Err(error) => {
-                self.log(remote, &known, &error);
-                None
-            }
-        }
+        self.within_time(socket, remote, &mut known).await.map_err(|Refused { error, socket }| {
+            self.log(remote, &known, &error);
+            socket
+        })
     }
 
-    async fn within_time<S>(
+    pub(super) async fn within_time<S>(
         &self,
         socket: S,
         remote: Option<SocketAddr>,
         known: &mut Known,
-    ) -> Result<(Stream<S>, Option<String>), String>
+    ) -> Result<Accepted<S>, Refused<S>>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, self.handshake(socket, remote, known));
-        let late = |_elapsed| format!("tls: handshake was not finished within {HANDSHAKE_TIMEOUT:?}");
-        handshake.await.unwrap_or_else(|elapsed| Err(late(elapsed)))
-    }
-
-    /// [`Acceptor::accept`], with the reason of a refusal in place of its line in the log.
-    #[cfg(test)]
-    pub(super) async fn try_accept<S>(
-        &self,
-        socket: S,
-        remote: Option<SocketAddr>,
-    ) -> Result<(Stream<S>, Option<String>), String>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        self.within_time(socket, remote, &mut Known::default()).await
+        let late = |_elapsed| {
+            let error = format!("tls: handshake was not finished within {HANDSHAKE_TIMEOUT:?}");
+            Err(Refused { error, socket: None })
+        };
+        handshake.await.unwrap_or_else(late)
     }
 
     async fn handshake<S>(
@@ -124,16 +124,33 @@ impl Acceptor {
         socket: S,
         remote: Option<SocketAddr>,
         known: &mut Known,
-    ) -> Result<(Stream<S>, Option<String>), String>
+    ) -> Result<Accepted<S>, Refused<S>>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let hello = LazyConfigAcceptor::new(Hello::default(), socket).await.map_err(|error| words(&error))?;
+        let mut hello = LazyConfigAcceptor::new(Hello::default(), socket);
+        let hello = match (&mut hello).await {
+            Ok(hello) => hello,
+            Err(error) => return Err(Refused { error: words(&error), socket: hello.take_io() }),
+        };
         known.server_name = hello.client_hello().server_name().unwrap_or_default().to_owned();
         self.pair.refresh().await;
-        let stream = hello.into_stream(self.config.clone()).await.map_err(|error| words(&error))?;
-        let (_, connection) = stream.get_ref();
-        let Some(chain @ [leaf, ..]) = connection.peer_certificates() else { return Ok((stream.into(), None)) };
+        let accept = hello.into_stream(self.config.clone()).into_fallible();
+        let stream = accept.await.map_err(|(error, socket)| Refused { error: words(&error), socket: Some(socket) })?;
+        match self.check(stream.get_ref().1, remote, known).await {
+            Ok(user) => Ok((stream.into(), user)),
+            Err(error) => Err(Refused { error, socket: Some(stream.into_inner().0) }),
+        }
+    }
+
+    /// The checks that come after the handshake. Returns the name of the user.
+    async fn check(
+        &self,
+        connection: &ServerConnection,
+        remote: Option<SocketAddr>,
+        known: &mut Known,
+    ) -> Result<Option<String>, String> {
+        let Some(chain @ [leaf, ..]) = connection.peer_certificates() else { return Ok(None) };
         let certificate = Certificate::parse(leaf).ok_or("x509: malformed certificate")?;
         let certificate = &*known.certificate.insert(certificate);
         // The library has checked the certificate when the session began.
@@ -146,8 +163,7 @@ impl Acceptor {
         if let Some(revocations) = &self.revocations {
             revocations.check(chain).await?;
         }
-        let user = self.names_users.then(|| certificate.common_name.clone());
-        Ok((stream.into(), user))
+        Ok(self.names_users.then(|| certificate.common_name.clone()))
     }
 
     /// Logs a refused connection as etcd does, a few times a minute for each address and reason.

@@ -38,7 +38,10 @@ fn tls(error: &Error) -> String {
 
 fn certificate(error: &CertificateError) -> String {
     match error {
-        CertificateError::UnknownIssuer => "certificate signed by unknown authority".into(),
+        // An authority of this name is trusted, but has not signed it: to Go, another authority.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            "certificate signed by unknown authority".into()
+        }
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             "certificate specifies an incompatible key usage".into()
         }
