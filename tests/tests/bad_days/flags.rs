@@ -15,10 +15,9 @@ use super::observe::{eventually, http_get, metrics};
 use super::{block_on, put_request, subject};
 
 /// Flags of etcd that change topology or safety and are not supported: one of each kind.
-const REFUSED: [(&str, &str); 5] = [
+const REFUSED: [(&str, &str); 4] = [
     ("--discovery", "http://127.0.0.1/x"),
     ("--discovery-srv", "example.com"),
-    ("--auth-token", "jwt"),
     ("--force-new-cluster", ""),
     ("--config-file", "etcd.yml"),
 ];

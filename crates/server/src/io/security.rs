@@ -12,7 +12,7 @@ use super::socket::Socket;
 use crate::grpc::Origin;
 use crate::tls::{self, Acceptor};
 
-/// What a listener takes.
+/// The connections that a listener takes.
 #[derive(Clone, Debug)]
 pub enum Security {
     Plain,

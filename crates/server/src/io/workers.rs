@@ -178,7 +178,8 @@ impl Worker {
                     let guest = (door == Door::Peer).then(|| lobby.enter());
                     connections.spawn_local(async move {
                         let serve = async {
-                            let Some((socket, origin)) = security.enter(socket, LINGER, stopping.clone()).await else { return };
+                            let entered = security.enter(socket, LINGER, stopping.clone()).await;
+                            let Some((socket, origin)) = entered else { return };
                             let (socket, origin) = (Lingering::new(socket, LINGER), Rc::new(origin));
                             match &guest {
                                 None => served.serve_client(socket, service, origin, stopping).await,

@@ -46,7 +46,7 @@ pub(super) struct Refused<S> {
     socket: Option<S>,
 }
 
-/// What is known about a client whose handshake does not end well.
+/// The facts about a client whose handshake does not end well.
 #[derive(Debug, Default)]
 pub(super) struct Known {
     server_name: String,

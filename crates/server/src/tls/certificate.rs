@@ -19,7 +19,7 @@ const EXTENSIONS: u8 = 0xa3;
 const DNS_NAME: u8 = 0x82;
 const IP_ADDRESS: u8 = 0x87;
 
-/// What a certificate says about its owner.
+/// A certificate's statements about its owner.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Certificate {
     /// Without leading zeros.
@@ -151,5 +151,64 @@ impl Revoked {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, DnType, KeyPair, SerialNumber};
+
+    use super::*;
+
+    fn certificate() -> Vec<u8> {
+        let names = ["a.example", "10.0.0.1", "::1"].map(String::from);
+        let mut params = CertificateParams::new(names).unwrap();
+        params.distinguished_name.push(DnType::OrganizationName, "etcd");
+        params.distinguished_name.push(DnType::CommonName, "älice");
+        params.serial_number = Some(SerialNumber::from(0x1234));
+        params.not_after = time::OffsetDateTime::from_unix_timestamp(4_000_000_000).unwrap();
+        params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec()
+    }
+
+    #[test]
+    fn a_certificate_tells_its_owner() {
+        let certificate = Certificate::parse(&certificate()).unwrap();
+        let expected = Certificate {
+            serial: vec![0x12, 0x34],
+            common_name: "älice".into(),
+            ip_addresses: vec!["10.0.0.1".parse().unwrap(), "::1".parse().unwrap()],
+            dns_names: vec!["a.example".into()],
+            not_after: 4_000_000_000,
+        };
+        assert_eq!(certificate, expected);
+    }
+
+    #[test]
+    fn what_is_cut_off_is_malformed() {
+        let whole = certificate();
+        for length in 0..whole.len() {
+            assert_eq!(Certificate::parse(&whole[..length]), None, "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn the_last_common_name_counts_in_any_encoding() {
+        let name = |tag, text: &[u8]| {
+            let attribute = [&[0x06, 0x03, 0x55, 0x04, 0x03, tag, text.len() as u8][..], text].concat();
+            let attribute = [&[SEQUENCE, attribute.len() as u8][..], &attribute].concat();
+            [&[SET, attribute.len() as u8][..], &attribute].concat()
+        };
+        let subject = [name(0x0c, b"first"), name(BMP_STRING, b"\x00a\x00\xe4")].concat();
+        assert_eq!(common_name(Der(&subject)).as_deref(), Some("aä"));
+        assert_eq!(common_name(Der(&[])).as_deref(), Some(""));
+    }
+
+    #[test]
+    fn lists_of_other_versions_and_what_is_no_list_are_named_as_in_go() {
+        let first_version = [SEQUENCE, 4, SEQUENCE, 2, SEQUENCE, 0];
+        assert_eq!(Revoked::parse(&first_version), Err("x509: unsupported crl version".into()));
+        for bytes in [&b""[..], b"-----BEGIN X509 CRL-----", &[SEQUENCE, 5, SEQUENCE, 3, INTEGER, 1, 1]] {
+            assert_eq!(Revoked::parse(bytes), Err("x509: malformed crl".into()));
+        }
     }
 }

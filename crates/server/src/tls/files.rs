@@ -29,7 +29,7 @@ const FRESH: Duration = Duration::from_millis(100);
 /// The longest file that is read. A list of a million revoked certificates is shorter.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// What the content of some files means; kept until the content changes.
+/// The meaning of the content of some files; kept until the content changes.
 struct Reread<T> {
     paths: Vec<PathBuf>,
     parse: fn(&[Vec<u8>]) -> Result<T, String>,

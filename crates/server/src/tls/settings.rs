@@ -1,4 +1,4 @@
-//! What the flags say about TLS, before any file is opened.
+//! The flags about TLS, before any file is opened.
 
 use std::path::PathBuf;
 

@@ -32,7 +32,7 @@ impl Drop for Authority {
     }
 }
 
-/// What is special about a certificate.
+/// A certificate to sign.
 #[derive(Clone)]
 struct Leaf {
     purposes: Vec<ExtendedKeyUsagePurpose>,
