@@ -239,11 +239,12 @@ fn listen(config: &Config) -> Result<(Doors, Connector), StartError> {
     }
     let (clients, peers, connector) = open_tls(config).map_err(StartError::Settings)?;
     let enter = |(_, listener, door, taken): (Address, Listener, Door, Taken)| {
-        let acceptor = if door == Door::Client { clients.clone() } else { peers.clone() };
-        let security = match (acceptor, taken.plain) {
-            (Some(acceptor), false) => Security::Tls(acceptor),
-            (Some(acceptor), true) if taken.tls => Security::Both(acceptor),
-            _ => Security::Plain,
+        let acceptor = if door == Door::Client { &clients } else { &peers };
+        let acceptor = || acceptor.clone().expect("there is one for each kind of URLs with TLS");
+        let security = match taken {
+            Taken { tls: false, .. } => Security::Plain,
+            Taken { plain: false, tls: true } => Security::Tls(acceptor()),
+            Taken { plain: true, tls: true } => Security::Both(acceptor()),
         };
         (listener, Entrance { door, security })
     };

@@ -200,7 +200,7 @@ impl Member {
     pub fn ask(&self, method: Method, path: &str, headers: HeaderMap, body: impl Into<Bytes>) -> Reply {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let url = self.url();
-        runtime.block_on(request(&url, method, path, headers, body.into(), PATIENCE)).unwrap()
+        runtime.block_on(request(&Connector::default(), &url, method, path, headers, body.into(), PATIENCE)).unwrap()
     }
 }
 
