@@ -119,6 +119,11 @@ pub trait Engine: Send + Sync + 'static {
     /// Adds a version of `key`. Its revision must be greater than every revision appended before.
     fn append(&self, key: &[u8], version: Version) -> Result<()>;
 
+    /// As [`Engine::append`], for a key whose newest version the writer has read: an engine need not look for it again.
+    fn append_after(&self, key: &[u8], version: Version, _newest: &Version) -> Result<()> {
+        self.append(key, version)
+    }
+
     /// Sets a row of a small table.
     fn put(&self, table: Table, key: &[u8], value: &[u8]) -> Result<()>;
 

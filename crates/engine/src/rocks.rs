@@ -124,7 +124,11 @@ impl RocksDb {
 
 impl Engine for RocksDb {
     fn append(&self, key: &[u8], version: Version) -> Result<()> {
-        self.append_version(key, version)
+        self.append_version(key, version, None)
+    }
+
+    fn append_after(&self, key: &[u8], version: Version, newest: &Version) -> Result<()> {
+        self.append_version(key, version, Some(newest))
     }
 
     fn put(&self, table: Table, key: &[u8], value: &[u8]) -> Result<()> {

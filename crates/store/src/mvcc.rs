@@ -181,14 +181,18 @@ impl Mvcc {
     /// as the previous value. The two differ if a transaction writes a key twice, as etcd allows in different nested
     /// transactions.
     fn append(&mut self, key: &[u8], version: Version, replaced: Option<Version>) -> metastore_engine::Result<()> {
+        let engine = self.view.engine();
+        match &replaced {
+            Some(newest) => engine.append_after(key, version.clone(), newest)?,
+            None => engine.append(key, version.clone())?,
+        }
         let mut before = match replaced {
-            Some(replaced) if replaced.revision.main > self.current => self.view.engine().newest(key, self.current)?,
+            Some(replaced) if replaced.revision.main > self.current => engine.newest(key, self.current)?,
             replaced => replaced,
         };
         if mutant(Mutant::PreviousIsAfter) {
             before = Some(version.clone());
         }
-        self.view.engine().append(key, version.clone())?;
         self.changes.push(Change { version, previous: row_if_alive(before) });
         Ok(())
     }

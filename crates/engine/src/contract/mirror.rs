@@ -100,6 +100,10 @@ impl Engine for Mirror {
         self.change("append", |engine| engine.append(key, version.clone()))
     }
 
+    fn append_after(&self, key: &[u8], version: Version, newest: &Version) -> Result<()> {
+        self.change("append_after", |engine| engine.append_after(key, version.clone(), newest))
+    }
+
     fn put(&self, table: Table, key: &[u8], value: &[u8]) -> Result<()> {
         self.change("put", |engine| engine.put(table, key, value))
     }

@@ -1,5 +1,7 @@
 //! Appending versions, and publishing them in one batch.
 
+use std::collections::btree_map::Entry;
+
 use parking_lot::MutexGuard;
 use rocksdb::{FlushOptions, ReadOptions, ReadTier, WriteBatch, WriteOptions};
 
@@ -24,7 +26,7 @@ impl RocksDb {
         }
     }
 
-    pub(super) fn append_version(&self, key: &[u8], version: Version) -> Result<()> {
+    pub(super) fn append_version(&self, key: &[u8], version: Version, newest: Option<&Version>) -> Result<()> {
         let mut pending = self.writer()?;
         let pending = &mut *pending;
         let Pending { batch, keys, written, last, buffer, .. } = pending;
@@ -37,11 +39,13 @@ impl RocksDb {
             last.main,
             last.sub
         );
-        if !keys.contains_key(key) {
-            let base = self.current_stamp(key)?;
-            keys.insert(key.into(), Touched { base, versions: Vec::new() });
-        }
-        let Some(touched) = keys.get_mut(key) else { return Ok(()) };
+        let touched = match keys.entry(key.into()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => {
+                let base = newest.map_or_else(|| self.current_stamp(key), |newest| Ok(Some(Stamp::of(newest))))?;
+                place.insert(Touched { base, versions: Vec::new() })
+            }
+        };
         // A tombstone is superseded from the start. A later version changes that only in the same revision.
         let replaced = touched.newest().filter(|old| !old.tombstone || old.revision.main == revision.main);
         if let Some(stamp) = replaced {
