@@ -77,6 +77,11 @@ pub struct Config {
     pub max_concurrent_streams: u32,
     pub ping_interval: Option<Duration>,
     pub ping_timeout: Duration,
+    pub ping_min_time: Duration,
+    /// Origins whose pages may use HTTP; `*` stands for all.
+    pub cors: Vec<String>,
+    /// Names by which HTTP clients may address this member; `*` stands for all.
+    pub host_whitelist: Vec<String>,
     pub reuse_port: bool,
     pub tls: Tls,
     pub io_threads: usize,

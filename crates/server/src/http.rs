@@ -5,6 +5,7 @@
 //!
 //! Deliberately absent: the JSON gateway, `/livez` and `/readyz`, the requests of members to each other.
 
+mod browsers;
 mod health;
 mod peer;
 
@@ -19,6 +20,8 @@ use hyper::body::Incoming;
 use metastore_store::Member;
 
 use crate::grpc::Origin;
+pub use browsers::Browsers;
+
 use crate::grpc::router::{is_grpc, not_grpc};
 use crate::grpc::{Body, LocalFuture, Router};
 use crate::io::service::Service;
@@ -56,8 +59,8 @@ struct ClientPort {
 }
 
 impl Service for ClientPort {
-    fn call(&self, request: Request<Incoming>, _origin: &Rc<Origin>) -> LocalFuture<Response<Body>> {
-        self.site.client(&request)
+    fn call(&self, request: Request<Incoming>, origin: &Rc<Origin>) -> LocalFuture<Response<Body>> {
+        self.site.client(&request, origin)
     }
 
     fn call_http2(&self, request: Request<RecvStream>, origin: &Rc<Origin>) -> LocalFuture<Response<Body>> {
@@ -67,7 +70,7 @@ impl Service for ClientPort {
         if self.router.serves(request.uri().path()) {
             return now(not_grpc(request.headers()));
         }
-        self.site.client(&request)
+        self.site.client(&request, origin)
     }
 
     fn awaits_answers(&self) -> bool {
@@ -82,6 +85,8 @@ pub struct Site {
     pub metrics: Arc<Metrics>,
     /// The etcd version that is reported.
     pub version: String,
+    /// Which browsers may ask, and by which names.
+    pub browsers: Arc<Browsers>,
 }
 
 impl Site {
@@ -90,7 +95,20 @@ impl Site {
         Rc::new(ClientPort { site: self, router })
     }
 
-    fn client<B>(&self, request: &Request<B>) -> LocalFuture<Response<Body>> {
+    /// Answers a client, if its request may be answered.
+    fn client<B>(&self, request: &Request<B>, origin: &Origin) -> LocalFuture<Response<Body>> {
+        let allowed = match self.browsers.judge(request, origin) {
+            Ok(allowed) => allowed,
+            Err(refused) => return now(refused),
+        };
+        let answer = if request.method() == Method::OPTIONS { now(empty()) } else { self.page(request) };
+        match allowed {
+            None => answer,
+            Some(allowed) => Box::pin(async move { allowed.tell(answer.await) }),
+        }
+    }
+
+    fn page<B>(&self, request: &Request<B>) -> LocalFuture<Response<Body>> {
         match request.uri().path() {
             "/health" => health::health(self, request),
             "/version" => now(self.show_version(request)),
@@ -140,6 +158,10 @@ fn text(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) 
 
 fn json(status: StatusCode, value: &impl serde::Serialize) -> Response<Body> {
     text(status, "application/json", serde_json::to_vec(value).expect("plain structures become JSON"))
+}
+
+fn empty() -> Response<Body> {
+    Response::new(Body::Plain(Bytes::new()))
 }
 
 /// Body and type of Go's `http.NotFound`.

@@ -33,6 +33,7 @@ pub mod lingering;
 pub mod listen;
 pub mod lobby;
 pub mod mailbox;
+mod pings;
 pub mod protocol;
 pub mod security;
 mod serve;

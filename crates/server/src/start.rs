@@ -24,7 +24,7 @@ use crate::duties::{duplicate_process, versions, watchdog};
 use crate::engine;
 use crate::founding::bootstrap;
 use crate::grpc::{Body, Ledger, Router, health};
-use crate::http::Site;
+use crate::http::{Browsers, Site};
 use crate::io::accept::{Door, Entrance};
 use crate::io::inbox::{Bounds, Inbox};
 use crate::io::listen::{Address, ListenError, Listener, SocketOptions};
@@ -380,6 +380,7 @@ struct Handles {
     transport: Transport,
     metrics: Arc<Metrics>,
     version: String,
+    browsers: Arc<Browsers>,
     all: Arc<[Arc<WorkerFlags>]>,
     waiting: parking_lot::Mutex<Vec<Option<Worker>>>,
 }
@@ -403,6 +404,7 @@ impl Handles {
             transport,
             metrics: metrics.clone(),
             version: config.reported_version.clone(),
+            browsers: Arc::new(Browsers::new(&config.host_whitelist, &config.cors)),
             all: workers.iter().map(|worker| worker.flags.clone()).collect(),
             waiting: parking_lot::Mutex::new(workers.into_iter().map(Some).collect()),
         }
@@ -436,7 +438,12 @@ impl Handles {
     }
 
     fn site(&self, member: Rc<MemberHandle>) -> Site {
-        Site { view: Rc::new(member), metrics: self.metrics.clone(), version: self.version.clone() }
+        Site {
+            view: Rc::new(member),
+            metrics: self.metrics.clone(),
+            version: self.version.clone(),
+            browsers: self.browsers.clone(),
+        }
     }
 }
 
@@ -452,6 +459,7 @@ fn serve(
         max_concurrent_streams: config.max_concurrent_streams,
         ping_interval: config.ping_interval,
         ping_timeout: config.ping_timeout,
+        ping_min_time: config.ping_min_time,
     };
     let max_receive_bytes = config.max_receive_bytes();
     let build = move |context: WorkerContext| {

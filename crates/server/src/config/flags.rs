@@ -29,8 +29,8 @@ pub enum Effect {
 pub enum Group {
     Member,
     Clustering,
-    Logging,
     Security,
+    Logging,
     Watch,
     Unsafe,
     Other,
@@ -78,7 +78,6 @@ const DISCOVERY: &str = "discovery is not available yet; name the members with -
 const CORRUPTION: &str = "corruption checks are not available yet";
 const COMPACTION: &str = "automatic compaction is not available yet; compact from a client";
 const LISTENERS: &str = "separate listeners are not available yet; everything is served on --listen-client-urls";
-const BROWSERS: &str = "the check it asks for is not available yet";
 
 const fn acts(name: &'static str, kind: ValueKind, default: &'static str, group: Group, help: &'static str) -> Flag {
     Flag { name, kind, default, effect: Effect::Acts(group, help) }
@@ -112,6 +111,7 @@ pub const FLAGS: &[Flag] = &[
     acts("max-txn-ops", Number, "128", Member, "Maximum number of operations permitted in a transaction."),
     acts("max-request-bytes", Number, "1572864", Member, "Maximum client request size in bytes the server will accept; at most 267386880 (255 MiB)."),
     acts("max-concurrent-streams", Number, "4294967295", Member, "Maximum concurrent streams that each client can open at a time."),
+    acts("grpc-keepalive-min-time", Duration, "5s", Member, "Shortest time between two pings of a client; a client that pings more often is disconnected (0s: 5m)."),
     acts("grpc-keepalive-interval", Duration, "2h", Member, "Frequency of pings from the server to a silent client (0s: never)."),
     acts("grpc-keepalive-timeout", Duration, "20s", Member, "Time to wait for the answer to such a ping before the connection is closed (0s: 20s)."),
     acts("socket-reuse-port", Bool, "false", Member, "Let several listeners bind the same port."),
@@ -122,7 +122,6 @@ pub const FLAGS: &[Flag] = &[
     harmless("backend-bbolt-freelist-type", Text, ""),
     harmless("backend-batch-interval", Duration, "0s"),
     harmless("backend-batch-limit", Number, "0"),
-    harmless("grpc-keepalive-min-time", Duration, "5s"),
     harmless("raft-read-timeout", Duration, "5s"),
     harmless("raft-write-timeout", Duration, "5s"),
     harmless("memory-mlock", Bool, "false"),
@@ -187,8 +186,8 @@ pub const FLAGS: &[Flag] = &[
     acts("tls-min-version", Text, "TLS1.2", Security, "Lowest version of TLS: TLS1.2 or TLS1.3."),
     acts("tls-max-version", Text, "", Security, "Highest version of TLS: TLS1.2 or TLS1.3. Empty: the highest there is."),
     acts("self-signed-cert-validity", Number, "1", Security, "Years for which certificates are valid that a member makes itself."),
-    refused("cors", Text, "*", BROWSERS),
-    refused("host-whitelist", Text, "*", BROWSERS),
+    acts("cors", Text, "*", Security, "Comma-separated list of origins (URLs with a port) whose pages may use this member over HTTP. '*': all."),
+    acts("host-whitelist", Text, "*", Security, "Comma-separated list of names by which HTTP clients may address this member without TLS. '*': all."),
     acts("auth-token", Text, "simple", Security, "Kind of tokens: simple, or jwt with its options, as in etcd."),
     acts("auth-token-ttl", Number, "300", Security, "Seconds for which a simple token is valid after its last use."),
     acts("audit-log", Text, "", Security, "File for one line of JSON about each decision on a call: time, caller, method, keys, outcome. Empty: none."),

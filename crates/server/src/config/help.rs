@@ -7,8 +7,8 @@ use super::flags::{Effect, FLAGS, Group, ValueKind};
 const GROUPS: [(Group, &str); 7] = [
     (Group::Member, "Member"),
     (Group::Clustering, "Clustering"),
-    (Group::Logging, "Logging"),
     (Group::Security, "Security"),
+    (Group::Logging, "Logging"),
     (Group::Watch, "Watch"),
     (Group::Unsafe, "Unsafe feature"),
     (Group::Other, "Other"),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use metastore_replica::EntryId;
 use metastore_replica::wal::MAX_ENTRY_BYTES;
+use metastore_store::EtcdUrl;
 
 use super::parse::{Values, boolean, duration};
 use super::tls::{check_urls, tls};
@@ -32,6 +33,9 @@ const _: () = {
 
 /// Watch progress faster than this would be a load of its own.
 const MIN_PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The shortest time between two pings of a client where etcd sets none, which is that of its gRPC library.
+const GRPC_MIN_TIME: Duration = Duration::from_secs(5 * 60);
 
 /// Entries that stay for followers when the log is cut, as in etcd.
 const CATCHUP_ENTRIES: u64 = 5000;
@@ -100,6 +104,13 @@ pub(super) fn validate(values: &Values) -> Result<Config, String> {
             Duration::ZERO => Duration::from_secs(20),
             timeout => timeout,
         },
+        ping_min_time: match time(values, "grpc-keepalive-min-time")? {
+            Duration::ZERO => GRPC_MIN_TIME,
+            time => time,
+        },
+        cors: origins(value(values, "cors"))?,
+        // Neither trimmed nor checked, as in etcd: a name that no request has matches none.
+        host_whitelist: value(values, "host-whitelist").split(',').map(str::to_owned).collect(),
         reuse_port: boolean(value(values, "socket-reuse-port")) == Some(true),
         io_threads: io_threads(at_least(values, "io-threads", 0, MAX_IO_THREADS)?),
         watch_progress_notify_interval: progress_interval(values)?,
@@ -154,6 +165,15 @@ fn bindable(values: &Values, flag: &str) -> Result<Vec<Url>, String> {
         url.bind_address().map_err(|error| format!("--{flag}: {error}"))?;
     }
     Ok(urls)
+}
+
+/// `*`, or URLs as etcd reads them. An origin is compared as text, so no other form would match one.
+fn origins(text: &str) -> Result<Vec<String>, String> {
+    if text == "*" {
+        return Ok(vec![text.to_owned()]);
+    }
+    let origin = |url: &str| EtcdUrl::parse(url.trim()).map(|_| url.trim().to_owned());
+    text.split(',').map(origin).collect::<Result<_, _>>().map_err(|error| format!("--cors: {error}"))
 }
 
 fn number(values: &Values, flag: &str) -> Result<i64, String> {
@@ -349,6 +369,36 @@ mod tests {
             assert!(check(&[("reported-version", version)]).is_err(), "{version}");
         }
         assert!(check(&[("reported-version", "3.8.0-alpha.1+build")]).is_ok());
+    }
+
+    #[test]
+    fn a_list_of_origins_holds_urls_with_ports() {
+        assert_eq!(check(&[]).unwrap().cors, ["*"]);
+        assert_eq!(check(&[("cors", " http://a:1 , https://b:2")]).unwrap().cors, ["http://a:1", "https://b:2"]);
+        for (wrong, why) in [
+            ("", "--cors: URL scheme must be http, https, unix, or unixs"),
+            ("a.com", "--cors: URL scheme must be http, https, unix, or unixs"),
+            ("*,http://a:1", "--cors: URL scheme must be http, https, unix, or unixs"),
+            ("http://a.com", "--cors: URL address does not have the form \"host:port\""),
+            ("http://a.com:1/path", "--cors: URL must not contain a path"),
+        ] {
+            let error = check(&[("cors", wrong)]).unwrap_err();
+            assert!(error.starts_with(why), "{wrong}: {error}");
+        }
+    }
+
+    #[test]
+    fn names_of_this_member_are_taken_as_they_are() {
+        let names = |text: &str| check(&[("host-whitelist", text)]).unwrap().host_whitelist;
+        assert_eq!(check(&[]).unwrap().host_whitelist, ["*"]);
+        assert_eq!((names(""), names("a, b")), (vec![String::new()], vec!["a".to_owned(), " b".to_owned()]));
+    }
+
+    #[test]
+    fn no_time_between_pings_is_that_of_grpc() {
+        let min_time = |text: &str| check(&[("grpc-keepalive-min-time", text)]).unwrap().ping_min_time;
+        assert_eq!((min_time("7s"), min_time("0s")), (Duration::from_secs(7), Duration::from_secs(300)));
+        assert_eq!(check(&[]).unwrap().ping_min_time, Duration::from_secs(5));
     }
 
     #[test]

@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 pub struct Origin {
     /// The address of a TCP connection; `None` on a Unix socket.
     pub remote: Option<SocketAddr>,
+    /// Whether the connection is encrypted with TLS.
+    pub encrypted: bool,
     /// The common name of the client's certificate, if the connection has one that was verified.
     pub common_name: Option<String>,
 }

@@ -61,7 +61,8 @@ impl MemberView for Fake {
 
 fn site(fake: Fake) -> Site {
     let metrics = Metrics::new("3.7.0".into(), Ledger::default());
-    Site { view: Rc::new(fake), metrics, version: "3.7.0".into() }
+    let any = ["*".to_owned()];
+    Site { view: Rc::new(fake), metrics, version: "3.7.0".into(), browsers: Arc::new(Browsers::new(&any, &any)) }
 }
 
 async fn answer(response: Response<Body>) -> (u16, String) {
@@ -75,7 +76,7 @@ fn request(method: &str, path: &str) -> Request<()> {
 }
 
 async fn client(fake: Fake, method: &str, path: &str) -> (u16, String) {
-    answer(site(fake).client(&request(method, path)).await).await
+    answer(site(fake).client(&request(method, path), &Origin::default()).await).await
 }
 
 #[tokio::test]
@@ -131,4 +132,104 @@ async fn the_peer_port() {
     for path in ["/metrics", "/health", "/raft"] {
         assert_eq!(answer(site.peer(&request("GET", path))).await.0, 404, "{path}");
     }
+}
+
+/// The site with these lists, as a page of a browser asks it: status, headers as text, body.
+async fn browser(lists: (&str, &str), origin: &Origin, method: &str, path: &str, headers: &[(&str, &str)]) -> String {
+    let list = |text: &str| text.split(',').map(str::to_owned).collect::<Vec<_>>();
+    let browsers = Arc::new(Browsers::new(&list(lists.0), &list(lists.1)));
+    let mut request = request(method, path);
+    for (name, value) in headers {
+        let name: http::HeaderName = name.parse().unwrap();
+        request.headers_mut().insert(name, value.parse().unwrap());
+    }
+    let response = Site { browsers, ..site(Fake::default()) }.client(&request, origin).await;
+    let mut lines: Vec<_> =
+        response.headers().iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+    lines.sort();
+    let (status, body) = answer(response).await;
+    format!("{status}\n{}\n\n{body}", lines.join("\n"))
+}
+
+const ALLOWED: &str = "access-control-allow-headers: accept, content-type, authorization\n\
+                       access-control-allow-methods: POST, GET, OPTIONS, PUT, DELETE\n\
+                       access-control-allow-origin: ";
+
+#[tokio::test]
+async fn a_request_by_another_name_is_refused() {
+    let plain = Origin::default();
+    let ask = async |names: &str, method: &str, path: &str, host: &str| {
+        browser((names, "*"), &plain, method, path, &[("host", host)]).await
+    };
+    let names = "localhost,example.com";
+    for host in ["localhost", "localhost:9", "example.com:80"] {
+        assert!(ask(names, "GET", "/version", host).await.starts_with("200\n"), "{host}");
+    }
+    for (host, named) in [
+        ("evil.com", "evil.com"),
+        ("evil.com:80", "evil.com"),
+        ("LOCALHOST", "LOCALHOST"),
+        ("sub.example.com", "sub.example.com"),
+        ("[::1]:80", "::1"),
+        ("[::1]", "[::1]"),
+        ("localhost:1:2", "localhost:1:2"),
+        ("", ""),
+    ] {
+        for (method, path) in
+            [("GET", "/version"), ("OPTIONS", "/version"), ("GET", "/metrics"), ("POST", "/v3/kv/range")]
+        {
+            let text = ask(names, method, path, host).await;
+            let head = "421\ncontent-type: text/plain; charset=utf-8\nx-content-type-options: nosniff\n\n";
+            assert!(text.starts_with(head), "{host}: {text}");
+            assert!(text.contains(&format!("--host-whitelist {named:?}")) && text.contains("CVE-2018-5702"), "{text}");
+        }
+    }
+    assert!(ask("[::1],::1", "GET", "/version", "[::1]:80").await.starts_with("200\n"));
+    for names in ["*", "a,*"] {
+        assert!(ask(names, "GET", "/version", "evil.com").await.starts_with("200\n"), "{names}");
+    }
+    assert!(ask("a, b", "GET", "/version", "b").await.starts_with("421\n"), "not trimmed, as in etcd");
+    let encrypted = Origin { encrypted: true, ..Origin::default() };
+    let text = browser((names, "*"), &encrypted, "GET", "/version", &[("host", "evil.com")]).await;
+    assert!(text.starts_with("200\n"), "a certificate has the name: {text}");
+}
+
+#[tokio::test]
+async fn the_name_of_http2_is_its_authority() {
+    let list = ["localhost".to_owned()];
+    let site = Site { browsers: Arc::new(Browsers::new(&list, &list)), ..site(Fake::default()) };
+    for (name, status) in [("http://localhost:2379/version", 200), ("http://evil.com:2379/version", 421)] {
+        let mut request = request("GET", name);
+        request.headers_mut().insert("host", "localhost".parse().unwrap());
+        assert_eq!(site.client(&request, &Origin::default()).await.status(), status, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn pages_of_listed_origins_may_ask() {
+    let plain = Origin::default();
+    let ask = async |origins: &str, method: &str, path: &str, headers: &[(&str, &str)]| {
+        browser(("*", origins), &plain, method, path, headers).await
+    };
+    let json = "content-type: application/json";
+    let body = r#"{"etcdserver":"3.7.0","etcdcluster":"3.7.0","storage":"3.7.0"}"#;
+    let every = format!("200\n{ALLOWED}*\n{json}\n\n{body}");
+    assert_eq!(ask("*", "GET", "/version", &[]).await, every);
+    assert_eq!(ask("*", "GET", "/version", &[("origin", "http://a.com")]).await, every);
+    assert_eq!(ask("*", "OPTIONS", "/nope", &[]).await, format!("200\n{ALLOWED}*\n\n"));
+    let missing = ask("*", "GET", "/nope", &[]).await;
+    assert!(missing.starts_with(&format!("404\n{ALLOWED}*\ncontent-type: ")), "{missing}");
+
+    let listed = "http://a.com:80,https://c.com:8080";
+    for origin in ["http://a.com:80", "https://c.com:8080"] {
+        let named = [("origin", origin)];
+        assert_eq!(ask(listed, "GET", "/version", &named).await, format!("200\n{ALLOWED}{origin}\n{json}\n\n{body}"));
+        assert_eq!(ask(listed, "OPTIONS", "/v3/kv/range", &named).await, format!("200\n{ALLOWED}{origin}\n\n"));
+    }
+    let unlisted = format!("200\n{json}\n\n{body}");
+    for origin in ["http://a.com", "http://A.com:80", "http://b.com", "*", ""] {
+        assert_eq!(ask(listed, "GET", "/version", &[("origin", origin)]).await, unlisted, "{origin}");
+        assert_eq!(ask(listed, "OPTIONS", "/version", &[("origin", origin)]).await, "200\n\n\n", "{origin}");
+    }
+    assert_eq!(ask(listed, "GET", "/version", &[]).await, unlisted);
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::{Builder, Connection, SendResponse};
-use h2::{Ping, PingPong, SendStream};
+use h2::{Ping, PingPong, Reason, SendStream};
 use http::Response;
 use http::header::CONTENT_LENGTH;
 use http_body::Body as _;
@@ -22,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::pings::{Calls, Strikes, Traffic};
 use super::protocol::Protocol;
 use super::service::Service;
 use super::turns::{Heard, SMALLEST_FRAME_BYTES, TURN_BYTES};
@@ -71,11 +72,11 @@ pub(super) fn builder(protocol: Protocol) -> Builder {
     builder
 }
 
-/// Serves until the client leaves, or does not answer a ping in time. Once `stopping`, no new request is taken
-/// (GOAWAY), and open ones are finished.
+/// Serves until the client leaves, does not answer a ping in time, or pings too often. Once `stopping`, no new request
+/// is taken (GOAWAY), and open ones are finished.
 pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     socket: S,
-    heard: Heard,
+    (heard, traffic): (Heard, Rc<Traffic>),
     builder: &Builder,
     protocol: Protocol,
     (service, origin): (&Rc<dyn Service>, &Rc<Origin>),
@@ -85,14 +86,20 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     let mut connection: Connection<S, Bytes> = builder.handshake(socket).await?;
     let pings = connection.ping_pong().expect("taken once");
     let mut silent = std::pin::pin!(silence(pings, heard, protocol));
+    let (calls, mut strikes) = (Calls::default(), Strikes::new(protocol.ping_min_time));
     let mut stopped = false;
     loop {
+        // Polled whenever the connection is, and after it. It needs no waker of its own.
+        let too_many_pings = poll_fn(|_| match strikes.exceeded(&traffic, &calls, Instant::now()) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        });
         tokio::select! {
             biased;
             accepted = connection.accept() => match accepted {
                 Some(accepted) => {
                     let (request, respond) = accepted?;
-                    tokio::task::spawn_local(exchange(service.call_http2(request, origin), respond));
+                    tokio::task::spawn_local(exchange(service.call_http2(request, origin), respond, calls.open()));
                 }
                 None => return Ok(()),
             },
@@ -103,6 +110,16 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
             () = &mut silent => {
                 tracing::debug!(timeout = ?protocol.ping_timeout, "a client did not answer a ping");
                 return Ok(());
+            }
+            () = too_many_pings, if !traffic.ends() => {
+                let remote = origin.remote.map(|remote| remote.to_string());
+                seldom!(
+                    warn, origin.remote.map(|remote| remote.ip()),
+                    "remote-addr" = remote, "min-time" = ?protocol.ping_min_time,
+                    "a client pings too often and is disconnected; --grpc-keepalive-min-time allows more"
+                );
+                traffic.end();
+                connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
             }
         }
     }
@@ -137,7 +154,7 @@ async fn answers(pings: &mut PingPong, patience: Duration) -> bool {
 }
 
 /// Answers one request. If the client goes away, everything that works on the answer is dropped.
-async fn exchange(mut answer: LocalFuture<Response<Body>>, mut respond: SendResponse<Bytes>) {
+async fn exchange(mut answer: LocalFuture<Response<Body>>, mut respond: SendResponse<Bytes>, _open: Calls) {
     let response = poll_fn(|cx| match answer.as_mut().poll(cx) {
         Poll::Ready(response) => Poll::Ready(Some(response)),
         Poll::Pending => respond.poll_reset(cx).map(|_gone| None),

@@ -11,6 +11,8 @@ pub struct Protocol {
     /// without an answer.
     pub ping_interval: Option<Duration>,
     pub ping_timeout: Duration,
+    /// The shortest time between two pings of a client that has a call. Without a call it is two hours.
+    pub ping_min_time: Duration,
 }
 
 impl Default for Protocol {
@@ -20,6 +22,7 @@ impl Default for Protocol {
             max_concurrent_streams: u32::MAX,
             ping_interval: Some(Duration::from_secs(2 * 60 * 60)),
             ping_timeout: Duration::from_secs(20),
+            ping_min_time: Duration::from_secs(5),
         }
     }
 }

@@ -52,7 +52,9 @@ impl Security {
             _ = stopping.wait_for(|stopping| *stopping) => return None,
         };
         match accepted {
-            Ok((stream, common_name)) => Some((Socket::Tls(Box::new(stream)), Origin { remote, common_name })),
+            Ok((stream, common_name)) => {
+                Some((Socket::Tls(Box::new(stream)), Origin { remote, encrypted: true, common_name }))
+            }
             Err(refused) => {
                 if let Some(socket) = refused {
                     _ = Lingering::new(socket, linger).shutdown().await;
@@ -64,7 +66,7 @@ impl Security {
 }
 
 fn plain(socket: Socket) -> (Socket, Origin) {
-    let origin = Origin { remote: socket.peer_addr(), common_name: None };
+    let origin = Origin { remote: socket.peer_addr(), ..Origin::default() };
     (socket, origin)
 }
 

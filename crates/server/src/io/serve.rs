@@ -5,6 +5,7 @@ use std::error::Error;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -13,6 +14,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::http2;
 use super::protocol::Protocol;
@@ -21,6 +23,10 @@ use super::turns::Turns;
 use crate::grpc::Origin;
 use crate::grpc::{Body, LocalFuture};
 use crate::tls;
+
+/// How long a client may take to begin, and with HTTP/1 to send the headers of each request, as in etcd. An idle
+/// connection of HTTP/1 is closed after this time, too, which etcd does not do.
+const REQUEST_PATIENCE: Duration = Duration::from_secs(5 * 60);
 
 /// Spawns hyper's futures on the thread they were made on.
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +52,7 @@ pub(super) struct Connections {
 impl Connections {
     pub(super) fn new(protocol: Protocol) -> Connections {
         let mut http1 = http1::Builder::new();
-        http1.timer(TokioTimer::new()).keep_alive(true);
+        http1.timer(TokioTimer::new()).keep_alive(true).header_read_timeout(REQUEST_PATIENCE);
         let mut peers = auto::Builder::new(OnThisThread);
         peers.http1().timer(TokioTimer::new()).keep_alive(true);
         peers.http2().timer(TokioTimer::new()).max_concurrent_streams(protocol.max_concurrent_streams);
@@ -62,13 +68,16 @@ impl Connections {
         mut stopping: watch::Receiver<bool>,
     ) {
         let begun = tokio::select! {
-            begun = Turns::begin(socket) => begun,
+            begun = timeout(REQUEST_PATIENCE, Turns::begin(socket)) => match begun {
+                Ok(begun) => begun,
+                Err(_silent) => return,
+            },
             _ = stopping.wait_for(|stopping| *stopping) => return,
         };
         let result: Result<(), Box<dyn Error>> = match begun {
             Ok((stream, true)) => {
-                let heard = stream.heard();
-                let served = http2::serve(stream, heard, &self.http2, self.protocol, (&service, &origin), stopping);
+                let followed = (stream.heard(), stream.traffic());
+                let served = http2::serve(stream, followed, &self.http2, self.protocol, (&service, &origin), stopping);
                 served.await.map_err(Into::into)
             }
             Ok((stream, false)) if stream.first_byte().is_some_and(tls::begins_with) => {
@@ -150,5 +159,64 @@ impl Future for Answer {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.0.as_mut().poll(cx).map(Ok)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    fn hello(_: Request<Incoming>) -> LocalFuture<Response<Body>> {
+        Box::pin(std::future::ready(Response::new(Body::Plain(Bytes::from_static(b"hello")))))
+    }
+
+    /// The time after which a connection is closed on which these texts were sent, each a second after the other, and
+    /// what was received on it.
+    async fn closed_after(texts: impl IntoIterator<Item = &str>) -> (Duration, String) {
+        let (near, mut far) = tokio::io::duplex(1 << 16);
+        let (_stop, stopping) = watch::channel(false);
+        let begin = Instant::now();
+        let connections = Connections::new(Protocol::default());
+        let serve = async {
+            connections.serve_client(near, Rc::new(hello), Rc::default(), stopping).await;
+            begin.elapsed()
+        };
+        let talk = async {
+            let mut received = Vec::new();
+            for text in texts {
+                // Fails once the other side has closed.
+                _ = far.write_all(text.as_bytes()).await;
+                sleep(Duration::from_secs(1)).await;
+            }
+            _ = far.read_to_end(&mut received).await;
+            String::from_utf8(received).unwrap()
+        };
+        tokio::join!(serve, talk)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_never_completes_its_headers_is_cut_off() {
+        let patience = REQUEST_PATIENCE..REQUEST_PATIENCE + Duration::from_secs(5);
+        let (silent, _) = closed_after([]).await;
+        assert!(patience.contains(&silent), "{silent:?}");
+        let (preface, _) = closed_after(["PRI * HT"]).await;
+        assert!(patience.contains(&preface), "{preface:?}");
+        let dribble = std::iter::once("GET / HTTP/1.1\r\n").chain(std::iter::repeat_n("a: b\r\n", 1000));
+        let (slow, received) = closed_after(dribble).await;
+        assert!(patience.contains(&slow) && !received.contains("hello"), "{slow:?} {received}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_of_http1_stays_for_a_while() {
+        let first = std::iter::once("GET / HTTP/1.1\r\nhost: x\r\n\r\n");
+        let pause = std::iter::repeat_n("", 250);
+        let second = std::iter::once("GET / HTTP/1.1\r\nhost: x\r\n\r\n");
+        let (closed, received) = closed_after(first.chain(pause).chain(second)).await;
+        assert_eq!(received.matches("hello").count(), 2, "{received}");
+        assert!(closed < Duration::from_secs(251) + REQUEST_PATIENCE + Duration::from_secs(5), "{closed:?}");
     }
 }

@@ -9,6 +9,8 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use super::pings::{Frames, Traffic, farewell};
+
 /// The first bytes of every HTTP/2 connection (RFC 9113, 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -37,6 +39,18 @@ pub(super) struct Turns<S> {
     first: ([u8; PREFACE.len()], usize, usize),
     left: usize,
     heard: Heard,
+    /// The frames of both directions; none with HTTP/1.
+    followed: Option<Followed>,
+}
+
+/// The frames that were read and written.
+#[derive(Debug, Default)]
+struct Followed {
+    traffic: Rc<Traffic>,
+    read: Frames,
+    written: Frames,
+    /// A frame that is written in place of one of the library's, and the number of its bytes that are written.
+    instead: Option<(Vec<u8>, usize)>,
 }
 
 impl<S: AsyncRead + Unpin> Turns<S> {
@@ -50,7 +64,9 @@ impl<S: AsyncRead + Unpin> Turns<S> {
             }
         }
         let heard = Heard(Rc::new(Cell::new(Instant::now())));
-        Ok((Turns { stream, first: (first, length, 0), left: TURN_BYTES, heard }, first == *PREFACE))
+        let http2 = first == *PREFACE;
+        let followed = http2.then(Followed::default);
+        Ok((Turns { stream, first: (first, length, 0), left: TURN_BYTES, heard, followed }, http2))
     }
 }
 
@@ -64,11 +80,16 @@ impl<S> Turns<S> {
     pub(super) fn heard(&self) -> Heard {
         self.heard.clone()
     }
+
+    /// The facts seen in the frames of HTTP/2.
+    pub(super) fn traffic(&self) -> Rc<Traffic> {
+        self.followed.as_ref().map(|followed| followed.traffic.clone()).unwrap_or_default()
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Turns<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Turns { stream, first: (first, length, at), left, heard } = self.get_mut();
+        let Turns { stream, first: (first, length, at), left, heard, followed } = self.get_mut();
         if at < length {
             let end = (*at + buffer.remaining()).min(*length);
             buffer.put_slice(&first[*at..end]);
@@ -88,13 +109,41 @@ impl<S: AsyncRead + Unpin> AsyncRead for Turns<S> {
         ready!(read)?;
         *left = left.saturating_sub(buffer.filled().len() - before);
         heard.0.set(Instant::now());
+        if let Some(Followed { traffic, read, .. }) = followed {
+            read.follow(&buffer.filled()[before..], |header| traffic.received(header));
+        }
         Poll::Ready(Ok(()))
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Turns<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+        let Turns { stream, followed, .. } = self.get_mut();
+        let Some(Followed { traffic, written, instead, .. }) = followed else {
+            return Pin::new(stream).poll_write(cx, bytes);
+        };
+        let mut part = bytes;
+        if traffic.ends() {
+            // Frame by frame, to find the last one.
+            let rest = written.rest(bytes);
+            let (frame, worded) = if rest > 0 { (rest, None) } else { farewell(bytes) };
+            part = &bytes[..frame];
+            if let Some(worded) = worded {
+                let (worded, done) = instead.get_or_insert((worded, 0));
+                while *done < worded.len() {
+                    *done += match ready!(Pin::new(&mut *stream).poll_write(cx, &worded[*done..]))? {
+                        0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                        some => some,
+                    };
+                }
+                *instead = None;
+                written.follow(part, |_| {});
+                return Poll::Ready(Ok(frame));
+            }
+        }
+        let count = ready!(Pin::new(stream).poll_write(cx, part))?;
+        written.follow(&bytes[..count], |header| traffic.sends(header));
+        Poll::Ready(Ok(count))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -209,3 +209,112 @@ async fn a_connection_that_does_not_answer_a_ping_is_closed() {
     assert!(pinged, "closed without a ping: {heard:?}");
     assert_eq!(call(&mut answers, "/test.T/Empty", &[], vec![0u8; 5]).await.status, "0", "who answers stays");
 }
+
+/// A client that sends pings one by one.
+struct Pinger {
+    stream: TcpStream,
+    calls: u32,
+}
+
+impl Pinger {
+    const HEADERS: u8 = 1;
+    const PING: u8 = 6;
+    const GOAWAY: u8 = 7;
+
+    async fn connect(server: &Server) -> Pinger {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(&[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &h2_frame(4, 0, 0, &[])[..]].concat()).await.unwrap();
+        Pinger { stream, calls: 0 }
+    }
+
+    /// Opens a call, and with `ends` closes this side of it.
+    async fn call(&mut self, path: &str, ends: bool) {
+        let fields = [(":method", "POST"), (":scheme", "http"), (":path", path), ("content-type", "application/grpc")];
+        let literal = |(name, value): (&str, &str)| {
+            [&[0, name.len() as u8], name.as_bytes(), &[value.len() as u8], value.as_bytes()].concat()
+        };
+        let headers: Vec<u8> = fields.into_iter().flat_map(literal).collect();
+        let stream = 2 * self.calls + 1;
+        self.calls += 1;
+        let mut frames = h2_frame(Self::HEADERS, 4, stream, &headers);
+        if ends {
+            frames.extend(h2_frame(0, 1, stream, &[0; 5]));
+        }
+        self.stream.write_all(&frames).await.unwrap();
+    }
+
+    /// The kind, flags and content of the next frame; `None` at the end.
+    async fn frame(&mut self) -> Option<(u8, u8, Vec<u8>)> {
+        let mut header = [0; 9];
+        let read = self.stream.read_exact(&mut header);
+        tokio::time::timeout(PATIENCE, read).await.expect("an answer").ok()?;
+        let mut content = vec![0; usize::from(header[1]) << 8 | usize::from(header[2])];
+        self.stream.read_exact(&mut content).await.unwrap();
+        Some((header[3], header[4], content))
+    }
+
+    /// Reads until headers with such flags: those of an answer, or its trailers, which end the stream.
+    async fn read_until(&mut self, wanted: impl Fn(u8) -> bool) {
+        while self.frame().await.is_some_and(|(kind, flags, _)| kind != Self::HEADERS || !wanted(flags)) {}
+    }
+
+    /// Pings, and waits for the answer. The error is the frame that ends the connection.
+    async fn ping(&mut self) -> Result<(), Vec<u8>> {
+        // Fails if the connection has ended.
+        _ = self.stream.write_all(&h2_frame(Self::PING, 0, 0, &[7; 8])).await;
+        loop {
+            match self.frame().await.expect("a GOAWAY before the end") {
+                (Self::GOAWAY, _, content) => return Err(content),
+                (Self::PING, 1, content) => return Ok(assert_eq!(content, [7; 8])),
+                _ => {}
+            }
+        }
+    }
+
+    /// The last frame of a connection that is ended.
+    async fn end(mut self) -> Vec<u8> {
+        let mut last = (0, 0, Vec::new());
+        while let Some(frame) = self.frame().await {
+            last = frame;
+        }
+        assert_eq!(last.0, Self::GOAWAY);
+        last.2
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_pings_too_often_is_disconnected_with_the_words_that_its_library_knows() {
+    let often = |min_time| Server::start_with(Protocol { ping_min_time: min_time, ..Protocol::default() });
+    let farewell = |stream: u8| [&[0, 0, 0, stream, 0, 0, 0, 0xb], &b"too_many_pings"[..]].concat();
+    let (strict, mild) = (often(Duration::from_secs(3600)), often(Duration::from_nanos(1)));
+    for (server, open, end) in
+        [(&strict, false, Some(0)), (&mild, false, Some(0)), (&strict, true, Some(1)), (&mild, true, None)]
+    {
+        let mut client = Pinger::connect(server).await;
+        if open {
+            client.call("/test.T/Echo", false).await;
+            // Its headers, which are sent at once, wipe out what came before.
+            client.read_until(|flags| flags & 1 == 0).await;
+        }
+        for _ in 0..4 {
+            assert_eq!(client.ping().await, Ok(()));
+        }
+        match end {
+            Some(stream) => assert_eq!(client.end().await, farewell(stream), "open: {open}"),
+            None => assert_eq!(client.ping().await, Ok(())),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_may_ping_after_each_answer() {
+    let server = Server::start_with(Protocol { ping_min_time: Duration::from_secs(3600), ..Protocol::default() });
+    let mut client = Pinger::connect(&server).await;
+    for _ in 0..5 {
+        client.call("/test.T/Empty", true).await;
+        client.read_until(|flags| flags & 1 == 1).await;
+        assert_eq!((client.ping().await, client.ping().await), (Ok(()), Ok(())));
+    }
+    assert_eq!((client.ping().await, client.ping().await), (Ok(()), Ok(())));
+    assert_eq!(client.end().await[4..8], [0, 0, 0, 0xb]);
+}
