@@ -1,7 +1,8 @@
 # Each target does all of its own set-up: it installs what is missing (xtask/install.sh), builds, and runs.
 
-# Outside the clone, so that a second clone is warm.
-export CARGO_TARGET_DIR ?= $(HOME)/.cache/metastore/target
+# Outside the clone. Each clone has its own: cargo takes what another clone compiled into the same directory for its own,
+# if that is newer than the files here.
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/metastore/target/$(shell pwd | cksum | cut -d' ' -f1)
 export CARGO_TERM_PROGRESS_WHEN ?= never
 cache := $(or $(METASTORE_CACHE),$(HOME)/.cache/metastore)
 tools := $(cache)/tools/bin

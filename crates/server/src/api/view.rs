@@ -116,7 +116,7 @@ const KEYS: Number = gauge("etcd_debugging_mvcc_keys_total", "Keys.");
 
 type Read = fn(&Now<'_>) -> u64;
 
-/// The metrics that are one number: each is one row, and this table is all that a new one needs.
+/// The metrics that are one number: each is one row, with the way to read it.
 static NUMBERS: &[(Number, Read)] = &[
     (gauge("etcd_server_has_leader", "Whether or not a leader exists."), |now| u64::from(now.shared.leader() != 0)),
     (gauge("etcd_server_is_leader", "Whether or not this member is a leader."), |now| {
