@@ -49,6 +49,34 @@ fn only_clients_with_a_certificate_of_the_ca_are_served(engine: EngineKind) {
 }
 
 #[test]
+fn the_common_name_of_a_certificate_is_a_user() {
+    let Some((subject, etcdctl)) = programs("users by certificate", EngineKind::Memory) else { return };
+    let ca = Authority::new();
+    let flags = [ca.flag("trusted-ca-file", "ca.crt"), "--client-cert-auth".into()];
+    let mut member = member(&subject, &ca, &flags);
+    member.restart();
+    ["root", "alice", "nobody"].map(|name| ca.sign(name));
+    let as_user = |name: &str, arguments: &[&str]| etcdctl.run(&url(&member), &shows(&ca, name), arguments);
+    for arguments in [
+        &["user", "add", "root", "--no-password"][..],
+        &["user", "grant-role", "root", "root"],
+        &["user", "add", "alice", "--no-password"],
+        &["role", "add", "app"],
+        &["role", "grant-permission", "app", "readwrite", "--prefix", "app/"],
+        &["user", "grant-role", "alice", "app"],
+        &["auth", "enable"],
+    ] {
+        as_user("root", arguments).unwrap_or_else(|error| panic!("{arguments:?}: {error}"));
+    }
+    assert_eq!(as_user("alice", &["put", "app/a", "1"]), Ok("OK".into()));
+    for (name, key) in [("alice", "other"), ("nobody", "app/a")] {
+        let error = as_user(name, &["put", key, "1"]).unwrap_err();
+        assert!(error.contains("permission denied"), "{name}: {error}");
+    }
+    assert_eq!(as_user("root", &["get", "app/a"]), Ok("app/a\n1".into()));
+}
+
+#[test]
 fn one_port_takes_plain_text_and_tls() {
     let Some((subject, etcdctl)) = programs("one port", EngineKind::Memory) else { return };
     let ca = Authority::new();

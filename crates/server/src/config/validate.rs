@@ -226,7 +226,8 @@ fn auth(values: &Values) -> Result<AuthSettings, String> {
         _ if ["simple", ""].contains(&value(values, "auth-token")) => None,
         _ => return Err(format!("--auth-token={}: expected simple, or jwt,...", value(values, "auth-token"))),
     };
-    Ok(AuthSettings { jwt, bcrypt_cost, token_ttl, ..AuthSettings::default() })
+    let client_cert_auth = boolean(value(values, "client-cert-auth")) == Some(true);
+    Ok(AuthSettings { jwt, bcrypt_cost, token_ttl, client_cert_auth })
 }
 
 fn audit(values: &Values) -> Result<Option<AuditSettings>, String> {
