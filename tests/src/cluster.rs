@@ -56,6 +56,8 @@ struct Node {
 pub struct Cluster {
     nodes: Vec<Node>,
     flags: Vec<String>,
+    /// The token that all calls show.
+    token: Option<String>,
     // Dropped last: the members run in it.
     network: Option<Network>,
 }
@@ -69,7 +71,7 @@ impl Cluster {
     /// Like [`Cluster::start`], with each member in its namespace of `network`.
     pub fn start_in(network: Option<Network>, servers: &[Server], flags: &[&str]) -> Cluster {
         let flags = flags.iter().map(|flag| flag.to_string()).collect();
-        let mut cluster = Cluster { nodes: Vec::new(), flags, network };
+        let mut cluster = Cluster { nodes: Vec::new(), flags, token: None, network };
         for server in servers {
             cluster.seat(server);
         }

@@ -7,7 +7,7 @@ use prost::Message;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::client::Grpc;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder, Streaming};
-use tonic::metadata::MetadataValue;
+use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
@@ -21,13 +21,30 @@ pub fn never_taken(status: &Status) -> bool {
 
 /// One connection to one member. Clones share the connection.
 #[derive(Clone)]
-pub struct Client(Channel);
+pub struct Client {
+    channel: Channel,
+    token: Option<MetadataValue<Ascii>>,
+}
 
 impl Client {
     /// A client of the member at `address` ("127.0.0.1:2379"); it connects with the first call.
     pub fn new(address: &str) -> Client {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address is a valid URI");
-        Client(endpoint.tcp_nodelay(true).connect_lazy())
+        Client { channel: endpoint.tcp_nodelay(true).connect_lazy(), token: None }
+    }
+
+    /// The same connection for a user who has logged in: each call shows the token.
+    pub fn with_token(&self, token: &str) -> Client {
+        let token = token.parse().expect("a token is visible ASCII");
+        Client { channel: self.channel.clone(), token: Some(token) }
+    }
+
+    fn request<Q>(&self, message: Q) -> Request<Q> {
+        let mut request = Request::new(message);
+        if let Some(token) = &self.token {
+            request.metadata_mut().insert("token", token.clone());
+        }
+        request
     }
 
     /// One request, one answer. Errors are the server's status, or tonic's own for a broken connection.
@@ -36,7 +53,7 @@ impl Client {
         path: &'static str,
         request: Q,
     ) -> Result<R, Status> {
-        self.send(path, Request::new(request)).await
+        self.send(path, self.request(request)).await
     }
 
     /// Like [`Client::unary`], with `hasleader` in the metadata: a member without a leader refuses it at once.
@@ -45,7 +62,7 @@ impl Client {
         path: &'static str,
         request: Q,
     ) -> Result<R, Status> {
-        let mut request = Request::new(request);
+        let mut request = self.request(request);
         request.metadata_mut().insert("hasleader", MetadataValue::from_static("true"));
         self.send(path, request).await
     }
@@ -81,7 +98,7 @@ impl Client {
     ) -> Result<Streaming<R>, Status> {
         let mut grpc = self.ready().await?;
         let path = PathAndQuery::from_static(path);
-        Ok(grpc.server_streaming(Request::new(request), path, Protobuf::new()).await?.into_inner())
+        Ok(grpc.server_streaming(self.request(request), path, Protobuf::new()).await?.into_inner())
     }
 
     /// A stream in both directions; returns when the server has sent its headers. The requests end when the sender of
@@ -92,13 +109,14 @@ impl Client {
         requests: UnboundedReceiverStream<Q>,
     ) -> Result<Streaming<R>, Status> {
         let mut grpc = self.ready().await?;
-        let answers = grpc.streaming(Request::new(requests), PathAndQuery::from_static(path), Protobuf::new()).await?;
+        let requests = self.request(requests);
+        let answers = grpc.streaming(requests, PathAndQuery::from_static(path), Protobuf::new()).await?;
         Ok(answers.into_inner())
     }
 
     async fn ready(&self) -> Result<Grpc<Channel>, Status> {
         // Answers have no size limit here: a test requests only as much as it can hold.
-        let mut grpc = Grpc::new(self.0.clone()).max_decoding_message_size(usize::MAX);
+        let mut grpc = Grpc::new(self.channel.clone()).max_decoding_message_size(usize::MAX);
         grpc.ready().await.map_err(|error| Status::unavailable(format!("not connected: {error:?}")))?;
         Ok(grpc)
     }

@@ -17,6 +17,7 @@
 //!     |             +--> watch::WatchStream, lease::KeepAliveStream      the two bidirectional streams
 //!     |
 //!     +--------> certificates::Authority    a CA, and the certificates that it signs
+//!     +--------> auth::Admin     users and roles; logins, and keys for signed tokens
 //!     |
 //!     +--------> mount::Mount     a file system of its own, for the member's files
 //!     |
@@ -33,6 +34,7 @@
 //! Deliberately absent: generated service stubs. They would refuse an enum number that the protocol does not have, and
 //! the tests must be able to send such numbers.
 
+pub mod auth;
 pub mod certificates;
 pub mod cluster;
 pub mod grpc;

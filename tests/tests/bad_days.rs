@@ -12,7 +12,7 @@
 mod clock;
 mod damage;
 mod descriptors;
-mod engines;
+pub mod engines;
 mod flags;
 mod gone;
 mod lease;
@@ -68,7 +68,7 @@ fn end_of(prefix: &str) -> Bytes {
 }
 
 /// Makes the puts 0 to `count`, many at a time.
-async fn load(client: &Client, count: usize, put: impl Fn(usize) -> PutRequest) -> Result<(), Status> {
+pub async fn load(client: &Client, count: usize, put: impl Fn(usize) -> PutRequest) -> Result<(), Status> {
     let mut flying = tokio::task::JoinSet::new();
     for first in (0..count).step_by(OPS_PER_TXN) {
         let puts = (first..count.min(first + OPS_PER_TXN))

@@ -9,6 +9,7 @@
 //!   copies                          directories that are copied and put back
 //!   histories                       all faults together, judged by the simulator's checkers
 //!   surroundings                    disks that hang, names that do not resolve
+//!   users                           tokens at every member
 //!   beside, recorded                clusters of MetaStore and etcd members
 //! ```
 //!
@@ -41,6 +42,7 @@ mod partition;
 mod quorum;
 mod recorded;
 mod surroundings;
+mod users;
 mod watch;
 
 use metastore_tests::cluster::Cluster;

@@ -12,6 +12,7 @@ macro_rules! each_engine {
     };
 }
 
+mod auth;
 mod bad_days;
 mod cluster;
 mod defragment;

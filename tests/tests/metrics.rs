@@ -24,7 +24,7 @@ use metastore_tests::{cluster, paths};
 use super::bad_days::observe::{comes_true, eventually, http_get};
 
 /// Families of etcd that are missing here, by name or prefix, with the reason.
-const MISSING: [(&str, &str); 11] = [
+const MISSING: [(&str, &str); 10] = [
     ("go_", "Go's runtime"),
     ("etcd_server_go_version", "no Go"),
     ("etcd_grpc_proxy_", "etcd's gRPC proxy, which is another program"),
@@ -34,7 +34,6 @@ const MISSING: [(&str, &str); 11] = [
     ("etcd_debugging_snap_save_marshalling_duration_seconds", "a state is written as it is encoded"),
     ("etcd_network_server_stream_failures_total", "etcd never counts one: it takes every failure for the client's"),
     ("etcd_server_healthcheck", "there are no /livez and /readyz yet"),
-    ("etcd_debugging_auth_revision", "authentication is not available yet"),
     ("etcd_server_feature_enabled", "no feature gate can be set yet"),
 ];
 

@@ -77,3 +77,27 @@ use served;
 fn audited(member: &MemberHandle, method: Method, call: &Call, request: &impl Subjects) -> Option<Open> {
     member.audit.open(method.name, method.effect, call, || request.subject())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use metastore_store::watch::Limits;
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::auth::methods;
+    use crate::grpc::{Ledger, health};
+    use crate::member::fake_engine::FakeEngine;
+
+    #[tokio::test(flavor = "local")]
+    async fn the_permission_table_has_a_row_for_each_method_and_no_other() {
+        let member = FakeEngine::new(&["http://127.0.0.1:1"]).member;
+        let watchers = Watchers::new(member.shared.views.clone(), Limits::new(1, 1), Default::default());
+        let mut router = Router::new(1, Ledger::default(), watch::channel(false).1);
+        register(&mut router, &member, &watchers);
+        health::register(&mut router, watch::channel(true).1);
+        let registered: BTreeSet<_> = router.paths().map(str::to_owned).collect();
+        assert_eq!(registered, methods::paths().collect());
+    }
+}

@@ -99,7 +99,7 @@ impl Site {
     fn client<B>(&self, request: &Request<B>, origin: &Origin) -> LocalFuture<Response<Body>> {
         let allowed = match self.browsers.judge(request, origin) {
             Ok(allowed) => allowed,
-            Err(refused) => return now(refused),
+            Err(refused) => return now(*refused),
         };
         let answer = if request.method() == Method::OPTIONS { now(empty()) } else { self.page(request) };
         match allowed {

@@ -17,6 +17,17 @@ const CALL_PATIENCE: Duration = Duration::from_secs(15);
 const STATUS_PATIENCE: Duration = Duration::from_secs(2);
 
 impl Cluster {
+    /// From now on all calls show this token.
+    pub fn speak_as(&mut self, token: &str) {
+        self.token = Some(token.to_string());
+    }
+
+    /// A new connection to one node.
+    pub fn client(&self, node: usize) -> Client {
+        let client = Client::new(self.address(node));
+        self.token.as_ref().map_or_else(|| client.clone(), |token| client.with_token(token))
+    }
+
     /// One call to one node, over a connection of its own.
     pub fn call<Q: Message + 'static, R: Message + Default + 'static>(
         &self,
@@ -24,11 +35,11 @@ impl Cluster {
         path: &'static str,
         request: Q,
     ) -> Result<R, Status> {
-        call(self.address(node), path, request, CALL_PATIENCE)
+        call_by(|| self.client(node), path, request, CALL_PATIENCE)
     }
 
     pub fn status(&self, node: usize) -> Result<StatusResponse, Status> {
-        call(self.address(node), paths::STATUS, StatusRequest {}, STATUS_PATIENCE)
+        call_by(|| self.client(node), paths::STATUS, StatusRequest {}, STATUS_PATIENCE)
     }
 
     /// Puts a key, and returns the revision.
@@ -40,7 +51,7 @@ impl Cluster {
     /// Makes `count` puts with a value each, `in_flight` of them at a time. Panics if one is not acknowledged.
     pub fn put_many(&self, node: usize, count: usize, in_flight: usize) {
         block_on(async {
-            let client = Client::new(self.address(node));
+            let client = self.client(node);
             let mut flying = tokio::task::JoinSet::new();
             for number in 0..count {
                 let (client, put) =
@@ -92,8 +103,18 @@ pub fn call<Q: Message + 'static, R: Message + Default + 'static>(
     request: Q,
     patience: Duration,
 ) -> Result<R, Status> {
+    call_by(|| Client::new(address), path, request, patience)
+}
+
+/// A connection belongs to a runtime, so it is made inside of one.
+fn call_by<Q: Message + 'static, R: Message + Default + 'static>(
+    connect: impl FnOnce() -> Client,
+    path: &'static str,
+    request: Q,
+    patience: Duration,
+) -> Result<R, Status> {
     block_on(async {
-        let client = Client::new(address);
+        let client = connect();
         let answer = tokio::time::timeout(patience, client.unary(path, request)).await;
         answer.unwrap_or_else(|_| Err(Status::deadline_exceeded(format!("{path}: no answer within {patience:?}"))))
     })

@@ -80,11 +80,11 @@ async fn state(client: &Client) -> (HashKvResponse, LeaseTimeToLiveResponse) {
 }
 
 /// A member on the directory of another, stopped member.
-fn member_on(server: &Server, stopped: &Member) -> Member {
+pub fn member_on(server: &Server, stopped: &Member) -> Member {
     Member::new(server, &["--data-dir", &stopped.data_directory().to_string_lossy()])
 }
 
-fn convert(server: &Server, stopped: &Member, to: EngineKind) -> Output {
+pub fn convert(server: &Server, stopped: &Member, to: EngineKind) -> Output {
     let mut command = Command::new(&server.binary);
     command.args(["convert", "--data-dir"]).arg(stopped.data_directory()).args(["--engine", to.name()]);
     command.output().expect("the binary runs")

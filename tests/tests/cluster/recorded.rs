@@ -81,7 +81,6 @@ fn what_an_etcd_writes_into_the_log_beside_keys_is_recorded_alike_by_all() {
         Ok((etcd, metastores))
     });
     let Some((etcd, [memory, rocksdb])) = programs::or_skip("recorded beside etcd", found) else { return };
-    let is_etcd = memory.is_etcd();
     let mut cluster = Cluster::start(&[Server::etcd(&etcd), memory, rocksdb], &[RARE_ELECTIONS]);
     let etcdctl = Etcdctl { program: etcd.join("etcdctl"), endpoints: cluster.address(ETCD).to_string() };
 

@@ -55,7 +55,9 @@ fn the_common_name_of_a_certificate_is_a_user() {
     let flags = [ca.flag("trusted-ca-file", "ca.crt"), "--client-cert-auth".into()];
     let mut member = member(&subject, &ca, &flags);
     member.restart();
-    ["root", "alice", "nobody"].map(|name| ca.sign(name));
+    for name in ["root", "alice", "nobody"] {
+        ca.sign(name);
+    }
     let as_user = |name: &str, arguments: &[&str]| etcdctl.run(&url(&member), &shows(&ca, name), arguments);
     for arguments in [
         &["user", "add", "root", "--no-password"][..],
@@ -122,7 +124,7 @@ fn a_thousand_silent_handshakes_hold_up_nobody_and_end() {
     let begin = |number: usize| {
         let mut stream = TcpStream::connect(member.client_address()).unwrap();
         // Some say nothing at all, others begin a record of 512 bytes.
-        let first: &[u8] = if number % 2 == 0 { b"" } else { b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" };
+        let first: &[u8] = if number.is_multiple_of(2) { b"" } else { b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" };
         stream.write_all(first).unwrap();
         stream
     };

@@ -171,7 +171,8 @@ async fn compact(member: &MemberHandle, call: Call, request: CompactionRequest) 
     }
 }
 
-/// The permission is checked when the stream has its revision: what it shows was written before.
+/// The permission is checked before the store is read, and again when the stream has its revision: everything that it
+/// shows was written before.
 async fn range_stream(
     member: &MemberHandle,
     need: Need,
@@ -232,6 +233,7 @@ async fn begin_stream(
     if !request.serializable {
         member.read_barrier(call).await?;
     }
+    may_range(member, call, &member.view(), &request)?;
     let Some(request) = send_sorted(member, call, request, outbound).await? else { return Ok(None) };
     let (view, asked) = (member.view(), request.clone());
     // A client that does not read its stream holds back nothing: each piece is read from the state of that moment.

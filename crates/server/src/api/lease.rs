@@ -12,6 +12,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
 
+use bytes::Bytes;
 use metastore_proto::etcdserverpb::{
     LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseLeasesRequest,
     LeaseLeasesResponse, LeaseRevokeRequest, LeaseStatus, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
@@ -74,15 +75,30 @@ async fn revoke(member: &MemberHandle, call: Call, request: LeaseRevokeRequest) 
 async fn time_to_live(member: &MemberHandle, call: Call, request: LeaseTimeToLiveRequest) -> Result<Frame, Status> {
     let LeaseTimeToLiveRequest { id: lease, keys } = request;
     let found = time_left(member, &call, lease, keys).await?;
-    if keys {
-        permit_keys(member, &call.caller, Access::Read, vec![lease]).await?;
-    }
+    let found = match found {
+        Some(found) if keys => Some(permitted(member, &call, found).await?),
+        found => found,
+    };
     let header = Some(member.header(member.view().revision()));
     let mut reply = LeaseTimeToLiveResponse { header, id: lease, ttl: -1, ..Default::default() };
     if let Some(TimeLeft { time, keys }) = found {
         (reply.ttl, reply.granted_ttl, reply.keys) = (time.remaining_s, time.granted_s, keys);
     }
     Frame::of(&reply)
+}
+
+/// Checks the caller's permission on the keys that are shown. They come from the leader, so they may have been attached
+/// after a change of users that this member has not applied yet: it applies that first.
+async fn permitted(member: &MemberHandle, call: &Call, found: TimeLeft) -> Result<TimeLeft, Status> {
+    member.read_barrier(call).await?;
+    let Some(auth) = member.view().auth() else { return Ok(found) };
+    let caller = call.caller.clone();
+    on_pool(move || {
+        let permits = |key: &Bytes| auth.permits(&caller, Access::Read, key, b"");
+        found.keys.iter().try_for_each(permits).map_err(errors::refused)?;
+        Ok(found)
+    })
+    .await
 }
 
 /// All leases, ordered by when they end. They come from the engine thread in pieces, and each I/O thread makes one list

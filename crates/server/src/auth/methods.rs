@@ -72,7 +72,7 @@ const METHODS: &[(&str, Need, Effect)] = &[
     ("etcdserverpb.Auth/AuthEnable", Root, Writes),
     ("etcdserverpb.Auth/AuthDisable", Root, Writes),
     ("etcdserverpb.Auth/AuthStatus", ValidToken, Reads),
-    ("etcdserverpb.Auth/Authenticate", ValidToken, Writes),
+    ("etcdserverpb.Auth/Authenticate", Nothing, Writes),
     ("etcdserverpb.Auth/UserAdd", Root, Writes),
     ("etcdserverpb.Auth/UserGet", RootOrOwn, Reads),
     ("etcdserverpb.Auth/UserList", Root, Reads),
@@ -87,8 +87,15 @@ const METHODS: &[(&str, Need, Effect)] = &[
     ("etcdserverpb.Auth/RoleGrantPermission", Root, Writes),
     ("etcdserverpb.Auth/RoleRevokePermission", Root, Writes),
     ("grpc.health.v1.Health/Check", Nothing, Reads),
+    ("grpc.health.v1.Health/List", Nothing, Reads),
     ("grpc.health.v1.Health/Watch", Nothing, Reads),
 ];
+
+/// The paths of all methods that have a row.
+#[cfg(test)]
+pub fn paths() -> impl Iterator<Item = String> {
+    METHODS.iter().map(|(name, ..)| format!("/{name}"))
+}
 
 /// The row of a method.
 ///

@@ -252,12 +252,12 @@ mod tests {
         let place = passwords.place().await.unwrap();
         {
             let mut first = pin!(passwords.hash("first".to_owned()));
-            poll_fn(|cx| Poll::Ready(assert!(first.as_mut().poll(cx).is_pending()))).await;
+            assert!(poll_fn(|cx| Poll::Ready(first.as_mut().poll(cx).is_pending())).await);
             assert_eq!(passwords.hash("second".to_owned()).await, Err(PasswordError::Busy));
             assert_eq!(PasswordError::Busy.to_string(), "etcdserver: too many requests");
         }
         let mut third = pin!(passwords.hash("third".to_owned()));
-        poll_fn(|cx| Poll::Ready(assert!(third.as_mut().poll(cx).is_pending()))).await;
+        assert!(poll_fn(|cx| Poll::Ready(third.as_mut().poll(cx).is_pending())).await);
         drop(place);
         assert!(third.await.is_ok());
         assert_eq!(passwords.waiting.load(Ordering::Relaxed), 0);

@@ -176,6 +176,12 @@ impl Router {
         self.methods.contains_key(path)
     }
 
+    /// The paths of all methods.
+    #[cfg(test)]
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        self.methods.keys().map(String::as_str)
+    }
+
     /// Answers a request that [`is_grpc`] accepts.
     pub fn call(&self, request: Request<RecvStream>, origin: &Rc<Origin>) -> LocalFuture<Response<Body>> {
         // A query is part of the name, as in grpc-go.

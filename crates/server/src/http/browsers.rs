@@ -67,11 +67,15 @@ impl Browsers {
 
     /// The origin that may read the answer, if there is one; or the answer that refuses the request. On an encrypted
     /// connection the client has compared the name with the certificate.
-    pub(super) fn judge<B>(&self, request: &Request<B>, origin: &Origin) -> Result<Option<Allowed>, Response<Body>> {
+    pub(super) fn judge<B>(
+        &self,
+        request: &Request<B>,
+        origin: &Origin,
+    ) -> Result<Option<Allowed>, Box<Response<Body>>> {
         let name = name(request);
         if !origin.encrypted && !self.names.holds(name) {
             seldom!(warn, name, host = name, "rejecting HTTP request to prevent DNS rebinding attacks");
-            return Err(misdirected(name));
+            return Err(Box::new(misdirected(name)));
         }
         if matches!(self.origins, List::All) {
             return Ok(Some(Allowed(HeaderValue::from_static("*"))));

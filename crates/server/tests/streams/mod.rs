@@ -265,7 +265,10 @@ impl Pinger {
         loop {
             match self.frame().await.expect("a GOAWAY before the end") {
                 (Self::GOAWAY, _, content) => return Err(content),
-                (Self::PING, 1, content) => return Ok(assert_eq!(content, [7; 8])),
+                (Self::PING, 1, content) => {
+                    assert_eq!(content, [7; 8]);
+                    return Ok(());
+                }
                 _ => {}
             }
         }

@@ -54,7 +54,7 @@ pub(super) struct Key {
 }
 
 enum Kind {
-    Hmac(hmac::Key),
+    Hmac(Box<hmac::Key>),
     Pair { public: ParsedPublicKey, private: Option<Pair> },
 }
 
@@ -86,7 +86,7 @@ impl Key {
         let private = private.filter(|(_, content)| !content.is_empty());
         let public = public.filter(|(_, content)| !content.is_empty());
         let kind = match (method, private) {
-            (Method::Hmac(algorithm), Some((_, secret))) => Kind::Hmac(hmac::Key::new(algorithm, secret)),
+            (Method::Hmac(algorithm), Some((_, secret))) => Kind::Hmac(Box::new(hmac::Key::new(algorithm, secret))),
             (Method::Hmac(_), None) => return Err(JwtError::MissingKey),
             _ => read_pair(name, method, public, private)?,
         };

@@ -1,0 +1,17 @@
+//! Users, permissions and logins, as clients see them.
+//!
+//! ```text
+//!   calls, walk    every method and every path, by every kind of caller; a real etcd gives the same answers
+//!   survive        kill -9, conversions to the other engine, a client that goes on after a restart
+//!   tokens         the end of tokens
+//!   crowd          many logins at once; readers while their permission is revoked
+//! ```
+//!
+//! Elsewhere: random changes and calls beside an etcd (`differential/users.rs`), scripts of the real etcdctl
+//! (`etcdctl/users.rs`), clusters (`cluster/users.rs`).
+
+pub mod calls;
+mod crowd;
+pub mod survive;
+mod tokens;
+mod walk;

@@ -1,0 +1,333 @@
+//! The walk: every method of every service, and every path of HTTP, by every kind of caller.
+//!
+//! Each call is made by each caller to the server under test and to a real etcd. Both must give the answer of the
+//! table in [`super::calls`]; [`DIFFERENCES`] names the exceptions. The servers name the methods that they have on
+//! `/metrics`: a method that the walk does not call is an error.
+//!
+//! Not here yet: a user by certificate, which needs TLS. Such callers are one more column of the table.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use metastore_proto::authpb::permission::Type;
+use metastore_proto::etcdserverpb::*;
+use metastore_tests::auth::{Admin, CHEAP_PASSWORDS, SigningKey, enable, log_in, permission, token};
+use metastore_tests::cluster::{block_on, put_request};
+use metastore_tests::grpc::Client;
+use metastore_tests::member::Member;
+use metastore_tests::programs::{self, EngineKind, Server};
+use metastore_tests::{lease, paths};
+use tonic::Status;
+
+use super::calls::{At, BAD_TOKEN, EMPTY, FOREIGN, OLD_REVISION, OWN, OWN_TOO, Row, TTL_S, refuses_the_token, rows};
+use crate::bad_days::observe::http_get;
+
+/// The form of a simple token, of a login that never was.
+const WRONG_TOKEN: &str = "noSuchTokenAtAll.1";
+const CALLERS: [&str; 5] = ["no token", "wrong token", "nobody", "alice", "root"];
+/// The columns of [`CALLERS`].
+const NONE: usize = 0;
+const WRONG: usize = 1;
+const NOBODY: usize = 2;
+const ALICE: usize = 3;
+const ROOT: usize = 4;
+const EXPIRY_FLAG: &str = "--auth-token-ttl=1";
+/// A use of a simple token prolongs it, so uses must be further apart than its time.
+const TRY_AGAIN: Duration = Duration::from_millis(1500);
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// An answer of the server under test that is not that of the table.
+struct Difference {
+    call: &'static str,
+    callers: &'static [usize],
+    answer: &'static str,
+    /// Why the answer is another one.
+    _why: &'static str,
+}
+
+const DIFFERENCES: &[Difference] = &[
+    Difference {
+        call: "/etcdserverpb.KV/Range no key",
+        callers: &[WRONG],
+        answer: BAD_TOKEN,
+        _why: "the token is looked at before the arguments",
+    },
+    Difference {
+        call: "/etcdserverpb.KV/Put no key",
+        callers: &[WRONG],
+        answer: BAD_TOKEN,
+        _why: "the token is looked at before the arguments",
+    },
+    Difference {
+        call: "/etcdserverpb.Maintenance/Snapshot",
+        callers: &[ROOT],
+        answer: "Unimplemented etcdserver: Maintenance: Snapshot is not implemented by this version of MetaStore",
+        _why: "not implemented yet",
+    },
+    Difference {
+        call: "/etcdserverpb.Maintenance/Downgrade validate a bad version",
+        callers: &[ROOT],
+        answer: NO_DOWNGRADE,
+        _why: "not implemented yet",
+    },
+    Difference {
+        call: "/etcdserverpb.Maintenance/Downgrade cancel",
+        callers: &[ROOT],
+        answer: NO_DOWNGRADE,
+        _why: "not implemented yet",
+    },
+];
+
+const NO_DOWNGRADE: &str =
+    "Unimplemented etcdserver: Maintenance: Downgrade is not implemented by this version of MetaStore";
+
+/// Services of etcd that are not here, and their methods. `docs/limitations.md` says so.
+const MISSING: [&str; 2] = ["v3lockpb.Lock", "v3electionpb.Election"];
+
+/// Paths of HTTP on the client port and on the peer port. No token is looked at.
+const CLIENT_PATHS: [&str; 4] = ["/health", "/version", "/metrics", "/nothing"];
+const PEER_PATHS: [&str; 4] = ["/version", "/members", "/raft/probing", "/nothing"];
+
+each_engine!(
+    every_method_asks_for_what_etcd_asks,
+    an_expired_token_opens_nothing,
+    a_token_of_an_old_revision_is_refused
+);
+
+/// The server under test, and a real etcd.
+fn pair(test: &str, engine: EngineKind) -> Option<[Server; 2]> {
+    let found = programs::subject(engine);
+    programs::or_skip(test, found.and_then(|subject| Ok([subject, Server::etcd(&programs::etcd("newest")?)])))
+}
+
+/// Runs `work` on both servers, each a new member with these flags.
+fn on_both<T: Send>(servers: &[Server; 2], flags: &[&str], work: impl Fn(&Member) -> T + Sync) -> [T; 2] {
+    let run = |server: &Server| {
+        let member = Member::start(server, &[&[CHEAP_PASSWORDS][..], flags].concat());
+        work(&member)
+    };
+    std::thread::scope(|scope| {
+        let [subject, reference] = servers.each_ref().map(|server| scope.spawn(move || run(server)));
+        [subject.join().expect("the subject's walk"), reference.join().expect("etcd's walk")]
+    })
+}
+
+fn every_method_asks_for_what_etcd_asks(engine: EngineKind) {
+    let Some(servers) = pair("permission walk", engine) else { return };
+    let key = SigningKey::new();
+    for flags in [vec![], vec![key.flag()]] {
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        let [subject, reference] = on_both(&servers, &flags, |member| {
+            let paths = || answers_over_http(member);
+            let before = paths();
+            let walked = block_on(walk(member));
+            assert_eq!(paths(), before, "paths of HTTP are as open as without authentication");
+            (walked, methods(member), before)
+        });
+        assert_eq!(subject.2, reference.2, "left is the subject, right is etcd");
+        compare(&subject.0, &reference.0);
+        let walked: BTreeSet<String> = rows().iter().map(|row| row.path.to_string()).collect();
+        let missed: Vec<_> = subject.1.difference(&walked).collect();
+        assert!(missed.is_empty(), "the walk calls these methods by no caller: {missed:?}");
+        let known = |path: &str| MISSING.iter().any(|service| path[1..].starts_with(service));
+        let missing: Vec<_> = reference.1.difference(&subject.1).filter(|path| !known(path)).collect();
+        assert!(missing.is_empty(), "methods of etcd that are missing: {missing:?}");
+    }
+}
+
+/// Compares the answers of both servers with the table. Each difference must be a known one, and be found.
+fn compare(subject: &[Vec<String>], reference: &[Vec<String>]) {
+    let (mut wrong, mut found) = (Vec::new(), vec![0; DIFFERENCES.len()]);
+    for ((row, subject), reference) in rows().iter().zip(subject).zip(reference) {
+        for (caller, answer) in row.answers.into_iter().enumerate() {
+            let known =
+                DIFFERENCES.iter().position(|known| known.call == row.name().trim() && known.callers.contains(&caller));
+            known.into_iter().for_each(|known| found[known] += 1);
+            let expected = known.map_or(answer, |known| DIFFERENCES[known].answer);
+            let name = format!("{} by {}", row.name(), CALLERS[caller]);
+            if reference[caller] != answer {
+                wrong.push(format!("{name}: etcd answers {:?}, and the table has {answer:?}", reference[caller]));
+            }
+            if subject[caller] != expected {
+                wrong.push(format!("{name}: the answer is {:?}, and not {expected:?}", subject[caller]));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} answers are wrong:\n{}", wrong.len(), wrong.join("\n"));
+    for (known, found) in DIFFERENCES.iter().zip(found) {
+        assert_eq!(found, known.callers.len(), "the difference {} is not of a call of the walk", known.call);
+    }
+}
+
+/// Makes every call by every caller; the answers by row.
+async fn walk(member: &Member) -> Vec<Vec<String>> {
+    let at = set_up(member).await.expect("users are added");
+    let mut answers = Vec::new();
+    for row in rows() {
+        let mut by_caller = Vec::new();
+        for caller in 0..CALLERS.len() {
+            // A change of users ends signed tokens, so each call has one of its own.
+            let user = |name: &'static str| log_in(&at.client, name, password(name));
+            let client = match caller {
+                NONE => at.client.clone(),
+                WRONG => at.client.with_token(WRONG_TOKEN),
+                NOBODY => user("nobody").await.expect("nobody logs in"),
+                ALICE => user("alice").await.expect("alice logs in"),
+                _ => user("root").await.expect("root logs in"),
+            };
+            by_caller.push(row.make(At { client, ..at.clone() }).await);
+        }
+        answers.push(by_caller);
+    }
+    answers
+}
+
+fn password(name: &str) -> &'static str {
+    match name {
+        "root" => metastore_tests::auth::ROOT_PASSWORD,
+        "alice" => "alice's",
+        _ => "nobody's",
+    }
+}
+
+/// Keys, leases and users, and authentication enabled. The client of the result shows no token.
+async fn set_up(member: &Member) -> Result<At, Status> {
+    let client = Client::new(member.client_address());
+    let status: StatusResponse = client.unary(paths::STATUS, StatusRequest {}).await?;
+    let member_id = status.header.unwrap_or_default().member_id;
+    lease::grant_all(&client, &[FOREIGN, OWN, OWN_TOO, EMPTY], TTL_S).await;
+    for (key, lease) in [("a1", 0), ("a5", OWN), ("a6", OWN_TOO), ("zz", FOREIGN)] {
+        let put = PutRequest { lease, ..put_request(key, "v") };
+        client.unary::<_, PutResponse>(paths::PUT, put).await?;
+    }
+    let admin = Admin(&client);
+    admin.add_user("nobody", password("nobody")).await?;
+    admin.add_user("alice", password("alice")).await?;
+    admin.add_role("r").await?;
+    admin.permit("r", permission(Type::Readwrite, "a", "b")).await?;
+    admin.grant_role("alice", "r").await?;
+    enable(&client).await?;
+    Ok(At { client, member_id, peer_url: member.peer_url() })
+}
+
+/// The methods that a server counts the calls of.
+fn methods(member: &Member) -> BTreeSet<String> {
+    let page = http_get(member.client_address(), "/metrics");
+    let label = |line: &str, name: &str| {
+        let (_, rest) = line.split_once(&format!("{name}=\""))?;
+        rest.split_once('"').map(|(value, _)| value.to_string())
+    };
+    let counters = page.lines().filter(|line| line.starts_with("grpc_server_started_total{"));
+    let paths =
+        counters.filter_map(|line| Some(format!("/{}/{}", label(line, "grpc_service")?, label(line, "grpc_method")?)));
+    let methods: BTreeSet<String> = paths.collect();
+    assert!(methods.len() > 30, "{methods:?}");
+    methods
+}
+
+/// The status lines of GET without a token and with wrong ones.
+fn answers_over_http(member: &Member) -> Vec<String> {
+    let peer_address = member.peer_url().trim_start_matches("http://").to_string();
+    let client = CLIENT_PATHS.iter().map(|path| (member.client_address(), path));
+    let peer = PEER_PATHS.iter().map(|path| (&peer_address[..], path));
+    let headers = ["", "Authorization: Bearer wrong\r\n", "Token: wrong\r\n"];
+    let all = client.chain(peer).flat_map(|(address, path)| headers.map(|header| (address, path, header)));
+    all.map(|(address, path, header)| {
+        let mut stream = TcpStream::connect(address).expect("the server accepts");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: m\r\n{header}Connection: close\r\n\r\n").expect("it reads");
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).expect("it answers");
+        format!("{path} {header:?} {line}")
+    })
+    .collect()
+}
+
+/// Every call that looks at a token refuses one that has expired, even that of root.
+fn an_expired_token_opens_nothing(engine: EngineKind) {
+    let Some(servers) = pair("walk with an expired token", engine) else { return };
+    let walked = on_both(&servers, &[EXPIRY_FLAG], |member| {
+        block_on(async {
+            let at = set_up(member).await.expect("users are added");
+            let root = log_in(&at.client, "root", password("root")).await.expect("root logs in");
+            let read = || root.unary::<_, RangeResponse>(paths::RANGE, metastore_tests::cluster::everything());
+            read().await.expect("the token is good at first");
+            let deadline = Instant::now() + PATIENCE;
+            loop {
+                tokio::time::sleep(TRY_AGAIN).await;
+                match read().await {
+                    Err(status) if format!("{:?} {}", status.code(), status.message()) == BAD_TOKEN => break,
+                    answer => assert!(Instant::now() < deadline, "the token does not expire: {answer:?}"),
+                }
+            }
+            let at = At { client: root, ..at };
+            by_one(at).await
+        })
+    });
+    expect_refused(&walked, WRONG);
+}
+
+/// A signed token is of one revision of the users. etcd lets an older one through where no keys are asked for.
+fn a_token_of_an_old_revision_is_refused(engine: EngineKind) {
+    let Some(servers) = pair("walk with an old token", engine) else { return };
+    let key = SigningKey::new();
+    let [subject, reference] = on_both(&servers, &[&key.flag()], |member| {
+        block_on(async {
+            let at = set_up(member).await.expect("users are added");
+            let old = token(&at.client, "root", password("root")).await.expect("root logs in");
+            let old = at.client.with_token(&old);
+            Admin(&old).add_user("another", "").await.expect("the token is good at first");
+            by_one(At { client: old, ..at }).await
+        })
+    });
+    let (mut wrong, mut refused_by_etcd) = (Vec::new(), BTreeSet::new());
+    for ((row, subject), reference) in rows().iter().zip(&subject).zip(&reference) {
+        let expected = if ASK_FOR_NO_USER.contains(&row.path) { row.answers[ROOT] } else { OLD_REVISION };
+        if subject != expected {
+            wrong.push(format!("{}: {subject:?}, and not {expected:?}", row.name()));
+        }
+        match &reference[..] {
+            OLD_REVISION => drop(refused_by_etcd.insert(row.path)),
+            // Alice, who was first in the table, is not here.
+            other if [row.answers[ALICE], row.answers[ROOT]].contains(&other) => {}
+            other => wrong.push(format!("{}: etcd answers {other:?}", row.name())),
+        }
+    }
+    assert!(wrong.is_empty(), "{} answers are wrong:\n{}", wrong.len(), wrong.join("\n"));
+    assert_eq!(refused_by_etcd.into_iter().collect::<Vec<_>>(), REFUSED_BY_ETCD);
+}
+
+/// Methods for which the revision of a token does not matter.
+const ASK_FOR_NO_USER: [&str; 5] =
+    [paths::AUTH_STATUS, paths::AUTHENTICATE, paths::HEALTH_CHECK, paths::HEALTH_LIST, paths::HEALTH_WATCH];
+/// Where etcd refuses a token of an old revision.
+const REFUSED_BY_ETCD: [&str; 6] =
+    [paths::DELETE_RANGE, paths::PUT, paths::RANGE, paths::RANGE_STREAM, paths::TXN, paths::WATCH];
+
+/// Makes every call by one caller.
+async fn by_one(at: At) -> Vec<String> {
+    let mut answers = Vec::new();
+    for row in rows() {
+        answers.push(row.make(at.clone()).await);
+    }
+    answers
+}
+
+/// Whether both servers answered each call as the table says for the caller of a column.
+fn expect_refused(walked: &[Vec<String>; 2], column: usize) {
+    for (server, answers) in ["subject", "etcd"].iter().zip(walked) {
+        let wrong = |(row, answer): &(&Row, &String)| {
+            let own = DIFFERENCES.iter().find(|known| known.call == row.name().trim() && *server == "subject");
+            let own = own.filter(|known| known.callers.contains(&column)).map(|known| known.answer);
+            *answer != own.unwrap_or(row.answers[column])
+        };
+        let rows = rows();
+        let wrong: Vec<String> =
+            rows.iter().zip(answers).filter(wrong).map(|(row, answer)| format!("{}: {answer:?}", row.name())).collect();
+        assert!(wrong.is_empty(), "{} wrong answers of {server}:\n{}", wrong.len(), wrong.join("\n"));
+        let refused = answers.iter().filter(|answer| refuses_the_token(answer)).count();
+        assert!(refused > 50, "the walk shows nothing: {refused}");
+    }
+}
