@@ -59,7 +59,8 @@ fn the_go_example_puts_and_gets() {
 /// Each command of a guide prints the lines below it. Lines that etcdctl logs are left out.
 #[test]
 fn the_commands_of_the_guide_to_security_print_what_it_shows() {
-    let found = programs::subject(EngineKind::Memory).and_then(|server| Ok((server, programs::tool("etcdctl")?)));
+    let etcdctl = || programs::etcd(&programs::reference_flavor()).map(|etcd| etcd.join("etcdctl"));
+    let found = programs::subject(EngineKind::Memory).and_then(|server| Ok((server, etcdctl()?)));
     let Some((server, etcdctl)) = programs::or_skip("security", found) else { return };
     let member = Member::start(&server, &["--bcrypt-cost=4"]);
     let (_, from) = SECURITY.split_once("```console\n").expect("the guide has commands");

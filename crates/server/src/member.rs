@@ -95,10 +95,10 @@ impl MemberHandle {
         self.check_leader(call)?;
         let id = self.shared.next_id();
         let data = Command::encode_as(&call.caller, id, kind, request);
-        self.may_propose(&data)?;
         if data.len() > self.limits.max_request_bytes {
             return Err(errors::request_too_large());
         }
+        self.may_propose(&data)?;
         let (bytes, began) = (data.len(), Instant::now());
         let request = (id, bytes, began);
         let answer = self.ask_for_change(call, request, |waiter| Event::Propose { waiter, id, data }).await;

@@ -50,9 +50,9 @@ impl MemberHandle {
     /// Whether a caller has what a method asks for.
     pub(super) fn meets(&self, caller: &Caller, need: Need) -> Result<(), Status> {
         let check = |auth: &Auth| match need {
-            Need::Nothing | Need::ValidToken | Need::Keys => Ok(()),
-            Need::User | Need::RootOrOwn if *caller == Caller::default() => Err(Refusal::UserEmpty),
-            Need::User | Need::RootOrOwn => Ok(()),
+            Need::Nothing | Need::ValidToken | Need::Keys | Need::RootOrOwn => Ok(()),
+            Need::User if *caller == Caller::default() => Err(Refusal::UserEmpty),
+            Need::User => Ok(()),
             Need::Root | Need::RootHere => auth.admin(caller),
         };
         if !self.shared.auth_enabled() {
