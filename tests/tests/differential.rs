@@ -15,6 +15,9 @@
 //! - `SEED=n`    replays the world with this seed
 //! - `ETCD_FLAVOR=3.5.1`   compares with the old etcd; `known` lists its differences
 //!
+//! One more world has users (`users`): calls are made in the name of any of them, while users, roles and permissions
+//! change.
+//!
 //! Not compared: indexes and sizes in Status, and answers that depend on ports (members, Hash).
 
 mod call;
@@ -24,6 +27,7 @@ mod grammar;
 mod known;
 mod normalise;
 mod txns;
+mod users;
 mod watching;
 mod world;
 
@@ -33,12 +37,14 @@ use metastore_tests::programs::{self, EngineKind, Server};
 use world::Plan;
 
 const DEFAULT_CALLS: usize = 50_000;
+/// The number of steps in the world with users.
+const USER_STEPS: usize = 6_000;
 /// The number of pairs of servers that run at the same time.
 const WORLDS: usize = 4;
 /// The first seed. The seeds are fixed, and so is their number.
 const FIRST_SEED: u64 = 1;
 
-each_engine!(the_subject_answers_like_etcd);
+each_engine!(the_subject_answers_like_etcd, the_subject_answers_users_like_etcd);
 
 fn the_subject_answers_like_etcd(engine: EngineKind) {
     let flavor = programs::reference_flavor();
@@ -87,6 +93,20 @@ fn compare(subject: &Server, reference: &Server, calls: usize, old_reference: bo
     // Cells that calls to 3.5.1 leave out cannot be covered with it.
     missing.retain(|cell| !old_reference || !grammar::SPARED.iter().any(|spared| cell.starts_with(spared)));
     assert!(missing.is_empty(), "not tested often enough:\n  {}", missing.join("\n  "));
+}
+
+fn the_subject_answers_users_like_etcd(engine: EngineKind) {
+    if programs::reference_flavor() != "newest" {
+        println!("differential, users: skipped, because etcd 3.5 lets callers do other things");
+        return;
+    }
+    let found = programs::subject(engine).and_then(|subject| Ok((subject, Server::etcd(&programs::etcd("newest")?))));
+    let Some((subject, reference)) = programs::or_skip("differential, users", found) else { return };
+    let steps = number("CALLS").map_or(USER_STEPS, |calls| calls as usize);
+    let seed = number("SEED").unwrap_or(FIRST_SEED);
+    if let Err(report) = users::run(&subject, &reference, seed, steps) {
+        panic!("{report}");
+    }
 }
 
 /// The number in an environment variable. Panics if its value is not a number.

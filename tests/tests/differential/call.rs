@@ -97,6 +97,11 @@ impl Side {
         Ok(Side { client, cluster_id, member_id, raft_term, since, chosen: BTreeMap::new(), keep_alive: None })
     }
 
+    /// The next calls are made by this client.
+    pub fn speak_as(&mut self, client: Client) {
+        (self.client, self.keep_alive) = (client, None);
+    }
+
     /// The answer of the server before normalisation, or the error.
     pub async fn execute(&mut self, call: &Call) -> Answer {
         let client = self.client.clone();
