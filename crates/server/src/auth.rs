@@ -73,7 +73,7 @@ impl Authenticator {
             return match &self.tokens {
                 Tokens::Simple(tokens) => match tokens.user(token, Instant::now()) {
                     Some(user) => Identity::User(Caller { user, auth_revision: auth.revision() }),
-                    None if simple_tokens::index(token).is_some_and(|index| index > applied) => Identity::Ahead,
+                    None if simple_tokens::index(token).is_some_and(|before| before >= applied) => Identity::Ahead,
                     None => Identity::Invalid,
                 },
                 Tokens::Signed(jwt) => {
@@ -128,5 +128,19 @@ impl Authenticator {
         if let Tokens::Simple(tokens) = &self.tokens {
             tokens.remove_all();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_of_a_login_that_is_not_applied_yet_is_ahead() {
+        let authenticator = Authenticator::new(&AuthSettings::default()).unwrap();
+        // The login is entry 8.
+        let call = Call::with_metadata("token", "abcdefghijklmnop.7");
+        let identity = |applied| authenticator.identify(&call, &Auth::default(), applied);
+        assert_eq!([7, 8].map(identity), [Identity::Ahead, Identity::Invalid]);
     }
 }

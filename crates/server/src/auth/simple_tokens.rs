@@ -1,7 +1,9 @@
-//! Simple tokens: random letters, a dot, and the index of the entry of the login (etcd: `server/auth/simple_token.go`).
+//! Simple tokens: random letters, a dot, and the index of the entry before that of the login (etcd:
+//! `server/auth/simple_token.go`).
 //!
 //! Each member learns of a login when it applies it, so a token is valid on all members. Tokens live in memory only: a
-//! member that restarts knows none of the earlier ones, and its clients log in again.
+//! member that restarts knows only those whose logins it applies again from its log, as in etcd; the other clients log in
+//! again.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -96,7 +98,7 @@ impl Known {
     }
 }
 
-/// The index of the entry of a login; `None` if the bytes have not the form of a token.
+/// The index of the entry before that of a login; `None` if the bytes have not the form of a token.
 pub fn index(token: &[u8]) -> Option<u64> {
     let (letters, index) = std::str::from_utf8(token).ok()?.split_once('.')?;
     (letters.len() == LETTERS).then(|| index.parse().ok()).flatten()

@@ -34,13 +34,14 @@ impl Store {
         Ok(Reply::Alarms(concerned))
     }
 
-    /// A login: the member that proposed it has compared the password. The token holds the index of the entry, as in
-    /// etcd, so that a member knows whether it has applied the login.
+    /// A login: the member that proposed it has compared the password. The token holds the index of the entry
+    /// before that of the login, as in etcd: tokens are equal on all members. A member can tell from it whether it has
+    /// applied the login.
     pub(super) fn log_in(&self, request: InternalAuthenticateRequest) -> Applying<Reply> {
         let InternalAuthenticateRequest { name: user, simple_token, .. } = request;
         self.auth.may_log_in(&user)?;
-        let token =
-            if simple_token.is_empty() { String::new() } else { format!("{simple_token}.{}", self.applied.index) };
+        let before = self.applied.index.saturating_sub(1);
+        let token = if simple_token.is_empty() { String::new() } else { format!("{simple_token}.{before}") };
         Ok(Reply::LoggedIn { user, token, auth_revision: self.auth.revision() })
     }
 
