@@ -1,15 +1,19 @@
-//! Users and tokens in clusters: every member knows every login, whether it lags or is new.
+//! Users and tokens in clusters: every member knows every login, whether it lags, is new, or is an etcd.
+
+use std::time::{Duration, Instant};
 
 use metastore_proto::authpb::permission::Type;
 use metastore_proto::etcdserverpb::*;
-use metastore_tests::auth::{Admin, CHEAP_PASSWORDS, SigningKey, enable_at, log_in, permission, token};
+use metastore_tests::auth::{
+    Admin, CHEAP_PASSWORDS, ROOT_PASSWORD, SigningKey, enable_at, log_in, permission, token, token_at,
+};
 use metastore_tests::cluster::{Cluster, RARE_ELECTIONS, block_on, put_request};
 use metastore_tests::grpc::Client;
 use metastore_tests::paths;
-use metastore_tests::programs;
+use metastore_tests::programs::{self, EngineKind, Server};
 
 use super::{Engines, each_cluster};
-use crate::auth::calls::{DENIED, NO_NAME, OK};
+use crate::auth::calls::{BAD_TOKEN, DENIED, NO_NAME, OK};
 use crate::auth::survive::answer;
 
 const LOGINS: usize = 60;
@@ -19,6 +23,10 @@ const SHORT_LOG: [&str; 2] = ["--snapshot-count=100", "--snapshot-catchup-entrie
 const MISSED: usize = 2_000;
 const IN_FLIGHT: usize = 64;
 const SENT_SNAPSHOT: &str = "sent database snapshot";
+const ROUNDS: usize = 12;
+/// The number of the etcd among the members.
+const ETCD: usize = 0;
+const PATIENCE: Duration = Duration::from_secs(20);
 
 each_cluster!(
     a_token_of_one_member_is_good_at_all_others_at_once,
@@ -124,5 +132,100 @@ fn a_new_member_knows_the_users_from_the_state_that_it_was_sent(engines: Engines
     cluster.kill(new);
     cluster.restart(new);
     expect(&cluster);
+    cluster.agree();
+}
+
+/// The users that a member knows, with their roles, and the permissions of those.
+async fn users(client: &Client) -> Result<String, tonic::Status> {
+    let status: AuthStatusResponse = client.unary(paths::AUTH_STATUS, AuthStatusRequest {}).await?;
+    let list: AuthUserListResponse = client.unary(paths::USER_LIST, AuthUserListRequest {}).await?;
+    let mut all = format!("{} {}", status.enabled, status.auth_revision);
+    for name in list.users {
+        let user: AuthUserGetResponse =
+            client.unary(paths::USER_GET, AuthUserGetRequest { name: name.clone() }).await?;
+        all += &format!("\n{name} {:?}", user.roles);
+    }
+    let list: AuthRoleListResponse = client.unary(paths::ROLE_LIST, AuthRoleListRequest {}).await?;
+    for role in list.roles {
+        let got: AuthRoleGetResponse = client.unary(paths::ROLE_GET, AuthRoleGetRequest { role: role.clone() }).await?;
+        all += &format!("\n{role} {:?}", got.perm);
+    }
+    Ok(all)
+}
+
+#[test]
+fn users_and_tokens_beside_an_etcd() {
+    let found = programs::etcd("newest").and_then(|etcd| {
+        Ok([Server::etcd(&etcd), programs::subject(EngineKind::Memory)?, programs::subject(EngineKind::RocksDb)?])
+    });
+    let Some(servers) = programs::or_skip("users beside an etcd", found) else { return };
+    let mut cluster = Cluster::start(&servers, &[CHEAP_PASSWORDS, RARE_ELECTIONS]);
+    // Authentication is enabled through the second member, which is no etcd.
+    let root = enable_at(cluster.address(1));
+    cluster.speak_as(&root);
+    block_on(async {
+        let plain: Vec<Client> = (0..3).map(|node| Client::new(cluster.address(node))).collect();
+        let began = Instant::now();
+        // An etcd serves everybody until it has applied that authentication is enabled, and then takes a token for
+        // wrong until it has applied the login.
+        let [wrong, right] = [&plain[ETCD].with_token("wrong"), &plain[ETCD].with_token(&root)];
+        loop {
+            let answers = [read(wrong, "a").await, read(right, "a").await];
+            if answers == [BAD_TOKEN, OK] {
+                break;
+            }
+            assert!(began.elapsed() < PATIENCE, "the etcd never knows the token of root: {answers:?}");
+        }
+        for round in 0..ROUNDS {
+            let (one, other) = (round % 3, (round + 1) % 3);
+            let [name, key, foreign] = ["user", "key", "foreign"].map(|word| format!("{word}{round}"));
+            let root = plain[one].with_token(&root);
+            let admin = Admin(&root);
+            admin.add_user_with(&name, "first", permission(Type::Readwrite, &key, "")).await.expect("a user is added");
+            let shown = token(&plain[other], &name, "first").await.expect("the user is known to the other member");
+            let users: Vec<Client> = plain.iter().map(|client| client.with_token(&shown)).collect();
+            while read(&users[ETCD], &key).await == BAD_TOKEN {
+                assert!(began.elapsed() < PATIENCE, "the etcd never knows the token");
+            }
+            for (node, user) in users.iter().enumerate() {
+                let put =
+                    async |key: &str| answer(user.unary::<_, PutResponse>(paths::PUT, put_request(key, "v")).await);
+                assert_eq!([put(&key).await, put(&foreign).await], [OK, DENIED], "round {round} at {node}");
+                assert_eq!(
+                    [read(user, &key).await, read(user, &foreign).await],
+                    [OK, DENIED],
+                    "round {round} at {node}"
+                );
+            }
+            match round % 3 {
+                0 => admin.change_password(&name, "second").await.expect("root may"),
+                1 => admin.delete_user(&name).await.expect("root may"),
+                _ => admin.forbid(&name, &permission(Type::Read, &key, "")).await.expect("root may"),
+            }
+            let expected = if round % 3 == 2 { DENIED } else { BAD_TOKEN };
+            for (node, user) in users.iter().enumerate() {
+                let linearizable = RangeRequest { key: key.clone().into(), ..RangeRequest::default() };
+                // etcd and MetaStore look at a token before they wait for the log: the first read may be too early.
+                let _ = user.unary::<_, RangeResponse>(paths::RANGE, linearizable.clone()).await;
+                let read = answer(user.unary::<_, RangeResponse>(paths::RANGE, linearizable).await);
+                assert_eq!(read, expected, "round {round} at {node}");
+            }
+        }
+        let mut known = Vec::new();
+        for client in &plain {
+            let root = log_in(client, "root", ROOT_PASSWORD).await.expect("root logs in");
+            known.push(users(&root).await.expect("root may"));
+        }
+        assert!(known.iter().all(|users| users == &known[0]), "{known:#?}");
+    });
+    cluster.agree();
+    for node in 0..3 {
+        cluster.kill(node);
+        // Root's token is unknown to a member that was restarted, so only the log says that it is ready.
+        cluster.launch(node);
+        cluster.member(node).wait_until_ready().expect("it serves clients");
+    }
+    let root = token_at(cluster.address(0), "root", ROOT_PASSWORD).expect("root logs in");
+    cluster.speak_as(&root);
     cluster.agree();
 }

@@ -1,4 +1,4 @@
-//! A world with users: random users, roles, permissions and logins, and calls of the grammar in the name of anybody.
+//! A world with users: random users, roles, permissions and logins, and the calls of the grammar in anybody's name.
 //!
 //! Tokens stay in a few slots until another login replaces them, so many of them are of users that were deleted, have
 //! another password, or lost a role since then. In the end both servers must have stored the same, users and roles

@@ -2,8 +2,8 @@
 //! `server/auth/simple_token.go`).
 //!
 //! Each member learns of a login when it applies it, so a token is valid on all members. Tokens live in memory only: a
-//! member that restarts knows only those whose logins it applies again from its log, as in etcd; the other clients log in
-//! again.
+//! member that restarts knows only those whose logins it applies again from its log, as in etcd; the other clients log
+//! in again.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
