@@ -26,7 +26,7 @@ const ACK: u8 = 1;
 /// The reason ENHANCE_YOUR_CALM.
 const CALM: [u8; 4] = [0, 0, 0, 0xb];
 
-/// The words that gRPC's clients look for in the last frame. They ping half as often on their next connection.
+/// The words of gRPC's servers in the last frame of such a connection.
 const TOO_MANY_PINGS: &[u8] = b"too_many_pings";
 
 /// Strikes that a client may have. One more ends its connection.
