@@ -19,6 +19,18 @@ use crate::programs::{Harness, Server};
 use inside::Inside;
 use log::SharedLog;
 
+/// With these flags two servers get the same ids and store the same addresses, so that everything stored can be equal.
+/// No client connects to these addresses.
+pub const SAME_IDENTITY: [&str; 4] = [
+    "--name=default",
+    "--initial-advertise-peer-urls=http://127.0.0.1:1",
+    "--initial-cluster=default=http://127.0.0.1:1",
+    "--advertise-client-urls=http://127.0.0.1:2",
+];
+/// The first entries of a cluster's log: its member, the leader's first entry, the member's name and URLs, the
+/// cluster's version.
+pub const FOUNDING_ENTRIES: u64 = 4;
+
 /// How long a member may take to stop after SIGTERM.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
 /// How often the end of a process is checked: the standard library has no wait with a deadline.

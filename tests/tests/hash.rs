@@ -7,23 +7,12 @@ use std::time::{Duration, Instant};
 
 use metastore_proto::etcdserverpb::*;
 use metastore_tests::grpc::Client;
-use metastore_tests::member::Member;
+use metastore_tests::member::{FOUNDING_ENTRIES, Member, SAME_IDENTITY};
 use metastore_tests::programs::{EngineKind, Server};
 use metastore_tests::random::Random;
 use metastore_tests::{paths, programs};
 use tonic::Status;
 
-/// Both servers get the same ids and store the same addresses. No client connects to these.
-const SAME_IDENTITY: [&str; 4] = [
-    "--name=default",
-    "--initial-advertise-peer-urls=http://127.0.0.1:1",
-    "--initial-cluster=default=http://127.0.0.1:1",
-    "--advertise-client-urls=http://127.0.0.1:2",
-];
-
-/// The first entries of a cluster's log: its member, the leader's first entry, the member's name and URLs,
-/// the cluster's version.
-const FOUNDING_ENTRIES: u64 = 4;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Few keys, so that at times none is alive.
 const KEYS: [&str; 2] = ["a", "b"];

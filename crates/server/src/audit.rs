@@ -62,15 +62,15 @@ impl Audit {
     /// Opens the file, and starts the thread that writes it.
     ///
     /// # Errors
-    /// If the file cannot be opened, or the thread cannot be started.
-    pub fn start(settings: Option<&AuditSettings>, member: &str) -> io::Result<Self> {
+    /// If the file cannot be opened, or the thread cannot be started; the text names the file.
+    pub fn start(settings: Option<&AuditSettings>, member: &str) -> Result<Self, String> {
         let Some(settings) = settings else { return Ok(Self::default()) };
         let queue = Queue::default();
         let log = Arc::new(Log { level: settings.level, queue: queue.clone() });
-        let (mut file, member) = (file::File::open(settings)?, member.to_owned());
-        std::thread::Builder::new().name("audit".into()).spawn(move || {
-            queue.drain(|records, lost| file.write(&member, records, lost));
-        })?;
+        let failed = |error: io::Error| format!("cannot open the audit log {}: {error}", settings.file.display());
+        let (mut file, member) = (file::File::open(settings).map_err(failed)?, member.to_owned());
+        let write = move || queue.drain(|records, lost| file.write(&member, records, lost));
+        std::thread::Builder::new().name("audit".into()).spawn(write).map_err(failed)?;
         Ok(Self(Some(log)))
     }
 

@@ -5,8 +5,8 @@
 //!   a call ─▶ Authenticator::identify: token, or certificate ─▶ Caller ─▶ methods: what does the method ask for?
 //! ```
 //!
-//! This is the only place where a token becomes a user. What a user may do is decided in `store`, by the same functions
-//! before a command is proposed, when it is applied, and when a read is answered.
+//! This is the only place where a token becomes a user. The permissions of a user are judged in `store`, by the same
+//! functions before a command is proposed, when it is applied, and when a read is answered.
 //!
 //! Deliberately absent: rules about users and permissions (`store`), the handshake that verifies a certificate.
 

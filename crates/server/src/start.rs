@@ -126,10 +126,7 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
     let shared = Shared::new(replica.cluster_id(), replica.id(), replica.store());
     let auth = Authenticator::new(&config.auth).map_err(|error| StartError::Settings(error.to_string()))?;
     let auth = Arc::new(auth);
-    let audit = Audit::start(config.audit.as_ref(), &config.name).map_err(|error| {
-        let file = config.audit.as_ref().map(|audit| audit.file.display());
-        StartError::Settings(format!("cannot open the audit log {}: {error}", file.expect("there is a file")))
-    })?;
+    let audit = Audit::start(config.audit.as_ref(), &config.name).map_err(StartError::Settings)?;
     let own =
         duplicate_process::Own { cluster_id: replica.cluster_id(), id: replica.id(), directory: replica.directory() };
     let inbox = Inbox::new(Bounds { count: INBOX_COUNT, bytes: INBOX_BYTES });

@@ -8,16 +8,16 @@
 //! Rules:
 //! - TLS ends here. A connection is a byte stream with an optional name of a user, and no other code sees a
 //!   certificate.
-//! - What etcd accepts is accepted, and what it refuses is refused, with its words in the log ([`words`]).
+//! - The certificates that etcd accepts are accepted, and others are refused, with etcd's words in the log ([`words`]).
 //! - The library checks signatures, times, purposes and chains. This room adds what etcd adds: allowed names
 //!   ([`verify`]), lists of revoked certificates ([`certificate`]), the addresses of members ([`san`]).
 //! - The checks that files can change are made after the handshake, so that a resumed session passes them, too.
-//! - A certificate and its key are read again when connections come ([`files`]). What is no certificate is logged, and
-//!   the one before stays in use.
+//! - A certificate and its key are read again when connections come ([`files`]). A file that is no certificate is
+//!   logged, and the one before stays in use.
 //! - A handshake has a time limit, and takes no memory but its own.
 //!
 //! Deliberately absent: TLS 1.0 and 1.1; suites without forward secrecy; early data, which can be replayed; OCSP; keys
-//! with a passphrase. Why the cryptography is that of aws-lc-rs: docs/decisions/0013-tls.md.
+//! with a passphrase. The cryptography is that of aws-lc-rs, for the reasons in docs/decisions/0013-tls.md.
 
 mod accept;
 mod certificate;

@@ -15,7 +15,7 @@ use metastore_proto::authpb::UserAddOptions;
 use metastore_proto::etcdserverpb::*;
 use metastore_tests::auth::{CHEAP_PASSWORDS, HeaderOnly, permission};
 use metastore_tests::grpc::Client;
-use metastore_tests::member::Member;
+use metastore_tests::member::{FOUNDING_ENTRIES, Member, SAME_IDENTITY};
 use metastore_tests::paths;
 use metastore_tests::programs::Server;
 use metastore_tests::random::Random;
@@ -27,16 +27,6 @@ use super::call::{Answer, Call, Side};
 use super::grammar::{Grammar, MAX_REQUEST_BYTES, MAX_TXN_OPS, NO_SUCH_ENUM, Seen};
 use super::normalise::{header, normalise};
 
-/// Both servers get the same ids and store the same addresses, so that everything stored can be equal. No client
-/// connects to these.
-const SAME_IDENTITY: [&str; 4] = [
-    "--name=default",
-    "--initial-advertise-peer-urls=http://127.0.0.1:1",
-    "--initial-cluster=default=http://127.0.0.1:1",
-    "--advertise-client-urls=http://127.0.0.1:2",
-];
-/// The entries of a new log: the member, the leader's first entry, the member's name and URLs, the cluster's version.
-const FOUNDING_ENTRIES: u64 = 4;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The number of steps that a report shows before a difference.
 const REMEMBERED: usize = 20;

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
 use metastore_proto::Message;
 use metastore_proto::etcdserverpb::{
     AuthDisableRequest, AuthEnableRequest, AuthRoleAddRequest, AuthRoleDeleteRequest, AuthRoleGetRequest,
@@ -126,12 +125,12 @@ async fn authenticate(member: &MemberHandle, call: Call, request: AuthenticateRe
 
 async fn compare(member: &MemberHandle, auth: &Auth, name: &str, password: String) -> Result<(), Status> {
     let checked = match auth.may_log_in(name) {
-        Ok(()) => {
-            let hash = auth.user(name).map_or_else(Bytes::new, |user| user.password.clone());
+        Ok(user) => {
+            let hash = user.password.clone();
             let same = member.auth.passwords.verify(password, hash).await.map_err(password_error)?;
             if same { Ok(()) } else { Err(Refusal::AuthFailed) }
         }
-        refused => refused,
+        Err(refusal) => Err(refusal),
     };
     checked.map_err(|refusal| {
         seldom!(warn, name, user = %name, error = %refusal, "invalid authentication was requested");

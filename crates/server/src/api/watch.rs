@@ -218,7 +218,7 @@ impl Stream {
         let mut hub = self.watchers.hub.borrow_mut();
         match request.request_union {
             Some(RequestUnion::CreateRequest(_)) if let Some(status) = refused => {
-                hub.refuse(self.id, status.as_go_prints());
+                hub.refuse(self.id, status.to_string());
             }
             Some(RequestUnion::CreateRequest(request)) => {
                 hub.create(self.id, &spec(&request));

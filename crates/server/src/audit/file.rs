@@ -53,7 +53,7 @@ impl File {
         Ok(Self { settings: settings.clone(), file, bytes })
     }
 
-    /// Writes records. What cannot be written is reported in the log.
+    /// Writes records. A failure is reported in the log.
     pub fn write(&mut self, member: &str, records: &[Record], lost: u64) {
         let mut out = Vec::new();
         if lost > 0 {

@@ -220,11 +220,12 @@ fn skip_entry(text: &str) -> Result<Option<EntryId>, String> {
 fn auth(values: &Values) -> Result<AuthSettings, String> {
     let token_ttl = Duration::from_secs(at_least(values, "auth-token-ttl", 0, u32::MAX.into())?);
     let bcrypt_cost = at_least(values, "bcrypt-cost", 0, u32::MAX.into())? as u32;
-    let jwt = match value(values, "auth-token").split_once(',') {
-        _ if value(values, "auth-token") == "jwt" => Some(String::new()),
+    let token = value(values, "auth-token");
+    let jwt = match token.split_once(',') {
         Some(("jwt", options)) => Some(options.to_owned()),
-        _ if ["simple", ""].contains(&value(values, "auth-token")) => None,
-        _ => return Err(format!("--auth-token={}: expected simple, or jwt,...", value(values, "auth-token"))),
+        None if token == "jwt" => Some(String::new()),
+        None if ["simple", ""].contains(&token) => None,
+        _ => return Err(format!("--auth-token={token}: expected simple, or jwt,...")),
     };
     let client_cert_auth = boolean(value(values, "client-cert-auth")) == Some(true);
     Ok(AuthSettings { jwt, bcrypt_cost, token_ttl, client_cert_auth })

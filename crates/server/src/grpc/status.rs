@@ -88,11 +88,6 @@ pub struct Status {
 }
 
 impl Status {
-    /// The text of an error of gRPC in Go.
-    pub fn as_go_prints(&self) -> String {
-        format!("rpc error: code = {} desc = {}", self.code.name(), self.message)
-    }
-
     pub fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Status {
         Status { code, message: message.into() }
     }

@@ -123,7 +123,7 @@ impl Revoked {
         if body.optional(INTEGER) != Some(&[1]) {
             return Err("x509: unsupported crl version".into());
         }
-        let serials = || -> Option<HashSet<Vec<u8>>> {
+        let mut serials = || -> Option<HashSet<Vec<u8>>> {
             let _algorithm = body.inside(SEQUENCE)?;
             let _issuer = body.inside(SEQUENCE)?;
             let _this_update = body.any()?;
@@ -137,7 +137,6 @@ impl Revoked {
             }
             Some(serials)
         };
-        let mut serials = serials;
         serials().map(Revoked).ok_or_else(|| malformed.to_owned())
     }
 
