@@ -230,6 +230,17 @@ mutants! {
     /// A leader answers renewals without the proof that it still leads. Breaks: a lease never ends early. Needs a
     /// deposed leader that does not know it yet.
     RenewalUnproven = 45, "renewal-unproven", "lease: superseded";
+
+    // ---- users and permissions ----
+
+    /// Permissions are checked before a command is proposed, and not when it is applied. Breaks: a command needs the
+    /// permission at its place in the log. Needs a proposer that lags behind a change of permissions.
+    PermissionsNotApplied = 46, "permissions-not-applied", "permissions";
+    /// The permission of a read is checked before the read only. Breaks: no read shows a key that was written after its
+    /// permission was revoked. Needs a member that takes up both while it reads.
+    ReadCheckedOnce = 47, "read-checked-once", "permissions";
+    /// A follower that receives a state keeps its own users and permissions. Breaks: same log, same users.
+    UsersNotReplaced = 48, "users-not-replaced", "state machine safety: users; permissions";
 }
 
 impl Mutant {

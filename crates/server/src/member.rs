@@ -17,7 +17,7 @@ mod timeout_cause;
 pub use barrier::Barrier;
 pub use leader_watch::LeaderWatch;
 pub use long_read::{on_pool, open_reads};
-pub use permission::permit_keys_of;
+pub use permission::{may_range, may_read, permit_keys_of};
 
 use std::cell::Cell;
 use std::sync::Arc;

@@ -13,7 +13,9 @@ use bytes::Bytes;
 use metastore_store::command::{Command, Kind};
 
 use crate::history::{Request, Response};
+use crate::model::users::Caller;
 use crate::random::Random;
+use crate::users::caller_in_log;
 use kubernetes::Kubernetes;
 use leaseholder::Leaseholder;
 use mixed::Mixed;
@@ -49,6 +51,7 @@ pub struct Asked {
     pub client: usize,
     pub member: usize,
     pub wish: Wish,
+    pub caller: Caller,
     /// The newest revision that any client knew when this request was sent.
     pub floor: i64,
     /// The moment at which the client gives up.
@@ -58,16 +61,24 @@ pub struct Asked {
 impl Asked {
     /// The command to propose; `None` for requests that are not proposed.
     pub fn command(&self) -> Option<Bytes> {
-        let Wish::Do(request) = &self.wish else { return None };
-        Some(match request {
-            Request::Put(put) => Command::encode(self.id, Kind::Put, put),
-            Request::DeleteRange(delete) => Command::encode(self.id, Kind::DeleteRange, delete),
-            Request::Txn(txn) => Command::encode(self.id, Kind::Txn, txn),
-            Request::Compact(compaction) => Command::encode(self.id, Kind::Compaction, compaction),
-            Request::LeaseGrant(grant) => Command::encode(self.id, Kind::LeaseGrant, grant),
-            Request::LeaseRevoke(revoke) => Command::encode(self.id, Kind::LeaseRevoke, revoke),
+        let (id, caller) = (self.id, caller_in_log(&self.caller));
+        Some(match self.request()? {
+            Request::Put(put) => Command::encode_as(&caller, id, Kind::Put, put),
+            Request::DeleteRange(delete) => Command::encode_as(&caller, id, Kind::DeleteRange, delete),
+            Request::Txn(txn) => Command::encode_as(&caller, id, Kind::Txn, txn),
+            Request::Compact(compaction) => Command::encode_as(&caller, id, Kind::Compaction, compaction),
+            Request::LeaseGrant(grant) => Command::encode_as(&caller, id, Kind::LeaseGrant, grant),
+            Request::LeaseRevoke(revoke) => Command::encode_as(&caller, id, Kind::LeaseRevoke, revoke),
             Request::Range(_) => return None,
         })
+    }
+
+    /// The request; `None` for a renewal.
+    pub fn request(&self) -> Option<&Request> {
+        match &self.wish {
+            Wish::Do(request) => Some(request),
+            Wish::KeepAlive(_) => None,
+        }
     }
 }
 
@@ -94,6 +105,11 @@ trait Behaviour: Send {
     fn renewed(&mut self, _lease: i64, _lives: bool) {}
 }
 
+/// Whether a client holds leases.
+pub fn is_leaseholder(workload: Workload, number: u64) -> bool {
+    workload == Workload::Mixed && number % 3 == 2
+}
+
 /// Chooses the next request of one client from the answers so far. The owner carries the requests out: in a simulated
 /// world, or against real processes.
 pub struct User {
@@ -107,7 +123,7 @@ impl User {
         let keys = *Random::new(seed, KEYS_STREAM).pick(KEYS).unwrap_or(&KEYS[0]);
         let behaviour: Box<dyn Behaviour> = match workload {
             Workload::Kubernetes => Box::new(Kubernetes::new(keys)),
-            Workload::Mixed if number % 3 == 2 => Box::new(Leaseholder::new(number)),
+            Workload::Mixed if is_leaseholder(workload, number) => Box::new(Leaseholder::new(number)),
             Workload::Mixed => Box::new(Mixed::new(keys)),
         };
         Self { random: Random::new(seed, 100 + number), behaviour }
@@ -165,8 +181,15 @@ impl Clients {
         self.last_id
     }
 
-    /// The requests that are due, each for one of the running members.
-    pub fn ask(&mut self, now: u64, members: &[usize], floor: i64) -> Vec<Asked> {
+    /// The requests that are due, each for one of the running members. `caller` gives the caller of a client's request
+    /// to a member.
+    pub fn ask(
+        &mut self,
+        now: u64,
+        members: &[usize],
+        floor: i64,
+        mut caller: impl FnMut(usize, usize) -> Caller,
+    ) -> Vec<Asked> {
         let mut requests = Vec::new();
         for (at, client) in self.clients.iter_mut().enumerate() {
             if client.busy || client.next > now {
@@ -176,7 +199,8 @@ impl Clients {
             self.last_id += 1;
             let id = self.last_id;
             let wish = client.user.wish(id, floor);
-            let asked = Asked { id, client: at, member, wish, floor, deadline: now + self.patience };
+            let (caller, deadline) = (caller(at, member), now + self.patience);
+            let asked = Asked { id, client: at, member, wish, caller, floor, deadline };
             client.busy = true;
             self.waiting.insert(id, asked.clone());
             requests.push(asked);

@@ -35,6 +35,8 @@ counts! {
     compactions,
     unknown,
     refused,
+    // Refused for lack of permission.
+    denied,
     leases_granted,
     // Granted again under the id of a lease that had ended.
     leases_granted_anew,

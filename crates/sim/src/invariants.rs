@@ -11,6 +11,7 @@ pub mod lease;
 pub mod linearizable;
 pub mod log_matching;
 pub mod membership;
+pub mod permissions;
 pub mod revisions;
 pub mod serializable;
 pub mod state_machine_safety;

@@ -1,13 +1,14 @@
 //! The record of a run, and the checks of it: while the run goes on, and at its end.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use metastore_proto::mvccpb::Event;
 use metastore_proto::raftpb::{Message, MessageType};
 use metastore_replica::Replica;
-use metastore_store::Outcome;
 use metastore_store::mvcc::HashKv;
 use metastore_store::watch::RevisionEvents;
+use metastore_store::{Auth, Outcome};
 
 use crate::clients::{Asked, Wish, writer};
 use crate::history::{Moment, Operation, Request, Response, Violation, Watch, must};
@@ -17,6 +18,7 @@ use crate::invariants::hash_kv::HashKvEqual;
 use crate::invariants::leader_completeness::LeaderCompleteness;
 use crate::invariants::lease::Leases;
 use crate::invariants::log_matching::LogMatching;
+use crate::invariants::permissions::Permissions;
 use crate::invariants::revisions::RevisionsDense;
 use crate::invariants::state_machine_safety::StateMachineSafety;
 use crate::invariants::{linearizable, serializable, watch};
@@ -34,6 +36,7 @@ pub struct Judge {
     pub revisions: RevisionsDense,
     pub acknowledged: Acknowledged,
     pub leases: Leases,
+    pub permissions: Permissions,
     /// Operations that were certainly never accepted are replaced by `None`.
     operations: Vec<Option<Operation>>,
     by_id: BTreeMap<u64, usize>,
@@ -58,6 +61,7 @@ impl Judge {
         if asked.command().is_some() {
             must(self.acknowledged.proposes(asked.id));
         }
+        self.permissions.called(asked.id, asked.caller.clone(), request.clone());
         let called = self.next_moment();
         self.by_id.insert(asked.id, self.operations.len());
         let (client, request) = (asked.client, request.clone());
@@ -75,6 +79,11 @@ impl Judge {
         if asked.command().is_some() {
             must(self.acknowledged.refuses(asked.id));
         }
+        self.denied(asked);
+    }
+
+    /// A client is answered that it may not make its request.
+    pub fn denied(&mut self, asked: &Asked) {
         if let Some(at) = self.by_id.get(&asked.id) {
             self.operations[*at] = None;
         }
@@ -111,8 +120,15 @@ impl Judge {
         self.leader_completeness.committed(index, term)
     }
 
-    /// The hash over everything that a member holds after an entry.
-    pub fn hashed(&mut self, member: usize, applied: (u64, u64), hash: HashKv) -> Result<(), Violation> {
+    /// The hash over the keys that a member holds after an entry, and its users.
+    pub fn hashed(
+        &mut self,
+        member: usize,
+        applied: (u64, u64),
+        hash: HashKv,
+        users: Arc<Auth>,
+    ) -> Result<(), Violation> {
+        self.permissions.holds(member, applied.0, users)?;
         self.states.applied(member, applied, hash)?;
         self.hashes.hashed(member, hash.hash_revision, hash)
     }

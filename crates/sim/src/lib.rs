@@ -27,7 +27,7 @@
 //!   histories of real processes.
 //! - An outcome that no answer reported to the client is unknown: never a success, never a failure.
 //!
-//! Deliberately absent: sockets, the gRPC front and its threads (end-to-end tests have real processes), authentication,
+//! Deliberately absent: sockets, the gRPC front and its threads (end-to-end tests have real processes), logins,
 //! and memory that returns wrong data.
 
 mod answers;
@@ -47,6 +47,7 @@ mod network;
 pub mod random;
 pub mod runner;
 mod time;
+mod users;
 mod verdicts;
 mod waiting;
 pub mod watcher;

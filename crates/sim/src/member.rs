@@ -15,7 +15,9 @@ use metastore_store::watch::{Hub, Limits, RevisionEvents};
 
 use crate::beside::Beside;
 use crate::machine::{Machine, paths};
+use crate::model::users::At;
 use crate::time::{MOMENT_MS, MOMENTS_PER_TICK};
+use crate::users::moment_of;
 use crate::waiting::{Proving, Reading};
 
 /// Ticks without a message from a leader after which a member campaigns, at the earliest.
@@ -152,6 +154,8 @@ pub struct Member {
     pub reads: BTreeMap<u64, Reading>,
     /// Renewals that wait for the removal of a checkpoint.
     pub proving: BTreeMap<u64, Proving>,
+    /// The users after the entries whose outcomes it has told.
+    pub users_at: At,
 }
 
 impl Member {
@@ -200,6 +204,7 @@ impl Member {
             compared: 0,
             reads: BTreeMap::new(),
             proving: BTreeMap::new(),
+            users_at: At::FIRST,
         }
     }
 
@@ -231,6 +236,7 @@ impl Member {
             ..Limits::default()
         };
         self.hub = Some(Hub::new(Arc::new(replica.store().views().clone()), limits));
+        self.users_at = moment_of(replica.store().auth());
         (self.replica, self.due, self.asleep_until) = (Some(replica), true, 0);
         self.deaf_until = 0;
         self.started = true;

@@ -8,14 +8,17 @@
 //! that a search can keep thousands of models. The live keys are one sorted list, copied by each revision that changes
 //! it. Earlier lists stay reachable, for reads at earlier revisions.
 //!
+//! Users and their permissions have a model of their own ([`users`]).
+//!
 //! Deliberately absent: an index, leases that end by themselves (their end is a request like any other),
-//! authentication, alarms, and every check that the API makes before a request reaches the log. Nothing here comes from
+//! alarms, and every check that the API makes before a request reaches the log. Nothing here comes from
 //! the store that is judged. The rules are those of etcd's `server/etcdserver/txn` and `server/lease`.
 
 pub mod range;
 #[cfg(test)]
 pub mod story;
 mod txn;
+pub mod users;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

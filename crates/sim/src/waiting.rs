@@ -1,14 +1,13 @@
 //! The proofs and reads for which members of the simulated cluster wait on behalf of clients.
 
-use metastore_proto::etcdserverpb::RangeRequest;
 use metastore_replica::Renewing;
 
 use crate::clients::Asked;
 
 /// The work of a member once a linearizable read is confirmed.
 pub enum Reading {
-    Range(RangeRequest),
-    Renewal(Proving),
+    Range,
+    Renewal(Box<Proving>),
 }
 
 /// A renewal that waits for its proof. The answer goes to the client through the member that forwarded the renewal.

@@ -22,6 +22,7 @@ use crate::member::{Clock, ELECTION_TICKS, Held, Member, SEGMENT_BYTES};
 use crate::network::{Network, Weather};
 use crate::random::Random;
 use crate::time::MOMENTS_PER_TICK;
+use crate::users::Users;
 use crate::verdicts::Verdicts;
 use crate::watcher::Watcher;
 
@@ -33,6 +34,7 @@ mod older;
 mod reshape;
 mod serving;
 mod states;
+mod users;
 mod watching;
 mod work;
 
@@ -107,6 +109,8 @@ pub struct World {
     pub(crate) network: Network,
     pub(crate) clients: Clients,
     pub(crate) watchers: Vec<Watcher>,
+    /// `None` if authentication is never enabled.
+    users: Option<Users>,
     faults: Faults,
     disasters: Disasters,
     pub(crate) judge: Judge,
@@ -160,7 +164,8 @@ impl World {
         let faults = Faults::new(seed, (plan.ticks, size), &plan.rates);
         let weather = Weather::draw(&mut random, &faults.rates);
         let patience = random.between(10, 60) * MOMENTS_PER_TICK;
-        let clients = Clients::new(seed, workload, random.between(4, 9), random.between(4, 12), patience);
+        let count = random.between(4, 9);
+        let clients = Clients::new(seed, workload, count, random.between(4, 12), patience);
         let restarts = (0..members.len()).map(|at| (at, 1)).collect();
         let watchers = (0..random.between(1, 4) as usize).map(|at| Watcher::new(seed, at, workload)).collect();
         Self {
@@ -168,6 +173,7 @@ impl World {
             network: Network::new(seed, weather),
             clients,
             watchers,
+            users: Users::draw(seed, workload, count),
             faults,
             disasters: Disasters { restarts, ..Disasters::default() },
             judge: Judge::default(),
@@ -217,6 +223,7 @@ impl World {
         for at in 0..self.members.len() {
             self.wake(at);
         }
+        self.administer();
         self.ask();
         for at in 0..self.members.len() {
             let member = &self.members[at];
@@ -312,6 +319,7 @@ impl World {
         let due = leader.applied().saturating_sub(BEHIND);
         let there = self.members.iter().filter(|member| member.is_there());
         self.leaves.is_empty()
+            && self.users.as_ref().is_none_or(Users::is_done)
             && !self.is_state_under_way()
             && leader.keeper.is_leader()
             && there.into_iter().all(|member| member.leader() == leader.id && member.applied() >= due)

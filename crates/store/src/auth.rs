@@ -38,7 +38,7 @@ const ENABLED: &[u8] = &[1];
 const DISABLED: &[u8] = &[0];
 
 /// All users and roles, as they are stored in the rows of the state.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Auth {
     enabled: bool,
     /// Grows with each change of users, roles and permissions.
@@ -95,17 +95,17 @@ impl Auth {
         self.roles.keys().map(String::as_str)
     }
 
-    /// Whether a user may have a token.
+    /// The user of a login, if it may have a token.
     ///
     /// # Errors
     /// As etcd: authentication is not enabled, there is no such user, or the user has no password.
-    pub fn may_log_in(&self, user: &str) -> Result<(), Refusal> {
+    pub fn may_log_in(&self, user: &str) -> Result<&User, Refusal> {
         if !self.enabled {
             return Err(Refusal::AuthNotEnabled);
         }
         let user = self.users.get(user).ok_or(Refusal::AuthFailed)?;
         let no_password = user.options.as_ref().is_some_and(|options| options.no_password);
-        if no_password { Err(Refusal::NoPasswordUser) } else { Ok(()) }
+        if no_password { Err(Refusal::NoPasswordUser) } else { Ok(user) }
     }
 
     /// Whether clients must authenticate.

@@ -50,6 +50,7 @@ pub use refusal::Refusal;
 use std::sync::Arc;
 
 use metastore_engine::{Applied, Engine, EngineError, Published, Table};
+use metastore_mutants::{Mutant, mutant};
 
 use lease::Leases;
 use mvcc::{CompactionHashJob, Mvcc, View, Views};
@@ -125,6 +126,10 @@ impl Store {
         by.views = self.views.clone();
         by.views.set(by.view().clone());
         by.leases.set_minimum_ttl_s(self.leases.minimum_ttl_s());
+        if mutant(Mutant::UsersNotReplaced) {
+            by.auth = self.auth.clone();
+            by.view().set_auth(&by.auth);
+        }
         std::mem::replace(self, by)
     }
 

@@ -40,7 +40,8 @@ impl Reference {
         let path = root.join(&self.path);
         match &self.function {
             None => path.exists(),
-            Some(function) => std::fs::read_to_string(path).is_ok_and(|text| text.contains(&format!("fn {function}("))),
+            Some(function) => std::fs::read_to_string(path)
+                .is_ok_and(|text| ["(", "<"].iter().any(|next| text.contains(&format!("fn {function}{next}")))),
         }
     }
 

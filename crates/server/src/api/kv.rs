@@ -8,11 +8,11 @@ use metastore_proto::etcdserverpb::request_op::Request;
 use metastore_proto::etcdserverpb::{
     CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
 };
+use metastore_store::Reply;
 use metastore_store::apply::range_query;
 use metastore_store::command::Kind;
 use metastore_store::mvcc::row::key_of;
 use metastore_store::mvcc::{RangeCursor, RangeQuery, RangeReply, ReadError, View};
-use metastore_store::{Access, Reply};
 
 use super::encode::{self, Header};
 use super::{audited, check, unary, unary_on_learners};
@@ -20,7 +20,7 @@ use crate::audit::Open;
 use crate::auth::methods::{self, Need};
 use crate::grpc::{Call, Frame, Outbound, Router, Status};
 use crate::instruments::requests::{RANGE, TXN};
-use crate::member::{MemberHandle, errors, mismatch, on_pool};
+use crate::member::{MemberHandle, errors, may_range, may_read, mismatch, on_pool};
 
 const SERVICE: &str = "etcdserverpb.KV";
 /// Keys in the first message of a RangeStream. Later messages grow and shrink towards the request size of
@@ -78,23 +78,17 @@ async fn wait_to_read(
 
 async fn range_now(member: &MemberHandle, call: &Call, request: RangeRequest) -> Result<Frame, Status> {
     let view = member.view();
-    may_range(member, call, &view, &request)?;
-    if let Some(reply) = view.range_within(&range_query(&request), INLINE_STEPS).map_err(errors::unreadable)? {
-        may_range(member, call, &view, &request)?;
+    let within = || view.range_within(&range_query(&request), INLINE_STEPS).map_err(errors::unreadable);
+    if let Some(reply) = view.read_as(|auth| may_range(auth, &call.caller, &request), within)? {
         return encode::range(Header::new(&member.shared, reply.revision), &reply);
     }
-    let (shared, reading) = (member.shared.clone(), view.clone());
-    let (request, frame) = on_pool(move || {
-        let reply = reading.range(&range_query(&request)).map_err(errors::unreadable)?;
-        Ok((request, encode::range(Header::new(&shared, reply.revision), &reply)?))
+    let (shared, caller) = (member.shared.clone(), call.caller.clone());
+    on_pool(move || {
+        let range = || view.range(&range_query(&request)).map_err(errors::unreadable);
+        let reply = view.read_as(|auth| may_range(auth, &caller, &request), range)?;
+        encode::range(Header::new(&shared, reply.revision), &reply)
     })
-    .await?;
-    may_range(member, call, &view, &request)?;
-    Ok(frame)
-}
-
-fn may_range(member: &MemberHandle, call: &Call, view: &View, request: &RangeRequest) -> Result<(), Status> {
-    member.permit(call, view, |auth, caller| auth.permits(caller, Access::Read, &request.key, &request.range_end))
+    .await
 }
 
 async fn put(member: &MemberHandle, call: Call, request: PutRequest) -> Result<Frame, Status> {
@@ -119,18 +113,13 @@ async fn txn(member: &MemberHandle, call: Call, request: TxnRequest) -> Result<F
     check::txn(&request, member.limits.max_txn_ops)?;
     if let Some(serializable) = only_reads(&request) {
         let reading = wait_to_read(member, &call, serializable, TXN).await?;
-        let (view, shared) = (member.view(), member.shared.clone());
-        member.may_read(&call, &view, &request)?;
-        let source = view.clone();
+        let (view, shared, caller) = (member.view(), member.shared.clone(), call.caller.clone());
         let result = on_pool(move || {
-            let (revision, reply, reads) = source.read_txn(&request).map_err(errors::unreadable)?;
-            Ok((encode::txn(Header::new(&shared, revision), &reply)?, reads, request))
+            let read = || view.read_txn(&request).map_err(errors::unreadable);
+            let (revision, reply, reads) = view.read_as(|auth| may_read(auth, &caller, &request), read)?;
+            Ok((encode::txn(Header::new(&shared, revision), &reply)?, reads))
         });
-        let result = result.await.and_then(|(frame, reads, request)| {
-            member.may_read(&call, &view, &request)?;
-            Ok((frame, reads))
-        });
-        let result = result.map(|(frame, reads)| {
+        let result = result.await.map(|(frame, reads)| {
             member.counts().ranges.add(reads);
             // As in etcd, a transaction of one operation is not counted.
             member.counts().txns.add(u64::from(reads > 1));
@@ -171,8 +160,7 @@ async fn compact(member: &MemberHandle, call: Call, request: CompactionRequest) 
     }
 }
 
-/// The permission is checked before the store is read, and again when the stream has its revision: everything that it
-/// shows was written before.
+/// The permission is checked until the stream has its revision: everything that it shows was written before.
 async fn range_stream(
     member: &MemberHandle,
     need: Need,
@@ -233,13 +221,14 @@ async fn begin_stream(
     if !request.serializable {
         member.read_barrier(call).await?;
     }
-    may_range(member, call, &member.view(), &request)?;
     let Some(request) = send_sorted(member, call, request, outbound).await? else { return Ok(None) };
-    let (view, asked) = (member.view(), request.clone());
+    let (view, caller) = (member.view(), call.caller.clone());
     // A client that does not read its stream holds back nothing: each piece is read from the state of that moment.
-    let cursor = on_pool(move || view.cursor(&range_query(&request)).map_err(errors::unreadable)).await?;
-    may_range(member, call, &member.view(), &asked)?;
-    Ok(Some(cursor))
+    let cursor = on_pool(move || {
+        let begin = || view.cursor(&range_query(&request)).map_err(errors::unreadable);
+        view.read_as(|auth| may_range(auth, &caller, &request), begin)
+    });
+    cursor.await.map(Some)
 }
 
 /// Answers a request that names a sort target without an order, if etcd's first message would hold the whole answer:
@@ -254,14 +243,14 @@ async fn send_sorted(
     if request.sort_order() != SortOrder::None || request.sort_target() == SortTarget::Key || request.count_only {
         return Ok(Some(request));
     }
-    let view = member.view();
+    let (view, caller) = (member.view(), call.caller.clone());
     let (request, reply) = on_pool(move || {
-        let reply = first_message(&view, &request).map_err(errors::unreadable)?;
+        let first = || first_message(&view, &request).map_err(errors::unreadable);
+        let reply = view.read_as(|auth| may_range(auth, &caller, &request), first)?;
         Ok((request, reply))
     })
     .await?;
     let Some(reply) = reply else { return Ok(Some(request)) };
-    may_range(member, call, &member.view(), &request)?;
     let frame = encode::range_chunk(Some(Header::new(&member.shared, reply.revision)), &reply)?;
     // A client that has gone needs no answer.
     let _ = outbound.send(frame).await;

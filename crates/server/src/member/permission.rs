@@ -1,7 +1,7 @@
 //! The callers of this member's methods, and their permissions.
 
 use bytes::Bytes;
-use metastore_proto::etcdserverpb::TxnRequest;
+use metastore_proto::etcdserverpb::{RangeRequest, TxnRequest};
 use metastore_store::command::{Caller, Command, Kind};
 use metastore_store::lease::keys_of;
 use metastore_store::mvcc::View;
@@ -61,26 +61,6 @@ impl MemberHandle {
         self.view().auth().map_or(Ok(()), |auth| check(&auth).map_err(errors::refused))
     }
 
-    /// Checks a permission of the caller. A read checks it before it begins, and again once it has its result:
-    /// otherwise it could show a key that was written after its permission was revoked.
-    pub fn permit(
-        &self,
-        call: &Call,
-        view: &View,
-        check: impl FnOnce(&Auth, &Caller) -> Result<(), Refusal>,
-    ) -> Result<(), Status> {
-        match view.auth() {
-            None => Ok(()),
-            Some(auth) => check(&auth, &call.caller).map_err(errors::refused),
-        }
-    }
-
-    /// Checks the permissions of a transaction that only reads; as [`MemberHandle::permit`].
-    pub fn may_read(&self, call: &Call, view: &View, txn: &TxnRequest) -> Result<(), Status> {
-        let Some(auth) = view.auth() else { return Ok(()) };
-        check(&auth, Command::encode_as(&call.caller, 0, Kind::Txn, txn))
-    }
-
     /// Checks the permissions that a command needs before it takes a place in the log.
     pub(super) fn may_propose(&self, command: &Bytes) -> Result<(), Status> {
         if !self.shared.auth_enabled() {
@@ -92,6 +72,16 @@ impl MemberHandle {
 
 fn check(auth: &Auth, command: Bytes) -> Result<(), Status> {
     may_propose(auth, command).map_err(|cause| Status::internal(cause.to_string()))?.map_err(errors::refused)
+}
+
+/// Whether a caller may read a range.
+pub fn may_range(auth: &Auth, caller: &Caller, request: &RangeRequest) -> Result<(), Status> {
+    auth.permits(caller, Access::Read, &request.key, &request.range_end).map_err(errors::refused)
+}
+
+/// Whether a caller may read all that a transaction reads.
+pub fn may_read(auth: &Auth, caller: &Caller, txn: &TxnRequest) -> Result<(), Status> {
+    check(auth, Command::encode_as(caller, 0, Kind::Txn, txn))
 }
 
 /// Checks every key of some leases. There may be any number of them: to be called on the pool.

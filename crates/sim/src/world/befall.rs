@@ -194,6 +194,9 @@ impl World {
         self.network.weather = Weather::FAIR;
         self.healed = true;
         self.diligence = 1000;
+        if let Some(users) = &mut self.users {
+            users.restore();
+        }
         for at in 0..self.members.len() {
             let member = &mut self.members[at];
             // Hanging syncs end now.

@@ -1,18 +1,18 @@
 //! How members serve clients: the parts of a server around a replica, as far as they affect the answers to clients.
 
-use metastore_proto::etcdserverpb::{LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeRequest, RangeRequest};
+use metastore_proto::etcdserverpb::{LeaseCheckpoint, LeaseCheckpointRequest, LeaseRevokeRequest};
 use metastore_replica::Renewed;
-use metastore_store::apply::range_query;
 use metastore_store::command::{Command, Kind};
 use metastore_store::lease::{Lease, Renewal};
-use metastore_store::mvcc::{ReadError, View};
 use metastore_store::{Outcome, Reply};
 
 use super::World;
+use super::users::denial;
 use crate::answers;
 use crate::clients::{Asked, Wish};
 use crate::history::{Request, Response};
 use crate::member::Member;
+use crate::model::users::Caller;
 use crate::waiting::{Noted, Proving, Reading};
 
 impl World {
@@ -21,7 +21,12 @@ impl World {
         // In a healed world clients do not ask removed members.
         let serves = |member: &Member| member.awake(self.now) && !(self.healed && member.left);
         let awake: Vec<usize> = (0..self.members.len()).filter(|at| serves(&self.members[*at])).collect();
-        for asked in self.clients.ask(self.now, &awake, self.judge.acknowledged.told()) {
+        let (users, members) = (&mut self.users, &self.members);
+        let caller = |client, at: usize| {
+            let (Some(users), Some(replica)) = (users.as_mut(), &members[at].replica) else { return Caller::default() };
+            users.caller(client, replica.store().view().auth().as_deref())
+        };
+        for asked in self.clients.ask(self.now, &awake, self.judge.acknowledged.told(), caller) {
             if self.healed && !self.compacts_healed && matches!(asked.wish, Wish::Do(Request::Compact(_))) {
                 self.clients.end(self.now, asked.id);
                 continue;
@@ -29,7 +34,10 @@ impl World {
             self.note(|| format!("{asked:?}"));
             self.counts.operations += 1;
             self.judge.called(&asked);
-            self.serve(asked);
+            // A long read of another client may have stopped the member.
+            if self.members[asked.member].awake(self.now) {
+                self.serve(asked);
+            }
         }
     }
 
@@ -41,15 +49,18 @@ impl World {
             Wish::Do(Request::Range(request)) => {
                 let Some(replica) = &mut self.members[at].replica else { return };
                 if request.serializable || replica.standing().sole_leader {
-                    let response = range(replica.store().view(), request);
                     self.counts.local_reads += u64::from(request.serializable);
-                    return self.tell(&asked, response);
+                    if let Some(response) = self.read_range(&asked, true) {
+                        self.tell(&asked, response);
+                    }
+                    return;
                 }
                 replica.read(asked.id);
                 self.members[at].due = true;
-                self.members[at].reads.insert(asked.id, Reading::Range(request.clone()));
+                self.members[at].reads.insert(asked.id, Reading::Range);
             }
-            Wish::Do(_) => self.propose(&asked),
+            Wish::Do(_) if self.is_permitted(&asked) => self.propose(&asked),
+            Wish::Do(_) => {}
         }
     }
 
@@ -129,7 +140,10 @@ impl World {
             true => acknowledged.acknowledged(asked.id, revision, asked.floor),
             false => acknowledged.read(revision, asked.floor),
         });
-        self.tell(&asked, response);
+        match denial(outcome) {
+            Some(text) => self.deny(&asked, &text),
+            None => self.tell(&asked, response),
+        }
     }
 
     /// A member confirms a read.
@@ -138,17 +152,16 @@ impl World {
         let reading = self.members[at].reads.remove(&id);
         let reading = reading.unwrap_or_else(|| panic!("member {at} was not asked for read {id}, or allows it twice"));
         match reading {
-            Reading::Range(request) => {
+            Reading::Range => {
                 let Some(asked) = self.clients.waiting(at, id).cloned() else { return };
-                let replica = self.members[at].replica.as_ref().expect("it has just worked");
-                let response = range(replica.store().view(), &request);
+                let Some(response) = self.read_range(&asked, false) else { return };
                 if let Response::Range(response) = &response {
                     let revision = response.header.as_ref().map_or(0, |header| header.revision);
                     self.verdicts.must(self.judge.acknowledged.read(revision, asked.floor));
                 }
                 self.tell(&asked, response);
             }
-            Reading::Renewal(proving) => self.prove(at, proving),
+            Reading::Renewal(proving) => self.prove(at, *proving),
         }
     }
 
@@ -201,7 +214,7 @@ impl World {
             Renewed::Proven(renewals) => self.tell_of_renewal(asked, lease, renewals[0]),
             Renewed::AwaitRead(renewing) => {
                 *due = true;
-                reads.insert(id, Reading::Renewal(waiting(renewing)));
+                reads.insert(id, Reading::Renewal(Box::new(waiting(renewing))));
             }
             Renewed::AwaitOutcome(renewing) => {
                 *due = true;
@@ -300,14 +313,5 @@ impl World {
     /// has received an answer that the earlier lease has ended.
     fn lease_name(&self, id: i64) -> i64 {
         id + self.lease_book.grants.get(&id).copied().unwrap_or_default()
-    }
-}
-
-/// The answer to a read.
-fn range(view: &View, request: &RangeRequest) -> Response {
-    match view.range(&range_query(request)) {
-        Ok(reply) => Response::Range(answers::range(&reply)),
-        Err(ReadError::Refused(refusal)) => Response::Refused(refusal.to_string()),
-        Err(error) => panic!("a read fails: {error}"),
     }
 }

@@ -147,6 +147,9 @@ impl World {
         }
         self.publish(at, &output);
         if result.is_ok() {
+            self.follow_users(at, &output);
+        }
+        if result.is_ok() {
             self.look_at(at);
         }
         for outcome in &output.outcomes {
@@ -238,7 +241,8 @@ impl World {
         let Some(replica) = &self.members[at].replica else { return };
         let applied = replica.store().applied();
         let hash = replica.store().view().hash_kv(0).expect("the current revision can be hashed");
-        self.verdicts.must(self.judge.hashed(at, (applied.index, applied.term), hash));
+        let users = replica.store().view().users();
+        self.verdicts.must(self.judge.hashed(at, (applied.index, applied.term), hash, users));
     }
 
     pub(super) fn stopped(&mut self, at: usize, error: &Fatal) {

@@ -9,6 +9,7 @@
 
 use bytes::Bytes;
 use metastore_engine::Engine;
+use metastore_mutants::{Mutant, mutant};
 use metastore_proto::Message;
 use metastore_proto::etcdserverpb::{AlarmType, Compare, DeleteRangeRequest, LeaseRevokeRequest, PutRequest};
 
@@ -39,10 +40,20 @@ impl Store {
     /// Whether a command may be applied now. As in etcd, alarms come before permissions.
     pub(super) fn admits(&self, command: &Command) -> Applying<()> {
         match command.kind {
-            Kind::Put | Kind::LeaseGrant => self.has_room(true)?,
-            Kind::Txn => self.has_room(puts(&FlatTxn::decode(command.body.clone())?))?,
+            Kind::Put | Kind::LeaseGrant => self.has_room(|| Ok(true))?,
+            Kind::Txn => self.has_room(|| Ok(puts(&FlatTxn::decode(command.body.clone())?)))?,
             Kind::DeleteRange | Kind::LeaseRevoke | Kind::Compaction => self.is_sound()?,
-            _ => {}
+            changes_users!()
+            | Kind::Alarm
+            | Kind::Authenticate
+            | Kind::LeaseCheckpoint
+            | Kind::ClusterVersionSet
+            | Kind::ClusterMemberAttrSet
+            | Kind::DowngradeInfoSet
+            | changes_nothing!() => {}
+        }
+        if mutant(Mutant::PermissionsNotApplied) {
+            return Ok(());
         }
         Permissions { auth: &self.auth, leases: Some(self.engine.as_ref()) }.allow(command)
     }
@@ -53,9 +64,12 @@ impl Store {
     }
 
     /// As [`Store::is_sound`]; also checks that there is space, if the command takes some.
-    fn has_room(&self, takes_room: bool) -> Result<(), Refusal> {
+    fn has_room(&self, takes_room: impl FnOnce() -> Applying<bool>) -> Applying<()> {
         self.is_sound()?;
-        if takes_room && self.alarms.stands(AlarmType::Nospace) { Err(Refusal::NoSpace) } else { Ok(()) }
+        if self.alarms.stands(AlarmType::Nospace) && takes_room()? {
+            return Err(Refusal::NoSpace.into());
+        }
+        Ok(())
     }
 }
 

@@ -82,9 +82,27 @@ impl View {
         self.shared.auth.read().clone()
     }
 
-    /// As [`View::users`]; `None` while authentication is disabled.
+    /// Reads in the name of a caller, if `check` permits it. The permission is checked before the read, and again with
+    /// its result: otherwise a read could show a key that was written after its permission was revoked.
     ///
-    /// A read checks them before it begins, and again once it has its result: the keys may have become newer meanwhile.
+    /// # Errors
+    /// Those of `check` and `read`.
+    pub fn read_as<T, E>(
+        &self,
+        check: impl Fn(&Auth) -> Result<(), E>,
+        read: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
+        let permitted = || self.auth().map_or(Ok(()), |auth| check(&auth));
+        permitted()?;
+        let result = read()?;
+        if mutant(Mutant::ReadCheckedOnce) {
+            return Ok(result);
+        }
+        permitted()?;
+        Ok(result)
+    }
+
+    /// As [`View::users`]; `None` while authentication is disabled. A read uses [`View::read_as`].
     pub fn auth(&self) -> Option<Arc<Auth>> {
         self.shared.auth_enabled.load(Ordering::Acquire).then(|| self.users())
     }
