@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use metastore_proto::authpb::permission::Type;
 use metastore_proto::etcdserverpb::*;
 use metastore_tests::auth::{
-    Admin, CHEAP_PASSWORDS, ROOT_PASSWORD, SigningKey, enable_at, log_in, permission, token, token_at,
+    Admin, CHEAP_PASSWORDS, HeaderOnly, ROOT_PASSWORD, SigningKey, enable_at, log_in, permission, token, token_at,
 };
 use metastore_tests::cluster::{Cluster, RARE_ELECTIONS, block_on, put_request};
 use metastore_tests::grpc::Client;
@@ -15,12 +15,15 @@ use metastore_tests::programs::{self, EngineKind, Server};
 use super::{Engines, each_cluster};
 use crate::auth::calls::{BAD_TOKEN, DENIED, NO_NAME, OK};
 use crate::auth::survive::answer;
+use crate::bad_days::observe::eventually;
 
 const LOGINS: usize = 60;
 const PAUSES: usize = 5;
 /// With these flags a leader keeps less of its log than [`MISSED`] writes.
 const SHORT_LOG: [&str; 2] = ["--snapshot-count=100", "--snapshot-catchup-entries=100"];
 const MISSED: usize = 2_000;
+/// More than fits into the connections to a paused member.
+const MISSED_BY_PAUSED: usize = 30_000;
 const IN_FLIGHT: usize = 64;
 const SENT_SNAPSHOT: &str = "sent database snapshot";
 const ROUNDS: usize = 12;
@@ -32,6 +35,7 @@ each_cluster!(
     a_token_of_one_member_is_good_at_all_others_at_once,
     a_token_is_good_at_a_member_that_was_paused_during_the_login,
     a_new_member_knows_the_users_from_the_state_that_it_was_sent,
+    a_token_ends_although_its_member_was_sent_the_state_in_which_it_has_ended,
 );
 
 /// Adds alice, who may read and write the keys from a to b, and enables authentication. Returns root's token.
@@ -133,6 +137,35 @@ fn a_new_member_knows_the_users_from_the_state_that_it_was_sent(engines: Engines
     cluster.restart(new);
     expect(&cluster);
     cluster.agree();
+}
+
+fn a_token_ends_although_its_member_was_sent_the_state_in_which_it_has_ended(engines: Engines) {
+    let flags = [&[CHEAP_PASSWORDS, RARE_ELECTIONS][..], &SHORT_LOG].concat();
+    let Some(mut cluster) = engines.start("tokens of a state", 3, &flags) else { return };
+    if cluster.member(0).server().is_etcd() {
+        println!("tokens of a state: skipped, because an etcd that is sent a state keeps its tokens");
+        return;
+    }
+    let root = set_up(&cluster);
+    cluster.speak_as(&root);
+    let (leader, lagging) = (cluster.leader(), cluster.followers()[0]);
+    let alice = token_at(cluster.address(lagging), "alice", "alice's").expect("alice logs in");
+    let read_as_alice = |address: &str| block_on(async { read(&Client::new(address).with_token(&alice), "a").await });
+    assert_eq!(read_as_alice(cluster.address(lagging)), OK);
+    cluster.pause(lagging);
+    cluster.put_many(leader, MISSED_BY_PAUSED, IN_FLIGHT);
+    block_on(async {
+        let name = "alice".into();
+        let request = AuthUserChangePasswordRequest { name, password: "new".into(), ..Default::default() };
+        let admin = Client::new(cluster.address(leader)).with_token(&root);
+        admin.unary::<_, HeaderOnly>(paths::USER_CHANGE_PASSWORD, request).await.expect("it is changed");
+    });
+    cluster.put_many(leader, MISSED, IN_FLIGHT);
+    cluster.resume(lagging);
+    eventually("a state is sent", || {
+        cluster.running().iter().any(|node| cluster.member(*node).log().iter().any(|line| line.contains(SENT_SNAPSHOT)))
+    });
+    eventually("the token ends", || read_as_alice(cluster.address(lagging)) == BAD_TOKEN);
 }
 
 /// The users that a member knows, with their roles, and the permissions of those.
