@@ -234,6 +234,11 @@ async fn allowed_names() {
         let expected = if good { Ok(Some("alice".to_owned())) } else { refused.clone() };
         assert_eq!(meet(&acceptor(&settings), &alice).await, expected);
     }
+    // The certificate of a server must have an allowed name as well.
+    for (name, good) in [("server", true), ("bob", false)] {
+        let client = connector(&with(&[name], &[]));
+        assert_eq!(meet(&acceptor(&ca.settings("server")), &client).await.is_ok(), good, "{name}");
+    }
     let error = Acceptor::new(&with(&["a"], &["b"]), Endpoint::Peer).unwrap_err();
     assert_eq!(error, "AllowedCNs and AllowedHostnames are mutually exclusive (cns=[\"a\"], hostnames=[\"b\"])");
 }

@@ -57,7 +57,11 @@ fn recorded() -> impl Iterator<Item = (&'static str, &'static str, &'static str)
 
 /// The claims of a token with another text in their place, signed with the shared secret.
 fn with_claims(claims: &str) -> String {
-    let text = format!("{}.{}", encode(br#"{"alg":"HS256","typ":"JWT"}"#), encode(claims.as_bytes()));
+    signed(r#"{"alg":"HS256","typ":"JWT"}"#, claims)
+}
+
+fn signed(header: &str, claims: &str) -> String {
+    let text = format!("{}.{}", encode(header.as_bytes()), encode(claims.as_bytes()));
     let key = Key::read("HS256", None, Some(("hs.key", file("hs.key").as_bytes()))).unwrap();
     let signature = key.sign(text.as_bytes()).unwrap().unwrap();
     format!("{text}.{}", encode(&signature))
@@ -178,6 +182,13 @@ fn the_method_of_a_token_is_not_its_own_choice() {
     // The same key, and a signature that is valid for another method.
     for (method, _, token) in recorded().filter(|(method, ..)| *method != "RS256") {
         assert_eq!(verifier.verify(token, at(RECORDED_S)), None, "{method}");
+    }
+    // A signature that is valid for the method of the verifier, under the name of another one.
+    let verifier = jwt("sign-method=HS256,priv-key=@hs.key").unwrap();
+    let claims = r#"{"revision":4,"username":"root"}"#;
+    for (method, valid) in [("HS256", true), ("HS512", false), ("none", false)] {
+        let token = signed(&format!(r#"{{"alg":"{method}"}}"#), claims);
+        assert_eq!(verifier.verify(&token, at(RECORDED_S)).is_some(), valid, "{method}");
     }
 }
 
