@@ -13,7 +13,7 @@ export ROCKSDB_STATIC ?= 1
 # server build it in only if ENGINE=rocksdb asks for it, or if it is compiled already.
 engines = $(if $(filter rocksdb,$(ENGINE))$(wildcard $(ROCKSDB_LIB_DIR)/librocksdb.a),,--no-default-features)
 
-.PHONY: help run cluster cluster-stop test lint fmt coverage bench bench-cluster load sim mutants soak
+.PHONY: help run cluster cluster-stop test lint fmt coverage bench bench-cluster bench-security load sim mutants soak
 
 help:
 	@echo 'make run        build and start a durable single member, as etcd starts with no flags; ENGINE=rocksdb keeps its state on disk'
@@ -27,6 +27,7 @@ help:
 	@echo 'make mutants    switches on one deliberate bug after the other; the simulator must find each'
 	@echo 'make load       ten million keys on disk: rates, memory, restarts, lists; takes a quarter of an hour and 20 GB'
 	@echo 'make bench      side by side with a real etcd: throughput, latency, processor time, bytes; make bench-cluster with three members of each'
+	@echo 'make bench-security  the same for logins, tokens, TLS and its handshakes; and the price of each, and of the audit log, beside none'
 
 run:
 	@xtask/install.sh run $(ENGINE)
@@ -69,6 +70,11 @@ bench-cluster:
 	@xtask/install.sh bench
 	@cargo build --locked --release --package metastore-server --bin metastore
 	@METASTORE_BIN="$(CARGO_TARGET_DIR)/release/metastore" ETCD_BIN="$${ETCD_BIN:-$$(tests/etcd/install.sh)/etcd}" tests/bench/cluster.sh
+
+bench-security:
+	@xtask/install.sh bench
+	@cargo build --locked --release --package metastore-server --bin metastore
+	@METASTORE_BIN="$(CARGO_TARGET_DIR)/release/metastore" ETCD_BIN="$${ETCD_BIN:-$$(tests/etcd/install.sh)/etcd}" tests/bench/security.sh
 
 load:
 	@xtask/install.sh bench

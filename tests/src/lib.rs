@@ -16,6 +16,8 @@
 //!     |             |
 //!     |             +--> watch::WatchStream, lease::KeepAliveStream      the two bidirectional streams
 //!     |
+//!     +--------> http2::Server    the same in little processor time, also over TLS, for the load generator
+//!     |
 //!     +--------> certificates::Authority    a CA, and the certificates that it signs
 //!     +--------> auth::Admin     users and roles; logins, and keys for signed tokens
 //!     |
@@ -39,6 +41,7 @@ pub mod certificates;
 pub mod cluster;
 pub mod grpc;
 pub mod histories;
+pub mod http2;
 pub mod injected;
 pub mod lease;
 pub mod load;

@@ -8,27 +8,23 @@ use std::collections::HashSet;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use h2::client::SendRequest;
-use http::Request;
 use metastore_proto::Message;
 use metastore_proto::etcdserverpb::{
     LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseLeasesRequest,
     LeaseLeasesResponse,
 };
 
+use crate::http2::{Failure, Server, cut, framed};
 use crate::paths;
 
-/// The length of the gRPC message prefix: a flag, and the length.
-const PREFIX_BYTES: usize = 5;
 /// The TTL of the leases in seconds: longer than a measurement, so that none ends during it.
 const TTL_S: i64 = 600;
 /// The number of grants in flight.
 const GRANTS_AT_ONCE: usize = 64;
 /// How long one answer may take before the measurement fails.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-type Failure = Box<dyn std::error::Error>;
 
 /// The size of the measurement.
 #[derive(Clone, Copy, Debug)]
@@ -52,16 +48,20 @@ pub struct Measured {
 ///
 /// # Errors
 /// A connection broke, an answer is missing, or a lease was lost.
-pub async fn measure(clients: &[SendRequest<Bytes>], authority: &str, renewals: Renewals) -> Result<Measured, Failure> {
-    grant_missing(&clients[0], authority, renewals.streams * renewals.leases).await?;
+pub async fn measure(
+    clients: &[SendRequest<Bytes>],
+    server: &Rc<Server>,
+    renewals: Renewals,
+) -> Result<Measured, Failure> {
+    grant_missing(&clients[0], server, renewals.streams * renewals.leases).await?;
     let left = Rc::new(RefCell::new(renewals.count));
     let (begun, mut measured) = (Instant::now(), Measured::default());
     let streams: Vec<_> = (0..renewals.streams)
         .map(|at| {
-            let (client, authority, left) = (clients[at % clients.len()].clone(), authority.to_owned(), left.clone());
+            let (client, server, left) = (clients[at % clients.len()].clone(), server.clone(), left.clone());
             let first = 1 + (at * renewals.leases) as i64;
             tokio::task::spawn_local(async move {
-                let kept = keep_alive(client, &authority, (first, renewals.leases), &left);
+                let kept = keep_alive(client, &server, (first, renewals.leases), &left);
                 kept.await.map_err(|error| error.to_string())
             })
         })
@@ -78,12 +78,11 @@ pub async fn measure(clients: &[SendRequest<Bytes>], authority: &str, renewals: 
 /// One stream: renews its leases again and again while renewals are left in the count that all streams share.
 async fn keep_alive(
     client: SendRequest<Bytes>,
-    authority: &str,
+    server: &Server,
     (first, leases): (i64, usize),
     left: &RefCell<usize>,
 ) -> Result<Measured, Failure> {
-    let (answer, mut requests) =
-        client.ready().await?.send_request(request(authority, paths::LEASE_KEEP_ALIVE)?, false)?;
+    let (answer, mut requests) = client.ready().await?.send_request(server.request(paths::LEASE_KEEP_ALIVE)?, false)?;
     let (mut sent, mut under_way) = (vec![Instant::now(); leases], 0);
     let mut renew = |at: usize, sent: &mut Vec<Instant>| -> Result<usize, Failure> {
         let mut left = left.borrow_mut();
@@ -122,8 +121,8 @@ async fn keep_alive(
 }
 
 /// Grants those of the leases 1, 2, ... that do not exist.
-async fn grant_missing(client: &SendRequest<Bytes>, authority: &str, count: usize) -> Result<(), Failure> {
-    let known = ask(client.clone(), authority, paths::LEASE_LEASES, &LeaseLeasesRequest {}).await?;
+async fn grant_missing(client: &SendRequest<Bytes>, server: &Rc<Server>, count: usize) -> Result<(), Failure> {
+    let known = server.ask(client.clone(), paths::LEASE_LEASES, &LeaseLeasesRequest {}).await?;
     let known = LeaseLeasesResponse::decode(known)?.leases;
     let known: HashSet<i64> = known.into_iter().map(|lease| lease.id).collect();
     let missing: Vec<i64> = (1..=count as i64).filter(|id| !known.contains(id)).collect();
@@ -131,10 +130,10 @@ async fn grant_missing(client: &SendRequest<Bytes>, authority: &str, count: usiz
         let grants: Vec<_> = ids
             .iter()
             .map(|&id| {
-                let (client, authority) = (client.clone(), authority.to_owned());
+                let (client, server) = (client.clone(), server.clone());
                 tokio::task::spawn_local(async move {
                     let grant = LeaseGrantRequest { ttl: TTL_S, id };
-                    let granted = ask(client, &authority, paths::LEASE_GRANT, &grant).await;
+                    let granted = server.ask(client, paths::LEASE_GRANT, &grant).await;
                     granted.map_err(|error| error.to_string())
                 })
             })
@@ -144,46 +143,4 @@ async fn grant_missing(client: &SendRequest<Bytes>, authority: &str, count: usiz
         }
     }
     Ok(())
-}
-
-/// One request, one answer.
-async fn ask(
-    client: SendRequest<Bytes>,
-    authority: &str,
-    path: &str,
-    message: &impl Message,
-) -> Result<Bytes, Failure> {
-    let (answer, mut body) = client.ready().await?.send_request(request(authority, path)?, false)?;
-    body.send_data(framed(message), true)?;
-    let mut answer = answer.await?.into_body();
-    let mut received = BytesMut::new();
-    while let Some(data) = answer.data().await {
-        let data = data?;
-        answer.flow_control().release_capacity(data.len())?;
-        received.extend_from_slice(&data);
-    }
-    cut(&mut received).ok_or_else(|| format!("{path} is not answered").into())
-}
-
-fn request(authority: &str, path: &str) -> Result<Request<()>, http::Error> {
-    let uri = format!("http://{authority}{path}");
-    Request::post(uri).header("content-type", "application/grpc").header("te", "trailers").body(())
-}
-
-fn framed(message: &impl Message) -> Bytes {
-    let mut bytes = BytesMut::with_capacity(PREFIX_BYTES + message.encoded_len());
-    bytes.put_u8(0);
-    bytes.put_u32(message.encoded_len() as u32);
-    message.encode(&mut bytes).expect("there is room");
-    bytes.freeze()
-}
-
-/// The next whole message.
-fn cut(received: &mut BytesMut) -> Option<Bytes> {
-    let length = received.get(1..PREFIX_BYTES)?.get_u32() as usize;
-    if received.len() < PREFIX_BYTES + length {
-        return None;
-    }
-    received.advance(PREFIX_BYTES);
-    Some(received.split_to(length).freeze())
 }

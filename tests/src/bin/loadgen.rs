@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! loadgen body put|txn|range             writes one gRPC request body to stdout, for h2load
-//! loadgen ADDRESS OPERATION [name=number]...
+//! loadgen ADDRESS OPERATION [name=value]...
 //!
 //! put, txn, range     of one of `keys` keys, all equally likely or, with zipf=1, by Zipf's law with exponent 0.99,
 //!                     as YCSB does
@@ -13,27 +13,36 @@
 //! hash                HashKV
 //! renew               renews `leases` leases on each stream, each again when its renewal is answered; grants those
 //!                     that are missing
+//! login               Authenticate as `user`
+//! handshake           a new connection with a TLS handshake that resumes none, closed at once; `streams` of each of
+//!                     `connections` are open at a time
+//! enable              no load: adds `user`, who may put and read the keys of put, txn and range, and enables
+//!                     authentication
 //! ```
 //!
 //! Names and defaults: connections=64 streams=16 requests=100000 keys=1000000 zipf=0 seed=1 first=0 of=keys
-//! leases=1000.
+//! leases=1000. With ca=FILE it speaks TLS, and the certificate of the server must be signed by one in the file. With
+//! user=NAME password=WORD it logs in before the first request, and each request shows the token.
 //!
 //! Prints `requests-per-second p50-us p99-us bytes-per-answer`, or exits with code 1 if any request failed. It uses one
-//! thread and plain HTTP/2: on a small machine the generator takes processor time from the server that it measures.
+//! thread and HTTP/2 without gRPC: on a small machine the generator takes processor time from the server that it
+//! measures.
 
 use std::cell::RefCell;
 use std::io::Write;
 use std::rc::Rc;
 use std::time::Instant;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use h2::client::SendRequest;
-use http::Request;
-use metastore_proto::Message;
+use metastore_proto::authpb::permission::Type;
 use metastore_proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use metastore_proto::etcdserverpb::{
-    Compare, HashKvRequest, PutRequest, RangeRequest, RequestOp, TxnRequest, request_op,
+    AuthenticateRequest, Compare, HashKvRequest, PutRequest, RangeRequest, RequestOp, TxnRequest, request_op,
 };
+use metastore_tests::auth::{self, Admin, permission};
+use metastore_tests::grpc::Client;
+use metastore_tests::http2::{Failure, Server, framed};
 use metastore_tests::paths;
 use metastore_tests::random::Random;
 use metastore_tests::renewals::{self, Measured, Renewals};
@@ -42,23 +51,24 @@ use metastore_tests::renewals::{self, Measured, Renewals};
 const VALUE_BYTES: usize = 256;
 /// The exponent that YCSB uses.
 const ZIPF_EXPONENT: f64 = 0.99;
-/// The HTTP/2 window size, large enough that the server never waits.
-const WINDOW_BYTES: u32 = 16 << 20;
-
-type Failure = Box<dyn std::error::Error>;
 
 fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [target, operation, options @ ..] = &arguments[..] else {
-        return Err("usage: loadgen body|ADDRESS put|txn|range|fill|list|page|hash|renew [name=number]...".into());
+        return Err("usage: loadgen body|ADDRESS OPERATION [name=value]...".into());
     };
+    let load = Load::parse(operation, options)?;
     if target == "body" {
-        std::io::stdout().write_all(&body(operation, 0, (0, 1))?)?;
+        std::io::stdout().write_all(&body(&load, 0)?)?;
         return Ok(());
     }
-    let load = Load::parse(operation, options)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    tokio::task::LocalSet::new().block_on(&runtime, run(target, load))
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        match operation.as_str() {
+            "enable" => enable(target, &load).await,
+            _ => run(target, load).await,
+        }
+    })
 }
 
 struct Load {
@@ -72,6 +82,9 @@ struct Load {
     first: usize,
     of: Option<usize>,
     leases: usize,
+    ca: Option<String>,
+    user: String,
+    password: String,
 }
 
 impl Load {
@@ -87,20 +100,26 @@ impl Load {
             first: 0,
             of: None,
             leases: 1000,
+            ca: None,
+            user: String::new(),
+            password: String::new(),
         };
         for option in options {
-            let (name, value) = option.split_once('=').ok_or(format!("{option}: want name=number"))?;
-            let number: usize = value.parse().map_err(|_| format!("{option}: want name=number"))?;
+            let (name, value) = option.split_once('=').ok_or(format!("{option}: want name=value"))?;
+            let number = || value.parse::<usize>().map_err(|_| format!("{option}: want name=number"));
             match name {
-                "connections" => load.connections = number,
-                "streams" => load.streams = number,
-                "requests" => load.requests = number,
-                "keys" => load.keys = number,
-                "zipf" => load.zipf = number != 0,
-                "seed" => load.seed = number as u64,
-                "first" => load.first = number,
-                "of" => load.of = Some(number),
-                "leases" => load.leases = number,
+                "connections" => load.connections = number()?,
+                "streams" => load.streams = number()?,
+                "requests" => load.requests = number()?,
+                "keys" => load.keys = number()?,
+                "zipf" => load.zipf = number()? != 0,
+                "seed" => load.seed = number()? as u64,
+                "first" => load.first = number()?,
+                "of" => load.of = Some(number()?),
+                "leases" => load.leases = number()?,
+                "ca" => load.ca = Some(value.into()),
+                "user" => load.user = value.into(),
+                "password" => load.password = value.into(),
                 _ => return Err(format!("{option}: no such option").into()),
             }
         }
@@ -150,30 +169,46 @@ struct LoadState {
     answer_bytes: usize,
 }
 
+impl LoadState {
+    /// The key of the next request; `None` if all are sent.
+    fn next(&mut self) -> Option<usize> {
+        self.left = self.left.checked_sub(1)?;
+        Some(self.keys.next())
+    }
+}
+
 async fn run(address: &str, load: Load) -> Result<(), Failure> {
     let keys = Keys::new(&load);
     let shared =
         Rc::new(RefCell::new(LoadState { keys, left: load.requests, latencies_us: Vec::new(), answer_bytes: 0 }));
+    let mut server = Server::new(address, load.ca.as_deref())?;
+    if !load.user.is_empty() && load.operation != "login" {
+        server.log_in(&load.user, &load.password).await?;
+    }
+    let (server, load) = (Rc::new(server), Rc::new(load));
     let mut clients = Vec::new();
-    for _ in 0..load.connections {
-        clients.push(connect(address).await?);
+    if load.operation != "handshake" {
+        for _ in 0..load.connections {
+            clients.push(server.connect().await?);
+        }
     }
     if load.operation == "renew" {
-        let Load { connections, streams, leases, requests: count, .. } = load;
+        let Load { connections, streams, leases, requests: count, .. } = *load;
         let renewals = Renewals { streams: connections * streams, leases, count };
-        let Measured { seconds, latencies_us, answer_bytes } = renewals::measure(&clients, address, renewals).await?;
+        let Measured { seconds, latencies_us, answer_bytes } = renewals::measure(&clients, &server, renewals).await?;
         return print(latencies_us, seconds, answer_bytes);
     }
     let begun = Instant::now();
-    let workers: Vec<_> = clients
-        .iter()
-        .flat_map(|client| (0..load.streams).map(move |_| client.clone()))
-        .map(|client| {
-            let (operation, authority, shared) = (load.operation.clone(), address.to_string(), shared.clone());
+    let workers: Vec<_> = (0..load.connections * load.streams)
+        .map(|at| {
+            let (client, server) = (clients.get(at / load.streams).cloned(), server.clone());
+            let (load, shared) = (load.clone(), shared.clone());
             tokio::task::spawn_local(async move {
-                work(client, &operation, (load.keys, load.of.unwrap_or(load.keys)), &authority, &shared)
-                    .await
-                    .map_err(|error| error.to_string())
+                let worked = match client {
+                    Some(client) => work(client, &load, &server, &shared).await,
+                    None => shake_hands(&server, &shared).await,
+                };
+                worked.map_err(|error| error.to_string())
             })
         })
         .collect();
@@ -194,43 +229,21 @@ fn print(mut latencies_us: Vec<u32>, seconds: f64, answer_bytes: usize) -> Resul
     Ok(())
 }
 
-async fn connect(address: &str) -> Result<SendRequest<Bytes>, Failure> {
-    let socket = tokio::net::TcpStream::connect(address).await?;
-    socket.set_nodelay(true)?;
-    let (client, connection) = h2::client::Builder::new()
-        .initial_window_size(WINDOW_BYTES)
-        .initial_connection_window_size(WINDOW_BYTES)
-        .handshake(socket)
-        .await?;
-    // A broken connection shows as an error of its requests.
-    tokio::task::spawn_local(async move { drop(connection.await) });
-    Ok(client)
-}
-
 /// Sends one request after the other until all are sent.
 async fn work(
-    client: SendRequest<Bytes>,
-    operation: &str,
-    keys: (usize, usize),
-    authority: &str,
+    mut client: SendRequest<Bytes>,
+    load: &Load,
+    server: &Server,
     shared: &RefCell<LoadState>,
 ) -> Result<(), Failure> {
-    let uri = format!("http://{authority}{}", path(operation)?);
-    let mut client = client;
+    let operation = &load.operation;
+    let request = server.request(path(operation)?)?;
     loop {
-        let key = {
-            let mut shared = shared.borrow_mut();
-            if shared.left == 0 {
-                return Ok(());
-            }
-            shared.left -= 1;
-            shared.keys.next()
-        };
+        let Some(key) = shared.borrow_mut().next() else { return Ok(()) };
         let begun = Instant::now();
         client = client.ready().await?;
-        let request = Request::post(&uri).header("content-type", "application/grpc").header("te", "trailers");
-        let (answer, mut sending) = client.send_request(request.body(())?, false)?;
-        sending.send_data(body(operation, key, keys)?, true)?;
+        let (answer, mut sending) = client.send_request(request.clone(), false)?;
+        sending.send_data(body(load, key)?, true)?;
         let mut answer = answer.await?;
         let mut status = answer.headers().get("grpc-status").cloned();
         let incoming = answer.body_mut();
@@ -249,35 +262,50 @@ async fn work(
     }
 }
 
+/// Makes one connection after the other, until all are made.
+async fn shake_hands(server: &Server, shared: &RefCell<LoadState>) -> Result<(), Failure> {
+    while shared.borrow_mut().next().is_some() {
+        let begun = Instant::now();
+        server.shake_hands().await?;
+        shared.borrow_mut().latencies_us.push(begun.elapsed().as_micros() as u32);
+    }
+    Ok(())
+}
+
+async fn enable(address: &str, load: &Load) -> Result<(), Failure> {
+    let client = Client::new(address);
+    let all = permission(Type::Readwrite, "bench/", "bench0");
+    Admin(&client).add_user_with(&load.user, &load.password, all).await?;
+    auth::enable(&client).await?;
+    Ok(())
+}
+
 fn path(operation: &str) -> Result<&'static str, String> {
     match operation {
         "put" | "fill" => Ok(paths::PUT),
         "txn" => Ok(paths::TXN),
         "range" | "list" | "page" => Ok(paths::RANGE),
         "hash" => Ok(paths::HASH_KV),
-        _ => Err(format!("{operation}: want put, txn, range, fill, list, page or hash")),
+        "login" => Ok(paths::AUTHENTICATE),
+        _ => Err(format!("{operation}: no such operation")),
     }
 }
 
-/// A gRPC body of one uncompressed message: the request for the key with this number.
-fn body(operation: &str, number: usize, (keys, of): (usize, usize)) -> Result<Bytes, String> {
+/// The body of the request for the key with this number.
+fn body(load: &Load, number: usize) -> Result<Bytes, String> {
     let key = Bytes::from(format!("bench/{number:045}"));
     let put = PutRequest { key: key.clone(), value: Bytes::from_static(&[b'v'; VALUE_BYTES]), ..PutRequest::default() };
-    let message = match operation {
-        "put" => put.encode_to_vec(),
-        "range" => RangeRequest { key, ..RangeRequest::default() }.encode_to_vec(),
-        "txn" => transaction(key, put).encode_to_vec(),
-        "fill" => scattered(number).encode_to_vec(),
-        "list" => list(number, keys, of).encode_to_vec(),
-        "page" => page(keys).encode_to_vec(),
-        "hash" => HashKvRequest::default().encode_to_vec(),
-        _ => return Err(format!("{operation}: want put, txn, range, fill, list, page or hash")),
-    };
-    let mut body = BytesMut::with_capacity(5 + message.len());
-    body.put_u8(0);
-    body.put_u32(message.len() as u32);
-    body.put_slice(&message);
-    Ok(body.freeze())
+    Ok(match load.operation.as_str() {
+        "put" => framed(&put),
+        "range" => framed(&RangeRequest { key, ..RangeRequest::default() }),
+        "txn" => framed(&transaction(key, put)),
+        "fill" => framed(&scattered(number)),
+        "list" => framed(&list(number, load.keys, load.of.unwrap_or(load.keys))),
+        "page" => framed(&page(load.keys)),
+        "hash" => framed(&HashKvRequest::default()),
+        "login" => framed(&AuthenticateRequest { name: load.user.clone(), password: load.password.clone() }),
+        other => return Err(format!("{other}: no such operation")),
+    })
 }
 
 /// The put of one of many keys that come in no order.
