@@ -10,7 +10,8 @@
 # comes from one login of a user who may put and read its keys; its password has the smallest cost, unless logins are
 # measured. Certificates are ECDSA P-256, and the client verifies them.
 #
-# Columns: as in bench.sh. The lines with an x are ratios to the last server of the block.
+# Columns: as in bench.sh. The lines with an x are ratios to the last server of the block. A handshake takes the client
+# as much time as the server, so the requests per second of the server's processor time say more about it than the rate.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 rounds=${ROUNDS:-5}

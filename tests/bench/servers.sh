@@ -21,7 +21,7 @@ loadgen=$target/release/loadgen
 work=$(mktemp -d "${BENCH_DIR:-${TMPDIR:-/tmp}}/metastore-bench.XXXXXX")
 [[ $(stat -f -c %T "$work") != tmpfs ]] || fail "$work is in memory: set BENCH_DIR to a directory on a disk"
 declare -A pid address
-trap 'kill ${pid[@]} 2>/dev/null || true; rm -rf "$work"' EXIT
+trap 'kill ${pid[@]} 2>/dev/null || true; wait; rm -rf "$work"' EXIT
 
 start() { # name, client port, binary, flags...
     local name=$1 port=$2 binary=$3 scheme=http
