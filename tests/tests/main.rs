@@ -15,11 +15,13 @@ macro_rules! each_engine {
 mod auth;
 mod bad_days;
 mod cluster;
+mod compaction;
 mod defragment;
 mod differential;
 mod etcdctl;
 mod hash;
 mod metrics;
+mod quota;
 mod readme;
 mod restart;
 mod tls;

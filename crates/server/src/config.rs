@@ -64,6 +64,8 @@ pub struct Config {
     pub strict_reconfig_check: bool,
     /// Learners that the cluster may have; all members must agree on it.
     pub max_learners: usize,
+    pub auto_compaction: Option<AutoCompaction>,
+    pub quota: Quota,
     pub auth: AuthSettings,
     pub audit: Option<AuditSettings>,
     /// Applied entries by which the log in memory grows before it is cut.
@@ -130,6 +132,31 @@ impl EngineSettings {
             EngineSettings::RocksDb { .. } => "rocksdb",
         }
     }
+}
+
+/// How large the state may become.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quota {
+    /// Negative: of any size.
+    pub bytes: i64,
+    /// The share of the quota, in percent, below which the alarm is taken back by itself; 0: never.
+    pub disarm_percent: u64,
+}
+
+impl Quota {
+    /// The size at which nothing more is taken; `None` if there is none.
+    pub fn limit(self) -> Option<u64> {
+        u64::try_from(self.bytes).ok()
+    }
+}
+
+/// The revisions that automatic compaction keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AutoCompaction {
+    /// Those of the last while.
+    Periodic(Duration),
+    /// This number of them.
+    Revision(i64),
 }
 
 /// Whether the cluster is to be founded or joined.
@@ -309,8 +336,6 @@ mod tests {
             "--corrupt-check-time=1h",
             "--experimental-initial-corrupt-check",
             "--config-file=/c",
-            "--quota-backend-bytes=8589934592",
-            "--auto-compaction-retention=1",
             "--listen-metrics-urls=http://127.0.0.1:2381",
             "--engine=bbolt",
         ] {
@@ -323,7 +348,7 @@ mod tests {
     #[test]
     fn a_refused_flag_at_its_default_asks_for_nothing() {
         let line = "--cert-file= --force-new-cluster=0 --corrupt-check-time=0s --auth-token=simple \
-                    --discovery-dial-timeout=2000ms --quota-backend-bytes=0 --auto-compaction-retention=0";
+                    --discovery-dial-timeout=2000ms";
         assert_eq!(start(line).unwrap().1, Notes::default());
     }
 

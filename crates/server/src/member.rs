@@ -11,6 +11,7 @@ mod leader_watch;
 mod long_read;
 mod membership;
 mod permission;
+mod quota;
 mod reconfiguration;
 mod timeout_cause;
 
@@ -18,6 +19,7 @@ pub use barrier::Barrier;
 pub use leader_watch::LeaderWatch;
 pub use long_read::{on_pool, open_reads};
 pub use permission::{may_range, may_read, permit_keys_of};
+pub use quota::{COST_OF_LEASE, cost_of_put, cost_of_txn};
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -33,6 +35,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::audit::Audit;
 use crate::auth::Authenticator;
 use crate::auth::methods::Need;
+use crate::config::Quota;
 use crate::driver::{Answer, EngineHandle, Event, NoAnswer, Waiter};
 use crate::grpc::{Call, Status};
 use crate::metrics::Metrics;
@@ -49,6 +52,7 @@ pub struct Limits {
     pub election_timeout: Duration,
     /// Whether changes of the membership that endanger the quorum are refused.
     pub strict_reconfig_check: bool,
+    pub quota: Quota,
     /// The version that the server reports.
     pub version: String,
 }
@@ -71,6 +75,8 @@ pub struct MemberHandle {
     pub listing: tokio::sync::Mutex<()>,
     /// The leader that takes renewals only one by one, and its term.
     pub takes_singly: Cell<Option<(u64, u64)>>,
+    /// Whether a change of the alarm NOSPACE is under way.
+    pub sets_alarm: Cell<bool>,
     /// Index of this worker.
     pub worker: usize,
     /// The flags and counters of all workers.

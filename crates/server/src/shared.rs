@@ -41,6 +41,7 @@ pub struct Shared {
     leader: AtomicU64,
     commit: AtomicU64,
     applied: AtomicU64,
+    allocated: AtomicU64,
     is_leader: AtomicBool,
     sole_leader: AtomicBool,
     is_learner: AtomicBool,
@@ -108,6 +109,7 @@ impl Shared {
             leader: AtomicU64::default(),
             commit: AtomicU64::default(),
             applied: AtomicU64::default(),
+            allocated: AtomicU64::default(),
             is_leader: AtomicBool::default(),
             sole_leader: AtomicBool::default(),
             is_learner: AtomicBool::default(),
@@ -150,6 +152,7 @@ impl Shared {
 
     pub fn set_applied(&self, store: &Store) {
         self.applied.store(store.applied().index, Ordering::Relaxed);
+        self.allocated.store(store.view().engine().sizes().allocated, Ordering::Relaxed);
     }
 
     pub fn set_pending(&self, requests: usize) {
@@ -257,6 +260,11 @@ impl Shared {
     /// Whether clients must authenticate.
     pub fn auth_enabled(&self) -> bool {
         self.auth_enabled.load(Ordering::Relaxed)
+    }
+
+    /// [`Sizes::allocated`] after the last entry; a Defragment since then does not count.
+    pub fn allocated(&self) -> u64 {
+        self.allocated.load(Ordering::Relaxed)
     }
 
     /// The size of the state as a file of pages would have it, on every engine: the bytes that its rows take now, and

@@ -20,7 +20,7 @@ use crate::auth::Authenticator;
 use crate::config::{Config, Url};
 use crate::descriptors::Descriptors;
 use crate::driver::{Advertised, Driver, EngineHandle, Event, Heartbeat, Intake, Jobs, Mail, PeerSink, WorkerLink};
-use crate::duties::{duplicate_process, versions, watchdog};
+use crate::duties::{auto_compaction, duplicate_process, space, versions, watchdog};
 use crate::engine;
 use crate::founding::bootstrap;
 use crate::grpc::{Body, Ledger, Router, health};
@@ -428,6 +428,7 @@ impl Handles {
             barrier,
             listing: Default::default(),
             takes_singly: Default::default(),
+            sets_alarm: Default::default(),
             worker: index,
             all: self.all.clone(),
         };
@@ -480,10 +481,17 @@ fn listen_to_peers(
     let connections = descriptors.connections.min(peer::thread::MAX_CONNECTIONS);
     let (handles, index) = (handles.clone(), config.io_threads);
     let Heartbeat { interval, election_ticks } = heartbeat(config);
+    let (compaction, quota) = (config.auto_compaction, config.quota);
     let further = move |_: WorkerContext| -> Further {
         let (member, _) = handles.handle_for(index);
         let site = handles.site(member.clone());
         tokio::task::spawn_local(versions::monitor(member.clone()));
+        if let Some(settings) = compaction {
+            tokio::task::spawn_local(auto_compaction::run(member.clone(), settings));
+        }
+        if let Some(limit) = quota.limit() {
+            tokio::task::spawn_local(space::watch(member.clone(), limit));
+        }
         tokio::task::spawn_local(duplicate_process::watch(member.clone(), own));
         tokio::task::spawn_local(watchdog::watch(handles.shared.clone(), interval, interval * election_ticks as u32));
         Rc::new(move |request: Request<Incoming>| {
@@ -526,6 +534,7 @@ fn limits(config: &Config) -> Limits {
         request_timeout: REQUEST_TIMEOUT + 2 * election_timeout,
         election_timeout,
         strict_reconfig_check: config.strict_reconfig_check,
+        quota: config.quota,
         version: config.reported_version.clone(),
     }
 }

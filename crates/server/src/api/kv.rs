@@ -20,7 +20,7 @@ use crate::audit::Open;
 use crate::auth::methods::{self, Need};
 use crate::grpc::{Call, Frame, Outbound, Router, Status};
 use crate::instruments::requests::{RANGE, TXN};
-use crate::member::{MemberHandle, errors, may_range, may_read, mismatch, on_pool};
+use crate::member::{MemberHandle, cost_of_put, cost_of_txn, errors, may_range, may_read, mismatch, on_pool};
 
 const SERVICE: &str = "etcdserverpb.KV";
 /// Keys in the first message of a RangeStream. Later messages grow and shrink towards the request size of
@@ -93,6 +93,7 @@ async fn range_now(member: &MemberHandle, call: &Call, request: RangeRequest) ->
 
 async fn put(member: &MemberHandle, call: Call, request: PutRequest) -> Result<Frame, Status> {
     check::put(&request)?;
+    member.has_room(cost_of_put(&request)).await?;
     match member.propose(&call, Kind::Put, &request).await? {
         (revision, Reply::Put { previous }) => encode::put(Header::new(&member.shared, revision), previous.as_ref()),
         (_, other) => Err(mismatch(&other)),
@@ -128,6 +129,7 @@ async fn txn(member: &MemberHandle, call: Call, request: TxnRequest) -> Result<F
         member.counts().requests.read(TXN, reading, result.is_ok());
         return result;
     }
+    member.has_room(cost_of_txn(&request)).await?;
     match member.propose(&call, Kind::Txn, &request).await? {
         (revision, Reply::Txn(reply)) => encode::txn(Header::new(&member.shared, revision), &reply),
         (_, other) => Err(mismatch(&other)),

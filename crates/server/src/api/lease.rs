@@ -31,7 +31,9 @@ use crate::driver::{Answer, Event, LEASES_AT_ONCE};
 use crate::grpc::{Call, Frame, Inbound, Outbound, Router, Status};
 use crate::leader::renewal::{RENEWALS_AT_ONCE, joined, renew, renew_or_await_end};
 use crate::leader::time_to_live::{TimeLeft, time_left};
-use crate::member::{LeaderWatch, MemberHandle, another_question, errors, mismatch, on_pool, permit_keys_of};
+use crate::member::{
+    COST_OF_LEASE, LeaderWatch, MemberHandle, another_question, errors, mismatch, on_pool, permit_keys_of,
+};
 
 const SERVICE: &str = "etcdserverpb.Lease";
 /// At most this many renewals of one stream wait for the end of an expired lease. At this number, no more are read.
@@ -54,6 +56,7 @@ async fn grant(member: &MemberHandle, call: Call, request: LeaseGrantRequest) ->
     if request.ttl > MAX_TTL_S {
         return Err(errors::refused(Refusal::LeaseTtlTooLarge));
     }
+    member.has_room(COST_OF_LEASE).await?;
     let ttl = request.ttl;
     let id = if request.id == 0 { (member.shared.next_id() & i64::MAX as u64) as i64 } else { request.id };
     match member.propose(&call, Kind::LeaseGrant, &LeaseGrantRequest { id, ttl }).await? {

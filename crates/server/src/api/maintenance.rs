@@ -18,8 +18,6 @@ use crate::grpc::{Call, Frame, Router, Status};
 use crate::member::{MemberHandle, another_question, errors, on_pool};
 
 const SERVICE: &str = "etcdserverpb.Maintenance";
-/// The quota that the setting 0 stands for.
-pub const DEFAULT_QUOTA_BYTES: i64 = 2 << 30;
 
 pub fn register(router: &mut Router, member: &Rc<MemberHandle>) {
     unary_on_learners!(router, member, SERVICE, "Status", status);
@@ -48,7 +46,7 @@ async fn status(member: &MemberHandle, _call: Call, _request: StatusRequest) -> 
         db_size_in_use: sizes.in_use as i64,
         is_learner: shared.is_learner(),
         storage_version,
-        db_size_quota: DEFAULT_QUOTA_BYTES,
+        db_size_quota: member.limits.quota.bytes,
         downgrade_info: Some(DowngradeInfo {
             enabled: downgrade.is_some(),
             target_version: downgrade.unwrap_or_default(),

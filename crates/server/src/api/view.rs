@@ -7,7 +7,6 @@ use metastore_engine::Sizes;
 use metastore_store::mvcc::RangeQuery;
 use tokio::time::Instant;
 
-use super::maintenance::DEFAULT_QUOTA_BYTES;
 use crate::grpc::{Call, LocalFuture};
 use crate::http::MemberView;
 use crate::instruments::tally::Tally;
@@ -140,7 +139,9 @@ static NUMBERS: &[(Number, Read)] = &[
     (counter("etcd_server_slow_read_indexes_total", "Read indexes that came too late."), |now| {
         now.sum(|counts| &counts.slow_read_indexes)
     }),
-    (gauge("etcd_server_quota_backend_bytes", "Backend storage quota size in bytes."), |_| DEFAULT_QUOTA_BYTES as u64),
+    (gauge("etcd_server_quota_backend_bytes", "Backend storage quota size in bytes."), |now| {
+        now.member.limits.quota.limit().unwrap_or_default()
+    }),
     (counter("etcd_mvcc_put_total", "Puts seen by this member."), |now| now.work.puts.get()),
     (counter("etcd_mvcc_delete_total", "Deletes seen by this member."), |now| now.work.deletes.get()),
     (counter("etcd_mvcc_range_total", "Ranges seen by this member."), |now| {

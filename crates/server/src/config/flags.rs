@@ -76,7 +76,6 @@ pub fn find(name: &str) -> Option<&'static Flag> {
 
 const DISCOVERY: &str = "discovery is not available yet; name the members with --initial-cluster";
 const CORRUPTION: &str = "corruption checks are not available yet";
-const COMPACTION: &str = "automatic compaction is not available yet; compact from a client";
 const LISTENERS: &str = "separate listeners are not available yet; everything is served on --listen-client-urls";
 
 const fn acts(name: &'static str, kind: ValueKind, default: &'static str, group: Group, help: &'static str) -> Flag {
@@ -107,7 +106,8 @@ pub const FLAGS: &[Flag] = &[
     acts("election-timeout", Number, "1000", Member, "Time (in milliseconds) for an election to timeout."),
     acts("listen-peer-urls", Text, "http://localhost:2380", Member, "List of URLs to listen on for peer traffic."),
     acts("listen-client-urls", Text, "http://localhost:2379", Member, "List of URLs to listen on for client traffic: gRPC, health, version and metrics."),
-    acts("quota-backend-bytes", Number, "0", Member, "Quota of the stored data in bytes. Only 0 (the default) is accepted yet."),
+    acts("quota-backend-bytes", Number, "0", Member, "Quota of the stored data in bytes. When it is used up, the alarm NOSPACE is raised. 0: 2 GiB; a negative number: no quota."),
+    acts("quota-auto-disarm-percent", Number, "0", Member, "The alarm NOSPACE is taken back by itself once the stored data takes less than this share of the quota. 0 (the default): never, as in etcd."),
     acts("max-txn-ops", Number, "128", Member, "Maximum number of operations permitted in a transaction."),
     acts("max-request-bytes", Number, "1572864", Member, "Maximum client request size in bytes the server will accept; at most 267386880 (255 MiB)."),
     acts("max-concurrent-streams", Number, "4294967295", Member, "Maximum concurrent streams that each client can open at a time."),
@@ -139,8 +139,8 @@ pub const FLAGS: &[Flag] = &[
     acts("pre-vote", Bool, "true", Clustering, "Ask the others for an election before holding it, so that a member that was cut off does not disturb them."),
     acts("max-learners", Number, "1", Clustering, "Most learners in the cluster. It must be the same on all members."),
     acts("snapshot-catchup-entries", Number, "5000", Clustering, "Committed entries that stay in memory for followers when the log is cut; one that lacks more is sent the whole state."),
-    harmless("auto-compaction-mode", Text, "periodic"),
-    refused("auto-compaction-retention", Text, "0", COMPACTION),
+    acts("auto-compaction-mode", Text, "periodic", Clustering, "Unit of --auto-compaction-retention: time ('periodic') or revisions ('revision')."),
+    acts("auto-compaction-retention", Text, "0", Clustering, "The leader compacts by itself, and keeps this much: hours or a duration such as 30m, or a number of revisions. 0: never."),
     refused("discovery", Text, "", DISCOVERY),
     refused("discovery-token", Text, "", DISCOVERY),
     refused("discovery-endpoints", Text, "", DISCOVERY),

@@ -11,7 +11,8 @@ use super::parse::{Values, boolean, duration};
 use super::tls::{check_urls, tls};
 use super::url::{Url, parse_list};
 use super::{
-    AuditLevel, AuditSettings, AuthSettings, ClusterState, Config, EngineSettings, REQUEST_OVERHEAD_BYTES, value,
+    AuditLevel, AuditSettings, AuthSettings, AutoCompaction, ClusterState, Config, EngineSettings, Quota,
+    REQUEST_OVERHEAD_BYTES, value,
 };
 use crate::grpc::frame::MAX_SEND_BYTES;
 use crate::logging::{Level, Output};
@@ -33,6 +34,12 @@ const _: () = {
 
 /// Watch progress faster than this would be a load of its own.
 const MIN_PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The quota that the setting 0 stands for, as in etcd.
+const DEFAULT_QUOTA_BYTES: i64 = 2 << 30;
+
+/// More frequent compactions would be a load of their own.
+const MIN_COMPACTION_PERIOD: Duration = Duration::from_secs(1);
 
 /// The shortest time between two pings of a client where etcd sets none, which is that of its gRPC library.
 const GRPC_MIN_TIME: Duration = Duration::from_secs(5 * 60);
@@ -64,12 +71,6 @@ pub(super) fn validate(values: &Values) -> Result<Config, String> {
     if values.contains_key("listen-client-urls") && !values.contains_key("advertise-client-urls") {
         return Err("--advertise-client-urls is required when --listen-client-urls is set explicitly".to_owned());
     }
-    if number(values, "quota-backend-bytes")? != 0 {
-        let given = value(values, "quota-backend-bytes");
-        return Err(format!(
-            "--quota-backend-bytes={given} is not supported: quotas are not available yet; leave it at 0"
-        ));
-    }
     let advertise_peer_urls = urls(values, "initial-advertise-peer-urls")?;
     let listen_client_urls = bindable(values, "listen-client-urls")?;
     let listen_peer_urls = bindable(values, "listen-peer-urls")?;
@@ -90,6 +91,8 @@ pub(super) fn validate(values: &Values) -> Result<Config, String> {
         initial_cluster_token: value(values, "initial-cluster-token").to_owned(),
         strict_reconfig_check: boolean(value(values, "strict-reconfig-check")) == Some(true),
         max_learners: max_learners(values)?,
+        auto_compaction: auto_compaction(values)?,
+        quota: quota(values)?,
         auth: auth(values)?,
         audit: audit(values)?,
         snapshot_count: at_least(values, "snapshot-count", 1, u64::MAX)?,
@@ -192,6 +195,42 @@ pub(super) fn at_least(values: &Values, flag: &str, least: u64, most: u64) -> Re
 fn time(values: &Values, flag: &str) -> Result<Duration, String> {
     let text = value(values, flag);
     duration(text).ok_or_else(|| format!("--{flag}: {text:?} is not a duration like 100ms or 1h30m"))
+}
+
+fn quota(values: &Values) -> Result<Quota, String> {
+    let bytes = match number(values, "quota-backend-bytes")? {
+        0 => DEFAULT_QUOTA_BYTES,
+        bytes => bytes,
+    };
+    Ok(Quota { bytes, disarm_percent: at_least(values, "quota-auto-disarm-percent", 0, 100)? })
+}
+
+/// As in etcd: a number means hours or revisions; other texts are durations, in nanoseconds if they count revisions.
+fn auto_compaction(values: &Values) -> Result<Option<AutoCompaction>, String> {
+    let (mode, retention) = (value(values, "auto-compaction-mode"), value(values, "auto-compaction-retention"));
+    let by_time = match mode {
+        "periodic" => true,
+        "revision" => false,
+        "" => return Err("undefined auto-compaction-mode".to_owned()),
+        _ => return Err(format!("unknown auto-compaction-mode {mode:?}")),
+    };
+    let number: Option<u32> = retention.parse().ok();
+    let kept = match number {
+        Some(hours) if by_time => Duration::from_secs(60 * 60 * u64::from(hours)),
+        Some(revisions) => Duration::from_nanos(revisions.into()),
+        None => duration(retention).ok_or_else(|| {
+            let why = if retention.parse::<f64>().is_ok() { "missing unit in" } else { "invalid" };
+            format!("error parsing CompactionRetention: time: {why} duration {retention:?}")
+        })?,
+    };
+    if by_time && !kept.is_zero() && kept < MIN_COMPACTION_PERIOD {
+        return Err(format!(
+            "--auto-compaction-retention={retention} is too short: the shortest period is {MIN_COMPACTION_PERIOD:?}"
+        ));
+    }
+    let settings =
+        if by_time { AutoCompaction::Periodic(kept) } else { AutoCompaction::Revision(kept.as_nanos() as i64) };
+    Ok(Some(settings).filter(|_| !kept.is_zero()))
 }
 
 fn io_threads(given: u64) -> usize {

@@ -1,18 +1,21 @@
 //! A member for tests, whose engine thread is the test itself.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use metastore_engine::Memory;
+use metastore_proto::etcdserverpb::PutRequest;
 use metastore_proto::raftpb::{ConfChange, ConfChangeType, ConfState, Message};
 use metastore_replica::{Role, Standing};
+use metastore_store::command::{Command, Kind};
 use metastore_store::watch::RevisionEvents;
 use metastore_store::{Member as ClusterMember, Store};
 
 use super::{Barrier, Limits, MemberHandle};
 use crate::auth::Authenticator;
-use crate::config::AuthSettings;
+use crate::config::{AuthSettings, Quota};
 use crate::driver::{Answer, EngineHandle, Event, EventSink, Mail, Waiter};
 use crate::grpc::Ledger;
 use crate::io::inbox::{Bounds, Inbox};
@@ -56,6 +59,7 @@ impl EventSink for NoWatchers {
 /// Member 1 of a cluster, on a worker of its own.
 pub struct FakeEngine {
     pub member: Rc<MemberHandle>,
+    store: RefCell<Store>,
     inbox: Inbox<Event>,
     mailbox: mailbox::Sender<Mail>,
 }
@@ -94,6 +98,7 @@ impl FakeEngine {
                 request_timeout,
                 election_timeout,
                 strict_reconfig_check: true,
+                quota: Quota { bytes: 100_000, disarm_percent: 0 },
                 version: "3.7.0".into(),
             },
             metrics: Metrics::new("3.7.0".into(), Ledger::default()),
@@ -105,12 +110,21 @@ impl FakeEngine {
             pool: Pool::new(Default::default()),
             listing: Default::default(),
             takes_singly: Default::default(),
+            sets_alarm: Default::default(),
             worker: 0,
             all: [flags].into(),
         };
-        let fake = Self { member: Rc::new(member), inbox, mailbox };
+        let fake = Self { member: Rc::new(member), store: RefCell::new(store), inbox, mailbox };
         fake.led_by(0);
         fake
+    }
+
+    /// Makes a new revision.
+    pub fn put(&self, key: &'static str) {
+        let mut store = self.store.borrow_mut();
+        let (applied, request) = (store.applied(), PutRequest { key: key.into(), ..PutRequest::default() });
+        store.apply(applied.index + 1, applied.term, Command::encode(0, Kind::Put, &request)).unwrap();
+        store.publish().unwrap();
     }
 
     /// Sets the leader; 0 for none.
