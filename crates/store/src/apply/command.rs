@@ -167,7 +167,7 @@ impl Command {
     pub fn encode_as(caller: &Caller, id: u64, kind: Kind, message: &impl Message) -> Bytes {
         let Caller { user, auth_revision } = caller;
         let mut header_len = encoding::uint64::encoded_len(FIELD_HEADER_ID, &id);
-        if !user.is_empty() {
+        if *caller != Caller::default() {
             header_len += encoding::bytes::encoded_len(FIELD_HEADER_USER, user)
                 + encoding::uint64::encoded_len(FIELD_HEADER_AUTH_REVISION, auth_revision);
         }
@@ -179,7 +179,7 @@ impl Command {
         encoding::encode_key(FIELD_HEADER, WireType::LengthDelimited, &mut out);
         encoding::encode_varint(header_len as u64, &mut out);
         encoding::uint64::encode(FIELD_HEADER_ID, &id, &mut out);
-        if !user.is_empty() {
+        if *caller != Caller::default() {
             encoding::bytes::encode(FIELD_HEADER_USER, user, &mut out);
             encoding::uint64::encode(FIELD_HEADER_AUTH_REVISION, auth_revision, &mut out);
         }
@@ -290,11 +290,14 @@ mod tests {
 
     #[test]
     fn the_caller_stands_in_the_header() {
-        let caller = Caller { user: "alice".into(), auth_revision: 300 };
-        let bytes = Command::encode_as(&caller, 7, Kind::Put, &PutRequest::default());
-        let header = InternalRaftRequest::decode(bytes.clone()).unwrap().header.unwrap();
-        assert_eq!((header.id, &header.username[..], header.auth_revision), (7, "alice", 300));
-        assert_eq!(Command::decode(bytes).unwrap().caller, caller);
+        // A certificate without a common name shows a caller without a name, which is not the same as no caller.
+        for user in ["alice", ""] {
+            let caller = Caller { user: user.into(), auth_revision: 300 };
+            let bytes = Command::encode_as(&caller, 7, Kind::Put, &PutRequest::default());
+            let header = InternalRaftRequest::decode(bytes.clone()).unwrap().header.unwrap();
+            assert_eq!((header.id, &header.username[..], header.auth_revision), (7, user, 300));
+            assert_eq!(Command::decode(bytes).unwrap().caller, caller);
+        }
     }
 
     #[test]
