@@ -21,7 +21,7 @@ fn put_and_get(etcdctl: &Etcdctl, url: &str, flags: &[String]) {
     assert_eq!(etcdctl.run(url, flags, &["get", "a"]), Ok("a\n1".into()));
 }
 
-each_engine!(only_clients_with_a_certificate_of_the_ca_are_served);
+each_engine!(only_clients_with_a_certificate_of_the_ca_are_served, a_revoked_certificate_is_refused);
 
 fn only_clients_with_a_certificate_of_the_ca_are_served(engine: EngineKind) {
     let Some((subject, etcdctl)) = programs("client certificates", engine) else { return };
@@ -46,6 +46,27 @@ fn only_clients_with_a_certificate_of_the_ca_are_served(engine: EngineKind) {
     // The client checks the server, too.
     etcdctl.run(&url(&member), &shows(&other, "foreign"), &["get", "a"]).expect_err("another CA");
     put_and_get(&etcdctl, &url(&member), &shows(&ca, "alice"));
+}
+
+fn a_revoked_certificate_is_refused(engine: EngineKind) {
+    let Some((subject, etcdctl)) = programs("revoked certificates", engine) else { return };
+    let ca = Authority::new();
+    let [alice, bob] = ["alice", "bob"].map(|name| ca.sign(name));
+    ca.revoke(&[bob]);
+    let flags = [ca.flag("trusted-ca-file", "ca.crt"), "--client-cert-auth".into(), ca.flag("client-crl-file", "crl")];
+    let mut member = member(&subject, &ca, &flags);
+    member.restart();
+    let get = |name: &str| etcdctl.run(&url(&member), &shows(&ca, name), &["get", "a"]);
+    put_and_get(&etcdctl, &url(&member), &shows(&ca, "alice"));
+    get("bob").expect_err("a revoked certificate");
+    let refused = ["rejected connection on client endpoint", "transport: certificate serial", "revoked"];
+    eventually("the reason is logged", || says(&member, &refused));
+    // The list is read again.
+    ca.revoke(&[alice]);
+    eventually("alice is refused", || get("alice").is_err());
+    assert_eq!(get("bob"), Ok("a\n1".into()));
+    ca.revoke(&[]);
+    eventually("alice is served", || get("alice").is_ok());
 }
 
 #[test]
