@@ -17,7 +17,7 @@ const FEW_ENTRIES: [&str; 2] = ["--snapshot-count=100", "--snapshot-catchup-entr
 const IN_FLIGHT: usize = 64;
 
 /// Flags of members that demand certificates from each other.
-fn flags(ca: &Authority) -> Vec<String> {
+pub fn flags(ca: &Authority) -> Vec<String> {
     ca.sign("peer");
     vec![
         ca.flag("peer-cert-file", "peer.crt"),
@@ -69,6 +69,38 @@ fn a_whole_state_is_sent_with_tls() {
     eventually("a state is sent", || {
         cluster.running().iter().any(|node| says(cluster.member(*node), &["sent database snapshot"]))
     });
+}
+
+each_engine!(a_member_joins_a_cluster_with_certificates);
+
+fn a_member_joins_a_cluster_with_certificates(engine: EngineKind) {
+    let found = programs::subject(engine).and_then(|own| Ok((own, programs::subject(engine.other())?)));
+    let Some((own, joiner)) = programs::or_skip("joining with TLS", found) else { return };
+    let (ca, other) = (Authority::new(), Authority::new());
+    let mut cluster = start(&[own.clone(), own], &flags(&ca), &FEW_ENTRIES);
+    let load = Load::start(&cluster.addresses());
+    load.progress(WRITES);
+    // A certificate of another CA is not let in, although the member was added.
+    let new = cluster.intruder(&joiner);
+    cluster.announce(new, true);
+    other.sign("peer");
+    let shown = |ca: &Authority| [ca.flag("peer-cert-file", "peer.crt"), ca.flag("peer-key-file", "peer.key")];
+    shown(&other).iter().for_each(|flag| cluster.add_flag(new, flag));
+    cluster.launch(new);
+    let refused = ["rejected connection on peer endpoint", "x509: certificate signed by unknown authority"];
+    eventually("the joiner is refused", || says(cluster.member(0), &refused));
+    cluster.kill(new);
+    shown(&ca).iter().for_each(|flag| cluster.add_flag(new, flag));
+    cluster.join(new);
+    load.progress(WRITES);
+    cluster.promote(new);
+    cluster.move_leader(new);
+    load.progress(WRITES);
+    cluster.kill(new);
+    load.progress(WRITES);
+    cluster.restart(new);
+    load.progress(WRITES);
+    load.stop().check(&cluster);
 }
 
 #[test]
