@@ -111,12 +111,18 @@ impl Cluster {
     }
 
     fn configure(&mut self, node: usize, initial_cluster: &str, state: &str) {
-        let own = [
+        let mut own = vec![
             format!("--initial-cluster={initial_cluster}"),
             format!("--initial-cluster-state={state}"),
             format!("--heartbeat-interval={}", HEARTBEAT.as_millis()),
             format!("--election-timeout={}", ELECTION_TIMEOUT.as_millis()),
         ];
+        if self.flags.iter().any(|flag| flag.starts_with("--cert-file=")) {
+            // Calls to the cluster are without TLS; clients of a test use it at the same port.
+            let address = self.address(node);
+            own.push(format!("--listen-client-urls=http://{address},https://{address}"));
+            own.push(format!("--advertise-client-urls=https://{address}"));
+        }
         self.nodes[node].member.replace_flags(&[&own[..], &self.flags].concat());
     }
 

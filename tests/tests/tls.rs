@@ -2,6 +2,7 @@
 
 mod clients;
 mod members;
+mod users;
 
 use std::process::Command;
 
@@ -33,13 +34,13 @@ impl Etcdctl {
 }
 
 /// Flags with which etcdctl shows the certificate `name`.
-fn shows(ca: &Authority, name: &str) -> Vec<String> {
+pub fn shows(ca: &Authority, name: &str) -> Vec<String> {
     let files = [("cert", format!("{name}.crt")), ("key", format!("{name}.key")), ("cacert", "ca.crt".into())];
     files.iter().map(|(flag, file)| ca.flag(flag, file)).collect()
 }
 
 /// A member that serves clients with TLS, with these flags besides.
-fn member(subject: &Server, ca: &Authority, flags: &[String]) -> Member {
+pub fn member(subject: &Server, ca: &Authority, flags: &[String]) -> Member {
     ca.sign("server");
     let identity = Identity::local("m");
     let url = format!("https://{}", identity.client_address);
@@ -53,7 +54,7 @@ fn member(subject: &Server, ca: &Authority, flags: &[String]) -> Member {
     Member::with_identity(subject, identity, &flags)
 }
 
-fn url(member: &Member) -> String {
+pub fn url(member: &Member) -> String {
     format!("https://{}", member.client_address())
 }
 
