@@ -6,6 +6,7 @@ use metastore_proto::authpb::permission::Type;
 use metastore_proto::authpb::{Permission, UserAddOptions};
 use metastore_proto::etcdserverpb::*;
 use prost::Message;
+use rcgen::KeyPair;
 use tonic::Status;
 
 use crate::cluster::{block_on, call};
@@ -136,20 +137,34 @@ pub fn enable_at(address: &str) -> String {
     })
 }
 
-/// A key for signed tokens, in a file of its own.
-pub struct SigningKey(Directory);
+/// A key for signed tokens, in a file of its own; or a pair of keys in two files.
+pub struct SigningKey {
+    directory: Directory,
+    method: &'static str,
+}
 
 impl SigningKey {
     pub fn new() -> SigningKey {
         let directory = Directory::new("signing-key");
         std::fs::write(directory.path().join("key"), "a key that all members of the test share").expect("it is new");
-        SigningKey(directory)
+        SigningKey { directory, method: "HS256" }
+    }
+
+    /// A private key and the public one.
+    pub fn pair() -> SigningKey {
+        let directory = Directory::new("signing-keys");
+        let key = KeyPair::generate().expect("a key");
+        for (file, pem) in [("key", key.serialize_pem()), ("key.pub", key.public_key_pem())] {
+            std::fs::write(directory.path().join(file), pem).expect("it is new");
+        }
+        SigningKey { directory, method: "ES256" }
     }
 
     /// The flag of a member that signs its tokens with the key.
     pub fn flag(&self) -> String {
-        let file = self.0.path().join("key");
-        format!("--auth-token=jwt,sign-method=HS256,ttl=1h,priv-key={}", file.display())
+        let [private, public] = ["key", "key.pub"].map(|file| self.directory.path().join(file));
+        let public = if public.exists() { format!(",pub-key={}", public.display()) } else { String::new() };
+        format!("--auth-token=jwt,sign-method={},ttl=1h,priv-key={}{public}", self.method, private.display())
     }
 }
 

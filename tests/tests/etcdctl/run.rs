@@ -22,6 +22,8 @@ pub const GAVE_UP: &str = "<gave up waiting>";
 pub struct Shell {
     etcdctl: PathBuf,
     endpoint: String,
+    /// Flags that say in whose name the commands run.
+    caller: Vec<String>,
     lease: String,
 }
 
@@ -34,7 +36,12 @@ struct Background {
 
 impl Shell {
     pub fn new(etcdctl: PathBuf, endpoint: &str) -> Shell {
-        Shell { etcdctl, endpoint: endpoint.to_string(), lease: "0".into() }
+        Shell { etcdctl, endpoint: endpoint.to_string(), caller: Vec::new(), lease: "0".into() }
+    }
+
+    /// From now on all commands run with these flags.
+    pub fn speak_as(&mut self, flags: Vec<String>) {
+        self.caller = flags;
     }
 
     /// The normalised output of the step.
@@ -64,7 +71,7 @@ impl Shell {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.etcdctl);
-        command.args(["--endpoints", &self.endpoint]);
+        command.args(["--endpoints", &self.endpoint]).args(&self.caller);
         command.args(arguments.iter().map(|argument| argument.replace("$lease", &self.lease)));
         // Settings from the environment of the user must not reach etcdctl.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ETCDCTL_")) {

@@ -41,6 +41,7 @@ fn line(line: &str) -> String {
         json(&mut value);
         return value.to_string();
     }
+    let line = &duration(line);
     let is_own = |name: &str| OWN.iter().any(|own| own.eq_ignore_ascii_case(name));
     if let Some((name, _)) = line.split_once(" : ").filter(|(name, _)| is_own(name.trim_matches('"'))) {
         return format!("{name} : <own>");
@@ -55,6 +56,13 @@ fn line(line: &str) -> String {
     let line =
         if line.starts_with('│') { line.split_whitespace().collect::<Vec<_>>().join(" ") } else { line.into() };
     remaining(&ids(&line))
+}
+
+/// The duration after "took", which `defrag` has in the middle of a line.
+fn duration(line: &str) -> String {
+    let timed = line.split_once("took ").filter(|(_, rest)| rest.starts_with(|c: char| c.is_ascii_digit()));
+    let Some((before, rest)) = timed else { return line.to_string() };
+    format!("{before}took <time>{}", rest.trim_start_matches(|c: char| c.is_alphanumeric() || c == '.'))
 }
 
 /// A cell of endpoint status. Numbers, sizes and versions differ between servers; words are compared. The hash of a
@@ -131,4 +139,5 @@ fn only_what_is_a_servers_own_is_removed() {
     );
     assert_eq!(normalise("127.0.0.1:1, 3456789012, 12"), "<own> | 3456789012 | <own>");
     assert_eq!(normalise("a\n12"), "a\n12");
+    assert_eq!(normalise("m[127.0.0.1:1]. took 1.5ms. (no)"), "m[<address>]. took <time> (no)");
 }
