@@ -8,8 +8,10 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::client::Grpc;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder, Streaming};
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Request, Status};
+
+use crate::certificates::Authority;
 
 /// Whether the server never processed the request that failed with this status. Either the server said so when it
 /// closed the connection (GOAWAY), or the request never left the client. After such a failure a client may safely ask
@@ -30,6 +32,16 @@ impl Client {
     /// A client of the member at `address` ("127.0.0.1:2379"); it connects with the first call.
     pub fn new(address: &str) -> Client {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address is a valid URI");
+        Client { channel: endpoint.tcp_nodelay(true).connect_lazy(), token: None }
+    }
+
+    /// A client with TLS that trusts a CA, and shows the certificate `name` that this has signed.
+    pub fn with_certificate(address: &str, ca: &Authority, name: &str) -> Client {
+        let read = |name: &str| std::fs::read(ca.path(name)).expect("it was signed");
+        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read("ca.crt")));
+        let shown = Identity::from_pem(read(&format!("{name}.crt")), read(&format!("{name}.key")));
+        let endpoint = Endpoint::from_shared(format!("https://{address}")).expect("an address is a valid URI");
+        let endpoint = endpoint.tls_config(tls.identity(shown)).expect("the certificate and its key are readable");
         Client { channel: endpoint.tcp_nodelay(true).connect_lazy(), token: None }
     }
 

@@ -3,8 +3,7 @@
 //! Each call is made by each caller to the server under test and to a real etcd. Both must give the answer of the
 //! table in [`super::calls`]; [`DIFFERENCES`] names the exceptions. The servers name the methods that they have on
 //! `/metrics`: a method that the walk does not call is an error.
-//!
-//! Not here yet: a user by certificate, which needs TLS. Such callers are one more column of the table.
+//! The same callers come with certificates as well: those have the answers of the callers with tokens.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
@@ -14,6 +13,7 @@ use std::time::{Duration, Instant};
 use metastore_proto::authpb::permission::Type;
 use metastore_proto::etcdserverpb::*;
 use metastore_tests::auth::{Admin, CHEAP_PASSWORDS, SigningKey, enable, log_in, permission, token};
+use metastore_tests::certificates::Authority;
 use metastore_tests::cluster::{block_on, put_request};
 use metastore_tests::grpc::Client;
 use metastore_tests::member::Member;
@@ -21,9 +21,13 @@ use metastore_tests::programs::{self, EngineKind, Server};
 use metastore_tests::{lease, paths};
 use tonic::Status;
 
-use super::calls::{At, BAD_TOKEN, EMPTY, FOREIGN, OLD_REVISION, OWN, OWN_TOO, Row, TTL_S, refuses_the_token, rows};
+use super::calls::{
+    At, BAD_TOKEN, DENIED, EMPTY, FOREIGN, NO_NAME, OLD_REVISION, OWN, OWN_TOO, Row, TTL_S, refuses_the_token, rows,
+};
 use crate::bad_days::observe::http_get;
+use crate::tls;
 
+const NO_USER: &str = "FailedPrecondition etcdserver: user name not found";
 /// The form of a simple token, of a login that never was.
 const WRONG_TOKEN: &str = "noSuchTokenAtAll.1";
 const CALLERS: [&str; 5] = ["no token", "wrong token", "nobody", "alice", "root"];
@@ -92,6 +96,7 @@ const PEER_PATHS: [&str; 4] = ["/version", "/members", "/raft/probing", "/nothin
 
 each_engine!(
     every_method_asks_for_what_etcd_asks,
+    every_method_takes_a_certificate_as_etcd_does,
     an_expired_token_opens_nothing,
     a_token_of_an_old_revision_is_refused
 );
@@ -104,12 +109,13 @@ fn pair(test: &str, engine: EngineKind) -> Option<[Server; 2]> {
 
 /// Runs `work` on both servers, each a new member with these flags.
 fn on_both<T: Send>(servers: &[Server; 2], flags: &[&str], work: impl Fn(&Member) -> T + Sync) -> [T; 2] {
-    let run = |server: &Server| {
-        let member = Member::start(server, &[&[CHEAP_PASSWORDS][..], flags].concat());
-        work(&member)
-    };
+    with_both(servers, |server| work(&Member::start(server, &[&[CHEAP_PASSWORDS][..], flags].concat())))
+}
+
+fn with_both<T: Send>(servers: &[Server; 2], work: impl Fn(&Server) -> T + Sync) -> [T; 2] {
+    let work = &work;
     std::thread::scope(|scope| {
-        let [subject, reference] = servers.each_ref().map(|server| scope.spawn(move || run(server)));
+        let [subject, reference] = servers.each_ref().map(|server| scope.spawn(move || work(server)));
         [subject.join().expect("the subject's walk"), reference.join().expect("etcd's walk")]
     })
 }
@@ -122,12 +128,12 @@ fn every_method_asks_for_what_etcd_asks(engine: EngineKind) {
         let [subject, reference] = on_both(&servers, &flags, |member| {
             let paths = || answers_over_http(member);
             let before = paths();
-            let walked = block_on(walk(member));
+            let walked = block_on(walk(member, by_token));
             assert_eq!(paths(), before, "paths of HTTP are as open as without authentication");
             (walked, methods(member), before)
         });
         assert_eq!(subject.2, reference.2, "left is the subject, right is etcd");
-        compare(&subject.0, &reference.0);
+        compare(&subject.0, &reference.0, [NONE, WRONG, NOBODY, ALICE, ROOT]);
         let walked: BTreeSet<String> = rows().iter().map(|row| row.path.to_string()).collect();
         let missed: Vec<_> = subject.1.difference(&walked).collect();
         assert!(missed.is_empty(), "the walk calls these methods by no caller: {missed:?}");
@@ -137,13 +143,52 @@ fn every_method_asks_for_what_etcd_asks(engine: EngineKind) {
     }
 }
 
-/// Compares the answers of both servers with the table. Each difference must be a known one, and be found.
-fn compare(subject: &[Vec<String>], reference: &[Vec<String>]) {
+/// Certificates without a common name, and with one that is no user's, have the answers of nobody. The wrong token
+/// comes with the certificate of alice, and is what counts.
+fn every_method_takes_a_certificate_as_etcd_does(engine: EngineKind) {
+    let Some(servers) = pair("permission walk by certificate", engine) else { return };
+    let mut walked = with_both(&servers, |server| {
+        let ca = Authority::new();
+        ca.sign_nameless("nameless");
+        for name in ["stranger", "alice", "root"] {
+            ca.sign(name);
+        }
+        let flags = [CHEAP_PASSWORDS.into(), ca.flag("trusted-ca-file", "ca.crt"), "--client-cert-auth".into()];
+        let mut member = tls::member(server, &ca, &flags);
+        // The users are set up without TLS.
+        member.add_flag(&format!("--listen-client-urls={},{}", member.client_url(), tls::url(&member)));
+        member.restart();
+        block_on(async {
+            let names = ["nameless", "alice", "stranger", "alice", "root"];
+            let mut callers = names.map(|name| Client::with_certificate(member.client_address(), &ca, name));
+            callers[WRONG] = callers[WRONG].with_token(WRONG_TOKEN);
+            walk(&member, async |_: &Client, caller| callers[caller].clone()).await
+        })
+    });
+    for ((row, subject), reference) in rows().iter().zip(&walked[0]).zip(&walked[1]) {
+        let strangers = |answers: &[String]| [NONE, NOBODY].map(|caller| answers[caller].clone());
+        assert_eq!(strangers(subject), strangers(reference), "{}: left is the subject, right is etcd", row.name());
+    }
+    // Where the role root is asked for, etcd says that there is no such user.
+    for row in walked.iter_mut().flatten() {
+        for (caller, why) in [(NONE, NO_NAME), (NOBODY, NO_USER)] {
+            if row[caller] == why {
+                row[caller] = DENIED.into();
+            }
+        }
+    }
+    compare(&walked[0], &walked[1], [NOBODY, WRONG, NOBODY, ALICE, ROOT]);
+}
+
+/// Compares the answers of both servers with the table, of which each caller has a column. Each difference must be a
+/// known one, and be found.
+fn compare(subject: &[Vec<String>], reference: &[Vec<String>], columns: [usize; CALLERS.len()]) {
     let (mut wrong, mut found) = (Vec::new(), vec![0; DIFFERENCES.len()]);
     for ((row, subject), reference) in rows().iter().zip(subject).zip(reference) {
-        for (caller, answer) in row.answers.into_iter().enumerate() {
+        for (caller, column) in columns.into_iter().enumerate() {
+            let answer = row.answers[column];
             let known =
-                DIFFERENCES.iter().position(|known| known.call == row.name().trim() && known.callers.contains(&caller));
+                DIFFERENCES.iter().position(|known| known.call == row.name().trim() && known.callers.contains(&column));
             known.into_iter().for_each(|known| found[known] += 1);
             let expected = known.map_or(answer, |known| DIFFERENCES[known].answer);
             let name = format!("{} by {}", row.name(), CALLERS[caller]);
@@ -161,22 +206,26 @@ fn compare(subject: &[Vec<String>], reference: &[Vec<String>]) {
     }
 }
 
+/// The client of a caller, who logs in. A change of users ends signed tokens, so each call has one of its own.
+async fn by_token(client: &Client, caller: usize) -> Client {
+    let user = |name: &'static str| log_in(client, name, password(name));
+    match caller {
+        NONE => client.clone(),
+        WRONG => client.with_token(WRONG_TOKEN),
+        NOBODY => user("nobody").await.expect("nobody logs in"),
+        ALICE => user("alice").await.expect("alice logs in"),
+        _ => user("root").await.expect("root logs in"),
+    }
+}
+
 /// Makes every call by every caller; the answers by row.
-async fn walk(member: &Member) -> Vec<Vec<String>> {
+async fn walk(member: &Member, as_caller: impl AsyncFn(&Client, usize) -> Client) -> Vec<Vec<String>> {
     let at = set_up(member).await.expect("users are added");
     let mut answers = Vec::new();
     for row in rows() {
         let mut by_caller = Vec::new();
         for caller in 0..CALLERS.len() {
-            // A change of users ends signed tokens, so each call has one of its own.
-            let user = |name: &'static str| log_in(&at.client, name, password(name));
-            let client = match caller {
-                NONE => at.client.clone(),
-                WRONG => at.client.with_token(WRONG_TOKEN),
-                NOBODY => user("nobody").await.expect("nobody logs in"),
-                ALICE => user("alice").await.expect("alice logs in"),
-                _ => user("root").await.expect("root logs in"),
-            };
+            let client = as_caller(&at.client, caller).await;
             by_caller.push(row.make(At { client, ..at.clone() }).await);
         }
         answers.push(by_caller);
