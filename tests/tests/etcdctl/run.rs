@@ -69,8 +69,7 @@ impl Shell {
         }
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.etcdctl);
+    fn command(&self, mut command: Command, arguments: &[&str]) -> Command {
         command.args(["--endpoints", &self.endpoint]).args(&self.caller);
         command.args(arguments.iter().map(|argument| argument.replace("$lease", &self.lease)));
         // Settings from the environment of the user must not reach etcdctl.
@@ -81,7 +80,10 @@ impl Shell {
     }
 
     fn finish(&mut self, arguments: &[&str], stdin: &str) -> String {
-        let mut command = self.command(arguments);
+        // A command that should end and does not, such as a watch that should be refused, has an exit code, too.
+        let mut limited = Command::new("timeout");
+        limited.arg(PATIENCE.as_secs().to_string()).arg(&self.etcdctl);
+        let mut command = self.command(limited, arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("etcdctl runs");
         let mut input = child.stdin.take().expect("stdin is piped");
@@ -106,7 +108,7 @@ impl Shell {
     }
 
     fn start(&self, arguments: &[&str]) -> Background {
-        let mut command = self.command(arguments);
+        let mut command = self.command(Command::new(&self.etcdctl), arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().expect("etcdctl runs");
         let stdin = child.stdin.take().expect("stdin is piped");
