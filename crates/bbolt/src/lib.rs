@@ -28,8 +28,15 @@
 //! Deliberately absent: changes to a file, the list of free pages (a reader does not need it, and etcd does not write
 //! one), buckets inside buckets in written files (etcd has none), the search for a key, and the meaning of etcd's rows.
 
+mod cursor;
+mod database;
 mod format;
+mod page;
 mod tree;
 mod writer;
 
+pub use cursor::{Cursor, Row, Value};
+pub use database::{Database, ReadAt, ReadError};
+pub use format::MetaFault;
+pub use page::PageFault;
 pub use writer::{Layout, Plan, WriteError, Writer};

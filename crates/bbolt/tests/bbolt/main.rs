@@ -1,0 +1,7 @@
+//! Files of the writer, of real programs, and of nobody.
+
+mod damaged;
+mod handmade;
+mod programs;
+mod rows;
+mod written;
