@@ -11,8 +11,8 @@ use crate::database::{Database, ReadAt, ReadError};
 use crate::format::{BUCKET_BYTES, HEADER_BYTES, Header, u64_at};
 use crate::page::{Holds, Page, PageFault};
 
-/// The longest path from the root page to a row, over all buckets on the way. A tree whose branch pages have two children
-/// each, the fewest possible, would have 2^60 leaves with it; buckets of etcd are one level below the root bucket.
+/// Maximum number of pages from the root page to a row, over all buckets on the way. Branch pages have at least two
+/// children, so that a real tree with longer paths would have 2^59 leaves.
 const MAX_DEPTH: usize = 60;
 
 /// A row of a bucket.

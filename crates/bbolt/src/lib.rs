@@ -1,15 +1,15 @@
 //! The database files of bbolt, without bbolt: etcd's `member/snap/db`, and the backups of `etcdctl snapshot save`.
 //!
-//! The problem: a backup goes to a client while it is made, so that it needs neither memory nor disk of its own. But the
+//! The problem: a backup goes to a client while it is made, so that it needs no memory or disk of its own. But the
 //! first pages of such a file name its last ones: the root page, and the number of all pages. And a backup that is read
 //! comes from outside, so nothing in it may be believed.
 //!
 //! ```text
-//!   lengths of rows ─▶ Layout ─▶ Plan ─┐ size, root page
-//!                                      ▼
-//!              rows ────────────────▶ Writer ─▶ │meta│meta│free list│leaf│leaf│branch│ ... │root leaf│
-//!                                                  │                                           ▲
-//!                                                  └───────────────────────────────────────────┘
+//!   lengths of rows ─▶ Layout ─▶ Plan: the size, the root page
+//!                                 │
+//!                                 ▼
+//!   rows ─────────────────────▶ Writer ─▶ │meta│meta│free list│leaf│leaf│branch│ ... │root leaf│
+//!                                            └──────────── names ────────────────────▶
 //!   file ─▶ Database ─▶ Cursor ─▶ rows in order
 //! ```
 //!

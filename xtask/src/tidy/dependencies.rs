@@ -8,6 +8,7 @@ use super::Finding;
 
 /// Each crate of the workspace, and the crates of the workspace that it may use.
 const ALLOWED: &[(&str, &[&str])] = &[
+    ("metastore-bbolt", &[]),
     ("metastore-proto", &[]),
     ("metastore-mutants", &[]),
     ("metastore-engine", &["metastore-mutants"]),
@@ -21,7 +22,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "metastore-sim",
         &["metastore-replica", "metastore-store", "metastore-engine", "metastore-proto", "metastore-mutants"],
     ),
-    ("metastore-server", &["metastore-replica", "metastore-store", "metastore-engine", "metastore-proto"]),
+    (
+        "metastore-server",
+        &["metastore-replica", "metastore-store", "metastore-engine", "metastore-proto", "metastore-bbolt"],
+    ),
     (
         "metastore-tests",
         &[
@@ -30,6 +34,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "metastore-store",
             "metastore-engine",
             "metastore-proto",
+            "metastore-bbolt",
             "metastore-sim",
         ],
     ),
@@ -38,6 +43,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
 
 /// Crates without sockets, event loops or clocks: none of their dependencies, direct or indirect, may be in [`SHELL`].
 const CORE: &[&str] = &[
+    "metastore-bbolt",
     "metastore-proto",
     "metastore-mutants",
     "metastore-engine",

@@ -3,6 +3,7 @@
 
 use metastore_bbolt::{Database, MetaFault, PageFault, ReadError};
 use proptest::prelude::*;
+use proptest::sample::Index;
 
 use crate::handmade::{BUCKET, branch, bucket, file, inline, leaf, meta};
 use crate::rows::{self, MAX_PATH_BYTES, read, read_with, write};
@@ -253,9 +254,11 @@ fn one_valid_meta_page_is_enough_whichever_bit_is_flipped() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     /// No panic, no error of another kind, and never more bytes than the file has.
     #[test]
-    fn flipped_bits_among_the_rows_do_no_harm(flips in prop::collection::vec((any::<prop::sample::Index>(), 0..8_u32), 1..5)) {
+    fn flipped_bits_among_the_rows_do_no_harm(flips in prop::collection::vec((any::<Index>(), 0..8_u32), 1..5)) {
         let mut file = small();
         for (at, bit) in flips {
             // Anywhere in a page, and among its header and elements.
@@ -267,8 +270,8 @@ proptest! {
         match read(&*file) {
             Err(error) => prop_assert!(matches!(error, ReadError::Page { .. }), "{}", error),
             Ok(buckets) => {
-                let bytes = |(_, rows): &(_, rows::Rows)| rows.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
-                prop_assert!(buckets.iter().map(bytes).sum::<usize>() < file.len());
+                let rows = buckets.iter().flat_map(|(_, rows)| rows);
+                prop_assert!(rows.map(|(key, value)| key.len() + value.len()).sum::<usize>() < file.len());
             }
         }
     }

@@ -11,8 +11,8 @@ use crate::rows::{Buckets, bucket, read, write};
 /// etcd must answer within this time, also on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// The directory with the programs, installed by `tests/etcd/install.sh`. They are built with Go: without it the test is
-/// skipped, also where `CI` is set.
+/// The directory with the programs, installed by `tests/etcd/install.sh`. They are built with Go: without it the test
+/// is skipped, also where `CI` is set.
 fn programs(test: &str) -> Option<PathBuf> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/etcd/install.sh");
     let output = Command::new(&script).arg("newest").output().expect("the script can be run");
@@ -160,8 +160,8 @@ fn free_url() -> String {
     format!("http://{}", TcpListener::bind("127.0.0.1:0").and_then(|port| port.local_addr()).expect("a free port"))
 }
 
-/// A backup of a real etcd is read and written anew. For etcdutl both are the same; and a real etcd that is restored from
-/// the new one writes into it, where the pages are full.
+/// A backup of a real etcd is read and written anew. For etcdutl both are the same; and a real etcd that is restored
+/// from the new one writes into it, where the pages are full.
 #[test]
 fn a_backup_of_etcd_that_is_written_anew_is_the_same_to_etcd() {
     let Some(bin) = programs("etcd") else { return };

@@ -42,7 +42,8 @@ pub fn write(buckets: &Buckets) -> Vec<u8> {
     file
 }
 
-/// All buckets with all rows, in one walk. A bucket in a bucket has a name that begins with that of the other one.
+/// All buckets with all rows, in one walk. A bucket in a bucket has a name that begins with that of the other one. Rows
+/// of the root bucket, which only damage makes, are in buckets without a name.
 pub fn read(source: impl ReadAt) -> Result<Buckets, ReadError> {
     read_with(source, MAX_PATH_BYTES)
 }
@@ -68,7 +69,9 @@ pub fn read_with(source: impl ReadAt, max_path_bytes: u64) -> Result<Buckets, Re
                 around.push((name, buckets.len() - 1));
                 cursor.enter()?;
             }
-            Value::Bytes(_) if around.is_empty() => panic!("the root bucket holds buckets only"),
+            Value::Bytes(value) if around.is_empty() => {
+                buckets.push((Vec::new(), vec![(row.key.to_vec(), value.to_vec())]));
+            }
             Value::Bytes(value) => buckets[number].1.push((row.key.to_vec(), value.to_vec())),
         }
     }

@@ -189,6 +189,8 @@ fn buckets() -> impl Strategy<Value = Buckets> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn any_buckets_are_read_back(buckets in buckets()) {
         there_and_back(&buckets);

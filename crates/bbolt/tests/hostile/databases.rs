@@ -5,7 +5,8 @@ use metastore_bbolt::{Database, Layout, ReadError, Value, Writer};
 /// As many bytes as an input may make a cursor hold.
 const MAX_PATH_BYTES: u64 = 1 << 16;
 
-/// The buckets of the root bucket with their rows. Rows of the root bucket, and of buckets in buckets, are only counted.
+/// The buckets of the root bucket with their rows. Rows of the root bucket, and of buckets in buckets, are only
+/// counted.
 #[derive(Debug, Default, PartialEq)]
 struct Content {
     buckets: Vec<(Vec<u8>, Vec<(Vec<u8>, Vec<u8>)>)>,
@@ -64,7 +65,8 @@ fn write(content: &Content) -> Vec<u8> {
 }
 
 /// # Panics
-/// If the reader does, if it makes more of the bytes than they are, or if what was read cannot be written and read again.
+/// If the reader does, if it makes more of the bytes than they are, or if what was read cannot be written and read
+/// again.
 pub fn attempt(bytes: &[u8]) {
     let Ok(content) = read(bytes) else { return };
     // Rows in buckets inside buckets are inside the rows around them: each byte counts once.

@@ -11,6 +11,8 @@ mod meter;
 #[path = "../../../replica/tests/hostile/mutator.rs"]
 mod mutator;
 
+use metastore_bbolt::{Database, Layout, Writer};
+
 use handmade::{BUCKET, branch, bucket, file, inline, leaf};
 use mutator::Memory;
 
@@ -36,6 +38,57 @@ fn real_inputs_come_through() {
 #[test]
 fn the_corpus_is_what_the_code_makes() {
     mutator::check_seeds("bbolt", &seeds());
+}
+
+/// Two hundred thousand rows, and seven long ones among them: both passes and a walk hold the pages of one path.
+#[test]
+fn memory_does_not_grow_with_the_number_of_rows() {
+    const LONG: usize = 100_000;
+    let value = vec![b'v'; LONG];
+    let each = |row: &mut dyn FnMut(&[u8], &[u8])| {
+        for number in 0..200_000_u32 {
+            let length = if number % 30_000 == 1 { LONG } else { 20 };
+            row(&number.to_be_bytes(), &value[..length]);
+        }
+    };
+    let mut plan = None;
+    let counting = meter::peak_bytes(|| {
+        let mut layout = Layout::new();
+        layout.bucket(b"key").unwrap();
+        each(&mut |key, value| layout.row(key.len(), value.len()).unwrap());
+        plan = Some(layout.finish());
+    });
+    let plan = plan.expect("the first pass has ended");
+    let mut file = vec![0; plan.size_bytes() as usize];
+    let mut end = 0;
+    let writing = meter::peak_bytes(|| {
+        let mut writer = Writer::new(plan);
+        writer.bucket(b"key").unwrap();
+        let mut take = |bytes: &[u8]| {
+            file[end..end + bytes.len()].copy_from_slice(bytes);
+            end += bytes.len();
+        };
+        each(&mut |key, value| {
+            writer.row(key, value).unwrap();
+            take(&writer.finished().split());
+        });
+        take(&writer.finish().unwrap());
+    });
+    assert_eq!(end, file.len());
+    let mut rows = 0;
+    let reading = meter::peak_bytes(|| {
+        let database = Database::open(&*file, 1 << 20).unwrap();
+        let mut cursor = database.bucket(b"key").unwrap().expect("the bucket is there");
+        while cursor.next().unwrap().is_some() {
+            rows += 1;
+        }
+    });
+    assert_eq!(rows, 200_000);
+    // A row that is longer than a page is held as the open page, and as the finished one. Vectors grow to twice their
+    // size.
+    let limits = [32 << 10, 32 * 1024 + 4 * LONG, 32 * 1024 + 2 * LONG];
+    let peaks = [counting, writing, reading];
+    assert!(peaks.iter().zip(limits).all(|(peak, limit)| *peak < limit), "{peaks:?} and at most {limits:?}");
 }
 
 fn seeds() -> Vec<(&'static str, Vec<u8>)> {
