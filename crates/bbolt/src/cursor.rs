@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use crate::database::{Database, ReadAt, ReadError};
 use crate::format::{BUCKET_BYTES, HEADER_BYTES, Header, u64_at};
-use crate::page::{Holds, Page, PageFault};
+use crate::page::{Element, Holds, Page, PageFault};
 
 /// Maximum number of pages from the root page to a row, over all buckets on the way. Branch pages have at least two
 /// children, so that a real tree with longer paths would have 2^59 leaves.
@@ -105,9 +105,13 @@ impl<'d, S: ReadAt> Cursor<'d, S> {
                 self.path.clear();
                 Err(error)
             }
-            Ok(Some((key, value))) => {
+            Ok(Some(Element { key, holds, .. })) => {
                 let bytes = &self.path.last().expect("the page of the row").page.bytes;
-                let value = if self.bucket.is_some() { Value::Bucket } else { Value::Bytes(&bytes[value]) };
+                let value = match holds {
+                    Holds::Value(value) => Value::Bytes(&bytes[value]),
+                    Holds::Bucket(_) => Value::Bucket,
+                    Holds::Child(_) => unreachable!("a row is an element of a leaf"),
+                };
                 Ok(Some(Row { key: &bytes[key], value }))
             }
         }
@@ -159,8 +163,8 @@ impl<'d, S: ReadAt> Cursor<'d, S> {
         }
     }
 
-    /// Moves to the next row of the bucket: the places of its key and value in the last page of the path.
-    fn advance(&mut self) -> Result<Option<(Range<usize>, Range<usize>)>, ReadError> {
+    /// Moves to the next row of the bucket, an element of the last page of the path.
+    fn advance(&mut self) -> Result<Option<Element>, ReadError> {
         self.bucket = None;
         loop {
             let Some(Frame { page, id, .. }) = self.path.last_mut() else { return Ok(None) };
@@ -176,17 +180,15 @@ impl<'d, S: ReadAt> Cursor<'d, S> {
                 return Err(damaged(PageFault::KeyOrder(element.number)));
             }
             self.bound.set(key, matches!(element.holds, Holds::Child(_)));
-            match element.holds {
-                Holds::Child(child) => {
-                    let page = self.load(child)?;
-                    self.push(page, child, false);
-                }
-                Holds::Value(value) => return Ok(Some((element.key, value))),
-                Holds::Bucket(value) => {
-                    self.bucket = Some((value.clone(), element.number));
-                    return Ok(Some((element.key, value)));
-                }
+            if let Holds::Child(child) = element.holds {
+                let page = self.load(child)?;
+                self.push(page, child, false);
+                continue;
             }
+            if let Holds::Bucket(value) = &element.holds {
+                self.bucket = Some((value.clone(), element.number));
+            }
+            return Ok(Some(element));
         }
     }
 

@@ -76,7 +76,7 @@ pub(crate) struct Meta {
     pub txid: u64,
 }
 
-/// What is wrong with a meta page.
+/// The reason for which a meta page is not valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MetaFault {
     #[error("the file ends before it")]

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::format::{BUCKET, ELEMENT_BYTES, HEADER_BYTES, Header, Kind, u32_at, u64_at};
 
-/// What is wrong with a page.
+/// The reason for which a page is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PageFault {
     #[error("it is not among the pages for rows, from 2 to {last}")]

@@ -135,8 +135,8 @@ impl Child {
 #[derive(Default)]
 struct Level {
     open: Vec<Child>,
-    /// A child that did not fit. The page is not finished before a second one comes, because a branch page needs two
-    /// children: bbolt stops with an assertion when it deletes below a branch page with one.
+    /// A child that did not fit. The page is not finished before a second one comes, so that the next page has two
+    /// children. bbolt never leaves fewer in a branch page, and relies on it when it merges pages.
     extra: Option<Child>,
 }
 

@@ -5,11 +5,13 @@ use metastore_bbolt::{Database, Layout, ReadError, Value, Writer};
 /// As many bytes as an input may make a cursor hold.
 const MAX_PATH_BYTES: u64 = 1 << 16;
 
+type Rows = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// The buckets of the root bucket with their rows. Rows of the root bucket, and of buckets in buckets, are only
 /// counted.
 #[derive(Debug, Default, PartialEq)]
 struct Content {
-    buckets: Vec<(Vec<u8>, Vec<(Vec<u8>, Vec<u8>)>)>,
+    buckets: Vec<(Vec<u8>, Rows)>,
     rows: usize,
     bytes: usize,
 }
