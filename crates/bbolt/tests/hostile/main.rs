@@ -11,7 +11,7 @@ mod meter;
 #[path = "../../../replica/tests/hostile/mutator.rs"]
 mod mutator;
 
-use metastore_bbolt::{Database, Layout, Writer};
+use metastore_bbolt::{Database, Layout, Value, Writer};
 
 use handmade::{BUCKET, branch, bucket, file, inline, leaf};
 use mutator::Memory;
@@ -33,6 +33,42 @@ fn real_inputs_come_through() {
     let rows = seeds().into_iter().map(|(name, bytes)| (name, databases::rows(&bytes)));
     let read: Vec<_> = rows.filter_map(|(name, rows)| Some((name, rows?))).collect();
     assert_eq!(read, [("buckets", 6), ("levels", 3), ("long", 2), ("nested", 3), ("written", 20)]);
+}
+
+/// A file that a program with bbolt wrote (page size 1024, no list of free pages, the end cut behind the last used page):
+/// forty rows of which most were deleted, a bucket in a bucket with an empty one in it, and a row that is longer than a
+/// page.
+#[test]
+fn a_file_of_bbolt_with_nested_buckets_and_free_pages_is_read() {
+    let corpus = mutator::corpus("bbolt");
+    let (_, file) = corpus.iter().find(|(name, _)| name == "bbolt-1.5.0").expect("it is in the corpus");
+    let database = Database::open(&**file, 1 << 20).unwrap();
+    let mut cursor = database.root().unwrap();
+    let mut seen = Vec::new();
+    let mut depth = 0;
+    loop {
+        let Some(row) = cursor.next().unwrap() else {
+            if depth == 0 {
+                break;
+            }
+            depth -= 1;
+            continue;
+        };
+        let length = match row.value {
+            Value::Bytes(value) => value.len(),
+            Value::Bucket => 0,
+        };
+        seen.push((depth, String::from_utf8_lossy(row.key).into_owned(), length));
+        if row.is_bucket() {
+            cursor.enter().unwrap();
+            depth += 1;
+        }
+    }
+    let row = |depth: usize, key: &str, length: usize| (depth, key.to_owned(), length);
+    let keys = (0..5).chain(30..40).map(|number| row(1, &format!("k{number:02}"), 100));
+    let nested = [row(0, "nested", 0), row(1, "child", 0), row(2, "a", 1), row(2, "empty", 0), row(1, "row", 5)];
+    let expected = [row(0, "key", 0)].into_iter().chain(keys).chain(nested).chain([row(1, "zlong", 3000)]);
+    assert_eq!(seen, expected.collect::<Vec<_>>());
 }
 
 #[test]
