@@ -136,7 +136,7 @@ impl<'d, S: ReadAt> Cursor<'d, S> {
     /// Forgets the buckets around this one: the walk is over after its last row.
     pub(crate) fn only(mut self) -> Self {
         let start = self.path.iter().rposition(|frame| frame.around.is_some()).unwrap_or_default();
-        self.path.drain(..start);
+        self.path_bytes -= self.path.drain(..start).map(|frame| frame.page.bytes.len() as u64).sum::<u64>();
         self
     }
 

@@ -35,9 +35,9 @@ fn real_inputs_come_through() {
     assert_eq!(read, [("buckets", 6), ("levels", 3), ("long", 2), ("nested", 3), ("written", 20)]);
 }
 
-/// A file that a program with bbolt wrote (page size 1024, no list of free pages, the end cut behind the last used page):
-/// forty rows of which most were deleted, a bucket in a bucket with an empty one in it, and a row that is longer than a
-/// page.
+/// A file that a program with bbolt wrote (page size 1024, no list of free pages, the end cut behind the last used
+/// page): forty rows of which most were deleted, a bucket in a bucket with an empty one in it, and a row that is longer
+/// than a page.
 #[test]
 fn a_file_of_bbolt_with_nested_buckets_and_free_pages_is_read() {
     let corpus = mutator::corpus("bbolt");
