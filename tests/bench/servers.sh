@@ -21,6 +21,8 @@ loadgen=$target/release/loadgen
 work=$(mktemp -d "${BENCH_DIR:-${TMPDIR:-/tmp}}/metastore-bench.XXXXXX")
 [[ $(stat -f -c %T "$work") != tmpfs ]] || fail "$work is in memory: set BENCH_DIR to a directory on a disk"
 declare -A pid address
+# A header of each request of h2load, by the address of the server.
+declare -A header
 trap 'kill ${pid[@]} 2>/dev/null || true; wait; rm -rf "$work"' EXIT
 
 start() { # name, client port, binary, flags...
@@ -64,7 +66,7 @@ run_h2load() { # address, operation, connections, streams, requests
     esac
     : >"$work/latencies"
     out=$(h2load -n "$5" -c "$3" -m "$4" -t 1 -d "$work/$2.body" --log-file "$work/latencies" \
-        -H 'content-type: application/grpc' -H 'te: trailers' "http://$1/etcdserverpb.$path")
+        -H 'content-type: application/grpc' -H 'te: trailers' ${header[$1]:+-H "${header[$1]}"} "http://$1/etcdserverpb.$path")
     grep -q " $5 succeeded, 0 failed, 0 errored" <<<"$out" || fail "h2load: $out"
     local rate
     rate=$(sed -n 's|^finished in .*, \([0-9.]*\) req/s.*|\1|p' <<<"$out")

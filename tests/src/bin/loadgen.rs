@@ -17,7 +17,7 @@
 //! handshake           a new connection with a TLS handshake that resumes none, closed at once; `streams` of each of
 //!                     `connections` are open at a time
 //! enable              no load: adds `user`, who may put and read the keys of put, txn and range, and enables
-//!                     authentication
+//!                     authentication; prints a token of the user, for h2load
 //! ```
 //!
 //! Names and defaults: connections=64 streams=16 requests=100000 keys=1000000 zipf=0 seed=1 first=0 of=keys
@@ -280,6 +280,7 @@ async fn enable(address: &str, load: &Load) -> Result<(), Failure> {
     let all = permission(Type::Readwrite, "bench/", "bench0");
     Admin(&client).add_user_with(&load.user, &load.password, all).await?;
     auth::enable(&client).await?;
+    println!("{}", auth::token(&client, &load.user, &load.password).await?);
     Ok(())
 }
 

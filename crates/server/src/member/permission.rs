@@ -49,16 +49,17 @@ impl MemberHandle {
 
     /// Whether a caller has what a method asks for.
     pub(super) fn meets(&self, caller: &Caller, need: Need) -> Result<(), Status> {
-        let check = |auth: &Auth| match need {
-            Need::Nothing | Need::ValidToken | Need::Keys | Need::RootOrOwn => Ok(()),
-            Need::User if *caller == Caller::default() => Err(Refusal::UserEmpty),
-            Need::User => Ok(()),
-            Need::Root | Need::RootHere => auth.admin(caller),
-        };
         if !self.shared.auth_enabled() {
             return Ok(());
         }
-        self.view().auth().map_or(Ok(()), |auth| check(&auth).map_err(errors::refused))
+        let auth = || self.view().auth();
+        let met = match need {
+            Need::Nothing | Need::ValidToken | Need::Keys | Need::RootOrOwn => Ok(()),
+            Need::User if *caller == Caller::default() && auth().is_some() => Err(Refusal::UserEmpty),
+            Need::User => Ok(()),
+            Need::Root | Need::RootHere => auth().map_or(Ok(()), |auth| auth.admin(caller)),
+        };
+        met.map_err(errors::refused)
     }
 
     /// Checks the permissions that a command needs before it takes a place in the log.
