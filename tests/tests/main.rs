@@ -13,6 +13,7 @@ macro_rules! each_engine {
 }
 
 mod auth;
+mod backup;
 mod bad_days;
 mod cluster;
 mod compaction;

@@ -10,6 +10,7 @@ mod encode;
 mod kv;
 mod lease;
 mod maintenance;
+mod snapshot;
 mod unimplemented;
 mod view;
 mod watch;
@@ -29,6 +30,7 @@ pub fn register(router: &mut Router, member: &Rc<MemberHandle>, watchers: &Rc<Wa
     watch::register(router, member, watchers);
     lease::register(router, member);
     maintenance::register(router, member);
+    snapshot::register(router, member);
     cluster::register(router, member);
     auth::register(router, member);
     unimplemented::register(router, member);

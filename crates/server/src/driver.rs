@@ -281,6 +281,10 @@ impl Driver {
             Event::AwaitCompaction { waiter, id } => self.await_compaction(waiter, id),
             Event::TimeToLive { waiter, lease } => self.time_to_live(waiter, lease),
             Event::Leases { waiter, after } => self.list_leases(waiter, after),
+            Event::State { waiter } => {
+                let state = self.replica.state_to_send()?;
+                self.answer(waiter, Answer::State(Box::new(state)));
+            }
             Event::ChangeMembers { waiter, change } => self.change_members(waiter, change),
             Event::Promote { waiter, change } => self.promote(waiter, change),
             Event::MoveLeader { waiter, to } => self.move_leader(waiter, to),

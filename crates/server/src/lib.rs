@@ -10,6 +10,7 @@ mod seldom;
 pub mod api;
 pub mod audit;
 pub mod auth;
+pub mod backup;
 pub mod config;
 pub mod convert;
 pub mod descriptors;

@@ -21,7 +21,12 @@ pub const AUTH_REVISION: &[u8] = b"authRevision";
 /// The auth revision of a cluster without users.
 pub const FIRST_AUTH_REVISION: u64 = 1;
 /// Rows of [`Table::Meta`] that differ between members or change with every entry; hashes over the state omit them.
-pub const NOT_HASHED: [&[u8]; 3] = [b"consistent_index", b"term", b"storageVersion"];
+pub const NOT_HASHED: [&[u8]; 3] = [CONSISTENT_INDEX, TERM, STORAGE_VERSION];
+/// Rows of [`Table::Meta`] in etcd: index and term of the last entry that was applied, 8 bytes each, big endian.
+pub const CONSISTENT_INDEX: &[u8] = b"consistent_index";
+pub const TERM: &[u8] = b"term";
+/// Row of [`Table::Meta`] in etcd: the version of the storage, as text.
+pub const STORAGE_VERSION: &[u8] = b"storageVersion";
 
 /// The key of a stored version: main and sub revision, and a mark for a tombstone.
 pub fn revision_key(revision: Revision, tombstone: bool) -> RevisionKey {

@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use metastore_tests::member::signal;
+use metastore_tests::member::{Directory, signal};
 
 use super::script::Step;
 use super::text::normalise;
@@ -25,6 +25,8 @@ pub struct Shell {
     /// Flags that say in whose name the commands run.
     caller: Vec<String>,
     lease: String,
+    /// Where the commands run, and write files.
+    directory: Directory,
 }
 
 /// A command that runs until it is stopped.
@@ -36,7 +38,8 @@ struct Background {
 
 impl Shell {
     pub fn new(etcdctl: PathBuf, endpoint: &str) -> Shell {
-        Shell { etcdctl, endpoint: endpoint.to_string(), caller: Vec::new(), lease: "0".into() }
+        let (endpoint, directory) = (endpoint.to_string(), Directory::new("etcdctl"));
+        Shell { etcdctl, endpoint, caller: Vec::new(), lease: "0".into(), directory }
     }
 
     /// From now on all commands run with these flags.
@@ -70,6 +73,7 @@ impl Shell {
     }
 
     fn command(&self, mut command: Command, arguments: &[&str]) -> Command {
+        command.current_dir(self.directory.path());
         command.args(["--endpoints", &self.endpoint]).args(&self.caller);
         command.args(arguments.iter().map(|argument| argument.replace("$lease", &self.lease)));
         // Settings from the environment of the user must not reach etcdctl.

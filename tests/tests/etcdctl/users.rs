@@ -172,6 +172,8 @@ const STEPS: &[(&str, Step)] = &[
     // The hash, before keys have leases: their ids are part of it.
     (ROOT, Run(&["endpoint", "hashkv"])),
     (ALICE, Run(&["endpoint", "hashkv"])),
+    (ROOT, Run(&["snapshot", "save", "backup.db"])),
+    (ALICE, Run(&["snapshot", "save", "backup.db"])),
     // Leases.
     (ALICE, Run(&["lease", "grant", "600"])),
     (ALICE, Run(&["put", "app/leased", "1", "--lease=$lease"])),

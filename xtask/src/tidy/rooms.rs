@@ -22,6 +22,7 @@ const ROOMS: &[&str] = &[
     "http",
     "driver",
     "peer",
+    "backup",
     "convert",
     "engine",
     "descriptors",

@@ -34,7 +34,7 @@ use crate::message::from_wire;
 use crate::state::{ReceivedState, Retired, StateReceiver, StateToSend};
 
 impl Replica {
-    /// The published state, for a follower that lacks too many entries. In memory this copies the small tables; on disk
+    /// The published state, for a follower that lacks too many entries, or for a backup. In memory this copies the small tables; on disk
     /// it takes no time.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! The state for a follower that lacks entries which the log no longer holds.
 
+use std::fmt;
+
 use metastore_engine::EngineError;
 use metastore_proto::raftpb;
 use metastore_store::Store;
@@ -20,6 +22,12 @@ enum From {
     ToBeFrozen(View),
 }
 
+impl fmt::Debug for StateToSend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StateToSend").finish_non_exhaustive()
+    }
+}
+
 impl StateToSend {
     pub(crate) fn take(medium: Medium, store: &Store) -> Result<Self, EngineError> {
         Ok(Self(match medium {
@@ -28,16 +36,24 @@ impl StateToSend {
         }))
     }
 
+    /// Returns the state. Waits for the medium.
+    ///
+    /// # Errors
+    /// If the medium failed.
+    pub fn freeze(self) -> Result<Source, EngineError> {
+        match self.0 {
+            From::Taken(source) => Ok(source),
+            From::ToBeFrozen(view) => view.freeze(),
+        }
+    }
+
     /// Returns the state, and the `message` that asked for it, with the state's own position and members. As in etcd,
     /// these may be newer than those that consensus asked for. Waits for the medium.
     ///
     /// # Errors
     /// If the medium failed, or the state does not record its members.
     pub fn open(self, mut message: raftpb::Message) -> Result<(raftpb::Message, Source), SnapshotError> {
-        let source = match self.0 {
-            From::Taken(source) => source,
-            From::ToBeFrozen(view) => view.freeze()?,
-        };
+        let source = self.freeze()?;
         let conf_state = conf_state::stored(|table, key| source.row(table, key))?.map_err(SnapshotError::Damaged)?;
         let applied = source.applied();
         let metadata = raftpb::SnapshotMetadata {

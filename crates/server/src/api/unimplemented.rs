@@ -8,10 +8,8 @@ use crate::grpc::{Frame, Router, Status};
 use crate::member::MemberHandle;
 
 const SERVICE: &str = "etcdserverpb.Maintenance";
-/// The only one of these methods that a learner would serve.
-const SNAPSHOT: &str = "Snapshot";
 
-const METHODS: [&str; 2] = [SNAPSHOT, "Downgrade"];
+const METHODS: [&str; 1] = ["Downgrade"];
 
 /// The answer of an unimplemented method.
 pub fn unimplemented(service: &str, what: &str) -> Status {
@@ -24,10 +22,7 @@ pub fn register(router: &mut Router, member: &Rc<MemberHandle>) {
         router.unary(SERVICE, name, move |mut call, (): ()| {
             let member = member.clone();
             async move {
-                match name {
-                    SNAPSHOT => member.admit_anywhere(&mut call, need).await?,
-                    _ => member.admit(&mut call, need).await?,
-                }
+                member.admit(&mut call, need).await?;
                 Err::<Frame, _>(unimplemented("Maintenance", name))
             }
         });

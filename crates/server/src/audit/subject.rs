@@ -112,6 +112,7 @@ impl Subjects for HashRequest {}
 impl Subjects for LeaseLeasesRequest {}
 impl Subjects for MemberAddRequest {}
 impl Subjects for MemberListRequest {}
+impl Subjects for SnapshotRequest {}
 impl Subjects for StatusRequest {}
 
 fn shown(key: &[u8]) -> String {

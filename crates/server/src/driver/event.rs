@@ -4,7 +4,7 @@ use std::sync::{Arc, mpsc};
 
 use bytes::Bytes;
 use metastore_proto::raftpb;
-use metastore_replica::{Fatal, NotProposed, ReceivedState, SnapshotWritten};
+use metastore_replica::{Fatal, NotProposed, ReceivedState, SnapshotWritten, StateToSend};
 use metastore_store::Outcome;
 use metastore_store::lease::Renewal;
 use metastore_store::watch::RevisionEvents;
@@ -61,6 +61,10 @@ pub enum Event {
     Leases {
         waiter: Waiter,
         after: Option<i64>,
+    },
+    /// Asks for the state, frozen as it is now.
+    State {
+        waiter: Waiter,
     },
     /// Waits until this member's state shows everything that was acknowledged before.
     Read {
@@ -132,6 +136,7 @@ impl Event {
             | Self::AwaitCompaction { waiter, .. }
             | Self::TimeToLive { waiter, .. }
             | Self::Leases { waiter, .. }
+            | Self::State { waiter }
             | Self::Read { waiter }
             | Self::ChangeMembers { waiter, .. }
             | Self::Promote { waiter, .. }
@@ -154,6 +159,8 @@ pub enum Answer {
     Compacted,
     TimeToLive(Option<TimeToLive>),
     Leases(Vec<LeaseEnd>),
+    /// The state as it was when it was asked for.
+    State(Box<StateToSend>),
     /// Everything that was acknowledged when the read was asked for can be read.
     Readable,
     /// Another leader was elected before the read-index round ended.

@@ -60,6 +60,22 @@ impl Source {
         self.engine.get(table, key)
     }
 
+    /// All rows of a small table, in order of their keys.
+    ///
+    /// # Errors
+    /// If the medium failed.
+    pub fn rows(&self, table: Table) -> Result<Vec<(Vec<u8>, Vec<u8>)>, EngineError> {
+        self.engine.rows(table, b"")
+    }
+
+    /// Appends one bounded step of stored versions from a revision on; returns the revision where the next step begins.
+    ///
+    /// # Errors
+    /// If the medium failed.
+    pub fn versions(&self, from: Revision, rows: &mut Vec<Version>) -> Result<Option<Revision>, EngineError> {
+        self.engine.history(from, self.published.revision, rows)
+    }
+
     /// Writes the stream in pieces of about 256 KiB.
     pub fn write(&self, mut write: impl FnMut(&[u8]) -> std::io::Result<()>) -> Result<(), SnapshotError> {
         let (mut cursor, mut piece) = (Cursor::default(), Vec::new());
