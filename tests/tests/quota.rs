@@ -16,7 +16,7 @@ use crate::bad_days::observe::{self, eventually};
 const QUOTA: &str = "--quota-backend-bytes=4194304";
 const VALUE_BYTES: usize = 100_000;
 /// Puts of that size, of which the quota refuses the last ones.
-const PUTS: usize = 60;
+const PUTS: usize = 200;
 const NO_SPACE: &str = "etcdserver: mvcc: database space exceeded";
 
 each_engine!(a_quota_refuses_what_needs_space, an_alarm_is_taken_back_by_itself_below_a_share_of_the_quota);
@@ -76,16 +76,18 @@ fn a_quota_of_an_etcd_refuses_the_same() {
 fn a_quota_is_used_up(server: &Server) {
     let mut member = Member::start(server, &[QUOTA]);
     let address = member.client_address().to_owned();
-    let (revision, alarm) = block_on(async {
+    let revision = block_on(async { fill(&Client::new(&address)).await });
+    // An etcd that notices it when it applies a write raises the alarm a little later.
+    eventually("an alarm is raised", || block_on(async { !alarms(&Client::new(&address)).await.is_empty() }));
+    let alarm = block_on(async {
         let client = Client::new(&address);
-        let revision = fill(&client).await;
         let alarms = alarms(&client).await;
         assert_eq!(alarms.iter().map(AlarmMember::alarm).collect::<Vec<_>>(), [AlarmType::Nospace]);
         let status: StatusResponse = client.unary(paths::STATUS, StatusRequest {}).await.expect("a status");
         assert_eq!(status.db_size_quota, 4_194_304);
         assert!(status.errors.iter().any(|error| error.contains("NOSPACE")), "{:?}", status.errors);
         what_needs_space_is_refused(&client).await;
-        (revision, alarms[0])
+        alarms[0]
     });
     assert!(observe::http_get(&address, "/health").contains("ALARM NOSPACE"));
     assert_eq!(observe::metrics(&address)["etcd_server_quota_backend_bytes"], 4_194_304.0);
