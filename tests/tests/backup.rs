@@ -107,7 +107,8 @@ fn an_etcd_is_restored_from_a_backup(engine: EngineKind) {
     let restored = restored(&etcd, &file);
     block_on(async {
         let [subject, reference] = [&member, &restored].map(|member| Client::new(member.client_address()));
-        for revision in compacted..=newest {
+        // The member remembers the hash of the compaction itself, from before it dropped anything; a restored one cannot.
+        for revision in compacted + 1..=newest {
             assert_eq!(hash_kv(&subject, revision).await, hash_kv(&reference, revision).await, "at {revision}");
         }
         let all = RangeRequest { key: "\0".into(), range_end: "\0".into(), ..RangeRequest::default() };

@@ -65,12 +65,6 @@ const DIFFERENCES: &[Difference] = &[
         _why: "the token is looked at before the arguments",
     },
     Difference {
-        call: "/etcdserverpb.Maintenance/Snapshot",
-        callers: &[ROOT],
-        answer: "Unimplemented etcdserver: Maintenance: Snapshot is not implemented by this version of MetaStore",
-        _why: "not implemented yet",
-    },
-    Difference {
         call: "/etcdserverpb.Maintenance/Downgrade validate a bad version",
         callers: &[ROOT],
         answer: NO_DOWNGRADE,
