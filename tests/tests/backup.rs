@@ -107,7 +107,7 @@ fn an_etcd_is_restored_from_a_backup(engine: EngineKind) {
     let restored = restored(&etcd, &file);
     block_on(async {
         let [subject, reference] = [&member, &restored].map(|member| Client::new(member.client_address()));
-        // The member remembers the hash of the compaction itself, from before it dropped anything; a restored one cannot.
+        // The member remembers the hash of the compaction itself, which it computed before it dropped anything.
         for revision in compacted + 1..=newest {
             assert_eq!(hash_kv(&subject, revision).await, hash_kv(&reference, revision).await, "at {revision}");
         }

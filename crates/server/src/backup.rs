@@ -1,13 +1,14 @@
-//! A backup: the state as a database file of bbolt with etcd's buckets, which etcd starts from (etcd: `server/storage`).
+//! A backup: the state as a database file of bbolt with etcd's buckets, from which etcd starts (etcd:
+//! `server/storage`).
 //!
-//! The file is made while it is sent, from a frozen copy of the state, so it takes neither memory nor disk in proportion
-//! to the state. Its first pages name the last ones, so the state is read twice ([`metastore_bbolt`]).
+//! The file is made while it is sent, from a frozen copy of the state, so it takes neither memory nor disk in
+//! proportion to the state. Its first pages name the last ones, so the state is read twice ([`metastore_bbolt`]).
 
 use bytes::BytesMut;
 use metastore_bbolt::{Layout, WriteError, Writer};
 use metastore_engine::{EngineError, Revision, Table};
 use metastore_store::schema::{CLUSTER_VERSION, CONSISTENT_INDEX, STORAGE_VERSION, TERM, revision_key};
-use metastore_store::snapshot::Source;
+use metastore_store::snapshot::{Source, TableRow};
 
 /// The bucket of the versioned keys.
 const KEYS: &str = "key";
@@ -147,7 +148,7 @@ impl State {
     }
 
     /// The rows of a table, and in etcd's `meta` the position in the log, which is no row here.
-    fn rows(&self, table: Table) -> Result<Vec<(Vec<u8>, Vec<u8>)>, BackupError> {
+    fn rows(&self, table: Table) -> Result<Vec<TableRow>, BackupError> {
         let mut rows = self.source.rows(table)?;
         if table == Table::Meta {
             let applied = self.source.applied();

@@ -17,7 +17,7 @@ mod load;
 mod source;
 
 pub use load::Incoming;
-pub use source::{Cursor, Source};
+pub use source::{Cursor, Source, TableRow};
 
 use metastore_engine::{EngineError, Table};
 

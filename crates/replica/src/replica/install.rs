@@ -34,8 +34,8 @@ use crate::message::from_wire;
 use crate::state::{ReceivedState, Retired, StateReceiver, StateToSend};
 
 impl Replica {
-    /// The published state, for a follower that lacks too many entries, or for a backup. In memory this copies the small tables; on disk
-    /// it takes no time.
+    /// The published state, for a follower that lacks too many entries, or for a backup. In memory this copies the
+    /// small tables; on disk it takes no time.
     ///
     /// # Errors
     /// [`Fatal`] if the medium failed.

@@ -49,16 +49,21 @@ async fn by_time(member: &MemberHandle, period: Duration) {
             continue;
         }
         wait = between;
-        tracing::info!(revision, "compact-period" = ?period, "starting auto periodic compaction");
+        seldom!(
+            CHANGES: info, (), revision, "compact-period" = ?period, "starting auto periodic compaction"
+        );
         let began = Instant::now();
         match compact(member, revision).await {
             Ok(()) => {
                 let took = began.elapsed();
-                tracing::info!(revision, "compact-period" = ?period, ?took, "completed auto periodic compaction");
+                seldom!(
+                    CHANGES: info, (), revision, "compact-period" = ?period, took = ?took,
+                    "completed auto periodic compaction"
+                );
                 (compacted, last) = (revision, Instant::now());
             }
-            Err(error) => tracing::warn!(
-                revision, "compact-period" = ?period, "retry-interval" = ?pause, error = %error.message,
+            Err(error) => seldom!(
+                warn, (), revision, "compact-period" = ?period, "retry-interval" = ?pause, error = %error.message,
                 "failed auto periodic compaction"
             ),
         }
@@ -74,21 +79,21 @@ async fn by_number(member: &MemberHandle, kept: i64) {
         if !member.shared.is_leader() || revision <= 0 || revision == compacted {
             continue;
         }
-        tracing::info!(revision, "revision-compaction-retention" = kept, "starting auto revision compaction");
+        seldom!(
+            CHANGES: info, (), revision, "revision-compaction-retention" = kept, "starting auto revision compaction"
+        );
         let began = Instant::now();
         match compact(member, revision).await {
             Ok(()) => {
                 let took = began.elapsed();
-                tracing::info!(
-                    revision,
-                    "revision-compaction-retention" = kept,
-                    ?took,
+                seldom!(
+                    CHANGES: info, (), revision, "revision-compaction-retention" = kept, took = ?took,
                     "completed auto revision compaction"
                 );
                 compacted = revision;
             }
-            Err(error) => tracing::warn!(
-                revision, "revision-compaction-retention" = kept, "retry-interval" = ?REVISION_INTERVAL,
+            Err(error) => seldom!(
+                warn, (), revision, "revision-compaction-retention" = kept, "retry-interval" = ?REVISION_INTERVAL,
                 error = %error.message, "failed auto revision compaction"
             ),
         }

@@ -1,5 +1,5 @@
-//! The size of the state, beside the requests: a member raises the alarm NOSPACE also if the requests of others have made
-//! its state too large, and the leader takes it back by itself if `--quota-auto-disarm-percent` asks for that.
+//! The size of the state, beside the requests: a member raises the alarm NOSPACE also if the requests of others have
+//! made its state too large, and the leader takes it back by itself if `--quota-auto-disarm-percent` asks for that.
 
 use std::rc::Rc;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! The quota: requests that would make the state too large are refused before they are proposed, and raise an alarm that
-//! all members know (etcd: `server/storage/quota.go`, `server/etcdserver/api/v3rpc/quota.go`).
+//! The quota: requests that would make the state too large are refused before they are proposed, and raise an alarm
+//! that all members know (etcd: `server/storage/quota.go`, `server/etcdserver/api/v3rpc/quota.go`).
 //!
 //! Members may have different quotas, so a quota decides nothing when a command is applied.
 

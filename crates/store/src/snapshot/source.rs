@@ -10,6 +10,9 @@ use crate::Store;
 use crate::mvcc::View;
 use crate::schema::revision_key;
 
+/// Key and value of a row of a small table.
+pub type TableRow = (Vec<u8>, Vec<u8>);
+
 /// A consistent state at one log position: a read-only copy that the engine made, which holds nothing back.
 pub struct Source {
     engine: Arc<dyn Engine>,
@@ -64,7 +67,7 @@ impl Source {
     ///
     /// # Errors
     /// If the medium failed.
-    pub fn rows(&self, table: Table) -> Result<Vec<(Vec<u8>, Vec<u8>)>, EngineError> {
+    pub fn rows(&self, table: Table) -> Result<Vec<TableRow>, EngineError> {
         self.engine.rows(table, b"")
     }
 
