@@ -66,7 +66,8 @@ run_h2load() { # address, operation, connections, streams, requests
     esac
     : >"$work/latencies"
     out=$(h2load -n "$5" -c "$3" -m "$4" -t 1 -d "$work/$2.body" --log-file "$work/latencies" \
-        -H 'content-type: application/grpc' -H 'te: trailers' ${header[$1]:+-H "${header[$1]}"} "http://$1/etcdserverpb.$path")
+        -H 'content-type: application/grpc' -H 'te: trailers' ${header[$1]:+-H "${header[$1]}"} \
+        "http://$1/etcdserverpb.$path")
     grep -q " $5 succeeded, 0 failed, 0 errored" <<<"$out" || fail "h2load: $out"
     local rate
     rate=$(sed -n 's|^finished in .*, \([0-9.]*\) req/s.*|\1|p' <<<"$out")

@@ -7,7 +7,7 @@
 use bytes::BytesMut;
 use metastore_bbolt::{Layout, WriteError, Writer};
 use metastore_engine::{EngineError, Revision, Table};
-use metastore_store::schema::{CLUSTER_VERSION, CONSISTENT_INDEX, STORAGE_VERSION, TERM, revision_key};
+use metastore_store::schema::{CLUSTER_VERSION, CONSISTENT_INDEX, NOT_HASHED, STORAGE_VERSION, TERM, revision_key};
 use metastore_store::snapshot::{Source, TableRow};
 
 /// The bucket of the versioned keys.
@@ -152,7 +152,7 @@ impl State {
         let mut rows = self.source.rows(table)?;
         if table == Table::Meta {
             let applied = self.source.applied();
-            rows.retain(|(key, _)| ![CONSISTENT_INDEX, TERM, STORAGE_VERSION].contains(&&key[..]));
+            rows.retain(|(key, _)| !NOT_HASHED.contains(&&key[..]));
             rows.push((CONSISTENT_INDEX.to_vec(), applied.index.to_be_bytes().to_vec()));
             rows.push((TERM.to_vec(), applied.term.to_be_bytes().to_vec()));
             if !self.storage_version.is_empty() {

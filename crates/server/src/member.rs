@@ -159,6 +159,11 @@ impl MemberHandle {
         }
     }
 
+    /// A call of this member itself, which has the time of a request.
+    pub fn own_call(&self) -> Call {
+        Call::of_member(Instant::now() + self.limits.request_timeout)
+    }
+
     /// How long a call may take: until the client's deadline, but not longer than the request timeout.
     pub fn time_limit(&self, call: &Call) -> TimeLimit {
         self.time_limit_from(call, Instant::now())

@@ -5,9 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use metastore_engine::Sizes;
 use metastore_store::mvcc::RangeQuery;
-use tokio::time::Instant;
 
-use crate::grpc::{Call, LocalFuture};
+use crate::grpc::LocalFuture;
 use crate::http::MemberView;
 use crate::instruments::tally::Tally;
 use crate::member::{MemberHandle, open_reads};
@@ -58,8 +57,7 @@ impl MemberView for Rc<MemberHandle> {
         let member = self.clone();
         Box::pin(async move {
             if !serializable {
-                let call = Call::of_member(Instant::now() + member.limits.request_timeout);
-                member.read_barrier(&call).await.map_err(|status| status.message.into_owned())?;
+                member.read_barrier(&member.own_call()).await.map_err(|status| status.message.into_owned())?;
             }
             let read = member.view().range(&RangeQuery { key: b"a", ..RangeQuery::default() });
             read.map(drop).map_err(|error| error.to_string())

@@ -6,11 +6,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use metastore_proto::etcdserverpb::CompactionRequest;
+use metastore_store::Refusal;
 use metastore_store::command::Kind;
 use tokio::time::Instant;
 
 use crate::config::AutoCompaction;
-use crate::grpc::{Call, Status};
+use crate::grpc::Status;
 use crate::member::{MemberHandle, errors};
 
 /// The longest pause between two compactions by time, as in etcd.
@@ -19,8 +20,6 @@ const LONGEST_PERIOD: Duration = Duration::from_secs(60 * 60);
 const SAMPLES: u32 = 10;
 /// The pause between two compactions by number.
 const REVISION_INTERVAL: Duration = Duration::from_secs(5 * 60);
-/// How long a compaction may take to be applied.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Compacts whenever that is due and this member leads. Runs for ever, in a local runtime, once in a process.
 pub async fn run(member: Rc<MemberHandle>, settings: AutoCompaction) {
@@ -102,10 +101,9 @@ async fn by_number(member: &MemberHandle, kept: i64) {
 
 /// A revision that somebody else has compacted already is as good.
 async fn compact(member: &MemberHandle, revision: i64) -> Result<(), Status> {
-    let call = Call::of_member(Instant::now() + PATIENCE);
     let request = CompactionRequest { revision, physical: false };
-    match member.propose(&call, Kind::Compaction, &request).await {
-        Err(error) if error == errors::refused(metastore_store::Refusal::Compacted) => Ok(()),
+    match member.propose(&member.own_call(), Kind::Compaction, &request).await {
+        Err(error) if error == errors::refused(Refusal::Compacted) => Ok(()),
         result => result.map(|_| ()),
     }
 }
@@ -114,7 +112,7 @@ async fn compact(member: &MemberHandle, revision: i64) -> Result<(), Status> {
 mod tests {
     use metastore_proto::Message;
     use metastore_store::command::Command;
-    use metastore_store::{Outcome, Refusal, Reply};
+    use metastore_store::{Outcome, Reply};
 
     use super::*;
     use crate::driver::{Answer, Event};

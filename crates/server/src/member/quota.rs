@@ -8,10 +8,9 @@ use metastore_proto::etcdserverpb::request_op::Request;
 use metastore_proto::etcdserverpb::{AlarmRequest, AlarmType, PutRequest, RequestOp, TxnRequest};
 use metastore_store::Refusal;
 use metastore_store::command::Kind;
-use tokio::time::Instant;
 
 use super::{MemberHandle, errors};
-use crate::grpc::{Call, Status};
+use crate::grpc::Status;
 
 /// Bytes that a lease takes, as etcd reckons.
 pub const COST_OF_LEASE: u64 = 64;
@@ -58,9 +57,8 @@ impl MemberHandle {
         if self.lacks_space(member_id) == (action == AlarmAction::Activate) || self.sets_alarm.replace(true) {
             return;
         }
-        let call = Call::of_member(Instant::now() + self.limits.request_timeout);
         let request = AlarmRequest { action: action.into(), member_id, alarm: AlarmType::Nospace.into() };
-        if let Err(error) = self.propose(&call, Kind::Alarm, &request).await {
+        if let Err(error) = self.propose(&self.own_call(), Kind::Alarm, &request).await {
             seldom!(warn, (), error = %error.message, "cannot change the alarm NOSPACE");
         }
         self.sets_alarm.set(false);

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use metastore_store::{Auth, Outcome};
 
 use crate::history::{Request, Violation};
-use crate::model::users::{At, Caller, Change, REFUSALS, Users};
+use crate::model::users::{At, Caller, Change, REFUSALS, Users, asks_of};
 
 pub struct Permissions {
     /// The auth states. A state is missing if no member has told the outcomes that lead to it.
@@ -132,22 +132,7 @@ impl Permissions {
 
 /// Whether a request has a range that ends before it begins: the model has no rule for it.
 fn is_turned(request: &Request) -> bool {
-    let turned = |key: &[u8], end: &[u8]| !matches!(end, [] | [0]) && end <= key;
-    match request {
-        Request::Range(range) => turned(&range.key, &range.range_end),
-        Request::DeleteRange(delete) => turned(&delete.key, &delete.range_end),
-        Request::Txn(txn) => {
-            use metastore_proto::etcdserverpb::request_op::Request as Op;
-            let ops = txn.success.iter().chain(&txn.failure).filter_map(|op| op.request.as_ref());
-            let turned_op = |op: &Op| match op {
-                Op::RequestRange(range) => turned(&range.key, &range.range_end),
-                Op::RequestDeleteRange(delete) => turned(&delete.key, &delete.range_end),
-                _ => false,
-            };
-            txn.compare.iter().any(|compare| turned(&compare.key, &compare.range_end)) || ops.into_iter().any(turned_op)
-        }
-        _ => false,
-    }
+    asks_of(request).iter().any(|(_, key, end)| !matches!(end[..], [] | [0]) && end <= key)
 }
 
 #[cfg(test)]

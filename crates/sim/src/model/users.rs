@@ -131,14 +131,7 @@ impl Users {
     /// The refusal of a request; `None` if it is permitted. Requests about leases and compactions are always permitted:
     /// their rules are no part of this model.
     pub fn refusal(&self, caller: &Caller, request: &Request) -> Option<&'static str> {
-        let mut asks = Vec::new();
-        match request {
-            Request::Put(put) => asks_of_put(put, &mut asks),
-            Request::DeleteRange(delete) => asks_of_delete(delete, &mut asks),
-            Request::Txn(txn) => asks_of_txn(txn, &mut asks),
-            Request::Range(range) => asks.push((Access::Read, &range.key, &range.range_end)),
-            Request::Compact(_) | Request::LeaseGrant(_) | Request::LeaseRevoke(_) => {}
-        }
+        let asks = asks_of(request);
         if !self.at.enabled || asks.is_empty() {
             return None;
         }
@@ -182,10 +175,23 @@ fn end_of(key: &[u8], end: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// Accesses that a request makes.
+/// Accesses that a request makes, each with a key and the end of a range.
 type Asks<'a> = Vec<(Access, &'a Bytes, &'a Bytes)>;
 
 static NO_END: Bytes = Bytes::new();
+
+/// The accesses of a request, in any order; none for requests about leases and compactions.
+pub fn asks_of(request: &Request) -> Asks<'_> {
+    let mut asks = Vec::new();
+    match request {
+        Request::Put(put) => asks_of_put(put, &mut asks),
+        Request::DeleteRange(delete) => asks_of_delete(delete, &mut asks),
+        Request::Txn(txn) => asks_of_txn(txn, &mut asks),
+        Request::Range(range) => asks.push((Access::Read, &range.key, &range.range_end)),
+        Request::Compact(_) | Request::LeaseGrant(_) | Request::LeaseRevoke(_) => {}
+    }
+    asks
+}
 
 fn asks_of_put<'a>(put: &'a PutRequest, asks: &mut Asks<'a>) {
     asks.push((Access::Write, &put.key, &NO_END));

@@ -16,11 +16,15 @@ use crate::model::users::Caller;
 use crate::waiting::{Noted, Proving, Reading};
 
 impl World {
+    /// The members that may be asked. In a healed world nobody asks removed members.
+    pub(super) fn serving(&self) -> Vec<usize> {
+        let serves = |member: &Member| member.awake(self.now) && !(self.healed && member.left);
+        (0..self.members.len()).filter(|at| serves(&self.members[*at])).collect()
+    }
+
     /// The clients whose requests are due send them.
     pub(crate) fn ask(&mut self) {
-        // In a healed world clients do not ask removed members.
-        let serves = |member: &Member| member.awake(self.now) && !(self.healed && member.left);
-        let awake: Vec<usize> = (0..self.members.len()).filter(|at| serves(&self.members[*at])).collect();
+        let awake = self.serving();
         let (users, members) = (&mut self.users, &self.members);
         let caller = |client, at: usize| {
             let (Some(users), Some(replica)) = (users.as_mut(), &members[at].replica) else { return Caller::default() };

@@ -15,10 +15,9 @@ use crate::users::{caller_in_log, command_of, moment_of};
 impl World {
     /// The administrator asks a member for the next change.
     pub(super) fn administer(&mut self) {
+        let serving = self.serving();
         let Some(users) = &mut self.users else { return };
-        let awake: Vec<usize> = (0..self.members.len()).filter(|at| self.members[*at].awake(self.now)).collect();
-        let staying: Vec<usize> = awake.into_iter().filter(|at| !self.healed || !self.members[*at].left).collect();
-        let Some(&at) = users.random.pick(&staying) else { return };
+        let Some(&at) = users.random.pick(&serving) else { return };
         let clients = &mut self.clients;
         let Some((id, change)) = users.next_change(self.now, || clients.next_id()) else { return };
         let member = &mut self.members[at];

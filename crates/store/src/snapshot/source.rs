@@ -146,7 +146,7 @@ impl Source {
     }
 
     fn write_table(&self, table: Table, block: &mut Block, out: &mut Vec<u8>) -> Result<(), SnapshotError> {
-        let rows = self.engine.rows(table, b"")?;
+        let rows = self.rows(table)?;
         rows.iter().for_each(|(key, value)| block.row(table_code(table), key, value, out));
         Ok(())
     }
