@@ -122,11 +122,12 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
         .collect();
     let ledger = if config.extensive_metrics { Ledger::extensive() } else { Ledger::default() };
     let metrics = Metrics::new(config.reported_version.clone(), ledger);
-    let replica = open(config, descriptors, &metrics, &tls)?;
-    let shared = Shared::new(replica.cluster_id(), replica.id(), replica.store());
+    // As with the listeners: a wrong path must not leave a data directory behind.
     let auth = Authenticator::new(&config.auth).map_err(|error| StartError::Settings(error.to_string()))?;
     let auth = Arc::new(auth);
     let audit = Audit::start(config.audit.as_ref(), &config.name).map_err(StartError::Settings)?;
+    let replica = open(config, descriptors, &metrics, &tls)?;
+    let shared = Shared::new(replica.cluster_id(), replica.id(), replica.store());
     let own =
         duplicate_process::Own { cluster_id: replica.cluster_id(), id: replica.id(), directory: replica.directory() };
     let inbox = Inbox::new(Bounds { count: INBOX_COUNT, bytes: INBOX_BYTES });
