@@ -4,9 +4,9 @@
 //!   a call ─▶ Audit::open ─▶ the handler ─▶ Open::close ─▶ queue ─▶ the thread "audit" ─▶ the file
 //! ```
 //!
-//! A call never waits for the file. If the queue is full, its record is dropped and counted: the next line of the file,
-//! the log and the metric `metastore_audit_lost_total` say how many were lost. Records hold keys and names, but neither
-//! values nor passwords, and keys only up to [`SHOWN_BYTES`].
+//! A call never waits for the file. A record is lost if the queue is full or the file cannot be written: the next line
+//! of the file, the log and the metric `metastore_audit_lost_total` say how many were lost. Records hold keys and
+//! names, but neither values nor passwords, and of each only up to [`SHOWN_BYTES`].
 //!
 //! Deliberately absent: calls that the gRPC front refuses before it knows their method.
 
@@ -19,7 +19,7 @@ pub use subject::{SHOWN_BYTES, Subject, Subjects};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
@@ -29,6 +29,9 @@ use crate::auth::methods::Effect;
 use crate::config::{AuditLevel, AuditSettings};
 use crate::grpc::{Call, Code, Status};
 use queue::Queue;
+
+/// A member that ends waits this long for its last records to be written.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The way of calls to the audit log. Without a file it does nothing.
 #[derive(Clone, Default)]
@@ -100,10 +103,11 @@ impl Audit {
         self.0.as_ref().map_or(0, |log| log.queue.lost())
     }
 
-    /// Returns once everything is in the file.
+    /// Waits until everything is in the file. A file that hangs does not keep the member from ending.
     pub fn finish(&self) {
-        if let Some(log) = &self.0 {
-            log.queue.finish();
+        let unwritten = self.0.as_ref().map_or(0, |log| log.queue.finish(PATIENCE));
+        if unwritten > 0 {
+            seldom!(error, (), records = unwritten, "the audit log could not be written within {PATIENCE:?}");
         }
     }
 }
@@ -134,7 +138,8 @@ impl Open {
         };
         if wanted {
             record.outcome = outcome;
-            self.log.queue.push(record);
+            let bytes = size_of::<Record>() + record.user.len() + record.subject.bytes();
+            self.log.queue.push(record, bytes);
         }
     }
 }

@@ -26,7 +26,8 @@ use tokio::time::timeout_at;
 
 use super::encode::{self, Header};
 use super::unary;
-use crate::auth::methods::{self, Need};
+use crate::audit::Subject;
+use crate::auth::methods::{self, Method};
 use crate::driver::{Answer, Event, LEASES_AT_ONCE};
 use crate::grpc::{Call, Frame, Inbound, Outbound, Router, Status};
 use crate::leader::renewal::{RENEWALS_AT_ONCE, joined, renew, renew_or_await_end};
@@ -44,9 +45,9 @@ pub fn register(router: &mut Router, member: &Rc<MemberHandle>) {
     unary!(router, member, SERVICE, "LeaseRevoke", revoke);
     unary!(router, member, SERVICE, "LeaseTimeToLive", time_to_live);
     unary!(router, member, SERVICE, "LeaseLeases", leases);
-    let (member, need) = (member.clone(), methods::method(SERVICE, "LeaseKeepAlive").need);
+    let (member, method) = (member.clone(), methods::method(SERVICE, "LeaseKeepAlive"));
     router.bidi(SERVICE, "LeaseKeepAlive", move |call, inbound, outbound| {
-        keep_alive(member.clone(), need, call, inbound, outbound)
+        keep_alive(member.clone(), method, call, inbound, outbound)
     });
 }
 
@@ -146,7 +147,7 @@ async fn permit_keys(member: &MemberHandle, caller: &Caller, access: Access, lea
 /// expired since then.
 async fn keep_alive(
     member: Rc<MemberHandle>,
-    need: Need,
+    method: Method,
     call: Call,
     inbound: Inbound<LeaseKeepAliveRequest>,
     outbound: Outbound,
@@ -156,7 +157,7 @@ async fn keep_alive(
     let mut leader = LeaderWatch::new(&member, &call);
     let call = Rc::new(call);
     tokio::select! {
-        ended = renew_all(&member, need, &call, inbound, outbound) => ended,
+        ended = renew_all(&member, method, &call, inbound, outbound) => ended,
         status = leader.lost() => Err(status),
     }
 }
@@ -188,7 +189,7 @@ async fn next_batch(inbound: &mut Inbound<LeaseKeepAliveRequest>) -> Batch {
 
 async fn renew_all(
     member: &Rc<MemberHandle>,
-    need: Need,
+    method: Method,
     call: &Rc<Call>,
     mut inbound: Inbound<LeaseKeepAliveRequest>,
     mut outbound: Outbound,
@@ -207,9 +208,8 @@ async fn renew_all(
             }
         };
         end = batch.end;
-        if !batch.leases.is_empty() && member.shared.auth_enabled() {
-            let caller = member.caller_of(call, need).await?;
-            permit_keys(member, &caller, Access::Write, batch.leases.clone()).await?;
+        if !batch.leases.is_empty() {
+            may_renew(member, method, call, &batch.leases).await?;
         }
         // The header has the revision from before the renewal, as in etcd.
         let header = Some(member.header(member.view().revision()));
@@ -228,6 +228,22 @@ async fn renew_all(
         }
     }
     end.unwrap_or(Ok(()))
+}
+
+/// Whether the caller may renew the leases of a batch. A batch is one line of the audit log.
+async fn may_renew(member: &MemberHandle, method: Method, call: &Call, leases: &[i64]) -> Result<(), Status> {
+    let mut audit = member.audit.open(method.name, method.effect, call, || Subject::leases(leases));
+    let allowed = async {
+        if !member.shared.auth_enabled() {
+            return Ok(());
+        }
+        let caller = member.caller_of(call, method.need).await?;
+        audit.iter_mut().for_each(|open| open.identified(call, &caller));
+        permit_keys(member, &caller, Access::Write, leases.to_vec()).await
+    };
+    let allowed = allowed.await;
+    audit.into_iter().for_each(|open| open.close(&allowed));
+    allowed
 }
 
 async fn answer_late(

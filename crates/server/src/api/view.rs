@@ -181,7 +181,10 @@ static NUMBERS: &[(Number, Read)] = &[
         now.member.view().users().revision()
     }),
     (
-        counter("metastore_audit_lost_total", "Records of the audit log that were lost, because its queue was full."),
+        counter(
+            "metastore_audit_lost_total",
+            "Records of the audit log that were lost: its queue was full, or a write failed.",
+        ),
         |now| now.member.audit.lost(),
     ),
     (gauge("etcd_disk_defrag_inflight", "Whether or not defrag is active."), |now| {

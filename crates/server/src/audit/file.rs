@@ -2,7 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -17,7 +17,6 @@ const MODE: u32 = 0o600;
 pub struct File {
     settings: AuditSettings,
     file: fs::File,
-    bytes: u64,
 }
 
 /// One line. Keys that are not UTF-8 are escaped as in Rust's byte strings.
@@ -38,7 +37,7 @@ struct Line<'a> {
     error: Option<&'a str>,
 }
 
-/// Records that the queue had no room for.
+/// Records that the queue had no room for, or that could not be written.
 #[derive(Serialize)]
 struct Lost<'a> {
     ts: String,
@@ -48,13 +47,11 @@ struct Lost<'a> {
 
 impl File {
     pub fn open(settings: &AuditSettings) -> io::Result<Self> {
-        let file = append(&settings.file)?;
-        let bytes = file.metadata()?.len();
-        Ok(Self { settings: settings.clone(), file, bytes })
+        Ok(Self { settings: settings.clone(), file: append(&settings.file)? })
     }
 
-    /// Writes records. A failure is reported in the log.
-    pub fn write(&mut self, member: &str, records: &[Record], lost: u64) {
+    /// Writes all records or none, and returns whether they are written. A failure is reported in the log.
+    pub fn write(&mut self, member: &str, records: &[Record], lost: u64) -> bool {
         let mut out = Vec::new();
         if lost > 0 {
             let ts = records.first().map_or_else(String::new, |record| timestamp(record.at));
@@ -76,20 +73,40 @@ impl File {
                 },
             );
         }
-        if let Err(error) = self.append(&out) {
+        let written = self.append(&out);
+        if let Err(error) = &written {
             let file = self.settings.file.display();
             let records = records.len();
             seldom!(error, (), file = %file, error = %error, records, "the audit log cannot be written");
         }
+        written.is_ok()
     }
 
     fn append(&mut self, lines: &[u8]) -> io::Result<()> {
-        if self.bytes > 0 && self.bytes + lines.len() as u64 > self.settings.rotate_bytes {
+        let mut bytes = self.reopen_if_moved()?;
+        if bytes > 0 && bytes + lines.len() as u64 > self.settings.rotate_bytes {
             self.rotate()?;
+            bytes = 0;
         }
-        self.file.write_all(lines)?;
-        self.bytes += lines.len() as u64;
-        Ok(())
+        let written = self.file.write_all(lines);
+        if written.is_err() {
+            // No part of a line stays, so that each line can be read. If that fails, too, the first error tells more.
+            _ = self.file.set_len(bytes);
+        }
+        written
+    }
+
+    /// Begins a new file if somebody else has removed or renamed the file. Returns the size of the file.
+    fn reopen_if_moved(&mut self) -> io::Result<u64> {
+        let identity = |of: &fs::Metadata| (of.dev(), of.ino());
+        let open = self.file.metadata()?;
+        match fs::metadata(&self.settings.file) {
+            Ok(at_path) if identity(&at_path) == identity(&open) => return Ok(open.len()),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        self.file = append(&self.settings.file)?;
+        Ok(self.file.metadata()?.len())
     }
 
     /// `FILE` becomes `FILE.1`, `FILE.1` becomes `FILE.2`, and so on; the oldest is removed.
@@ -106,7 +123,6 @@ impl File {
             fs::remove_file(path)?;
         }
         self.file = append(path)?;
-        self.bytes = 0;
         Ok(())
     }
 }
@@ -147,10 +163,15 @@ mod tests {
         }
     }
 
+    fn directory(name: &str) -> PathBuf {
+        let directory = std::env::temp_dir().join(format!("metastore-audit-{name}-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        directory
+    }
+
     #[test]
     fn a_line_says_who_did_what_and_the_oldest_file_goes() {
-        let directory = std::env::temp_dir().join(format!("metastore-audit-{}", std::process::id()));
-        fs::create_dir_all(&directory).unwrap();
+        let directory = directory("lines");
         let path = directory.join("audit.log");
         let settings = AuditSettings { file: path.clone(), level: AuditLevel::All, rotate_bytes: 300, kept_files: 2 };
         let mut file = File::open(&settings).unwrap();
@@ -171,6 +192,43 @@ mod tests {
         };
         assert_eq!([path.clone(), aged(&path, 1), aged(&path, 2)].map(key), ["3", "2", "1"]);
         assert!(!aged(&path, 3).exists());
+        fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_somebody_else_removed_or_renamed_is_made_again() {
+        let directory = directory("moved");
+        let path = directory.join("audit.log");
+        let settings =
+            AuditSettings { file: path.clone(), level: AuditLevel::All, rotate_bytes: 1 << 20, kept_files: 1 };
+        let mut file = File::open(&settings).unwrap();
+        assert!(file.write("m1", &[record(b"1", Ok(()))], 0));
+        fs::remove_file(&path).unwrap();
+        assert!(file.write("m1", &[record(b"2", Ok(()))], 0));
+        fs::rename(&path, directory.join("renamed")).unwrap();
+        assert!(file.write("m1", &[record(b"3", Ok(()))], 0));
+        let keys = |path: &Path| fs::read_to_string(path).unwrap().matches("\"key\":\"3\"").count();
+        assert_eq!([path.as_path(), &directory.join("renamed")].map(keys), [1, 0]);
+        fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn a_failed_write_is_said_and_leaves_no_part_of_a_line() {
+        let directory = directory("failed");
+        let path = directory.join("audit.log");
+        let settings =
+            AuditSettings { file: path.clone(), level: AuditLevel::All, rotate_bytes: 1 << 20, kept_files: 1 };
+        let mut file = File::open(&settings).unwrap();
+        assert!(file.write("m1", &[record(b"1", Ok(()))], 0));
+        // It is open for reading only.
+        file.file = fs::File::open(&path).unwrap();
+        assert!(!file.write("m1", &[record(b"2", Ok(()))], 0));
+        file.file = append(&path).unwrap();
+        assert!(file.write("m1", &[record(b"3", Ok(()))], 1));
+        let written = fs::read_to_string(&path).unwrap();
+        let lines: Vec<serde_json::Value> = written.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let seen: Vec<_> = lines.iter().map(|line| (line["key"].as_str(), line["lost"].as_u64())).collect();
+        assert_eq!(seen, [(Some("1"), None), (None, Some(1)), (Some("3"), None)]);
         fs::remove_dir_all(&directory).unwrap();
     }
 }
