@@ -161,7 +161,8 @@ fn shown(key: &[u8]) -> String {
 
 /// A name as it is, and only its beginning if it is long: a queue of names is bounded.
 fn shown_name(name: &str) -> String {
-    let cut = &name[..name.floor_char_boundary(SHOWN_BYTES)];
+    let boundary = (0..=SHOWN_BYTES.min(name.len())).rev().find(|&at| name.is_char_boundary(at));
+    let cut = &name[..boundary.unwrap_or(0)];
     if cut.len() == name.len() { cut.to_owned() } else { format!("{cut}... ({} bytes)", name.len()) }
 }
 
