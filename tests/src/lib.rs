@@ -39,6 +39,7 @@
 pub mod auth;
 pub mod certificates;
 pub mod cluster;
+pub mod following;
 pub mod grpc;
 pub mod histories;
 pub mod http2;

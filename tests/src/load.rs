@@ -55,6 +55,8 @@ struct LoadState {
     /// For each writer the highest revision of its key that any client has seen.
     told: [AtomicI64; WRITERS],
     stale: Mutex<Vec<String>>,
+    /// The members whose clients these are.
+    addresses: Mutex<Vec<String>>,
 }
 
 /// Running clients, on a thread of their own.
@@ -73,10 +75,15 @@ pub struct History {
 impl Load {
     /// Starts clients of the members at `addresses`. When one fails them, they go to the next.
     pub fn start(addresses: &[String]) -> Load {
-        let (shared, addresses) = (Arc::<LoadState>::default(), addresses.to_vec());
+        let shared = Arc::new(LoadState { addresses: Mutex::new(addresses.to_vec()), ..LoadState::default() });
         let seen = shared.clone();
-        let thread = std::thread::spawn(move || block_on(run(addresses, seen)));
+        let thread = std::thread::spawn(move || block_on(run(seen)));
         Load { shared, thread: Some(thread) }
+    }
+
+    /// The member at this address takes requests from now on, too.
+    pub fn also_through(&self, address: &str) {
+        self.shared.addresses.lock().unwrap().push(address.to_owned());
     }
 
     /// Waits until `count` more writes are acknowledged, and some reads are answered.
@@ -107,12 +114,11 @@ impl Drop for Load {
     }
 }
 
-async fn run(addresses: Vec<String>, shared: Arc<LoadState>) -> Vec<Vec<Outcome>> {
-    let readers =
-        (0..READERS).map(|reader| tokio::spawn(read(reader, Rotation::new(&addresses, reader), shared.clone())));
+async fn run(shared: Arc<LoadState>) -> Vec<Vec<Outcome>> {
+    let readers = (0..READERS).map(|reader| tokio::spawn(read(reader, Rotation::new(&shared, reader), shared.clone())));
     let readers: Vec<_> = readers.collect();
     let writers =
-        (0..WRITERS).map(|writer| tokio::spawn(write(writer, Rotation::new(&addresses, writer), shared.clone())));
+        (0..WRITERS).map(|writer| tokio::spawn(write(writer, Rotation::new(&shared, writer), shared.clone())));
     let mut outcomes = Vec::new();
     for writer in writers.collect::<Vec<_>>() {
         outcomes.push(writer.await.expect("a writer does not panic"));
@@ -125,13 +131,21 @@ async fn run(addresses: Vec<String>, shared: Arc<LoadState>) -> Vec<Vec<Outcome>
 
 /// The members, in the order in which a client tries them.
 struct Rotation {
+    shared: Arc<LoadState>,
     clients: Vec<Client>,
     at: usize,
 }
 
 impl Rotation {
-    fn new(addresses: &[String], first: usize) -> Rotation {
-        Rotation { clients: addresses.iter().map(|address| Client::new(address)).collect(), at: first }
+    fn new(shared: &Arc<LoadState>, first: usize) -> Rotation {
+        let mut rotation = Rotation { shared: shared.clone(), clients: Vec::new(), at: first };
+        rotation.look();
+        rotation
+    }
+
+    fn look(&mut self) {
+        let addresses = self.shared.addresses.lock().unwrap();
+        self.clients.extend(addresses.iter().skip(self.clients.len()).map(|address| Client::new(address)));
     }
 
     fn client(&self) -> &Client {
@@ -139,6 +153,7 @@ impl Rotation {
     }
 
     fn next(&mut self) {
+        self.look();
         self.at += 1;
     }
 }

@@ -140,6 +140,24 @@ impl<'d, S: ReadAt> Cursor<'d, S> {
         self
     }
 
+    /// The last key of the bucket, without a walk through it. Only the pages on the way are checked.
+    pub(crate) fn last_key(mut self) -> Result<Option<Vec<u8>>, ReadError> {
+        loop {
+            let Some(Frame { page, id, .. }) = self.path.last_mut() else { return Ok(None) };
+            let mut last = None;
+            while let Some(element) = page.next().map_err(|fault| ReadError::Page { page: *id, fault })? {
+                last = Some(element);
+            }
+            match last {
+                Some(Element { holds: Holds::Child(child), .. }) => {
+                    let page = self.load(child)?;
+                    self.push(page, child, false);
+                }
+                last => return Ok(last.map(|element| page.bytes[element.key].to_vec())),
+            }
+        }
+    }
+
     fn enter_value(&mut self, value: Range<usize>, number: usize) -> Result<(), ReadError> {
         let Frame { page, id, .. } = self.path.last().expect("the page of the bucket");
         let (value, id) = (&page.bytes[value], *id);

@@ -93,6 +93,15 @@ impl<S: ReadAt> Database<S> {
         }
         Ok(None)
     }
+
+    /// The last key of a bucket of the root bucket; None if there is no such bucket, or it is empty. Reads only the
+    /// pages on the way.
+    ///
+    /// # Errors
+    /// If a page on the way is damaged.
+    pub fn last_key(&self, bucket: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
+        self.bucket(bucket)?.map_or(Ok(None), Cursor::last_key)
+    }
 }
 
 /// The valid meta page with the higher number of its transaction.

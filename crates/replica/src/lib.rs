@@ -39,7 +39,10 @@ pub use data_dir::{OpenError, Paths};
 pub use entry::EntryId;
 pub use entry_log::Retention;
 pub use leases::{ExpiryBounds, LeaseKeeper, Renewed, Renewing};
-pub use replica::{Bootstrap, ConvertError, Converted, Fatal, Founder, Observer, Outbox, Output, Replica, convert};
+pub use replica::{
+    Bootstrap, ConvertError, Converted, Fatal, Founder, LogEnd, NewMember, Observer, Outbox, Output, Replica,
+    StoppedMember, TransplantError, convert, founders,
+};
 pub use settings::Settings;
 pub use state::{
     MarkJob, OpenEngine, ReceiveError, ReceivedState, Retired, SnapshotJob, SnapshotWritten, StateIncoming,

@@ -28,13 +28,11 @@ mod install;
 mod open;
 mod passed_over;
 mod replay;
+mod transplant;
 
-pub use bootstrap::{Bootstrap, Founder};
+pub use bootstrap::{Bootstrap, Founder, founders};
 pub use convert::{ConvertError, Converted, convert};
-
-/// Entries that are kept at least while an etcd is among the members, since it cannot be sent a state: some minutes of
-/// writes. An etcd that lacks more entries must wait until an etcd leads.
-const KEEP_ENTRIES_FOR_ETCD: usize = 1 << 19;
+pub use transplant::{LogEnd, NewMember, StoppedMember, TransplantError};
 
 /// The member cannot go on. Entries that were not acknowledged before must not be acknowledged now.
 #[derive(Debug, thiserror::Error)]
@@ -57,14 +55,6 @@ pub enum Fatal {
     /// Proof that this member has lost a part of its log, or that acknowledged entries are lost on other members.
     #[error("{0}")]
     LogLost(Rejected),
-    /// The leader is an etcd, and no longer holds the entries that this member lacks.
-    #[error(
-        "the leader, member {leader:x}, has sent its state at entry {index} as a database of etcd's, which this \
-         version of MetaStore does not read; its log does not reach back to entry {applied}, where this member is. \
-         Let a member of MetaStore lead (etcdctl move-leader) and start this one again, or add members of MetaStore \
-         while the log of the etcds is short"
-    )]
-    ForeignState { leader: u64, index: u64, applied: u64 },
     /// The other members have removed this one.
     #[error("the member has been permanently removed from the cluster")]
     Removed,
@@ -188,8 +178,6 @@ pub struct Replica {
     /// Whether a job runs, and log bytes written since the last one was planned.
     snapshot: SnapshotProgress,
     replayed: replay::ReplayedLog,
-    /// Whether an etcd is among the members.
-    beside_etcd: bool,
     passed_over: passed_over::PassedOver,
     /// The error that stopped the member.
     failed: Option<String>,
@@ -246,15 +234,9 @@ impl Replica {
         self.outbox = outbox;
     }
 
-    /// Sets whether an etcd is among the members: more of the log is kept for it.
-    pub fn set_beside_etcd(&mut self, beside_etcd: bool) {
-        self.beside_etcd = beside_etcd;
-    }
-
     /// How much of the log is kept in memory for followers.
     fn keep(&self) -> Retention {
-        let least = if self.beside_etcd { KEEP_ENTRIES_FOR_ETCD } else { 0 };
-        Retention { entries: self.settings.keep.entries.max(least), ..self.settings.keep }
+        self.settings.keep
     }
 
     /// Calls `observer` from now on.

@@ -43,8 +43,9 @@ use crate::disk::DiskError;
 use crate::settings::Settings;
 use crate::wal::Replay;
 
-pub(crate) use on_memory::StateFile;
 use on_memory::WritingState;
+pub(crate) use on_memory::{StateFile, etcd_snap_file};
+pub(crate) use receiving::Arrival;
 pub use receiving::{ReceiveError, ReceivedState, StateIncoming, StateReceiver};
 pub use retired::Retired;
 pub use sending::StateToSend;

@@ -61,5 +61,5 @@ mod tests;
 pub use error::{Result, WalError};
 pub use frame::MAX_RECORD_BYTES;
 pub use log::{FoundWal, MAX_ENTRY_BYTES, Options, SEGMENT_BYTES, Wal};
-pub use read::{Keep, Replay, TornTail, owner_and_snapshots, snapshots};
+pub use read::{Keep, Replay, TornTail, lock, owner_and_snapshots, peek, snapshots};
 pub use record::{Entry, Metadata, log_bytes};

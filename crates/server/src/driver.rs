@@ -214,7 +214,6 @@ impl Driver {
     fn advance(&mut self) -> Result<Duration, Fatal> {
         // Set before the log is cut. Otherwise entries that an etcd still lacks might be released as soon as this
         // member meets it.
-        self.replica.set_beside_etcd(self.transport.has_foreign_peers());
         self.replica.process(&mut self.output)?;
         let worked = self.compact_step()?;
         self.answer_compacted();
@@ -292,7 +291,6 @@ impl Driver {
             Event::Message(heard) => self.hear(heard.take())?,
             Event::Unreachable(id) => self.replica.unreachable(id),
             Event::StateReceived(received) => self.take_state(*received)?,
-            Event::ForeignState { from, index } => self.foreign_state(from, index)?,
             Event::StateSent { to, arrived } => self.replica.state_sent(to, arrived),
             Event::ClusterVersion(version) => self.agree_on_version(version),
             Event::Removed => self.was_removed(),

@@ -10,7 +10,6 @@ mod seldom;
 pub mod api;
 pub mod audit;
 pub mod auth;
-pub mod backup;
 pub mod config;
 pub mod convert;
 pub mod descriptors;

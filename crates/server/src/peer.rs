@@ -28,7 +28,7 @@
 //! - A message reaches the member only if a member may send it, if its sender is the member that it names, and if it is
 //!   for this member ([`check`]). Lengths are believed once the bytes have arrived ([`codec`]).
 //! - A new stream of a peer replaces its old one, and begins empty.
-//! - A state goes only to a peer that is known to take it, never to an etcd ([`format`]).
+//! - A peer is asked for the form of states that it takes before one is sent ([`Form`]).
 //! - A state that was cut short never looks whole: its request breaks instead of ending.
 //! - Changes are logged, not attempts, and the number of log lines is bounded ([`crate::seldom`]).
 //!
@@ -49,7 +49,6 @@ macro_rules! log_stream {
 pub mod check;
 pub mod client;
 pub mod codec;
-mod format;
 pub mod headers;
 mod http_answer;
 mod link;
@@ -75,5 +74,5 @@ pub use meters::Meters;
 pub use pool::Pool;
 pub use serve::Further;
 pub(crate) use serve::probing;
-pub use traits::{Sink, StateBody, StateIntake, StateStream, StateTaker};
+pub use traits::{Form, Sink, StateBody, StateIntake, StateStream, StateTaker};
 pub use transport::{Peer, READ_TIMEOUT, Settings, Transport};

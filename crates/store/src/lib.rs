@@ -27,6 +27,7 @@
 mod alarms;
 pub mod apply;
 mod auth;
+mod conf_state;
 mod etcd_url;
 pub mod lease;
 mod member_change;
@@ -42,6 +43,7 @@ pub use alarms::Alarms;
 pub use apply::command;
 pub use apply::{Halt, HaltCause, OpReply, Outcome, Reply, TxnReply, Work, check_command, may_propose};
 pub use auth::{Access, Auth};
+pub use conf_state::conf_state_json;
 pub use etcd_url::EtcdUrl;
 pub use member_change::{MemberChange, check_change};
 pub use members::{Member, Members};

@@ -30,6 +30,20 @@ fn null_is_empty<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Ve
 }
 
 impl Member {
+    /// Reads a row of [`Table::Members`].
+    ///
+    /// # Errors
+    /// If the row is damaged.
+    pub fn from_row(key: &[u8], json: &[u8]) -> Result<Self, EngineError> {
+        serde_json::from_slice(json)
+            .map_err(|error| EngineError(format!("row {} of table members is damaged: {error}", key.escape_ascii())))
+    }
+
+    /// The key of the row of a member, present or removed.
+    pub fn row_key(id: u64) -> Vec<u8> {
+        format!("{id:x}").into_bytes()
+    }
+
     /// The member in the bytes that etcd writes for it, in membership changes and in rows: Go escapes some characters
     /// that JSON does not require to be escaped.
     ///
@@ -73,9 +87,7 @@ impl Members {
     pub(crate) fn load(engine: &dyn Engine) -> Result<Self, EngineError> {
         let mut members = Self::default();
         for (key, value) in engine.rows(Table::Members, b"")? {
-            let member: Member = serde_json::from_slice(&value).map_err(|error| {
-                EngineError(format!("row {} of table members is damaged: {error}", String::from_utf8_lossy(&key)))
-            })?;
+            let member = Member::from_row(&key, &value)?;
             members.by_id.insert(member.id, member);
         }
         for (key, _) in engine.rows(Table::MembersRemoved, b"")? {
@@ -141,14 +153,14 @@ impl Members {
 
     pub(crate) fn set(&mut self, engine: &dyn Engine, member: Member) -> Result<(), EngineError> {
         let json = member.to_json().map_err(|error| EngineError(error.to_string()))?;
-        engine.put(Table::Members, &row_key(member.id), &json)?;
+        engine.put(Table::Members, &Member::row_key(member.id), &json)?;
         self.by_id.insert(member.id, member);
         Ok(())
     }
 
     pub(crate) fn remove(&mut self, engine: &dyn Engine, id: u64) -> Result<(), EngineError> {
-        engine.delete(Table::Members, &row_key(id))?;
-        engine.put(Table::MembersRemoved, &row_key(id), REMOVED)?;
+        engine.delete(Table::Members, &Member::row_key(id))?;
+        engine.put(Table::MembersRemoved, &Member::row_key(id), REMOVED)?;
         self.by_id.remove(&id);
         self.removed.insert(id);
         Ok(())
@@ -167,10 +179,6 @@ impl Members {
         self.downgrade = target;
         Ok(())
     }
-}
-
-fn row_key(id: u64) -> Vec<u8> {
-    format!("{id:x}").into_bytes()
 }
 
 #[cfg(test)]

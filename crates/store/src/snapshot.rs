@@ -9,14 +9,16 @@
 //!
 //! Rows are sorted by table, then by key, as in etcd's backend file. Versioned keys are the table `key`, between
 //! `cluster` and `lease`, under their revision keys. Rows that can be rebuilt from others ([`Table::LeaseKeys`]) are
-//! left out. The stream is the same for every engine. It is written from a [`Source`], a copy of the state at one log
-//! position, while the writer continues. It is read by an [`Incoming`]. Both hold a few blocks and one small table in
-//! memory, however large the state is.
+//! left out. The stream is the same for every engine. It is written ([`Outgoing`]) from a [`Source`], a copy of the
+//! state at one log position, while the writer continues. It is read by an [`Incoming`]. Both hold a few blocks and one
+//! small table in memory, however large the state is.
 
 mod load;
+mod outgoing;
 mod source;
 
 pub use load::Incoming;
+pub use outgoing::Outgoing;
 pub use source::{Cursor, Source, TableRow};
 
 use metastore_engine::{EngineError, Table};
@@ -37,8 +39,6 @@ const KEY_TABLE: u8 = 5;
 pub enum SnapshotError {
     #[error("{0}")]
     Damaged(String),
-    #[error("a snapshot in etcd's format, which this version does not read")]
-    Foreign,
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error(transparent)]

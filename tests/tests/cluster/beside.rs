@@ -1,7 +1,12 @@
 //! Members of MetaStore and of etcd in one cluster.
 
-use metastore_tests::cluster::Cluster;
+use metastore_proto::authpb::permission::Type;
+use metastore_proto::etcdserverpb::*;
+use metastore_tests::auth::{Admin, permission};
+use metastore_tests::cluster::{Cluster, block_on, put_request};
+use metastore_tests::following::Following;
 use metastore_tests::load::Load;
+use metastore_tests::paths;
 use metastore_tests::programs::{self, EngineKind, Server};
 
 /// The number of writes before the third member joins. From version 3.6 on, an etcd drops the first entry of its log
@@ -12,7 +17,7 @@ const MANY_BEFORE: usize = 4_000;
 /// The least number of writes that all members have applied at the end.
 const WRITES: usize = 10_000;
 const IN_FLIGHT: usize = 64;
-/// The number of entries that MetaStore members keep for other MetaStore members. They keep more for a known etcd.
+/// The number of entries that MetaStore members keep for others.
 const FEW_ENTRIES: [&str; 2] = ["--snapshot-count=100", "--snapshot-catchup-entries=100"];
 /// More than that number, and more than an etcd keeps for a member that joins.
 const TOO_MANY: usize = 1_000;
@@ -70,75 +75,92 @@ fn joins(name: &str, before: usize, founders: Result<Vec<Server>, String>, joine
     load.stop().check(&cluster);
 }
 
-/// Regression: the joiner refused ten states a second without end.
 #[test]
-fn a_member_that_is_sent_a_database_of_etcds_says_so_once_and_ends() {
+fn a_member_that_joins_etcd_late_is_sent_its_database() {
     for engine in [EngineKind::Memory, EngineKind::RocksDb] {
         let found = programs::etcd("newest").and_then(|etcd| Ok((Server::etcd(&etcd), programs::subject(engine)?)));
         let Some((etcd, subject)) = programs::or_skip("a database of etcd's", found) else { return };
-        if subject.is_etcd() {
-            println!("a database of etcd's: skipped, because an etcd reads it");
-            return;
-        }
         let mut cluster = Cluster::start(&[etcd], &[]);
+        furnish(&cluster);
         cluster.put_many(0, TOO_MANY, IN_FLIGHT);
-        let joiner = cluster.intruder(&subject);
-        cluster.announce(joiner, true);
-        cluster.launch(joiner);
-        let log = cluster.wait_exit(joiner);
-        let said = |what: &str| log.iter().filter(|line| line.contains(what)).count();
-        assert_eq!(said("as a database of etcd's, which this version of MetaStore does not read"), 1, "{log:#?}");
-        assert!(said("receiving database snapshot") <= 3, "{log:#?}");
-        cluster.put(0, "the etcd", "goes on").expect("a write");
+        let joiner = cluster.add(&subject, true);
+        cluster.promote(joiner);
+        cluster.agree();
+        // What was taken up is there after a kill, and can be led from.
+        cluster.kill(joiner);
+        cluster.restart(joiner);
+        cluster.agree();
+        cluster.move_leader(joiner);
+        cluster.put(0, "through the etcd", "").expect("a write");
+        cluster.agree();
     }
 }
 
 /// Regression: the etcd was sent a state in MetaStore's format, replaced its database with it, and never started again.
 #[test]
-fn an_etcd_that_lacks_too_much_is_sent_nothing_and_stays_whole() {
+fn an_etcd_that_lacks_too_much_is_sent_a_database() {
     let Some((etcd, founders)) = programs::or_skip("an etcd that lacks too much", etcd_and_subjects()) else { return };
-    if founders[0].is_etcd() {
-        println!("an etcd that lacks too much: skipped, because an etcd sends it its database");
-        return;
-    }
     let mut cluster = Cluster::start(&founders, &FEW_ENTRIES);
-    let leader = cluster.leader();
-    cluster.put_many(leader, TOO_MANY, IN_FLIGHT);
-    let joiner = cluster.intruder(&etcd);
-    cluster.announce(joiner, true);
-    let withheld = |cluster: &Cluster| {
-        let log = cluster.member(leader).log();
-        log.iter().filter(|line| line.contains("nothing is sent to it")).count()
-    };
-    for start in 0..2 {
-        cluster.launch(joiner);
-        cluster.eventually("the leader says that it withholds its state", |cluster| {
-            (withheld(cluster) == 1).then_some(())
-        });
-        cluster.put_many(leader, TOO_MANY, IN_FLIGHT);
-        let log = cluster.member(joiner).log();
-        assert!(log.iter().all(|line| !line.contains("receiving database snapshot")), "start {start}: {log:#?}");
-        cluster.kill(joiner);
-    }
-    assert_eq!(withheld(&cluster), 1);
-}
-
-/// Members keep their log for a known etcd, because they cannot send it a state.
-#[test]
-fn an_etcd_that_was_away_catches_up_from_the_log() {
-    let Some((etcd, founders)) = programs::or_skip("an etcd that was away", etcd_and_subjects()) else { return };
-    let mut cluster = Cluster::start(&[founders, vec![etcd]].concat(), &FEW_ENTRIES);
-    cluster.agree();
-    cluster.move_leader(0);
-    // Followers keep as much of the log as the leader: any of them may lead when the etcd is back.
-    for (number, leader) in [0, 1].into_iter().enumerate() {
-        cluster.kill(2);
+    furnish(&cluster);
+    cluster.put_many(cluster.leader(), TOO_MANY, IN_FLIGHT);
+    let third = cluster.add(&etcd, true);
+    cluster.promote(third);
+    // Away for too long, under either leader.
+    for leader in [0, 1] {
+        cluster.move_leader(third);
+        cluster.kill(third);
         cluster.put_many(cluster.leader(), TOO_MANY, IN_FLIGHT);
-        cluster.move_leader(leader);
-        cluster.restart(2);
-        cluster.put(2, "back", &number.to_string()).expect("a write");
+        if cluster.leader() != leader {
+            cluster.move_leader(leader);
+        }
+        cluster.restart(third);
+        cluster.put(third, "back", &leader.to_string()).expect("a write");
         cluster.agree();
     }
+}
+
+/// Under load and watched, three etcds are replaced by MetaStore one by one, and those by etcds again.
+#[test]
+fn a_live_cluster_changes_its_program_member_by_member_and_back() {
+    let found = etcd_and_subjects();
+    let Some((etcd, subjects)) = programs::or_skip("a live cluster changes its program", found) else { return };
+    let mut cluster = Cluster::start(&[etcd.clone(), etcd.clone(), etcd.clone()], &[]);
+    furnish(&cluster);
+    cluster.put_many(cluster.leader(), TOO_MANY, IN_FLIGHT);
+    let load = Load::start(&cluster.addresses());
+    let following = Following::start(&cluster.addresses(), cluster.revision(0).expect("a revision"));
+    let (memory, rocksdb) = (&subjects[0], &subjects[1]);
+    let mut members = vec![0, 1, 2];
+    for servers in [[memory, rocksdb, memory], [&etcd, &etcd, &etcd]] {
+        for server in servers {
+            let new = cluster.add(server, true);
+            load.also_through(cluster.address(new));
+            following.also_through(cluster.address(new));
+            cluster.promote(new);
+            members.push(new);
+            cluster.remove(members.remove(0));
+            load.progress(MORE_WRITES);
+        }
+        cluster.agree();
+    }
+    let history = load.stop();
+    history.check(&cluster);
+    let watched = following.reach(cluster.agree());
+    assert!(watched >= 3, "events of {watched} members");
+}
+
+/// A lease with a key, and a user: what a state holds besides keys.
+fn furnish(cluster: &Cluster) {
+    let leader = cluster.leader();
+    let grant = LeaseGrantRequest { id: 77, ttl: 3_600 };
+    let _: LeaseGrantResponse = cluster.call(leader, paths::LEASE_GRANT, grant).expect("a lease");
+    let put = PutRequest { lease: 77, ..put_request("leased", "") };
+    let _: PutResponse = cluster.call(leader, paths::PUT, put).expect("a write");
+    let user = block_on(async {
+        let client = cluster.client(leader);
+        Admin(&client).add_user_with("alice", "alice's", permission(Type::Readwrite, "a", "b")).await
+    });
+    user.expect("a user");
 }
 
 /// An etcd, and two MetaStore members.

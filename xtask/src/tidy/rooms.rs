@@ -22,7 +22,6 @@ const ROOMS: &[&str] = &[
     "http",
     "driver",
     "peer",
-    "backup",
     "convert",
     "engine",
     "descriptors",

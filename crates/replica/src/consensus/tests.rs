@@ -393,9 +393,9 @@ fn a_state_that_did_not_arrive_is_sent_again_and_entries_are_held_behind_the_new
     assert_eq!(behind.held(), 300);
 }
 
-/// A follower that is an etcd is sent no state: consensus wants one for it again and again, and none arrives.
+/// Consensus wants a state for the follower again and again, and none arrives.
 #[test]
-fn entries_are_not_held_for_a_follower_whose_state_is_withheld() {
+fn entries_are_not_held_for_a_follower_whose_state_never_arrives() {
     let mut behind = Behind::new(Retention::new(10));
     for states in 2..20 {
         behind.leader.snapshot_sent(LAGS, false);

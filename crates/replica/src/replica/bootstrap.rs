@@ -60,9 +60,11 @@ impl Plan {
     }
 }
 
-/// The log of a new cluster: its first entries add the members in the order of their ids, committed at term 1. All
-/// founders write the same entries, as members of etcd do, so that no vote is needed for them.
-fn found(founders: Vec<Founder>, own: &str, cluster_token: &str) -> Result<Plan, OpenError> {
+/// The ids of a new cluster and of the member `own` in it, and its members in the order of their ids.
+///
+/// # Errors
+/// If two members cannot be told apart, or `own` is none of them.
+pub fn founders(founders: Vec<Founder>, own: &str, cluster_token: &str) -> Result<(Metadata, Vec<Member>), OpenError> {
     let mut members: Vec<Member> = Vec::new();
     for Founder { name, peer_urls } in founders {
         let id = member_id(&peer_urls, cluster_token);
@@ -78,13 +80,20 @@ fn found(founders: Vec<Founder>, own: &str, cluster_token: &str) -> Result<Plan,
         return Err(OpenError::Bootstrap(format!("member {own:?} is not among those that found the cluster")));
     };
     let ids: Vec<u64> = members.iter().map(|member| member.id).collect();
+    Ok((Metadata { node_id, cluster_id: cluster_id(&ids) }, members))
+}
+
+/// The log of a new cluster: its first entries add the members in the order of their ids, committed at term 1. All
+/// founders write the same entries, as members of etcd do, so that no vote is needed for them.
+fn found(members: Vec<Founder>, own: &str, cluster_token: &str) -> Result<Plan, OpenError> {
+    let (metadata, members) = founders(members, own, cluster_token)?;
     let entry = |(index, member)| {
         let change = addition(0, member).map_err(|error| OpenError::Replay(error.to_string()))?;
         Ok(wal::Entry { kind: CONF_CHANGE, term: 1, index, data: change.encode_to_vec().into() })
     };
     let entries: Vec<_> = (1..).zip(&members).map(entry).collect::<Result<_, OpenError>>()?;
     let hard_state = raftpb::HardState { term: Some(1), vote: Some(0), commit: Some(entries.len() as u64) };
-    Ok(Plan { metadata: Metadata { node_id, cluster_id: cluster_id(&ids) }, hard_state, entries })
+    Ok(Plan { metadata, hard_state, entries })
 }
 
 #[cfg(test)]

@@ -105,7 +105,7 @@ pub fn convert(
 }
 
 /// The directory, locked, and its identity.
-fn lock(disk: Arc<dyn Disk>, paths: Paths) -> Result<(DataDir, Identity), OpenError> {
+pub(super) fn lock(disk: Arc<dyn Disk>, paths: Paths) -> Result<(DataDir, Identity), OpenError> {
     let nothing = |path: &Path| OpenError::refused(path, "there is no member here to convert; check --data-dir");
     if !disk.exists(&paths.member())? {
         return Err(nothing(&paths.member()));
@@ -119,7 +119,7 @@ fn lock(disk: Arc<dyn Disk>, paths: Paths) -> Result<(DataDir, Identity), OpenEr
     Ok((data, identity))
 }
 
-fn present_engine(data: &DataDir, identity: &Identity) -> Result<&'static str, OpenError> {
+pub(super) fn present_engine(data: &DataDir, identity: &Identity) -> Result<&'static str, OpenError> {
     let known = ENGINES.into_iter().find(|known| *known == identity.engine);
     known.ok_or_else(|| {
         let why = format!("written by engine {:?}, which this version does not know", identity.engine);

@@ -124,7 +124,6 @@ impl Replica {
             received: None,
             snapshot: SnapshotProgress { running: false, log_bytes, named: start.log },
             replayed,
-            beside_etcd: false,
             passed_over,
             failed,
         };

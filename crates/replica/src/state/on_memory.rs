@@ -192,17 +192,26 @@ fn file_name(applied: Applied, extension: &str) -> String {
     format!("{:016x}-{:016x}.{extension}", applied.term, applied.index)
 }
 
+/// Name and content of the small record that an etcd keeps of a state; `v2_store` is the state of its old store.
+pub fn etcd_snap_file(applied: Applied, conf_state: &raftpb::ConfState, v2_store: Vec<u8>) -> (String, Vec<u8>) {
+    (file_name(applied, SNAP), record_file(applied, conf_state, Some(v2_store.into())))
+}
+
 fn snap_file(applied: Applied, conf_state: &raftpb::ConfState, mark: Option<&HighWaterMark>) -> Vec<u8> {
+    let mark = mark.map(|mark| {
+        let numbers = mark.to_numbers().into_iter().flat_map(u64::to_le_bytes);
+        MARK_FORMAT.to_le_bytes().into_iter().chain(numbers).collect()
+    });
+    record_file(applied, conf_state, mark)
+}
+
+fn record_file(applied: Applied, conf_state: &raftpb::ConfState, data: Option<bytes::Bytes>) -> Vec<u8> {
     let metadata = raftpb::SnapshotMetadata {
         conf_state: Some(conf_state.clone()),
         index: Some(applied.index),
         term: Some(applied.term),
     };
-    let mark = mark.map(|mark| {
-        let numbers = mark.to_numbers().into_iter().flat_map(u64::to_le_bytes);
-        MARK_FORMAT.to_le_bytes().into_iter().chain(numbers).collect()
-    });
-    let data = raftpb::Snapshot { data: mark, metadata: Some(metadata) }.encode_to_vec();
+    let data = raftpb::Snapshot { data, metadata: Some(metadata) }.encode_to_vec();
     walpb::SnapshotFile { crc: Some(crc32c::crc32c(&data)), data: Some(data.into()) }.encode_to_vec()
 }
 

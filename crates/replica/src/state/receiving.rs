@@ -49,13 +49,6 @@ pub enum ReceiveError {
     Engine(#[from] EngineError),
 }
 
-impl ReceiveError {
-    /// Whether the state is a database of an etcd.
-    pub fn is_foreign(&self) -> bool {
-        matches!(self, Self::Stream(SnapshotError::Foreign))
-    }
-}
-
 /// Receives states that other members send, one at a time; a handle for any thread.
 #[derive(Clone)]
 pub struct StateReceiver(Arc<Receiver>);
@@ -81,6 +74,11 @@ impl Drop for Turn {
 }
 
 impl StateReceiver {
+    /// The directory of this member's states, for files that are needed while a state arrives.
+    pub fn directory(&self) -> PathBuf {
+        self.0.paths.snap()
+    }
+
     pub(crate) fn new(id: u64, data: &DataDir, medium: Medium, open: OpenEngine, views: Views) -> Self {
         let (disk, paths) = (data.disk.clone(), data.paths.clone());
         Self(Arc::new(Receiver { id, disk, paths, medium, open, views, busy: AtomicBool::new(false) }))
@@ -100,24 +98,9 @@ impl StateReceiver {
             return Err(ReceiveError::Busy);
         }
         let turn = Turn(self.0.clone());
-        let Receiver { disk, paths, open, .. } = &*self.0;
-        let (files, out, engine) = match self.0.medium {
-            Medium::Memory => {
-                let path = on_memory::received(&paths.snap(), position, false);
-                let files = Files::new(disk, path.clone(), on_memory::remove_file);
-                let out = Out::create(disk.as_ref(), &path)?;
-                (files, Some(out), open(&paths.snap())?)
-            }
-            Medium::Disk => {
-                // A directory of this name is not in use: this member's states are at lower positions.
-                let path = paths.member().join(received_name(position));
-                on_disk::remove_dir(disk.as_ref(), &path)?;
-                let files = Files::new(disk, path.clone(), on_disk::remove_dir);
-                (files, None, open(&path)?)
-            }
-        };
-        let stream = Some(Incoming::new(engine.clone()));
-        Ok(StateIncoming { message, position, conf_state, stream, engine, out, files, turn })
+        let Receiver { disk, paths, medium, open, .. } = &*self.0;
+        let arrival = Arrival::begin(disk, paths, *medium, open, (position, conf_state))?;
+        Ok(StateIncoming { message, arrival, turn })
     }
 }
 
@@ -169,32 +152,95 @@ impl Drop for Files {
     }
 }
 
-/// A state that is arriving. When it is dropped, or after an error, all its files are removed.
+/// A state that another member sends. When it is dropped, or after an error, all its files are removed.
 pub struct StateIncoming {
     message: raftpb::Message,
-    position: Applied,
-    conf_state: raftpb::ConfState,
-    // The fields are dropped in this order: the engine is closed before its files are removed, and the files are
-    // removed before the next state may arrive.
-    /// `None` once the stream is finished or has failed.
-    stream: Option<Incoming>,
-    engine: Arc<dyn Engine>,
-    /// Memory: the file.
-    out: Option<Out>,
-    files: Files,
+    // The files are removed before the next state may arrive.
+    arrival: Arrival,
     turn: Turn,
 }
 
 impl StateIncoming {
     /// The log position of the state.
     pub fn position(&self) -> Applied {
-        self.position
+        self.arrival.position
+    }
+
+    /// The members of the group at that position.
+    pub fn conf_state(&self) -> &raftpb::ConfState {
+        &self.arrival.conf_state
     }
 
     /// Takes the next piece of the stream, of any size.
     ///
     /// # Errors
     /// If the stream is damaged or of another format, or the disk is full or fails. Every later call fails, too.
+    pub fn take(&mut self, piece: &[u8]) -> Result<(), ReceiveError> {
+        self.arrival.take(piece)
+    }
+
+    /// Ends the stream, and makes the state durable.
+    ///
+    /// # Errors
+    /// If the stream was cut short, or is not the state that was announced, or the disk fails.
+    pub fn finish(self) -> Result<ReceivedState, ReceiveError> {
+        let Self { message, arrival, turn } = self;
+        let (applied, conf_state) = (arrival.position, arrival.conf_state.clone());
+        let Arrived { store, engine, files } = arrival.finish()?;
+        Ok(ReceivedState { message, applied, conf_state, store, engine, files, _turn: turn })
+    }
+}
+
+/// A state that is arriving, as a stream, at the place where a member would look for it. When it is dropped, or after
+/// an error, all its files are removed.
+pub(crate) struct Arrival {
+    position: Applied,
+    conf_state: raftpb::ConfState,
+    // The fields are dropped in this order: the engine is closed before its files are removed.
+    /// `None` once the stream is finished or has failed.
+    stream: Option<Incoming>,
+    engine: Arc<dyn Engine>,
+    /// Memory: the file.
+    out: Option<Out>,
+    files: Files,
+}
+
+/// A state that has arrived, durably. A drop removes its files.
+pub(crate) struct Arrived {
+    store: Store,
+    engine: Arc<dyn Engine>,
+    files: Files,
+}
+
+impl Arrival {
+    /// Prepares for the state at a position, in a group of these members.
+    pub fn begin(
+        disk: &Arc<dyn Disk>,
+        paths: &Paths,
+        medium: Medium,
+        open: &OpenEngine,
+        (position, conf_state): (Applied, raftpb::ConfState),
+    ) -> Result<Self, ReceiveError> {
+        let (files, out, engine) = match medium {
+            Medium::Memory => {
+                let path = on_memory::received(&paths.snap(), position, false);
+                let files = Files::new(disk, path.clone(), on_memory::remove_file);
+                let out = Out::create(disk.as_ref(), &path)?;
+                (files, Some(out), open(&paths.snap())?)
+            }
+            Medium::Disk => {
+                // A directory of this name is not in use: this member's states are at lower positions.
+                let path = paths.member().join(received_name(position));
+                on_disk::remove_dir(disk.as_ref(), &path)?;
+                let files = Files::new(disk, path.clone(), on_disk::remove_dir);
+                (files, None, open(&path)?)
+            }
+        };
+        let stream = Some(Incoming::new(engine.clone()));
+        Ok(Self { position, conf_state, stream, engine, out, files })
+    }
+
+    /// As [`StateIncoming::take`].
     pub fn take(&mut self, piece: &[u8]) -> Result<(), ReceiveError> {
         if let Some(out) = &mut self.out {
             out.write(piece)?;
@@ -207,11 +253,8 @@ impl StateIncoming {
         Ok(())
     }
 
-    /// Ends the stream, and makes the state durable.
-    ///
-    /// # Errors
-    /// If the stream was cut short, or is not the state that was announced, or the disk fails.
-    pub fn finish(mut self) -> Result<ReceivedState, ReceiveError> {
+    /// As [`StateIncoming::finish`].
+    pub fn finish(mut self) -> Result<Arrived, ReceiveError> {
         // `self` stays whole until the checks have passed, so that an error drops its fields in their order.
         self.check()?;
         let store = Store::open(self.engine.clone())?;
@@ -222,8 +265,8 @@ impl StateIncoming {
                 self.files.disk.sync_dir(self.files.path.parent().unwrap_or(Path::new("/")))?;
             }
         }
-        let Self { message, position: applied, conf_state, engine, files, turn, .. } = self;
-        Ok(ReceivedState { message, applied, conf_state, store, engine, files, _turn: turn })
+        let Self { engine, files, .. } = self;
+        Ok(Arrived { store, engine, files })
     }
 
     /// Checks that the state is complete, and is the one that was announced.
@@ -243,6 +286,15 @@ impl StateIncoming {
             return Err(ReceiveError::Mismatch(what));
         }
         Ok(())
+    }
+}
+
+impl Arrived {
+    /// Closes the state; its files stay.
+    pub fn keep(self) {
+        let Self { store, engine, mut files } = self;
+        files.kept = true;
+        drop((store, engine));
     }
 }
 

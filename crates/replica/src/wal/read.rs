@@ -12,7 +12,7 @@ use super::frame::{CRC, ENTRY, HARD_STATE, METADATA, Record, SNAPSHOT, Word, rec
 use super::record::{decode_hard_state, log_bytes};
 use super::segment::{self, Segment};
 use super::{Entry, Metadata, Result, WalError, tear};
-use crate::disk::Disk;
+use crate::disk::{Disk, DiskFile};
 
 /// Maximum bytes of a segment that is read. A segment exceeds its nominal size by one batch at most.
 const MAX_SEGMENT_BYTES: u64 = 1 << 30;
@@ -89,6 +89,29 @@ pub fn owner_and_snapshots(disk: &dyn Disk, dir: &Path) -> Result<(Metadata, Vec
     let segments = segment::list(disk, dir)?;
     let (replay, _) = read(disk, dir, segment::newest_run(&segments), None, Keep::ALL)?;
     Ok((replay.metadata, replay.snapshots))
+}
+
+/// The content of a log behind a snapshot (index, term). Changes nothing on the disk, and locks nothing.
+pub fn peek(disk: &dyn Disk, dir: &Path, snapshot: (u64, u64), keep: Keep) -> Result<Replay> {
+    let segments = segment::list(disk, dir)?;
+    let Some(first) = segment::holding(&segments, snapshot.0) else {
+        let (first, index) = (segments[0].first_index, snapshot.0);
+        return Err(WalError::Released { dir: dir.to_owned(), first, index });
+    };
+    segment::check_sequence(dir, &segments[first..])?;
+    Ok(read(disk, dir, &segments[first..], Some(snapshot), keep)?.0)
+}
+
+/// Locks the log of a stopped member against an etcd or a MetaStore that would write to it, as long as the result
+/// lives. Changes nothing.
+///
+/// # Errors
+/// If another process has locked it.
+pub fn lock(disk: &dyn Disk, dir: &Path) -> Result<Box<dyn DiskFile>> {
+    let last = *segment::list(disk, dir)?.last().expect("a list of segments is not empty");
+    let file = disk.open(&segment::path(dir, last))?;
+    file.lock()?;
+    Ok(file)
 }
 
 /// The position at which writing goes on.

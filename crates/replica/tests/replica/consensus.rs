@@ -63,31 +63,6 @@ fn a_proposal_before_leadership_is_dropped(engine: EngineKind) {
     assert_eq!(output.events.len(), 1);
 }
 
-each_engine!(more_of_the_log_is_kept_beside_an_etcd);
-
-fn more_of_the_log_is_kept_beside_an_etcd(engine: EngineKind) {
-    const KEEP_ENTRIES: usize = 5;
-    let disk = Machine::new(engine);
-    let settings = Settings::new(engine.name(), settings(engine).timing, KEEP_ENTRIES);
-    let (mut replica, _) = open_with(settings, &disk, paths()).unwrap();
-    advance(&mut replica, &mut Output::default()).unwrap();
-    let first = replica.store().applied().index;
-    let write = |replica: &mut Replica| {
-        for id in 1..=20 {
-            replica.propose(put(id, "k", "v")).unwrap();
-            advance(replica, &mut Output::default()).unwrap();
-        }
-    };
-    replica.set_beside_etcd(true);
-    write(&mut replica);
-    assert!(replica.term_of(first + 1).is_some(), "an etcd may need it");
-    replica.set_beside_etcd(false);
-    write(&mut replica);
-    let last = replica.store().applied().index;
-    assert_eq!(replica.term_of(last - KEEP_ENTRIES as u64 - 1), None);
-    assert!(replica.term_of(last - 1).is_some());
-}
-
 each_engine!(a_restart_keeps_as_much_of_the_log_as_a_member_that_goes_on);
 
 fn a_restart_keeps_as_much_of_the_log_as_a_member_that_goes_on(engine: EngineKind) {

@@ -6,12 +6,12 @@ use std::time::Instant;
 
 use aws_lc_rs::digest::{Context, SHA256};
 use bytes::Bytes;
+use metastore_backup::{Backup, BackupError};
 use metastore_proto::etcdserverpb::{SnapshotRequest, SnapshotResponse};
 
 use super::audited;
 use crate::audit::Open;
 use crate::auth::methods::{self, Need};
-use crate::backup::{Backup, BackupError};
 use crate::driver::{Answer, Event};
 use crate::grpc::{Call, Frame, Outbound, Router, Status};
 use crate::member::{MemberHandle, another_question, on_pool};

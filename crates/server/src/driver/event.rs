@@ -99,11 +99,6 @@ pub enum Event {
     Unreachable(u64),
     /// Another member's whole state, because this one lacked entries.
     StateReceived(Box<ReceivedState>),
-    /// Another member has sent its state, at entry `index`, in etcd's format.
-    ForeignState {
-        from: u64,
-        index: u64,
-    },
     /// Sending a state to a follower has ended.
     StateSent {
         to: u64,

@@ -1,5 +1,10 @@
 //! Whole states, to and from other members, between the transport and the replica.
 
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use metastore_backup::{Backup, DatabaseFile, EtcdState, is_database, v2_store};
 use metastore_proto::raftpb;
 use metastore_replica::{Fatal, ReceivedState, Retired, StateIncoming, StateReceiver, StateToSend};
 use metastore_store::snapshot::Source;
@@ -7,26 +12,51 @@ use prometheus::{Histogram, HistogramTimer};
 
 use super::event::{Event, Mail};
 use super::{Driver, Inbox};
-use crate::peer::{StateBody, StateIntake, StateStream, StateTaker};
+use crate::peer::{Form, StateBody, StateIntake, StateStream, StateTaker};
+
+/// A database is made and sent in pieces of at least this many bytes.
+const PIECE_BYTES: usize = 256 << 10;
 
 /// A state for a follower, and the message that asks for it.
 struct Wanted(StateToSend, raftpb::Message, Histogram);
 
 impl StateStream for Wanted {
-    fn open(self: Box<Self>) -> Result<(raftpb::Message, Box<dyn StateBody>), String> {
+    fn open(self: Box<Self>, form: Form) -> Result<(raftpb::Message, Box<dyn StateBody>), String> {
         let Self(state, message, seconds) = *self;
-        let (message, source) = state.open(message).map_err(|error| error.to_string())?;
-        Ok((message, Box::new(Opened(source, seconds))))
+        let (mut message, source) = state.open(message).map_err(|error| error.to_string())?;
+        let body = match form {
+            Form::Stream => Opened::Stream(source),
+            Form::Database => {
+                let old_store = v2_store(|table| source.rows(table)).map_err(|error| error.to_string())?;
+                message.snapshot.get_or_insert_default().data = Some(old_store.into());
+                Opened::Database(Backup::new(source).map_err(|error| error.to_string())?)
+            }
+        };
+        Ok((message, Box::new(Timed(body, seconds))))
     }
 }
 
-/// An opened state, and the histogram of the time that sending it takes.
-struct Opened(Source, Histogram);
+/// An opened state.
+enum Opened {
+    Stream(Source),
+    Database(Backup),
+}
 
-impl StateBody for Opened {
-    fn write(&self, out: &mut dyn FnMut(&[u8]) -> std::io::Result<()>) -> Result<(), String> {
+/// An opened state, and the histogram of the time that sending it takes.
+struct Timed(Opened, Histogram);
+
+impl StateBody for Timed {
+    fn write(&mut self, out: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> Result<(), String> {
         let _timer = self.1.start_timer();
-        self.0.write(out).map_err(|error| error.to_string())
+        match &mut self.0 {
+            Opened::Stream(source) => source.write(out).map_err(|error| error.to_string()),
+            Opened::Database(backup) => {
+                while let Some(piece) = backup.next_piece(PIECE_BYTES).map_err(|error| error.to_string())? {
+                    out(&piece).map_err(|error| error.to_string())?;
+                }
+                Ok(())
+            }
+        }
     }
 }
 
@@ -46,36 +76,60 @@ impl Intake {
 
 impl StateIntake for Intake {
     fn begin(&self, message: raftpb::Message) -> Result<Box<dyn StateTaker>, String> {
-        let from = message.from();
         let incoming = self.receiver.begin(message).map_err(|error| error.to_string())?;
-        let index = incoming.position().index;
+        let spool_in = self.receiver.directory();
         let (inbox, timer) = (self.inbox.clone(), self.seconds.start_timer());
-        Ok(Box::new(Taker { incoming, from, index, inbox, timer }))
+        Ok(Box::new(Taker { incoming, arriving: Arriving::Head(Vec::new()), spool_in, inbox, timer }))
     }
 }
 
 struct Taker {
     incoming: StateIncoming,
-    /// The sender, and the index of the entry at which its state is.
-    from: u64,
-    index: u64,
+    arriving: Arriving,
+    /// The directory for a database on its way.
+    spool_in: PathBuf,
     inbox: Inbox<Event>,
     timer: HistogramTimer,
 }
 
+/// The part of the state that has arrived.
+enum Arriving {
+    /// Too little to tell what it is.
+    Head(Vec<u8>),
+    Stream,
+    /// A database of an etcd. It can be read only as a whole, so it is gathered in a file without a name: nothing of it
+    /// is left after a crash.
+    Database(File),
+}
+
 impl StateTaker for Taker {
     fn take(&mut self, piece: &[u8]) -> Result<(), String> {
-        self.incoming.take(piece).map_err(|error| {
-            if error.is_foreign() {
-                self.inbox.push_control(Event::ForeignState { from: self.from, index: self.index });
+        match &mut self.arriving {
+            Arriving::Stream => self.incoming.take(piece).map_err(|error| error.to_string()),
+            Arriving::Database(file) => file.write_all(piece).map_err(|error| unspooled(&error)),
+            Arriving::Head(head) => {
+                head.extend_from_slice(piece);
+                let Some(is_database) = is_database(head) else { return Ok(()) };
+                let head = std::mem::take(head);
+                self.arriving = match is_database {
+                    true => {
+                        Arriving::Database(tempfile::tempfile_in(&self.spool_in).map_err(|error| unspooled(&error))?)
+                    }
+                    false => Arriving::Stream,
+                };
+                self.take(&head)
             }
-            error.to_string()
-        })
+        }
     }
 
     /// Consensus decides whether it wants the state, and answers the leader itself.
     fn finish(self: Box<Self>) -> Result<(), String> {
-        let Self { incoming, inbox, timer, .. } = *self;
+        let Self { mut incoming, arriving, inbox, timer, .. } = *self;
+        match arriving {
+            Arriving::Stream => {}
+            Arriving::Head(head) => incoming.take(&head).map_err(|error| error.to_string())?,
+            Arriving::Database(file) => import(file, &mut incoming)?,
+        }
         let received = incoming.finish().map_err(|error| error.to_string())?;
         timer.observe_duration();
         if inbox.push_control(Event::StateReceived(Box::new(received))) {
@@ -86,14 +140,27 @@ impl StateTaker for Taker {
     }
 }
 
+fn unspooled(error: &io::Error) -> String {
+    format!("the database cannot be kept until it is whole: {error}")
+}
+
+/// Passes a database of an etcd on as a state.
+fn import(file: File, incoming: &mut StateIncoming) -> Result<(), String> {
+    let file = DatabaseFile::whole(file).map_err(|error| unspooled(&error))?;
+    let state = EtcdState::open(file).map_err(|error| error.to_string())?;
+    let (position, found) = (incoming.position(), state.applied().index);
+    if found > position.index {
+        return Err(format!("the database is at entry {found}, not at entry {} as was announced", position.index));
+    }
+    let conf_state = incoming.conf_state().clone();
+    let take = |piece: &[u8]| incoming.take(piece).map_err(io::Error::other);
+    state.write(position, &conf_state, take).map_err(|error| error.to_string())
+}
+
 impl Driver {
     /// Sends a state to followers for which the log no longer has the missing entries.
     pub(super) fn send_states(&mut self, wanted: Vec<raftpb::Message>) -> Result<(), Fatal> {
         for message in wanted {
-            if !self.transport.takes_states(message.to()) {
-                self.replica.state_sent(message.to(), false);
-                continue;
-            }
             let state = self.replica.state_to_send()?;
             let seconds = self.metrics.sent_seconds.clone();
             self.transport.send_state(message.to(), Box::new(Wanted(state, message, seconds)));
@@ -108,16 +175,6 @@ impl Driver {
         let processed = self.replica.process(&mut self.output);
         self.metrics.engine.set_installing(false);
         processed
-    }
-
-    /// Another member has sent a database in etcd's format. If it leads, this member cannot go on: the leader no longer
-    /// has the entries for it, and would send the same database again and again.
-    pub(super) fn foreign_state(&self, from: u64, index: u64) -> Result<(), Fatal> {
-        let (standing, applied) = (self.replica.standing(), self.replica.store().applied().index);
-        if standing.leader == from && index > applied {
-            return Err(Fatal::ForeignState { leader: from, index, applied });
-        }
-        Ok(())
     }
 
     /// Another state has replaced the one that all workers know.

@@ -260,20 +260,6 @@ fn renewals_that_came_too_late_are_answered_when_their_lease_is_revoked_and_when
     assert_eq!(answered(&mut driver, |answer| matches!(answer, Answer::NotLeader)), 1);
 }
 
-/// A former leader, or one whose database came too late, is no reason to end.
-#[test]
-fn a_database_of_etcds_ends_a_member_only_if_its_leader_sent_it_and_entries_are_missing() {
-    let (mut driver, _mail) = driver(3);
-    let others: Vec<u64> = driver.replica.voters().iter().copied().filter(|id| *id != driver.replica.id()).collect();
-    let applied = driver.replica.store().applied().index;
-    let ends = |driver: &mut Driver, from, index| driver.take(Event::ForeignState { from, index }).is_err();
-    assert!(!ends(&mut driver, others[0], applied + 1), "no member leads");
-    hear(&mut driver, MessageType::MsgHeartbeat, 1, 0);
-    assert_eq!(driver.replica.standing().leader, others[0]);
-    assert!(!ends(&mut driver, others[1], applied + 1) && !ends(&mut driver, others[0], applied));
-    assert!(ends(&mut driver, others[0], applied + 1));
-}
-
 #[test]
 fn leases_are_listed_in_bounded_pieces_with_their_ends() {
     let (mut driver, mut mail) = driver(1);

@@ -19,7 +19,7 @@ pub const PROCESS: HeaderName = HeaderName::from_static("x-metastore-process");
 /// Not etcd's: the name of the data directory.
 pub const DIRECTORY: HeaderName = HeaderName::from_static("x-metastore-directory");
 /// Not etcd's: the format of the states that a member takes, and sends. A member that does not name this format counts
-/// as an etcd where states are concerned, because an etcd could not start from such a state.
+/// as an etcd, and is sent a database: an etcd could not start from such a state.
 const STATE_FORMAT: HeaderName = HeaderName::from_static("x-metastore-state");
 const PEER_URLS: HeaderName = HeaderName::from_static("x-peerurls");
 

@@ -9,7 +9,6 @@ use metastore_proto::raftpb::{Message, MessageType};
 use parking_lot::Mutex;
 
 use super::check::Unfit;
-use super::format::Format;
 use super::meters::PeerMeters;
 use super::queue::{Bounds, Pushed, Queue, Reader};
 use super::traits::Sink;
@@ -58,8 +57,6 @@ pub struct Link {
     pub pipeline: Queue,
     /// The reader of `pipeline`. That queue is open from the beginning.
     pub posting: Reader,
-    /// Whether the peer takes states.
-    pub(super) format: Format,
     /// Held while a state is being sent: one at a time.
     sending_state: AtomicBool,
     appends: Queue,
@@ -81,7 +78,6 @@ impl Link {
             meters,
             pipeline,
             posting,
-            format: Format::default(),
             sending_state: AtomicBool::new(false),
             appends: Queue::new(STREAM_BOUNDS),
             messages: Queue::new(STREAM_BOUNDS),
@@ -215,21 +211,6 @@ impl Link {
     /// Takes the right to send a state, until [`Link::state_sent`].
     pub fn begin_state(&self) -> bool {
         !self.sending_state.swap(true, Ordering::AcqRel)
-    }
-
-    /// The follower lacks entries that the log here no longer has, and takes no state of this member.
-    pub fn withhold_state(&self) {
-        self.meters.state_withheld.inc();
-        if self.format.complain() {
-            seldom!(
-                CHANGES: warn, (self.local, self.id),
-                "local-member-id" = %format_args!("{:x}", self.local),
-            "remote-peer-id" = %format_args!("{:x}", self.id),
-                "a follower lacks entries that are not in this member's log any more, and it is not known to take a \
-                 state of MetaStore's, as an etcd does not: nothing is sent to it. Let a member of etcd that has all \
-                 entries lead (etcdctl move-leader): that one can send its database"
-            );
-        }
     }
 
     pub fn state_sent(&self, ok: bool) {

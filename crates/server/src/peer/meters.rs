@@ -24,7 +24,6 @@ pub struct Meters {
     sent_failures: IntCounterVec,
     received_failures: IntCounterVec,
     round_trip: HistogramVec,
-    withheld: IntCounterVec,
     send: StateVecs,
     receive: StateVecs,
 }
@@ -47,7 +46,6 @@ pub struct PeerMeters {
     pub sent_failures: IntCounter,
     pub received_failures: IntCounter,
     pub round_trip_seconds: Histogram,
-    pub state_withheld: IntCounter,
     pub state_sent: StateMeters,
     pub state_received: StateMeters,
 }
@@ -123,11 +121,6 @@ impl Meters {
                 "To",
                 (0.0001, 16),
             ),
-            withheld: counters(
-                "metastore_states_withheld_total",
-                "States that a follower needs and that are not sent, because it does not take them: it is an etcd.",
-                &["To"],
-            ),
             send,
             receive,
             registry,
@@ -147,7 +140,6 @@ impl Meters {
             sent_failures: self.sent_failures.with_label_values(&remote),
             received_failures: self.received_failures.with_label_values(&remote),
             round_trip_seconds: self.round_trip.with_label_values(&remote),
-            state_withheld: self.withheld.with_label_values(&remote),
             state_sent: self.send.peer(&remote),
             state_received: self.receive.peer(&remote),
         }
@@ -166,7 +158,7 @@ impl Meters {
         let _ = self.known.remove_label_values(&pair);
         let _ = self.active.remove_label_values(&pair);
         let _ = self.disconnected.remove_label_values(&pair);
-        for counters in [&self.sent, &self.received, &self.sent_failures, &self.received_failures, &self.withheld] {
+        for counters in [&self.sent, &self.received, &self.sent_failures, &self.received_failures] {
             let _ = counters.remove_label_values(&remote);
         }
         let _ = self.round_trip.remove_label_values(&remote);

@@ -27,8 +27,6 @@ pub(super) enum PostError {
     Removed,
     #[error("unexpected http status {status}: {text}")]
     Status { status: StatusCode, text: String },
-    #[error("the peer does not take states of MetaStore's")]
-    Foreign,
     #[error("{0}")]
     State(String),
 }

@@ -30,10 +30,7 @@ pub(super) async fn keep_probing(shared: Arc<TransportState>, link: Arc<Link>) {
         let (start, reused) = (Instant::now(), kept.is_some());
         let asked = ask(&shared, &mut kept, &url, Method::GET, PATH, HeaderMap::new(), Bytes::new()).await;
         let error = match asked {
-            Ok(reply) if says_ok(&reply.body) => {
-                link.format.hear(&reply.headers);
-                None
-            }
+            Ok(reply) if says_ok(&reply.body) => None,
             Ok(reply) => Some(format!("{}{PATH} answered {}", url.text, reply.status)),
             Err(error) => Some(error.to_string()),
         };

@@ -128,7 +128,6 @@ async fn dial_url(shared: &TransportState, link: &Link, kind: StreamKind, url: &
     let broken = |error| ClientError::Http { url: url.text.clone(), error };
     let answer = tokio::time::timeout(settings.read_timeout, sender.send_request(request));
     let response = answer.await.map_err(late)?.map_err(broken)?;
-    link.format.hear(response.headers());
     if response.status() == StatusCode::OK {
         return if headers::knows_streams(response.headers()) {
             Ok(response.into_body())

@@ -105,7 +105,6 @@ impl Front {
             return Err(HttpError::new(StatusCode::FORBIDDEN, "cannot process message from removed member"));
         }
         self.shared.remember(id, &sender);
-        self.shared.link(id).inspect(|link| link.format.hear(request.headers()));
         Ok(sender)
     }
 
@@ -189,7 +188,6 @@ impl Front {
             seldom!(warn, from, "remote-peer-id-from" = %id, "ignored streaming request; ID mismatch");
             return Err(HttpError::new(StatusCode::PRECONDITION_FAILED, "to field mismatch"));
         }
-        link.format.hear(request.headers());
         if *self.stopping.borrow() {
             return Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, "the member is stopping"));
         }

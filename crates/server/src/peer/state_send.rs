@@ -15,10 +15,11 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::client::{self, ClientError};
 use super::codec::message;
+use super::headers;
 use super::link::Link;
 use super::pipeline::{PostError, judge};
 use super::probe;
-use super::traits::StateStream;
+use super::traits::{Form, StateStream};
 use super::transport::TransportState;
 use crate::config::Url;
 
@@ -77,10 +78,6 @@ pub(super) async fn send(
             );
             link.state_sent(true);
         }
-        Err(PostError::Foreign) => {
-            link.withhold_state();
-            link.state_sent(false);
-        }
         Err(error) => {
             meters.failures.inc();
             seldom!(
@@ -100,10 +97,10 @@ pub(super) async fn send(
 /// The index of the state, and its bytes.
 async fn post(shared: &TransportState, link: &Link, state: Box<dyn StateStream>) -> Result<(u64, u64), PostError> {
     let url = link.urls.pick().ok_or(PostError::NoUrl)?;
-    recognise(shared, link, &url).await?;
+    let form = recognise(shared, link, &url).await?;
     let (pieces, body) = mpsc::channel(PIECES);
     let (announce, announced) = oneshot::channel();
-    let reading = tokio::task::spawn_blocking(move || read(state, announce, &pieces));
+    let reading = tokio::task::spawn_blocking(move || read(state, form, announce, &pieces));
     let Ok(index) = announced.await else { return Err(PostError::State(outcome(reading.await).unwrap_err())) };
     seldom!(
         CHANGES: info, (link.local, link.id),
@@ -145,14 +142,14 @@ async fn post(shared: &TransportState, link: &Link, state: Box<dyn StateStream>)
     exchange
 }
 
-/// Asks, at the very address to which the state will go, which process answers there: an etcd may have replaced the
-/// peer since its last message.
-async fn recognise(shared: &TransportState, link: &Link, url: &Url) -> Result<(), PostError> {
+/// The form of states that the peer takes. It is asked at the very address to which the state will go: an etcd may have
+/// replaced the peer since its last message. Only MetaStore reads its own form, and says so in its headers; it reads a
+/// database as well.
+async fn recognise(shared: &TransportState, link: &Link, url: &Url) -> Result<Form, PostError> {
     let (timeout, headers) = (shared.settings.dial_timeout, shared.settings.identity.headers(link.id));
     let reply =
         client::request(&shared.settings.tls, url, Method::GET, probe::PATH, headers, Bytes::new(), timeout).await?;
-    link.format.hear(&reply.headers);
-    if link.format.is_ours() { Ok(()) } else { Err(PostError::Foreign) }
+    Ok(if headers::takes_states(&reply.headers) { Form::Stream } else { Form::Database })
 }
 
 fn outcome(read: Result<Result<u64, String>, tokio::task::JoinError>) -> Result<u64, String> {
@@ -162,10 +159,11 @@ fn outcome(read: Result<Result<u64, String>, tokio::task::JoinError>) -> Result<
 /// On a blocking thread: opens the state, announces it, and passes it on. Returns the number of bytes.
 fn read(
     state: Box<dyn StateStream>,
+    form: Form,
     announce: oneshot::Sender<u64>,
     pieces: &mpsc::Sender<Result<Bytes, String>>,
 ) -> Result<u64, String> {
-    let (announcement, body) = state.open()?;
+    let (announcement, mut body) = state.open(form)?;
     let mut out = Gather { pieces, gathered: BytesMut::new(), bytes: 0 };
     let _ = announce.send(index(&announcement));
     message::encode(&announcement, &mut out.gathered);

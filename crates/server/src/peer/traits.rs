@@ -20,17 +20,26 @@ pub trait Sink: Send + Sync + 'static {
     fn removed(&self);
 }
 
+/// The form in which a state is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// MetaStore's own.
+    Stream,
+    /// A database file, for an etcd.
+    Database,
+}
+
 /// A state that is to be sent to a follower.
 pub trait StateStream: Send {
     /// Opens it, on a blocking thread: the MsgSnap that announces it, with its final metadata, and the state. The error
     /// is logged, and the sending counts as failed.
-    fn open(self: Box<Self>) -> Result<(Message, Box<dyn StateBody>), String>;
+    fn open(self: Box<Self>, form: Form) -> Result<(Message, Box<dyn StateBody>), String>;
 }
 
 /// An opened state.
 pub trait StateBody: Send {
     /// Writes all of it, on a blocking thread, in pieces of any size. `out` fails once the follower is gone.
-    fn write(&self, out: &mut dyn FnMut(&[u8]) -> std::io::Result<()>) -> Result<(), String>;
+    fn write(&mut self, out: &mut dyn FnMut(&[u8]) -> std::io::Result<()>) -> Result<(), String>;
 }
 
 /// Takes incoming states.

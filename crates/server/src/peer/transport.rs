@@ -119,22 +119,6 @@ impl Transport {
         }
     }
 
-    /// Whether a follower that needs a state may be sent one: it must be known to take MetaStore's states. If not, that
-    /// is logged and counted.
-    pub fn takes_states(&self, to: u64) -> bool {
-        let Some(link) = self.shared.peer(to) else { return false };
-        let takes = link.format.is_ours();
-        if !takes {
-            link.withhold_state();
-        }
-        takes
-    }
-
-    /// Whether a peer is known to take no states: it is an etcd.
-    pub fn has_foreign_peers(&self) -> bool {
-        self.shared.table.read().peers.values().any(|link| link.format.is_foreign())
-    }
-
     /// Sets the membership. This member may be among the peers, and is passed over. A member in `removed` is answered
     /// that it was removed when it asks.
     pub fn set_peers(&self, peers: Vec<Peer>, removed: Vec<u64>) {

@@ -15,7 +15,8 @@ use metastore_server::io::security::Security;
 use metastore_server::io::workers::Workers;
 use metastore_server::peer::client::{Reply, request};
 use metastore_server::peer::{
-    Identity, Peer, READ_TIMEOUT, Settings, Sink, StateBody, StateIntake, StateStream, StateTaker, Transport, thread,
+    Form, Identity, Peer, READ_TIMEOUT, Settings, Sink, StateBody, StateIntake, StateStream, StateTaker, Transport,
+    thread,
 };
 use metastore_server::tls::Connector;
 use parking_lot::{Condvar, Mutex};
@@ -121,13 +122,13 @@ pub struct State<F> {
 type Out<'a> = &'a mut dyn FnMut(&[u8]) -> std::io::Result<()>;
 
 impl<F: Fn(Out<'_>) -> Result<(), String> + Send + 'static> StateStream for State<F> {
-    fn open(self: Box<Self>) -> Result<(Message, Box<dyn StateBody>), String> {
+    fn open(self: Box<Self>, _: Form) -> Result<(Message, Box<dyn StateBody>), String> {
         Ok((self.announcement.clone(), self))
     }
 }
 
 impl<F: Fn(Out<'_>) -> Result<(), String> + Send> StateBody for State<F> {
-    fn write(&self, out: Out<'_>) -> Result<(), String> {
+    fn write(&mut self, out: Out<'_>) -> Result<(), String> {
         (self.write)(out)
     }
 }

@@ -2,13 +2,13 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 
 use http::Method;
 use metastore_proto::Message as _;
 use metastore_proto::raftpb::{Message, MessageType, Snapshot, SnapshotMetadata};
-use metastore_server::peer::{StateIntake, StateTaker};
+use metastore_server::peer::{Form, StateBody, StateIntake, StateStream, StateTaker};
 use parking_lot::{Condvar, Mutex};
 
 use crate::member::*;
@@ -232,11 +232,10 @@ fn unfinished_states_of_strangers_hold_up_no_member() {
     assert_eq!(sent(&one), (2, true));
 }
 
-/// A peer that answers probes as an etcd does, and everything else with 404; and the requests that it received.
-fn etcd() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+/// A peer that answers probes as an etcd does, and everything else with 404.
+fn etcd() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let (address, asked) = (listener.local_addr().unwrap(), Arc::<Mutex<Vec<String>>>::default());
-    let heard = asked.clone();
+    let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
             let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
@@ -244,30 +243,32 @@ fn etcd() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
             lines.take_while(|line| !line.is_empty()).for_each(drop);
             let (status, body) =
                 if first.contains("/raft/probing") { ("200 OK", "{\"OK\":true}") } else { ("404 Not Found", "") };
-            heard.lock().push(first);
             let head = format!("HTTP/1.1 {status}\r\nConnection: close\r\nX-Server-Version: 3.7.3\r\n");
             let _ = write!(&stream, "{head}Content-Length: {}\r\n\r\n{body}", body.len());
         }
     });
-    (address, asked)
+    address
 }
 
-/// Regression: an etcd that received a state never started again.
+/// A state that says in which form it was asked for, and is not sent.
+struct Asked(mpsc::Sender<Form>);
+
+impl StateStream for Asked {
+    fn open(self: Box<Self>, form: Form) -> Result<(Message, Box<dyn StateBody>), String> {
+        self.0.send(form).expect("the test waits for it");
+        Err("that was all".into())
+    }
+}
+
+/// Regression: an etcd that received a state of MetaStore's own never started again.
 #[test]
-fn nothing_is_sent_to_a_peer_that_does_not_say_that_it_takes_states() {
+fn a_peer_that_does_not_say_that_it_takes_states_is_sent_a_database() {
     let (one, two, _) = cluster();
-    let (address, asked) = etcd();
-    assert!(!one.transport.takes_states(3), "nobody knows it");
-    one.transport.set_peers(vec![two.peer(), peer(3, address)], vec![]);
-    let write = |out: &mut dyn FnMut(&[u8]) -> std::io::Result<()>| out(&[1; 100]).map_err(|error| error.to_string());
-    one.transport.send_state(3, Box::new(State { announcement: announcement(7), write }));
-    assert_eq!(sent(&one), (3, false));
-    assert_eq!(one.figure(r#"metastore_states_withheld_total{To="3"}"#), Some(1.0));
-    eventually("the peers are known", || one.transport.has_foreign_peers() && one.is_connected_to(2));
-    assert!(one.transport.takes_states(2) && !one.transport.takes_states(3));
-    assert_eq!(one.figure(r#"metastore_states_withheld_total{To="3"}"#), Some(2.0));
-    assert_eq!(one.figure(r#"metastore_states_withheld_total{To="2"}"#), Some(0.0));
-    let asked = asked.lock();
-    assert!(asked.iter().any(|line| line.starts_with("GET /raft/probing")), "{asked:?}");
-    assert!(asked.iter().all(|line| !line.starts_with("POST")), "{asked:?}");
+    one.transport.set_peers(vec![two.peer(), peer(3, etcd())], vec![]);
+    for (id, expected) in [(3, Form::Database), (2, Form::Stream)] {
+        let (asked, form) = mpsc::channel();
+        one.transport.send_state(id, Box::new(Asked(asked)));
+        assert_eq!(form.recv_timeout(PATIENCE), Ok(expected), "member {id}");
+        assert_eq!(sent(&one), (id, false));
+    }
 }

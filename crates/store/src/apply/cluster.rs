@@ -5,6 +5,7 @@ use metastore_proto::membershippb::{ClusterMemberAttrSetRequest, ClusterVersionS
 use metastore_proto::raftpb;
 
 use super::{Applying, Halt, HaltCause, Outcome, Reply};
+use crate::conf_state::conf_state_json;
 use crate::member_change::MemberChange;
 use crate::members::Member;
 use crate::schema::CONF_STATE;
@@ -12,38 +13,6 @@ use crate::{Refusal, Store};
 
 /// The name that a [`Halt`] gives to an entry that changes the membership.
 const MEMBERSHIP: &str = "membership change";
-
-/// The voters and learners, in the JSON that etcd stores.
-#[derive(serde::Serialize)]
-struct ConfState {
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    voters: Vec<u64>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    learners: Vec<u64>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    voters_outgoing: Vec<u64>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    learners_next: Vec<u64>,
-    auto_leave: bool,
-}
-
-impl From<&raftpb::ConfState> for ConfState {
-    fn from(state: &raftpb::ConfState) -> Self {
-        // Consensus may give the ids in any order; the rows must be the same on all members.
-        let sorted = |ids: &[u64]| {
-            let mut ids = ids.to_vec();
-            ids.sort_unstable();
-            ids
-        };
-        Self {
-            voters: sorted(&state.voters),
-            learners: sorted(&state.learners),
-            voters_outgoing: sorted(&state.voters_outgoing),
-            learners_next: sorted(&state.learners_next),
-            auto_leave: state.auto_leave(),
-        }
-    }
-}
 
 impl Store {
     pub(super) fn set_cluster_version(&mut self, request: &ClusterVersionSetRequest) -> Applying<Reply> {
@@ -106,8 +75,8 @@ impl Store {
 
     fn record(&mut self, change: MemberChange, conf_state: &raftpb::ConfState) -> Result<(), HaltCause> {
         let engine = self.engine.as_ref();
-        let json = serde_json::to_vec(&ConfState::from(conf_state));
-        engine.put(Table::Meta, CONF_STATE, &json.map_err(|error| HaltCause::Malformed(error.to_string()))?)?;
+        let json = conf_state_json(conf_state).map_err(|error| HaltCause::Malformed(error.to_string()))?;
+        engine.put(Table::Meta, CONF_STATE, &json)?;
         let member = match change {
             MemberChange::Add(member) => Some(member),
             MemberChange::Promote(id) => self.members.get(id).map(|old| Member { is_learner: false, ..old.clone() }),

@@ -10,10 +10,6 @@ use crate::lease::{Leases, keys};
 use crate::mvcc::{begin_mark, row::KeyValue};
 use crate::schema::{LOADING, parse_revision_key};
 
-/// The place of the magic number in the file of etcd's backend: after the header of the first page.
-const BOLT_MAGIC_AT: usize = 16;
-const BOLT_MAGIC: [u8; 4] = 0xed0c_daed_u32.to_le_bytes();
-
 /// No transaction can make this many changes; engines need not be able to store a greater number.
 const MAX_SUB: i64 = u32::MAX as i64;
 
@@ -134,9 +130,6 @@ impl Incoming {
 }
 
 fn parse_header(header: &[u8; HEADER_BYTES]) -> Result<Published, SnapshotError> {
-    if header[BOLT_MAGIC_AT..].starts_with(&BOLT_MAGIC) {
-        return Err(SnapshotError::Foreign);
-    }
     if &header[..8] != MAGIC {
         return Err(SnapshotError::Damaged("not a MetaStore state file".into()));
     }

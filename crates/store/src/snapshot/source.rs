@@ -5,7 +5,7 @@ use std::sync::Arc;
 use metastore_engine::{Applied, Engine, EngineError, Published, Revision, Table, Version};
 use metastore_mutants::{Mutant, mutant};
 
-use super::{BLOCK_BYTES, FORMAT, HEADER_BYTES, KEY_TABLE, MAGIC, SnapshotError, table_code};
+use super::{Outgoing, SnapshotError};
 use crate::Store;
 use crate::mvcc::View;
 use crate::schema::revision_key;
@@ -97,36 +97,26 @@ impl Source {
     /// # Errors
     /// If the medium failed.
     pub fn step(&self, cursor: &mut Cursor, out: &mut Vec<u8>) -> Result<bool, SnapshotError> {
-        let Cursor { part, block } = cursor;
-        let before = |table: &Table| table_code(*table) < KEY_TABLE;
+        let Cursor { part, stream } = cursor;
         *part = match *part {
             Part::Header => {
-                out.extend_from_slice(&self.header());
-                Part::Before(0)
+                *stream = Outgoing::begin(self.published, out);
+                Part::Table { behind_keys: false, nth: 0 }
             }
-            Part::Before(nth) => match Table::ALL.into_iter().filter(before).nth(nth) {
+            Part::Table { behind_keys, nth } => match Outgoing::tables(behind_keys).nth(nth) {
                 Some(table) => {
-                    self.write_table(table, block, out)?;
-                    Part::Before(nth + 1)
+                    self.rows(table)?.iter().for_each(|(key, value)| stream.row(table, key, value, out));
+                    Part::Table { behind_keys, nth: nth + 1 }
                 }
+                None if behind_keys => Part::End,
                 None => Part::Versions(Revision::default()),
             },
-            Part::Versions(from) => match self.write_versions(from, block, out)? {
+            Part::Versions(from) => match self.write_versions(from, stream, out)? {
                 Some(next) => Part::Versions(next),
-                None => Part::After(0),
-            },
-            Part::After(nth) => match Table::ALL.into_iter().filter(|table| table_code(*table) > KEY_TABLE).nth(nth) {
-                Some(table) => {
-                    self.write_table(table, block, out)?;
-                    Part::After(nth + 1)
-                }
-                None => {
-                    block.flush(out);
-                    Part::End
-                }
+                None => Part::Table { behind_keys: true, nth: 0 },
             },
             Part::End => {
-                block.end(&self.header(), out);
+                stream.end(out);
                 Part::Over
             }
             Part::Over => return Ok(false),
@@ -134,28 +124,11 @@ impl Source {
         Ok(true)
     }
 
-    fn header(&self) -> Vec<u8> {
-        let Published { revision, applied } = self.published;
-        let mut header = Vec::with_capacity(HEADER_BYTES);
-        header.extend_from_slice(MAGIC);
-        header.extend_from_slice(&FORMAT.to_le_bytes());
-        header.extend_from_slice(&applied.index.to_le_bytes());
-        header.extend_from_slice(&applied.term.to_le_bytes());
-        header.extend_from_slice(&revision.to_le_bytes());
-        header
-    }
-
-    fn write_table(&self, table: Table, block: &mut Block, out: &mut Vec<u8>) -> Result<(), SnapshotError> {
-        let rows = self.rows(table)?;
-        rows.iter().for_each(|(key, value)| block.row(table_code(table), key, value, out));
-        Ok(())
-    }
-
     /// Writes one step of versions from a revision on; returns the revision where the next step begins.
     fn write_versions(
         &self,
         from: Revision,
-        block: &mut Block,
+        stream: &mut Outgoing,
         out: &mut Vec<u8>,
     ) -> Result<Option<Revision>, SnapshotError> {
         let mut to = self.published.revision;
@@ -165,7 +138,7 @@ impl Source {
         let mut versions: Vec<Version> = Vec::new();
         let next = self.engine.history(from, to, &mut versions)?;
         for version in versions {
-            block.row(KEY_TABLE, &revision_key(version.revision, version.tombstone), &version.row, out);
+            stream.version(&revision_key(version.revision, version.tombstone), &version.row, out);
         }
         Ok(next)
     }
@@ -175,7 +148,7 @@ impl Source {
 #[derive(Default)]
 pub struct Cursor {
     part: Part,
-    block: Block,
+    stream: Outgoing,
 }
 
 /// The part that is read next.
@@ -183,48 +156,12 @@ pub struct Cursor {
 enum Part {
     #[default]
     Header,
-    /// The tables before the versioned keys, by index.
-    Before(usize),
+    /// A small table, before the versioned keys or after them.
+    Table {
+        behind_keys: bool,
+        nth: usize,
+    },
     Versions(Revision),
-    /// The tables after the versioned keys.
-    After(usize),
     End,
     Over,
-}
-
-/// Collects rows into blocks, and writes each block with a checksum.
-#[derive(Default)]
-struct Block {
-    bytes: Vec<u8>,
-    rows: u64,
-}
-
-impl Block {
-    fn row(&mut self, code: u8, key: &[u8], value: &[u8], out: &mut Vec<u8>) {
-        self.bytes.push(code);
-        self.bytes.extend_from_slice(&(key.len() as u32).to_le_bytes());
-        self.bytes.extend_from_slice(&(value.len() as u32).to_le_bytes());
-        self.bytes.extend_from_slice(key);
-        self.bytes.extend_from_slice(value);
-        self.rows += 1;
-        if self.bytes.len() >= BLOCK_BYTES {
-            self.flush(out);
-        }
-    }
-
-    fn flush(&mut self, out: &mut Vec<u8>) {
-        if !self.bytes.is_empty() {
-            out.extend_from_slice(&(self.bytes.len() as u32).to_le_bytes());
-            out.extend_from_slice(&crc32c::crc32c(&self.bytes).to_le_bytes());
-            out.extend_from_slice(&self.bytes);
-            self.bytes.clear();
-        }
-    }
-
-    fn end(&self, header: &[u8], out: &mut Vec<u8>) {
-        let rows = self.rows.to_le_bytes();
-        out.extend_from_slice(&0u32.to_le_bytes());
-        out.extend_from_slice(&crc32c::crc32c_append(crc32c::crc32c(header), &rows).to_le_bytes());
-        out.extend_from_slice(&rows);
-    }
 }

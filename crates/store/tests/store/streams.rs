@@ -206,14 +206,3 @@ fn position(of: &[u8], bytes: &[u8]) -> usize {
     let header = 36;
     header + of[header..].windows(bytes.len()).position(|window| window == bytes).expect("it is there")
 }
-
-#[test]
-fn a_database_of_etcds_is_told_from_a_damaged_state() {
-    let mut page = vec![0; 4096];
-    // The magic number of bbolt, behind the head of the first page.
-    page[16..20].copy_from_slice(&0xed0c_daed_u32.to_le_bytes());
-    let refused = |bytes: &[u8]| load(bytes, Home::new(Medium::Memory).open()).unwrap_err();
-    assert!(matches!(refused(&page), SnapshotError::Foreign));
-    page[16] ^= 1;
-    assert!(matches!(refused(&page), SnapshotError::Damaged(_)));
-}

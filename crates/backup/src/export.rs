@@ -1,5 +1,4 @@
-//! A backup: the state as a database file of bbolt with etcd's buckets, from which etcd starts (etcd:
-//! `server/storage`).
+//! The state as a database file of bbolt with etcd's buckets, from which etcd starts (etcd: `server/storage`).
 //!
 //! The file is made while it is sent, from a frozen copy of the state, so it takes neither memory nor disk in
 //! proportion to the state. Its first pages name the last ones, so the state is read twice ([`metastore_bbolt`]).
@@ -10,8 +9,8 @@ use metastore_engine::{EngineError, Revision, Table};
 use metastore_store::schema::{CLUSTER_VERSION, CONSISTENT_INDEX, NOT_HASHED, STORAGE_VERSION, TERM, revision_key};
 use metastore_store::snapshot::{Source, TableRow};
 
-/// The bucket of the versioned keys.
-const KEYS: &str = "key";
+use crate::KEYS;
+
 /// The first version of etcd that records the version of its storage; an older one does not know that row.
 const FIRST_STORAGE_VERSION: (u64, u64) = (3, 6);
 
