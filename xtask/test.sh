@@ -17,6 +17,9 @@ export METASTORE_WITHOUT_ROCKSDB=${METASTORE_WITHOUT_ROCKSDB:-$target/debug/meta
 cargo build --locked --profile test -p metastore-server --bin metastore
 cp -f "$target/debug/metastore" "$target/debug/metastore-under-test"
 export METASTORE_BIN=${METASTORE_BIN:-$target/debug/metastore-under-test}
+# The command line, which `cargo test` does not build for other packages.
+cargo build --locked --profile test -p metastore-cli --bin metactl
+export METACTL_BIN=${METACTL_BIN:-$target/debug/metactl}
 # Without Go there is no newest etcd for comparisons, only the one from a Python wheel.
 command -v go >/dev/null || export ETCD_FLAVOR=${ETCD_FLAVOR:-3.5.1}
 # The simulator with deliberate bugs.

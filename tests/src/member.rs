@@ -247,6 +247,11 @@ impl Member {
         self.extra_flags.push(flag.to_string());
     }
 
+    /// The next starts run another program, on the same directory and addresses.
+    pub fn become_another(&mut self, server: &Server) {
+        self.server = server.clone();
+    }
+
     pub fn server(&self) -> &Server {
         &self.server
     }

@@ -89,25 +89,34 @@ pub fn subject_binary() -> Result<PathBuf, String> {
         return path.is_file().then_some(path.clone()).ok_or(format!("METASTORE_BIN={} is no file", path.display()));
     }
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    BUILT.get_or_init(build_subject).clone()
+    BUILT.get_or_init(|| build("metastore-server", "metastore")).clone()
 }
 
-/// Builds the server in the profile of this test, so that a test never runs against an outdated binary.
-fn build_subject() -> Result<PathBuf, String> {
+/// The path in `METACTL_BIN`, otherwise the `metactl` that cargo built beside this test.
+pub fn metactl() -> Result<PathBuf, String> {
+    if let Some(path) = std::env::var_os("METACTL_BIN") {
+        return Ok(path.into());
+    }
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    BUILT.get_or_init(|| build("metastore-cli", "metactl")).clone()
+}
+
+/// Builds a program in the profile of this test, so that a test never runs against an outdated one.
+fn build(package: &str, program: &str) -> Result<PathBuf, String> {
     let this = std::env::current_exe().map_err(|error| format!("cannot find this program: {error}"))?;
     // target/<profile directory>/deps/<this test>
     let directory = this.parent().and_then(Path::parent).ok_or("this program is not in a target directory")?;
     let target = directory.parent().ok_or("this program is not in a target directory")?;
     let profile = if directory.ends_with("debug") { "test" } else { "release" };
     let status = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
-        .args(["build", "--quiet", "-p", "metastore-server", "--bin", "metastore", "--profile", profile])
+        .args(["build", "--quiet", "-p", package, "--bin", program, "--profile", profile])
         .arg("--target-dir")
         .arg(target)
         .current_dir(workspace())
         .status()
         .map_err(|error| format!("cannot run cargo: {error}"))?;
-    let binary = directory.join("metastore");
-    (status.success() && binary.is_file()).then_some(binary).ok_or("the metastore binary was not built".into())
+    let binary = directory.join(program);
+    (status.success() && binary.is_file()).then_some(binary).ok_or_else(|| format!("{program} was not built"))
 }
 
 /// A directory with etcd, etcdctl and etcdutl of the flavor "newest" or "3.5.1", installed by `tests/etcd/install.sh`.

@@ -31,7 +31,7 @@ fn both(test: &str, engine: EngineKind) -> Option<(Server, PathBuf)> {
 }
 
 /// Runs a program; what it prints on stdout.
-fn run(program: &Path, arguments: &[&str]) -> String {
+pub fn run(program: &Path, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output().expect("the program runs");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(output.status.success(), "{arguments:?}: {}{}", text(&output.stdout), text(&output.stderr));
@@ -62,7 +62,7 @@ fn restored(etcd: &Path, file: &str) -> Member {
     member
 }
 
-async fn hash_kv(client: &Client, revision: i64) -> (u32, i64) {
+pub async fn hash_kv(client: &Client, revision: i64) -> (u32, i64) {
     let answer: HashKvResponse = client.unary(paths::HASH_KV, HashKvRequest { revision }).await.expect("a hash");
     (answer.hash, answer.compact_revision)
 }

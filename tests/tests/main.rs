@@ -21,6 +21,7 @@ mod defragment;
 mod differential;
 mod etcdctl;
 mod hash;
+mod metactl;
 mod metrics;
 mod quota;
 mod readme;

@@ -192,7 +192,11 @@ impl DataDir {
         let has_log = self.names(&wal)?.iter().any(|name| name.ends_with(".wal"));
         let states = self.names(&self.paths.snap())?;
         if identity.is_none() && states.iter().any(|name| name == "db") {
-            let why = "this is the data directory of an etcd; give MetaStore a directory of its own (--data-dir)";
+            let why = format!(
+                "this is the data directory of an etcd. Convert it into a directory of MetaStore's, and start with that \
+                 one: metactl migrate --from-etcd-data-dir {} --data-dir NEW --engine {engine}",
+                self.paths.data_dir.display()
+            );
             return Err(OpenError::refused(&self.paths.snap().join("db"), why));
         }
         let has_state = !states.is_empty() || self.disk.exists(&self.paths.engine())?;

@@ -128,6 +128,11 @@ impl NewMember {
         Ok(Self { settings, data, end, conf_state, arrival })
     }
 
+    /// The position in the log that the state has to have.
+    pub fn position(&self) -> Applied {
+        self.end.state
+    }
+
     /// Takes the next piece of the state, as a stream.
     ///
     /// # Errors
