@@ -49,14 +49,14 @@ impl Metactl {
         self.command(arguments).output().expect("metactl runs")
     }
 
-    /// What it prints on stdout.
+    /// Its output.
     fn run(&self, arguments: &[&str]) -> String {
         let output = self.output(arguments);
         assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
         text(&output.stdout)
     }
 
-    /// What it prints on stderr when it fails with this code.
+    /// Its error, when it fails with this code.
     fn fails(&self, code: i32, arguments: &[&str]) -> String {
         let output = self.output(arguments);
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {output:?}");

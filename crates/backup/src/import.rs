@@ -71,7 +71,8 @@ impl<S: ReadAt> EtcdState<S> {
         };
         let applied = Applied { index: number(CONSISTENT_INDEX)?, term: number(TERM)? };
         let storage_version = meta.get(STORAGE_VERSION).map(|text| String::from_utf8_lossy(text).into_owned());
-        let compacted = [SCHEDULED_COMPACTION, FINISHED_COMPACTION].map(|row| meta.get(row).map_or(Ok(0), main_of));
+        let compacted =
+            [SCHEDULED_COMPACTION, FINISHED_COMPACTION].map(|row| meta.get(row).map_or(Ok(0), |key| main_of(key)));
         meta.retain(|row, _| !NOT_HASHED.contains(&&row[..]));
         let last = database.last_key(KEYS.as_bytes())?.map_or(Ok(0), |key| main_of(&key))?;
         let mut revision = FIRST_REVISION.max(last);
@@ -225,7 +226,7 @@ fn bytes_of<'c>(bucket: &str, key: &[u8], value: Value<'c>) -> Result<&'c [u8], 
 }
 
 /// The revision in a key of the bucket of versioned keys, without the number of the change.
-fn main_of(key: &Vec<u8>) -> Result<i64, ImportError> {
+fn main_of(key: &[u8]) -> Result<i64, ImportError> {
     let not_one = || ImportError::NotEtcds(format!("{:?} is no revision", key.escape_ascii()));
     parse_revision_key(key).map(|(revision, _)| revision.main).ok_or_else(not_one)
 }

@@ -12,8 +12,8 @@
 //!
 //! Rules
 //! - **Nothing is dropped in silence.** A bucket that the store does not know is an error.
-//! - **Bounded memory.** The versioned keys are never in memory as a whole. The small tables of a database are, and have
-//!   a bound.
+//! - **Bounded memory.** The versioned keys are never in memory as a whole. The small tables of a database are, and
+//!   they have a bound.
 //!
 //! Deliberately absent: the names of files, clocks, threads, and the digest behind a backup.
 

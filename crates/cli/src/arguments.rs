@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Backups of a cluster, the restoration of one, and the way between etcd and MetaStore.
 #[derive(Debug, Parser)]
-#[command(name = "metactl", version)]
+#[command(name = "metactl", version, args_override_self = true)]
 pub struct Arguments {
     #[command(flatten)]
     pub output: Output,

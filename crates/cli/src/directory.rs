@@ -4,6 +4,7 @@
 //! `member` is the last step: a run that is interrupted before leaves nothing that a member would start from.
 
 use std::fs;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use metastore_replica::Paths;
@@ -39,7 +40,8 @@ impl NewDirectory {
             }
             // From here on a drop removes what was made.
             new.finished = false;
-            fs::create_dir_all(dir.join(PARTIAL)).map_err(at(&dir))?;
+            let mut create = fs::DirBuilder::new();
+            create.recursive(true).mode(0o700).create(dir.join(PARTIAL)).map_err(at(&dir))?;
         }
         Ok(new)
     }
@@ -75,7 +77,7 @@ impl NewDirectory {
 
     fn remove_partial(&self) {
         for dir in [Some(&self.data_dir), self.wal_dir.as_ref()].into_iter().flatten() {
-            // What remains is named by the next run, which refuses it.
+            // The next run names the rest, and refuses it.
             let _ = fs::remove_dir_all(dir.join(PARTIAL));
         }
     }

@@ -1,5 +1,7 @@
 //! Results in the form that was asked for.
 
+use std::path::{Path, PathBuf};
+
 use comfy_table::{Cell, CellAlignment, Table};
 
 /// The lines around and between the cells, in the order of comfy_table's presets.
@@ -14,6 +16,13 @@ pub fn table(titles: &[&str], row: &[String]) -> String {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table.to_string()
+}
+
+/// The name of a file while it is written.
+pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
 }
 
 /// A size as etcdutl writes it: powers of 1,000, two digits below ten.

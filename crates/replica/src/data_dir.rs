@@ -193,8 +193,8 @@ impl DataDir {
         let states = self.names(&self.paths.snap())?;
         if identity.is_none() && states.iter().any(|name| name == "db") {
             let why = format!(
-                "this is the data directory of an etcd. Convert it into a directory of MetaStore's, and start with that \
-                 one: metactl migrate --from-etcd-data-dir {} --data-dir NEW --engine {engine}",
+                "this is the data directory of an etcd. Convert it into one of MetaStore's, and start with that: \
+                 metactl migrate --from-etcd-data-dir {} --data-dir NEW --engine {engine}",
                 self.paths.data_dir.display()
             );
             return Err(OpenError::refused(&self.paths.snap().join("db"), why));

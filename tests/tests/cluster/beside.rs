@@ -86,7 +86,7 @@ fn a_member_that_joins_etcd_late_is_sent_its_database() {
         let joiner = cluster.add(&subject, true);
         cluster.promote(joiner);
         cluster.agree();
-        // What was taken up is there after a kill, and can be led from.
+        // After a kill everything is there, and the member can lead.
         cluster.kill(joiner);
         cluster.restart(joiner);
         cluster.agree();

@@ -30,7 +30,7 @@ pub struct Content {
 }
 
 impl Content {
-    /// What `metactl migrate` says of it.
+    /// The lines of `metactl migrate` about it.
     pub fn summary(&self) -> String {
         let (hash, compacted) = self.hashes.last().expect("a hash");
         format!("revision {}, compacted at {compacted}\n  HashKV {hash} ", self.revision)

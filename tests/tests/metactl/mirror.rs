@@ -91,7 +91,7 @@ fn a_mirror_follows_an_etcd_over_restarts_compactions_and_its_own_end() {
     become_equal([&source, &target], "k");
     let said = running.end();
     assert!(said.contains("keys are equal at revision"), "{said}");
-    // What happens while it is away is compacted.
+    // The changes while it is away are compacted.
     fill(&source, 11);
     let running = Running::start(&programs.metactl, &arguments);
     become_equal([&source, &target], "k");

@@ -24,7 +24,19 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     (
         "metastore-server",
-        &["metastore-replica", "metastore-store", "metastore-engine", "metastore-proto", "metastore-bbolt"],
+        &["metastore-replica", "metastore-store", "metastore-engine", "metastore-proto", "metastore-backup"],
+    ),
+    ("metastore-backup", &["metastore-store", "metastore-engine", "metastore-proto", "metastore-bbolt"]),
+    (
+        "metastore-cli",
+        &[
+            "metastore-replica",
+            "metastore-store",
+            "metastore-engine",
+            "metastore-proto",
+            "metastore-backup",
+            "metastore-bbolt",
+        ],
     ),
     (
         "metastore-tests",

@@ -43,7 +43,7 @@ pub fn run(migrate: &Migrate, etcd: &Path) -> Done {
     let new = NewDirectory::begin(&migrate.data_dir, migrate.wal_dir.as_deref())?;
     let begun = NewMember::begin(settings.clone(), disk.clone(), new.paths(), (end, conf_state.clone()), &open)?;
     import(&state, begun, &conf_state).map_err(|failure| at(&path)(failure.text))?;
-    // What is described has all entries of the log: a directory that cannot be opened is not left behind.
+    // It is opened before it is put into its place: a directory that cannot be opened is not left behind.
     let opened = StoppedMember::open(settings, disk, new.paths(), engines::opener)?;
     describe(&migrate.data_dir, &opened)?;
     drop(opened);

@@ -12,6 +12,7 @@ use super::Trouble;
 use crate::arguments::Mirror;
 use crate::connection::Connection;
 use crate::failure::{Done, Failure, at};
+use crate::output::with_suffix;
 
 /// How often the file is written at most. A change that is not recorded is applied again, which does no harm.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -90,7 +91,7 @@ impl Position {
             return Ok(());
         };
         let text = json!({"cluster": format!("{cluster:x}"), "prefix": self.prefix, "revision": revision});
-        let temporary = path.with_added_extension("tmp");
+        let temporary = with_suffix(path, ".tmp");
         fs::write(&temporary, format!("{text}\n")).map_err(at(&temporary))?;
         fs::rename(&temporary, path).map_err(at(path))
     }

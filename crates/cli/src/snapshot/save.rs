@@ -10,6 +10,7 @@ use metastore_proto::etcdserverpb::{SnapshotRequest, SnapshotResponse};
 use crate::arguments::Save;
 use crate::connection::Connection;
 use crate::failure::{Done, Failure, at};
+use crate::output::with_suffix;
 use crate::progress;
 
 const PATH: &str = "/etcdserverpb.Maintenance/Snapshot";
@@ -21,7 +22,7 @@ pub fn run(save: &Save) -> Done {
         return Err(Failure::interrupted(text));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let part = save.file.with_added_extension("part");
+    let part = with_suffix(&save.file, ".part");
     let saved = runtime.block_on(async {
         match save.command_timeout {
             Some(limit) => tokio::time::timeout(limit, receive(save, &part))

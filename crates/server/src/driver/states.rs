@@ -29,7 +29,7 @@ impl StateStream for Wanted {
             Form::Database => {
                 let old_store = v2_store(|table| source.rows(table)).map_err(|error| error.to_string())?;
                 message.snapshot.get_or_insert_default().data = Some(old_store.into());
-                Opened::Database(Backup::new(source).map_err(|error| error.to_string())?)
+                Opened::Database(Box::new(Backup::new(source).map_err(|error| error.to_string())?))
             }
         };
         Ok((message, Box::new(Timed(body, seconds))))
@@ -39,7 +39,7 @@ impl StateStream for Wanted {
 /// An opened state.
 enum Opened {
     Stream(Source),
-    Database(Backup),
+    Database(Box<Backup>),
 }
 
 /// An opened state, and the histogram of the time that sending it takes.

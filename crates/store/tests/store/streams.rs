@@ -8,7 +8,6 @@ use metastore_proto::etcdserverpb::{CompactionRequest, LeaseGrantRequest, PutReq
 use metastore_store::Store;
 use metastore_store::command::{Command, Kind};
 use metastore_store::mvcc::row::KeyValue;
-use metastore_store::snapshot::SnapshotError;
 use proptest::prelude::*;
 
 use crate::engines::{Home, Medium, cases_on_disk};
