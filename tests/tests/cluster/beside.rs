@@ -99,8 +99,25 @@ fn a_member_that_joins_etcd_late_is_sent_its_database() {
 /// Regression: the etcd was sent a state in MetaStore's format, replaced its database with it, and never started again.
 #[test]
 fn an_etcd_that_lacks_too_much_is_sent_a_database() {
-    let Some((etcd, founders)) = programs::or_skip("an etcd that lacks too much", etcd_and_subjects()) else { return };
-    let mut cluster = Cluster::start(&founders, &FEW_ENTRIES);
+    is_sent_a_database("an etcd that lacks too much", "newest", &[]);
+}
+
+/// An etcd 3.5 also reads its old store, which comes with the database.
+#[test]
+fn an_etcd_3_5_that_lacks_too_much_is_sent_a_database() {
+    is_sent_a_database("an etcd 3.5 that lacks too much", "3.5.1", &["--reported-version=3.5.1"]);
+}
+
+fn is_sent_a_database(test: &str, flavor: &str, flags: &[&str]) {
+    let Some((etcd, mut founders)) = programs::or_skip(test, etcd_and_subjects(flavor)) else { return };
+    if founders[0].is_etcd() {
+        println!("{test}: skipped, because its flags are not those of an etcd");
+        return;
+    }
+    for founder in &mut founders {
+        founder.flags.extend(FEW_ENTRIES.iter().chain(flags).map(|flag| flag.to_string()));
+    }
+    let mut cluster = Cluster::start(&founders, &[]);
     furnish(&cluster);
     cluster.put_many(cluster.leader(), TOO_MANY, IN_FLIGHT);
     let third = cluster.add(&etcd, true);
@@ -122,7 +139,7 @@ fn an_etcd_that_lacks_too_much_is_sent_a_database() {
 /// Under load and watched, three etcds are replaced by MetaStore one by one, and those by etcds again.
 #[test]
 fn a_live_cluster_changes_its_program_member_by_member_and_back() {
-    let found = etcd_and_subjects();
+    let found = etcd_and_subjects("newest");
     let Some((etcd, subjects)) = programs::or_skip("a live cluster changes its program", found) else { return };
     let mut cluster = Cluster::start(&[etcd.clone(), etcd.clone(), etcd.clone()], &[]);
     furnish(&cluster);
@@ -164,7 +181,7 @@ fn furnish(cluster: &Cluster) {
 }
 
 /// An etcd, and two MetaStore members.
-fn etcd_and_subjects() -> Result<(Server, Vec<Server>), String> {
-    let etcd = Server::etcd(&programs::etcd("newest")?);
+fn etcd_and_subjects(flavor: &str) -> Result<(Server, Vec<Server>), String> {
+    let etcd = Server::etcd(&programs::etcd(flavor)?);
     Ok((etcd, vec![programs::subject(EngineKind::Memory)?, programs::subject(EngineKind::RocksDb)?]))
 }
