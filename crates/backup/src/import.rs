@@ -220,13 +220,13 @@ fn bytes_of<'c>(bucket: &str, key: &[u8], value: Value<'c>) -> Result<&'c [u8], 
     match value {
         Value::Bytes(bytes) => Ok(bytes),
         Value::Bucket => {
-            Err(ImportError::NotEtcds(format!("bucket {bucket:?} holds a bucket, {:?}", key.escape_ascii())))
+            Err(ImportError::NotEtcds(format!("bucket {bucket:?} holds a bucket, \"{}\"", key.escape_ascii())))
         }
     }
 }
 
 /// The revision in a key of the bucket of versioned keys, without the number of the change.
 fn main_of(key: &[u8]) -> Result<i64, ImportError> {
-    let not_one = || ImportError::NotEtcds(format!("{:?} is no revision", key.escape_ascii()));
+    let not_one = || ImportError::NotEtcds(format!("\"{}\" is no revision", key.escape_ascii()));
     parse_revision_key(key).map(|(revision, _)| revision.main).ok_or_else(not_one)
 }

@@ -56,13 +56,6 @@ fn what_is_damaged_or_cut_short_is_refused(engine: EngineKind) {
     refused(engine, &with(&|stream| stream[20] ^= 1), "checksum");
     refused(engine, &with(&|stream| stream[8] = 9), "format 9, but this version reads format 1");
     refused(engine, &with(&|stream| stream[0] = b'X'), "not a MetaStore state");
-    // Two meta pages, with which a database of etcd begins.
-    let bolt = |stream: &mut Vec<u8>| {
-        *stream = vec![0; 8192];
-        stream[8] = 4;
-        stream[16..20].copy_from_slice(&0xed0c_daed_u32.to_le_bytes());
-    };
-    refused(engine, &with(&bolt), "a snapshot in etcd's format, which this version does not read");
 }
 
 each_engine!(what_was_not_announced_is_refused);

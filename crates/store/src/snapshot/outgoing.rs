@@ -61,7 +61,8 @@ impl Outgoing {
         }
     }
 
-    fn flush(&mut self, out: &mut Vec<u8>) {
+    /// Closes the block that is open.
+    pub(super) fn flush(&mut self, out: &mut Vec<u8>) {
         if !self.block.is_empty() {
             out.extend_from_slice(&(self.block.len() as u32).to_le_bytes());
             out.extend_from_slice(&crc32c::crc32c(&self.block).to_le_bytes());

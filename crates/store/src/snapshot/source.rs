@@ -108,7 +108,10 @@ impl Source {
                     self.rows(table)?.iter().for_each(|(key, value)| stream.row(table, key, value, out));
                     Part::Table { behind_keys, nth: nth + 1 }
                 }
-                None if behind_keys => Part::End,
+                None if behind_keys => {
+                    stream.flush(out);
+                    Part::End
+                }
                 None => Part::Versions(Revision::default()),
             },
             Part::Versions(from) => match self.write_versions(from, stream, out)? {
