@@ -131,6 +131,18 @@ impl Cluster {
         self.nodes[node].member.add_flag(flag);
     }
 
+    /// Takes a flag away again.
+    pub fn remove_flag(&mut self, node: usize, flag: &str) {
+        self.nodes[node].member.remove_flag(flag);
+    }
+
+    /// Gives up nodes that are down: they never come back.
+    pub fn lose(&mut self, nodes: &[usize]) {
+        for node in nodes {
+            self.nodes[*node].state = State::Left;
+        }
+    }
+
     /// Adds a node that believes to be a member of the running cluster, although it was never added to it.
     pub fn intruder(&mut self, server: &Server) -> usize {
         let node = self.seat(server);

@@ -247,6 +247,11 @@ impl Member {
         self.extra_flags.push(flag.to_string());
     }
 
+    /// The next starts lack a flag.
+    pub fn remove_flag(&mut self, flag: &str) {
+        self.extra_flags.retain(|other| other != flag);
+    }
+
     /// The next starts run another program, on the same directory and addresses.
     pub fn become_another(&mut self, server: &Server) {
         self.server = server.clone();

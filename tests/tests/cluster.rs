@@ -32,6 +32,7 @@ mod copies;
 mod etcdctl;
 mod everyone;
 mod follower;
+mod forced;
 mod formation;
 mod histories;
 mod identity;

@@ -41,7 +41,7 @@ pub use entry_log::Retention;
 pub use leases::{ExpiryBounds, LeaseKeeper, Renewed, Renewing};
 pub use replica::{
     Bootstrap, ConvertError, Converted, Fatal, Founder, LogEnd, NewMember, Observer, Outbox, Output, Replica,
-    StoppedMember, TransplantError, convert, founders,
+    StoppedMember, TransplantError, convert, force_new_cluster, founders,
 };
 pub use settings::Settings;
 pub use state::{

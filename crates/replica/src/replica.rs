@@ -24,6 +24,7 @@ use crate::wal::{Wal, WalError, log_bytes};
 
 mod bootstrap;
 mod convert;
+mod force_new_cluster;
 mod install;
 mod open;
 mod passed_over;
@@ -32,6 +33,7 @@ mod transplant;
 
 pub use bootstrap::{Bootstrap, Founder, founders};
 pub use convert::{ConvertError, Converted, convert};
+pub use force_new_cluster::force_new_cluster;
 pub use transplant::{LogEnd, NewMember, StoppedMember, TransplantError};
 
 /// The member cannot go on. Entries that were not acknowledged before must not be acknowledged now.

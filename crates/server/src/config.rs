@@ -98,6 +98,8 @@ pub struct Config {
     pub bootstrap_defrag_threshold_megabytes: u64,
     /// A committed entry that is passed over because no member can apply it.
     pub unsafe_skip_entry: Option<EntryId>,
+    /// Whether the member goes on as the only one of its cluster.
+    pub force_new_cluster: bool,
     pub reported_version: String,
 }
 
@@ -330,7 +332,6 @@ mod tests {
     #[test]
     fn what_cannot_be_done_is_refused_by_name() {
         for line in [
-            "--force-new-cluster",
             "--discovery-srv=example.com",
             "--auth-token=signed",
             "--corrupt-check-time=1h",
@@ -347,7 +348,7 @@ mod tests {
 
     #[test]
     fn a_refused_flag_at_its_default_asks_for_nothing() {
-        let line = "--cert-file= --force-new-cluster=0 --corrupt-check-time=0s --auth-token=simple \
+        let line = "--cert-file= --corrupt-check-time=0s --auth-token=simple \
                     --discovery-dial-timeout=2000ms";
         assert_eq!(start(line).unwrap().1, Notes::default());
     }

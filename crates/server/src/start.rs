@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::Request;
 use hyper::body::Incoming;
 use metastore_replica::disk::{Access, Disk, OsDisk};
-use metastore_replica::{Fatal, OpenError, Paths, Replica, Settings, Timing};
+use metastore_replica::{ConvertError, Fatal, OpenError, Paths, Replica, Settings, Timing, force_new_cluster};
 use metastore_store::lease::minimum_ttl_s;
 use metastore_store::watch;
 use tokio::sync::watch as signal;
@@ -61,6 +61,8 @@ const HAND_OVER_PATIENCE: Duration = Duration::from_secs(1);
 pub enum StartError {
     #[error(transparent)]
     Open(#[from] OpenError),
+    #[error("--force-new-cluster: {0}")]
+    Alone(#[from] ConvertError),
     #[error(transparent)]
     Listen(#[from] ListenError),
     #[error("{0}")]
@@ -315,6 +317,12 @@ fn open(
     let disk: Arc<dyn Disk> = Arc::new(watched(disk, metrics));
     let paths = Paths { data_dir: config.data_dir.clone(), wal_dir: config.wal_dir.clone() };
     let engine = engine::opener(config.engine, descriptors);
+    if config.force_new_cluster {
+        let removed = force_new_cluster(settings.clone(), disk.clone(), paths.clone(), engine.clone())?;
+        for id in removed {
+            tracing::warn!("removed-member-id" = %format_args!("{id:x}"), "forced a new cluster: a member is removed");
+        }
+    }
     let (replica, cut) = Replica::open(settings, disk, paths, || bootstrap(config, tls), engine)?;
     if let Some(cut) = cut {
         tracing::warn!(

@@ -229,7 +229,7 @@ pub const FLAGS: &[Flag] = &[
     // Unsafe and other
     acts("unsafe-no-fsync", Bool, "false", Unsafe, "Disable fsync: acknowledged writes are lost when the machine stops."),
     acts("unsafe-skip-entry", Text, "", Unsafe, "Pass over the committed entry INDEX:TERM, which no member can apply and which stops each at every start. To be given to all members, for one start; docs/limitations.md says when."),
-    refused("force-new-cluster", Bool, "false", "forcing a new cluster out of one member's data is not available yet"),
+    acts("force-new-cluster", Bool, "false", Unsafe, "Go on as the only member of the cluster, with all that this member has. For a cluster that has lost its quorum for good; docs/backup.md says when."),
     acts("reported-version", Text, super::VERSION, Other, "The etcd version that this server says it is. Clients choose features by it, and an etcd joins no cluster of a newer version."),
     acts("version", Bool, "false", Other, "Print the version and exit."),
     refused("config-file", Text, "", "configuration files are not read yet; use flags or ETCD_* variables"),

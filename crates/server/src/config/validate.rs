@@ -128,6 +128,7 @@ pub(super) fn validate(values: &Values) -> Result<Config, String> {
             0,
             MAX_DEFRAG_THRESHOLD_MB,
         )?,
+        force_new_cluster: boolean(value(values, "force-new-cluster")) == Some(true),
         unsafe_skip_entry: skip_entry(value(values, "unsafe-skip-entry"))?,
         reported_version: version(value(values, "reported-version"))?,
     })
