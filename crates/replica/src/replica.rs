@@ -74,6 +74,13 @@ pub enum Fatal {
          empty data directory; or end the other one first if this one is to be kept"
     )]
     Namesake { id: u64, url: String },
+    /// The state differs from that of another member.
+    #[error(
+        "{id:x} found data inconsistency with peers: the lines before this one name them. If the others hold the same \
+         among each other (etcdctl endpoint hashkv), replace this member: remove it (etcdctl member remove), and add it \
+         anew with an empty data directory"
+    )]
+    Inconsistent { id: u64 },
     /// The member failed before; this is the first error.
     #[error("the member has stopped: {0}")]
     Stopped(String),

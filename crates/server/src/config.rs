@@ -14,6 +14,8 @@
 //! Deliberately absent: configuration files.
 
 pub mod convert;
+mod corruption;
+mod feature_gates;
 pub mod flags;
 pub mod help;
 pub mod parse;
@@ -27,6 +29,7 @@ use std::time::Duration;
 use metastore_replica::EntryId;
 
 pub use convert::Conversion;
+pub use corruption::CorruptionChecks;
 pub use tls::Tls;
 pub use url::Url;
 pub use validate::MAX_REQUEST_BYTES;
@@ -65,6 +68,7 @@ pub struct Config {
     /// Learners that the cluster may have; all members must agree on it.
     pub max_learners: usize,
     pub auto_compaction: Option<AutoCompaction>,
+    pub corruption: CorruptionChecks,
     pub quota: Quota,
     pub auth: AuthSettings,
     pub audit: Option<AuditSettings>,
@@ -334,8 +338,7 @@ mod tests {
         for line in [
             "--discovery-srv=example.com",
             "--auth-token=signed",
-            "--corrupt-check-time=1h",
-            "--experimental-initial-corrupt-check",
+            "--feature-gates=PriorityRequest=true",
             "--config-file=/c",
             "--listen-metrics-urls=http://127.0.0.1:2381",
             "--engine=bbolt",
@@ -348,7 +351,7 @@ mod tests {
 
     #[test]
     fn a_refused_flag_at_its_default_asks_for_nothing() {
-        let line = "--cert-file= --corrupt-check-time=0s --auth-token=simple \
+        let line = "--cert-file= --feature-gates=PriorityRequest=false --auth-token=simple \
                     --discovery-dial-timeout=2000ms";
         assert_eq!(start(line).unwrap().1, Notes::default());
     }

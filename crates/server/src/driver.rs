@@ -142,12 +142,17 @@ impl Driver {
 
     /// Runs until [`Event::Stop`]. `look` is called once, before this member sends its first message. It is given the
     /// peer URLs of this member as the other members know them, and returns a duplicate process that runs as this
-    /// member at one of them. Also returns the threads that may still run beside this one.
+    /// member at one of them. `check` is called after that, once what the log knows as committed is published. Also
+    /// returns the threads that may still run beside this one.
     ///
     /// # Errors
     /// [`Fatal`]: the process must end; nothing was or will be acknowledged after the failure.
-    pub fn run(mut self, look: impl FnOnce(&[String]) -> Option<DuplicateProcess>) -> (Result<(), Fatal>, Jobs) {
-        let ended = self.enter(look).and_then(|()| self.work());
+    pub fn run(
+        mut self,
+        look: impl FnOnce(&[String]) -> Option<DuplicateProcess>,
+        check: impl FnOnce() -> Result<(), Fatal>,
+    ) -> (Result<(), Fatal>, Jobs) {
+        let ended = self.enter(look, check).and_then(|()| self.work());
         if ended.is_err() {
             self.turn_away();
         }

@@ -20,7 +20,7 @@ use crate::auth::Authenticator;
 use crate::config::{Config, Url};
 use crate::descriptors::Descriptors;
 use crate::driver::{Advertised, Driver, EngineHandle, Event, Heartbeat, Intake, Jobs, Mail, PeerSink, WorkerLink};
-use crate::duties::{auto_compaction, duplicate_process, space, versions, watchdog};
+use crate::duties::{auto_compaction, corruption, duplicate_process, space, versions, watchdog};
 use crate::engine;
 use crate::founding::bootstrap;
 use crate::grpc::{Body, Ledger, Router, health};
@@ -146,8 +146,9 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
     let driver =
         Driver::new(replica, (shared.clone(), auth), ways, links, heartbeat(config), advertised(config), ready);
     let look = move |urls: &[String]| duplicate_process::look(own, &tls, urls);
+    let check = initial_check(config, &shared, &transport);
     let engine = std::thread::Builder::new().name("engine".into()).spawn(move || {
-        let (ended, jobs) = driver.run(look);
+        let (ended, jobs) = driver.run(look, check);
         end.send_replace(Some(ended.map_err(Arc::new)));
         jobs
     })?;
@@ -490,13 +491,19 @@ fn listen_to_peers(
     let connections = descriptors.connections.min(peer::thread::MAX_CONNECTIONS);
     let (handles, index) = (handles.clone(), config.io_threads);
     let Heartbeat { interval, election_ticks } = heartbeat(config);
-    let (compaction, quota) = (config.auto_compaction, config.quota);
+    let (compaction, quota, corruption) = (config.auto_compaction, config.quota, config.corruption);
     let further = move |_: WorkerContext| -> Further {
         let (member, _) = handles.handle_for(index);
         let site = handles.site(member.clone());
         tokio::task::spawn_local(versions::monitor(member.clone()));
         if let Some(settings) = compaction {
             tokio::task::spawn_local(auto_compaction::run(member.clone(), settings));
+        }
+        if let Some(every) = corruption.periodic {
+            tokio::task::spawn_local(corruption::compare_states(member.clone(), every));
+        }
+        if let Some(every) = corruption.compactions {
+            tokio::task::spawn_local(corruption::compare_compactions(member.clone(), every));
         }
         if let Some(limit) = quota.limit() {
             tokio::task::spawn_local(space::watch(member.clone(), limit));
@@ -512,6 +519,17 @@ fn listen_to_peers(
         })
     };
     Ok(peer::thread::start(transport, listeners, connections, STOP_PATIENCE, further)?)
+}
+
+/// Compares the state with the other members' before this one takes part, if that is asked for.
+fn initial_check(
+    config: &Config,
+    shared: &Arc<Shared>,
+    transport: &Transport,
+) -> impl FnOnce() -> Result<(), Fatal> + use<> {
+    let (wanted, patience) = (config.corruption.initial, limits(config).request_timeout);
+    let (shared, transport) = (shared.clone(), transport.clone());
+    move || if wanted { corruption::initial::check(&shared, &transport, patience) } else { Ok(()) }
 }
 
 /// How this member talks to the others.

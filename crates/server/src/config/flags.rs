@@ -9,6 +9,8 @@ pub enum ValueKind {
     Number,
     /// Go's notation: `1h30m`, `100ms`.
     Duration,
+    /// A list of feature gates: see [`super::feature_gates`].
+    Gates,
     /// Anything, or nothing: a flag of etcd 2 that etcd itself ignores.
     Anything,
 }
@@ -75,7 +77,6 @@ pub fn find(name: &str) -> Option<&'static Flag> {
 }
 
 const DISCOVERY: &str = "discovery is not available yet; name the members with --initial-cluster";
-const CORRUPTION: &str = "corruption checks are not available yet";
 const LISTENERS: &str = "separate listeners are not available yet; everything is served on --listen-client-urls";
 
 const fn acts(name: &'static str, kind: ValueKind, default: &'static str, group: Group, help: &'static str) -> Flag {
@@ -91,7 +92,7 @@ const fn refused(name: &'static str, kind: ValueKind, default: &'static str, rea
 }
 
 use Group::{Clustering, Logging, Member, Other, Security, Unsafe, Watch};
-use ValueKind::{Anything, Bool, Duration, Number, Text};
+use ValueKind::{Anything, Bool, Duration, Gates, Number, Text};
 
 #[rustfmt::skip]
 pub const FLAGS: &[Flag] = &[
@@ -215,9 +216,9 @@ pub const FLAGS: &[Flag] = &[
 
     // Checks
     acts("watch-progress-notify-interval", Duration, "10m", Watch, "Duration of periodic watch progress notifications."),
-    refused("corrupt-check-time", Duration, "0s", CORRUPTION),
-    refused("compact-hash-check-time", Duration, "1m", CORRUPTION),
-    refused("feature-gates", Text, "", "no feature gate can be set yet"),
+    acts("corrupt-check-time", Duration, "0s", Member, "The leader compares the states of all members this often. 0s: never."),
+    acts("compact-hash-check-time", Duration, "1m", Member, "The leader compares the hashes of compactions of all members this often, with the feature gate CompactHashCheck."),
+    acts("feature-gates", Gates, "", Member, "Comma-separated list of gates, as in etcd: InitialCorruptCheck=true compares the state with the other members' at the start, CompactHashCheck=true the hashes of compactions. Other gates can only have their default value."),
     harmless("compaction-batch-limit", Number, "1000"),
     harmless("compaction-sleep-interval", Duration, "10ms"),
     harmless("downgrade-check-time", Duration, "5s"),
@@ -237,10 +238,10 @@ pub const FLAGS: &[Flag] = &[
     // Names that etcd 3.4 to 3.6 had
     acts("experimental-max-learners", Number, "1", Clustering, "Former name of max-learners."),
     acts("experimental-watch-progress-notify-interval", Duration, "10m", Watch, "Former name of watch-progress-notify-interval."),
-    refused("experimental-initial-corrupt-check", Bool, "false", CORRUPTION),
-    refused("experimental-corrupt-check-time", Duration, "0s", CORRUPTION),
-    refused("experimental-compact-hash-check-enabled", Bool, "false", CORRUPTION),
-    harmless("experimental-compact-hash-check-time", Duration, "1m"),
+    acts("experimental-initial-corrupt-check", Bool, "false", Member, "Former name of the feature gate InitialCorruptCheck."),
+    acts("experimental-corrupt-check-time", Duration, "0s", Member, "Former name of corrupt-check-time."),
+    acts("experimental-compact-hash-check-enabled", Bool, "false", Member, "Former name of the feature gate CompactHashCheck."),
+    acts("experimental-compact-hash-check-time", Duration, "1m", Member, "Former name of compact-hash-check-time."),
     acts("experimental-peer-skip-client-san-verification", Bool, "false", Security, "Former name of peer-skip-client-san-verification."),
     harmless("experimental-enable-v2v3", Text, ""),
     harmless("experimental-enable-lease-checkpoint", Bool, "false"),

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::feature_gates::FeatureGates;
 use super::flags::{ETCD_PREFIX, FLAGS, Flag, OWN_PREFIX, ValueKind, find};
 
 /// Flags by name, as they were written.
@@ -34,7 +35,7 @@ pub enum EnvironmentError {
     )]
     Shadowed(String),
     #[error("invalid value {value:?} for {variable}: {reason}")]
-    Invalid { variable: String, value: String, reason: &'static str },
+    Invalid { variable: String, value: String, reason: String },
 }
 
 /// Reads the command line, without the program's name.
@@ -70,7 +71,7 @@ pub fn arguments(arguments: impl IntoIterator<Item = String>) -> Result<Values, 
                 arguments.next().ok_or_else(|| ParseError::Syntax(format!("flag needs an argument: -{name}")))?
             }
         };
-        check(flag, &value).map_err(|reason| ParseError::Syntax(refuse(flag, &value, reason)))?;
+        check(flag, &value).map_err(|reason| ParseError::Syntax(refuse(flag, &value, &reason)))?;
         values.insert(flag.name, value);
     }
     Ok(values)
@@ -118,14 +119,15 @@ pub fn environment(
 }
 
 /// Whether `value` can be read as the flag's kind. The reason is Go's.
-pub(super) fn check(flag: &Flag, value: &str) -> Result<(), &'static str> {
+pub(super) fn check(flag: &Flag, value: &str) -> Result<(), String> {
     let valid = match flag.kind {
         ValueKind::Bool => boolean(value).is_some(),
         ValueKind::Number => value.parse::<i64>().is_ok(),
         ValueKind::Duration => duration(value).is_some(),
+        ValueKind::Gates => return FeatureGates::parse(value).map(|_| ()),
         ValueKind::Text | ValueKind::Anything => true,
     };
-    if valid { Ok(()) } else { Err("parse error") }
+    if valid { Ok(()) } else { Err("parse error".to_owned()) }
 }
 
 /// Whether two values of a flag mean the same.
@@ -134,6 +136,7 @@ pub(super) fn same(kind: ValueKind, left: &str, right: &str) -> bool {
         ValueKind::Bool => boolean(left) == boolean(right),
         ValueKind::Number => left.parse::<i64>() == right.parse::<i64>(),
         ValueKind::Duration => duration(left) == duration(right),
+        ValueKind::Gates => FeatureGates::parse(left) == FeatureGates::parse(right),
         ValueKind::Text | ValueKind::Anything => left == right,
     }
 }
@@ -221,6 +224,10 @@ mod tests {
         assert_eq!(
             syntax("-unsafe-no-fsync=maybe"),
             "invalid boolean value \"maybe\" for -unsafe-no-fsync: parse error"
+        );
+        assert_eq!(
+            syntax("--feature-gates=X=true"),
+            "invalid value \"X=true\" for flag -feature-gates: unrecognized feature gate: X"
         );
         assert_eq!(syntax("-snapshot-count ten"), "invalid value \"ten\" for flag -snapshot-count: parse error");
         assert_eq!(parse("-unsafe-no-fsync no").unwrap_err().to_string(), "\"no\" is not a valid flag");

@@ -7,6 +7,7 @@ use metastore_replica::EntryId;
 use metastore_replica::wal::MAX_ENTRY_BYTES;
 use metastore_store::EtcdUrl;
 
+use super::corruption::corruption_checks;
 use super::parse::{Values, boolean, duration};
 use super::tls::{check_urls, tls};
 use super::url::{Url, parse_list};
@@ -92,6 +93,7 @@ pub(super) fn validate(values: &Values) -> Result<Config, String> {
         strict_reconfig_check: boolean(value(values, "strict-reconfig-check")) == Some(true),
         max_learners: max_learners(values)?,
         auto_compaction: auto_compaction(values)?,
+        corruption: corruption_checks(values)?,
         quota: quota(values)?,
         auth: auth(values)?,
         audit: audit(values)?,
@@ -193,7 +195,7 @@ pub(super) fn at_least(values: &Values, flag: &str, least: u64, most: u64) -> Re
     }
 }
 
-fn time(values: &Values, flag: &str) -> Result<Duration, String> {
+pub(super) fn time(values: &Values, flag: &str) -> Result<Duration, String> {
     let text = value(values, flag);
     duration(text).ok_or_else(|| format!("--{flag}: {text:?} is not a duration like 100ms or 1h30m"))
 }
@@ -294,7 +296,7 @@ fn catchup_entries(values: &Values) -> Result<u64, String> {
 }
 
 /// The former name of a flag counts unless the present one is set.
-fn former<'a>(values: &Values, now: &'a str, former: &'a str) -> &'a str {
+pub(super) fn former<'a>(values: &Values, now: &'a str, former: &'a str) -> &'a str {
     if values.contains_key(former) && !values.contains_key(now) { former } else { now }
 }
 

@@ -82,7 +82,11 @@ impl Driver {
     /// leader that hears from two such processes takes entries that one of them holds for held by the other. So nothing
     /// is sent or answered before it is known that there is no duplicate. A single member does not look for one: no
     /// other member dials it.
-    pub(super) fn enter(&mut self, look: impl FnOnce(&[String]) -> Option<DuplicateProcess>) -> Result<(), Fatal> {
+    pub(super) fn enter(
+        &mut self,
+        look: impl FnOnce(&[String]) -> Option<DuplicateProcess>,
+        check: impl FnOnce() -> Result<(), Fatal>,
+    ) -> Result<(), Fatal> {
         // A state that outlives the process holds members, and perhaps the removal of this one, whose entries are no
         // longer in the log.
         self.members_changed();
@@ -93,6 +97,7 @@ impl Driver {
         if let Some(duplicate) = look(&urls) {
             return Err(self.duplicate(duplicate));
         }
+        check()?;
         self.group.apart = false;
         if self.group.met_apart {
             self.members_changed();

@@ -44,8 +44,8 @@ pub enum ClientError {
     Http { url: String, error: hyper::Error },
     #[error("request to {url} was not answered within {after:?}")]
     Timeout { url: String, after: Duration },
-    #[error("the answer of {url} is larger than {MAX_REPLY_BYTES} bytes")]
-    TooLong { url: String },
+    #[error("the answer of {url} is larger than {limit} bytes")]
+    TooLong { url: String, limit: usize },
 }
 
 /// One request on a connection of its own. `path` begins with a slash and may have a query. The time limit covers
@@ -63,6 +63,22 @@ pub async fn request(
     body: Bytes,
     timeout: Duration,
 ) -> Result<Reply, ClientError> {
+    request_up_to(tls, url, method, path, (headers, body), timeout, MAX_REPLY_BYTES).await
+}
+
+/// Like [`request`], for an answer of at most `limit` bytes.
+///
+/// # Errors
+/// [`ClientError`]. An answer of any status is no error.
+pub async fn request_up_to(
+    tls: &Connector,
+    url: &Url,
+    method: Method,
+    path: &str,
+    (headers, body): (HeaderMap, Bytes),
+    timeout: Duration,
+    limit: usize,
+) -> Result<Reply, ClientError> {
     let exchange = async {
         let socket = connect(tls, url).await?;
         let broken = |error| ClientError::Http { url: url.text.clone(), error };
@@ -70,7 +86,7 @@ pub async fn request(
             http1::handshake(TokioIo::new(Timed::new(socket, timeout))).await.map_err(broken)?;
         let answer = async {
             let response = sender.send_request(new_request(url, method, path, headers, Full::new(body))).await;
-            read_reply(url, response.map_err(broken)?).await
+            read_up_to(url, response.map_err(broken)?, limit).await
         };
         // This future drives the connection, too, so that no task outlives the request.
         let mut connection = std::pin::pin!(connection);
@@ -146,13 +162,17 @@ where
 
 /// Reads a whole answer, up to [`MAX_REPLY_BYTES`].
 pub(super) async fn read_reply(url: &Url, response: Response<Incoming>) -> Result<Reply, ClientError> {
+    read_up_to(url, response, MAX_REPLY_BYTES).await
+}
+
+async fn read_up_to(url: &Url, response: Response<Incoming>, limit: usize) -> Result<Reply, ClientError> {
     let (head, mut body) = response.into_parts();
     let mut bytes = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| ClientError::Http { url: url.text.clone(), error })?;
         let Ok(piece) = frame.into_data() else { continue };
-        if bytes.len() + piece.len() > MAX_REPLY_BYTES {
-            return Err(ClientError::TooLong { url: url.text.clone() });
+        if bytes.len() + piece.len() > limit {
+            return Err(ClientError::TooLong { url: url.text.clone(), limit });
         }
         bytes.extend_from_slice(&piece);
     }
@@ -228,6 +248,17 @@ mod tests {
     async fn a_body_that_ends_with_the_connection_is_whole_too() {
         let (url, _) = peer(b"HTTP/1.0 200 OK\r\n\r\nall of it").await;
         assert_eq!(&ask(&url, PATIENCE).await.unwrap().body[..], b"all of it");
+    }
+
+    #[tokio::test]
+    async fn an_answer_beyond_its_limit_is_not_read() {
+        let asked = async |limit| {
+            let (url, _) = peer(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\npong").await;
+            let what = (HeaderMap::new(), Bytes::from_static(b"ping"));
+            request_up_to(&Connector::default(), &url, Method::POST, "/", what, PATIENCE, limit).await
+        };
+        assert_eq!(&asked(4).await.unwrap().body[..], b"pong");
+        assert!(matches!(asked(3).await, Err(ClientError::TooLong { limit: 3, .. })));
     }
 
     #[tokio::test]

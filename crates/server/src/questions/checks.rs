@@ -5,15 +5,15 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use metastore_store::Refusal;
 use metastore_store::mvcc::{HashKv, ReadError};
-use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use crate::duties::corruption::question::{self, Answer, Header, Question};
 use crate::grpc::{Call, Status};
 use crate::member::{MemberHandle, on_pool};
 use crate::peer::headers::{CLUSTER_ID, CLUSTER_ID_MISMATCH, said};
 use crate::peer::{HttpError, answer_with};
 
-pub(super) const HASH_PATH: &str = "/members/hashkv";
+pub(super) const HASH_PATH: &str = question::PATH;
 pub(super) const DOWNGRADE_PATH: &str = "/downgrade/enabled";
 
 /// Whether a path of the peer port belongs to these questions.
@@ -31,47 +31,18 @@ pub(super) async fn answer(
     if path == HASH_PATH { hash(member, headers, body).await } else { downgrade(member).await }
 }
 
-/// The question, as Go writes it. The revision 0 is left out, and means the current revision.
-#[derive(Deserialize)]
-struct HashRequest {
-    #[serde(default)]
-    revision: i64,
-}
-
-/// The answer. Go leaves out fields that are 0.
-#[derive(Serialize)]
-struct HashResponse {
-    header: Header,
-    #[serde(skip_serializing_if = "is_zero")]
-    hash: i64,
-    #[serde(skip_serializing_if = "is_zero")]
-    compact_revision: i64,
-    #[serde(skip_serializing_if = "is_zero")]
-    hash_revision: i64,
-}
-
-#[derive(Serialize)]
-struct Header {
-    revision: i64,
-}
-
-fn is_zero(number: &i64) -> bool {
-    *number == 0
-}
-
 /// Answers [`HASH_PATH`].
 async fn hash(member: &MemberHandle, headers: &HeaderMap, body: Bytes) -> Result<Response<Bytes>, HttpError> {
     if said(headers, &CLUSTER_ID).is_some_and(|id| id != cluster_id(member)) {
         return Err(HttpError::new(StatusCode::PRECONDITION_FAILED, CLUSTER_ID_MISMATCH));
     }
-    let request: HashRequest = serde_json::from_slice(&body)
+    let request: Question = serde_json::from_slice(&body)
         .map_err(|_| HttpError::new(StatusCode::BAD_REQUEST, "error unmarshalling request"))?;
     let view = member.view();
     let hashed = on_pool(move || Ok::<_, Status>(view.hash_kv(request.revision))).await;
     let hashed = hashed.map_err(|status| HttpError::new(StatusCode::INTERNAL_SERVER_ERROR, status.message))?;
     let HashKv { hash, compact_revision, hash_revision, revision } = hashed.map_err(unhashed)?;
-    let hash = i64::from(hash);
-    let answer = HashResponse { header: Header { revision }, hash, compact_revision, hash_revision };
+    let answer = Answer { header: Header { revision }, hash, compact_revision, hash_revision };
     let json = serde_json::to_vec(&answer).expect("plain structures become JSON");
     Ok(sign(member, answer_with(StatusCode::OK, "application/json", json.into())))
 }
@@ -79,8 +50,8 @@ async fn hash(member: &MemberHandle, headers: &HeaderMap, body: Bytes) -> Result
 /// The texts that etcd looks for: without the prefix that the client API adds.
 fn unhashed(error: ReadError) -> HttpError {
     let text = match error {
-        ReadError::Refused(Refusal::Compacted) => "mvcc: required revision has been compacted".into(),
-        ReadError::Refused(Refusal::FutureRevision) => "mvcc: required revision is a future revision".into(),
+        ReadError::Refused(Refusal::Compacted) => question::COMPACTED.into(),
+        ReadError::Refused(Refusal::FutureRevision) => question::FUTURE_REVISION.into(),
         ReadError::Refused(refusal) => refusal.to_string(),
         ReadError::Engine(error) => error.to_string(),
     };

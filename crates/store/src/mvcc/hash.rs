@@ -151,6 +151,11 @@ impl View {
         Ok(hasher.finish(current))
     }
 
+    /// The hashes that the newest compactions have left behind, the newest first.
+    pub fn hashes_of_compactions(&self) -> Vec<HashKv> {
+        self.compaction_hashes().0.iter().rev().copied().collect()
+    }
+
     /// Whether any key is alive at `revision`.
     fn any_live(&self, revision: i64) -> Result<bool, EngineError> {
         let mut from = Some(Vec::new());
