@@ -17,6 +17,7 @@ mod backup;
 mod bad_days;
 mod cluster;
 mod compaction;
+mod corruption;
 mod defragment;
 mod differential;
 mod etcdctl;

@@ -77,8 +77,8 @@ pub enum Fatal {
     /// The state differs from that of another member.
     #[error(
         "{id:x} found data inconsistency with peers: the lines before this one name them. If the others hold the same \
-         among each other (etcdctl endpoint hashkv), replace this member: remove it (etcdctl member remove), and add it \
-         anew with an empty data directory"
+         among each other (etcdctl endpoint hashkv), replace this member: remove it (etcdctl member remove), and add \
+         it anew with an empty data directory"
     )]
     Inconsistent { id: u64 },
     /// The member failed before; this is the first error.
