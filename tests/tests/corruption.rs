@@ -52,7 +52,7 @@ fn three(test: &str, engine: EngineKind) -> Option<Vec<Server>> {
 fn mixed(test: &str, etcds: [bool; 3]) -> Option<Vec<Server>> {
     let server = |(node, is_etcd): (usize, bool)| match is_etcd {
         true => Ok(Server::etcd(&programs::etcd("newest")?)),
-        false => programs::subject(if node % 2 == 0 { EngineKind::Memory } else { EngineKind::RocksDb }),
+        false => programs::subject(if node.is_multiple_of(2) { EngineKind::Memory } else { EngineKind::RocksDb }),
     };
     programs::or_skip(test, etcds.into_iter().enumerate().map(server).collect())
 }

@@ -15,8 +15,8 @@
 //! Rules:
 //! - Only hashes of one revision, and after one compaction, are compared: others differ on sound members, too.
 //! - A member that does not answer, or that lacks the revision, is passed over: nothing is known about it.
-//! - Hashes are computed on the pool, or by the other members; nothing here holds up the engine thread, except at the
-//!   start, which it has not ended by then.
+//! - Hashes are computed on the pool, or by the other members; nothing here holds up the engine thread once it works.
+//!   The initial check comes before that.
 //! - The answer of another member is bounded, in size and time. It is believed: members trust each other.
 //!
 //! Deliberately absent: repair. An operator replaces the member.
