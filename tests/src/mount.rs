@@ -15,6 +15,9 @@ const DISK_FILES: u32 = 4096;
 /// `noauto_da_alloc` ext4 syncs a file that replaces another.
 const DISK_OPTIONS: &str = "loop,commit=300,noauto_da_alloc";
 
+/// The number of files that a file system in memory holds.
+const MEMORY_FILES: usize = 4096;
+
 /// A mounted file system, unmounted on drop.
 pub struct Mount {
     directory: Directory,
@@ -27,7 +30,8 @@ impl Mount {
     /// This user may not mount.
     pub fn in_memory(mib: u32) -> Result<Mount, String> {
         let mount = Mount::directory()?;
-        run("mount", &["-t", "tmpfs", "-o", &format!("size={mib}m"), "metastore-test"], &[&mount.path()])?;
+        let options = format!("size={mib}m,nr_inodes={MEMORY_FILES}");
+        run("mount", &["-t", "tmpfs", "-o", &options, "metastore-test"], &[&mount.path()])?;
         Ok(mount)
     }
 
@@ -73,9 +77,46 @@ impl Mount {
         run("mount", &["-o", DISK_OPTIONS], &[&self.image(), &self.path()])
     }
 
-    /// Makes a file system in memory larger.
-    pub fn grow(&self, mib: u32) {
-        run("mount", &["-o", &format!("remount,size={mib}m")], &[&self.path()]).expect("it can be mounted again");
+    /// Creates empty files until a file system in memory takes no more. It is full then, although no byte of it is
+    /// used: a member that looks at the free space does not see that coming.
+    pub fn use_up_files(&self) {
+        std::fs::create_dir(self.files()).expect("there is room for some files");
+        let full =
+            (0..MEMORY_FILES).find_map(|number| std::fs::File::create(self.files().join(number.to_string())).err());
+        let full = full.expect("the number of files is limited");
+        assert_eq!(full.kind(), std::io::ErrorKind::StorageFull, "{full}");
+    }
+
+    /// Removes the files of [`Mount::use_up_files`].
+    pub fn remove_files(&self) {
+        std::fs::remove_dir_all(self.files()).expect("files can be removed from a full file system");
+    }
+
+    fn files(&self) -> PathBuf {
+        self.path().join("files")
+    }
+
+    /// Fills the file system with a file of its own, except for the last `mib` MiB. Returns the size of the file.
+    pub fn fill_up_to(&self, mib: u32) -> u64 {
+        let bytes = self.free_bytes().saturating_sub(u64::from(mib) << 20);
+        run("fallocate", &["--length", &bytes.to_string()], &[&self.filler()]).expect("there is so much space");
+        bytes
+    }
+
+    /// Removes the file of [`Mount::fill_up_to`].
+    pub fn remove_filler(&self) {
+        std::fs::remove_file(self.filler()).expect("it was filled");
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.path().join("filler")
+    }
+
+    /// The free bytes.
+    pub fn free_bytes(&self) -> u64 {
+        let output = Command::new("stat").args(["-f", "--format=%a %S"]).arg(self.path()).output().expect("stat runs");
+        let text = String::from_utf8(output.stdout).expect("two numbers");
+        text.split_whitespace().map(|number| number.parse::<u64>().expect("a number")).product()
     }
 
     /// Cuts the power: keeps the present contents of the disk, without the data that the kernel has not written yet. No

@@ -1,6 +1,8 @@
 //! A member whose quota is used up refuses what needs space, and nothing else, until space is freed and the alarm is
 //! taken back. The same steps are made with a real etcd.
 
+mod disk;
+
 use metastore_proto::etcdserverpb::alarm_request::AlarmAction;
 use metastore_proto::etcdserverpb::request_op::Request;
 use metastore_proto::etcdserverpb::*;
@@ -54,10 +56,21 @@ async fn alarms(client: &Client) -> Vec<AlarmMember> {
     all.alarms
 }
 
+async fn disarm(client: &Client, alarm: AlarmMember) {
+    let AlarmMember { member_id, alarm } = alarm;
+    let disarm = AlarmRequest { action: AlarmAction::Deactivate.into(), member_id, alarm };
+    let done: AlarmResponse = client.unary(paths::ALARM, disarm).await.expect("the alarm is taken back");
+    assert_eq!(done.alarms, [AlarmMember { member_id, alarm }]);
+}
+
 /// Drops old revisions, and gives their space back.
 async fn free(client: &Client, revision: i64) {
     let compact = CompactionRequest { revision, physical: true };
     client.unary::<_, CompactionResponse>(paths::COMPACT, compact).await.expect("a compaction needs no space");
+    defragment(client).await;
+}
+
+async fn defragment(client: &Client) {
     client.unary::<_, DefragmentResponse>(paths::DEFRAGMENT, DefragmentRequest {}).await.expect("nor does Defragment");
 }
 
@@ -99,10 +112,7 @@ fn a_quota_is_used_up(server: &Server) {
         refused(put(&client, 1).await);
         free(&client, revision).await;
         refused(put(&client, 1).await);
-        let AlarmMember { member_id, alarm } = alarm;
-        let disarm = AlarmRequest { action: AlarmAction::Deactivate.into(), member_id, alarm };
-        let done: AlarmResponse = client.unary(paths::ALARM, disarm).await.expect("the alarm is taken back");
-        assert_eq!(done.alarms, [AlarmMember { member_id, alarm }]);
+        disarm(&client, alarm).await;
         put(&client, VALUE_BYTES).await.expect("there is space again");
         assert_eq!(alarms(&client).await, []);
     });

@@ -31,7 +31,7 @@ mod simulated;
 use std::path::Path;
 
 pub use error::{DiskError, Result};
-pub use os::{Access, Observer, OsDisk};
+pub use os::{Access, Observer, OsDisk, Space};
 pub use simulated::{CrashPolicy, SimulatedDisk};
 
 /// The smallest unit that a device writes whole or not at all. A power loss leaves each aligned run of so many bytes

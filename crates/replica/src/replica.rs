@@ -19,7 +19,7 @@ use crate::entry::{EntryError, EntryId, decode_change, to_disk};
 use crate::entry_log::Retention;
 use crate::message::{from_wire, to_wire};
 use crate::settings::Settings;
-use crate::state::{Medium, ReceivedState, Retired, SnapshotJob, SnapshotWritten, StateReceiver};
+use crate::state::{Medium, ReceivedState, Retired, Shortage, SnapshotJob, SnapshotWritten, StateReceiver};
 use crate::wal::{Wal, WalError, log_bytes};
 
 mod bootstrap;
@@ -187,6 +187,8 @@ pub struct Replica {
     /// Whether a job runs, and log bytes written since the last one was planned.
     snapshot: SnapshotProgress,
     replayed: replay::ReplayedLog,
+    /// The free bytes of a disk that is short of space.
+    shortage: Option<u64>,
     passed_over: passed_over::PassedOver,
     /// The error that stopped the member.
     failed: Option<String>,
@@ -195,6 +197,8 @@ pub struct Replica {
 #[derive(Default)]
 struct SnapshotProgress {
     running: bool,
+    /// Whether a member was defragmented, which on a disk that is short of space also frees the log.
+    wanted: bool,
     log_bytes: u64,
     /// The newest position that the log names.
     named: Applied,
@@ -241,6 +245,11 @@ impl Replica {
     /// Sends messages through `outbox` from now on. Earlier messages are lost.
     pub fn connect(&mut self, outbox: Box<dyn Outbox>) {
         self.outbox = outbox;
+    }
+
+    /// Sets how much space is free on the disk of the state if it is short of space: the log is released early then.
+    pub fn set_shortage(&mut self, free_bytes: Option<u64>) {
+        self.shortage = free_bytes;
     }
 
     /// How much of the log is kept in memory for followers.
@@ -498,12 +507,13 @@ impl Replica {
 
     fn plan_snapshot(&mut self, output: &mut Output) -> Result<(), Fatal> {
         let state_bytes = self.store.view().engine().usage().bytes;
-        let due = self.medium.due_bytes(&self.settings, state_bytes);
+        let shortage = self.shortage.map(|free_bytes| Shortage { free_bytes, wanted: self.snapshot.wanted });
+        let due = self.medium.due_bytes(&self.settings, state_bytes, shortage);
         let due = self.snapshot.log_bytes >= due || self.engine.wants_flush();
         if self.snapshot.running || !due {
             return Ok(());
         }
-        (self.snapshot.running, self.snapshot.log_bytes) = (true, 0);
+        self.snapshot = SnapshotProgress { running: true, wanted: false, log_bytes: 0, ..self.snapshot };
         let conf_state = conf_state::to_disk(&self.conf_state);
         output.snapshot = Some(self.medium.job(&self.data, (&self.store, &self.engine), conf_state)?);
         Ok(())

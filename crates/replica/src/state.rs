@@ -80,6 +80,14 @@ pub struct Start {
     pub lowered: u64,
 }
 
+/// The disk of the state is short of space: the log is to be released early, but no file is begun that does not fit.
+#[derive(Clone, Copy, Debug)]
+pub struct Shortage {
+    pub free_bytes: u64,
+    /// Whether what can be freed is to be freed, however little.
+    pub wanted: bool,
+}
+
 impl Medium {
     /// The medium of an engine, by its name.
     pub fn of(engine: &str) -> Self {
@@ -209,11 +217,18 @@ impl Medium {
     }
 
     /// The number of bytes by which the log may grow before a job is due.
-    pub fn due_bytes(self, settings: &Settings, state_bytes: u64) -> u64 {
-        match self {
-            Self::Memory => settings.snapshot_log_bytes.max(state_bytes),
-            Self::Disk => settings.flush_log_bytes,
-        }
+    pub fn due_bytes(self, settings: &Settings, state_bytes: u64, shortage: Option<Shortage>) -> u64 {
+        let state_bytes = if self == Self::Memory { state_bytes } else { 0 };
+        let least = match (self, shortage) {
+            (_, Some(Shortage { free_bytes, .. })) if state_bytes > free_bytes => return u64::MAX,
+            (_, Some(Shortage { wanted: true, .. })) => return 1,
+            (Self::Memory, None) => settings.snapshot_log_bytes,
+            (Self::Disk, None) => settings.flush_log_bytes,
+            // As soon as a segment of the log can be freed.
+            (Self::Memory, Some(_)) => settings.snapshot_log_bytes.min(settings.log.segment_bytes),
+            (Self::Disk, Some(_)) => settings.flush_log_bytes.min(settings.log.segment_bytes),
+        };
+        least.max(state_bytes)
     }
 
     /// A job that makes the published state durable, beside the running member.
@@ -301,6 +316,14 @@ impl SnapshotJob {
         }
     }
 
+    /// The bytes of the state file that are written.
+    pub fn written_bytes(&self) -> u64 {
+        match &self.0 {
+            Work::Write(writing) => writing.written(),
+            Work::Flush { .. } => 0,
+        }
+    }
+
     /// Does a part of the job; returns the result once the state is durable. The member may go on between two parts.
     ///
     /// # Errors
@@ -314,5 +337,28 @@ impl SnapshotJob {
                 Ok(Some(SnapshotWritten { applied: *applied, bytes: 0, conf_state: conf_state.clone() }))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::consensus::Timing;
+
+    #[test]
+    fn on_a_short_disk_a_job_is_due_once_it_frees_a_segment_and_fits() {
+        let settings = Settings::new(MEMORY, Timing { election_ticks: 10, pre_vote: true }, 1);
+        let segment = settings.log.segment_bytes;
+        let short = |free_bytes| Some(Shortage { free_bytes, wanted: false });
+        let due = |medium: Medium, state_bytes, shortage| medium.due_bytes(&settings, state_bytes, shortage);
+        assert_eq!(due(Medium::Memory, 5, None), settings.snapshot_log_bytes);
+        assert_eq!(due(Medium::Memory, 5, short(5)), segment);
+        assert_eq!(due(Medium::Memory, 2 * segment, short(2 * segment)), 2 * segment, "it frees more than it takes");
+        assert_eq!(due(Medium::Memory, 5, short(4)), u64::MAX, "it does not fit");
+        assert_eq!(due(Medium::Disk, u64::MAX, None), settings.flush_log_bytes);
+        assert_eq!(due(Medium::Disk, u64::MAX, short(0)), segment);
+        let wanted = |free_bytes| Some(Shortage { free_bytes, wanted: true });
+        assert_eq!([Medium::Memory, Medium::Disk].map(|medium| due(medium, 5, wanted(5))), [1, 1]);
+        assert_eq!(due(Medium::Memory, 5, wanted(4)), u64::MAX);
     }
 }

@@ -217,8 +217,7 @@ impl Driver {
 
     /// Processes the replica, publishes the results, and returns how long there is nothing more to do.
     fn advance(&mut self) -> Result<Duration, Fatal> {
-        // Set before the log is cut. Otherwise entries that an etcd still lacks might be released as soon as this
-        // member meets it.
+        self.replica.set_shortage(self.shared.shortage());
         self.replica.process(&mut self.output)?;
         let worked = self.compact_step()?;
         self.answer_compacted();
@@ -300,7 +299,10 @@ impl Driver {
             Event::ClusterVersion(version) => self.agree_on_version(version),
             Event::Removed => self.was_removed(),
             Event::DuplicateProcess(duplicate) => return Err(self.duplicate(duplicate)),
-            Event::SnapshotWritten(written) => self.replica.snapshot_written(written?)?,
+            Event::SnapshotWritten(written) => {
+                self.replica.snapshot_written(written?)?;
+                self.shared.set_state_written(0);
+            }
             Event::CompactionHashed(computed) => computed?,
             Event::LowerMark(done) => self.lower_mark(done)?,
             Event::MarkLost(fatal) => return Err(fatal),
@@ -474,12 +476,18 @@ impl Driver {
         for events in output.events.drain(..) {
             self.links.iter_mut().for_each(|link| link.push_events(&events));
         }
-        if let Some(job) = output.snapshot.take() {
-            let (inbox, seconds) = (self.inbox.clone(), self.metrics.snap_save_seconds.clone());
+        if let Some(mut job) = output.snapshot.take() {
+            let (inbox, shared) = (self.inbox.clone(), self.shared.clone());
+            let seconds = self.metrics.snap_save_seconds.clone();
             // On a thread of its own: writes go on while the snapshot is written.
             self.jobs.start(move || {
                 let began = Instant::now();
-                let written = job.run().map_err(Fatal::from);
+                let written = loop {
+                    match job.step().map_err(Fatal::from).transpose() {
+                        Some(written) => break written,
+                        None => shared.set_state_written(job.written_bytes()),
+                    }
+                };
                 seconds.observe(began.elapsed().as_secs_f64());
                 inbox.push_control(Event::SnapshotWritten(written));
             });

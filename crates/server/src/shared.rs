@@ -54,6 +54,10 @@ pub struct Shared {
     led_since_us: AtomicU64,
     /// Requests that the engine thread knows and has not answered.
     pending: AtomicU64,
+    /// Free bytes for the state while a disk is short of space, and otherwise `u64::MAX`.
+    shortage: AtomicU64,
+    /// Bytes of the state file that is being written.
+    state_written: AtomicU64,
     facts: RwLock<Facts>,
     auth_enabled: AtomicBool,
     next_id: AtomicU64,
@@ -119,6 +123,8 @@ impl Shared {
             started: Instant::now(),
             led_since_us: AtomicU64::default(),
             pending: AtomicU64::default(),
+            shortage: AtomicU64::new(u64::MAX),
+            state_written: AtomicU64::default(),
             facts: RwLock::default(),
             auth_enabled: AtomicBool::default(),
             // etcd's layout: 2 bytes of the member's id, 5 of the time in milliseconds, 1 to count. The count carries
@@ -153,6 +159,25 @@ impl Shared {
     pub fn set_applied(&self, store: &Store) {
         self.applied.store(store.applied().index, Ordering::Relaxed);
         self.allocated.store(store.view().engine().sizes().allocated, Ordering::Relaxed);
+    }
+
+    /// Sets how many bytes are free for the state, if a disk is short of space.
+    pub fn set_shortage(&self, free_bytes: Option<u64>) {
+        self.shortage.store(free_bytes.unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// The bytes that are free for the state, if a disk of this member is short of space.
+    pub fn shortage(&self) -> Option<u64> {
+        Some(self.shortage.load(Ordering::Relaxed)).filter(|free_bytes| *free_bytes != u64::MAX)
+    }
+
+    pub fn set_state_written(&self, bytes: u64) {
+        self.state_written.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes of the state file that is being written; 0 once its predecessor is removed.
+    pub fn state_written(&self) -> u64 {
+        self.state_written.load(Ordering::Relaxed)
     }
 
     pub fn set_pending(&self, requests: usize) {

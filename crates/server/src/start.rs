@@ -491,7 +491,8 @@ fn listen_to_peers(
     let connections = descriptors.connections.min(peer::thread::MAX_CONNECTIONS);
     let (handles, index) = (handles.clone(), config.io_threads);
     let Heartbeat { interval, election_ticks } = heartbeat(config);
-    let (compaction, quota, corruption) = (config.auto_compaction, config.quota, config.corruption);
+    let (compaction, corruption) = (config.auto_compaction, config.corruption);
+    let places = space::Places::new(config, INBOX_BYTES as u64);
     let further = move |_: WorkerContext| -> Further {
         let (member, _) = handles.handle_for(index);
         let site = handles.site(member.clone());
@@ -505,9 +506,7 @@ fn listen_to_peers(
         if let Some(every) = corruption.compactions {
             tokio::task::spawn_local(corruption::compare_compactions(member.clone(), every));
         }
-        if let Some(limit) = quota.limit() {
-            tokio::task::spawn_local(space::watch(member.clone(), limit));
-        }
+        tokio::task::spawn_local(space::watch(member.clone(), places.clone()));
         tokio::task::spawn_local(duplicate_process::watch(member.clone(), own));
         tokio::task::spawn_local(watchdog::watch(handles.shared.clone(), interval, interval * election_ticks as u32));
         Rc::new(move |request: Request<Incoming>| {

@@ -1,4 +1,6 @@
-//! A full disk: writes end in an error, no acknowledged write is lost, and with new space the member goes on.
+//! A disk that is full without a warning, because it takes no more files: writes end in an error, no acknowledged write
+//! is lost, and with new space the member goes on. (A member that sees its space run out raises an alarm instead: the
+//! tests of the quota.)
 
 use std::time::Duration;
 
@@ -11,16 +13,13 @@ use tonic::Status;
 use super::block_on;
 use super::ledger::Ledger;
 
-/// The number of writes that fill any of the disks: more than 300 MiB. The Memory engine writes its state
+/// The number of writes that need new files on any of the disks: some hundred MiB. The Memory engine writes its state
 /// once the log has 256 MiB.
 const WRITES: usize = 8_000;
 /// The number of writes that are made when there is space again.
 const MORE_WRITES: usize = 1000;
-/// The log needs at least one segment of 64 MiB and the next one.
-const SMALL_MIB: u32 = 192;
-/// The size of the disk for the state. Engines first write out a state when it is larger, so the disk fills.
-const SMALL_STATE_MIB: u32 = 64;
-const LARGE_MIB: u32 = 2048;
+/// The size of the disks.
+const MIB: u32 = 4096;
 /// How long a stopping member may take to end.
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
 /// The answer to all requests that the member has taken up.
@@ -31,12 +30,12 @@ const FULL: &str = "No space left on device";
 each_engine!(a_full_disk, a_full_disk_of_the_log, a_full_disk_of_the_state);
 
 fn a_full_disk(engine: EngineKind) {
-    fill(engine, "a full disk", SMALL_MIB, |mount| vec![format!("--data-dir={mount}/data")]);
+    fill(engine, "a full disk", |mount| vec![format!("--data-dir={mount}/data")]);
 }
 
 fn a_full_disk_of_the_log(engine: EngineKind) {
     let test = "a full disk of the log";
-    let refused = fill(engine, test, SMALL_MIB, |mount| vec![format!("--wal-dir={mount}/wal")]);
+    let refused = fill(engine, test, |mount| vec![format!("--wal-dir={mount}/wal")]);
     // A write that cannot be logged has a client that waits for its answer.
     assert!(refused.is_none_or(|refused| refused.iter().any(is_told)), "{test}: nobody was told");
 }
@@ -44,7 +43,7 @@ fn a_full_disk_of_the_log(engine: EngineKind) {
 fn a_full_disk_of_the_state(engine: EngineKind) {
     let log = metastore_tests::member::Directory::new("log");
     let log = log.path().display();
-    fill(engine, "a full disk of the state", SMALL_STATE_MIB, |mount| {
+    fill(engine, "a full disk of the state", |mount| {
         vec![format!("--data-dir={mount}/data"), format!("--wal-dir={log}/wal")]
     });
 }
@@ -54,14 +53,15 @@ fn is_told(status: &Status) -> bool {
     status.message() == STOPPED
 }
 
-/// Fills the file system that the flags name, then enlarges it. Returns the refusals that the clients got, if
-/// the test can run here.
-fn fill(engine: EngineKind, test: &str, mib: u32, flags: impl FnOnce(String) -> Vec<String>) -> Option<Vec<Status>> {
-    let found = programs::subject(engine).and_then(|subject| Ok((subject, Mount::in_memory(mib)?)));
+/// Fills the file system that the flags name, then makes room. Returns the refusals that the clients got, if the test
+/// can run here.
+fn fill(engine: EngineKind, test: &str, flags: impl FnOnce(String) -> Vec<String>) -> Option<Vec<Status>> {
+    let found = programs::subject(engine).and_then(|subject| Ok((subject, Mount::in_memory(MIB)?)));
     let (subject, mount) = programs::or_skip(test, found)?;
     let flags = flags(mount.path().display().to_string());
     let mut member = Member::start(&subject, &flags.iter().map(String::as_str).collect::<Vec<_>>());
     let address = member.client_address().to_string();
+    mount.use_up_files();
     let mut ledger = Ledger::new(3);
     let refused = block_on(ledger.write_some(&address, WRITES));
     let first = refused.first().unwrap_or_else(|| panic!("the disk is not full after {WRITES} writes"));
@@ -79,7 +79,7 @@ fn fill(engine: EngineKind, test: &str, mib: u32, flags: impl FnOnce(String) -> 
         }
     }
 
-    mount.grow(LARGE_MIB);
+    mount.remove_files();
     member.restart();
     block_on(ledger.check(&address)).unwrap_or_else(|reason| panic!("{test}, with room again: {reason}"));
     let late = block_on(ledger.write_some(&address, MORE_WRITES));

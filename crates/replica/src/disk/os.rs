@@ -52,6 +52,26 @@ impl OsDisk {
     }
 }
 
+/// The space of a file system, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Tells file systems apart.
+    pub device: u64,
+    pub total: u64,
+    /// What a process without privileges may still write.
+    pub free: u64,
+}
+
+impl Space {
+    /// The space of the file system that holds `path`.
+    pub fn around(path: &Path) -> Result<Space> {
+        let asked = rustix::fs::statvfs(path).and_then(|space| Ok((space, rustix::fs::stat(path)?)));
+        let (space, found) = named("find the free space around", path, asked.map_err(io::Error::from))?;
+        let bytes = |blocks: u64| blocks.saturating_mul(space.f_frsize);
+        Ok(Space { device: found.st_dev, total: bytes(space.f_blocks), free: bytes(space.f_bavail) })
+    }
+}
+
 impl Default for OsDisk {
     fn default() -> OsDisk {
         OsDisk::new()

@@ -122,8 +122,9 @@ impl Replica {
             observer: Box::new(()),
             receiver,
             received: None,
-            snapshot: SnapshotProgress { running: false, log_bytes, named: start.log },
+            snapshot: SnapshotProgress { running: false, wanted: false, log_bytes, named: start.log },
             replayed,
+            shortage: None,
             passed_over,
             failed,
         };

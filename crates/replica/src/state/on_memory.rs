@@ -79,7 +79,7 @@ impl WritingState {
         Self { state, cursor: Cursor::default(), piece: Vec::new(), out: None }
     }
 
-    fn written(&self) -> u64 {
+    pub fn written(&self) -> u64 {
         self.out.as_ref().map_or(0, |out| out.written)
     }
 

@@ -140,6 +140,9 @@ static NUMBERS: &[(Number, Read)] = &[
     (gauge("etcd_server_quota_backend_bytes", "Backend storage quota size in bytes."), |now| {
         now.member.limits.quota.limit().unwrap_or_default()
     }),
+    (gauge("metastore_disk_short_of_space", "Whether a disk of this member has too little free space."), |now| {
+        u64::from(now.shared.shortage().is_some())
+    }),
     (counter("etcd_mvcc_put_total", "Puts seen by this member."), |now| now.work.puts.get()),
     (counter("etcd_mvcc_delete_total", "Deletes seen by this member."), |now| now.work.deletes.get()),
     (counter("etcd_mvcc_range_total", "Ranges seen by this member."), |now| {

@@ -108,7 +108,7 @@ pub const FLAGS: &[Flag] = &[
     acts("listen-peer-urls", Text, "http://localhost:2380", Member, "List of URLs to listen on for peer traffic."),
     acts("listen-client-urls", Text, "http://localhost:2379", Member, "List of URLs to listen on for client traffic: gRPC, health, version and metrics."),
     acts("quota-backend-bytes", Number, "0", Member, "Quota of the stored data in bytes. When it is used up, the alarm NOSPACE is raised. 0: 2 GiB; a negative number: no quota."),
-    acts("quota-auto-disarm-percent", Number, "0", Member, "The alarm NOSPACE is taken back by itself once the stored data takes less than this share of the quota. 0 (the default): never, as in etcd."),
+    acts("quota-auto-disarm-percent", Number, "0", Member, "The alarm NOSPACE is taken back by itself once the stored data takes less than this share of the quota, and the space that the disks are to keep free less than this share of what is free. 0 (the default): never, as in etcd."),
     acts("max-txn-ops", Number, "128", Member, "Maximum number of operations permitted in a transaction."),
     acts("max-request-bytes", Number, "1572864", Member, "Maximum client request size in bytes the server will accept; at most 267386880 (255 MiB)."),
     acts("max-concurrent-streams", Number, "4294967295", Member, "Maximum concurrent streams that each client can open at a time."),

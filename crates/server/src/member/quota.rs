@@ -1,5 +1,6 @@
 //! The quota: requests that would make the state too large are refused before they are proposed, and raise an alarm
-//! that all members know (etcd: `server/storage/quota.go`, `server/etcdserver/api/v3rpc/quota.go`).
+//! that all members know (etcd: `server/storage/quota.go`, `server/etcdserver/api/v3rpc/quota.go`). So are requests that
+//! need space while a disk of this member is short of it.
 //!
 //! Members may have different quotas, so a quota decides nothing when a command is applied.
 
@@ -34,16 +35,20 @@ pub fn cost_of_txn(request: &TxnRequest) -> u64 {
 }
 
 impl MemberHandle {
-    /// Refuses a request that takes so many bytes, if the quota does not allow them, and raises the alarm.
+    /// Refuses a request that takes so many bytes, if the quota or the disk does not allow them, and raises the alarm.
     pub async fn has_room(&self, bytes: u64) -> Result<(), Status> {
-        let Some(limit) = self.limits.quota.limit() else { return Ok(()) };
         // A request without cost writes nothing.
-        let is_beyond = |allocated: u64| allocated.saturating_add(bytes) >= limit;
-        if bytes == 0 || !is_beyond(self.shared.allocated()) || !is_beyond(self.shared.sizes().allocated) {
+        if bytes == 0 || !self.exceeds_quota(bytes) && self.shared.shortage().is_none() {
             return Ok(());
         }
         self.set_no_space(AlarmAction::Activate, self.shared.member_id).await;
         Err(errors::refused(Refusal::NoSpace))
+    }
+
+    fn exceeds_quota(&self, bytes: u64) -> bool {
+        let Some(limit) = self.limits.quota.limit() else { return false };
+        let is_beyond = |allocated: u64| allocated.saturating_add(bytes) >= limit;
+        is_beyond(self.shared.allocated()) && is_beyond(self.shared.sizes().allocated)
     }
 
     /// Whether a member has raised the alarm NOSPACE.
@@ -90,6 +95,19 @@ mod tests {
         };
         assert_eq!(cost_of_txn(&txn), 257 + 9 + 257 + 100);
         assert_eq!(cost_of_txn(&TxnRequest { success: Vec::new(), ..txn }), 257 + 300);
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn a_short_disk_refuses_what_needs_space() {
+        let fake = FakeEngine::new(&["http://127.0.0.1:1"]);
+        assert_eq!(fake.member.has_room(1).await, Ok(()));
+        fake.member.shared.set_shortage(Some(0));
+        assert_eq!(fake.member.has_room(0).await, Ok(()), "a delete");
+        // The alarm is under way.
+        fake.member.sets_alarm.set(true);
+        assert_eq!(fake.member.has_room(1).await, Err(errors::refused(Refusal::NoSpace)));
+        fake.member.shared.set_shortage(None);
+        assert_eq!(fake.member.has_room(1).await, Ok(()));
     }
 
     #[tokio::test(flavor = "local")]
