@@ -6,12 +6,12 @@ mod auth;
 pub mod check;
 mod cluster;
 pub(crate) mod defragment;
+mod downgrade;
 mod encode;
 mod kv;
 mod lease;
 mod maintenance;
 mod snapshot;
-mod unimplemented;
 mod view;
 mod watch;
 
@@ -33,7 +33,6 @@ pub fn register(router: &mut Router, member: &Rc<MemberHandle>, watchers: &Rc<Wa
     snapshot::register(router, member);
     cluster::register(router, member);
     auth::register(router, member);
-    unimplemented::register(router, member);
 }
 
 /// Adds a unary method that learners do not serve, and whose caller has what the method's row in the permission table

@@ -103,15 +103,6 @@ impl Row {
     }
 }
 
-/// Messages that the server under test does not read.
-#[derive(Clone, PartialEq, Message)]
-struct DowngradeRequest {
-    #[prost(int32, tag = "1")]
-    action: i32,
-    #[prost(string, tag = "2")]
-    version: String,
-}
-
 /// All calls. Those at the end take away what others need.
 pub fn rows() -> Vec<Row> {
     [kv(), leases(), watches(), cluster(), maintenance(), users_and_roles(), health(), last()]

@@ -64,22 +64,7 @@ const DIFFERENCES: &[Difference] = &[
         answer: BAD_TOKEN,
         _why: "the token is looked at before the arguments",
     },
-    Difference {
-        call: "/etcdserverpb.Maintenance/Downgrade validate a bad version",
-        callers: &[ROOT],
-        answer: NO_DOWNGRADE,
-        _why: "not implemented yet",
-    },
-    Difference {
-        call: "/etcdserverpb.Maintenance/Downgrade cancel",
-        callers: &[ROOT],
-        answer: NO_DOWNGRADE,
-        _why: "not implemented yet",
-    },
 ];
-
-const NO_DOWNGRADE: &str =
-    "Unimplemented etcdserver: Maintenance: Downgrade is not implemented by this version of MetaStore";
 
 /// Services of etcd that are not here, and their methods. `docs/limitations.md` says so.
 const MISSING: [&str; 2] = ["v3lockpb.Lock", "v3electionpb.Election"];

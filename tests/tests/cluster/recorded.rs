@@ -141,18 +141,24 @@ fn alarms(cluster: &Cluster, etcdctl: &Etcdctl) {
     }
 }
 
-/// While a downgrade is in progress, a MetaStore leader does not raise the cluster's version again.
+/// Whoever leads lowers the version of the cluster when a downgrade begins, keeps it low while it goes on, and raises it
+/// again when it is cancelled.
 fn downgrade(cluster: &Cluster, etcdctl: &Etcdctl) {
-    cluster.move_leader(ETCD);
-    etcdctl.run("downgrade enable 3.6");
-    let shown = |cluster: &Cluster, enabled| {
-        let info = |node| Some(cluster.status(node).ok()?.downgrade_info?.enabled == enabled);
-        cluster.running().into_iter().all(|node| info(node) == Some(true)).then_some(())
+    let shown = |cluster: &Cluster, enabled, version: &str| {
+        let shows = |node| {
+            let status = cluster.status(node).ok()?;
+            Some(status.downgrade_info?.enabled == enabled && status.storage_version == version)
+        };
+        cluster.running().into_iter().all(|node| shows(node) == Some(true)).then_some(())
     };
-    cluster.eventually("all members show the downgrade", |cluster| shown(cluster, true));
-    cluster.move_leader(1);
-    etcdctl.run("downgrade cancel");
-    cluster.eventually("all members show its end", |cluster| shown(cluster, false));
+    for (leader, next) in [(ETCD, 1), (1, ETCD), (1, 1)] {
+        cluster.move_leader(leader);
+        etcdctl.run("downgrade enable 3.6");
+        cluster.eventually("a lower version", |cluster| shown(cluster, true, "3.6.0"));
+        cluster.move_leader(next);
+        etcdctl.run("downgrade cancel");
+        cluster.eventually("the version as before", |cluster| shown(cluster, false, "3.7.0"));
+    }
 }
 
 /// Permissions are checked when a command is applied, so MetaStore must refuse the commands that etcd refuses. While

@@ -150,6 +150,13 @@ pub const STEPS: &[Step] = &[
     Run(&["endpoint", "health", "-w", "json"]),
     Run(&["endpoint", "health", "-w", "fields"]),
     Run(&["endpoint", "health", "-w", "table"]),
+    // The versions in their answers are those of the cluster, which both servers share.
+    Run(&["downgrade", "validate", "3.6"]),
+    Run(&["downgrade", "validate", "3.5"]),
+    Run(&["downgrade", "validate", "x"]),
+    Run(&["downgrade", "cancel"]),
+    Run(&["downgrade", "enable", "3.6.4", "-w", "json"]),
+    Run(&["downgrade", "cancel", "-w", "fields"]),
     Run(&["endpoint", "status"]),
     Run(&["endpoint", "status", "-w", "json"]),
     Run(&["endpoint", "status", "-w", "fields"]),

@@ -1,4 +1,5 @@
-//! The Maintenance service: Status, Hash and HashKV (which compare members), alarms, Defragment, and MoveLeader.
+//! The Maintenance service: Status, Hash and HashKV (which compare members), alarms, Defragment, MoveLeader and
+//! Downgrade.
 
 use std::rc::Rc;
 use std::time::Instant;
@@ -11,7 +12,7 @@ use metastore_proto::etcdserverpb::{
 use metastore_store::Reply;
 use metastore_store::command::Kind;
 
-use super::{defragment, unary, unary_on_learners};
+use super::{defragment, downgrade, unary, unary_on_learners};
 use crate::auth::methods::Need;
 use crate::driver::{Answer, Event};
 use crate::grpc::{Call, Frame, Router, Status};
@@ -26,6 +27,7 @@ pub fn register(router: &mut Router, member: &Rc<MemberHandle>) {
     unary!(router, member, SERVICE, "Alarm", alarm);
     unary!(router, member, SERVICE, "Defragment", defragment::defragment);
     unary!(router, member, SERVICE, "MoveLeader", move_leader);
+    unary!(router, member, SERVICE, "Downgrade", downgrade::downgrade);
 }
 
 async fn status(member: &MemberHandle, _call: Call, _request: StatusRequest) -> Result<Frame, Status> {
@@ -73,7 +75,7 @@ async fn hash_kv(member: &MemberHandle, _call: Call, request: HashKvRequest) -> 
     })
 }
 
-/// This member raises no alarm by itself. Clients may, and so does a member that runs etcd.
+/// Alarms of any member, at the request of a client; a member raises NOSPACE by itself as well.
 async fn alarm(member: &MemberHandle, mut call: Call, request: AlarmRequest) -> Result<Frame, Status> {
     if request.action() != AlarmAction::Get {
         call.caller = member.caller_of(&call, Need::Root).await?;

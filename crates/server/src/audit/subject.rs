@@ -142,6 +142,7 @@ impl Subjects for AuthStatusRequest {}
 impl Subjects for AuthUserListRequest {}
 impl Subjects for CompactionRequest {}
 impl Subjects for DefragmentRequest {}
+impl Subjects for DowngradeRequest {}
 impl Subjects for HashKvRequest {}
 impl Subjects for HashRequest {}
 impl Subjects for LeaseLeasesRequest {}

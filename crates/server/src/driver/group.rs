@@ -210,11 +210,9 @@ impl Driver {
     fn is_known(&self, standing: &Standing) -> bool {
         let members = self.replica.store().members();
         let version = members.cluster_version();
-        // During a downgrade, the version of the cluster is not raised.
-        let decides = standing.sole_leader && members.downgrade().is_none();
         // The agreed version is unknown while a member is away: a learner, if this member is the only voter.
         let agreed = match self.version() {
-            Some(wanted) if decides => version == Some(wanted),
+            Some(wanted) if standing.sole_leader => version == Some(wanted),
             _ => version.is_some(),
         };
         agreed && self.attributes_known()
@@ -226,10 +224,15 @@ impl Driver {
         own.is_some_and(|own| own.name == *name && own.client_urls == *client_urls)
     }
 
-    /// The version that all members understand; a single member need not ask for it.
+    /// The version that all members understand; a single member need not ask for it. During a downgrade, the target, once
+    /// the members allow it.
     fn version(&self) -> Option<&str> {
-        let alone = self.replica.store().members().iter().count() <= 1;
-        if alone { Some(&self.group.advertised.cluster_version) } else { self.group.agreed_version.as_deref() }
+        let (members, agreed) = (self.replica.store().members(), self.group.agreed_version.as_deref());
+        match members.downgrade() {
+            Some(target) => agreed.filter(|agreed| *agreed == target),
+            None if members.iter().count() <= 1 => Some(&self.group.advertised.cluster_version),
+            None => agreed,
+        }
     }
 
     /// Proposes the facts that the cluster does not know yet, again and again until it knows them. Returns whether
@@ -248,8 +251,8 @@ impl Driver {
             };
             commands.push(Command::encode(self.shared.next_id(), Kind::ClusterMemberAttrSet, &attributes));
         }
-        let decides = standing.is_leader() && members.downgrade().is_none();
-        let version = self.version().filter(|version| decides && members.cluster_version() != Some(*version));
+        let version =
+            self.version().filter(|version| standing.is_leader() && members.cluster_version() != Some(*version));
         if let Some(version) = version {
             let version = ClusterVersionSetRequest { ver: version.to_owned() };
             commands.push(Command::encode(self.shared.next_id(), Kind::ClusterVersionSet, &version));

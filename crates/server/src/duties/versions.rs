@@ -1,12 +1,15 @@
 //! The cluster version: the leader asks every member for its version, and settles on the lowest one (etcd: `monitor.go`
-//! in `server/etcdserver/version`).
+//! in `server/etcdserver/version`). During a downgrade it settles on the target, and ends the downgrade once every
+//! member runs the target.
 
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
+use metastore_proto::membershippb::DowngradeInfoSetRequest;
 use metastore_store::Member as ClusterMember;
+use metastore_store::command::Kind;
 use serde::Deserialize;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -28,16 +31,43 @@ const LEAST: Version = Version { major: 3, minor: 0 };
 
 /// The parts of a version that matter here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Version {
+pub struct Version {
     major: u64,
     minor: u64,
 }
 
 impl Version {
-    fn parse(text: &str) -> Option<Self> {
+    pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('.');
         let mut number = || parts.next()?.parse().ok();
         Some(Self { major: number()?, minor: number()? })
+    }
+
+    /// The version in a request: X.Y, or X.Y.Z with what semantic versioning allows after it. As strict as etcd.
+    pub fn of_request(text: &str) -> Option<Self> {
+        Self::semantic(text).or_else(|| Self::semantic(&format!("{text}.0")))
+    }
+
+    fn semantic(text: &str) -> Option<Self> {
+        let (text, build) = text.split_once('+').unwrap_or((text, ""));
+        let (text, pre_release) = text.split_once('-').unwrap_or((text, ""));
+        let is_name =
+            |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        let is_list = |list: &str| list.is_empty() || list.split('.').all(is_name);
+        let numbers: Vec<u64> =
+            text.split('.').map(|part| part.parse::<i64>().ok()?.try_into().ok()).collect::<Option<_>>()?;
+        let [major, minor, _] = numbers[..] else { return None };
+        (is_list(build) && is_list(pre_release)).then_some(Self { major, minor })
+    }
+
+    /// The version to which a cluster may be downgraded.
+    pub fn before(self) -> Option<Self> {
+        Some(Self { minor: self.minor.checked_sub(1)?, ..self })
+    }
+
+    /// `X.Y`.
+    pub fn without_patch(self) -> String {
+        format!("{}.{}", self.major, self.minor)
     }
 }
 
@@ -55,12 +85,21 @@ pub async fn monitor(member: Rc<MemberHandle>) {
         let _ = tokio::time::timeout(INTERVAL, shared.elected.notified()).await;
         // A new leader may not know yet which version the leader before it has set.
         let call = Call::of_member(Instant::now() + INTERVAL);
-        if !shared.is_leader() || member.read_barrier(&call).await.is_err() || shared.downgrade().is_some() {
+        if !shared.is_leader() || member.read_barrier(&call).await.is_err() {
             continue;
         }
         let versions = ask_all(shared, member.transport.tls(), &member.limits.version).await;
-        let now = shared.cluster_version();
-        let Some(version) = decide(now.as_deref().and_then(Version::parse), &versions) else { continue };
+        let (now, target) = (shared.cluster_version(), shared.downgrade());
+        let current = now.as_deref().and_then(Version::parse);
+        let decided = match &target {
+            None => decide(current, &versions),
+            Some(target) => decide_downgrade(current, Version::parse(target), &versions),
+        };
+        if target.is_some() && decided.is_some() && decided == current {
+            end_downgrade(&member).await;
+            continue;
+        }
+        let Some(version) = decided else { continue };
         match &now {
             None => {
                 seldom!(
@@ -88,6 +127,30 @@ fn decide(now: Option<Version>, members: &[Option<Version>]) -> Option<Version> 
     match now {
         None => Some(least.unwrap_or(LEAST)),
         Some(now) => least.filter(|least| least.major == now.major && *least > now),
+    }
+}
+
+/// The version to which a downgrade brings the cluster next, if it does: the target, if it is at most one minor version
+/// below that of the cluster and those of the members. Once it is the version of the cluster, that of each member must
+/// be the target as well.
+fn decide_downgrade(now: Option<Version>, target: Option<Version>, members: &[Option<Version>]) -> Option<Version> {
+    let (now, target) = (now?, target?);
+    let all = members.iter().copied().collect::<Option<Vec<_>>>()?;
+    let least = all.iter().copied().min()?;
+    let is_valid = |from: Version| from == target || from.before() == Some(target);
+    let is_next = if now == target { all.iter().all(|version| *version == target) } else { is_valid(least) };
+    (is_valid(now) && is_next).then_some(target)
+}
+
+/// All members run the target of the downgrade.
+async fn end_downgrade(member: &MemberHandle) {
+    seldom!(
+        CHANGES: info, member.shared.member_id,
+        "cluster-version" = member.shared.downgrade(), "the cluster has been downgraded"
+    );
+    let ended = member.propose(&member.own_call(), Kind::DowngradeInfoSet, &DowngradeInfoSetRequest::default()).await;
+    if let Err(error) = ended {
+        seldom!(warn, member.shared.member_id, error = %error.message, "failed to end the downgrade; trying again");
     }
 }
 
@@ -203,5 +266,74 @@ mod tests {
         assert_eq!(decided(Some("3.6.0"), &all), None);
         assert_eq!(decided(Some("3.6.0"), &[Some("4.0.0")]), None, "one minor version after the other");
         assert_eq!(decided(None, &[Some("x")]).as_deref(), Some("3.0.0"));
+    }
+
+    #[test]
+    fn a_downgrade_goes_one_version_down_and_ends_with_the_last_member() {
+        let decided = |now: &str, target: &str, members: &[Option<&str>]| {
+            let members: Vec<_> = members.iter().map(|text| text.and_then(Version::parse)).collect();
+            let decided = decide_downgrade(Version::parse(now), Version::parse(target), &members);
+            decided.map(|version| version.to_string())
+        };
+        let (target, mixed) = ("3.6.0", [Some("3.7.3"), Some("3.6.1")]);
+        assert_eq!(decided("3.7.0", target, &[Some("3.7.0"); 2]).as_deref(), Some(target), "the cluster first");
+        assert_eq!(decided("3.7.0", target, &mixed).as_deref(), Some(target));
+        assert_eq!(decided("3.7.0", target, &[Some("3.7.0"), None]), None, "a member is away");
+        assert_eq!(decided("3.7.0", target, &[Some("3.7.0"), Some("3.5.0")]), None);
+        assert_eq!(decided("3.8.0", target, &[Some("3.7.0")]), None);
+        assert_eq!(decided("3.6.0", target, &mixed), None, "one member still runs the higher version");
+        assert_eq!(decided("3.6.0", target, &[Some("3.6.0"), None]), None);
+        assert_eq!(decided("3.6.0", target, &[Some("3.6.0"), Some("3.6.9")]).as_deref(), Some(target), "it is over");
+        assert_eq!(decided("3.7.0", "", &mixed), None);
+    }
+
+    #[test]
+    fn the_version_in_a_request_is_read_as_strictly_as_by_etcd() {
+        // The answers of etcd 3.7.3.
+        let good = [
+            "3.6",
+            "3.6.0",
+            "3.6.5",
+            "3.6.0-rc.1",
+            "03.6",
+            "3.06",
+            "3.6.00",
+            "3.6.0+b",
+            "3.6.0-",
+            "3.6.0+",
+            "3.6.9223372036854775807",
+        ];
+        for text in good {
+            assert_eq!(Version::of_request(text), Some(Version { major: 3, minor: 6 }), "{text}");
+        }
+        let bad = [
+            "",
+            "3",
+            "x",
+            "v3.6",
+            "3.6.x",
+            "3.6.0.1",
+            "3.6-rc",
+            "+3.6",
+            "3.6+b",
+            "3.",
+            ".6",
+            "3.-1",
+            "3..6",
+            "3.6.",
+            " 3.6",
+            "99999999999999999999.6",
+            "3.6.0-a_b",
+            "3.6.0-a..b",
+            "3.6.0-a b",
+            "3.6.0+a+b",
+            "3.6.0 ",
+            "3.6.-1",
+            "3.6.0-é",
+            "3.6.9223372036854775808",
+        ];
+        for text in bad {
+            assert_eq!(Version::of_request(text), None, "{text}");
+        }
     }
 }

@@ -44,6 +44,27 @@ pub fn too_many_requests() -> Status {
     Status::unknown("etcdserver: too many requests")
 }
 
+pub fn wrong_downgrade_version() -> Status {
+    Status::invalid_argument("etcdserver: wrong downgrade target version format")
+}
+
+pub fn invalid_downgrade_target() -> Status {
+    Status::invalid_argument("etcdserver: invalid downgrade target version")
+}
+
+pub fn no_cluster_version() -> Status {
+    Status::new(Code::FailedPrecondition, "etcdserver: cluster version not found during downgrade")
+}
+
+pub fn downgrade_in_process() -> Status {
+    Status::new(Code::FailedPrecondition, "etcdserver: cluster has a downgrade job in progress")
+}
+
+/// An action that etcd does not know.
+pub fn unknown_method() -> Status {
+    Status::unknown("etcdserver: unknown method")
+}
+
 pub fn no_leader() -> Status {
     Status::unavailable("etcdserver: no leader")
 }
