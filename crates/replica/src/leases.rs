@@ -21,6 +21,9 @@
 //! a proposal, if checkpoints are reset. No clock takes part in the proof ([decision
 //! 12](../../../docs/decisions/0012-lease-renewals.md)).
 //!
+//! If checkpoints are switched on, [`LeaseKeeper::checkpoint`] is called periodically, too. One batch of them is under
+//! way at a time. Until it is applied, a renewal of one of its leases takes the checkpoint back that is about to come.
+//!
 //! Time is a parameter, in milliseconds of a monotonic clock; the clocks of two members are never compared.
 //! Deliberately absent: the waiters for answers.
 
@@ -49,6 +52,9 @@ impl Default for ExpiryBounds {
     }
 }
 
+/// Checkpoints in one command, as in etcd.
+const CHECKPOINTS_AT_ONCE: usize = 1000;
+
 /// One member's knowledge of when leases end: complete while the member leads, empty otherwise.
 #[derive(Debug)]
 pub struct LeaseKeeper {
@@ -59,6 +65,8 @@ pub struct LeaseKeeper {
     term: Option<u64>,
     /// The last lease whose revocation was proposed, until that is applied.
     revoking: Option<i64>,
+    /// The checkpoints that were proposed and are not applied yet: the id of the proposal, and the leases in order.
+    noting: Option<(u64, Vec<i64>)>,
 }
 
 /// Renewals that may be answered once they are proven.
@@ -84,7 +92,7 @@ pub enum Renewed {
 impl LeaseKeeper {
     /// `election_ms` is the election timeout in milliseconds. A new leader adds it to the time to live of every lease.
     pub fn new(election_ms: u64, bounds: ExpiryBounds) -> Self {
-        Self { expiry: Expiry::default(), election_ms, bounds, term: None, revoking: None }
+        Self { expiry: Expiry::default(), election_ms, bounds, term: None, revoking: None, noting: None }
     }
 
     /// Notes an applied outcome. Returns the lease that has ended with it, if any: renewals that wait for its end are
@@ -99,6 +107,10 @@ impl LeaseKeeper {
                 self.expiry.revoked(id);
                 self.revoking.take_if(|last| *last == id);
                 Some(id)
+            }
+            Ok(Reply::LeaseCheckpoint) => {
+                self.noting.take_if(|(id, _)| *id == outcome.id);
+                None
             }
             _ => None,
         }
@@ -116,9 +128,12 @@ impl LeaseKeeper {
         if term == self.term {
             return None;
         }
-        (self.term, self.revoking) = (term, None);
+        (self.term, self.revoking, self.noting) = (term, None, None);
         if term.is_some() {
             self.expiry.promote(now_ms, replica.store().leases().iter(), self.election_ms);
+            if replica.notes_leases() {
+                self.expiry.begin_checkpoints(now_ms);
+            }
         } else {
             self.expiry.demote();
         }
@@ -136,15 +151,15 @@ impl LeaseKeeper {
     /// A leader that was held up may already have a successor, which counts the time of leases from its own election.
     /// So a renewal is not answered before the proof: it shows that no other member was elected before the renewal.
     ///
-    /// A lease with a checkpoint would get less than its full time from the next leader. So the checkpoint is reset
-    /// first, through the log, and the outcome of that is the proof.
+    /// A lease with a checkpoint, or with one under way, would get less than its full time from the next leader. So the
+    /// checkpoint is reset first, through the log, and the outcome of that is the proof.
     pub fn renew(&mut self, replica: &mut Replica, leases: &[i64], now_ms: u64, id: u64) -> Renewed {
         let Some(term) = self.term else { return Renewed::NotLeader };
         let renewals: Vec<_> = leases.iter().map(|lease| self.expiry.renew(*lease, now_ms)).collect();
         let renewed = leases.iter().zip(&renewals).filter(|(_, renewal)| matches!(renewal, Renewal::Renewed(_)));
         let known = replica.store().leases();
         let mut checkpoints: Vec<_> = renewed
-            .filter(|(lease, _)| known.has_checkpoint(**lease))
+            .filter(|(lease, _)| known.has_checkpoint(**lease) || self.notes(**lease))
             .map(|(lease, _)| LeaseCheckpoint { id: *lease, remaining_ttl: 0 })
             .collect();
         if mutant(Mutant::CheckpointOutlivesRenewal) {
@@ -172,6 +187,31 @@ impl LeaseKeeper {
         }
         replica.read(id);
         Renewed::AwaitRead(Renewing { renewals, term })
+    }
+
+    /// Whether a checkpoint of a lease is under way.
+    fn notes(&self, lease: i64) -> bool {
+        self.noting.as_ref().is_some_and(|(_, leases)| leases.binary_search(&lease).is_ok())
+    }
+
+    /// Proposes to note the remaining time of long leases that nobody has renewed for a while. `id` identifies the
+    /// proposal. Checkpoints that are lost are made again with the next ones.
+    pub fn checkpoint(&mut self, replica: &mut Replica, now_ms: u64, id: u64) {
+        if self.noting.is_some() {
+            return;
+        }
+        let due = self.expiry.take_checkpoints(now_ms, CHECKPOINTS_AT_ONCE, self.bounds.timers);
+        if due.is_empty() {
+            return;
+        }
+        let checkpoints = due.iter().map(|&(id, remaining_ttl)| LeaseCheckpoint { id, remaining_ttl }).collect();
+        let request = LeaseCheckpointRequest { checkpoints };
+        let command = Command::encode_as(&replica.store().auth().own_caller(), id, Kind::LeaseCheckpoint, &request);
+        if replica.propose_as_leader(vec![command]).is_ok() {
+            let mut leases: Vec<_> = due.iter().map(|(lease, _)| *lease).collect();
+            leases.sort_unstable();
+            self.noting = Some((id, leases));
+        }
     }
 
     /// Renewals that are proven now. `None` if this member has not led all the time: ask another one.

@@ -247,6 +247,11 @@ impl Replica {
         self.outbox = outbox;
     }
 
+    /// Whether a leader notes the remaining time of leases.
+    pub(crate) fn notes_leases(&self) -> bool {
+        self.settings.lease_checkpoints
+    }
+
     /// Sets how much space is free on the disk of the state if it is short of space: the log is released early then.
     pub fn set_shortage(&mut self, free_bytes: Option<u64>) {
         self.shortage = free_bytes;

@@ -29,6 +29,9 @@ pub struct Settings {
     /// The shortest time to live of a lease, in seconds ([`metastore_store::lease::minimum_ttl_s`]). It takes effect
     /// when a grant is applied, so it must be the same on all members.
     pub minimum_lease_ttl_s: i64,
+    /// Whether this member, when it leads, notes the remaining time of long leases in the log, so that the next leader
+    /// does not give them their whole time again (etcd: the feature gate LeaseCheckpoint).
+    pub lease_checkpoints: bool,
     /// Log bytes after which an engine in memory is written as a snapshot; all but tests use the default.
     pub snapshot_log_bytes: u64,
     /// Log bytes after which an engine on disk is flushed; all but tests use the default.
@@ -53,6 +56,7 @@ impl Settings {
             max_learners,
             skip_entry,
             minimum_lease_ttl_s,
+            lease_checkpoints: false,
             snapshot_log_bytes,
             flush_log_bytes,
             log,

@@ -70,6 +70,8 @@ pub struct Config {
     pub auto_compaction: Option<AutoCompaction>,
     pub corruption: CorruptionChecks,
     pub quota: Quota,
+    /// Whether a leader notes the remaining time of long leases in the log.
+    pub lease_checkpoints: bool,
     pub auth: AuthSettings,
     pub audit: Option<AuditSettings>,
     /// Applied entries by which the log in memory grows before it is cut.

@@ -194,6 +194,7 @@ impl Driver {
                 self.revoke_expired();
             }
             if now >= next_expiry {
+                self.checkpoint_leases();
                 self.forget_unanswered(now);
                 self.remove_retired();
                 next_expiry = now + EXPIRY_INTERVAL;

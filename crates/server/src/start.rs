@@ -312,6 +312,7 @@ fn open(
     settings.keep.more_entries = config.snapshot_count as usize;
     settings.max_learners = config.max_learners;
     settings.new_directory = Some(peer::names::new_directory());
+    settings.lease_checkpoints = config.lease_checkpoints;
     settings.skip_entry = config.unsafe_skip_entry;
     settings.minimum_lease_ttl_s = minimum_ttl_s(heartbeat(config).election_ticks as u64, config.heartbeat_ms);
     let disk = if config.unsafe_no_fsync { OsDisk::without_fsync() } else { OsDisk::new() };

@@ -21,6 +21,8 @@
 //!   the last renewals. A lease with a checkpoint gets only the time that the checkpoint has recorded. A renewal gives
 //!   the whole granted time. So it first removes the checkpoint through the log, and is answered after that: otherwise
 //!   the next leader would end the lease early.
+//! - Where that is switched on, the leader notes the remaining time of long leases in the log again and again
+//!   ([`CHECKPOINT_INTERVAL_MS`]), so that elections do not keep a lease alive that nobody renews.
 //! - A lease that was named for revocation is named again after [`REVOKE_RETRY_MS`] unless it was revoked: a proposal
 //!   may be lost.
 //!
@@ -31,8 +33,7 @@
 //! may be more than memory can hold.
 //!
 //! Deliberately absent: the deletion of the keys (the state machine deletes them, in key order); a map from keys to
-//! leases (the `KeyValue` of a key holds its lease); periodic checkpoints of the remaining time, which etcd has
-//! switched off by default (a checkpoint in the log is applied).
+//! leases (the `KeyValue` of a key holds its lease).
 
 mod expiry;
 pub(crate) mod keys;
@@ -49,6 +50,10 @@ pub const MAX_TTL_S: i64 = 9_000_000_000;
 
 /// An expired lease that was named for revocation is named again after this time if it still exists (etcd: 3 s).
 pub const REVOKE_RETRY_MS: u64 = 3_000;
+
+/// The remaining time of a lease is noted after this time without a renewal, as in etcd, and again and again while the
+/// lease has more than this left.
+pub const CHECKPOINT_INTERVAL_MS: u64 = 5 * 60 * 1000;
 
 /// The largest number of leases that end in one second under a new leader. After a restart all leases begin anew at the
 /// same time, so without this limit many would end at the same time.

@@ -46,7 +46,17 @@ struct Driven {
 
 impl Driven {
     fn open(disk: &SimulatedDisk, members: usize) -> Self {
-        let settings = Settings::new("memory", Timing { election_ticks: 10, pre_vote: false }, 100);
+        Self::with(disk, members, |_| {})
+    }
+
+    /// A member that notes the remaining time of leases when it leads.
+    fn with_checkpoints(disk: &SimulatedDisk, members: usize) -> Self {
+        Self::with(disk, members, |settings| settings.lease_checkpoints = true)
+    }
+
+    fn with(disk: &SimulatedDisk, members: usize, change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = Settings::new("memory", Timing { election_ticks: 10, pre_vote: false }, 100);
+        change(&mut settings);
         let paths = Paths { data_dir: PathBuf::from("/data"), wal_dir: None };
         let founder = |at: usize| Founder { name: at.to_string(), peer_urls: urls(at) };
         let members = (1..=members).map(founder).collect();
@@ -413,4 +423,68 @@ fn a_leader_renews_nothing_before_it_knows_what_the_leader_before_it_has_revoked
     first.acknowledge(12_000);
     assert!(first.keeper.is_leader());
     assert_eq!(first.renew(5, 12_000), Renewal::Unknown);
+}
+
+const FIVE_MINUTES_MS: u64 = 300_000;
+
+#[test]
+fn a_new_leader_goes_on_with_the_time_that_the_leader_before_it_has_noted() {
+    for noted in [true, false] {
+        let disk = SimulatedDisk::new();
+        let open = || if noted { Driven::with_checkpoints(&disk, 1) } else { Driven::open(&disk, 1) };
+        let mut one = open();
+        one.work(0);
+        one.grant(5, 1000);
+        one.work(0);
+        for (round, at_ms) in [FIVE_MINUTES_MS - 1, FIVE_MINUTES_MS, 2 * FIVE_MINUTES_MS].into_iter().enumerate() {
+            one.keeper.checkpoint(&mut one.replica, at_ms, 50 + round as u64);
+            one.work(at_ms);
+            let left = if noted { [0, 700, 400][round] } else { 0 };
+            assert_eq!(one.checkpoint_of(5), left, "round {round}");
+        }
+        drop(one);
+        let mut one = open();
+        one.work(0);
+        let left_ms = if noted { 400_000 } else { 1_000_000 };
+        assert_eq!(one.keeper.remaining_ms(5, 0), Some(left_ms + ELECTION_MS));
+        // Its own checkpoint follows after five minutes: the lease was not renewed for longer.
+        one.keeper.checkpoint(&mut one.replica, FIVE_MINUTES_MS, 60);
+        one.work(FIVE_MINUTES_MS);
+        assert_eq!(one.checkpoint_of(5), if noted { 101 } else { 0 });
+    }
+}
+
+#[test]
+fn a_renewal_takes_back_a_checkpoint_that_is_under_way() {
+    let mut first = Driven::with_checkpoints(&SimulatedDisk::new(), 3);
+    first.win(0);
+    (5..=6).for_each(|id| first.grant(id, 1000));
+    first.work(0);
+    first.acknowledge(0);
+    first.keeper.checkpoint(&mut first.replica, FIVE_MINUTES_MS, 50);
+    first.work(FIVE_MINUTES_MS);
+    assert_eq!(first.checkpoint_of(5), 0, "only proposed");
+    let renewed = first.keeper.renew(&mut first.replica, &[5], FIVE_MINUTES_MS, 51);
+    assert!(matches!(renewed, Renewed::AwaitOutcome(_)), "a read would prove nothing about the next leader");
+    first.work(FIVE_MINUTES_MS);
+    first.acknowledge(FIVE_MINUTES_MS);
+    assert_eq!([5, 6].map(|id| first.checkpoint_of(id)), [0, 700]);
+}
+
+#[test]
+fn one_batch_of_checkpoints_is_under_way_at_a_time() {
+    let mut one = Driven::with_checkpoints(&SimulatedDisk::new(), 1);
+    one.work(0);
+    let leases = 1..=CHECKPOINTS_AT_ONCE as i64 + 1;
+    leases.clone().for_each(|id| one.grant(id, 1000));
+    one.work(0);
+    let noted = |one: &Driven| leases.clone().filter(|id| one.checkpoint_of(*id) != 0).count();
+    for (round, expected) in [CHECKPOINTS_AT_ONCE, CHECKPOINTS_AT_ONCE + 1].into_iter().enumerate() {
+        let id = 5000 + 2 * round as u64;
+        one.keeper.checkpoint(&mut one.replica, FIVE_MINUTES_MS, id);
+        one.keeper.checkpoint(&mut one.replica, FIVE_MINUTES_MS, id + 1);
+        one.work(FIVE_MINUTES_MS);
+        assert_eq!(noted(&one), expected);
+    }
+    assert!(one.outcomes.iter().all(|outcome| ![5001, 5003].contains(&outcome.id)), "nothing more was proposed");
 }

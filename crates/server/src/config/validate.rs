@@ -95,6 +95,7 @@ pub(super) fn validate(values: &Values) -> Result<Config, String> {
         auto_compaction: auto_compaction(values)?,
         corruption: corruption_checks(values)?,
         quota: quota(values)?,
+        lease_checkpoints: lease_checkpoints(values)?,
         auth: auth(values)?,
         audit: audit(values)?,
         snapshot_count: at_least(values, "snapshot-count", 1, u64::MAX)?,
@@ -206,6 +207,16 @@ fn quota(values: &Values) -> Result<Quota, String> {
         bytes => bytes,
     };
     Ok(Quota { bytes, disarm_percent: at_least(values, "quota-auto-disarm-percent", 0, 100)? })
+}
+
+/// What was noted is always stored, so the second flag asks for nothing more.
+fn lease_checkpoints(values: &Values) -> Result<bool, String> {
+    let [notes, stores] = ["experimental-enable-lease-checkpoint", "experimental-enable-lease-checkpoint-persist"];
+    let is_set = |flag| boolean(value(values, flag)) == Some(true);
+    if is_set(stores) && !is_set(notes) {
+        return Err(format!("--{stores} asks to store what --{notes} notes: set --{notes} as well"));
+    }
+    Ok(is_set(notes))
 }
 
 /// As in etcd: a number means hours or revisions; other texts are durations, in nanoseconds if they count revisions.
@@ -358,6 +369,16 @@ mod tests {
 
     fn check(pairs: &[(&'static str, &str)]) -> Result<Config, String> {
         validate(&pairs.iter().map(|(name, value)| (*name, (*value).to_owned())).collect())
+    }
+
+    #[test]
+    fn lease_checkpoints_are_off_unless_they_are_asked_for() {
+        let (notes, stores) = ("experimental-enable-lease-checkpoint", "experimental-enable-lease-checkpoint-persist");
+        let set = |pairs: &[(&'static str, &str)]| check(pairs).map(|config| config.lease_checkpoints);
+        assert_eq!(set(&[]), Ok(false));
+        assert_eq!(set(&[(notes, "true")]), Ok(true));
+        assert_eq!(set(&[(notes, "true"), (stores, "true")]), Ok(true));
+        assert!(set(&[(stores, "true")]).unwrap_err().contains("set --experimental-enable-lease-checkpoint as well"));
     }
 
     #[test]

@@ -81,6 +81,12 @@ impl Driver {
         }
     }
 
+    /// Notes the remaining time of leases, if that is switched on.
+    pub(super) fn checkpoint_leases(&mut self) {
+        let (now_ms, id) = (self.now_ms(), self.shared.next_id());
+        self.leases.checkpoint(&mut self.replica, now_ms, id);
+    }
+
     pub(super) fn revoke_expired(&mut self) {
         let now_ms = self.now_ms();
         let proposed = self.leases.revoke_expired(&mut self.replica, now_ms, || self.shared.next_id());

@@ -3,12 +3,15 @@
 //! Each lease has one timer in an ordered set. A renewal only records the new end in the lease; the timer is moved
 //! later, when it comes up. So a renewal costs one look-up, and each timer moves once per time to live, however often
 //! the lease is renewed.
+//!
+//! With checkpoints, each lease that has more than [`CHECKPOINT_INTERVAL_MS`] left has a second timer, in a set of its
+//! own: when the remaining time is to be noted. A renewal moves it in the same way, later.
 
 use std::collections::{BTreeSet, HashMap};
 
 use metastore_mutants::{Mutant, mutant};
 
-use super::{EXPIRIES_PER_SECOND, Lease as Granted, MAX_TTL_S, REVOKE_RETRY_MS};
+use super::{CHECKPOINT_INTERVAL_MS, EXPIRIES_PER_SECOND, Lease as Granted, MAX_TTL_S, REVOKE_RETRY_MS};
 
 /// The result of a request to keep a lease alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +39,8 @@ struct Timers {
     leases: HashMap<i64, Lease>,
     /// The time of the next check of each lease, and its id; one entry per lease.
     queue: BTreeSet<(u64, i64)>,
+    /// The time of the next checkpoint of leases, and their ids. `None` without checkpoints.
+    checkpoints: Option<BTreeSet<(u64, i64)>>,
 }
 
 #[derive(Debug)]
@@ -46,6 +51,8 @@ struct Lease {
     /// The time of the lease's entry in the queue. It is never later than the end of the lease, except after the lease
     /// was named for revocation: then it is the time at which the lease is named again.
     queued_ms: u64,
+    /// The time of the lease's entry among the checkpoints.
+    checkpoint_ms: Option<u64>,
 }
 
 impl Expiry {
@@ -73,6 +80,39 @@ impl Expiry {
         self.timers = Some(timers);
     }
 
+    /// Notes the remaining times of leases from now on, on a leader.
+    pub fn begin_checkpoints(&mut self, now_ms: u64) {
+        let Some(timers) = &mut self.timers else { return };
+        timers.checkpoints = Some(BTreeSet::new());
+        for id in timers.queue.iter().map(|(_, id)| *id).collect::<Vec<_>>() {
+            timers.plan_checkpoint(id, now_ms);
+        }
+    }
+
+    /// Up to `max` leases whose remaining time is to be noted, and that time in seconds. They had their whole time
+    /// [`CHECKPOINT_INTERVAL_MS`] ago or earlier. One call checks at most `step` timers.
+    pub fn take_checkpoints(&mut self, now_ms: u64, max: usize, step: usize) -> Vec<(i64, i64)> {
+        let mut taken = Vec::new();
+        let Some(timers) = &mut self.timers else { return taken };
+        for _ in 0..step {
+            let Some(&(at_ms, id)) = timers.checkpoints.iter().flatten().next() else { break };
+            if at_ms > now_ms || taken.len() == max {
+                break;
+            }
+            let lease = &timers.leases[&id];
+            let due_ms = lease.ends_ms.saturating_sub(ttl_ms(lease.ttl_s)) + CHECKPOINT_INTERVAL_MS;
+            let left_ms = lease.ends_ms.saturating_sub(now_ms);
+            timers.drop_checkpoint(id);
+            if due_ms > now_ms {
+                timers.checkpoint_at(id, due_ms);
+            } else if left_ms > 0 {
+                taken.push((id, left_ms.div_ceil(1000) as i64));
+                timers.plan_checkpoint(id, now_ms);
+            }
+        }
+        taken
+    }
+
     /// Drops all timers, on a follower.
     pub fn demote(&mut self) {
         self.timers = None;
@@ -88,6 +128,7 @@ impl Expiry {
         if let Some(timers) = &mut self.timers {
             timers.remove(id);
             timers.add(id, ttl_s, now_ms + ttl_ms(ttl_s));
+            timers.plan_checkpoint(id, now_ms);
         }
     }
 
@@ -110,7 +151,11 @@ impl Expiry {
                     return Renewal::Renewed(lease.ttl_s);
                 }
                 lease.ends_ms = lease.ends_ms.max(now_ms + ttl_ms(lease.ttl_s));
-                Renewal::Renewed(lease.ttl_s)
+                let (ttl_s, is_planned) = (lease.ttl_s, lease.checkpoint_ms.is_some());
+                if !is_planned {
+                    timers.plan_checkpoint(id, now_ms);
+                }
+                Renewal::Renewed(ttl_s)
             }
         }
     }
@@ -158,13 +203,34 @@ impl Expiry {
 
 impl Timers {
     fn add(&mut self, id: i64, ttl_s: i64, ends_ms: u64) {
-        self.leases.insert(id, Lease { ttl_s, ends_ms, queued_ms: ends_ms });
+        self.leases.insert(id, Lease { ttl_s, ends_ms, queued_ms: ends_ms, checkpoint_ms: None });
         self.queue.insert((ends_ms, id));
     }
 
     fn remove(&mut self, id: i64) {
+        self.drop_checkpoint(id);
         if let Some(lease) = self.leases.remove(&id) {
             self.queue.remove(&(lease.queued_ms, id));
+        }
+    }
+
+    /// Plans a checkpoint of a lease that has none planned, as in etcd: only if enough time is left.
+    fn plan_checkpoint(&mut self, id: i64, now_ms: u64) {
+        if self.leases[&id].ends_ms.saturating_sub(now_ms) > CHECKPOINT_INTERVAL_MS {
+            self.checkpoint_at(id, now_ms + CHECKPOINT_INTERVAL_MS);
+        }
+    }
+
+    fn checkpoint_at(&mut self, id: i64, at_ms: u64) {
+        let Some(checkpoints) = &mut self.checkpoints else { return };
+        checkpoints.insert((at_ms, id));
+        self.leases.get_mut(&id).expect("every checkpoint has a lease").checkpoint_ms = Some(at_ms);
+    }
+
+    fn drop_checkpoint(&mut self, id: i64) {
+        let planned = self.leases.get_mut(&id).and_then(|lease| lease.checkpoint_ms.take());
+        if let (Some(at_ms), Some(checkpoints)) = (planned, &mut self.checkpoints) {
+            checkpoints.remove(&(at_ms, id));
         }
     }
 
@@ -284,6 +350,65 @@ mod tests {
         assert_eq!(expiry.remaining_ms(1, 0), Some(31_000));
         assert_eq!(expiry.renew(1, 10_000), Renewal::Renewed(100));
         assert_eq!(expiry.remaining_ms(1, 10_000), Some(100_000));
+    }
+
+    const MINUTE_MS: u64 = 60_000;
+
+    #[test]
+    fn what_is_left_of_a_long_lease_is_noted_every_five_minutes() {
+        let mut expiry = leader();
+        expiry.granted(1, 700, 0);
+        expiry.begin_checkpoints(0);
+        expiry.granted(2, 300, 0);
+        expiry.granted(3, 301, 0);
+        let mut taken = |at_ms| expiry.take_checkpoints(at_ms, 10, STEP);
+        assert!(taken(5 * MINUTE_MS - 1).is_empty());
+        assert_eq!(taken(5 * MINUTE_MS), [(1, 400), (3, 1)], "300 s are not more than five minutes");
+        assert!(taken(10 * MINUTE_MS - 1).is_empty());
+        assert_eq!(taken(10 * MINUTE_MS + 1), [(1, 100)], "a part of a second counts whole");
+        assert!(taken(11 * MINUTE_MS).is_empty(), "the rest is too short");
+        expiry.revoked(1);
+        expiry.demote();
+        assert!(expiry.take_checkpoints(u64::MAX, 10, STEP).is_empty());
+        expiry.promote(0, [(1, granted(700))], 0);
+        assert!(expiry.take_checkpoints(6 * MINUTE_MS, 10, STEP).is_empty(), "checkpoints are switched off");
+    }
+
+    #[test]
+    fn a_lease_that_is_renewed_in_time_has_no_checkpoint() {
+        let mut expiry = leader();
+        expiry.begin_checkpoints(0);
+        expiry.granted(1, 3600, 0);
+        for minute in 1..20 {
+            assert_eq!(expiry.renew(1, minute * MINUTE_MS), Renewal::Renewed(3600));
+            assert!(expiry.take_checkpoints(minute * MINUTE_MS, 10, STEP).is_empty(), "minute {minute}");
+        }
+        assert!(expiry.take_checkpoints(24 * MINUTE_MS - 1, 10, STEP).is_empty());
+        assert_eq!(expiry.take_checkpoints(24 * MINUTE_MS, 10, STEP), [(1, 3300)]);
+        // Noted for the last time with less than five minutes left, and then renewed.
+        assert_eq!(expiry.take_checkpoints(77 * MINUTE_MS, 10, STEP), [(1, 120)]);
+        assert!(expiry.take_checkpoints(78 * MINUTE_MS, 10, STEP).is_empty());
+        assert_eq!(expiry.renew(1, 78 * MINUTE_MS), Renewal::Renewed(3600));
+        assert_eq!(expiry.take_checkpoints(83 * MINUTE_MS, 10, STEP), [(1, 3300)]);
+    }
+
+    #[test]
+    fn a_new_leader_notes_what_is_left_after_five_minutes_of_its_own() {
+        let mut expiry = Expiry::default();
+        expiry.promote(0, [(1, Granted { ttl_s: 1000, remaining_ttl_s: 400 }), (2, granted(1000))], 1000);
+        expiry.begin_checkpoints(0);
+        assert_eq!(expiry.take_checkpoints(5 * MINUTE_MS, 10, STEP), [(1, 101)]);
+        assert_eq!(expiry.take_checkpoints(5 * MINUTE_MS + 1000, 10, STEP), [(2, 700)], "it began with a second more");
+    }
+
+    #[test]
+    fn checkpoints_are_taken_in_bounded_portions() {
+        let mut expiry = leader();
+        expiry.begin_checkpoints(0);
+        (1..=30).for_each(|id| expiry.granted(id, 1000, 0));
+        (1..=5).for_each(|id| assert_eq!(expiry.renew(id, 1), Renewal::Renewed(1000)));
+        let mut taken = |step| expiry.take_checkpoints(5 * MINUTE_MS, 10, step).len();
+        assert_eq!([taken(5), taken(5), taken(100), taken(100), taken(100)], [0, 5, 10, 10, 0]);
     }
 
     #[test]
