@@ -10,7 +10,7 @@ use metastore_tests::programs::{self, EngineKind, Server};
 
 use crate::bad_days::observe::{self, eventually};
 
-/// What the members of these tests run, as far as it matters here, and the version before.
+/// The version of the cluster of these tests; the next one is the version before it.
 const NOW: &str = "3.7.0";
 const BEFORE: &str = "3.6.0";
 

@@ -187,8 +187,6 @@ pub struct Replica {
     /// Whether a job runs, and log bytes written since the last one was planned.
     snapshot: SnapshotProgress,
     replayed: replay::ReplayedLog,
-    /// The free bytes of a disk that is short of space.
-    shortage: Option<u64>,
     passed_over: passed_over::PassedOver,
     /// The error that stopped the member.
     failed: Option<String>,
@@ -199,6 +197,8 @@ struct SnapshotProgress {
     running: bool,
     /// Whether a member was defragmented, which on a disk that is short of space also frees the log.
     wanted: bool,
+    /// The free bytes of a disk that is short of space.
+    shortage: Option<u64>,
     log_bytes: u64,
     /// The newest position that the log names.
     named: Applied,
@@ -254,7 +254,7 @@ impl Replica {
 
     /// Sets how much space is free on the disk of the state if it is short of space: the log is released early then.
     pub fn set_shortage(&mut self, free_bytes: Option<u64>) {
-        self.shortage = free_bytes;
+        self.snapshot.shortage = free_bytes;
     }
 
     /// How much of the log is kept in memory for followers.
@@ -512,7 +512,8 @@ impl Replica {
 
     fn plan_snapshot(&mut self, output: &mut Output) -> Result<(), Fatal> {
         let state_bytes = self.store.view().engine().usage().bytes;
-        let shortage = self.shortage.map(|free_bytes| Shortage { free_bytes, wanted: self.snapshot.wanted });
+        let SnapshotProgress { wanted, shortage, .. } = self.snapshot;
+        let shortage = shortage.map(|free_bytes| Shortage { free_bytes, wanted });
         let due = self.medium.due_bytes(&self.settings, state_bytes, shortage);
         let due = self.snapshot.log_bytes >= due || self.engine.wants_flush();
         if self.snapshot.running || !due {

@@ -141,8 +141,8 @@ fn alarms(cluster: &Cluster, etcdctl: &Etcdctl) {
     }
 }
 
-/// Whoever leads lowers the version of the cluster when a downgrade begins, keeps it low while it goes on, and raises it
-/// again when it is cancelled.
+/// The leader lowers the version of the cluster when a downgrade begins, and raises it again when it is cancelled. A
+/// new leader does not raise it while the downgrade goes on.
 fn downgrade(cluster: &Cluster, etcdctl: &Etcdctl) {
     let shown = |cluster: &Cluster, enabled, version: &str| {
         let shows = |node| {

@@ -57,11 +57,9 @@ async fn fill_at_full_speed(address: &str) {
                 let key = format!("large/{writer}/{}", number % 4).into();
                 let value = noise((writer * PUTS_OF_ONE + number) as u64);
                 let put = PutRequest { key, value, ..PutRequest::default() };
-                if let Err(status) = client.unary::<_, PutResponse>(paths::PUT, put).await {
-                    return Err::<(), _>(status);
-                }
+                client.unary::<_, PutResponse>(paths::PUT, put).await?;
             }
-            Ok(())
+            Ok::<(), Status>(())
         });
     }
     while let Some(ended) = writers.join_next().await {

@@ -58,7 +58,7 @@ pub struct Space {
     /// Tells file systems apart.
     pub device: u64,
     pub total: u64,
-    /// What a process without privileges may still write.
+    /// The bytes that a process without privileges may still write.
     pub free: u64,
 }
 

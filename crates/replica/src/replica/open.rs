@@ -122,9 +122,8 @@ impl Replica {
             observer: Box::new(()),
             receiver,
             received: None,
-            snapshot: SnapshotProgress { running: false, wanted: false, log_bytes, named: start.log },
+            snapshot: SnapshotProgress { log_bytes, named: start.log, ..SnapshotProgress::default() },
             replayed,
-            shortage: None,
             passed_over,
             failed,
         };

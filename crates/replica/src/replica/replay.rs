@@ -26,7 +26,7 @@ impl Replica {
     pub fn lower_mark(&mut self) -> Result<MarkJob, Fatal> {
         self.unless_failed(|member| {
             member.lower();
-            member.snapshot.wanted = member.shortage.is_some();
+            member.snapshot.wanted = member.snapshot.shortage.is_some();
             member.engine.publish(member.engine.published())?;
             Ok(member.medium.mark_job(&member.data, &member.engine))
         })

@@ -209,7 +209,7 @@ fn quota(values: &Values) -> Result<Quota, String> {
     Ok(Quota { bytes, disarm_percent: at_least(values, "quota-auto-disarm-percent", 0, 100)? })
 }
 
-/// What was noted is always stored, so the second flag asks for nothing more.
+/// Checkpoints are always stored, so the second flag asks for nothing more.
 fn lease_checkpoints(values: &Values) -> Result<bool, String> {
     let [notes, stores] = ["experimental-enable-lease-checkpoint", "experimental-enable-lease-checkpoint-persist"];
     let is_set = |flag| boolean(value(values, flag)) == Some(true);

@@ -224,8 +224,8 @@ impl Driver {
         own.is_some_and(|own| own.name == *name && own.client_urls == *client_urls)
     }
 
-    /// The version that all members understand; a single member need not ask for it. During a downgrade, the target, once
-    /// the members allow it.
+    /// The version that all members understand; a single member need not ask for it. During a downgrade, the target,
+    /// once the members allow it.
     fn version(&self) -> Option<&str> {
         let (members, agreed) = (self.replica.store().members(), self.group.agreed_version.as_deref());
         match members.downgrade() {

@@ -1,6 +1,6 @@
 //! The quota: requests that would make the state too large are refused before they are proposed, and raise an alarm
-//! that all members know (etcd: `server/storage/quota.go`, `server/etcdserver/api/v3rpc/quota.go`). So are requests that
-//! need space while a disk of this member is short of it.
+//! that all members know (etcd: `server/storage/quota.go`, `server/etcdserver/api/v3rpc/quota.go`). The same goes for
+//! requests that need space while a disk of this member is short of it.
 //!
 //! Members may have different quotas, so a quota decides nothing when a command is applied.
 

@@ -14,7 +14,7 @@ use metastore_proto::authpb::{Permission, UserAddOptions};
 use metastore_proto::etcdserverpb::request_op::Request as Op;
 use metastore_proto::etcdserverpb::{
     AlarmRequest, AuthRoleAddRequest, AuthRoleGrantPermissionRequest, AuthUserAddRequest,
-    AuthUserChangePasswordRequest, CompactionRequest, Compare, DeleteRangeRequest, LeaseGrantRequest,
+    AuthUserChangePasswordRequest, CompactionRequest, Compare, DeleteRangeRequest, DowngradeRequest, LeaseGrantRequest,
     LeaseRevokeRequest, MemberAddRequest, MemberPromoteRequest, MemberRemoveRequest, MemberUpdateRequest, PutRequest,
     RangeRequest, RequestOp, TxnRequest,
 };
@@ -59,8 +59,9 @@ const PROPOSERS: [(&str, usize); 6] = [
     ("server/src/member/membership.rs", 1),
     // A member's own attributes and the cluster's version: no bytes of clients, except the names in flags.
     ("server/src/driver/group.rs", 2),
-    // Revocations of expired leases, and checkpoints that renewals take back: ids, and this member as the caller.
-    ("replica/src/leases.rs", 2),
+    // Revocations of expired leases, checkpoints, and those that renewals take back: ids, times, and this member as
+    // the caller.
+    ("replica/src/leases.rs", 3),
     // The first entries of a log: the founders that the flags name.
     ("replica/src/entry.rs", 1),
 ];
@@ -232,6 +233,10 @@ fn client_commands(kind: Kind) -> Vec<(&'static str, Vec<u8>)> {
             let alarm = |action, alarm| AlarmRequest { action, member_id: u64::MAX, alarm }.encode_to_vec();
             bytes("Maintenance/Alarm", vec![alarm(1, 7), alarm(2, 7), alarm(7, 1), alarm(1, 0)])
         }
+        Kind::DowngradeInfoSet => {
+            let ask = |action, version: &str| DowngradeRequest { action, version: version.into() }.encode_to_vec();
+            bytes("Maintenance/Downgrade", vec![ask(1, "\0"), ask(1, "3.6"), ask(7, "3.6"), ask(2, "\0")])
+        }
         Kind::AuthUserAdd
         | Kind::AuthUserChangePassword
         | Kind::AuthRoleAdd
@@ -248,7 +253,6 @@ fn client_commands(kind: Kind) -> Vec<(&'static str, Vec<u8>)> {
         Kind::LeaseCheckpoint
         | Kind::ClusterVersionSet
         | Kind::ClusterMemberAttrSet
-        | Kind::DowngradeInfoSet
         | Kind::DowngradeVersionTest
         | Kind::Range
         | Kind::AuthStatus

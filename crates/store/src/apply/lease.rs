@@ -47,8 +47,8 @@ impl Store {
         Ok(Reply::LeaseRevoke { id })
     }
 
-    /// Records the remaining time of leases, or removes that with 0. Leaders note it where checkpoints are switched on, and
-    /// remove it in any case. A lease that no longer exists is skipped, as in etcd.
+    /// Records the remaining time of leases, or removes that with 0. Leaders note it where checkpoints are switched on,
+    /// and remove it in any case. A lease that no longer exists is skipped, as in etcd.
     pub(super) fn lease_checkpoint(&mut self, request: &LeaseCheckpointRequest) -> Applying<Reply> {
         for checkpoint in &request.checkpoints {
             if self.leases.checkpoint(checkpoint.id, checkpoint.remaining_ttl).is_ok()

@@ -42,7 +42,7 @@ pub struct Places {
 pub struct Room {
     pub path: PathBuf,
     pub free: u64,
-    /// What is to be kept free.
+    /// The bytes that are to be kept free.
     pub margin: u64,
 }
 
