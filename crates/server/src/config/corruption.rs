@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use super::feature_gates::FeatureGates;
-use super::parse::{Values, boolean};
+use super::parse::Values;
 use super::validate::{former, time};
-use super::value;
 
 /// The checks that compare the state of this member with the others': see [`crate::duties::corruption`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,34 +18,19 @@ pub struct CorruptionChecks {
 }
 
 pub(super) fn corruption_checks(values: &Values) -> Result<CorruptionChecks, String> {
-    let gates = FeatureGates::parse(value(values, "feature-gates"))?;
-    gates.check()?;
+    let gates = FeatureGates::read(values)?;
     let periodic = time(values, former(values, "corrupt-check-time", "experimental-corrupt-check-time"))?;
     let between = former(values, "compact-hash-check-time", "experimental-compact-hash-check-time");
     let compactions = time(values, between)?;
     if compactions.is_zero() {
         return Err(format!("--{between} must be >0 (set to 0s)"));
     }
-    let compares_compactions = gate(values, &gates, "CompactHashCheck", "experimental-compact-hash-check-enabled")?;
+    let compares_compactions = gates.with_former(values, "CompactHashCheck", "experimental-compact-hash-check-enabled")?;
     Ok(CorruptionChecks {
-        initial: gate(values, &gates, "InitialCorruptCheck", "experimental-initial-corrupt-check")?,
+        initial: gates.with_former(values, "InitialCorruptCheck", "experimental-initial-corrupt-check")?,
         periodic: Some(periodic).filter(|time| !time.is_zero()),
         compactions: compares_compactions.then_some(compactions),
     })
-}
-
-/// The value of a gate that was a flag. As in etcd 3.6, only one of the two may be set.
-fn gate(values: &Values, gates: &FeatureGates, name: &str, former: &str) -> Result<bool, String> {
-    let Some(set) = values.get(former) else { return Ok(gates.enabled(name)) };
-    if gates.names(name) {
-        return Err(format!(
-            "cannot specify both flags: --{former}={set} and --feature-gates={name}={} at the same time, please just \
-             use --feature-gates={name}={}",
-            gates.enabled(name),
-            gates.enabled(name)
-        ));
-    }
-    Ok(boolean(set) == Some(true))
 }
 
 #[cfg(test)]
@@ -83,7 +67,7 @@ mod tests {
         let both = [("experimental-initial-corrupt-check", "true"), ("feature-gates", "InitialCorruptCheck=false")];
         let error = read(&both).unwrap_err();
         assert!(error.starts_with("cannot specify both flags: --experimental-initial-corrupt-check=true"), "{error}");
-        let error = read(&[("feature-gates", "LeaseCheckpoint=true")]).unwrap_err();
-        assert!(error.starts_with("--feature-gates: LeaseCheckpoint=true is not supported"), "{error}");
+        let error = read(&[("feature-gates", "PriorityRequest=true")]).unwrap_err();
+        assert!(error.starts_with("--feature-gates: PriorityRequest=true is not supported"), "{error}");
     }
 }

@@ -1,7 +1,8 @@
 //! Feature gates, which etcd has for what is not settled yet: `--feature-gates=InitialCorruptCheck=true,...` (etcd:
 //! `server/features`).
 
-use super::parse::boolean;
+use super::parse::{Values, boolean};
+use super::value;
 
 /// The maturity of a gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,8 +37,8 @@ const GATES: [Gate; 9] = [
     acts("CompactHashCheck", Alpha, false),
     fixed("FastLeaseKeepAlive", Beta, true),
     acts("InitialCorruptCheck", Alpha, false),
-    fixed("LeaseCheckpoint", Alpha, false),
-    fixed("LeaseCheckpointPersist", Alpha, false),
+    acts("LeaseCheckpoint", Alpha, false),
+    acts("LeaseCheckpointPersist", Alpha, false),
     fixed("PriorityRequest", Alpha, false),
     fixed("SetMemberLocalAddr", Alpha, false),
     fixed("StopGRPCServiceOnDefrag", Alpha, false),
@@ -52,6 +53,16 @@ const STAGES: [(&str, Stage); 2] = [("AllAlpha", Alpha), ("AllBeta", Beta)];
 pub struct FeatureGates(Vec<(&'static str, bool)>);
 
 impl FeatureGates {
+    /// Reads the flag.
+    ///
+    /// # Errors
+    /// As [`FeatureGates::parse`]; and if a gate is changed that cannot be.
+    pub fn read(values: &Values) -> Result<Self, String> {
+        let gates = Self::parse(value(values, "feature-gates"))?;
+        gates.check()?;
+        Ok(gates)
+    }
+
     /// Reads a list such as `CompactHashCheck=true,AllBeta=true`.
     ///
     /// # Errors
@@ -77,15 +88,32 @@ impl FeatureGates {
     ///
     /// # Errors
     /// Names the gate.
-    pub fn check(&self) -> Result<(), String> {
+    fn check(&self) -> Result<(), String> {
         let unable = GATES.iter().find(|gate| !gate.acts && self.value(gate) != gate.default);
         unable.map_or(Ok(()), |Gate { name, default, .. }| {
             Err(format!("--feature-gates: {name}={} is not supported: it can only be {default} here", !default))
         })
     }
 
+    /// The value of a gate that was a flag before. As in etcd 3.6, only one of the two may be set.
+    ///
+    /// # Errors
+    /// Both are set.
+    pub fn with_former(&self, values: &Values, name: &str, former: &str) -> Result<bool, String> {
+        let Some(set) = values.get(former) else { return Ok(self.enabled(name)) };
+        if self.names(name) {
+            return Err(format!(
+                "cannot specify both flags: --{former}={set} and --feature-gates={name}={} at the same time, please \
+                 just use --feature-gates={name}={}",
+                self.enabled(name),
+                self.enabled(name)
+            ));
+        }
+        Ok(boolean(set) == Some(true))
+    }
+
     /// Whether this gate was set by its own name.
-    pub fn names(&self, name: &str) -> bool {
+    fn names(&self, name: &str) -> bool {
         self.set(name).is_some()
     }
 

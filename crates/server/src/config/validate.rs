@@ -8,6 +8,7 @@ use metastore_replica::wal::MAX_ENTRY_BYTES;
 use metastore_store::EtcdUrl;
 
 use super::corruption::corruption_checks;
+use super::feature_gates::FeatureGates;
 use super::parse::{Values, boolean, duration};
 use super::tls::{check_urls, tls};
 use super::url::{Url, parse_list};
@@ -209,14 +210,15 @@ fn quota(values: &Values) -> Result<Quota, String> {
     Ok(Quota { bytes, disarm_percent: at_least(values, "quota-auto-disarm-percent", 0, 100)? })
 }
 
-/// Checkpoints are always stored, so the second flag asks for nothing more.
+/// Checkpoints are always stored, so the second gate asks for nothing more.
 fn lease_checkpoints(values: &Values) -> Result<bool, String> {
-    let [notes, stores] = ["experimental-enable-lease-checkpoint", "experimental-enable-lease-checkpoint-persist"];
-    let is_set = |flag| boolean(value(values, flag)) == Some(true);
-    if is_set(stores) && !is_set(notes) {
-        return Err(format!("--{stores} asks to store what --{notes} notes: set --{notes} as well"));
+    let gates = FeatureGates::read(values)?;
+    let notes = gates.with_former(values, "LeaseCheckpoint", "experimental-enable-lease-checkpoint")?;
+    let stores = gates.with_former(values, "LeaseCheckpointPersist", "experimental-enable-lease-checkpoint-persist")?;
+    if stores && !notes {
+        return Err("enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint".into());
     }
-    Ok(is_set(notes))
+    Ok(notes)
 }
 
 /// As in etcd: a number means hours or revisions; other texts are durations, in nanoseconds if they count revisions.
@@ -378,7 +380,8 @@ mod tests {
         assert_eq!(set(&[]), Ok(false));
         assert_eq!(set(&[(notes, "true")]), Ok(true));
         assert_eq!(set(&[(notes, "true"), (stores, "true")]), Ok(true));
-        assert!(set(&[(stores, "true")]).unwrap_err().contains("set --experimental-enable-lease-checkpoint as well"));
+        assert!(set(&[(stores, "true")]).unwrap_err().contains("requires enabling feature gate LeaseCheckpoint"));
+        assert_eq!(set(&[("feature-gates", "LeaseCheckpoint=true,LeaseCheckpointPersist=true")]), Ok(true));
     }
 
     #[test]
