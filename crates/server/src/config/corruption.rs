@@ -25,7 +25,8 @@ pub(super) fn corruption_checks(values: &Values) -> Result<CorruptionChecks, Str
     if compactions.is_zero() {
         return Err(format!("--{between} must be >0 (set to 0s)"));
     }
-    let compares_compactions = gates.with_former(values, "CompactHashCheck", "experimental-compact-hash-check-enabled")?;
+    let compares_compactions =
+        gates.with_former(values, "CompactHashCheck", "experimental-compact-hash-check-enabled")?;
     Ok(CorruptionChecks {
         initial: gates.with_former(values, "InitialCorruptCheck", "experimental-initial-corrupt-check")?,
         periodic: Some(periodic).filter(|time| !time.is_zero()),

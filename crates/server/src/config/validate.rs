@@ -216,7 +216,9 @@ fn lease_checkpoints(values: &Values) -> Result<bool, String> {
     let notes = gates.with_former(values, "LeaseCheckpoint", "experimental-enable-lease-checkpoint")?;
     let stores = gates.with_former(values, "LeaseCheckpointPersist", "experimental-enable-lease-checkpoint-persist")?;
     if stores && !notes {
-        return Err("enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint".into());
+        return Err(
+            "enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint".into()
+        );
     }
     Ok(notes)
 }
