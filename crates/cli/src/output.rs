@@ -9,8 +9,12 @@ const LINES: &str = "││──├─┼┤│    ┬┴┌┐└┘";
 
 /// A table of one row, as etcdutl draws it.
 pub fn table(titles: &[&str], row: &[String]) -> String {
+    // Of an odd number of spaces, etcdutl has the greater half behind the title.
+    let titles = titles.iter().zip(row).map(|(title, cell)| {
+        let before = cell.chars().count().saturating_sub(title.len()) / 2;
+        Cell::new(format!("{}{title}", " ".repeat(before))).set_alignment(CellAlignment::Left)
+    });
     let mut table = Table::new();
-    let titles = titles.iter().map(|title| Cell::new(title).set_alignment(CellAlignment::Center));
     table.load_preset(LINES).set_header(titles).add_row(row.to_vec());
     for column in table.column_iter_mut() {
         column.set_cell_alignment(CellAlignment::Right);
@@ -44,13 +48,13 @@ mod tests {
 
     #[test]
     fn a_table_is_that_of_etcdutl() {
-        let row = ["e9bc8176", "4", "3", "20 kB", "3.7.0"].map(String::from);
+        let row = ["8c0a88e", "225", "18", "897 kB", "3.7.0"].map(String::from);
         let expected = "\
-┌──────────┬──────────┬────────────┬────────────┬─────────┐
-│   HASH   │ REVISION │ TOTAL KEYS │ TOTAL SIZE │ VERSION │
-├──────────┼──────────┼────────────┼────────────┼─────────┤
-│ e9bc8176 │        4 │          3 │      20 kB │   3.7.0 │
-└──────────┴──────────┴────────────┴────────────┴─────────┘";
+┌─────────┬──────────┬────────────┬────────────┬─────────┐
+│  HASH   │ REVISION │ TOTAL KEYS │ TOTAL SIZE │ VERSION │
+├─────────┼──────────┼────────────┼────────────┼─────────┤
+│ 8c0a88e │      225 │         18 │     897 kB │   3.7.0 │
+└─────────┴──────────┴────────────┴────────────┴─────────┘";
         assert_eq!(table(&["HASH", "REVISION", "TOTAL KEYS", "TOTAL SIZE", "VERSION"], &row), expected);
     }
 

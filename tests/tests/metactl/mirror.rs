@@ -1,6 +1,6 @@
 //! `metactl mirror`.
 
-use std::process::{Child, Stdio};
+use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use metastore_proto::etcdserverpb::*;
@@ -27,10 +27,14 @@ impl Running {
 
     /// Ends it as a person would, and returns what it says of the comparison.
     fn end(self) -> String {
-        signal(self.0.id(), "INT");
-        let output = self.0.wait_with_output().expect("it ends");
+        let output = self.stop();
         assert!(output.status.success(), "{}", text(&output.stderr));
         text(&output.stdout)
+    }
+
+    fn stop(self) -> Output {
+        signal(self.0.id(), "INT");
+        self.0.wait_with_output().expect("it ends")
     }
 }
 
@@ -98,6 +102,13 @@ fn a_mirror_follows_an_etcd_over_restarts_compactions_and_its_own_end() {
     running.end();
     let said = programs.metactl.run(&[&arguments[..], &["--once"]].concat());
     assert!(said.contains("keys are equal at revision"), "{said}");
+    let running = Running::start(&programs.metactl, &arguments);
+    put(&source, "k-sign", "it runs");
+    become_equal([&source, &target], "k");
+    put(&target, "k-foreign", "nobody but the mirror should write here");
+    let output = running.stop();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(text(&output.stderr).contains("keys differ at revision"), "{output:?}");
     let other = Member::start(&programs.reference(), &[]);
     let wrong = [&arguments[..3], &arguments[3..]].concat();
     let wrong: Vec<&str> =
