@@ -3,6 +3,7 @@
 //! ```text
 //!   commands ─▶ changes.rs      users and roles, and their rows in etcd's bytes
 //!               permission.rs   may this caller do that?  ◀── every command, while authentication is enabled
+//!               inverted.rs     the same for a range that ends before it begins
 //! ```
 //!
 //! A member of etcd checks permissions when a command is applied, because the member that a client talks to may have an
@@ -15,6 +16,7 @@
 //! Deliberately absent: the comparison of passwords (before a login is proposed); tokens (no part of the state).
 
 mod changes;
+mod inverted;
 mod permission;
 
 pub use permission::Access;

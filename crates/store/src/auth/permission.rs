@@ -5,8 +5,8 @@ use std::cmp::Ordering;
 use metastore_proto::authpb::permission::Type;
 use metastore_proto::authpb::{Permission, User};
 
-use super::Auth;
 use super::changes::is_root;
+use super::{Auth, inverted};
 use crate::Refusal;
 use crate::command::Caller;
 
@@ -58,19 +58,23 @@ impl Auth {
         self.users.get(std::str::from_utf8(&caller.user).ok()?)
     }
 
-    /// Whether the permissions of the user's roles, taken together, cover the whole range.
+    /// Whether the permissions of the user's roles, taken together, cover the whole range. They are taken in the order
+    /// in which they are stored, as in etcd; it matters for ranges that end before they begin.
     fn covers(&self, user: &User, access: Access, key: &[u8], end: &[u8]) -> bool {
         let roles = user.roles.iter().filter_map(|role| self.roles.get(role));
         let permissions = roles.flat_map(|role| &role.key_permission).filter(|perm| allows(perm, access));
         if end.is_empty() {
             return permissions.into_iter().any(|perm| holds(perm, key));
         }
-        let mut ranges: Vec<(&[u8], End)> = permissions.map(range_of).filter(|range| meets(range, key, end)).collect();
+        if end <= key && end != OPEN {
+            return inverted::permits(permissions.map(range_of), key, end);
+        }
+        let mut ranges: Vec<Interval> = permissions.map(range_of).filter(|range| meets(range, key, end)).collect();
         ranges.sort_unstable();
         let Some(((first, reached), rest)) = ranges.split_first() else { return false };
         let mut reached = *reached;
         for (begin, end) in rest {
-            if reached < End::At(begin, false) {
+            if reached < End::before(begin) {
                 return false;
             }
             reached = reached.max(*end);
@@ -79,16 +83,29 @@ impl Auth {
     }
 }
 
+/// A range of keys: its first key, and its end.
+pub(super) type Interval<'a> = (&'a [u8], End<'a>);
+
 /// The exclusive end of a range. `true` stands for the end of a single key: directly after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End<'a> {
+pub(super) enum End<'a> {
     At(&'a [u8], bool),
     Open,
 }
 
 impl<'a> End<'a> {
     fn of(end: &'a [u8]) -> Self {
-        if end == OPEN { Self::Open } else { Self::At(end, false) }
+        if end == OPEN { Self::Open } else { Self::before(end) }
+    }
+
+    /// The end of a range up to this key.
+    pub(super) fn before(key: &'a [u8]) -> Self {
+        Self::At(key, false)
+    }
+
+    /// The end of a range that holds this key as the last one.
+    pub(super) fn after(key: &'a [u8]) -> Self {
+        Self::At(key, true)
     }
 }
 
@@ -122,20 +139,20 @@ fn allows(perm: &Permission, access: Access) -> bool {
     }
 }
 
-fn range_of(perm: &Permission) -> (&[u8], End<'_>) {
-    let end = if perm.range_end.is_empty() { End::At(&perm.key, true) } else { End::of(&perm.range_end) };
+fn range_of(perm: &Permission) -> Interval<'_> {
+    let end = if perm.range_end.is_empty() { End::after(&perm.key) } else { End::of(&perm.range_end) };
     (&perm.key, end)
 }
 
 fn holds(perm: &Permission, key: &[u8]) -> bool {
     let (begin, end) = range_of(perm);
-    begin <= key && End::At(key, false) < end
+    begin <= key && End::before(key) < end
 }
 
 /// Whether a range overlaps the range from `key` to `end`.
-fn meets((begin, last): &(&[u8], End<'_>), key: &[u8], end: &[u8]) -> bool {
-    let left = key < *begin && End::of(end) <= End::At(begin, false);
-    !left && End::At(key, false) < *last
+fn meets((begin, last): &Interval<'_>, key: &[u8], end: &[u8]) -> bool {
+    let left = key < *begin && End::of(end) <= End::before(begin);
+    !left && End::before(key) < *last
 }
 
 #[cfg(test)]
@@ -200,6 +217,24 @@ mod tests {
         }
         assert!(may(Access::Write, "b", "e") && may(Access::Write, "k", ""));
         assert!(!may(Access::Write, "a", "") && !may(Access::Write, "x", "\0"));
+    }
+
+    /// Other ranges are permitted whatever the order of permissions is. The helper deals them out to two roles.
+    #[test]
+    fn a_range_that_ends_before_it_begins_is_permitted_as_by_etcd() {
+        let (low, high, higher) = (("b", "c", Type::Readwrite), ("m", "p", Type::Read), ("x", "", Type::Write));
+        let may = |permissions: &[_], access, key: &str, end: &str| {
+            auth(permissions).permits(&caller("alice", 7), access, key.as_bytes(), end.as_bytes()).is_ok()
+        };
+        assert!(may(&[high, low], Access::Read, "n", "a"));
+        assert!(!may(&[low, high], Access::Read, "n", "a"));
+        assert!(may(&[low, high], Access::Read, "n", "b\0") && may(&[low, high], Access::Read, "n", "n"));
+        assert!(!may(&[low, high], Access::Write, "n", "b\0") && !may(&[low, high], Access::Read, "p", "n"));
+        // The permission to write does not stand in the tree of permissions to read, and the other way round.
+        assert!(may(&[higher, high, low], Access::Read, "n", "a"));
+        assert!(
+            !may(&[higher, high, low], Access::Write, "n", "a") && may(&[higher, high, low], Access::Write, "x", "a")
+        );
     }
 
     #[test]
