@@ -2,7 +2,7 @@
 //! and its refusals are those of a store in which authentication may be on or off.
 //!
 //! Deliberately absent: passwords, and several permissions of a role that begin at the same key. Clients of the
-//! simulated world use neither.
+//! simulated world use neither. Nor has the model a rule for ranges that end before they begin; checks leave them out.
 
 use std::collections::{BTreeMap, BTreeSet};
 
