@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use metastore_proto::authpb::UserAddOptions;
+use metastore_proto::authpb::permission::Type;
 use metastore_proto::etcdserverpb::*;
 use metastore_tests::auth::{CHEAP_PASSWORDS, HeaderOnly, permission};
 use metastore_tests::grpc::Client;
@@ -35,6 +36,9 @@ const OPEN_STEPS: usize = 25;
 /// The slot of root's token. The others hold the token of any user.
 const ROOTS: usize = 0;
 const SLOTS: usize = 9;
+/// The slot of alice's token while she asks for ranges that end before they begin, and how many she asks for.
+const ALICES: usize = 1;
+const INVERTED: usize = 6;
 const USERS: [&str; 5] = ["root", "alice", "bob", "carol", ""];
 const ROLES: [&str; 5] = ["root", "one", "two", "three", ""];
 const PASSWORDS: [&str; 3] = ["p", "q", ""];
@@ -43,7 +47,7 @@ const NO_LEASE: i64 = 4_712;
 
 /// Answers that a run must contain, each this often.
 const ENOUGH: usize = 10;
-const WANTED: [&str; 14] = [
+const WANTED: [&str; 17] = [
     "etcdserver: permission denied",
     "etcdserver: user name is empty",
     "etcdserver: invalid auth token",
@@ -58,10 +62,18 @@ const WANTED: [&str; 14] = [
     "etcdserver: invalid auth management",
     "a watch",
     "a refused watch",
+    READ_INVERTED,
+    REFUSED_INVERTED,
+    KEY_WITHOUT_INVERTED,
 ];
+/// Reads of a range that ends before it begins. The last kind is refused although the same user has just read the key
+/// with which it begins: etcd's tree of permissions has decided by its shape.
+const READ_INVERTED: &str = "an inverted range";
+const REFUSED_INVERTED: &str = "a refused inverted range";
+const KEY_WITHOUT_INVERTED: &str = "a refused inverted range of a permitted key";
 
 /// The caller of a step.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Who {
     Nobody,
     Wrong,
@@ -111,6 +123,8 @@ struct World {
     /// The passwords that were set last.
     passwords: BTreeMap<String, String>,
     answers: BTreeMap<String, usize>,
+    /// The key that the step before has read, if it was permitted, and its caller.
+    read: Option<(Who, bytes::Bytes)>,
     /// Differences that were excused.
     earlier_refusals: usize,
     step: usize,
@@ -154,6 +168,7 @@ impl World {
             open_steps: OPEN_STEPS,
             passwords: BTreeMap::new(),
             answers: BTreeMap::new(),
+            read: None,
             earlier_refusals: 0,
             step: 0,
             recent: VecDeque::new(),
@@ -192,7 +207,8 @@ impl World {
             _ => Who::Wrong,
         };
         match self.random.below(100) {
-            0..50 => (who, self.store_call()),
+            0..49 => (who, self.store_call()),
+            49 => self.ask_for_inverted(),
             50..56 => (who, self.watch()),
             56..68 => (if self.random.one_in(12) { who } else { Who::Nobody }, self.log_in(slot)),
             68..70 => (Who::Nobody, self.log_in_root()),
@@ -230,6 +246,51 @@ impl World {
                 call => break Act::Store(call),
             }
         }
+    }
+
+    /// New permissions of a user, and this user's ranges that end before they begin. Returns the first step.
+    fn ask_for_inverted(&mut self) -> (Who, Act) {
+        let (user, role) = (|| "alice".to_string(), || "three".to_string());
+        let password = self.passwords.get("alice").cloned().unwrap_or("p".into());
+        self.next.extend(
+            [
+                Act::RoleDelete(AuthRoleDeleteRequest { role: role() }),
+                Act::RoleAdd(AuthRoleAddRequest { name: role() }),
+                Act::UserAdd(AuthUserAddRequest { name: user(), password: password.clone(), ..Default::default() }),
+                Act::GrantRole(AuthUserGrantRoleRequest { user: user(), role: role() }),
+            ]
+            .map(|act| (Who::Slot(ROOTS), act)),
+        );
+        for _ in 0..self.random.between(2, 8) {
+            let mut perm = permission(Type::Readwrite, "", "");
+            perm.key = self.grammar.key();
+            perm.range_end = self.grammar.range_end(&perm.key);
+            let permit = Act::Permit(AuthRoleGrantPermissionRequest { name: role(), perm: Some(perm) });
+            self.next.push_back((Who::Slot(ROOTS), permit));
+        }
+        self.next.push_back((Who::Nobody, Act::LogIn(ALICES, AuthenticateRequest { name: user(), password })));
+        for _ in 0..INVERTED {
+            let acts = self.inverted().map(|call| (Who::Slot(ALICES), Act::Store(call)));
+            self.next.extend(acts);
+        }
+        (Who::Nobody, self.log_in_root())
+    }
+
+    /// A read of a key, and the range from there to a lesser key: read, or also deleted in a transaction, so that it
+    /// becomes a command if it is permitted.
+    fn inverted(&mut self) -> [Call; 2] {
+        let mut keys = [self.grammar.key(), self.grammar.key()];
+        keys.sort();
+        let [range_end, key] = keys;
+        let first = Call::Range(RangeRequest { key: key.clone(), ..RangeRequest::default() });
+        let read = RangeRequest { key: key.clone(), range_end: range_end.clone(), ..RangeRequest::default() };
+        if self.random.below(3) > 0 {
+            return [first, Call::Range(read)];
+        }
+        let delete = DeleteRangeRequest { key, range_end, ..DeleteRangeRequest::default() };
+        let both = [request_op::Request::RequestRange(read), request_op::Request::RequestDeleteRange(delete)];
+        let success = both.map(|request| RequestOp { request: Some(request) }).into();
+        [first, Call::Txn(TxnRequest { success, ..TxnRequest::default() })]
     }
 
     fn watch(&mut self) -> Act {
@@ -333,14 +394,37 @@ impl World {
         }
         let answer = both.1;
         self.learn(&act, &answer);
-        let kind = match (&act, &answer.refused) {
-            (Act::Watch(_), _) if answer.text.contains("canceled: true") => "a refused watch".into(),
-            (Act::Watch(_), None) => "a watch".into(),
-            (_, Some(text)) => text.clone(),
-            _ => "accepted".into(),
-        };
+        let kind = self.kind(who, &act, &answer);
         *self.answers.entry(kind).or_default() += 1;
+        self.read = match act {
+            Act::Store(Call::Range(range)) if answer.refused.is_none() && range.range_end.is_empty() => {
+                Some((who, range.key))
+            }
+            _ => None,
+        };
         Ok(answer.text)
+    }
+
+    /// The name under which an answer is counted. `self.read` is still that of the step before.
+    fn kind(&self, who: Who, act: &Act, answer: &Shown) -> String {
+        let kind = match (act, &answer.refused) {
+            (Act::Watch(_), _) if answer.text.contains("canceled: true") => "a refused watch",
+            (Act::Watch(_), None) => "a watch",
+            (Act::Store(Call::Range(RangeRequest { key, range_end, .. })), refused)
+                if !matches!(range_end[..], [] | [0]) && range_end < key =>
+            {
+                let may_read = self.read.as_ref().is_some_and(|(by, read)| (by, read) == (&who, key));
+                match refused.as_deref() {
+                    None => READ_INVERTED,
+                    Some("etcdserver: permission denied") if may_read => KEY_WITHOUT_INVERTED,
+                    Some("etcdserver: permission denied") => REFUSED_INVERTED,
+                    Some(text) => text,
+                }
+            }
+            (_, Some(text)) => text,
+            _ => "accepted",
+        };
+        kind.into()
     }
 
     fn learn(&mut self, act: &Act, answer: &Shown) {
