@@ -25,7 +25,7 @@
 
 mod conf_state;
 mod on_disk;
-mod on_memory;
+pub(crate) mod on_memory;
 mod receiving;
 mod retired;
 mod sending;
@@ -43,6 +43,7 @@ use crate::disk::DiskError;
 use crate::settings::Settings;
 use crate::wal::Replay;
 
+pub(crate) use on_memory::Out;
 use on_memory::WritingState;
 pub(crate) use on_memory::{StateFile, etcd_snap_file};
 pub(crate) use receiving::Arrival;

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use aws_lc_rs::digest::{Context, SHA256, SHA256_OUTPUT_LEN};
@@ -47,7 +48,9 @@ pub fn run(save: &Save) -> Done {
 async fn receive(save: &Save, part: &Path) -> Done<String> {
     let failed = |status: tonic::Status| Failure::interrupted(status.message());
     let mut answers = Connection::new(&save.target)?.stream(PATH, SnapshotRequest {}).await.map_err(failed)?;
-    let mut file = File::create(part).map_err(at(part))?;
+    // As etcdctl does: a backup holds everything.
+    let mut options = File::options();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(part).map_err(at(part))?;
     let (mut digest, mut version) = (Context::new(&SHA256), String::new());
     // The last bytes are the digest of all others.
     let mut tail: Vec<u8> = Vec::new();

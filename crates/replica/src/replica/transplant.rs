@@ -12,13 +12,13 @@
 //!
 //! Deliberately absent: databases of etcd (the caller reads and writes them), the choice of members.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use metastore_engine::Applied;
 use metastore_proto::raftpb;
 use metastore_store::Store;
-use metastore_store::snapshot::Source;
+use metastore_store::snapshot::{Incoming, Source};
 
 use super::convert::{ConvertError, lock, present_engine};
 use super::{Output, Replica};
@@ -26,7 +26,7 @@ use crate::conf_state;
 use crate::data_dir::{DataDir, Found, Identity, OpenError, Paths, write_durably};
 use crate::disk::Disk;
 use crate::settings::Settings;
-use crate::state::{Arrival, Medium, OpenEngine, ReceiveError, etcd_snap_file};
+use crate::state::{Arrival, Medium, OpenEngine, Out, ReceiveError, etcd_snap_file, on_memory};
 use crate::wal::{self, Entry, Keep, Metadata, Wal};
 
 /// The reasons for which no directory was made.
@@ -102,7 +102,13 @@ pub struct NewMember {
     data: DataDir,
     end: LogEnd,
     conf_state: raftpb::ConfState,
-    arrival: Arrival,
+    state: Writing,
+}
+
+/// A state on its way to the disk. On Memory it is written to a file as it is: its member reads it at its start.
+enum Writing {
+    File(Box<Incoming>, Out, PathBuf),
+    Engine(Box<Arrival>),
 }
 
 impl NewMember {
@@ -123,9 +129,17 @@ impl NewMember {
         }
         data.lock_log()?;
         data.disk.create_dir_all(&data.paths.snap())?;
-        let medium = Medium::of(settings.engine);
-        let arrival = Arrival::begin(&data.disk, &data.paths, medium, open, (end.state, conf_state.clone()))?;
-        Ok(Self { settings, data, end, conf_state, arrival })
+        let state = match Medium::of(settings.engine) {
+            Medium::Memory => {
+                let path = on_memory::received(&data.paths.snap(), end.state, false);
+                Writing::File(Box::new(Incoming::checking()), Out::create(data.disk.as_ref(), &path)?, path)
+            }
+            Medium::Disk => {
+                let announced = (end.state, conf_state.clone());
+                Writing::Engine(Box::new(Arrival::begin(&data.disk, &data.paths, Medium::Disk, open, announced)?))
+            }
+        };
+        Ok(Self { settings, data, end, conf_state, state })
     }
 
     /// The position in the log that the state has to have.
@@ -138,7 +152,13 @@ impl NewMember {
     /// # Errors
     /// If the stream is damaged, or the disk is full or fails.
     pub fn take(&mut self, piece: &[u8]) -> Result<(), ReceiveError> {
-        self.arrival.take(piece)
+        match &mut self.state {
+            Writing::File(stream, out, _) => {
+                stream.take(piece)?;
+                Ok(out.write(piece)?)
+            }
+            Writing::Engine(arrival) => arrival.take(piece),
+        }
     }
 
     /// Ends the state, and writes log and identity. The directory is whole and durable afterwards.
@@ -146,8 +166,14 @@ impl NewMember {
     /// # Errors
     /// If the stream was cut short, or the disk is full or fails.
     pub fn finish(self) -> Result<(), TransplantError> {
-        let Self { settings, mut data, end, conf_state, arrival } = self;
-        arrival.finish()?.keep();
+        let Self { settings, mut data, end, conf_state, state } = self;
+        match state {
+            Writing::File(stream, out, path) => {
+                stream.finish().map_err(ReceiveError::from)?;
+                out.finish_as(data.disk.as_ref(), &path)?;
+            }
+            Writing::Engine(arrival) => arrival.finish()?.keep(),
+        }
         write_log(&data, &settings, &end, &conf_state)?;
         let LogEnd { owner, state, .. } = end;
         let mut identity = Identity::new(settings.engine, owner.node_id, owner.cluster_id);
