@@ -7,11 +7,10 @@ use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use metastore_replica::Paths;
+use metastore_replica::{PARTIAL, Paths};
 
 use crate::failure::{Done, Failure, at};
 
-const PARTIAL: &str = ".partial";
 /// The root of a file system may have it.
 const LOST_AND_FOUND: &str = "lost+found";
 

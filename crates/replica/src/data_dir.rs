@@ -6,6 +6,7 @@
 //!   <data-dir>/member/snap/            Memory: <term>-<index>.state and .snap, as many hex digits as etcd uses
 //!   <data-dir>/member/rocksdb/         RocksDB: the state, unless identity.json names another directory:
 //!   <data-dir>/member/rocksdb-<term>-<index>/     one that was received from another member
+//!   <data-dir>/.partial/               a directory that `metactl` builds; its `member` is moved up as the last step
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -17,6 +18,8 @@ use serde::{Deserialize, Serialize};
 use crate::disk::{DirLock, Disk, DiskError, LOST_AND_FOUND};
 use crate::wal::WalError;
 
+/// The name of the directory, inside of the new one, in which a tool builds a data directory.
+pub const PARTIAL: &str = ".partial";
 const IDENTITY_FILE: &str = "identity.json";
 /// Version of the layout; any other version is refused.
 const FORMAT: u32 = 1;
@@ -166,7 +169,17 @@ pub struct DataDir {
 
 impl DataDir {
     /// Creates the member's directory, if it is missing, and locks it against other processes.
+    ///
+    /// # Errors
+    /// If another process uses the directory, or a tool was interrupted before it had built a member in it: a start
+    /// would begin an empty cluster in the place of the one that was to be restored. The directory is not changed then.
     pub fn open(disk: Arc<dyn Disk>, paths: Paths) -> Result<Self, OpenError> {
+        let partial = paths.data_dir.join(PARTIAL);
+        if disk.exists(&partial)? && !disk.exists(&paths.member().join(IDENTITY_FILE))? {
+            let why = "left by a run of metactl that was interrupted, or that still goes on: there is no whole member \
+                       in the data directory. Empty the data directory (and --wal-dir), and repeat the run";
+            return Err(OpenError::refused(&partial, why));
+        }
         disk.create_dir_all(&paths.member())?;
         let lock = disk.lock_dir(&paths.member())?;
         Ok(Self { disk, paths, engine: STATE.into(), locks: vec![lock] })

@@ -35,7 +35,7 @@ mod state;
 pub mod wal;
 
 pub use consensus::{NotProposed, Portions, Progress, Rejected, Role, Standing, Timing};
-pub use data_dir::{OpenError, Paths};
+pub use data_dir::{OpenError, PARTIAL, Paths};
 pub use entry::EntryId;
 pub use entry_log::Retention;
 pub use leases::{ExpiryBounds, LeaseKeeper, Renewed, Renewing};

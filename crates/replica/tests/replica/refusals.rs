@@ -253,6 +253,20 @@ fn a_log_that_ends_before_the_snapshot_is_refused() {
     refused(&disk, &[text(&snap), "acknowledged entries are missing"]);
 }
 
+each_engine!(a_directory_that_a_tool_has_not_finished_is_refused);
+
+fn a_directory_that_a_tool_has_not_finished_is_refused(engine: EngineKind) {
+    let disk = Machine::new(engine);
+    let partial = paths().data_dir.join(metastore_replica::PARTIAL);
+    write(&disk, &partial.join("member/wal/half.wal"), b"half");
+    refused(&disk, &[text(&partial), "metactl that was interrupted", "repeat the run"]);
+    assert!(!disk.exists(&paths().member()).unwrap(), "the refusal made a directory");
+    // A run that ended has only its own directory left.
+    let whole = member(engine);
+    write(&whole, &partial.join("left"), b"over");
+    assert!(open(&whole).is_ok());
+}
+
 each_engine!(the_directory_of_an_etcd_is_refused);
 
 fn the_directory_of_an_etcd_is_refused(engine: EngineKind) {
