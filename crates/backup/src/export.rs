@@ -23,6 +23,13 @@ pub enum BackupError {
     Write(#[from] WriteError),
 }
 
+/// The first pass over the state: it finds out how large the file is.
+pub struct Survey {
+    state: State,
+    place: Place,
+    layout: Layout,
+}
+
 /// A backup on its way.
 pub struct Backup {
     state: State,
@@ -72,22 +79,51 @@ impl Pass for Writer {
     }
 }
 
+impl Survey {
+    /// Begins it.
+    ///
+    /// # Errors
+    /// If the medium failed.
+    pub fn new(source: Source) -> Result<Survey, BackupError> {
+        let version = source.row(Table::Cluster, CLUSTER_VERSION)?.unwrap_or_default();
+        let storage_version = storage_version(&String::from_utf8_lossy(&version));
+        let state = State { source, storage_version };
+        Ok(Survey { state, place: Place::Bucket(0), layout: Layout::new() })
+    }
+
+    /// Reads on, for at most so many bounded steps. Returns whether there is more.
+    ///
+    /// # Errors
+    /// If the medium failed.
+    pub fn go_on(&mut self, steps: usize) -> Result<bool, BackupError> {
+        for _ in 0..steps {
+            if matches!(self.place, Place::End) {
+                return Ok(false);
+            }
+            self.place = self.state.step(self.place, &mut self.layout)?;
+        }
+        Ok(true)
+    }
+
+    /// Ends it.
+    ///
+    /// # Errors
+    /// If the medium failed.
+    pub fn finish(mut self) -> Result<Backup, BackupError> {
+        while self.go_on(usize::MAX)? {}
+        let plan = self.layout.finish();
+        let (size_bytes, writer) = (plan.size_bytes(), Some(Writer::new(plan)));
+        Ok(Backup { state: self.state, place: Place::Bucket(0), writer, size_bytes })
+    }
+}
+
 impl Backup {
     /// Reads the state once, to learn how large the file is.
     ///
     /// # Errors
     /// If the medium failed.
     pub fn new(source: Source) -> Result<Backup, BackupError> {
-        let version = source.row(Table::Cluster, CLUSTER_VERSION)?.unwrap_or_default();
-        let storage_version = storage_version(&String::from_utf8_lossy(&version));
-        let state = State { source, storage_version };
-        let (mut layout, mut place) = (Layout::new(), Place::Bucket(0));
-        while !matches!(place, Place::End) {
-            place = state.step(place, &mut layout)?;
-        }
-        let plan = layout.finish();
-        let (size_bytes, writer) = (plan.size_bytes(), Some(Writer::new(plan)));
-        Ok(Backup { state, place: Place::Bucket(0), writer, size_bytes })
+        Survey::new(source)?.finish()
     }
 
     /// The size of the whole file.

@@ -22,7 +22,7 @@ mod file;
 mod import;
 mod membership;
 
-pub use export::{Backup, BackupError};
+pub use export::{Backup, BackupError, Survey};
 pub use file::DatabaseFile;
 pub use import::{EtcdState, ImportError};
 pub use membership::v2_store;

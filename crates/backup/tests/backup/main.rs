@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use metastore_backup::{Backup, EtcdState, ImportError, is_database, v2_store};
+use metastore_backup::{Backup, EtcdState, ImportError, Survey, is_database, v2_store};
 use metastore_bbolt::{Layout, Writer};
 use metastore_engine::{Engine, Memory};
 use metastore_proto::etcdserverpb::{
@@ -149,6 +149,20 @@ fn with_buckets(rows: &[(&str, &[u8], &[u8])]) -> Vec<u8> {
         writer.row(key, value).unwrap();
     }
     writer.finish().unwrap().to_vec()
+}
+
+/// Between two turns the pass can be given up, if nobody waits for the file any more.
+#[test]
+fn the_first_pass_goes_on_in_turns() {
+    let mut filled = Filled::new();
+    (0..60).for_each(|step| filled.step(step));
+    let (mut survey, mut turns) = (Survey::new(filled.source()).unwrap(), 0);
+    while survey.go_on(1).unwrap() {
+        turns += 1;
+    }
+    // The tables, each in a step of its own, and the versions.
+    assert!(turns > 8, "{turns}");
+    assert_eq!(survey.finish().unwrap().size_bytes(), database_of(filled.source()).len() as u64);
 }
 
 #[test]

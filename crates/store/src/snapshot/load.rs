@@ -12,6 +12,8 @@ use crate::schema::{LOADING, parse_revision_key};
 
 /// No transaction can make this many changes; engines need not be able to store a greater number.
 const MAX_SUB: i64 = u32::MAX as i64;
+/// No cluster makes this many revisions. A damaged state that says so would have no revision left for the next write.
+const MAX_REVISION: i64 = i64::MAX >> 1;
 
 /// A state stream that is loaded into an empty engine, in pieces of any size. The engine writes during the loading, so
 /// it need not hold the whole stream in memory. Its content is not a state before the end: [`crate::Store::open`]
@@ -148,7 +150,11 @@ fn parse_header(header: &[u8; HEADER_BYTES]) -> Result<Published, SnapshotError>
         return Err(SnapshotError::Damaged(format!("format {format}, but this version reads format {FORMAT}")));
     }
     let applied = Applied { index: u64_at(header, 12), term: u64_at(header, 20) };
-    Ok(Published { revision: u64_at(header, 28) as i64, applied })
+    let revision = u64_at(header, 28) as i64;
+    if !(0..=MAX_REVISION).contains(&revision) {
+        return Err(SnapshotError::Damaged(format!("revision {revision}, but no cluster passes {MAX_REVISION}")));
+    }
+    Ok(Published { revision, applied })
 }
 
 /// The state of the loading: the rows that were read so far.
