@@ -1,5 +1,7 @@
 //! `etcdctl snapshot save`: a real etcd is restored from the backup of a member, and holds the same.
 
+mod unread;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
