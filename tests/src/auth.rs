@@ -162,9 +162,14 @@ impl SigningKey {
 
     /// The flag of a member that signs its tokens with the key.
     pub fn flag(&self) -> String {
+        self.flag_with_ttl("1h")
+    }
+
+    /// [`SigningKey::flag`], with the time for which a token is valid.
+    pub fn flag_with_ttl(&self, ttl: &str) -> String {
         let [private, public] = ["key", "key.pub"].map(|file| self.directory.path().join(file));
         let public = if public.exists() { format!(",pub-key={}", public.display()) } else { String::new() };
-        format!("--auth-token=jwt,sign-method={},ttl=1h,priv-key={}{public}", self.method, private.display())
+        format!("--auth-token=jwt,sign-method={},ttl={ttl},priv-key={}{public}", self.method, private.display())
     }
 }
 

@@ -1,10 +1,14 @@
 //! `metactl`: from etcd to MetaStore and back, with the same content on both sides.
 
+mod amid;
 mod bad_files;
 mod content;
+mod hostile;
+mod interrupted;
 mod migration;
 mod mirror;
 mod restore;
+mod secured;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -17,16 +17,16 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(20);
 
 /// A mirror that runs.
-struct Running(Child);
+pub struct Running(Child);
 
 impl Running {
-    fn start(metactl: &Metactl, arguments: &[&str]) -> Running {
+    pub fn start(metactl: &Metactl, arguments: &[&str]) -> Running {
         let mut command = metactl.command(arguments);
         Running(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("metactl runs"))
     }
 
     /// Ends it as a person would, and returns what it says of the comparison.
-    fn end(self) -> String {
+    pub fn end(self) -> String {
         let output = self.stop();
         assert!(output.status.success(), "{}", text(&output.stderr));
         text(&output.stdout)
@@ -38,7 +38,7 @@ impl Running {
     }
 }
 
-async fn pairs(client: &Client, prefix: &str) -> Vec<(String, Vec<u8>)> {
+pub async fn pairs(client: &Client, prefix: &str) -> Vec<(String, Vec<u8>)> {
     let mut end = prefix.as_bytes().to_vec();
     *end.last_mut().expect("a prefix") += 1;
     let range = RangeRequest { key: prefix.to_owned().into(), range_end: end.into(), ..RangeRequest::default() };

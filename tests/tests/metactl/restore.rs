@@ -14,7 +14,7 @@ use crate::backup::run;
 each_engine!(a_backup_is_restored, a_revision_is_raised_as_etcdutl_does);
 
 /// The flags with which a backup is restored for a member.
-fn for_member(member: &Member) -> Vec<String> {
+pub fn for_member(member: &Member) -> Vec<String> {
     let identity = member.identity();
     let pairs = [
         ("--data-dir", shown(&member.data_directory())),
@@ -25,7 +25,7 @@ fn for_member(member: &Member) -> Vec<String> {
     pairs.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect()
 }
 
-fn restore(programs: &Programs, file: &str, member: &Member, more: &[&str]) -> String {
+pub fn restore(programs: &Programs, file: &str, member: &Member, more: &[&str]) -> String {
     let own = for_member(member);
     let own: Vec<&str> = own.iter().map(String::as_str).collect();
     programs.metactl.run(&[&["snapshot", "restore", file][..], &own, more].concat())
