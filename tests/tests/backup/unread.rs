@@ -112,7 +112,7 @@ fn a_client_that_does_not_read_its_backup_is_given_up(engine: EngineKind) {
     });
 }
 
-/// What is on its way still arrives, and then the reason of the end.
+/// The part that is on its way still arrives, and then the reason of the end.
 async fn rest(backup: &mut tonic::Streaming<SnapshotResponse>) -> (Status, u64) {
     let mut bytes = 0;
     loop {

@@ -45,7 +45,7 @@ enum Chore {
 
 const CHORES: [Chore; 4] = [Chore::Backup, Chore::Compaction, Chore::Defragment, Chore::Hash];
 
-/// What the threads of all chores share.
+/// The state that the threads of all chores share.
 struct Shared {
     metactl: PathBuf,
     directory: PathBuf,
@@ -164,7 +164,7 @@ fn backups_are_whole_whatever_else_goes_on(engine: EngineKind) {
     for Running { chore, node, thread, .. } in chores {
         let failures = thread.join().expect("a chore does not panic");
         assert!(failures.iter().all(|text| !text.contains("no answer within")), "{chore:?} at {node}: {failures:?}");
-        // What a member does alone needs no leader.
+        // A call that a member answers alone needs no leader.
         assert!(
             node == leader || chore == Chore::Compaction || failures.is_empty(),
             "{chore:?} at {node}: {failures:?}"

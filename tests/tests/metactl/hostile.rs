@@ -86,8 +86,10 @@ impl Target {
         let message = message.encode_to_vec();
         let body = [&(message.len() as u64).to_be_bytes()[..], &message, state].concat();
         let head = format!(
-            "POST /raft/snapshot HTTP/1.1\r\nHost: m\r\nConnection: close\r\nContent-Length: {}\r\nX-Server-From: {STRANGER:x}\r\n\
-             X-Server-Version: 3.7.0\r\nX-Min-Cluster-Version: 3.0.0\r\nX-Etcd-Cluster-ID: {:x}\r\nX-Raft-To: {:x}\r\n\r\n",
+            "POST /raft/snapshot HTTP/1.1\r\nHost: m\r\nConnection: close\r\nContent-Length: {}\r\n\
+             X-Server-From: {STRANGER:x}\r\n\
+             X-Server-Version: 3.7.0\r\nX-Min-Cluster-Version: 3.0.0\r\n\
+             X-Etcd-Cluster-ID: {:x}\r\nX-Raft-To: {:x}\r\n\r\n",
             body.len() - state.len() + length,
             self.cluster,
             self.id,

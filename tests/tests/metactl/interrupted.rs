@@ -45,7 +45,7 @@ fn fill(member: &Member) {
     block_on(async { load(&Client::new(member.client_address()), KEYS, put).await.expect("keys are written") });
 }
 
-/// What a conversion is made from: a backup, and the directory of a stopped etcd.
+/// The sources of a conversion: a backup, and the directory of a stopped etcd.
 struct Sources {
     directory: Directory,
     etcd: Member,
