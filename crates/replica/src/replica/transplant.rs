@@ -132,7 +132,7 @@ impl NewMember {
         let state = match Medium::of(settings.engine) {
             Medium::Memory => {
                 let path = on_memory::received(&data.paths.snap(), end.state, false);
-                Writing::File(Box::new(Incoming::checking()), Out::create(data.disk.as_ref(), &path)?, path)
+                Writing::File(Box::new(Incoming::checking()), Out::create_alone(data.disk.as_ref(), &path)?, path)
             }
             Medium::Disk => {
                 let announced = (end.state, conf_state.clone());

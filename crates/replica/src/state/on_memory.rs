@@ -115,11 +115,18 @@ pub struct Out {
     file: Box<dyn DiskFile>,
     written: u64,
     synced: u64,
+    sync_bytes: u64,
 }
 
 impl Out {
+    /// A file beside a running member.
     pub fn create(disk: &dyn Disk, path: &Path) -> Result<Self, DiskError> {
-        Ok(Self { file: disk.create(path)?, written: 0, synced: 0 })
+        Ok(Self { file: disk.create(path)?, written: 0, synced: 0, sync_bytes: SYNC_BYTES })
+    }
+
+    /// A file of a member that does not run: nobody waits for other syncs, so one at the end is enough.
+    pub fn create_alone(disk: &dyn Disk, path: &Path) -> Result<Self, DiskError> {
+        Ok(Self { sync_bytes: u64::MAX, ..Self::create(disk, path)? })
     }
 
     /// Makes the file `.receiving` durable, and renames it to `.received`.
@@ -134,7 +141,7 @@ impl Out {
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), DiskError> {
         self.file.write_at(self.written, bytes)?;
         self.written += bytes.len() as u64;
-        if self.written - self.synced >= SYNC_BYTES {
+        if self.written - self.synced >= self.sync_bytes {
             self.file.sync_data()?;
             self.synced = self.written;
         }
