@@ -241,6 +241,19 @@ mutants! {
     ReadCheckedOnce = 47, "read-checked-once", "permissions";
     /// A follower that receives a state keeps its own users and permissions. Breaks: same log, same users.
     UsersNotReplaced = 48, "users-not-replaced", "state machine safety: users; permissions";
+
+    // ---- alarms, and checkpoints of leases ----
+
+    /// A follower that receives a state keeps its own alarms. Breaks: same log, same alarms.
+    AlarmsNotReplaced = 49, "alarms-not-replaced", "alarms";
+    /// While a member lacks space, a transaction is refused only if the branch for success puts a key. Breaks: what
+    /// needs space is refused.
+    ElseBranchUnchecked = 50, "else-branch-unchecked", "alarms";
+    /// A new leader gives a lease with a checkpoint its whole time again. Breaks: elections do not keep a lease alive.
+    CheckpointIgnored = 51, "checkpoint-ignored", "checkpoints";
+    /// A renewal leaves a checkpoint of its lease that is proposed and not yet applied, and the next leader uses it.
+    /// Breaks: a lease never ends early.
+    CheckpointOvertaken = 52, "checkpoint-overtaken", "lease: never early";
 }
 
 impl Mutant {

@@ -131,8 +131,8 @@ impl LeaseKeeper {
         (self.term, self.revoking, self.noting) = (term, None, None);
         if term.is_some() {
             self.expiry.promote(now_ms, replica.store().leases().iter(), self.election_ms);
-            if replica.notes_leases() {
-                self.expiry.begin_checkpoints(now_ms);
+            if let Some(interval_ms) = replica.checkpoint_interval_ms() {
+                self.expiry.begin_checkpoints(now_ms, interval_ms);
             }
         } else {
             self.expiry.demote();
@@ -191,27 +191,32 @@ impl LeaseKeeper {
 
     /// Whether a checkpoint of a lease is under way.
     fn notes(&self, lease: i64) -> bool {
+        if mutant(Mutant::CheckpointOvertaken) {
+            return false;
+        }
         self.noting.as_ref().is_some_and(|(_, leases)| leases.binary_search(&lease).is_ok())
     }
 
-    /// Proposes to note the remaining time of long leases that nobody has renewed for a while. `id` identifies the
-    /// proposal. Checkpoints that are lost are made again with the next ones.
-    pub fn checkpoint(&mut self, replica: &mut Replica, now_ms: u64, id: u64) {
+    /// Proposes to note the remaining time of long leases that nobody has renewed for a while; returns the checkpoints.
+    /// `id` identifies the proposal. Checkpoints that are lost are made again with the next ones.
+    pub fn checkpoint(&mut self, replica: &mut Replica, now_ms: u64, id: u64) -> Vec<LeaseCheckpoint> {
         if self.noting.is_some() {
-            return;
+            return Vec::new();
         }
         let due = self.expiry.take_checkpoints(now_ms, CHECKPOINTS_AT_ONCE, self.bounds.timers);
         if due.is_empty() {
-            return;
+            return Vec::new();
         }
         let checkpoints = due.iter().map(|&(id, remaining_ttl)| LeaseCheckpoint { id, remaining_ttl }).collect();
         let request = LeaseCheckpointRequest { checkpoints };
         let command = Command::encode_as(&replica.store().auth().own_caller(), id, Kind::LeaseCheckpoint, &request);
-        if replica.propose_as_leader(vec![command]).is_ok() {
-            let mut leases: Vec<_> = due.iter().map(|(lease, _)| *lease).collect();
-            leases.sort_unstable();
-            self.noting = Some((id, leases));
+        if replica.propose_as_leader(vec![command]).is_err() {
+            return Vec::new();
         }
+        let mut leases: Vec<_> = due.iter().map(|(lease, _)| *lease).collect();
+        leases.sort_unstable();
+        self.noting = Some((id, leases));
+        request.checkpoints
     }
 
     /// Renewals that are proven now. `None` if this member has not led all the time: ask another one.

@@ -247,9 +247,9 @@ impl Replica {
         self.outbox = outbox;
     }
 
-    /// Whether a leader notes the remaining time of leases.
-    pub(crate) fn notes_leases(&self) -> bool {
-        self.settings.lease_checkpoints
+    /// The interval at which a leader notes the remaining time of leases; `None` if it does not.
+    pub(crate) fn checkpoint_interval_ms(&self) -> Option<u64> {
+        self.settings.lease_checkpoints.then_some(self.settings.checkpoint_interval_ms)
     }
 
     /// Sets how much space is free on the disk of the state if it is short of space: the log is released early then.

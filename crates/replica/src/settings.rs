@@ -1,5 +1,7 @@
 //! The settings of a member.
 
+use metastore_store::lease::CHECKPOINT_INTERVAL_MS;
+
 use crate::consensus::{Portions, Timing};
 use crate::entry::EntryId;
 use crate::entry_log::Retention;
@@ -32,6 +34,8 @@ pub struct Settings {
     /// Whether this member, when it leads, notes the remaining time of long leases in the log, so that the next leader
     /// does not give them their whole time again (etcd: the feature gate LeaseCheckpoint).
     pub lease_checkpoints: bool,
+    /// The time without a renewal after which it does so; all but tests use the default.
+    pub checkpoint_interval_ms: u64,
     /// Log bytes after which an engine in memory is written as a snapshot; all but tests use the default.
     pub snapshot_log_bytes: u64,
     /// Log bytes after which an engine on disk is flushed; all but tests use the default.
@@ -57,6 +61,7 @@ impl Settings {
             skip_entry,
             minimum_lease_ttl_s,
             lease_checkpoints: false,
+            checkpoint_interval_ms: CHECKPOINT_INTERVAL_MS,
             snapshot_log_bytes,
             flush_log_bytes,
             log,

@@ -52,7 +52,7 @@ pub const MAX_TTL_S: i64 = 9_000_000_000;
 pub const REVOKE_RETRY_MS: u64 = 3_000;
 
 /// The remaining time of a lease is noted after this time without a renewal, as in etcd, and again and again while the
-/// lease has more than this left.
+/// lease has more than this left. Tests have shorter intervals.
 pub const CHECKPOINT_INTERVAL_MS: u64 = 5 * 60 * 1000;
 
 /// The largest number of leases that end in one second under a new leader. After a restart all leases begin anew at the

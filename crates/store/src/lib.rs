@@ -132,6 +132,9 @@ impl Store {
             by.auth = self.auth.clone();
             by.view().set_auth(&by.auth);
         }
+        if mutant(Mutant::AlarmsNotReplaced) {
+            by.alarms = self.alarms.clone();
+        }
         std::mem::replace(self, by)
     }
 

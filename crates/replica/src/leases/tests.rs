@@ -455,6 +455,20 @@ fn a_new_leader_goes_on_with_the_time_that_the_leader_before_it_has_noted() {
 }
 
 #[test]
+fn the_interval_of_checkpoints_is_that_of_the_settings() {
+    let disk = SimulatedDisk::new();
+    let mut one = Driven::with(&disk, 1, |settings| {
+        (settings.lease_checkpoints, settings.checkpoint_interval_ms) = (true, 2000);
+    });
+    one.work(0);
+    [(5, 10), (6, 2)].into_iter().for_each(|(id, ttl_s)| one.grant(id, ttl_s));
+    one.work(0);
+    let mut noted = |at_ms, id| one.keeper.checkpoint(&mut one.replica, at_ms, id);
+    assert_eq!(noted(1999, 50), []);
+    assert_eq!(noted(2000, 51), [LeaseCheckpoint { id: 5, remaining_ttl: 8 }], "2 s are not more than the interval");
+}
+
+#[test]
 fn a_renewal_takes_back_a_checkpoint_that_is_under_way() {
     let mut first = Driven::with_checkpoints(&SimulatedDisk::new(), 3);
     first.win(0);

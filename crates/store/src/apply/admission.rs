@@ -160,5 +160,8 @@ impl Permissions<'_> {
 
 /// Whether a transaction may write a key, in any branch.
 fn puts(txn: &FlatTxn) -> bool {
+    if mutant(Mutant::ElseBranchUnchecked) {
+        return txn.levels().iter().flat_map(|level| level.branch(true)).any(|op| matches!(op, Op::Put(_)));
+    }
     txn.levels().iter().flat_map(Level::ops).any(|op| matches!(op, Op::Put(_)))
 }

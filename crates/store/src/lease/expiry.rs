@@ -4,14 +4,14 @@
 //! later, when it comes up. So a renewal costs one look-up, and each timer moves once per time to live, however often
 //! the lease is renewed.
 //!
-//! With checkpoints, each lease that has more than [`CHECKPOINT_INTERVAL_MS`] left has a second timer, in a set of its
-//! own: when the remaining time is to be noted. A renewal moves it in the same way, later.
+//! With checkpoints, each lease that has more than their interval left has a second timer, in a set of its own: for the
+//! moment at which the remaining time is noted. A renewal moves it in the same way, later.
 
 use std::collections::{BTreeSet, HashMap};
 
 use metastore_mutants::{Mutant, mutant};
 
-use super::{CHECKPOINT_INTERVAL_MS, EXPIRIES_PER_SECOND, Lease as Granted, MAX_TTL_S, REVOKE_RETRY_MS};
+use super::{EXPIRIES_PER_SECOND, Lease as Granted, MAX_TTL_S, REVOKE_RETRY_MS};
 
 /// The result of a request to keep a lease alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,8 +39,15 @@ struct Timers {
     leases: HashMap<i64, Lease>,
     /// The time of the next check of each lease, and its id; one entry per lease.
     queue: BTreeSet<(u64, i64)>,
-    /// The time of the next checkpoint of leases, and their ids. `None` without checkpoints.
-    checkpoints: Option<BTreeSet<(u64, i64)>>,
+    /// `None` without checkpoints.
+    checkpoints: Option<Checkpoints>,
+}
+
+#[derive(Debug)]
+struct Checkpoints {
+    interval_ms: u64,
+    /// The time of the next checkpoint of leases, and their ids.
+    queue: BTreeSet<(u64, i64)>,
 }
 
 #[derive(Debug)]
@@ -64,6 +71,9 @@ impl Expiry {
             if mutant(Mutant::LeaseCutAtElection) {
                 return 0;
             }
+            if mutant(Mutant::CheckpointIgnored) {
+                return ttl_ms(lease.ttl_s);
+            }
             ttl_ms(lease.restart_ttl_s())
         };
         let mut ends: Vec<_> =
@@ -80,27 +90,28 @@ impl Expiry {
         self.timers = Some(timers);
     }
 
-    /// Notes the remaining times of leases from now on, on a leader.
-    pub fn begin_checkpoints(&mut self, now_ms: u64) {
+    /// Notes the remaining time of each lease from now on, on a leader, whenever it was not renewed for `interval_ms`.
+    pub fn begin_checkpoints(&mut self, now_ms: u64, interval_ms: u64) {
         let Some(timers) = &mut self.timers else { return };
-        timers.checkpoints = Some(BTreeSet::new());
+        timers.checkpoints = Some(Checkpoints { interval_ms, queue: BTreeSet::new() });
         for id in timers.queue.iter().map(|(_, id)| *id).collect::<Vec<_>>() {
             timers.plan_checkpoint(id, now_ms);
         }
     }
 
-    /// Up to `max` leases whose remaining time is to be noted, and that time in seconds. They had their whole time
-    /// [`CHECKPOINT_INTERVAL_MS`] ago or earlier. One call checks at most `step` timers.
+    /// Up to `max` leases whose remaining time is to be noted, and that time in seconds. They had their whole time one
+    /// interval ago or earlier. One call checks at most `step` timers.
     pub fn take_checkpoints(&mut self, now_ms: u64, max: usize, step: usize) -> Vec<(i64, i64)> {
         let mut taken = Vec::new();
         let Some(timers) = &mut self.timers else { return taken };
         for _ in 0..step {
-            let Some(&(at_ms, id)) = timers.checkpoints.iter().flatten().next() else { break };
+            let Some(Checkpoints { interval_ms, queue }) = &timers.checkpoints else { break };
+            let Some(&(at_ms, id)) = queue.first() else { break };
             if at_ms > now_ms || taken.len() == max {
                 break;
             }
             let lease = &timers.leases[&id];
-            let due_ms = lease.ends_ms.saturating_sub(ttl_ms(lease.ttl_s)) + CHECKPOINT_INTERVAL_MS;
+            let due_ms = lease.ends_ms.saturating_sub(ttl_ms(lease.ttl_s)) + interval_ms;
             let left_ms = lease.ends_ms.saturating_sub(now_ms);
             timers.drop_checkpoint(id);
             if due_ms > now_ms {
@@ -216,21 +227,22 @@ impl Timers {
 
     /// Plans a checkpoint of a lease that has none planned, as in etcd: only if enough time is left.
     fn plan_checkpoint(&mut self, id: i64, now_ms: u64) {
-        if self.leases[&id].ends_ms.saturating_sub(now_ms) > CHECKPOINT_INTERVAL_MS {
-            self.checkpoint_at(id, now_ms + CHECKPOINT_INTERVAL_MS);
+        let Some(interval_ms) = self.checkpoints.as_ref().map(|checkpoints| checkpoints.interval_ms) else { return };
+        if self.leases[&id].ends_ms.saturating_sub(now_ms) > interval_ms {
+            self.checkpoint_at(id, now_ms + interval_ms);
         }
     }
 
     fn checkpoint_at(&mut self, id: i64, at_ms: u64) {
         let Some(checkpoints) = &mut self.checkpoints else { return };
-        checkpoints.insert((at_ms, id));
+        checkpoints.queue.insert((at_ms, id));
         self.leases.get_mut(&id).expect("every checkpoint has a lease").checkpoint_ms = Some(at_ms);
     }
 
     fn drop_checkpoint(&mut self, id: i64) {
         let planned = self.leases.get_mut(&id).and_then(|lease| lease.checkpoint_ms.take());
         if let (Some(at_ms), Some(checkpoints)) = (planned, &mut self.checkpoints) {
-            checkpoints.remove(&(at_ms, id));
+            checkpoints.queue.remove(&(at_ms, id));
         }
     }
 
@@ -254,6 +266,7 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::CHECKPOINT_INTERVAL_MS;
     use super::*;
 
     /// The number of timers that one call checks.
@@ -358,7 +371,7 @@ mod tests {
     fn what_is_left_of_a_long_lease_is_noted_every_five_minutes() {
         let mut expiry = leader();
         expiry.granted(1, 700, 0);
-        expiry.begin_checkpoints(0);
+        expiry.begin_checkpoints(0, CHECKPOINT_INTERVAL_MS);
         expiry.granted(2, 300, 0);
         expiry.granted(3, 301, 0);
         let mut taken = |at_ms| expiry.take_checkpoints(at_ms, 10, STEP);
@@ -377,7 +390,7 @@ mod tests {
     #[test]
     fn a_lease_that_is_renewed_in_time_has_no_checkpoint() {
         let mut expiry = leader();
-        expiry.begin_checkpoints(0);
+        expiry.begin_checkpoints(0, CHECKPOINT_INTERVAL_MS);
         expiry.granted(1, 3600, 0);
         for minute in 1..20 {
             assert_eq!(expiry.renew(1, minute * MINUTE_MS), Renewal::Renewed(3600));
@@ -396,7 +409,7 @@ mod tests {
     fn a_new_leader_notes_what_is_left_after_five_minutes_of_its_own() {
         let mut expiry = Expiry::default();
         expiry.promote(0, [(1, Granted { ttl_s: 1000, remaining_ttl_s: 400 }), (2, granted(1000))], 1000);
-        expiry.begin_checkpoints(0);
+        expiry.begin_checkpoints(0, CHECKPOINT_INTERVAL_MS);
         assert_eq!(expiry.take_checkpoints(5 * MINUTE_MS, 10, STEP), [(1, 101)]);
         assert_eq!(expiry.take_checkpoints(5 * MINUTE_MS + 1000, 10, STEP), [(2, 700)], "it began with a second more");
     }
@@ -404,7 +417,7 @@ mod tests {
     #[test]
     fn checkpoints_are_taken_in_bounded_portions() {
         let mut expiry = leader();
-        expiry.begin_checkpoints(0);
+        expiry.begin_checkpoints(0, CHECKPOINT_INTERVAL_MS);
         (1..=30).for_each(|id| expiry.granted(id, 1000, 0));
         (1..=5).for_each(|id| assert_eq!(expiry.renew(id, 1), Renewal::Renewed(1000)));
         let mut taken = |step| expiry.take_checkpoints(5 * MINUTE_MS, 10, step).len();
