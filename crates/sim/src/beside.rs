@@ -22,10 +22,17 @@ pub struct Reading {
     pub stream: Vec<u8>,
 }
 
+/// The sender of a state: a member, and the number of its crashes before. A later life does not know of the transfer.
+#[derive(Clone, Copy)]
+pub struct Sender {
+    pub at: usize,
+    pub crashes: u64,
+}
+
 /// A state on its way between members.
 pub struct StateInTransit {
     pub arrives: u64,
-    pub from: usize,
+    pub from: Sender,
     pub to: usize,
     pub message: Message,
     pub stream: Vec<u8>,
@@ -33,7 +40,7 @@ pub struct StateInTransit {
 
 /// A state that a member is receiving.
 pub struct Taking {
-    pub from: usize,
+    pub from: Sender,
     pub term: u64,
     pub incoming: StateIncoming,
     pub stream: Vec<u8>,
@@ -52,7 +59,7 @@ pub struct Beside {
 
 impl Beside {
     /// The sender of the state that is being received; it notices if the transfer ends.
-    pub fn sender(&self) -> Option<usize> {
+    pub fn sender(&self) -> Option<Sender> {
         self.taking.as_ref().map(|taking| taking.from)
     }
 

@@ -144,6 +144,8 @@ pub struct Member {
     pub doomed: bool,
     /// The last term in which it was seen leading.
     pub led: u64,
+    /// How often it has lost its memory.
+    pub crashes: u64,
     /// Whether it has ever run, whether it was removed, and whether it has stopped for good after the removal.
     pub started: bool,
     pub left: bool,
@@ -189,6 +191,7 @@ impl Member {
             faulty: false,
             loses_events: false,
             led: 0,
+            crashes: 0,
             settings,
             bootstrap,
             beside: Beside::default(),
@@ -266,6 +269,7 @@ impl Member {
         self.reads.clear();
         self.proving.clear();
         self.compared = 0;
+        self.crashes += 1;
         (self.due, self.doomed, self.faulty, self.loses_events) = (false, false, false, false);
     }
 

@@ -10,7 +10,7 @@ use metastore_replica::ReceivedState;
 use metastore_store::snapshot::Cursor;
 
 use super::{Fatal, Output, World};
-use crate::beside::{Reading, StateInTransit, Taking, Writing};
+use crate::beside::{Reading, Sender, StateInTransit, Taking, Writing};
 
 /// Moments for which a state is under way, or waits before it is written, at most.
 const WAIT_MOMENTS: u64 = 60;
@@ -94,7 +94,8 @@ impl World {
             } else {
                 let Reading { to, message, stream, .. } = reading;
                 let arrives = self.soon();
-                self.states.push(StateInTransit { arrives, from: at, to, message, stream });
+                let from = Sender { at, crashes: self.members[at].crashes };
+                self.states.push(StateInTransit { arrives, from, to, message, stream });
             }
         }
     }
@@ -102,7 +103,7 @@ impl World {
     /// A state arrives at a member. Returns whether the member begins to receive it.
     fn begin_to_take(&mut self, parcel: StateInTransit) -> bool {
         let StateInTransit { from, to, message, stream, .. } = parcel;
-        let lost = self.network.loses((from, to));
+        let lost = self.network.loses((from.at, to));
         let member = &mut self.members[to];
         let Some(replica) = member.replica.as_ref().filter(|_| !lost && member.asleep_until <= self.now) else {
             return false;
@@ -148,21 +149,21 @@ impl World {
             Ok(Err(error)) => assert!(doomed, "member {at} has stopped: {error}"),
             Err(error) => assert!(doomed, "member {at} cannot take a state: {error}"),
         }
-        self.note(|| format!("{at} has got the state of {from}: {}", taken.is_ok()));
+        self.note(|| format!("{at} has got the state of {}: {}", from.at, taken.is_ok()));
         self.counts.states_sent += u64::from(taken.is_ok());
         if self.healed && taken.is_ok() {
-            let sent = self.sent.entry((from, term, at)).or_default();
+            let sent = self.sent.entry((from.at, term, at)).or_default();
             *sent += 1;
-            assert!(*sent <= 1, "member {at} is sent one state after another by {from}, and never catches up");
+            assert!(*sent <= 1, "member {at} is sent one state after another by {}, and never catches up", from.at);
         }
         self.report_state(from, at, taken.is_ok());
     }
 
     /// Reports the result of a transfer to the sender.
-    pub(super) fn report_state(&mut self, from: usize, to: usize, arrived: bool) {
+    pub(super) fn report_state(&mut self, from: Sender, to: usize, arrived: bool) {
         let to = self.members[to].id;
-        let sender = &mut self.members[from];
-        if let Some(replica) = &mut sender.replica {
+        let sender = &mut self.members[from.at];
+        if let Some(replica) = sender.replica.as_mut().filter(|_| sender.crashes == from.crashes) {
             replica.state_sent(to, arrived);
             sender.due = true;
         }
