@@ -29,8 +29,8 @@ compiled=$SECONDS
 
 status=0
 cargo test --locked --workspace --no-fail-fast || status=$?
-# Bugs that must be found, in durability, reads, watches and permissions. `make mutants` tries all bugs.
-"$target/debug/metastore-sim-mutants" --mutants 1,11,27,46 --seeds 2000 || status=1
+# Bugs that must be found, in durability, reads, watches, permissions and alarms. `make mutants` tries all bugs.
+"$target/debug/metastore-sim-mutants" --mutants 1,11,27,46,50 --seeds 2000 || status=1
 tested=$SECONDS
 
 echo "compile: $((compiled - started)) s"

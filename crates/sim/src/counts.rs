@@ -37,6 +37,9 @@ counts! {
     refused,
     // Refused for lack of permission.
     denied,
+    // Refused while an alarm stood, and by a member beyond its quota.
+    refused_for_alarms,
+    refused_without_room,
     leases_granted,
     // Granted again under the id of a lease that had ended.
     leases_granted_anew,
@@ -53,6 +56,9 @@ counts! {
     states_written,
     states_sent,
     states_taken_up,
+    alarms_raised,
+    alarms_taken_back,
+    defragmented,
     members_added,
     members_removed,
     logs_cut,

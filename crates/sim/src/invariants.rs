@@ -4,6 +4,8 @@
 //! know only the messages of the code that they judge. Each has tests with bad histories.
 
 pub mod acknowledged;
+pub mod alarms;
+pub mod checkpoints;
 pub mod election_safety;
 pub mod hash_kv;
 pub mod leader_completeness;

@@ -13,6 +13,8 @@ use metastore_store::{Auth, Outcome};
 use crate::clients::{Asked, Wish, writer};
 use crate::history::{Moment, Operation, Request, Response, Violation, Watch, must};
 use crate::invariants::acknowledged::Acknowledged;
+use crate::invariants::alarms::Alarms;
+use crate::invariants::checkpoints::Checkpoints;
 use crate::invariants::election_safety::ElectionSafety;
 use crate::invariants::hash_kv::HashKvEqual;
 use crate::invariants::leader_completeness::LeaderCompleteness;
@@ -36,7 +38,9 @@ pub struct Judge {
     pub revisions: RevisionsDense,
     pub acknowledged: Acknowledged,
     pub leases: Leases,
+    pub checkpoints: Checkpoints,
     pub permissions: Permissions,
+    pub alarms: Alarms,
     /// Operations that were certainly never accepted are replaced by `None`.
     operations: Vec<Option<Operation>>,
     by_id: BTreeMap<u64, usize>,
@@ -62,15 +66,17 @@ impl Judge {
             must(self.acknowledged.proposes(asked.id));
         }
         self.permissions.called(asked.id, asked.caller.clone(), request.clone());
+        self.alarms.called(asked.id, request);
         let called = self.next_moment();
         self.by_id.insert(asked.id, self.operations.len());
         let (client, request) = (asked.client, request.clone());
         self.operations.push(Some(Operation { client, request, called, returned: None }));
     }
 
-    /// The cluster proposes to revoke a lease.
-    pub fn revokes(&mut self, request: metastore_proto::etcdserverpb::LeaseRevokeRequest) {
+    /// The cluster proposes, by this command, to revoke a lease.
+    pub fn revokes(&mut self, id: u64, request: metastore_proto::etcdserverpb::LeaseRevokeRequest) {
         let (request, called) = (Request::LeaseRevoke(request), self.next_moment());
+        self.alarms.called(id, &request);
         self.operations.push(Some(Operation { client: CLUSTER, request, called, returned: None }));
     }
 

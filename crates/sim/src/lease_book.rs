@@ -20,3 +20,11 @@ pub struct LeaseBook {
     /// Checkpoints of leases that were proposed and are not yet applied at their proposer.
     pub checkpoints: BTreeMap<u64, Noted>,
 }
+
+impl LeaseBook {
+    /// The name of the lease that has this id now. An id may be granted anew, but only after the client that uses it
+    /// has received an answer that the earlier lease has ended.
+    pub fn name_of(&self, id: i64) -> i64 {
+        id + self.grants.get(&id).copied().unwrap_or_default()
+    }
+}

@@ -28,8 +28,10 @@
 //! - An outcome that no answer reported to the client is unknown: never a success, never a failure.
 //!
 //! Deliberately absent: sockets, the gRPC front and its threads (end-to-end tests have real processes), logins,
-//! and memory that returns wrong data.
+//! and memory that returns wrong data. The duties of a server around its replica are repeated in `world`, as far as
+//! members depend on them: the timing of leases, states that are sent, quotas and alarms.
 
+mod alarms;
 mod answers;
 mod beside;
 pub mod clients;

@@ -13,7 +13,9 @@ use metastore_replica::{
 use metastore_store::Member as Description;
 use metastore_store::watch::{Hub, Limits, RevisionEvents};
 
+use crate::alarms::{Setting, standing};
 use crate::beside::Beside;
+use crate::invariants::alarms::Standing;
 use crate::machine::{Machine, paths};
 use crate::model::users::At;
 use crate::time::{MOMENT_MS, MOMENTS_PER_TICK};
@@ -26,7 +28,7 @@ pub const ELECTION_TICKS: usize = 10;
 pub const SEGMENT_BYTES: u64 = 16 << 10;
 /// Small, so that a few leases that end together exceed them.
 const EXPIRY_BOUNDS: ExpiryBounds = ExpiryBounds { revoked_at_once: 1, timers: 2 };
-const ELECTION_MS: u64 = ELECTION_TICKS as u64 * MOMENTS_PER_TICK * MOMENT_MS;
+pub const ELECTION_MS: u64 = ELECTION_TICKS as u64 * MOMENTS_PER_TICK * MOMENT_MS;
 const TOKEN: &str = "token";
 /// Small bounds, so that watchers overflow them and catch up in pieces.
 const QUEUE_RESPONSES: usize = 4;
@@ -158,6 +160,12 @@ pub struct Member {
     pub proving: BTreeMap<u64, Proving>,
     /// The users after the entries whose outcomes it has told.
     pub users_at: At,
+    /// The alarms after these entries.
+    pub alarms: Standing,
+    /// An alarm of its own that is under way.
+    pub setting: Option<Setting>,
+    /// Its revision when it last looked at its space.
+    pub seen_revision: i64,
 }
 
 impl Member {
@@ -208,6 +216,9 @@ impl Member {
             reads: BTreeMap::new(),
             proving: BTreeMap::new(),
             users_at: At::FIRST,
+            alarms: Standing::new(),
+            setting: None,
+            seen_revision: 0,
         }
     }
 
@@ -240,6 +251,7 @@ impl Member {
         };
         self.hub = Some(Hub::new(Arc::new(replica.store().views().clone()), limits));
         self.users_at = moment_of(replica.store().auth());
+        self.alarms = standing(replica.store().alarms());
         (self.replica, self.due, self.asleep_until) = (Some(replica), true, 0);
         self.deaf_until = 0;
         self.started = true;
@@ -269,6 +281,7 @@ impl Member {
         self.reads.clear();
         self.proving.clear();
         self.compared = 0;
+        self.setting = None;
         self.crashes += 1;
         (self.due, self.doomed, self.faulty, self.loses_events) = (false, false, false, false);
     }

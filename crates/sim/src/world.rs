@@ -9,6 +9,7 @@ use metastore_engine::STEP;
 use metastore_replica::wal::Options;
 use metastore_replica::{Fatal, Output, Portions, Settings, Timing};
 
+use crate::alarms::Alarms;
 use crate::beside::{Sent, StateInTransit};
 use crate::clients::{Asked, Clients, Wish, Workload};
 use crate::counts::Counts;
@@ -26,6 +27,7 @@ use crate::users::Users;
 use crate::verdicts::Verdicts;
 use crate::watcher::Watcher;
 
+mod alarms;
 mod befall;
 mod compacted;
 mod damage;
@@ -66,6 +68,10 @@ const LEASE_TICKS: u64 = 160;
 const LEASE_SLACK_MS: u64 = 3000;
 /// The time that a revocation adds to the slack of all leases: simulated members revoke one lease after the other.
 const REVOCATION_MS: u64 = 100;
+
+/// The stream of random choices about checkpoints of leases, and the share of seeds with them, in thousandths.
+const CHECKPOINTS_STREAM: u64 = 60;
+const CHECKPOINTS_PERMILLE: u64 = 300;
 
 /// Rows in a step of the storage engines. Most seeds have more keys than a step takes; some do everything in one step.
 const STEP_ROWS: &[usize] = &[4, 5, 6, 8, STEP];
@@ -111,6 +117,8 @@ pub struct World {
     pub(crate) watchers: Vec<Watcher>,
     /// `None` if authentication is never enabled.
     users: Option<Users>,
+    /// `None` if no alarm is ever raised.
+    alarms: Option<Alarms>,
     faults: Faults,
     disasters: Disasters,
     pub(crate) judge: Judge,
@@ -146,7 +154,7 @@ pub struct World {
 impl World {
     fn new(seed: u64, plan: &Plan) -> Self {
         let mut random = Random::new(seed, 0);
-        let settings = settings(&mut random);
+        let settings = with_checkpoints(seed, settings(&mut random));
         let size = plan.members.unwrap_or_else(|| *random.pick(&[1, 3, 3, 3, 5]).unwrap_or(&3));
         let workload = match random.permille(300) {
             true => Workload::Kubernetes,
@@ -174,6 +182,7 @@ impl World {
             clients,
             watchers,
             users: Users::draw(seed, workload, count),
+            alarms: Alarms::draw(seed),
             faults,
             disasters: Disasters { restarts, ..Disasters::default() },
             judge: Judge::default(),
@@ -224,6 +233,7 @@ impl World {
             self.wake(at);
         }
         self.administer();
+        self.mind_alarms();
         self.ask();
         for at in 0..self.members.len() {
             let member = &self.members[at];
@@ -251,10 +261,10 @@ impl World {
         let line = |member: &Member| match &member.replica {
             Some(replica) => {
                 let (at, voters) = (member.at, replica.voters());
+                let (alarms, asleep_until) = (replica.store().alarms(), member.asleep_until);
                 format!(
-                    "member {at}, {:x?}, voters {voters:x?}, asleep until {}",
-                    replica.standing(),
-                    member.asleep_until
+                    "member {at}, {:x?}, voters {voters:x?}, {alarms:x?}, asleep until {asleep_until}",
+                    replica.standing()
                 )
             }
             None => format!("member {}, id {:x}, is down, gone {}", member.at, member.id, member.gone),
@@ -311,7 +321,10 @@ impl World {
                 return;
             }
         }
-        panic!("a healed cluster has no leader that all follow after {SETTLE_TICKS} ticks: {}", self.standings());
+        panic!(
+            "a healed cluster has no leader that all follow, or alarms, after {SETTLE_TICKS} ticks: {}",
+            self.standings()
+        );
     }
 
     fn is_settled(&self) -> bool {
@@ -320,6 +333,7 @@ impl World {
         let there = self.members.iter().filter(|member| member.is_there());
         self.leaves.is_empty()
             && self.users.as_ref().is_none_or(Users::is_done)
+            && self.is_unalarmed()
             && !self.is_state_under_way()
             && leader.keeper.is_leader()
             && there.into_iter().all(|member| member.leader() == leader.id && member.applied() >= due)
@@ -407,6 +421,13 @@ fn settings(random: &mut Random) -> Settings {
             Portions { message_bytes, inflight_messages: random.between(1, 8) as usize, committed_bytes };
     }
     settings
+}
+
+/// In some seeds leaders note what is left of leases, soon enough for the leases of clients.
+fn with_checkpoints(seed: u64, settings: Settings) -> Settings {
+    let mut random = Random::new(seed, CHECKPOINTS_STREAM);
+    let lease_checkpoints = random.permille(CHECKPOINTS_PERMILLE);
+    Settings { lease_checkpoints, checkpoint_interval_ms: random.between(300, 2500), ..settings }
 }
 
 /// Runs one seed.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use metastore_store::{Auth, Outcome};
 
+use super::alarms;
 use crate::history::{Request, Violation};
 use crate::model::users::{At, Caller, Change, REFUSALS, Users, asks_of};
 
@@ -80,7 +81,10 @@ impl Permissions {
             return Ok(Some(at));
         }
         let told = outcome.reply.as_ref().err().map(ToString::to_string);
-        self.decided(id, &users, told.as_deref())?;
+        // Alarms come before permissions.
+        if !told.as_deref().is_some_and(alarms::is_refusal) {
+            self.decided(id, &users, told.as_deref())?;
+        }
         Ok(Some(at))
     }
 
@@ -215,6 +219,8 @@ mod tests {
         refused(alice(8), Refusal::AuthOldRevision).unwrap_err();
         refused(Caller { user: ROOT, auth_revision: 8 }, Refusal::PermissionDenied).unwrap_err();
         refused(alice(8), Refusal::LeaseNotFound).unwrap_err();
+        // Not a matter of permissions.
+        refused(alice(8), Refusal::NoSpace).unwrap();
     }
 
     #[test]

@@ -197,6 +197,9 @@ impl World {
         if let Some(users) = &mut self.users {
             users.restore();
         }
+        if let Some(alarms) = &mut self.alarms {
+            alarms.restore();
+        }
         for at in 0..self.members.len() {
             let member = &mut self.members[at];
             // Hanging syncs end now.

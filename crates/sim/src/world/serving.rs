@@ -7,11 +7,12 @@ use metastore_store::lease::{Lease, Renewal};
 use metastore_store::{Outcome, Reply};
 
 use super::World;
+use super::alarms::is_alarmed;
 use super::users::denial;
 use crate::answers;
 use crate::clients::{Asked, Wish};
 use crate::history::{Request, Response};
-use crate::member::Member;
+use crate::member::{ELECTION_MS, Member};
 use crate::model::users::Caller;
 use crate::waiting::{Noted, Proving, Reading};
 
@@ -63,7 +64,7 @@ impl World {
                 self.members[at].due = true;
                 self.members[at].reads.insert(asked.id, Reading::Range);
             }
-            Wish::Do(_) if self.is_permitted(&asked) => self.propose(&asked),
+            Wish::Do(_) if self.has_room(&asked) && self.is_permitted(&asked) => self.propose(&asked),
             Wish::Do(_) => {}
         }
     }
@@ -73,13 +74,13 @@ impl World {
             Wish::Do(Request::LeaseGrant(grant)) => {
                 // A lease with its own name, even if an earlier lease had this id.
                 *self.lease_book.grants.entry(grant.id).or_default() += 1;
-                let (name, clocks) = (self.lease_name(grant.id), self.clocks());
+                let (name, clocks) = (self.lease_book.name_of(grant.id), self.clocks());
                 self.counts.leases_granted_anew += u64::from(self.lease_book.grants[&grant.id] > 1);
                 self.verdicts.must(self.judge.leases.asked_for(name, &clocks));
                 self.lease_book.asked_at.insert(asked.id, clocks);
             }
             Wish::Do(Request::LeaseRevoke(revoke)) => {
-                self.lease_book.revocations.insert(asked.id, (self.lease_name(revoke.id), None));
+                self.lease_book.revocations.insert(asked.id, (self.lease_book.name_of(revoke.id), None));
             }
             _ => {}
         }
@@ -92,7 +93,7 @@ impl World {
     }
 
     /// The member refuses a request: it will not take effect.
-    fn refuse(&mut self, asked: &Asked) {
+    pub(super) fn refuse(&mut self, asked: &Asked) {
         self.judge.withdrawn(asked);
         self.counts.refused += 1;
         self.clients.end(self.now, asked.id);
@@ -125,6 +126,7 @@ impl World {
         match outcome.reply {
             Ok(Reply::LeaseRevoke { .. }) => self.lease_revoked(outcome.id),
             Ok(Reply::LeaseCheckpoint) => {
+                self.judge.checkpoints.applied(outcome.id);
                 self.lease_book.checkpoints.retain(|id, noted| *id != outcome.id || noted.by != at);
                 if let Some(proving) = self.members[at].proving.remove(&outcome.id) {
                     self.prove(at, proving);
@@ -136,7 +138,7 @@ impl World {
         let Some(response) = answers::outcome(outcome) else { return };
         if let (Wish::Do(Request::LeaseGrant(_)), Response::LeaseGrant(granted)) = (&asked.wish, &response) {
             let clocks = self.lease_book.asked_at.remove(&asked.id).unwrap_or_default();
-            self.verdicts.must(self.judge.leases.granted(self.lease_name(granted.id), granted.ttl, &clocks));
+            self.verdicts.must(self.judge.leases.granted(self.lease_book.name_of(granted.id), granted.ttl, &clocks));
             self.counts.leases_granted += 1;
         }
         let (acknowledged, revision) = (&mut self.judge.acknowledged, outcome.revision);
@@ -146,6 +148,7 @@ impl World {
         });
         match denial(outcome) {
             Some(text) => self.deny(&asked, &text),
+            None if is_alarmed(outcome) => self.refuse_for_alarm(&asked),
             None => self.tell(&asked, response),
         }
     }
@@ -198,7 +201,9 @@ impl World {
     /// A member forwards a renewal to the leader that it knows.
     fn pass_on_renewal(&mut self, lease: i64, asked: &Asked) {
         let clocks = self.clocks();
-        self.verdicts.must(self.judge.leases.asked_for(self.lease_name(lease), &clocks));
+        let name = self.lease_book.name_of(lease);
+        self.verdicts.must(self.judge.leases.asked_for(name, &clocks));
+        self.judge.checkpoints.renewal_asked_for(name);
         let leader = self.members[asked.member].leader();
         let Some(to) = self.position(leader) else { return };
         let (there, back) = ((asked.member, to), (to, asked.member));
@@ -228,8 +233,41 @@ impl World {
         }
     }
 
-    /// A leader records the remaining time of a lease in the log, as an etcd does if checkpoints are switched on.
-    pub(crate) fn note_checkpoint(&mut self, at: usize) {
+    /// A leader notes what is left of the leases for which it is time.
+    pub(super) fn note_checkpoints(&mut self, at: usize) {
+        let member = &mut self.members[at];
+        let (Some(term), Some(replica)) = (member.leads_in(), &mut member.replica) else { return };
+        let id = self.clients.next_id();
+        let checkpoints = member.keeper.checkpoint(replica, member.clock.ms(), id);
+        member.due |= !checkpoints.is_empty();
+        for checkpoint in checkpoints {
+            self.noted(at, (id, term), checkpoint);
+        }
+    }
+
+    /// A leader has proposed a checkpoint.
+    fn noted(&mut self, at: usize, (id, term): (u64, u64), checkpoint: LeaseCheckpoint) {
+        let (name, clocks) = (self.lease_book.name_of(checkpoint.id), self.clocks());
+        self.judge.leases.noted(name, at, checkpoint.remaining_ttl, &clocks);
+        self.judge.checkpoints.noted(name, id, term, checkpoint.remaining_ttl);
+        self.counts.checkpoints += 1;
+        self.note(|| format!("{at} notes by {id} what is left: {checkpoint:?}"));
+    }
+
+    /// A new leader begins to time the leases.
+    pub(super) fn times_anew(&mut self, at: usize) {
+        let (term, clocks) = (self.members[at].term(), self.clocks());
+        self.verdicts.must(self.judge.leases.timed_anew(term, &clocks));
+        let Member { replica: Some(replica), keeper, clock, .. } = &self.members[at] else { return };
+        for (lease, _) in replica.store().leases().iter() {
+            let gives_ms = keeper.remaining_ms(lease, clock.ms()).unwrap_or_default();
+            let name = self.lease_book.name_of(lease);
+            self.verdicts.must(self.judge.checkpoints.timed_anew(name, term, gives_ms, ELECTION_MS));
+        }
+    }
+
+    /// A leader records the remaining time of any lease in the log, as an etcd may do if checkpoints are switched on.
+    pub(super) fn note_any_checkpoint(&mut self, at: usize) {
         let member = &mut self.members[at];
         let (Some(term), Some(replica)) = (member.leads_in(), &mut member.replica) else { return };
         let now_ms = member.clock.ms();
@@ -244,10 +282,7 @@ impl World {
         if replica.propose_as_leader(vec![Command::encode(id, Kind::LeaseCheckpoint, &request)]).is_ok() {
             member.due = true;
             self.lease_book.checkpoints.insert(id, Noted { lease, by: at, term });
-            let (name, clocks) = (self.lease_name(lease), self.clocks());
-            self.judge.leases.noted(name, at, checkpoint.remaining_ttl, &clocks);
-            self.counts.checkpoints += 1;
-            self.note(|| format!("{at} notes by {id} what is left: {checkpoint:?}"));
+            self.noted(at, (id, term), checkpoint);
         }
     }
 
@@ -273,7 +308,9 @@ impl World {
                 let why = format!("lease {lease} is renewed by a leader whose successor times the leases: {asked:?}");
                 self.verdicts.must(Err(why));
             }
-            self.verdicts.must(self.judge.leases.renewed(self.lease_name(lease), ttl_s, &clocks));
+            let name = self.lease_book.name_of(lease);
+            self.verdicts.must(self.judge.leases.renewed(name, ttl_s, &clocks));
+            self.judge.checkpoints.renewed(name, ttl_s);
             self.counts.leases_renewed += 1;
         }
     }
@@ -296,8 +333,8 @@ impl World {
         member.due |= !expired.is_empty();
         for (lease, id) in expired.into_iter().zip(ids) {
             self.note(|| format!("{at} revokes lease {lease} by {id}: its time is over"));
-            self.judge.revokes(LeaseRevokeRequest { id: lease });
-            let name = self.lease_name(lease);
+            self.judge.revokes(id, LeaseRevokeRequest { id: lease });
+            let name = self.lease_book.name_of(lease);
             self.verdicts.must(self.judge.leases.expired(name, at, now_ms));
             self.lease_book.revocations.insert(id, (name, Some((at, now_ms))));
         }
@@ -311,11 +348,5 @@ impl World {
         }
         self.counts.leases_expired += u64::from(by.is_some());
         self.verdicts.must(self.judge.leases.revoked(name, by));
-    }
-
-    /// The name of the lease that has this id now. An id may be granted anew, but only after the client that uses it
-    /// has received an answer that the earlier lease has ended.
-    fn lease_name(&self, id: i64) -> i64 {
-        id + self.lease_book.grants.get(&id).copied().unwrap_or_default()
     }
 }

@@ -67,11 +67,19 @@ impl World {
             }
         }
         let member = &self.members[at];
-        if self.now.is_multiple_of(5 * super::MOMENTS_PER_TICK) || member.keeper.has_more_expired(member.clock.ms()) {
+        let half_second = self.now.is_multiple_of(5 * super::MOMENTS_PER_TICK);
+        if half_second || member.keeper.has_more_expired(member.clock.ms()) {
             self.revoke_expired(at);
         }
-        if !self.calm && self.now.is_multiple_of(super::MOMENTS_PER_TICK) && self.random.permille(CHECKPOINT_PERMILLE) {
-            self.note_checkpoint(at);
+        if self.settings.lease_checkpoints {
+            if half_second {
+                self.note_checkpoints(at);
+            }
+        } else if !self.calm
+            && self.now.is_multiple_of(super::MOMENTS_PER_TICK)
+            && self.random.permille(CHECKPOINT_PERMILLE)
+        {
+            self.note_any_checkpoint(at);
         }
     }
 
@@ -86,6 +94,7 @@ impl World {
             Ok(cut) => {
                 self.counts.logs_cut += u64::from(cut);
                 self.verdicts.must(self.judge.revisions.restarted(at, self.members[at].revision()));
+                self.hold_alarms(at);
                 self.read_stored(at);
                 // The member replays its log before it receives messages.
                 self.work(at);
@@ -148,6 +157,7 @@ impl World {
         self.publish(at, &output);
         if result.is_ok() {
             self.follow_users(at, &output);
+            self.follow_alarms(at, &output);
         }
         if result.is_ok() {
             self.look_at(at);
@@ -163,8 +173,7 @@ impl World {
         }
         let Member { replica: Some(replica), keeper, clock, .. } = &mut self.members[at] else { return };
         if keeper.follow(replica, clock.ms()) == Some(true) {
-            let (term, clocks) = (self.members[at].term(), self.clocks());
-            self.verdicts.must(self.judge.leases.timed_anew(term, &clocks));
+            self.times_anew(at);
         }
     }
 
