@@ -306,8 +306,9 @@ impl World {
         assert!(ticks < STORM_TICKS || enough(self), "a storm of {tick} ticks: {:?}", self.counts);
     }
 
-    /// Runs until all members have followed one leader for a while, or until acknowledged entries are known to be lost.
-    /// A leader with a long log that is not committed yet serves nobody before an entry of its own term is.
+    /// Runs until all members have followed one leader for a while and no alarm stands, or until acknowledged entries
+    /// are known to be lost. A leader with a long log that is not committed yet serves nobody before an entry of its
+    /// own term is.
     fn settle(&mut self) {
         let mut settled = 0;
         for _ in 0..SETTLE_TICKS {

@@ -17,6 +17,9 @@ const NOSPACE: i32 = AlarmType::Nospace as i32;
 impl World {
     /// The members look at their space, and the operator acts.
     pub(super) fn mind_alarms(&mut self) {
+        if self.alarms.is_none() {
+            return;
+        }
         let members = self.serving();
         let ids: Vec<u64> = self.members.iter().map(|member| member.id).collect();
         let Some(alarms) = &mut self.alarms else { return };
