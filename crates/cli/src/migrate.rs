@@ -12,6 +12,7 @@ use metastore_bbolt::ReadAt;
 use metastore_proto::raftpb::ConfState;
 use metastore_replica::wal::Metadata;
 use metastore_replica::{NewMember, StoppedMember};
+use metastore_store::mvcc::RangeQuery;
 
 use crate::arguments::Migrate;
 use crate::failure::{Done, Failure};
@@ -42,9 +43,11 @@ fn describe(directory: &Path, member: &StoppedMember) -> Done {
     let (store, Metadata { node_id, cluster_id }) = (member.store(), member.owner());
     let view = store.view();
     let hash = view.hash_kv(0).map_err(Failure::new)?;
+    let all = RangeQuery { key: b"\0", range_end: b"\0", count_only: true, ..RangeQuery::default() };
+    let keys = view.range(&all).map_err(Failure::new)?.count;
     println!("{}: converted", directory.display());
     println!("  member {node_id:x} of cluster {cluster_id:x}, log applied up to entry {}", store.applied().index);
-    println!("  revision {}, compacted at {}", hash.revision, hash.compact_revision);
+    println!("  {keys} keys, revision {}, compacted at {}", hash.revision, hash.compact_revision);
     println!("  HashKV {} (compare: etcdctl endpoint hashkv)", hash.hash);
     for member in store.members().iter() {
         let kind = if member.is_learner { "learner" } else { "voter" };

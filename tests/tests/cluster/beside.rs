@@ -158,7 +158,6 @@ fn a_live_cluster_changes_its_program_member_by_member_and_back() {
             cluster.remove(members.remove(0));
             load.progress(MORE_WRITES);
         }
-        cluster.agree();
     }
     let history = load.stop();
     history.check(&cluster);

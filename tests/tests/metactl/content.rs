@@ -33,7 +33,8 @@ impl Content {
     /// The lines of `metactl migrate` about it.
     pub fn summary(&self) -> String {
         let (hash, compacted) = self.hashes.last().expect("a hash");
-        format!("revision {}, compacted at {compacted}\n  HashKV {hash} ", self.revision)
+        let keys = self.keys.len();
+        format!("  {keys} keys, revision {}, compacted at {compacted}\n  HashKV {hash} ", self.revision)
     }
 }
 

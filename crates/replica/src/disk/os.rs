@@ -164,7 +164,11 @@ impl Disk for OsDisk {
     }
 
     fn exists(&self, path: &Path) -> Result<bool> {
-        named("look up", path, path.try_exists())
+        match path.try_exists() {
+            // A file stands where a directory should: there is nothing behind it.
+            Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => Ok(false),
+            looked => named("look up", path, looked),
+        }
     }
 }
 

@@ -15,7 +15,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use metastore_engine::Applied;
+use metastore_engine::{Applied, Engine};
 use metastore_proto::raftpb;
 use metastore_store::Store;
 use metastore_store::snapshot::{Incoming, Source};
@@ -107,7 +107,7 @@ pub struct NewMember {
 
 /// A state on its way to the disk. On Memory it is written to a file as it is: its member reads it at its start.
 enum Writing {
-    File(Box<Incoming>, Out, PathBuf),
+    File { stream: Box<Incoming>, tables: Arc<dyn Engine>, out: Out, path: PathBuf },
     Engine(Box<Arrival>),
 }
 
@@ -132,7 +132,9 @@ impl NewMember {
         let state = match Medium::of(settings.engine) {
             Medium::Memory => {
                 let path = on_memory::received(&data.paths.snap(), end.state, false);
-                Writing::File(Box::new(Incoming::checking()), Out::create_alone(data.disk.as_ref(), &path)?, path)
+                let tables = open(&data.paths.snap()).map_err(OpenError::from)?;
+                let stream = Box::new(Incoming::checking(tables.clone()));
+                Writing::File { stream, tables, out: Out::create_alone(data.disk.as_ref(), &path)?, path }
             }
             Medium::Disk => {
                 let announced = (end.state, conf_state.clone());
@@ -153,7 +155,7 @@ impl NewMember {
     /// If the stream is damaged, or the disk is full or fails.
     pub fn take(&mut self, piece: &[u8]) -> Result<(), ReceiveError> {
         match &mut self.state {
-            Writing::File(stream, out, _) => {
+            Writing::File { stream, out, .. } => {
                 stream.take(piece)?;
                 Ok(out.write(piece)?)
             }
@@ -168,8 +170,10 @@ impl NewMember {
     pub fn finish(self) -> Result<(), TransplantError> {
         let Self { settings, mut data, end, conf_state, state } = self;
         match state {
-            Writing::File(stream, out, path) => {
+            Writing::File { stream, tables, out, path } => {
                 stream.finish().map_err(ReceiveError::from)?;
+                // Users, leases and members can be read.
+                Store::open(tables).map_err(ReceiveError::from)?;
                 out.finish_as(data.disk.as_ref(), &path)?;
             }
             Writing::Engine(arrival) => arrival.finish()?.keep(),

@@ -166,7 +166,7 @@ mod tests {
         let text = "--feature-gates: PriorityRequest=true is not supported: it can only be false here";
         assert_eq!(refused("PriorityRequest=true"), text);
         assert!(refused("AllBeta=false").contains("FastLeaseKeepAlive=false"));
-        assert!(refused("AllAlpha=true").contains("LeaseCheckpoint=true"));
+        assert!(refused("AllAlpha=true").contains("PriorityRequest=true"));
     }
 
     #[test]

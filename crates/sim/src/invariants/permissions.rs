@@ -136,7 +136,7 @@ impl Permissions {
 
 /// Whether a request has a range that ends before it begins. The shape of etcd's tree of permissions decides whether it
 /// is permitted, and the model has no tree.
-fn is_turned(request: &Request) -> bool {
+pub fn is_turned(request: &Request) -> bool {
     asks_of(request).iter().any(|(_, key, end)| !matches!(end[..], [] | [0]) && end <= key)
 }
 

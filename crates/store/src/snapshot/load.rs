@@ -60,17 +60,18 @@ impl Part {
 impl Incoming {
     /// Loads the stream into an empty engine.
     pub fn new(engine: Arc<dyn Engine>) -> Self {
-        Self::into(Some(engine))
+        Self::into(engine, true)
     }
 
-    /// Only checks the stream, row by row. Whether the keys of a lease have one is seen when it is loaded.
-    pub fn checking() -> Self {
-        Self::into(None)
+    /// Checks the stream, row by row, and loads the small tables alone, so that they can be checked as a whole. Whether
+    /// the keys of a lease have one is seen when all of it is loaded.
+    pub fn checking(engine: Arc<dyn Engine>) -> Self {
+        Self::into(engine, false)
     }
 
-    fn into(engine: Option<Arc<dyn Engine>>) -> Self {
+    fn into(engine: Arc<dyn Engine>, keeps_versions: bool) -> Self {
         let (bytes, header, published) = (Vec::new(), [0; HEADER_BYTES], Published::default());
-        Self { loader: Loader::new(engine), bytes, expected: Part::Header, header, published }
+        Self { loader: Loader::new(engine, keeps_versions), bytes, expected: Part::Header, header, published }
     }
 
     /// Takes the next piece.
@@ -159,8 +160,9 @@ fn parse_header(header: &[u8; HEADER_BYTES]) -> Result<Published, SnapshotError>
 
 /// The state of the loading: the rows that were read so far.
 struct Loader {
-    /// `None` if the rows are only checked.
-    engine: Option<Arc<dyn Engine>>,
+    engine: Arc<dyn Engine>,
+    /// Whether versions are loaded, or only checked.
+    keeps_versions: bool,
     rows: u64,
     /// The newest revision, as given in the header.
     revision: i64,
@@ -171,15 +173,15 @@ struct Loader {
 }
 
 impl Loader {
-    fn new(engine: Option<Arc<dyn Engine>>) -> Self {
+    fn new(engine: Arc<dyn Engine>, keeps_versions: bool) -> Self {
         // The first possible revision is greater.
         let last = Revision::new(0, i64::MAX);
-        Self { engine, rows: 0, revision: 0, last, leased: false }
+        Self { engine, keeps_versions, rows: 0, revision: 0, last, leased: false }
     }
 
     fn begin(&mut self, revision: i64) -> Result<(), EngineError> {
         self.revision = revision;
-        self.put(Table::Meta, LOADING, b"")
+        self.engine.put(Table::Meta, LOADING, b"")
     }
 
     fn block(&mut self, block: &[u8]) -> Result<(), SnapshotError> {
@@ -203,7 +205,7 @@ impl Loader {
             .into_iter()
             .find(|&table| table_code(table) == code)
             .ok_or_else(|| SnapshotError::Damaged(format!("unknown table {code}")))?;
-        Ok(self.put(table, key, value)?)
+        Ok(self.engine.put(table, key, value)?)
     }
 
     fn version(&mut self, key: &[u8], row: &[u8]) -> Result<(), SnapshotError> {
@@ -221,18 +223,15 @@ impl Loader {
         };
         self.last = revision;
         self.leased |= kv.lease != 0;
-        let Some(engine) = &self.engine else { return Ok(()) };
-        Ok(engine.append(kv.key, Version { revision, tombstone, row: row.into() })?)
-    }
-
-    fn put(&self, table: Table, key: &[u8], value: &[u8]) -> Result<(), EngineError> {
-        self.engine.as_ref().map_or(Ok(()), |engine| engine.put(table, key, value))
+        if !self.keeps_versions {
+            return Ok(());
+        }
+        Ok(self.engine.append(kv.key, Version { revision, tombstone, row: row.into() })?)
     }
 
     /// Publishes the rows that were read, so that the engine need not hold them back.
     fn publish(&self) -> Result<(), EngineError> {
-        let published = Published { revision: self.last.main, applied: Applied::default() };
-        self.engine.as_ref().map_or(Ok(()), |engine| engine.publish(published))
+        self.engine.publish(Published { revision: self.last.main, applied: Applied::default() })
     }
 
     fn end(&mut self, expected: u64, published: Published) -> Result<(), SnapshotError> {
@@ -243,25 +242,24 @@ impl Loader {
         if mutant(Mutant::StateLacksLeaseKeys) {
             self.leased = false;
         }
-        let Some(engine) = &self.engine else { return Ok(()) };
-        if self.leased {
-            self.attach_keys(engine.as_ref())?;
+        if self.leased && self.keeps_versions {
+            self.attach_keys()?;
         }
-        engine.delete(Table::Meta, LOADING)?;
-        begin_mark(engine.as_ref())?;
-        Ok(engine.publish(published)?)
+        self.engine.delete(Table::Meta, LOADING)?;
+        begin_mark(self.engine.as_ref())?;
+        Ok(self.engine.publish(published)?)
     }
 
     /// Rebuilds the table of lease keys: the newest version of each key names its lease.
-    fn attach_keys(&self, engine: &dyn Engine) -> Result<(), SnapshotError> {
-        let rows = engine.rows(Table::Lease, b"")?;
+    fn attach_keys(&self) -> Result<(), SnapshotError> {
+        let rows = self.engine.rows(Table::Lease, b"")?;
         let leases = Leases::load(rows.iter().map(|(key, value)| (&key[..], &value[..])))
             .map_err(|error| SnapshotError::Damaged(error.to_string()))?;
         let mut from = Some(Vec::new());
         while let Some(start) = from {
             let mut found = Vec::new();
             let range = KeyRange { start: &start, end: None };
-            from = engine.scan(range, self.last.main, usize::MAX, &mut found)?;
+            from = self.engine.scan(range, self.last.main, usize::MAX, &mut found)?;
             for version in &found {
                 let KeyValue { key, lease, .. } = KeyValue::of(&version.row);
                 if lease == 0 {
@@ -272,7 +270,7 @@ impl Loader {
                     let what = format!("key {key} is attached to lease {lease:016x}, which is not there");
                     return Err(SnapshotError::Damaged(what));
                 }
-                keys::attach(engine, lease, key)?;
+                keys::attach(self.engine.as_ref(), lease, key)?;
             }
             self.publish()?;
         }
