@@ -166,7 +166,7 @@ impl Disk for OsDisk {
     fn exists(&self, path: &Path) -> Result<bool> {
         match path.try_exists() {
             // A file stands where a directory should: there is nothing behind it.
-            Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => Ok(false),
             looked => named("look up", path, looked),
         }
     }
