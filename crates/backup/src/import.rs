@@ -15,8 +15,8 @@ use metastore_store::{Member, conf_state_json};
 
 use crate::KEYS;
 
-/// The longest row, with the pages above it, that is read.
-const MAX_PATH_BYTES: u64 = 512 << 20;
+/// The longest row of a database, with the pages above it, that is read.
+pub const MAX_PATH_BYTES: u64 = 512 << 20;
 /// The bytes of all small tables together: users, leases, members.
 const MAX_TABLE_BYTES: usize = 512 << 20;
 /// Pieces of the stream are about this long.

@@ -24,7 +24,7 @@ mod membership;
 
 pub use export::{Backup, BackupError, Survey};
 pub use file::DatabaseFile;
-pub use import::{EtcdState, ImportError};
+pub use import::{EtcdState, ImportError, MAX_PATH_BYTES};
 pub use membership::v2_store;
 
 /// Whether a file or stream that begins with these bytes is a database, and not a state of MetaStore's own; `None` if

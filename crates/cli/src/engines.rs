@@ -4,16 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use metastore_engine::{Engine, EngineError, Memory};
-use metastore_replica::{OpenEngine, Settings, Timing};
-use metastore_store::lease::minimum_ttl_s;
+use metastore_replica::{OpenEngine, Settings};
 
 use crate::arguments::EngineName;
 use crate::failure::{Done, Failure};
-
-/// etcd's defaults. There are no elections here; both set the minimum time to live of leases that are granted in the
-/// part of the log that is applied here.
-const TIMING: Timing = Timing { election_ticks: 10, pre_vote: true };
-const HEARTBEAT_MS: u64 = 100;
 
 /// The names of the engines in data directories.
 const MEMORY: &str = "memory";
@@ -26,8 +20,7 @@ pub fn settings(engine: EngineName) -> Done<Settings> {
         EngineName::Rocksdb if cfg!(feature = "rocksdb") => ROCKSDB,
         EngineName::Rocksdb => return Err(Failure::arguments("this metactl was built without RocksDB")),
     };
-    let mut settings = Settings::new(name, TIMING, 0);
-    settings.minimum_lease_ttl_s = minimum_ttl_s(TIMING.election_ticks as u64, HEARTBEAT_MS);
+    let mut settings = Settings::of_stopped(name);
     let mut directory = [0; 8];
     aws_lc_rs::rand::fill(&mut directory).map_err(|_| Failure::new("the system gives no random numbers"))?;
     settings.new_directory = Some(u64::from_le_bytes(directory));

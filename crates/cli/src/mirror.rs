@@ -13,6 +13,7 @@
 mod compare;
 mod copy;
 mod follow;
+mod join;
 mod position;
 
 use std::time::Duration;

@@ -2,6 +2,8 @@
 
 use metastore_store::lease::CHECKPOINT_INTERVAL_MS;
 
+use metastore_store::lease::minimum_ttl_s;
+
 use crate::consensus::{Portions, Timing};
 use crate::entry::EntryId;
 use crate::entry_log::Retention;
@@ -48,7 +50,19 @@ pub struct Settings {
     pub portions: Portions,
 }
 
+/// etcd's defaults for a member that does not run. There are no elections, and no leader.
+const STOPPED: Timing = Timing { election_ticks: 10, pre_vote: true };
+const STOPPED_HEARTBEAT_MS: u64 = 100;
+
 impl Settings {
+    /// For a stopped member that is read or rewritten. Leases that were granted after its state was made durable get
+    /// the minimum time to live of etcd's defaults; the member raises them by its own settings when it starts.
+    pub fn of_stopped(engine: &'static str) -> Self {
+        // No entries are kept for followers.
+        let minimum_lease_ttl_s = minimum_ttl_s(STOPPED.election_ticks as u64, STOPPED_HEARTBEAT_MS);
+        Self { minimum_lease_ttl_s, ..Self::new(engine, STOPPED, 0) }
+    }
+
     pub fn new(engine: &'static str, timing: Timing, keep_entries: usize) -> Self {
         let (snapshot_log_bytes, flush_log_bytes) = (SNAPSHOT_LOG_BYTES, FLUSH_LOG_BYTES);
         let (max_learners, skip_entry, minimum_lease_ttl_s) = (MAX_LEARNERS, None, 0);

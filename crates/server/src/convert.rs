@@ -5,19 +5,12 @@ use std::sync::Arc;
 
 use metastore_engine::EngineError;
 use metastore_replica::disk::OsDisk;
-use metastore_replica::{ConvertError, Paths, Settings, Timing};
-use metastore_store::lease::minimum_ttl_s;
+use metastore_replica::{ConvertError, Paths, Settings};
 
 use crate::config::{Conversion, EngineSettings};
 use crate::descriptors::Descriptors;
 use crate::engine;
 use crate::progress::Progress;
-
-/// etcd's default; there are no elections here.
-const TIMING: Timing = Timing { election_ticks: 10, pre_vote: true };
-/// etcd's default. It sets the minimum time to live of leases that were granted after the present state was made
-/// durable. The member raises them by its own settings when it starts.
-const HEARTBEAT_MS: u64 = 100;
 
 /// Why nothing was converted.
 #[derive(Debug, thiserror::Error)]
@@ -39,9 +32,7 @@ pub fn run(conversion: &Conversion) -> Result<String, Failure> {
     let rocksdb = conversion.rocksdb();
     let open = move |name: &str, path: &Path| open(rocksdb, name, path, descriptors);
     let paths = Paths { data_dir: data_dir.clone(), wal_dir: wal_dir.clone() };
-    // No entries are kept for followers.
-    let mut settings = Settings::new(target.name(), TIMING, 0);
-    settings.minimum_lease_ttl_s = minimum_ttl_s(TIMING.election_ticks as u64, HEARTBEAT_MS);
+    let settings = Settings::of_stopped(target.name());
     let mut progress = Progress::on_stderr(*quiet);
     let disk = Arc::new(OsDisk::new());
     let converted = metastore_replica::convert(settings, disk, paths, open, &mut |done, of| progress.report(done, of));

@@ -45,7 +45,7 @@ pub use apply::{Halt, HaltCause, OpReply, Outcome, Reply, TxnReply, Work, check_
 pub use auth::{Access, Auth};
 pub use conf_state::conf_state_json;
 pub use etcd_url::EtcdUrl;
-pub use member_change::{MemberChange, check_change};
+pub use member_change::{MemberChange, check_change, promotion_json};
 pub use members::{Member, Members};
 pub use refusal::Refusal;
 

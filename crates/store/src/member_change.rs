@@ -33,6 +33,11 @@ struct Context {
     is_promote: bool,
 }
 
+/// etcd's JSON of a promotion.
+pub fn promotion_json(id: u64) -> Vec<u8> {
+    format!(r#"{{"id":{id},"peerURLs":null,"isPromote":true}}"#).into_bytes()
+}
+
 /// Whether every member can apply a change, whatever the members are when it is applied. A leader lets no other change
 /// into the log.
 ///

@@ -1,8 +1,6 @@
 //! Compares both clusters at the revision that was reached.
 
-use std::cmp::Ordering;
-
-use super::copy::Pages;
+use super::join::Join;
 use super::{Both, Trouble};
 use crate::failure::{Done, Failure};
 
@@ -29,25 +27,11 @@ pub(super) async fn run(both: &mut Both, revision: i64) -> Done {
 
 /// The number of keys, and those that differ.
 async fn count(both: &mut Both, revision: i64) -> Result<(u64, Vec<Vec<u8>>), Trouble> {
-    let Both { source, destination, range } = both;
-    let (mut theirs, mut ours) = (Pages::new(range, revision), Pages::new(range, 0));
-    let (mut keys, mut different) = (0, Vec::new());
-    let (mut left, mut right) = (theirs.next(source).await?, ours.next(destination).await?);
-    while let Some(key) = [&left, &right].into_iter().flatten().map(|kv| kv.key.clone()).min() {
-        let has = |side: &Option<metastore_proto::mvccpb::KeyValue>| {
-            side.as_ref().is_some_and(|kv| kv.key.cmp(&key) == Ordering::Equal)
-        };
-        let (in_left, in_right) = (has(&left), has(&right));
-        let value = |side: &Option<metastore_proto::mvccpb::KeyValue>| side.as_ref().map(|kv| kv.value.clone());
-        if in_left != in_right || value(&left) != value(&right) {
-            different.push(key.to_vec());
-        }
+    let (mut join, mut keys, mut different) = (Join::begin(both, revision).await?, 0, Vec::new());
+    while let Some(pair) = join.next(both).await? {
         keys += 1;
-        if in_left {
-            left = theirs.next(source).await?;
-        }
-        if in_right {
-            right = ours.next(destination).await?;
+        if !pair.is_equal() {
+            different.extend(pair.source.or(pair.destination).map(|row| row.key.to_vec()));
         }
     }
     Ok((keys, different))

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 
+use metastore_backup::MAX_PATH_BYTES;
 use metastore_bbolt::{Database, ReadAt, Value};
 use metastore_proto::Message;
 use metastore_proto::mvccpb::KeyValue;
@@ -13,9 +14,6 @@ use crate::arguments::Form;
 use crate::failure::{Done, Failure, at};
 use crate::output;
 use crate::progress;
-
-/// The longest path of pages that is held in memory.
-const MAX_PATH_BYTES: u64 = 512 << 20;
 
 struct Status {
     /// CRC-32C over the names of all buckets and their rows.

@@ -24,7 +24,7 @@ use crate::conf_state;
 use crate::data_dir::{DataDir, Found, Identity, OpenError, Paths};
 use crate::disk::Disk;
 use crate::settings::Settings;
-use crate::state::{ENGINES, Medium, StateFile};
+use crate::state::{ENGINES, Medium, OpenEngine, StateFile};
 
 /// Bytes that a row takes in the stream in addition to its key and value.
 const ROW_HEAD_BYTES: u64 = 9;
@@ -88,9 +88,7 @@ pub fn convert(
     let open = Arc::new(open);
     let open_present = open.clone();
     let open_present = Arc::new(move |path: &Path| open_present(from, path));
-    let (mut replica, _) = Replica::restart(present, data, (identity, true), open_present)?;
-    // Jobs planned for a running member are not run here.
-    replica.process(&mut Output::default())?;
+    let mut replica = Replica::restart_stopped(present, data, identity, open_present)?;
     let (applied, bytes) = match to {
         Medium::Memory => replica.write_state_file(progress)?,
         Medium::Disk => replica.fill_engine(|path| open(target, path), progress)?,
@@ -133,6 +131,20 @@ fn stream_bytes(usage: Usage) -> u64 {
 }
 
 impl Replica {
+    /// A member that is only read or rewritten: it has all committed entries of its log, and never takes part in its
+    /// cluster.
+    pub(super) fn restart_stopped(
+        settings: Settings,
+        data: DataDir,
+        identity: Identity,
+        open: OpenEngine,
+    ) -> Result<Self, ConvertError> {
+        let (mut replica, _) = Self::restart(settings, data, (identity, true), open)?;
+        // Jobs planned for a running member are not run here.
+        replica.process(&mut Output::default())?;
+        Ok(replica)
+    }
+
     /// Writes the state as the snapshot from which a start on Memory begins.
     fn write_state_file(&mut self, progress: &mut dyn FnMut(u64, u64)) -> Result<(Applied, u64), ConvertError> {
         // The log will name this position, and may be released up to it. So the present engine must hold that position

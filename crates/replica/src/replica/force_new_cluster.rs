@@ -14,10 +14,11 @@ use std::sync::Arc;
 
 use metastore_proto::Message;
 use metastore_proto::raftpb::{self, ConfChangeType};
+use metastore_store::promotion_json;
 
+use super::Replica;
 use super::convert::ConvertError;
-use super::{Output, Replica};
-use crate::data_dir::{DataDir, Found, Identity, OpenError, Paths};
+use crate::data_dir::{DataDir, Found, OpenError, Paths};
 use crate::disk::Disk;
 use crate::entry::CONF_CHANGE;
 use crate::settings::Settings;
@@ -39,7 +40,7 @@ pub fn force_new_cluster(
         let mut data = DataDir::open(disk.clone(), paths.clone())?;
         let Found::Member(Some(identity)) = data.inspect(settings.engine)? else { return Ok(None) };
         data.lock_log()?;
-        applied(settings.clone(), data, identity, open.clone()).map(Some)
+        Replica::restart_stopped(settings.clone(), data, identity, open.clone()).map(Some)
     };
     let Some(mut replica) = restart()? else { return Ok(Vec::new()) };
     let conf_state = &replica.conf_state;
@@ -51,13 +52,6 @@ pub fn force_new_cluster(
     drop(replica);
     let Some(mut replica) = restart()? else { return Ok(Vec::new()) };
     replica.remove_others()
-}
-
-/// A member with all committed entries of its log applied.
-fn applied(settings: Settings, data: DataDir, identity: Identity, open: OpenEngine) -> Result<Replica, ConvertError> {
-    let (mut replica, _) = Replica::restart(settings, data, (identity, true), open)?;
-    replica.process(&mut Output::default())?;
-    Ok(replica)
 }
 
 impl Replica {
@@ -76,10 +70,7 @@ impl Replica {
         }
         let all = conf_state.voters.iter().chain(&conf_state.learners);
         let others: Vec<u64> = all.copied().filter(|other| *other != id).collect();
-        let promotion = is_learner.then(|| {
-            let context = format!("{{\"id\":{id},\"peerURLs\":null,\"isPromote\":true}}");
-            change(ConfChangeType::ConfChangeAddNode, id, Some(context))
-        });
+        let promotion = is_learner.then(|| change(ConfChangeType::ConfChangeAddNode, id, Some(promotion_json(id))));
         let removals = others.iter().map(|other| change(ConfChangeType::ConfChangeRemoveNode, *other, None));
         let (term, last) = (self.wal.hard_state().term(), self.wal.last_index());
         let entry = |(index, change): (u64, raftpb::ConfChange)| Entry {
@@ -95,6 +86,6 @@ impl Replica {
 }
 
 /// A change that no request waits for.
-fn change(kind: ConfChangeType, id: u64, context: Option<String>) -> raftpb::ConfChange {
+fn change(kind: ConfChangeType, id: u64, context: Option<Vec<u8>>) -> raftpb::ConfChange {
     raftpb::ConfChange { id: None, r#type: Some(kind as i32), node_id: Some(id), context: context.map(Into::into) }
 }

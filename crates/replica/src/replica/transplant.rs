@@ -20,8 +20,8 @@ use metastore_proto::raftpb;
 use metastore_store::Store;
 use metastore_store::snapshot::{Incoming, Source};
 
+use super::Replica;
 use super::convert::{ConvertError, lock, present_engine};
-use super::{Output, Replica};
 use crate::conf_state;
 use crate::data_dir::{DataDir, Found, Identity, OpenError, Paths, write_durably};
 use crate::disk::Disk;
@@ -220,9 +220,7 @@ impl StoppedMember {
         let (data, identity) = lock(disk, paths)?;
         let engine = present_engine(&data, &identity)?;
         let settings = Settings { engine, ..settings };
-        let (mut replica, _) = Replica::restart(settings, data, (identity, true), open(engine))?;
-        replica.process(&mut Output::default())?;
-        Ok(Self(replica))
+        Ok(Self(Replica::restart_stopped(settings, data, identity, open(engine))?))
     }
 
     pub fn store(&self) -> &Store {

@@ -164,12 +164,7 @@ impl Wal {
         snapshot: (u64, u64),
         keep: Keep,
     ) -> Result<(FoundWal, Replay)> {
-        let segments = segment::list(&*disk, dir)?;
-        let Some(first) = segment::holding(&segments, snapshot.0) else {
-            let (first, index) = (segments[0].first_index, snapshot.0);
-            return Err(WalError::Released { dir: dir.to_owned(), first, index });
-        };
-        segment::check_sequence(dir, &segments[first..])?;
+        let (segments, first) = segment::from_snapshot(&*disk, dir, snapshot.0)?;
         let (replay, tail) = read::read(&*disk, dir, &segments[first..], Some(snapshot), keep)?;
         let last = *segments.last().expect("a list of segments is not empty");
         let file = open_segment(&*disk, &segment::path(dir, last))?;

@@ -93,12 +93,7 @@ pub fn owner_and_snapshots(disk: &dyn Disk, dir: &Path) -> Result<(Metadata, Vec
 
 /// The content of a log behind a snapshot (index, term). Changes nothing on the disk, and locks nothing.
 pub fn peek(disk: &dyn Disk, dir: &Path, snapshot: (u64, u64), keep: Keep) -> Result<Replay> {
-    let segments = segment::list(disk, dir)?;
-    let Some(first) = segment::holding(&segments, snapshot.0) else {
-        let (first, index) = (segments[0].first_index, snapshot.0);
-        return Err(WalError::Released { dir: dir.to_owned(), first, index });
-    };
-    segment::check_sequence(dir, &segments[first..])?;
+    let (segments, first) = segment::from_snapshot(disk, dir, snapshot.0)?;
     Ok(read(disk, dir, &segments[first..], Some(snapshot), keep)?.0)
 }
 

@@ -61,8 +61,18 @@ pub(super) fn holding(segments: &[Segment], index: u64) -> Option<usize> {
     segments.iter().rposition(|segment| segment.first_index <= index)
 }
 
+/// All segments of a log, and the position of the one from which a snapshot at `index` is continued.
+pub(super) fn from_snapshot(disk: &dyn Disk, dir: &Path, index: u64) -> Result<(Vec<Segment>, usize)> {
+    let segments = list(disk, dir)?;
+    let Some(first) = holding(&segments, index) else {
+        return Err(WalError::Released { dir: dir.to_owned(), first: segments[0].first_index, index });
+    };
+    check_sequence(dir, &segments[first..])?;
+    Ok((segments, first))
+}
+
 /// Refuses a gap in the sequence numbers.
-pub(super) fn check_sequence(dir: &Path, segments: &[Segment]) -> Result<()> {
+fn check_sequence(dir: &Path, segments: &[Segment]) -> Result<()> {
     match segments.windows(2).find(|pair| pair[0].sequence.checked_add(1) != Some(pair[1].sequence)) {
         None => Ok(()),
         Some(pair) => {

@@ -29,9 +29,8 @@ pub mod question;
 use std::rc::Rc;
 use std::time::Duration;
 
+use metastore_proto::etcdserverpb::AlarmType;
 use metastore_proto::etcdserverpb::alarm_request::AlarmAction;
-use metastore_proto::etcdserverpb::{AlarmRequest, AlarmType};
-use metastore_store::command::Kind;
 use metastore_store::mvcc::HashKv;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
@@ -91,14 +90,12 @@ async fn hashes_of_others(member: &MemberHandle, revision: i64) -> Vec<Peer> {
 
 /// Raises the alarm CORRUPT in the name of a member (0: of the whole cluster), unless it stands already.
 async fn raise(member: &MemberHandle, member_id: u64) {
-    let alarms = member.shared.alarms();
-    if alarms.iter().any(|alarm| alarm.alarm() == AlarmType::Corrupt && alarm.member_id == member_id) {
+    if member.has_alarm(AlarmType::Corrupt, member_id) {
         return;
     }
-    let request = AlarmRequest { action: AlarmAction::Activate.into(), member_id, alarm: AlarmType::Corrupt.into() };
     let id = format!("{member_id:x}");
-    match member.propose(&member.own_call(), Kind::Alarm, &request).await {
-        Ok(_) => seldom!(warn, member_id, alarm = "CORRUPT", from = %id, "alarm raised"),
+    match member.set_alarm(AlarmAction::Activate, AlarmType::Corrupt, member_id).await {
+        Ok(()) => seldom!(warn, member_id, alarm = "CORRUPT", from = %id, "alarm raised"),
         Err(error) => {
             seldom!(warn, member_id, from = %id, error = %error.message, "cannot raise the alarm CORRUPT");
         }
@@ -108,6 +105,7 @@ async fn raise(member: &MemberHandle, member_id: u64) {
 #[cfg(test)]
 mod tests {
     use metastore_proto::Message;
+    use metastore_proto::etcdserverpb::AlarmRequest;
     use metastore_store::command::Command;
     use metastore_store::{Outcome, Reply};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode};
 use metastore_proto::raftpb::ConfChangeType;
-use metastore_store::{Member as ClusterMember, Outcome, Refusal};
+use metastore_store::{Member as ClusterMember, Outcome, Refusal, promotion_json};
 use tokio::time::Instant;
 
 use super::{Question, ask_leader};
@@ -68,7 +68,7 @@ pub async fn promote(member: &MemberHandle, call: &Call, id: u64) -> Result<Vec<
 
 /// `None` if this member does not lead.
 async fn promote_here(member: &MemberHandle, call: &Call, id: u64) -> Result<Option<Vec<ClusterMember>>, Unpromoted> {
-    let change = member.change_of_members(ConfChangeType::ConfChangeAddNode, id, Some(promotion(id)));
+    let change = member.change_of_members(ConfChangeType::ConfChangeAddNode, id, Some(promotion_json(id)));
     let known = || member.shared.members().iter().any(|member| member.id == id);
     if known() {
         member.may_promote()?;
@@ -85,11 +85,6 @@ async fn promote_here(member: &MemberHandle, call: &Call, id: u64) -> Result<Opt
         }
         answer => Ok(Some(member.changed_members(answer)?)),
     }
-}
-
-/// etcd's JSON of a promotion.
-fn promotion(id: u64) -> Vec<u8> {
-    format!(r#"{{"id":{id},"peerURLs":null,"isPromote":true}}"#).into_bytes()
 }
 
 /// The text of etcd's own error, which its members look for in the answer; the metrics show it as well.

@@ -53,8 +53,21 @@ impl MemberHandle {
 
     /// Whether a member has raised the alarm NOSPACE.
     pub fn lacks_space(&self, member_id: u64) -> bool {
-        let alarms = self.shared.alarms();
-        alarms.iter().any(|alarm| alarm.alarm() == AlarmType::Nospace && alarm.member_id == member_id)
+        self.has_alarm(AlarmType::Nospace, member_id)
+    }
+
+    /// Whether an alarm stands that was raised in the name of a member.
+    pub fn has_alarm(&self, kind: AlarmType, member_id: u64) -> bool {
+        self.shared.alarms().iter().any(|alarm| alarm.alarm() == kind && alarm.member_id == member_id)
+    }
+
+    /// Raises an alarm in the name of a member, or takes it back, through the log.
+    ///
+    /// # Errors
+    /// As any proposal.
+    pub async fn set_alarm(&self, action: AlarmAction, kind: AlarmType, member_id: u64) -> Result<(), Status> {
+        let request = AlarmRequest { action: action.into(), member_id, alarm: kind.into() };
+        self.propose(&self.own_call(), Kind::Alarm, &request).await.map(drop)
     }
 
     /// Raises the alarm NOSPACE in the name of a member, or takes it back, unless that is done or under way.
@@ -62,8 +75,7 @@ impl MemberHandle {
         if self.lacks_space(member_id) == (action == AlarmAction::Activate) || self.sets_alarm.replace(true) {
             return;
         }
-        let request = AlarmRequest { action: action.into(), member_id, alarm: AlarmType::Nospace.into() };
-        if let Err(error) = self.propose(&self.own_call(), Kind::Alarm, &request).await {
+        if let Err(error) = self.set_alarm(action, AlarmType::Nospace, member_id).await {
             seldom!(warn, (), error = %error.message, "cannot change the alarm NOSPACE");
         }
         self.sets_alarm.set(false);

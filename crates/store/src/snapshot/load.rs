@@ -60,16 +60,16 @@ impl Part {
 impl Incoming {
     /// Loads the stream into an empty engine.
     pub fn new(engine: Arc<dyn Engine>) -> Self {
-        Self::into(engine, true)
+        Self::with(engine, true)
     }
 
     /// Checks the stream, row by row, and loads the small tables alone, so that they can be checked as a whole. Whether
     /// the keys of a lease have one is seen when all of it is loaded.
     pub fn checking(engine: Arc<dyn Engine>) -> Self {
-        Self::into(engine, false)
+        Self::with(engine, false)
     }
 
-    fn into(engine: Arc<dyn Engine>, keeps_versions: bool) -> Self {
+    fn with(engine: Arc<dyn Engine>, keeps_versions: bool) -> Self {
         let (bytes, header, published) = (Vec::new(), [0; HEADER_BYTES], Published::default());
         Self { loader: Loader::new(engine, keeps_versions), bytes, expected: Part::Header, header, published }
     }
