@@ -1,11 +1,18 @@
 //! A gRPC client without generated stubs: a path, a message, an answer.
 
+use std::io;
 use std::marker::PhantomData;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
+use http::Uri;
 use http::uri::PathAndQuery;
+use hyper_util::rt::TokioIo;
 use prost::Message;
+use tokio::net::TcpStream;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::client::Grpc;
+use tonic::codegen::Service;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder, Streaming};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
@@ -21,6 +28,31 @@ pub fn never_taken(status: &Status) -> bool {
     ["GoAway(b\"\", NO_ERROR, Remote)", "Canceled", "ConnectError"].iter().any(|sign| cause.contains(sign))
 }
 
+/// Connects to an address the first time it is asked.
+struct ConnectOnce {
+    address: Option<String>,
+}
+
+impl Service<Uri> for ConnectOnce {
+    type Response = TokioIo<TcpStream>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<TokioIo<TcpStream>>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let address = self.address.take();
+        Box::pin(async move {
+            let address = address.ok_or_else(|| io::Error::other("the one connection has ended"))?;
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            Ok(TokioIo::new(stream))
+        })
+    }
+}
+
 /// One connection to one member. Clones share the connection.
 #[derive(Clone)]
 pub struct Client {
@@ -33,6 +65,15 @@ impl Client {
     pub fn new(address: &str) -> Client {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address is a valid URI");
         Client { channel: endpoint.tcp_nodelay(true).connect_lazy(), token: None }
+    }
+
+    /// A client that, once its connection has ended, makes no other. So each of its requests came to a server that had
+    /// taken the connection, and [`never_taken`] knows all that this server did not process. A connection that is made
+    /// while a server ends may be reset before the server sees it, and then its client cannot know.
+    pub fn of_one_connection(address: &str) -> Client {
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address is a valid URI");
+        let connect = ConnectOnce { address: Some(address.to_string()) };
+        Client { channel: endpoint.connect_with_connector_lazy(connect), token: None }
     }
 
     /// A client with TLS that trusts a CA, and shows the certificate `name` that this has signed.

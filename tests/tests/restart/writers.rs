@@ -182,7 +182,7 @@ fn transaction(changes: &[Change]) -> TxnRequest {
 /// at their first write that is not acknowledged.
 pub async fn write_until(address: &str, writers: Vec<Writer>, enough: usize, end: impl FnOnce()) -> Vec<Writer> {
     let (reached, count) = (Arc::new(Notify::new()), Arc::<AtomicUsize>::default());
-    let client = Client::new(address);
+    let client = Client::of_one_connection(address);
     let tasks: Vec<_> = writers
         .into_iter()
         .map(|writer| {
@@ -204,7 +204,7 @@ pub async fn write_until(address: &str, writers: Vec<Writer>, enough: usize, end
 /// Lets all clients write until `enough` writes are acknowledged, or until each client was refused.
 pub async fn write_some(address: &str, writers: Vec<Writer>, enough: usize) -> Vec<Writer> {
     let count = Arc::<AtomicUsize>::default();
-    let client = Client::new(address);
+    let client = Client::of_one_connection(address);
     let done = move |acknowledged| acknowledged + WRITERS > enough;
     let tasks = writers.into_iter().map(|writer| tokio::spawn(writer.write(client.clone(), count.clone(), done)));
     join(tasks.collect()).await
