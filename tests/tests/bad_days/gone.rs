@@ -18,8 +18,11 @@ const CONNECTIONS: usize = 20;
 const STREAMS_EACH: usize = 500;
 /// The memory that one watch stream may take in the server, with its watcher and its HTTP/2 stream.
 const STREAM_KIB: u64 = 24;
-/// The memory that a second round of the same streams may take, in percent of the first.
-const SECOND_ROUND_PERCENT: u64 = 115;
+/// The streams are opened and closed this often. One round may take a tenth more than another, because of the order in
+/// which memory is given back; memory that is lost adds up from round to round.
+const ROUNDS: usize = 6;
+/// The memory that the cheapest of the later rounds may take, in percent of the cheapest of the earlier ones.
+const LATER_PERCENT: u64 = 110;
 /// DEADLINE_EXCEEDED and UNAVAILABLE.
 const DEADLINE_EXCEEDED: u32 = 4;
 const UNAVAILABLE: u32 = 14;
@@ -41,7 +44,7 @@ fn ten_thousand_watch_streams_leave_nothing_behind() {
     let address = member.client_address();
     let (before, _) = memory_kib(member.pid());
     let mut rounds = Vec::new();
-    for _ in 0..2 {
+    for _ in 0..ROUNDS {
         block_on(async {
             let clients: Vec<_> = (0..CONNECTIONS).map(|_| Client::new(address)).collect();
             let opening = clients.iter().map(|client| tokio::spawn(open_many(client.clone())));
@@ -61,7 +64,9 @@ fn ten_thousand_watch_streams_leave_nothing_behind() {
     }
     let allowed = before + (CONNECTIONS * STREAMS_EACH) as u64 * STREAM_KIB;
     assert!(rounds[0] < allowed, "{} KiB, {before} before", rounds[0]);
-    assert!(rounds[1] * 100 < rounds[0] * SECOND_ROUND_PERCENT, "{rounds:?} KiB: the second round takes more");
+    let (earlier, later) = rounds.split_at(ROUNDS / 2);
+    let (earlier, later) = (earlier.iter().min().expect("a round"), later.iter().min().expect("a round"));
+    assert!(later * 100 < earlier * LATER_PERCENT, "{rounds:?} KiB: the later rounds take more");
     let (after, _) = memory_kib(member.pid());
     println!("watch streams: {before} KiB before, {rounds:?} with 10,000 streams, {after} after");
 }
