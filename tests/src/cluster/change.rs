@@ -39,7 +39,8 @@ impl Cluster {
     /// a learner refuses. Under load a member never holds all that the leader has written at the same moment, so it is
     /// to reach the revision of now.
     fn wait_until_learned(&mut self, node: usize) {
-        let written = self.eventually("the leader tells its revision", |cluster| cluster.revision(cluster.leader()).ok());
+        let written =
+            self.eventually("the leader tells its revision", |cluster| cluster.revision(cluster.leader()).ok());
         self.eventually(&format!("node {node} has caught up"), |cluster| {
             (cluster.revision(node).ok()? >= written).then_some(())
         });

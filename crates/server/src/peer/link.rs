@@ -17,8 +17,10 @@ use super::urls::Urls;
 /// Bounds of the queue of one stream: as many messages as in etcd, and bytes for a follower that stalls for a second.
 const STREAM_BOUNDS: Bounds = Bounds { count: 4096, bytes: 64 << 20 };
 
-/// Bounds of the queue of messages to be posted while there is no stream: as many messages as in etcd.
-const PIPELINE_BOUNDS: Bounds = Bounds { count: 64, bytes: 64 << 20 };
+/// Bounds of the queue of messages to be posted while there is no stream. A member that has just started posts until
+/// its peers have dialled it, a tenth of a second later, and under load it acknowledges hundreds of appends meanwhile.
+/// The 64 messages of etcd leave no room for a proposal between them, and its client waits for a timeout.
+const PIPELINE_BOUNDS: Bounds = STREAM_BOUNDS;
 
 /// raft is notified at most this often that messages to a peer are lost: the first notice suffices.
 const UNREACHABLE_INTERVAL: Duration = Duration::from_millis(10);
@@ -229,4 +231,40 @@ fn due(last: &mut Option<Instant>, interval: Duration) -> bool {
         *last = Some(now);
     }
     due
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::meters::Meters;
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    /// Counts the notices of lost messages.
+    #[derive(Default)]
+    struct Raft(AtomicUsize);
+
+    impl Sink for Raft {
+        fn message(&self, _: Message, _: usize) -> bool {
+            unreachable!("nothing is received")
+        }
+        fn unreachable(&self, _: u64) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+        fn snapshot_sent(&self, _: u64, _: bool) {}
+        fn removed(&self) {}
+    }
+
+    /// The acknowledgements of a second of load, while the peer has not dialled yet.
+    #[test]
+    fn a_proposal_has_room_among_many_acknowledgements_before_there_is_a_stream() {
+        let raft = Arc::new(Raft::default());
+        let link = Link::new(1, 2, &[], Meters::new(1).peer(2), raft.clone());
+        let of = |kind: MessageType| Message { r#type: Some(kind.into()), ..Message::default() };
+        for _ in 0..1000 {
+            link.send(of(MessageType::MsgAppResp));
+        }
+        link.send(of(MessageType::MsgProp));
+        assert_eq!(raft.0.load(Ordering::Relaxed), 0);
+    }
 }
