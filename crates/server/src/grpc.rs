@@ -12,6 +12,8 @@
 //! A unary handler is a function from [`Call`] and a message to a future of [`Frame`] or [`Status`]; a streaming one
 //! also gets an [`Outbound`], and an [`Inbound`] if the client streams.
 //!
+//! The requests of a call come from HTTP/2 or from this process ([`source`], [`local`]); handlers see no difference.
+//!
 //! Rules:
 //! - A router and its handlers live on one I/O thread; futures need not be `Send`.
 //! - The length of a message is checked by its prefix, before its bytes are kept.
@@ -30,9 +32,11 @@ mod encoding;
 pub mod frame;
 pub mod health;
 pub mod inbound;
+pub mod local;
 mod origin;
 pub mod outbound;
 pub mod router;
+pub mod source;
 pub mod status;
 
 pub use body::Body;

@@ -179,15 +179,26 @@ impl Cutter {
             (flag, _) => return Err(Status::internal(format!("grpc: received unexpected payload format {flag}"))),
         };
         let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;
-        if length > self.max_bytes {
-            let text = format!("grpc: received message larger than max ({length} vs. {})", self.max_bytes);
-            return Err(Status::resource_exhausted(text));
-        }
+        self.check_received(length)?;
         if held.len() < PREFIX_BYTES + length {
             return Ok(None);
         }
         let message = self.cut(length);
         Ok(Some(if compressed { Cut::Gzip(message) } else { Cut::Plain(message) }))
+    }
+
+    /// A message that comes whole and without prefix, if it is within the limit.
+    pub(super) fn whole(&self, message: Bytes) -> Result<Bytes, Status> {
+        self.check_received(message.len())?;
+        Ok(message)
+    }
+
+    fn check_received(&self, length: usize) -> Result<(), Status> {
+        if length <= self.max_bytes {
+            return Ok(());
+        }
+        let text = format!("grpc: received message larger than max ({length} vs. {})", self.max_bytes);
+        Err(Status::resource_exhausted(text))
     }
 
     fn cut(&mut self, length: usize) -> Bytes {

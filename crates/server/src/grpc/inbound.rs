@@ -18,7 +18,7 @@ use std::future::poll_fn;
 use std::marker::PhantomData;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use h2::RecvStream;
@@ -29,6 +29,7 @@ use super::compression;
 use super::counts::MethodCounts;
 use super::encoding::Encoding;
 use super::frame::{Cut, Cutter};
+use super::source::Source;
 use super::status::{Code, Status};
 
 /// The window of a stream is opened in steps of this many bytes while its handler is busy.
@@ -44,19 +45,19 @@ const MESSAGE_BYTES: usize = 64;
 /// it must not hold the call open for ever. As in grpc-go, nothing after the message is read, so the client need not
 /// have closed its half of the stream.
 pub(super) async fn read_first(
-    body: &mut RecvStream,
+    source: &mut Source,
     encoding: Encoding,
     max_bytes: usize,
     deadline: Option<Instant>,
 ) -> Result<Bytes, Status> {
     let mut cutter = Cutter::with(encoding, max_bytes);
     let none = |is_torn| Status::unknown(if is_torn { "unexpected EOF" } else { "EOF" });
-    within(deadline, read_message(body, &mut cutter, max_bytes, none)).await
+    within(deadline, read_message(source, &mut cutter, max_bytes, none)).await
 }
 
 /// Reads the only message of a call whose server streams, to the end of the client's half; otherwise as [`read_first`].
 pub(super) async fn read_only(
-    body: &mut RecvStream,
+    source: &mut Source,
     encoding: Encoding,
     max_bytes: usize,
     deadline: Option<Instant>,
@@ -67,8 +68,8 @@ pub(super) async fn read_only(
     };
     let read = async {
         let mut cutter = Cutter::with(encoding, max_bytes);
-        let message = read_message(body, &mut cutter, max_bytes, none).await?;
-        match read_next(body, &mut cutter).await? {
+        let message = read_message(source, &mut cutter, max_bytes, none).await?;
+        match read_next(source, &mut cutter).await? {
             None if cutter.is_torn() => Err(torn()),
             None => Ok(message),
             Some(_) => {
@@ -88,20 +89,31 @@ async fn within<T>(deadline: Option<Instant>, read: impl Future<Output = Result<
 /// The next message, not compressed. At the end of the client's half `none` says what is wrong, by whether a message
 /// has begun.
 async fn read_message(
-    body: &mut RecvStream,
+    source: &mut Source,
     cutter: &mut Cutter,
     max_bytes: usize,
     none: impl FnOnce(bool) -> Status,
 ) -> Result<Bytes, Status> {
-    match read_next(body, cutter).await? {
+    match read_next(source, cutter).await? {
         Some(message) => compression::decode(message, max_bytes).await,
         None => Err(none(cutter.is_torn())),
     }
 }
 
-/// The next message; `None` at the end of the client's half. The usual case is one DATA frame that holds the prefix and
-/// the whole message. It is passed on as a slice, without a copy and without a second poll.
-async fn read_next(body: &mut RecvStream, cutter: &mut Cutter) -> Result<Option<Cut>, Status> {
+/// The next message; `None` at the end of the client's half.
+async fn read_next(source: &mut Source, cutter: &mut Cutter) -> Result<Option<Cut>, Status> {
+    match source {
+        Source::Http2(body) => read_framed(body, cutter).await,
+        Source::Local(messages) => {
+            let message = poll_fn(|cx| messages.poll_next(cx)).await;
+            message.map(|message| cutter.whole(message).map(Cut::Plain)).transpose()
+        }
+    }
+}
+
+/// The usual case is one DATA frame that holds the prefix and the whole message. It is passed on as a slice, without a
+/// copy and without a second poll.
+async fn read_framed(body: &mut RecvStream, cutter: &mut Cutter) -> Result<Option<Cut>, Status> {
     loop {
         if let Some(message) = cutter.cut_raw()? {
             return Ok(Some(message));
@@ -148,7 +160,7 @@ pub(super) fn decode_streamed<T: Message + Default>(message: Bytes) -> Result<T,
 /// The requests of a stream that have arrived and were not taken.
 #[derive(Debug)]
 struct Intake {
-    body: RecvStream,
+    source: Source,
     cutter: Cutter,
     /// Bytes that were received and are not yet released to the flow-control window.
     unreleased: usize,
@@ -163,9 +175,11 @@ struct Intake {
 impl Intake {
     /// Takes the frames that have arrived.
     fn fill(&mut self, cx: &mut Context<'_>) {
+        // Messages of this process are taken from their queue by the handler itself.
+        let Source::Http2(body) = &mut self.source else { return };
         let mut news = false;
         while self.end.is_none() {
-            match self.body.poll_data(cx) {
+            match body.poll_data(cx) {
                 Poll::Pending => break,
                 Poll::Ready(Some(Ok(chunk))) => {
                     self.unreleased += chunk.len();
@@ -183,9 +197,11 @@ impl Intake {
     }
 
     fn release(&mut self, bytes: usize) {
-        if bytes > 0 {
+        if bytes > 0
+            && let Source::Http2(body) = &mut self.source
+        {
             self.unreleased -= bytes;
-            release(&mut self.body, bytes);
+            release(body, bytes);
         }
     }
 
@@ -194,6 +210,12 @@ impl Intake {
             self.turn_bytes = 0;
             cx.waker().wake_by_ref();
             return Poll::Pending;
+        }
+        if let Source::Local(messages) = &mut self.source {
+            let message = ready!(messages.poll_next(cx));
+            let message = message.map(|message| self.cutter.whole(message)).transpose()?;
+            self.turn_bytes += message.as_ref().map_or(0, |message| message.len() + MESSAGE_BYTES);
+            return Poll::Ready(Ok(message));
         }
         if let Some(message) = self.cutter.cut_next()? {
             self.turn_bytes += message.len() + MESSAGE_BYTES;
@@ -230,13 +252,13 @@ pub struct Inbound<T> {
 pub(super) struct Reader(Rc<RefCell<Intake>>);
 
 pub(super) fn channel<T>(
-    body: RecvStream,
+    source: Source,
     encoding: Encoding,
     max_bytes: usize,
     counts: Arc<MethodCounts>,
 ) -> (Inbound<T>, Reader) {
     let cutter = Cutter::with(encoding, max_bytes);
-    let intake = Intake { body, cutter, unreleased: 0, end: None, taker: None, turn_bytes: 0 };
+    let intake = Intake { source, cutter, unreleased: 0, end: None, taker: None, turn_bytes: 0 };
     let intake = Rc::new(RefCell::new(intake));
     (Inbound { intake: intake.clone(), counts, message: PhantomData }, Reader(intake))
 }
@@ -300,7 +322,7 @@ mod tests {
             while connection.accept().await.is_some() {}
         });
         let counts = Ledger::default().open("a.B", "C", GrpcType::BidiStream);
-        let (inbound, reader) = channel(request.into_body(), Encoding::Identity, WINDOW_BYTES, counts);
+        let (inbound, reader) = channel(request.into_body().into(), Encoding::Identity, WINDOW_BYTES, counts);
         while inbound.intake.borrow().end.is_none() {
             poll_fn(|cx| {
                 reader.0.borrow_mut().fill(cx);
@@ -348,7 +370,10 @@ mod tests {
     async fn the_window_opens_in_steps_by_what_the_handler_has_taken() {
         let inbound = arrived(messages(40, 1000)).await;
         let mut intake = inbound.intake.borrow_mut();
-        let held = |intake: &mut Intake| intake.body.flow_control().used_capacity();
+        let held = |intake: &mut Intake| match &mut intake.source {
+            Source::Http2(body) => body.flow_control().used_capacity(),
+            Source::Local(_) => unreachable!("the stream of a client"),
+        };
         assert_eq!(held(&mut intake), 40 * (1000 + PREFIX_BYTES));
         let mut context = Context::from_waker(Waker::noop());
         for taken in 1..=40 {

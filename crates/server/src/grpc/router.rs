@@ -19,13 +19,14 @@ use super::encoding::Encoding;
 use super::frame::Frame;
 use super::inbound::{self, Inbound, Reader, decode_request, decode_streamed, read_first, read_only};
 use super::outbound::{self, Outbound};
+use super::source::Source;
 use super::status::{Code, Status};
 use crate::grpc::Origin;
 
 /// A future that stays on its thread.
 pub type LocalFuture<T> = Pin<Box<dyn Future<Output = T>>>;
 
-type Handler = Box<dyn Fn(Request<RecvStream>, &Rc<Origin>) -> LocalFuture<Response<Body>>>;
+type Handler = Box<dyn Fn(HeaderMap, Source, &Rc<Origin>) -> LocalFuture<Response<Body>>>;
 
 /// The methods that are served.
 pub struct Router {
@@ -53,13 +54,12 @@ impl Router {
     {
         let max_bytes = self.max_receive_bytes;
         let (handler, clients) = (Rc::new(handler), self.clients.clone());
-        self.add(service, method, GrpcType::Unary, move |request, origin, counts| {
+        self.add(service, method, GrpcType::Unary, move |headers, mut body, origin, counts| {
             let (handler, counts, clients) = (handler.clone(), counts.clone(), clients.clone());
             Box::pin(async move {
                 let counted = Counted::start(counts.clone());
-                let (head, mut body) = request.into_parts();
-                let call = clients.count(&head.headers, false).and_then(|()| Call::new(&head.headers, origin));
-                drop(head);
+                let call = clients.count(&headers, false).and_then(|()| Call::new(&headers, origin));
+                drop(headers);
                 let result = async {
                     let mut call = call?;
                     let encoding = call.encoding;
@@ -94,14 +94,13 @@ impl Router {
         let max_bytes = self.max_receive_bytes;
         let stopping = self.stopping.clone();
         let (handler, clients) = (Rc::new(handler), self.clients.clone());
-        self.add(service, method, GrpcType::ServerStream, move |request, origin, counts| {
+        self.add(service, method, GrpcType::ServerStream, move |headers, mut body, origin, counts| {
             let (handler, counts, stopping) = (handler.clone(), counts.clone(), stopping.clone());
             let clients = clients.clone();
             Box::pin(async move {
                 let counted = Counted::start(counts.clone());
-                let (head, mut body) = request.into_parts();
-                let call = clients.count(&head.headers, true).and_then(|()| Call::new(&head.headers, origin));
-                drop(head);
+                let call = clients.count(&headers, true).and_then(|()| Call::new(&headers, origin));
+                drop(headers);
                 let read = async {
                     let mut call = call?;
                     call.raw = read_only(&mut body, call.encoding, max_bytes, call.deadline).await?;
@@ -134,10 +133,9 @@ impl Router {
         let max_bytes = self.max_receive_bytes;
         let stopping = self.stopping.clone();
         let (handler, clients) = (Rc::new(handler), self.clients.clone());
-        self.add(service, method, GrpcType::BidiStream, move |request, origin, counts| {
+        self.add(service, method, GrpcType::BidiStream, move |headers, body, origin, counts| {
             let counted = Counted::start(counts.clone());
-            let (head, body) = request.into_parts();
-            let call = clients.count(&head.headers, true).and_then(|()| Call::new(&head.headers, origin));
+            let call = clients.count(&headers, true).and_then(|()| Call::new(&headers, origin));
             let response = match call {
                 Ok(call) => {
                     let encoding = call.encoding;
@@ -160,13 +158,13 @@ impl Router {
         service: &'static str,
         method: &'static str,
         kind: GrpcType,
-        handler: impl Fn(Request<RecvStream>, Rc<Origin>, &Arc<MethodCounts>) -> LocalFuture<Response<Body>> + 'static,
+        handler: impl Fn(HeaderMap, Source, Rc<Origin>, &Arc<MethodCounts>) -> LocalFuture<Response<Body>> + 'static,
     ) {
         let counts = self.ledger.open(service, method, kind);
         self.services.insert(service);
         let earlier = self.methods.insert(
             format!("/{service}/{method}"),
-            Box::new(move |request, origin| handler(request, origin.clone(), &counts)),
+            Box::new(move |headers, source, origin| handler(headers, source, origin.clone(), &counts)),
         );
         assert!(earlier.is_none(), "/{service}/{method} is registered twice");
     }
@@ -184,10 +182,22 @@ impl Router {
 
     /// Answers a request that [`is_grpc`] accepts.
     pub fn call(&self, request: Request<RecvStream>, origin: &Rc<Origin>) -> LocalFuture<Response<Body>> {
+        let (head, body) = request.into_parts();
         // A query is part of the name, as in grpc-go.
-        let path = request.uri().path_and_query().map_or("", |path| path.as_str());
+        let path = head.uri.path_and_query().map_or("", |path| path.as_str());
+        self.dispatch(path, head.headers, Source::Http2(body), origin)
+    }
+
+    /// Calls a method by its path.
+    pub(super) fn dispatch(
+        &self,
+        path: &str,
+        headers: HeaderMap,
+        source: Source,
+        origin: &Rc<Origin>,
+    ) -> LocalFuture<Response<Body>> {
         match self.methods.get(path) {
-            Some(handler) => handler(request, origin),
+            Some(handler) => handler(headers, source, origin),
             None => Box::pin(std::future::ready(fail(&self.unknown(path)))),
         }
     }

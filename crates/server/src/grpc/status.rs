@@ -137,6 +137,14 @@ impl Status {
         headers
     }
 
+    /// Reads what [`Status::write`] has written; `None` if it is OK, or if there is none.
+    pub(super) fn read(headers: &HeaderMap) -> Option<Status> {
+        let number: usize = headers.get("grpc-status")?.to_str().ok()?.parse().ok()?;
+        let code = *Code::ALL.get(number)?;
+        let message = headers.get("grpc-message").map_or_else(String::new, |text| percent_decode(text.as_bytes()));
+        (code != Code::Ok).then(|| Status::new(code, message))
+    }
+
     /// Adds `grpc-status` and `grpc-message` to `headers`.
     pub fn write(&self, headers: &mut HeaderMap) {
         headers.insert("grpc-status", self.code.header());
@@ -175,6 +183,26 @@ fn percent_encode(message: &str) -> HeaderValue {
     HeaderValue::from_bytes(&encoded).expect("printable ASCII is a header value")
 }
 
+/// Takes back [`percent_encode`].
+fn percent_decode(encoded: &[u8]) -> String {
+    let digit = |byte: Option<&u8>| char::from(*byte?).to_digit(16);
+    let mut decoded = Vec::with_capacity(encoded.len());
+    let mut rest = encoded;
+    while let Some((&byte, after)) = rest.split_first() {
+        match (byte, digit(after.first()), digit(after.get(1))) {
+            (b'%', Some(high), Some(low)) => {
+                decoded.push((high * 16 + low) as u8);
+                rest = &after[2..];
+            }
+            _ => {
+                decoded.push(byte);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&decoded).into_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -192,6 +220,8 @@ mod tests {
         let trailers = Status::unknown("100% of \"größe\"\n~").trailers();
         assert_eq!(trailers["grpc-message"], "100%25 of \"gr%C3%B6%C3%9Fe\"%0A~");
         assert_eq!(trailers["grpc-status"], "2");
+        assert_eq!(Status::read(&trailers), Some(Status::unknown("100% of \"größe\"\n~")));
+        assert_eq!(Status::read(&ok_trailers()), None);
     }
 
     #[test]
