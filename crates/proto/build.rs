@@ -1,6 +1,7 @@
 //! Compiles the .proto files without a protoc on the machine.
 
-const FILES: [&str; 9] = ["auth", "kv", "rpc", "raft_internal", "membership", "lease", "raft", "record", "health"];
+const FILES: [&str; 11] =
+    ["auth", "kv", "rpc", "raft_internal", "membership", "lease", "raft", "record", "health", "lock", "election"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");

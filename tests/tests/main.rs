@@ -27,5 +27,6 @@ mod metactl;
 mod metrics;
 mod quota;
 mod readme;
+mod recipes;
 mod restart;
 mod tls;

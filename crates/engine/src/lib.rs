@@ -46,6 +46,10 @@ use std::sync::Arc;
 /// The most rows that one call visits while it holds a lock, returned or not.
 pub const STEP: usize = 256;
 
+/// The most rows that one step of a compaction visits. It is less than [`STEP`], because the writer takes these steps,
+/// and requests that arrive meanwhile wait for each.
+pub const COMPACTION_STEP: usize = 32;
+
 /// The bounds of one call while it holds a lock. The default of each engine suits all callers except tests: with small
 /// steps a little data takes many steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

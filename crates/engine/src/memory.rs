@@ -27,8 +27,8 @@ mod versions;
 
 use crate::stock::Stock;
 use crate::{
-    Applied, Engine, HighWaterMark, KeyRange, Published, Result, Revision, STEP, Statistic, Steps, Table, Usage,
-    Version,
+    Applied, COMPACTION_STEP, Engine, HighWaterMark, KeyRange, Published, Result, Revision, STEP, Statistic, Steps,
+    Table, Usage, Version,
 };
 use frozen::Frozen;
 use history::{CHUNK_VERSIONS, Entry, History};
@@ -132,7 +132,7 @@ impl Versioned {
         let Self { index, history, compaction, .. } = self;
         let from = compaction.filter(|(under_way, _)| *under_way == at).map(|(_, next)| next).unwrap_or_default();
         let mut gone = Usage::default();
-        let next = history.compact_step(at, from, |Entry { key, stored }| {
+        let next = history.compact_step((at, from), COMPACTION_STEP, |Entry { key, stored }| {
             if mutant(Mutant::TombstonesStay) && stored.stamp.is_tombstone() {
                 return false;
             }

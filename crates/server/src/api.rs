@@ -7,25 +7,29 @@ pub mod check;
 mod cluster;
 pub(crate) mod defragment;
 mod downgrade;
+mod election;
 mod encode;
 mod kv;
 mod lease;
+mod lock;
 mod maintenance;
+mod own_calls;
+mod queue;
 mod snapshot;
 mod view;
 mod watch;
 
 pub use watch::Watchers;
 
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use crate::audit::{Open, Subjects};
 use crate::auth::methods::Method;
 use crate::grpc::{Call, Router};
 use crate::member::MemberHandle;
 
-/// Adds every service to a worker's router.
-pub fn register(router: &mut Router, member: &Rc<MemberHandle>, watchers: &Rc<Watchers>) {
+/// Adds every service to a worker's router. `own` is that router, for services that call others.
+pub fn register(router: &mut Router, member: &Rc<MemberHandle>, watchers: &Rc<Watchers>, own: &Weak<Router>) {
     kv::register(router, member);
     watch::register(router, member, watchers);
     lease::register(router, member);
@@ -33,6 +37,8 @@ pub fn register(router: &mut Router, member: &Rc<MemberHandle>, watchers: &Rc<Wa
     snapshot::register(router, member);
     cluster::register(router, member);
     auth::register(router, member);
+    lock::register(router, member, own);
+    election::register(router, member, own);
 }
 
 /// Adds a unary method that learners do not serve, and whose caller has what the method's row in the permission table
@@ -96,7 +102,7 @@ mod tests {
         let member = FakeEngine::new(&["http://127.0.0.1:1"]).member;
         let watchers = Watchers::new(member.shared.views.clone(), Limits::new(1, 1), Default::default());
         let mut router = Router::new(1, Ledger::default(), watch::channel(false).1);
-        register(&mut router, &member, &watchers);
+        register(&mut router, &member, &watchers, &Weak::new());
         health::register(&mut router, watch::channel(true).1);
         let registered: BTreeSet<_> = router.paths().map(str::to_owned).collect();
         assert_eq!(registered, methods::paths().collect());

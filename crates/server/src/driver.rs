@@ -57,6 +57,8 @@ const EXPIRY_INTERVAL: Duration = Duration::from_millis(500);
 const EVENTS_BYTES: usize = 64 << 20;
 /// The pause before dropping old versions is tried again while a reader holds them.
 const COMPACTION_RETRY: Duration = Duration::from_millis(10);
+/// While requests arrive, a compaction takes a step, and leaves the thread to them for so many times as long.
+const COMPACTION_REST: u32 = 7;
 
 /// The driver's end of one worker.
 pub struct WorkerLink {
@@ -91,6 +93,10 @@ pub struct Driver {
     retired: Vec<Retired>,
     jobs: Jobs,
     compacting_since: Option<Instant>,
+    /// Until when a compaction leaves this thread to requests.
+    compaction_rests_until: Instant,
+    /// Events have arrived since the last step of a compaction could be taken.
+    busy: bool,
     metrics: Arc<Metrics>,
     ready: signal::Sender<bool>,
 }
@@ -135,6 +141,8 @@ impl Driver {
             retired: Vec::new(),
             jobs: Jobs::default(),
             compacting_since: None,
+            compaction_rests_until: Instant::now(),
+            busy: false,
             metrics,
             ready,
         }
@@ -167,6 +175,7 @@ impl Driver {
             let patience = self.advance()?.min(next_tick.saturating_duration_since(Instant::now()));
             let more_expired = self.leases.has_more_expired(self.now_ms());
             self.inbox.drain(&mut events, if more_expired { Duration::ZERO } else { patience });
+            self.busy = !events.is_empty();
             let mut arrived = events.drain(..);
             while let Some(event) = arrived.next() {
                 if matches!(event, Event::Stop) {
@@ -220,7 +229,8 @@ impl Driver {
     fn advance(&mut self) -> Result<Duration, Fatal> {
         self.replica.set_shortage(self.shared.shortage());
         self.replica.process(&mut self.output)?;
-        let worked = self.compact_step()?;
+        let rest = self.compaction_rest();
+        let worked = rest.is_none() && self.compact_step()?;
         self.answer_compacted();
         self.shared.set_standing(&self.replica.standing());
         self.publish()?;
@@ -229,7 +239,7 @@ impl Driver {
         let proposed = self.follow_leadership() | self.submit_held();
         Ok(match (worked | proposed, self.replica.store().compacting()) {
             (true, _) => Duration::ZERO,
-            (false, true) => COMPACTION_RETRY,
+            (false, true) => rest.unwrap_or(COMPACTION_RETRY),
             (false, false) => Duration::MAX,
         })
     }
@@ -237,6 +247,13 @@ impl Driver {
     fn has_followers(&self) -> bool {
         let standing = self.replica.standing();
         standing.is_leader() && !standing.sole_leader
+    }
+
+    /// How long a compaction still leaves this thread to requests. Between two steps it rests as long as
+    /// [`COMPACTION_REST`] says, unless nothing else is to be done: so few requests wait for one of its steps.
+    fn compaction_rest(&self) -> Option<Duration> {
+        let left = self.compaction_rests_until.saturating_duration_since(Instant::now());
+        (self.busy && !left.is_zero()).then_some(left)
     }
 
     /// Takes a step of the compaction that is under way, and measures it.
@@ -249,7 +266,9 @@ impl Driver {
         let worked = self.replica.compact_step()?;
         if worked {
             let dropped = self.replica.store().dropped_versions() - before;
-            self.metrics.engine.compaction_step(began.elapsed(), dropped);
+            let took = began.elapsed();
+            self.compaction_rests_until = began + took * (1 + COMPACTION_REST);
+            self.metrics.engine.compaction_step(took, dropped);
         }
         if !self.replica.store().compacting() {
             self.compacting_since = None;

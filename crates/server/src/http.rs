@@ -55,7 +55,7 @@ pub trait MemberView {
 /// The client port of a worker: gRPC and the client paths.
 struct ClientPort {
     site: Site,
-    router: Router,
+    router: Rc<Router>,
 }
 
 impl Service for ClientPort {
@@ -91,7 +91,7 @@ pub struct Site {
 
 impl Site {
     /// The service of the client port of a worker. The peer port is [`Site::peer`].
-    pub fn service(self, router: Router) -> Rc<dyn Service> {
+    pub fn service(self, router: Rc<Router>) -> Rc<dyn Service> {
         Rc::new(ClientPort { site: self, router })
     }
 

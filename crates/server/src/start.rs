@@ -473,9 +473,12 @@ fn serve(
     let max_receive_bytes = config.max_receive_bytes();
     let build = move |context: WorkerContext| {
         let (member, watchers) = handles.handle_for(context.index);
-        let mut router = Router::new(max_receive_bytes, handles.metrics.ledger().clone(), context.stopping.clone());
-        api::register(&mut router, &member, &watchers);
-        health::register(&mut router, serving.subscribe());
+        let router = Rc::new_cyclic(|own| {
+            let mut router = Router::new(max_receive_bytes, handles.metrics.ledger().clone(), context.stopping.clone());
+            api::register(&mut router, &member, &watchers, own);
+            health::register(&mut router, serving.subscribe());
+            router
+        });
         handles.site(member).service(router)
     };
     Ok(Workers::start(config.io_threads, listeners, connections, protocol, STOP_PATIENCE, build)?)

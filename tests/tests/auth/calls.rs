@@ -13,6 +13,8 @@ use metastore_proto::etcdserverpb::compare::{CompareResult, CompareTarget, Targe
 use metastore_proto::etcdserverpb::request_op::Request;
 use metastore_proto::etcdserverpb::*;
 use metastore_proto::health::HealthCheckRequest;
+use metastore_proto::v3electionpb::{CampaignRequest, LeaderKey, LeaderRequest, ProclaimRequest, ResignRequest};
+use metastore_proto::v3lockpb::{LockRequest, UnlockRequest};
 use metastore_tests::auth::{Done, permission};
 use metastore_tests::grpc::Client;
 use metastore_tests::lease::KeepAliveStream;
@@ -105,7 +107,7 @@ impl Row {
 
 /// All calls. Those at the end take away what others need.
 pub fn rows() -> Vec<Row> {
-    [kv(), leases(), watches(), cluster(), maintenance(), users_and_roles(), health(), last()]
+    [kv(), leases(), watches(), cluster(), maintenance(), users_and_roles(), recipes(), health(), last()]
         .into_iter()
         .flatten()
         .collect()
@@ -289,6 +291,30 @@ fn users_and_roles() -> Vec<Row> {
             AuthUserDeleteRequest { name: "root".into() },
         ),
     ]
+}
+
+/// Errors of the calls that these make have another code.
+fn recipes() -> Vec<Row> {
+    use paths::{CAMPAIGN, LEADER, LOCK, OBSERVE, PROCLAIM, RESIGN, UNLOCK};
+    let alices = recipe(OK);
+    let name = |name: &'static str| Bytes::from(name);
+    let leader = |key: &'static str| Some(LeaderKey { key: key.into(), rev: 1, ..Default::default() });
+    let not_leader = recipe("Unknown election: not leader");
+    vec![
+        unary(LOCK, "", alices, LockRequest { name: name("a1"), lease: EMPTY }),
+        unary(UNLOCK, "", alices, UnlockRequest { key: name("a1/x") }),
+        unary(CAMPAIGN, "", alices, CampaignRequest { name: name("a2"), lease: EMPTY, value: Bytes::new() }),
+        unary(LEADER, "", alices, LeaderRequest { name: name("a2") }),
+        stream(OBSERVE, "", UNASKED, LeaderRequest { name: name("a2") }),
+        unary(PROCLAIM, "", not_leader, ProclaimRequest { leader: leader("a9"), value: Bytes::new() }),
+        unary(RESIGN, "", alices, ResignRequest { leader: leader("a9") }),
+    ]
+}
+
+const fn recipe(answer: &'static str) -> Answers {
+    let no_name = "Unknown etcdserver: user name is empty";
+    let bad_token = "Unknown etcdserver: invalid auth token";
+    [no_name, bad_token, "Unknown etcdserver: permission denied", answer, answer]
 }
 
 fn health() -> Vec<Row> {

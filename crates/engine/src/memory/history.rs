@@ -1,13 +1,13 @@
 //! Versions in the order of their revisions.
 
 use super::leaf::Key;
-use super::versions::{Stamp, Stored};
+use super::versions::Stored;
 use crate::{Revision, STEP, Version};
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::sync::Arc;
 
-/// The most versions in a chunk. A compaction step visits one chunk.
+/// The most versions in a chunk.
 pub(super) const CHUNK_VERSIONS: usize = 256;
 
 const _: () = assert!(CHUNK_VERSIONS <= STEP);
@@ -86,27 +86,31 @@ impl History {
         entries.take_while(move |entry| entry.stored.stamp.main <= to)
     }
 
-    /// Drops the versions with `from <= revision` and `main <= at` for which `dropped` returns true, in one chunk.
-    /// Returns where the next step begins.
+    /// Drops the versions with `from <= revision` and `main <= at` for which `dropped` returns true, among the next
+    /// `step` ones of a chunk. Returns where the next step begins.
     pub(super) fn compact_step(
         &mut self,
-        at: i64,
-        from: Revision,
+        (at, from): (i64, Revision),
+        step: usize,
         mut dropped: impl FnMut(&Entry) -> bool,
     ) -> Option<Revision> {
         if self.newest.first().is_some_and(|entry| entry.stored.stamp.main <= at) {
             self.close();
         }
         let bound = self.bound(from)?;
+        let mut next = None;
         if let Some(chunk) = self.chunks.get_mut(&bound) {
-            let reached = |stamp: Stamp| from <= stamp.revision() && stamp.main <= at;
-            let goes: Vec<bool> = chunk.iter().map(|entry| reached(entry.stored.stamp) && dropped(entry)).collect();
+            let first = chunk.partition_point(|entry| entry.stored.stamp.revision() < from);
+            let end = chunk.len().min(first + step);
+            next = chunk.get(end).map(|entry| entry.stored.stamp.revision());
+            let goes: Vec<bool> =
+                chunk[first..end].iter().map(|entry| entry.stored.stamp.main <= at && dropped(entry)).collect();
             if goes.contains(&true) {
-                let mut goes = goes.into_iter();
+                let mut goes = std::iter::repeat_n(false, first).chain(goes);
                 Arc::make_mut(chunk).retain(|_| !goes.next().unwrap_or_default());
             }
         }
-        let next = self.chunks.range((Excluded(bound), Unbounded)).next().map(|(&next, _)| next);
+        let next = next.or_else(|| self.chunks.range((Excluded(bound), Unbounded)).next().map(|(&next, _)| next));
         self.tidy(bound);
         next.filter(|next| next.main <= at)
     }
@@ -140,6 +144,7 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::COMPACTION_STEP;
 
     fn filled(versions: i64) -> History {
         let mut history = History::new(CHUNK_VERSIONS);
@@ -154,7 +159,7 @@ mod tests {
     fn compact(history: &mut History, dropped: fn(i64) -> bool) {
         let mut next = Some(Revision::default());
         while let Some(from) = next {
-            next = history.compact_step(i64::MAX, from, |entry| dropped(entry.stored.stamp.main));
+            next = history.compact_step((i64::MAX, from), COMPACTION_STEP, |entry| dropped(entry.stored.stamp.main));
         }
     }
 
@@ -198,7 +203,7 @@ mod tests {
         let mut history = filled(3 * CHUNK_VERSIONS as i64);
         let (mut looked, mut next) = (0, Some(Revision::new(10, 0)));
         while let Some(from) = next {
-            next = history.compact_step(600, from, |_| {
+            next = history.compact_step((600, from), COMPACTION_STEP, |_| {
                 looked += 1;
                 false
             });

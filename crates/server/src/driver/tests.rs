@@ -354,3 +354,18 @@ fn clients_that_wait_for_the_end_of_a_compaction_are_bounded_and_answered_when_t
     driver.turn_away();
     assert!(posted(&mut mail).iter().filter(|answer| matches!(answer, Answer::Stopped)).count() >= WAITING);
 }
+
+#[test]
+fn a_compaction_rests_between_its_steps_while_requests_arrive() {
+    let (mut driver, _mail, pin) = held_compaction();
+    drop(pin);
+    driver.compaction_rests_until = Instant::now() + Duration::from_secs(60);
+    driver.busy = true;
+    let rest = driver.advance().unwrap();
+    assert!(rest > Duration::from_secs(30), "{rest:?}");
+    assert!(driver.replica.store().compacting());
+    driver.busy = false;
+    while driver.replica.store().compacting() {
+        driver.advance().unwrap();
+    }
+}

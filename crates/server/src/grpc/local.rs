@@ -259,7 +259,8 @@ mod tests {
         });
         let origin = Rc::default();
         let mut call = Box::pin(unary(&router, "/a.B/Wait", HeaderMap::new(), Bytes::new(), &origin));
-        poll_fn(|cx| Poll::Ready(assert!(call.as_mut().poll(cx).is_pending()))).await;
+        let pending = poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx).is_pending())).await;
+        assert!(pending);
         let (_requests, replies) = bidi(&router, "/a.B/WaitLong", HeaderMap::new(), &origin).await.unwrap();
         assert_eq!(open.get(), 2);
         drop(call);
