@@ -20,6 +20,7 @@ mod compaction;
 mod corruption;
 mod defragment;
 mod differential;
+mod doors;
 mod downgrade;
 mod etcdctl;
 mod hash;
