@@ -19,6 +19,7 @@ mod cluster;
 mod compaction;
 mod corruption;
 mod defragment;
+mod deploy;
 mod differential;
 mod doors;
 mod downgrade;

@@ -6,6 +6,7 @@
 //! families that members count about each other, without comparing changes: those depend on the network.
 
 mod counted;
+mod listed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
