@@ -152,7 +152,7 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
     let observers = serve_observers(config, (metrics_doors, for_observers), handles.clone())?;
     if let Err(error) = wait_until_ready(&mut known, &ended) {
         // The ports are free once this returns.
-        observers.map(Workers::stop);
+        observers.into_iter().for_each(Workers::stop);
         peers.stop();
         return Err(error);
     }
@@ -226,7 +226,7 @@ impl Running {
         // Nothing is ever sent: the sender is dropped when another member leads, or if there is nothing to hand over.
         _ = handed_over.recv_timeout(HAND_OVER_PATIENCE);
         self.workers.stop();
-        self.observers.map(Workers::stop);
+        self.observers.into_iter().for_each(Workers::stop);
         self.audit.finish();
         self.inbox.push_control(Event::Stop);
         self.peers.stop();

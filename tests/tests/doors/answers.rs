@@ -144,7 +144,7 @@ fn a_member_that_finds_no_quorum_answers_at_its_metrics_port_as_etcd_does() {
 fn a_learner_is_alive_and_not_ready_as_in_etcd() {
     let Some(servers) = servers("doors of a learner") else { return };
     let [subject, etcd] = on_both(&servers, |server| {
-        let mut cluster = Cluster::start(&[server.clone()], &[]);
+        let mut cluster = Cluster::start(std::slice::from_ref(server), &[]);
         let learner = cluster.add(server, true);
         let address = cluster.address(learner).to_owned();
         ["/livez", "/readyz/non_learner", "/readyz?exclude=non_learner", "/health"].map(|path| {

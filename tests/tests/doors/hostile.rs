@@ -19,11 +19,11 @@ use crate::bad_days::observe::{eventually, forget_peak, memory_kib};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long the server may take to read what is sent, and to close the connection.
 const TALK: Duration = Duration::from_secs(30);
-/// What one client may make the server hold: the bounds of a connection (docs/limitations.md), and what the allocator
-/// keeps.
+/// The memory that one client may make the server hold: the bounds of a connection (docs/limitations.md), and some that
+/// the allocator keeps.
 const ALLOWED_KIB: u64 = 64 * 1024;
 const IDLE: usize = 8000;
-/// What an idle connection may take.
+/// The memory that an idle connection may take.
 const ALLOWED_IDLE_BYTES: u64 = 16 * 1024;
 const FLOOD: usize = 200_000;
 
@@ -109,6 +109,9 @@ fn frame(kind: u8, flags: u8, stream: u32, content: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), content].concat()
 }
 
+/// The frames of a number.
+type Flood = Box<dyn Fn(u32) -> Vec<u8>>;
+
 #[test]
 fn floods_of_frames_end_their_own_connection_only() {
     let Some((member, doors)) = member() else { return };
@@ -117,7 +120,7 @@ fn floods_of_frames_end_their_own_connection_only() {
     // POST http /, as indices of the static table.
     let head = [0x83, 0x86, 0x84];
     let resets = |n: u32| [frame(1, 4, 2 * n + 1, &head), frame(3, 0, 2 * n + 1, &8u32.to_be_bytes())].concat();
-    let floods: [(&str, Box<dyn Fn(u32) -> Vec<u8>>); 5] = [
+    let floods: [(&str, Flood); 5] = [
         ("resets", Box::new(resets)),
         ("pings", Box::new(|_| frame(6, 0, 0, &[7; 8]))),
         ("settings", Box::new(|_| frame(4, 0, 0, &[]))),

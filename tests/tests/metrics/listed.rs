@@ -8,7 +8,7 @@ use metastore_tests::load::Load;
 use super::*;
 use crate::deploy::{ALERTS, DASHBOARD, text};
 
-/// What the tools for etcd ask for, with where each name comes from.
+/// The names that the tools for etcd ask for, with where each comes from.
 const LISTED: &str = "tests/data/dashboards.txt";
 /// The prefixes of names that members export; a query also has names of functions and labels.
 const PREFIXES: [&str; 5] = ["etcd_", "grpc_server_", "metastore_", "process_", "promhttp_"];

@@ -45,7 +45,7 @@ const SAID_ONCE: [(&str, usize, &str); 17] = [
     ("peer/transport.rs", 1, "a fault of this member's own, which tests refuse"),
     ("duties/duplicate_process.rs", 1, "the start"),
     ("signals.rs", 5, "the stop"),
-    ("start.rs", 8, "the start; a thread panicked"),
+    ("start.rs", 9, "the start; a thread panicked"),
     ("start/listeners.rs", 4, "the start"),
     ("tls/self_signed.rs", 1, "the start"),
 ];

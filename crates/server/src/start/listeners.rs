@@ -9,7 +9,7 @@ use crate::io::listen::{Address, Listener, SocketOptions};
 use crate::io::security::Security;
 use crate::tls::{self, Acceptor, Connector, Endpoint};
 
-/// What listens, by the service behind it.
+/// The listening sockets, by the service behind them.
 pub(super) struct Listeners {
     pub clients: Doors,
     pub metrics: Doors,
