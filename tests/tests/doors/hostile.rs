@@ -119,7 +119,7 @@ fn floods_of_frames_end_their_own_connection_only() {
     let preface = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(4, 0, 0, &[])].concat();
     // POST http /, as indices of the static table.
     let head = [0x83, 0x86, 0x84];
-    let resets = |n: u32| [frame(1, 4, 2 * n + 1, &head), frame(3, 0, 2 * n + 1, &8u32.to_be_bytes())].concat();
+    let resets = move |n: u32| [frame(1, 4, 2 * n + 1, &head), frame(3, 0, 2 * n + 1, &8u32.to_be_bytes())].concat();
     let floods: [(&str, Flood); 5] = [
         ("resets", Box::new(resets)),
         ("pings", Box::new(|_| frame(6, 0, 0, &[7; 8]))),
