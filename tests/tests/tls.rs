@@ -11,17 +11,17 @@ use metastore_tests::member::{Identity, Member};
 use metastore_tests::programs::{self, EngineKind, Server};
 
 /// The server under test, and etcdctl; `None` if one is missing.
-fn programs(test: &str, engine: EngineKind) -> Option<(Server, Etcdctl)> {
+pub fn programs(test: &str, engine: EngineKind) -> Option<(Server, Etcdctl)> {
     let etcdctl = programs::etcd(&programs::reference_flavor()).map(|directory| directory.join("etcdctl"));
     let found = programs::subject(engine).and_then(|subject| Ok((subject, Etcdctl(etcdctl?))));
     programs::or_skip(test, found)
 }
 
-struct Etcdctl(std::path::PathBuf);
+pub struct Etcdctl(std::path::PathBuf);
 
 impl Etcdctl {
     /// Runs it once. Returns what it prints, on stdout or else on stderr.
-    fn run(&self, url: &str, flags: &[String], arguments: &[&str]) -> Result<String, String> {
+    pub fn run(&self, url: &str, flags: &[String], arguments: &[&str]) -> Result<String, String> {
         let mut command = Command::new(&self.0);
         command.args(["--endpoints", url, "--dial-timeout=5s", "--command-timeout=10s"]).args(flags).args(arguments);
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ETCDCTL_")) {

@@ -56,6 +56,9 @@ pub struct Config {
     pub wal_dir: Option<PathBuf>,
     pub engine: EngineSettings,
     pub listen_client_urls: Vec<Url>,
+    /// Where HTTP is served apart from gRPC; empty if both are served at the client URLs.
+    pub listen_client_http_urls: Vec<Url>,
+    pub listen_metrics_urls: Vec<Url>,
     pub listen_peer_urls: Vec<Url>,
     pub advertise_client_urls: Vec<Url>,
     pub advertise_peer_urls: Vec<Url>,
@@ -342,7 +345,6 @@ mod tests {
             "--auth-token=signed",
             "--feature-gates=PriorityRequest=true",
             "--config-file=/c",
-            "--listen-metrics-urls=http://127.0.0.1:2381",
             "--engine=bbolt",
         ] {
             let error = start(line).unwrap_err();

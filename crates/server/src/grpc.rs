@@ -44,7 +44,7 @@ pub use call::Call;
 pub use counts::Ledger;
 pub use frame::Frame;
 pub use inbound::Inbound;
-pub use origin::Origin;
+pub use origin::{Door, Origin};
 pub use outbound::{Gone, Outbound};
 pub use router::{LocalFuture, Router};
 pub use status::{Code, Status};

@@ -3,24 +3,29 @@
 //! The facts about the member come through [`MemberView`], which the member implements. This room knows only paths,
 //! methods, and the exact bodies that probes and tools compare.
 //!
-//! Deliberately absent: the JSON gateway, `/livez` and `/readyz`, the requests of members to each other.
+//! Deliberately absent: the JSON gateway, the requests of members to each other.
 
 mod browsers;
+mod checks;
 mod health;
+mod metrics_port;
 mod peer;
+mod query;
+mod vars;
 
 use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use h2::RecvStream;
-use http::header::{ALLOW, CONTENT_TYPE};
+use http::header::{ALLOW, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use metastore_store::Member;
 
-use crate::grpc::Origin;
+use crate::grpc::{Door, Origin};
 pub use browsers::Browsers;
+pub use vars::RaftStatus;
 
 use crate::grpc::router::{is_grpc, not_grpc};
 use crate::grpc::{Body, LocalFuture, Router};
@@ -36,6 +41,10 @@ pub trait MemberView {
     fn alarms(&self) -> Vec<&'static str>;
 
     fn has_leader(&self) -> bool;
+
+    fn is_learner(&self) -> bool;
+
+    fn raft_status(&self) -> RaftStatus;
 
     /// Whether requests of this worker wait for an answer of the engine thread. All of them get one, or a timeout.
     fn awaits_answers(&self) -> bool;
@@ -64,10 +73,13 @@ impl Service for ClientPort {
     }
 
     fn call_http2(&self, request: Request<RecvStream>, origin: &Rc<Origin>) -> LocalFuture<Response<Body>> {
+        if origin.door == Door::Http {
+            return self.site.client(&request, origin);
+        }
         if is_grpc(request.headers()) {
             return self.router.call(request, origin);
         }
-        if self.router.serves(request.uri().path()) {
+        if origin.door == Door::Grpc || self.router.serves(request.uri().path()) {
             return now(not_grpc(request.headers()));
         }
         self.site.client(&request, origin)
@@ -110,10 +122,20 @@ impl Site {
 
     fn page<B>(&self, request: &Request<B>) -> LocalFuture<Response<Body>> {
         match request.uri().path() {
-            "/health" => health::health(self, request),
             "/version" => now(self.show_version(request)),
-            "/metrics" => self.show_metrics(),
-            _ => now(not_found()),
+            "/debug/vars" => now(vars::vars(self, request)),
+            "/debug/pprof" => now(no_profiles()),
+            path if path.starts_with("/debug/pprof/") => now(no_profiles()),
+            _ => self.observation(request).unwrap_or_else(|| now(not_found())),
+        }
+    }
+
+    /// The answer on the paths that the metrics port has, too.
+    fn observation<B>(&self, request: &Request<B>) -> Option<LocalFuture<Response<Body>>> {
+        match request.uri().path() {
+            "/health" => Some(health::health(self, request)),
+            "/metrics" => Some(self.show_metrics()),
+            _ => checks::answer(self, request),
         }
     }
 
@@ -164,13 +186,25 @@ fn empty() -> Response<Body> {
     Response::new(Body::Plain(Bytes::new()))
 }
 
+/// A plain text of which a browser must not guess another type, as Go's `http.Error` sends it.
+fn refusing(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
+    let mut response = text(status, "text/plain; charset=utf-8", body);
+    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
 /// Body and type of Go's `http.NotFound`.
 fn not_found() -> Response<Body> {
-    text(StatusCode::NOT_FOUND, "text/plain; charset=utf-8", "404 page not found\n")
+    refusing(StatusCode::NOT_FOUND, "404 page not found\n")
+}
+
+/// With any flag: what `--enable-pprof` asks for is of Go's runtime.
+fn no_profiles() -> Response<Body> {
+    refusing(StatusCode::NOT_FOUND, "404 page not found: this server has no profiles of Go; use perf on its process\n")
 }
 
 fn method_not_allowed() -> Response<Body> {
-    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "text/plain; charset=utf-8", "Method Not Allowed\n");
+    let mut response = refusing(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
     response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
     response
 }

@@ -6,8 +6,9 @@
 //!
 //! Deliberately absent: etcd's metrics that nothing here could update.
 
+mod checks;
 pub mod engine;
-mod process;
+pub mod process;
 
 use std::sync::Arc;
 
@@ -23,6 +24,7 @@ use crate::instruments::histogram::{Histogram as Local, Sum};
 use crate::instruments::requests::{ByKind, Requests, WatchSends};
 use crate::instruments::text::Page;
 use crate::shared::WorkerFlags;
+use checks::Checks;
 use engine::EngineFigures;
 
 /// The member's numbers at one moment. Counters count from the start of the process.
@@ -80,6 +82,7 @@ pub struct Metrics {
     /// Answers of `/health`.
     pub health_successes: IntCounter,
     pub health_failures: IntCounter,
+    pub checks: Checks,
     /// The metrics of the engine thread.
     pub engine: Arc<EngineFigures>,
     scrapes: IntCounterVec,
@@ -152,6 +155,7 @@ impl Metrics {
             lease_ttl: seconds("etcd_debugging_lease_ttl_total", "Bucketed histogram of lease TTLs.", (1.0, 24)),
             health_successes: counter("etcd_server_health_success", "The total number of successful health checks."),
             health_failures: counter("etcd_server_health_failures", "The total number of failed health checks."),
+            checks: Checks::new(&registry),
             engine: Arc::default(),
             scrapes,
             scrapes_in_flight: gauge(

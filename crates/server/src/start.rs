@@ -1,5 +1,7 @@
 //! Puts a member together: disk, engine, replica, engine thread, I/O threads; and stops it again.
 
+mod listeners;
+
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
@@ -25,19 +27,19 @@ use crate::engine;
 use crate::founding::bootstrap;
 use crate::grpc::{Body, Ledger, Router, health};
 use crate::http::{Browsers, Site};
-use crate::io::accept::{Door, Entrance};
+use crate::io::accept::Entrance;
 use crate::io::inbox::{Bounds, Inbox};
-use crate::io::listen::{Address, ListenError, Listener, SocketOptions};
+use crate::io::listen::{ListenError, Listener};
 use crate::io::mailbox;
 use crate::io::protocol::Protocol;
-use crate::io::security::Security;
 use crate::io::workers::{WorkerContext, Workers};
 use crate::member::{Barrier, Limits, MemberHandle};
 use crate::metrics::Metrics;
 use crate::peer::{self, Further, Transport};
 use crate::questions;
 use crate::shared::{Shared, WorkerFlags};
-use crate::tls::{self, Acceptor, Connector, Endpoint};
+use crate::tls::Connector;
+use listeners::{Listeners, listen};
 
 /// At most this many requests wait for the engine thread; more are answered that there are too many.
 const INBOX_COUNT: usize = 64 << 10;
@@ -52,6 +54,10 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long open requests may go on once the member stops. Requests that wait for the engine thread are excepted: their
 /// time is bounded.
 const STOP_PATIENCE: Duration = Duration::from_millis(500);
+/// The metrics port gets one in so many connections, and at most [`MAX_OBSERVERS`]: enough for kubelets and Prometheus,
+/// beside many that nobody uses.
+const OBSERVERS_SHARE: usize = 8;
+const MAX_OBSERVERS: usize = 4096;
 
 /// How long a leader that stops waits for a new leader.
 const HAND_OVER_PATIENCE: Duration = Duration::from_secs(1);
@@ -76,6 +82,8 @@ pub enum StartError {
 /// A member that runs.
 pub struct Running {
     workers: Workers,
+    /// The thread of the metrics port, if there is one.
+    observers: Option<Workers>,
     peers: Workers,
     /// The status that the health service reports.
     serving: signal::Sender<bool>,
@@ -103,25 +111,10 @@ struct Worker {
 pub fn start(config: &Config) -> Result<Running, StartError> {
     let descriptors = Descriptors::share(config.engine).map_err(StartError::Settings)?;
     // The listeners first: a port in use is the most common mistake, and must not leave a data directory behind.
-    let (listeners, tls) = listen(config)?;
-    tracing::info!(
-        "etcd-version" = %config.reported_version, name = %config.name, "data-dir" = %config.data_dir.display(),
-        engine = config.engine.name(), "snapshot-count" = config.snapshot_count,
-        "snapshot-catchup-entries" = config.snapshot_catchup_entries,
-        "heartbeat-interval" = %format!("{}ms", config.heartbeat_ms),
-        "election-timeout" = %format!("{}ms", config.election_ms),
-        "listen-client-urls" = %texts(&config.listen_client_urls),
-        "listen-peer-urls" = %texts(&config.listen_peer_urls), "initial-cluster" = %config.initial_cluster,
-        "starting an etcd server"
-    );
-    if config.unsafe_no_fsync {
-        tracing::warn!("--unsafe-no-fsync is set: a crash of the machine may lose acknowledged writes");
-    }
-    let client_addresses = listeners
-        .iter()
-        .filter(|(_, entrance)| matches!(entrance.door, Door::Client))
-        .filter_map(|(listener, _)| listener.local_addr())
-        .collect();
+    let (Listeners { clients, metrics: metrics_doors, peers }, tls) = listen(config)?;
+    announce(config);
+    let grpc = clients.iter().filter(|(_, entrance)| !entrance.door.is_http_only());
+    let client_addresses = grpc.filter_map(|(listener, _)| listener.local_addr()).collect();
     let ledger = if config.extensive_metrics { Ledger::extensive() } else { Ledger::default() };
     let metrics = Metrics::new(config.reported_version.clone(), ledger);
     // As with the listeners: a wrong path must not leave a data directory behind.
@@ -133,8 +126,9 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
     let own =
         duplicate_process::Own { cluster_id: replica.cluster_id(), id: replica.id(), directory: replica.directory() };
     let inbox = Inbox::new(Bounds { count: INBOX_COUNT, bytes: INBOX_BYTES });
-    // One for each thread that asks the engine thread: those that serve clients, and last the thread of the peers.
-    let (links, workers): (Vec<_>, Vec<_>) = (0..=config.io_threads).map(|_| worker()).unzip();
+    // One for each thread that asks the engine thread: those that serve clients, then those of peers and of metrics.
+    let (links, workers): (Vec<_>, Vec<_>) =
+        (0..=config.io_threads + usize::from(!metrics_doors.is_empty())).map(|_| worker()).unzip();
     let (ready, mut known) = signal::channel(false);
     let (end, ended) = signal::channel(None);
     let intake = Intake::new(replica.receiver(), inbox.clone(), metrics.received_seconds.clone());
@@ -152,11 +146,13 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
         end.send_replace(Some(ended.map_err(Arc::new)));
         jobs
     })?;
-    let (client_doors, peer_doors) =
-        listeners.into_iter().partition(|(_, entrance)| matches!(entrance.door, Door::Client));
-    let peers = listen_to_peers(config, &transport, peer_doors, descriptors, (&handles, own))?;
+    let peers = listen_to_peers(config, &transport, peers, descriptors, (&handles, own))?;
+    // Before the member is ready, so that probes see why it is not.
+    let (for_clients, for_observers) = share_out(descriptors.connections, !metrics_doors.is_empty());
+    let observers = serve_observers(config, (metrics_doors, for_observers), handles.clone())?;
     if let Err(error) = wait_until_ready(&mut known, &ended) {
-        // The peer port is free once this returns.
+        // The ports are free once this returns.
+        observers.into_iter().for_each(Workers::stop);
         peers.stop();
         return Err(error);
     }
@@ -166,17 +162,41 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
             .map_err(StartError::Settings)?;
     }
     let serving = signal::Sender::new(true);
-    let workers = serve(config, (client_doors, descriptors.connections), handles, serving.clone())?;
+    let workers = serve(config, (clients, for_clients), handles, serving.clone())?;
+    announce_clients(config);
+    Ok(Running { workers, observers, peers, serving, engine, inbox, ended, shared, audit, client_addresses })
+}
+
+fn announce(config: &Config) {
+    tracing::info!(
+        "etcd-version" = %config.reported_version, name = %config.name, "data-dir" = %config.data_dir.display(),
+        engine = config.engine.name(), "snapshot-count" = config.snapshot_count,
+        "snapshot-catchup-entries" = config.snapshot_catchup_entries,
+        "heartbeat-interval" = %format!("{}ms", config.heartbeat_ms),
+        "election-timeout" = %format!("{}ms", config.election_ms),
+        "listen-client-urls" = %texts(&config.listen_client_urls),
+        "listen-metrics-urls" = %texts(&config.listen_metrics_urls),
+        "listen-peer-urls" = %texts(&config.listen_peer_urls), "initial-cluster" = %config.initial_cluster,
+        "starting an etcd server"
+    );
+    if config.unsafe_no_fsync {
+        tracing::warn!("--unsafe-no-fsync is set: a crash of the machine may lose acknowledged writes");
+    }
+}
+
+fn announce_clients(config: &Config) {
     tracing::info!("ready to serve client requests");
-    for url in &config.listen_client_urls {
+    let grpc = if config.listen_client_http_urls.is_empty() { "grpc+http" } else { "grpc" };
+    let urls = config.listen_client_urls.iter().map(|url| (url, grpc));
+    for (url, traffic) in urls.chain(config.listen_client_http_urls.iter().map(|url| (url, "http"))) {
         match url.scheme.is_tls() {
-            true => tracing::info!(address = %url.text, "serving client traffic securely"),
+            true => tracing::info!(traffic, address = %url.text, "serving client traffic securely"),
             false => {
-                tracing::info!(address = %url.text, "serving client traffic insecurely; this is strongly discouraged!");
+                let address = &url.text;
+                tracing::info!(traffic, %address, "serving client traffic insecurely; this is strongly discouraged!");
             }
         }
     }
-    Ok(Running { workers, peers, serving, engine, inbox, ended, shared, audit, client_addresses })
 }
 
 impl StartError {
@@ -206,6 +226,7 @@ impl Running {
         // Nothing is ever sent: the sender is dropped when another member leads, or if there is nothing to hand over.
         _ = handed_over.recv_timeout(HAND_OVER_PATIENCE);
         self.workers.stop();
+        self.observers.into_iter().for_each(Workers::stop);
         self.audit.finish();
         self.inbox.push_control(Event::Stop);
         self.peers.stop();
@@ -218,87 +239,6 @@ impl Running {
 
 fn texts(urls: &[Url]) -> String {
     urls.iter().map(|url| url.text.as_str()).collect::<Vec<_>>().join(",")
-}
-
-/// Binds all listeners, opens the files of TLS, and puts the two together.
-fn listen(config: &Config) -> Result<(Doors, Connector), StartError> {
-    let options = SocketOptions { reuse_port: config.reuse_port };
-    let urls = config.listen_client_urls.iter().map(|url| (url, Door::Client));
-    let urls = urls.chain(config.listen_peer_urls.iter().map(|url| (url, Door::Peer)));
-    let mut bound: Vec<(Address, Listener, Door, Taken)> = Vec::new();
-    for (url, door) in urls {
-        let address = url.bind_address().map_err(StartError::Settings)?;
-        let taken = Taken { plain: !url.scheme.is_tls(), tls: url.scheme.is_tls() };
-        // One port for clients may take both, as in etcd.
-        let shared = bound.iter_mut().find(|(other, _, of, before)| {
-            (other, *of) == (&address, Door::Client) && of == &door && before.plain != taken.plain
-        });
-        match shared {
-            Some((.., before)) => *before = Taken { plain: true, tls: true },
-            None => bound.push((address.clone(), Listener::bind(&address, options)?, door, taken)),
-        }
-    }
-    let (clients, peers, connector) = open_tls(config).map_err(StartError::Settings)?;
-    let enter = |(_, listener, door, taken): (Address, Listener, Door, Taken)| {
-        let acceptor = if door == Door::Client { &clients } else { &peers };
-        let acceptor = || acceptor.clone().expect("there is one for each kind of URLs with TLS");
-        let security = match taken {
-            Taken { tls: false, .. } => Security::Plain,
-            Taken { plain: false, tls: true } => Security::Tls(acceptor()),
-            Taken { plain: true, tls: true } => Security::Both(acceptor()),
-        };
-        (listener, Entrance { door, security })
-    };
-    Ok((bound.into_iter().map(enter).collect(), connector))
-}
-
-/// The connections that a listener takes.
-#[derive(Clone, Copy)]
-struct Taken {
-    plain: bool,
-    tls: bool,
-}
-
-type Acceptors = (Option<Arc<Acceptor>>, Option<Arc<Acceptor>>, Connector);
-
-/// Opens the files of TLS, or makes those that this member makes itself.
-fn open_tls(config: &Config) -> Result<Acceptors, String> {
-    let accept = |kind: &str, mut settings: tls::Settings, endpoint, urls: &[Url]| {
-        for url in urls.iter().filter(|url| !url.scheme.is_tls()) {
-            if settings.has_files() {
-                tracing::warn!(
-                    url = %url.text,
-                    "scheme is http or unix while key and cert files are present; ignoring key and cert files"
-                );
-            }
-            if settings.client_cert_auth {
-                tracing::warn!(
-                    url = %url.text,
-                    "scheme is http or unix while client cert auth is enabled; ignoring client cert auth for this URL"
-                );
-            }
-        }
-        if settings.auto && settings.has_files() {
-            tracing::warn!("ignoring {kind} auto TLS since certs given");
-        }
-        let hosts: Vec<_> = urls.iter().map(|url| url.server_name().to_owned()).collect();
-        settings.complete(&config.data_dir.join("fixtures").join(kind), &hosts)?;
-        let encrypted = urls.iter().any(|url| url.scheme.is_tls());
-        let acceptor = encrypted.then(|| Acceptor::new(&settings, endpoint).map(Arc::new)).transpose()?;
-        if encrypted {
-            tracing::info!(
-                "cert-file" = %settings.server.certificate.display(), "key-file" = %settings.server.key.display(),
-                "trusted-ca-file" = settings.trusted_ca_file.as_ref().map(|path| path.display().to_string()),
-                "client-cert-auth" = settings.client_cert_auth,
-                "crl-file" = settings.crl_file.as_ref().map(|path| path.display().to_string()),
-                "starting with {kind} TLS"
-            );
-        }
-        Ok::<_, String>((acceptor, settings))
-    };
-    let (clients, _) = accept("client", config.tls.clients.clone(), Endpoint::Client, &config.listen_client_urls)?;
-    let (peers, settings) = accept("peer", config.tls.peers.clone(), Endpoint::Peer, &config.listen_peer_urls)?;
-    Ok((clients, peers, Connector::new(&settings)?))
 }
 
 fn open(
@@ -482,6 +422,34 @@ fn serve(
         handles.site(member).service(router)
     };
     Ok(Workers::start(config.io_threads, listeners, connections, protocol, STOP_PATIENCE, build)?)
+}
+
+/// The connections of clients, and those to the metrics port: the one must not take the descriptors of the other.
+fn share_out(connections: usize, observed: bool) -> (usize, usize) {
+    let observers = if observed { (connections / OBSERVERS_SHARE).clamp(1, MAX_OBSERVERS) } else { 0 };
+    ((connections - observers).max(1), observers)
+}
+
+/// Serves metrics and checks of health, on a thread of its own.
+fn serve_observers(
+    config: &Config,
+    (listeners, connections): (Doors, usize),
+    handles: Arc<Handles>,
+) -> Result<Option<Workers>, StartError> {
+    if listeners.is_empty() {
+        return Ok(None);
+    }
+    let index = config.io_threads + 1;
+    let build = move |_: WorkerContext| {
+        let (member, _) = handles.handle_for(index);
+        handles.site(member).metrics_service()
+    };
+    let protocol = Protocol::default();
+    let workers = Workers::start_named("metrics", 1, listeners, connections, protocol, STOP_PATIENCE, build)?;
+    for url in &config.listen_metrics_urls {
+        tracing::info!(address = %url.text, "serving metrics");
+    }
+    Ok(Some(workers))
 }
 
 fn listen_to_peers(

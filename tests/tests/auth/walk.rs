@@ -16,7 +16,7 @@ use metastore_tests::auth::{Admin, CHEAP_PASSWORDS, SigningKey, enable, log_in, 
 use metastore_tests::certificates::Authority;
 use metastore_tests::cluster::{block_on, put_request};
 use metastore_tests::grpc::Client;
-use metastore_tests::member::Member;
+use metastore_tests::member::{Member, free_address};
 use metastore_tests::programs::{self, EngineKind, Server};
 use metastore_tests::{lease, paths};
 use tonic::Status;
@@ -86,8 +86,10 @@ const DIFFERENCES: &[Difference] = &[
     },
 ];
 
-/// Paths of HTTP on the client port and on the peer port. No token is looked at.
-const CLIENT_PATHS: [&str; 4] = ["/health", "/version", "/metrics", "/nothing"];
+/// Paths of HTTP on the client port, on the metrics port and on the peer port. No token is looked at.
+const CLIENT_PATHS: [&str; 7] = ["/health", "/livez", "/readyz", "/version", "/metrics", "/debug/vars", "/nothing"];
+const METRICS_PATHS: [&str; 6] =
+    ["/health", "/livez", "/readyz/linearizable_read", "/metrics", "/version", "/v3/kv/range"];
 const PEER_PATHS: [&str; 4] = ["/version", "/members", "/raft/probing", "/nothing"];
 
 each_engine!(
@@ -121,12 +123,15 @@ fn every_method_asks_for_what_etcd_asks(engine: EngineKind) {
     let key = SigningKey::new();
     for flags in [vec![], vec![key.flag()]] {
         let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-        let [subject, reference] = on_both(&servers, &flags, |member| {
-            let paths = || answers_over_http(member);
+        let [subject, reference] = with_both(&servers, |server| {
+            let metrics_port = free_address();
+            let observed = format!("--listen-metrics-urls=http://{metrics_port}");
+            let member = Member::start(server, &[&[CHEAP_PASSWORDS, &observed][..], &flags].concat());
+            let paths = || answers_over_http(&member, &metrics_port);
             let before = paths();
-            let walked = block_on(walk(member, by_token));
+            let walked = block_on(walk(&member, by_token));
             assert_eq!(paths(), before, "paths of HTTP are as open as without authentication");
-            (walked, methods(member), before)
+            (walked, methods(&member), before)
         });
         assert_eq!(subject.2, reference.2, "left is the subject, right is etcd");
         compare(&subject.0, &reference.0, [NONE, WRONG, NOBODY, ALICE, ROOT]);
@@ -280,12 +285,14 @@ fn methods(member: &Member) -> BTreeSet<String> {
 }
 
 /// The status lines of GET without a token and with wrong ones.
-fn answers_over_http(member: &Member) -> Vec<String> {
+fn answers_over_http(member: &Member, metrics_port: &str) -> Vec<String> {
     let peer_address = member.peer_url().trim_start_matches("http://").to_string();
     let client = CLIENT_PATHS.iter().map(|path| (member.client_address(), path));
+    let metrics = METRICS_PATHS.iter().map(|path| (metrics_port, path));
     let peer = PEER_PATHS.iter().map(|path| (&peer_address[..], path));
     let headers = ["", "Authorization: Bearer wrong\r\n", "Token: wrong\r\n"];
-    let all = client.chain(peer).flat_map(|(address, path)| headers.map(|header| (address, path, header)));
+    let all =
+        client.chain(metrics).chain(peer).flat_map(|(address, path)| headers.map(|header| (address, path, header)));
     all.map(|(address, path, header)| {
         let mut stream = TcpStream::connect(address).expect("the server accepts");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");

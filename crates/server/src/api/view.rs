@@ -7,7 +7,7 @@ use metastore_engine::Sizes;
 use metastore_store::mvcc::RangeQuery;
 
 use crate::grpc::LocalFuture;
-use crate::http::MemberView;
+use crate::http::{MemberView, RaftStatus};
 use crate::instruments::tally::Tally;
 use crate::member::{MemberHandle, open_reads};
 use crate::metrics::engine::WorkDone;
@@ -37,6 +37,21 @@ impl MemberView for Rc<MemberHandle> {
         self.shared.leader() != 0
     }
 
+    fn is_learner(&self) -> bool {
+        self.shared.is_learner()
+    }
+
+    fn raft_status(&self) -> RaftStatus {
+        let shared = &self.shared;
+        RaftStatus {
+            id: shared.member_id,
+            term: shared.term(),
+            commit: shared.commit(),
+            applied: shared.applied(),
+            leader: shared.leader(),
+        }
+    }
+
     fn awaits_answers(&self) -> bool {
         self.engine.awaits_answers()
     }
@@ -57,7 +72,10 @@ impl MemberView for Rc<MemberHandle> {
         let member = self.clone();
         Box::pin(async move {
             if !serializable {
-                member.read_barrier(&member.own_call()).await.map_err(|status| status.message.into_owned())?;
+                // Without a deadline, which would be that of a client: the error is the server's.
+                let mut call = member.own_call();
+                call.deadline = None;
+                member.read_barrier(&call).await.map_err(|status| status.message.into_owned())?;
             }
             let read = member.view().range(&RangeQuery { key: b"a", ..RangeQuery::default() });
             read.map(drop).map_err(|error| error.to_string())

@@ -77,7 +77,6 @@ pub fn find(name: &str) -> Option<&'static Flag> {
 }
 
 const DISCOVERY: &str = "discovery is not available yet; name the members with --initial-cluster";
-const LISTENERS: &str = "separate listeners are not available yet; everything is served on --listen-client-urls";
 
 const fn acts(name: &'static str, kind: ValueKind, default: &'static str, group: Group, help: &'static str) -> Flag {
     Flag { name, kind, default, effect: Effect::Acts(group, help) }
@@ -127,8 +126,8 @@ pub const FLAGS: &[Flag] = &[
     harmless("raft-write-timeout", Duration, "5s"),
     harmless("memory-mlock", Bool, "false"),
     harmless("initial-election-tick-advance", Bool, "true"),
-    refused("listen-client-http-urls", Text, "", LISTENERS),
-    refused("listen-metrics-urls", Text, "", LISTENERS),
+    acts("listen-client-http-urls", Text, "", Member, "List of URLs to listen on for HTTP of clients. With it, --listen-client-urls serve only gRPC. Empty: both are served there."),
+    acts("listen-metrics-urls", Text, "", Member, "List of additional URLs that answer /metrics, /health, /livez and /readyz, also before this member serves clients."),
 
     // Clustering
     acts("initial-advertise-peer-urls", Text, "http://localhost:2380", Clustering, "List of this member's peer URLs to advertise to the rest of the cluster."),

@@ -47,12 +47,18 @@ pub(super) fn tls(values: &Values) -> Result<Tls, String> {
 }
 
 /// Whether a flag must be set for a URL, in the words of etcd.
-pub(super) fn check_urls(tls: &Tls, clients: &[Url], peers: &[Url]) -> Result<(), String> {
+pub(super) fn check_urls(tls: &Tls, clients: &[&Url], metrics: &[Url], peers: &[Url]) -> Result<(), String> {
     let lacks = |settings: &Settings| !settings.has_files() && !settings.auto;
     if let Some(url) = clients.iter().find(|url| url.scheme.is_tls()).filter(|_| lacks(&tls.clients)) {
         let text = &url.text;
         return Err(format!(
             "TLS key/cert (--cert-file, --key-file) must be provided for client url {text} with HTTPS scheme"
+        ));
+    }
+    if let Some(url) = metrics.iter().find(|url| url.scheme.is_tls()).filter(|_| lacks(&tls.clients)) {
+        let text = &url.text;
+        return Err(format!(
+            "client TLS key/cert (--cert-file, --key-file) must be provided for metrics secure url {text}"
         ));
     }
     if let Some(url) = peers.iter().find(|url| url.scheme.is_tls()).filter(|_| lacks(&tls.peers)) {

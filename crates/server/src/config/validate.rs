@@ -76,8 +76,12 @@ pub(super) fn validate(values: &Values) -> Result<Config, String> {
     let advertise_peer_urls = urls(values, "initial-advertise-peer-urls")?;
     let listen_client_urls = bindable(values, "listen-client-urls")?;
     let listen_peer_urls = bindable(values, "listen-peer-urls")?;
+    let listen_client_http_urls = further(values, "listen-client-http-urls")?;
+    let listen_metrics_urls = further(values, "listen-metrics-urls")?;
+    check_apart(&listen_client_urls, &listen_client_http_urls)?;
     let tls = tls(values)?;
-    check_urls(&tls, &listen_client_urls, &listen_peer_urls)?;
+    let clients: Vec<&Url> = listen_client_urls.iter().chain(&listen_client_http_urls).collect();
+    check_urls(&tls, &clients, &listen_metrics_urls, &listen_peer_urls)?;
     Ok(Config {
         initial_cluster: initial_cluster(values, &name, &advertise_peer_urls),
         name,
@@ -85,6 +89,8 @@ pub(super) fn validate(values: &Values) -> Result<Config, String> {
         wal_dir: Some(value(values, "wal-dir")).filter(|path| !path.is_empty()).map(PathBuf::from),
         engine: engine(values)?,
         listen_client_urls,
+        listen_client_http_urls,
+        listen_metrics_urls,
         listen_peer_urls,
         tls,
         advertise_client_urls: urls(values, "advertise-client-urls")?,
@@ -173,6 +179,20 @@ fn bindable(values: &Values, flag: &str) -> Result<Vec<Url>, String> {
         url.bind_address().map_err(|error| format!("--{flag}: {error}"))?;
     }
     Ok(urls)
+}
+
+/// URLs to listen on besides those that every member has.
+fn further(values: &Values, flag: &str) -> Result<Vec<Url>, String> {
+    if value(values, flag).is_empty() { Ok(Vec::new()) } else { bindable(values, flag) }
+}
+
+/// An address that serves HTTP apart from gRPC cannot serve both. The error is etcd's.
+fn check_apart(clients: &[Url], http: &[Url]) -> Result<(), String> {
+    let both = http.iter().find(|url| clients.iter().any(|other| other.bind_address() == url.bind_address()));
+    both.map_or(Ok(()), |url| {
+        let text = &url.text;
+        Err(format!("cannot bind both --listen-client-urls and --listen-client-http-urls on the same url {text}"))
+    })
 }
 
 /// `*`, or URLs as etcd reads them. An origin is compared as text, so no other form would match one.
@@ -418,6 +438,24 @@ mod tests {
                 &[("cipher-suites", "A"), ("tls-min-version", "TLS1.3")],
                 "cipher suites cannot be configured when only \
                 TLS1.3 is enabled",
+            ),
+            (
+                &[("listen-client-http-urls", "http://a:1,http://localhost:2379")],
+                "--listen-client-http-urls: expected IP in URL for binding (http://a:1)",
+            ),
+            (
+                &[("listen-client-http-urls", "http://127.0.0.1:2379")],
+                "cannot bind both --listen-client-urls and --listen-client-http-urls on the same url \
+                 http://127.0.0.1:2379",
+            ),
+            (
+                &[("listen-client-http-urls", "https://127.0.0.1:1")],
+                "TLS key/cert (--cert-file, --key-file) must be provided for client url https://127.0.0.1:1 with HTTPS \
+                 scheme",
+            ),
+            (
+                &[("listen-metrics-urls", "http://127.0.0.1:1,unixs://m")],
+                "client TLS key/cert (--cert-file, --key-file) must be provided for metrics secure url unixs://m",
             ),
         ] {
             assert_eq!(check(pairs).unwrap_err(), text);

@@ -10,11 +10,10 @@ use std::collections::HashSet;
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, HOST, ORIGIN,
-    X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderValue, Request, Response, StatusCode};
 
-use super::text;
+use super::refusing;
 use crate::grpc::{Body, Origin};
 
 /// The names by which browsers may ask, and the origins whose pages may read the answers.
@@ -106,7 +105,5 @@ fn misdirected(name: &str) -> Response<Body> {
          - add the name to the host whitelist in the settings of the server, like --host-whitelist {name:?}.\n\n\
          Names are checked to prevent DNS rebinding attacks (CVE-2018-5702).\n"
     );
-    let mut response = text(StatusCode::MISDIRECTED_REQUEST, "text/plain; charset=utf-8", body);
-    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    response
+    refusing(StatusCode::MISDIRECTED_REQUEST, body)
 }

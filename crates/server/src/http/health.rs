@@ -2,7 +2,7 @@
 
 use http::{Method, Request, Response, StatusCode};
 
-use super::{Site, method_not_allowed, now, text};
+use super::{Site, method_not_allowed, now, query, refusing, text};
 use crate::grpc::{Body, LocalFuture};
 
 /// Healthy means: no alarm except the excluded ones, a leader, and a read that works. `?serializable=true` requires
@@ -11,13 +11,7 @@ pub(super) fn health<B>(site: &Site, request: &Request<B>) -> LocalFuture<Respon
     if request.method() != Method::GET {
         return now(method_not_allowed());
     }
-    let query = request.uri().query().unwrap_or_default();
-    let values = |key: &'static str| {
-        query
-            .split('&')
-            .filter_map(move |pair| pair.split_once('=').filter(|(name, _)| *name == key))
-            .map(|pair| pair.1)
-    };
+    let values = |key: &'static str| query::values(request, key);
     let metrics = site.metrics.clone();
     let answer = move |reason: &str| {
         if reason.is_empty() {
@@ -45,9 +39,11 @@ pub(super) fn health<B>(site: &Site, request: &Request<B>) -> LocalFuture<Respon
 
 /// Healthy if `reason` is empty. Some probes compare the body byte for byte: the order of its keys is etcd's.
 fn answer(reason: &str) -> Response<Body> {
-    let (status, healthy) =
-        if reason.is_empty() { (StatusCode::OK, "true") } else { (StatusCode::SERVICE_UNAVAILABLE, "false") };
-    let reason = serde_json::Value::from(reason);
-    let end = if status == StatusCode::OK { "" } else { "\n" };
-    text(status, "text/plain; charset=utf-8", format!("{{\"health\":\"{healthy}\",\"reason\":{reason}}}{end}"))
+    let reason_text = serde_json::Value::from(reason);
+    let body = |healthy: bool| format!("{{\"health\":\"{healthy}\",\"reason\":{reason_text}}}");
+    if reason.is_empty() {
+        return text(StatusCode::OK, "text/plain; charset=utf-8", body(true));
+    }
+    seldom!(warn, (), reason, "status-code" = 503, "/health error");
+    refusing(StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", body(false)))
 }

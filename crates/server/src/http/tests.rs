@@ -7,12 +7,13 @@ use crate::metrics::{Number, NumberKind};
 struct Fake {
     alarms: Vec<&'static str>,
     leader: bool,
+    learner: bool,
     read: Result<(), String>,
 }
 
 impl Default for Fake {
     fn default() -> Self {
-        Fake { alarms: Vec::new(), leader: true, read: Ok(()) }
+        Fake { alarms: Vec::new(), leader: true, learner: false, read: Ok(()) }
     }
 }
 
@@ -29,6 +30,14 @@ impl MemberView for Fake {
 
     fn has_leader(&self) -> bool {
         self.leader
+    }
+
+    fn is_learner(&self) -> bool {
+        self.learner
+    }
+
+    fn raft_status(&self) -> RaftStatus {
+        RaftStatus { id: 0xabc, term: 2, commit: 5, applied: 4, leader: if self.leader { 0xabc } else { 0 } }
     }
 
     fn awaits_answers(&self) -> bool {
@@ -101,6 +110,105 @@ async fn unhealthy() {
     let stuck = Fake { read: Err("etcdserver: request timed out".into()), ..Fake::default() };
     assert_eq!(client(stuck, "GET", "/health").await, sick("RANGE ERROR:etcdserver: request timed out"));
     assert_eq!(client(Fake::default(), "POST", "/health").await, (405, "Method Not Allowed\n".into()));
+}
+
+#[tokio::test]
+async fn a_live_member_reads_its_own_state() {
+    let stuck = || Fake { leader: false, learner: true, alarms: vec!["CORRUPT"], read: Err("stuck".into()) };
+    let ok = |text: &str| (200, text.to_owned());
+    assert_eq!(client(stuck(), "GET", "/livez").await, ok("ok\n"));
+    assert_eq!(
+        client(stuck(), "GET", "/livez/serializable_read?verbose=false").await,
+        ok("[+]serializable_read ok\nok\n")
+    );
+    for missing in ["/livez/", "/livez/linearizable_read", "/readyz/nope", "/readyz/non_learner/", "/livezx"] {
+        assert_eq!(client(stuck(), "POST", missing).await.0, 404, "{missing}");
+    }
+    assert_eq!(client(stuck(), "POST", "/readyz/non_learner").await, (405, "Method Not Allowed\n".into()));
+}
+
+#[tokio::test]
+async fn a_ready_member_serves_everything() {
+    let list = "[+]data_corruption ok\n[+]serializable_read ok\n[+]linearizable_read ok\n[+]non_learner ok\n";
+    assert_eq!(client(Fake::default(), "GET", "/readyz").await, (200, "ok\n".into()));
+    assert_eq!(client(Fake::default(), "GET", "/readyz?exclude=x&verbose").await, (200, format!("{list}ok\n")));
+    let full = Fake { alarms: vec!["NOSPACE"], ..Fake::default() };
+    assert_eq!(client(full, "GET", "/readyz").await, (200, "ok\n".into()), "it still serves reads");
+
+    let sick = || Fake { leader: false, learner: true, alarms: vec!["CORRUPT"], read: Err("stuck".into()) };
+    let list = "[-]data_corruption failed: alarm activated: CORRUPT\n[+]serializable_read ok\n\
+                [-]linearizable_read failed: stuck\n[-]non_learner failed: not supported for learner\n";
+    assert_eq!(client(sick(), "GET", "/readyz").await, (503, format!("{list}\n")));
+    let one = "[-]data_corruption failed: alarm activated: CORRUPT\n\n";
+    let but_one = "/readyz?exclude=linearizable_read&exclude=non_learner&exclude=serializable_read";
+    for path in ["/readyz/data_corruption?exclude=data_corruption", but_one] {
+        assert_eq!(client(sick(), "GET", path).await, (503, one.into()), "{path}");
+    }
+    let none = format!("{but_one}&exclude=data_corruption&verbose");
+    assert_eq!(client(sick(), "GET", &none).await, (200, "ok\n".into()));
+}
+
+#[tokio::test]
+async fn results_of_checks_are_metrics() {
+    let site = site(Fake { learner: true, ..Fake::default() });
+    for _ in 0..2 {
+        site.client(&request("GET", "/readyz"), &Origin::default()).await;
+    }
+    let page = answer(site.client(&request("GET", "/metrics"), &Origin::default()).await).await.1;
+    for line in [
+        r#"etcd_server_healthcheck{name="non_learner",type="readyz"} 0"#,
+        r#"etcd_server_healthcheck{name="linearizable_read",type="readyz"} 1"#,
+        r#"etcd_server_healthchecks_total{name="non_learner",status="error",type="readyz"} 2"#,
+        r#"etcd_server_healthchecks_total{name="linearizable_read",status="success",type="readyz"} 2"#,
+    ] {
+        assert!(page.lines().any(|found| found == line), "{line}\nnot in\n{page}");
+    }
+}
+
+#[tokio::test]
+async fn variables_show_the_standing() {
+    let vars = |fake| async { serde_json::from_str::<serde_json::Value>(&client(fake, "GET", "/debug/vars").await.1) };
+    let led = vars(Fake::default()).await.unwrap();
+    let standing = serde_json::json!({
+        "id": "abc", "term": 2, "commit": 5, "applied": 4, "lead": "abc", "raftState": "StateLeader",
+    });
+    assert_eq!(led["raft.status"], standing);
+    assert!(led["memstats"]["Sys"].as_u64() > Some(1 << 20) && led["file_descriptor_limit"].is_u64(), "{led}");
+    let cut_off = vars(Fake { leader: false, ..Fake::default() }).await.unwrap();
+    assert_eq!(
+        (&cut_off["raft.status"]["lead"], &cut_off["raft.status"]["raftState"]),
+        (&"0".into(), &"StateFollower".into())
+    );
+    for path in ["/debug/pprof", "/debug/pprof/heap"] {
+        let (status, body) = client(Fake::default(), "GET", path).await;
+        assert!(status == 404 && body.contains("no profiles of Go"), "{path}: {body}");
+    }
+}
+
+#[tokio::test]
+async fn the_metrics_port_has_what_observers_need_and_no_more() {
+    let names = ["localhost".to_owned()];
+    let site = Site { browsers: Arc::new(Browsers::new(&names, &names)), ..site(Fake::default()) };
+    let by_another_name = |method: &str, path: &str| {
+        let mut request = request(method, path);
+        request.headers_mut().insert("host", "evil.com".parse().unwrap());
+        request
+    };
+    for (method, path, status) in [
+        ("GET", "/metrics", 200),
+        ("GET", "/health", 200),
+        ("GET", "/livez/serializable_read", 200),
+        ("GET", "/readyz?verbose", 200),
+        ("OPTIONS", "/readyz", 405),
+        ("GET", "/version", 404),
+        ("GET", "/debug/vars", 404),
+        ("GET", "/v3/kv/range", 404),
+        ("GET", "/", 404),
+    ] {
+        let response = site.observed(&by_another_name(method, path)).await;
+        assert_eq!(response.status(), status, "{method} {path}");
+        assert!(!response.headers().contains_key("access-control-allow-origin"), "{method} {path}");
+    }
 }
 
 #[tokio::test]
@@ -219,6 +327,7 @@ async fn pages_of_listed_origins_may_ask() {
     assert_eq!(ask("*", "OPTIONS", "/nope", &[]).await, format!("200\n{ALLOWED}*\n\n"));
     let missing = ask("*", "GET", "/nope", &[]).await;
     assert!(missing.starts_with(&format!("404\n{ALLOWED}*\ncontent-type: ")), "{missing}");
+    assert!(missing.contains("\nx-content-type-options: nosniff\n"), "{missing}");
 
     let listed = "http://a.com:80,https://c.com:8080";
     for origin in ["http://a.com:80", "https://c.com:8080"] {

@@ -9,17 +9,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::listen::Registered;
 use super::security::Security;
+pub use crate::grpc::Door;
 
 /// The pause after a failed accept. Without free file descriptors the next accept would fail at once, and the loop
 /// would spin.
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// Which service a connection is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Door {
-    Client,
-    Peer,
-}
 
 /// Where a listener leads: the service behind it, and the beginning of its connections.
 #[derive(Clone, Debug)]

@@ -52,9 +52,10 @@ impl Security {
             _ = stopping.wait_for(|stopping| *stopping) => return None,
         };
         match accepted {
-            Ok((stream, common_name)) => {
-                Some((Socket::Tls(Box::new(stream)), Origin { remote, encrypted: true, common_name }))
-            }
+            Ok((stream, common_name)) => Some((
+                Socket::Tls(Box::new(stream)),
+                Origin { remote, encrypted: true, common_name, ..Origin::default() },
+            )),
             Err(refused) => {
                 if let Some(socket) = refused {
                     _ = Lingering::new(socket, linger).shutdown().await;

@@ -20,8 +20,8 @@ use super::http2;
 use super::protocol::Protocol;
 use super::service::Service;
 use super::turns::Turns;
-use crate::grpc::Origin;
 use crate::grpc::{Body, LocalFuture};
+use crate::grpc::{Door, Origin};
 use crate::tls;
 
 /// How long a client may take to begin, and with HTTP/1 to send the headers of each request, as in etcd. An idle
@@ -75,11 +75,6 @@ impl Connections {
             _ = stopping.wait_for(|stopping| *stopping) => return,
         };
         let result: Result<(), Box<dyn Error>> = match begun {
-            Ok((stream, true)) => {
-                let followed = (stream.heard(), stream.traffic());
-                let served = http2::serve(stream, followed, &self.http2, self.protocol, (&service, &origin), stopping);
-                served.await.map_err(Into::into)
-            }
             Ok((stream, false)) if stream.first_byte().is_some_and(tls::begins_with) => {
                 seldom!(
                     CHANGES: warn, origin.remote.map(|remote| remote.ip()),
@@ -88,7 +83,15 @@ impl Connections {
                 );
                 return;
             }
-            Ok((stream, false)) => {
+            // As in etcd: without gRPC, HTTP/2 is a matter of TLS.
+            Ok((_, true)) if origin.door.is_http_only() && !origin.encrypted => return,
+            // A port of gRPC takes everything for HTTP/2, and ends the connection if it is not.
+            Ok((stream, http2)) if http2 || origin.door == Door::Grpc => {
+                let followed = (stream.heard(), stream.traffic());
+                let served = http2::serve(stream, followed, &self.http2, self.protocol, (&service, &origin), stopping);
+                served.await.map_err(Into::into)
+            }
+            Ok((stream, _)) => {
                 let connection = self.http1.serve_connection(TokioIo::new(stream), Hyper(service, origin));
                 let shut = |connection: Pin<&mut http1::Connection<_, _>>| connection.graceful_shutdown();
                 until_stopped(connection, shut, stopping).await.map_err(Into::into)

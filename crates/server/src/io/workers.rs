@@ -21,6 +21,7 @@ use super::serve::Connections;
 use super::service::Service;
 use super::socket::Socket;
 use super::timed::Timed;
+use crate::grpc::Origin;
 
 /// At most this many accepted connections wait for one worker to take them over.
 const DEALT: usize = 256;
@@ -180,7 +181,7 @@ impl Worker {
                         let serve = async {
                             let entered = security.enter(socket, LINGER, stopping.clone()).await;
                             let Some((socket, origin)) = entered else { return };
-                            let (socket, origin) = (Lingering::new(socket, LINGER), Rc::new(origin));
+                            let (socket, origin) = (Lingering::new(socket, LINGER), Rc::new(Origin { door, ..origin }));
                             match &guest {
                                 None => served.serve_client(socket, service, origin, stopping).await,
                                 Some(guest) => {

@@ -11,7 +11,7 @@ use crate::instruments::text::Page;
 const TICKS_PER_SECOND: f64 = 100.0;
 
 pub(super) fn write(page: &mut Page) {
-    let most = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let most = file_limit();
     let open = fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count());
     page.gauge("process_max_fds", "Maximum number of open file descriptors.", most);
     page.gauge("process_open_fds", "Number of open file descriptors.", open);
@@ -31,12 +31,22 @@ pub(super) fn write(page: &mut Page) {
         page.counter("process_network_receive_bytes_total", "Bytes received over the network.", received);
         page.counter("process_network_transmit_bytes_total", "Bytes sent over the network.", sent);
     }
-    if let Some(resident) = fs::read_to_string("/proc/self/status").ok().and_then(|text| resident_bytes(&text)) {
+    if let Some(resident) = resident_bytes() {
         page.gauge("process_resident_memory_bytes", "Resident memory size in bytes.", resident);
     }
     if let Some(start) = start_time(&stat) {
         page.gauge("process_start_time_seconds", "Start time of the process since unix epoch in seconds.", start);
     }
+}
+
+/// The most file descriptors that this process may have.
+pub fn file_limit() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// The memory of this process that is in RAM.
+pub fn resident_bytes() -> Option<u64> {
+    resident(&fs::read_to_string("/proc/self/status").ok()?)
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -64,7 +74,7 @@ impl Stat {
 }
 
 /// The line `VmRSS:  1234 kB` of `/proc/self/status`.
-fn resident_bytes(status: &str) -> Option<u64> {
+fn resident(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
