@@ -45,6 +45,9 @@ pub mod health {
     include!(concat!(env!("OUT_DIR"), "/grpc.health.v1.rs"));
 }
 
+/// All these messages as an encoded `google.protobuf.FileDescriptorSet`: their fields by name, number and kind.
+pub static DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors"));
+
 pub mod wire;
 
 pub use prost::{self, Message};

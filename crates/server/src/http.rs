@@ -3,9 +3,12 @@
 //! The facts about the member come through [`MemberView`], which the member implements. This room knows only paths,
 //! methods, and the exact bodies that probes and tools compare.
 //!
-//! Deliberately absent: the JSON gateway, `/livez` and `/readyz`, the requests of members to each other.
+//! The JSON gateway is a room of its own ([`gateway`]).
+//!
+//! Deliberately absent: `/livez` and `/readyz`, the requests of members to each other.
 
 mod browsers;
+mod gateway;
 mod health;
 mod peer;
 
@@ -14,13 +17,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use h2::RecvStream;
-use http::header::{ALLOW, CONTENT_TYPE};
+use http::header::{ALLOW, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use metastore_store::Member;
 
 use crate::grpc::Origin;
+use browsers::Allowed;
 pub use browsers::Browsers;
+use gateway::{Gateway, Payload};
 
 use crate::grpc::router::{is_grpc, not_grpc};
 use crate::grpc::{Body, LocalFuture, Router};
@@ -37,6 +42,9 @@ pub trait MemberView {
 
     fn has_leader(&self) -> bool;
 
+    /// Whether authentication is enabled.
+    fn auth_enabled(&self) -> bool;
+
     /// Whether requests of this worker wait for an answer of the engine thread. All of them get one, or a timeout.
     fn awaits_answers(&self) -> bool;
 
@@ -52,15 +60,29 @@ pub trait MemberView {
     fn try_read(&self, serializable: bool) -> LocalFuture<Result<(), String>>;
 }
 
-/// The client port of a worker: gRPC and the client paths.
+/// The client port of a worker: gRPC, its methods as JSON, and the client paths.
 struct ClientPort {
     site: Site,
-    router: Router,
+    router: Rc<Router>,
+    gateway: Option<Gateway>,
+}
+
+impl ClientPort {
+    fn plain(&self, request: Request<Payload>, origin: &Rc<Origin>) -> LocalFuture<Response<Body>> {
+        let Some(gateway) = self.gateway.as_ref().filter(|_| gateway::takes(request.uri().path())) else {
+            return self.site.client(&request, origin);
+        };
+        if origin.common_name.is_some() && self.site.view.auth_enabled() {
+            return now(gateway::refuse_common_name());
+        }
+        let (judged, method) = (self.site.browsers.judge(&request, origin), request.method().clone());
+        guard(judged, &method, || gateway.call(request, origin))
+    }
 }
 
 impl Service for ClientPort {
     fn call(&self, request: Request<Incoming>, origin: &Rc<Origin>) -> LocalFuture<Response<Body>> {
-        self.site.client(&request, origin)
+        self.plain(request.map(Payload::Http1), origin)
     }
 
     fn call_http2(&self, request: Request<RecvStream>, origin: &Rc<Origin>) -> LocalFuture<Response<Body>> {
@@ -70,7 +92,7 @@ impl Service for ClientPort {
         if self.router.serves(request.uri().path()) {
             return now(not_grpc(request.headers()));
         }
-        self.site.client(&request, origin)
+        self.plain(request.map(Payload::Http2), origin)
     }
 
     fn awaits_answers(&self) -> bool {
@@ -87,25 +109,21 @@ pub struct Site {
     pub version: String,
     /// Which browsers may ask, and by which names.
     pub browsers: Arc<Browsers>,
+    /// Whether the methods of gRPC are served as JSON, too.
+    pub gateway: bool,
 }
 
 impl Site {
     /// The service of the client port of a worker. The peer port is [`Site::peer`].
     pub fn service(self, router: Router) -> Rc<dyn Service> {
-        Rc::new(ClientPort { site: self, router })
+        let router = Rc::new(router);
+        let gateway = self.gateway.then(|| Gateway::new(router.clone()));
+        Rc::new(ClientPort { site: self, router, gateway })
     }
 
     /// Answers a client, if its request may be answered.
     fn client<B>(&self, request: &Request<B>, origin: &Origin) -> LocalFuture<Response<Body>> {
-        let allowed = match self.browsers.judge(request, origin) {
-            Ok(allowed) => allowed,
-            Err(refused) => return now(*refused),
-        };
-        let answer = if request.method() == Method::OPTIONS { now(empty()) } else { self.page(request) };
-        match allowed {
-            None => answer,
-            Some(allowed) => Box::pin(async move { allowed.tell(answer.await) }),
-        }
+        guard(self.browsers.judge(request, origin), request.method(), || self.page(request))
     }
 
     fn page<B>(&self, request: &Request<B>) -> LocalFuture<Response<Body>> {
@@ -134,6 +152,23 @@ impl Site {
         let cluster = agreed.as_deref().unwrap_or("not_decided");
         let storage = agreed.as_deref().unwrap_or("unknown");
         json(StatusCode::OK, &Versions { etcdserver: &self.version, etcdcluster: cluster, storage })
+    }
+}
+
+/// Gives the answer of `page` to a request that was judged ([`Browsers`]), and says which origin may read it.
+fn guard(
+    judged: Result<Option<Allowed>, Box<Response<Body>>>,
+    method: &Method,
+    page: impl FnOnce() -> LocalFuture<Response<Body>>,
+) -> LocalFuture<Response<Body>> {
+    let allowed = match judged {
+        Ok(allowed) => allowed,
+        Err(refused) => return now(*refused),
+    };
+    let answer = if method == Method::OPTIONS { now(empty()) } else { page() };
+    match allowed {
+        None => answer,
+        Some(allowed) => Box::pin(async move { allowed.tell(answer.await) }),
     }
 }
 
@@ -166,7 +201,9 @@ fn empty() -> Response<Body> {
 
 /// Body and type of Go's `http.NotFound`.
 fn not_found() -> Response<Body> {
-    text(StatusCode::NOT_FOUND, "text/plain; charset=utf-8", "404 page not found\n")
+    let mut response = text(StatusCode::NOT_FOUND, "text/plain; charset=utf-8", "404 page not found\n");
+    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
 }
 
 fn method_not_allowed() -> Response<Body> {

@@ -37,6 +37,10 @@ impl MemberView for Rc<MemberHandle> {
         self.shared.leader() != 0
     }
 
+    fn auth_enabled(&self) -> bool {
+        self.shared.auth_enabled()
+    }
+
     fn awaits_answers(&self) -> bool {
         self.engine.awaits_answers()
     }
