@@ -22,6 +22,7 @@ mod defragment;
 mod differential;
 mod downgrade;
 mod etcdctl;
+mod gateway;
 mod hash;
 mod metactl;
 mod metrics;
