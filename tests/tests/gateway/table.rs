@@ -69,7 +69,7 @@ const VALID: &[(&str, &str)] = &[
     ),
     (
         "kv/txn",
-        r#"{"compare":[{"key":"Zm9v","target":3,"result":0,"value":"eA=="}],"failure":[{"request_range":{"key":"eA=="}}]}"#,
+        r#"{"compare":[{"key":"Zm9v","target":3,"value":"eA=="}],"failure":[{"request_range":{"key":"eA=="}}]}"#,
     ),
     ("kv/txn", r#"{"compare":[{"key":"Zm9v","target":"version","result":"greater","version":"1"}]}"#),
     ("kv/txn", "{}"),

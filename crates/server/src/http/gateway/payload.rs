@@ -72,8 +72,8 @@ impl Values {
     /// The next value; `None` at the end of the body.
     ///
     /// # Errors
-    /// `InvalidArgument` with Go's text for what is no JSON, `ResourceExhausted` for a value that is too long, `Canceled`
-    /// if the client is gone.
+    /// `InvalidArgument` with Go's text for what is no JSON, `ResourceExhausted` for a value that is too long,
+    /// `Canceled` if the client is gone.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Status> {
         poll_fn(|cx| self.poll_next(cx)).await
     }

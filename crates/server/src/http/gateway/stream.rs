@@ -92,8 +92,8 @@ async fn next(route: Route, values: &mut Values) -> Result<Option<Bytes>, Status
     }
 }
 
-/// Hands the requests of a body over, and tells whether the client is gone in the end. As in etcd, the first request that
-/// is not valid ends them, and the call goes on.
+/// Hands the requests of a body over, and tells whether the client is gone in the end. As in etcd, the first request
+/// that is not valid ends them, and the call goes on.
 async fn pump(route: Route, first: Bytes, mut values: Values, requests: Requests) -> bool {
     let mut request = first;
     while requests.send(request).await.is_ok() {
