@@ -31,7 +31,7 @@ each_engine!(
     a_request_without_an_end_takes_bounded_memory,
 );
 
-/// What one server sends on streams.
+/// One server, and its lines on streams.
 struct Talk<'a> {
     side: Side,
     member: &'a Member,

@@ -16,7 +16,7 @@ pub struct Route {
     pub response: usize,
 }
 
-/// Which side of a method streams.
+/// The sides of a method that stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
     Unary,

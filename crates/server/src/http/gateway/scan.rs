@@ -1,4 +1,4 @@
-//! Where a JSON value ends, in bytes that arrive piece by piece, and what is wrong if it is none.
+//! The end of a JSON value, in bytes that arrive piece by piece, and what is wrong if it is none.
 //!
 //! The errors are those of Go's `encoding/json`, through which a request to etcd's gateway goes first. A value that has
 //! passed here is well-formed, so that [`super::read`] need not look at its grammar again.
@@ -12,7 +12,7 @@ pub struct Scanner {
     /// Bytes that were looked at.
     at: usize,
     state: State,
-    /// What the value is nested in, from the outside.
+    /// The containers around the present place, from the outside.
     nesting: Vec<Container>,
 }
 

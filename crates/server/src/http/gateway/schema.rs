@@ -49,7 +49,7 @@ pub struct Enum {
     numbers: HashMap<i32, String>,
 }
 
-/// What a field holds; enumerations and messages by their places.
+/// The content of a field; enumerations and messages by their places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Bool,
