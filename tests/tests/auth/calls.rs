@@ -79,6 +79,7 @@ pub struct At {
 }
 
 type Answering = Pin<Box<dyn Future<Output = String>>>;
+type Encoding = dyn Fn(&At) -> Vec<u8>;
 
 /// One call of the walk.
 pub struct Row {
@@ -87,7 +88,7 @@ pub struct Row {
     pub what: &'static str,
     pub answers: Answers,
     make: Box<dyn Fn(At) -> Answering>,
-    request: Box<dyn Fn(&At) -> Vec<u8>>,
+    request: Box<Encoding>,
 }
 
 impl Row {

@@ -57,8 +57,8 @@ pub fn number(text: &[u8]) -> Option<Number> {
     if zeros < 0 || digits.len() as i64 + zeros > MOST_DIGITS {
         return None;
     }
-    let written = digits.iter().copied().chain((0..zeros).map(|_| b'0'));
-    let magnitude = written.fold(Some(0_u64), |sum, digit| sum?.checked_mul(10)?.checked_add(u64::from(digit - b'0')));
+    let mut written = digits.iter().copied().chain((0..zeros).map(|_| b'0'));
+    let magnitude = written.try_fold(0_u64, |sum, digit| sum.checked_mul(10)?.checked_add(u64::from(digit - b'0')));
     magnitude.map(|magnitude| Number { negative, magnitude })
 }
 

@@ -369,7 +369,7 @@ fn decode(text: &str) -> Option<Vec<u8>> {
     static PLAIN: GeneralPurpose = engine(&STANDARD, DecodePaddingMode::RequireNone);
     static URL_PADDED: GeneralPurpose = engine(&URL_SAFE, DecodePaddingMode::RequireCanonical);
     static URL_PLAIN: GeneralPurpose = engine(&URL_SAFE, DecodePaddingMode::RequireNone);
-    let engine = match (text.contains(['-', '_']), text.len() % 4 == 0) {
+    let engine = match (text.contains(['-', '_']), text.len().is_multiple_of(4)) {
         (false, true) => &PADDED,
         (false, false) => &PLAIN,
         (true, true) => &URL_PADDED,
