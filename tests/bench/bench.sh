@@ -26,6 +26,10 @@ source "$here/measure.sh"
 need_h2load
 
 for operation in put txn range; do "$loadgen" body $operation >"$work/$operation.body"; done
+# The same key through the JSON gateway.
+key=$(head -c 51 /dev/zero | tr '\0' k | base64 -w 0)
+printf '{"key":"%s","value":"%s"}' "$key" "$(head -c 256 /dev/urandom | base64 -w 0)" >"$work/json-put.body"
+printf '{"key":"%s"}' "$key" >"$work/json-range.body"
 port=$((25000 + RANDOM % 800 * 2))
 start memory $port "$subject" --engine memory
 start rocksdb $((port + 2000)) "$subject" --engine rocksdb
@@ -40,6 +44,8 @@ for side in "${sides[@]}"; do run_h2load "${address[$side]}" put 8 8 2000 >/dev/
 measure "Put, one hot key, 64 connections x 16 in flight" h2load put 64 16 "$requests"
 measure "Txn (mod compare, put), one hot key, 64 x 16" h2load txn 64 16 "$requests"
 measure "Range of one key, linearizable, 64 x 16" h2load range 64 16 "$requests"
+measure "Put through the JSON gateway, one hot key, 64 connections of HTTP/1" h2load json-put 64 1 "$requests"
+measure "Range through the JSON gateway, one key, linearizable, 64 connections" h2load json-range 64 1 "$requests"
 measure "Put, one client, one at a time" h2load put 1 1 "$few"
 measure "Put, $keys keys, random, 64 x 16" loadgen put 64 16 "$requests" 0
 measure "Put, $keys keys, zipf, 64 x 16" loadgen put 64 16 "$requests" 1

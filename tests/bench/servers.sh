@@ -58,16 +58,17 @@ need_h2load() { command -v h2load >/dev/null || fail "there is no h2load (Debian
 
 # Prints: requests per second, p50 in us, p99 in us.
 run_h2load() { # address, operation, connections, streams, requests
-    local path out
+    local path out kind=(-H 'content-type: application/grpc' -H 'te: trailers')
     case $2 in
-    put) path=KV/Put ;;
-    txn) path=KV/Txn ;;
-    range) path=KV/Range ;;
+    put) path=etcdserverpb.KV/Put ;;
+    txn) path=etcdserverpb.KV/Txn ;;
+    range) path=etcdserverpb.KV/Range ;;
+    json-put) path=v3/kv/put kind=(--h1 -H 'content-type: application/json') ;;
+    json-range) path=v3/kv/range kind=(--h1 -H 'content-type: application/json') ;;
     esac
     : >"$work/latencies"
     out=$(h2load -n "$5" -c "$3" -m "$4" -t 1 -d "$work/$2.body" --log-file "$work/latencies" \
-        -H 'content-type: application/grpc' -H 'te: trailers' ${header[$1]:+-H "${header[$1]}"} \
-        "http://$1/etcdserverpb.$path")
+        "${kind[@]}" ${header[$1]:+-H "${header[$1]}"} "http://$1/$path")
     grep -q " $5 succeeded, 0 failed, 0 errored" <<<"$out" || fail "h2load: $out"
     local rate
     rate=$(sed -n 's|^finished in .*, \([0-9.]*\) req/s.*|\1|p' <<<"$out")

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   calls, walk    every method and every path, by every kind of caller; a real etcd gives the same answers
+//!   gateway        the same calls as JSON
 //!   survive        kill -9, conversions to the other engine, a client that goes on after a restart
 //!   tokens         the end of tokens
 //!   audit          the audit log
@@ -14,6 +15,7 @@
 mod audit;
 pub mod calls;
 mod crowd;
+mod gateway;
 pub mod survive;
 mod tokens;
 mod walk;

@@ -24,6 +24,7 @@ mod differential;
 mod doors;
 mod downgrade;
 mod etcdctl;
+mod gateway;
 mod hash;
 mod metactl;
 mod metrics;

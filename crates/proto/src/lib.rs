@@ -55,6 +55,9 @@ pub mod v3electionpb {
     include!(concat!(env!("OUT_DIR"), "/v3electionpb.rs"));
 }
 
+/// All these messages as an encoded `google.protobuf.FileDescriptorSet`: their fields by name, number and kind.
+pub static DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors"));
+
 pub mod wire;
 
 pub use prost::{self, Message};

@@ -93,6 +93,8 @@ pub struct Config {
     pub cors: Vec<String>,
     /// Names by which HTTP clients may address this member; `*` stands for all.
     pub host_whitelist: Vec<String>,
+    /// Serve the methods of gRPC as JSON, too.
+    pub enable_grpc_gateway: bool,
     pub reuse_port: bool,
     pub tls: Tls,
     pub io_threads: usize,

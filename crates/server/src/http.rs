@@ -3,10 +3,13 @@
 //! The facts about the member come through [`MemberView`], which the member implements. This room knows only paths,
 //! methods, and the exact bodies that probes and tools compare.
 //!
-//! Deliberately absent: the JSON gateway, the requests of members to each other.
+//! The JSON gateway is a room of its own ([`gateway`]).
+//!
+//! Deliberately absent: the requests of members to each other.
 
 mod browsers;
 mod checks;
+mod gateway;
 mod health;
 mod metrics_port;
 mod peer;
@@ -24,7 +27,9 @@ use hyper::body::Incoming;
 use metastore_store::Member;
 
 use crate::grpc::{Door, Origin};
+use browsers::Allowed;
 pub use browsers::Browsers;
+use gateway::{Gateway, Payload};
 pub use vars::RaftStatus;
 
 use crate::grpc::router::{is_grpc, not_grpc};
@@ -46,6 +51,9 @@ pub trait MemberView {
 
     fn raft_status(&self) -> RaftStatus;
 
+    /// Whether authentication is enabled.
+    fn auth_enabled(&self) -> bool;
+
     /// Whether requests of this worker wait for an answer of the engine thread. All of them get one, or a timeout.
     fn awaits_answers(&self) -> bool;
 
@@ -61,15 +69,29 @@ pub trait MemberView {
     fn try_read(&self, serializable: bool) -> LocalFuture<Result<(), String>>;
 }
 
-/// The client port of a worker: gRPC and the client paths.
+/// The client port of a worker: gRPC, its methods as JSON, and the client paths.
 struct ClientPort {
     site: Site,
     router: Rc<Router>,
+    gateway: Option<Gateway>,
+}
+
+impl ClientPort {
+    fn plain(&self, request: Request<Payload>, origin: &Rc<Origin>) -> LocalFuture<Response<Body>> {
+        let Some(gateway) = self.gateway.as_ref().filter(|_| gateway::takes(request.uri().path())) else {
+            return self.site.client(&request, origin);
+        };
+        if origin.common_name.is_some() && self.site.view.auth_enabled() {
+            return now(gateway::refuse_common_name());
+        }
+        let (judged, method) = (self.site.browsers.judge(&request, origin), request.method().clone());
+        guard(judged, &method, || gateway.call(request, origin))
+    }
 }
 
 impl Service for ClientPort {
     fn call(&self, request: Request<Incoming>, origin: &Rc<Origin>) -> LocalFuture<Response<Body>> {
-        self.site.client(&request, origin)
+        self.plain(request.map(Payload::Http1), origin)
     }
 
     fn call_http2(&self, request: Request<RecvStream>, origin: &Rc<Origin>) -> LocalFuture<Response<Body>> {
@@ -82,7 +104,7 @@ impl Service for ClientPort {
         if origin.door == Door::Grpc || self.router.serves(request.uri().path()) {
             return now(not_grpc(request.headers()));
         }
-        self.site.client(&request, origin)
+        self.plain(request.map(Payload::Http2), origin)
     }
 
     fn awaits_answers(&self) -> bool {
@@ -99,25 +121,20 @@ pub struct Site {
     pub version: String,
     /// Which browsers may ask, and by which names.
     pub browsers: Arc<Browsers>,
+    /// Whether the methods of gRPC are served as JSON, too.
+    pub gateway: bool,
 }
 
 impl Site {
     /// The service of the client port of a worker. The peer port is [`Site::peer`].
     pub fn service(self, router: Rc<Router>) -> Rc<dyn Service> {
-        Rc::new(ClientPort { site: self, router })
+        let gateway = self.gateway.then(|| Gateway::new(router.clone()));
+        Rc::new(ClientPort { site: self, router, gateway })
     }
 
     /// Answers a client, if its request may be answered.
     fn client<B>(&self, request: &Request<B>, origin: &Origin) -> LocalFuture<Response<Body>> {
-        let allowed = match self.browsers.judge(request, origin) {
-            Ok(allowed) => allowed,
-            Err(refused) => return now(*refused),
-        };
-        let answer = if request.method() == Method::OPTIONS { now(empty()) } else { self.page(request) };
-        match allowed {
-            None => answer,
-            Some(allowed) => Box::pin(async move { allowed.tell(answer.await) }),
-        }
+        guard(self.browsers.judge(request, origin), request.method(), || self.page(request))
     }
 
     fn page<B>(&self, request: &Request<B>) -> LocalFuture<Response<Body>> {
@@ -156,6 +173,23 @@ impl Site {
         let cluster = agreed.as_deref().unwrap_or("not_decided");
         let storage = agreed.as_deref().unwrap_or("unknown");
         json(StatusCode::OK, &Versions { etcdserver: &self.version, etcdcluster: cluster, storage })
+    }
+}
+
+/// Gives the answer of `page` to a request that was judged ([`Browsers`]), and says which origin may read it.
+fn guard(
+    judged: Result<Option<Allowed>, Box<Response<Body>>>,
+    method: &Method,
+    page: impl FnOnce() -> LocalFuture<Response<Body>>,
+) -> LocalFuture<Response<Body>> {
+    let allowed = match judged {
+        Ok(allowed) => allowed,
+        Err(refused) => return now(*refused),
+    };
+    let answer = if method == Method::OPTIONS { now(empty()) } else { page() };
+    match allowed {
+        None => answer,
+        Some(allowed) => Box::pin(async move { allowed.tell(answer.await) }),
     }
 }
 

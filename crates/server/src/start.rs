@@ -329,6 +329,7 @@ struct Handles {
     metrics: Arc<Metrics>,
     version: String,
     browsers: Arc<Browsers>,
+    gateway: bool,
     all: Arc<[Arc<WorkerFlags>]>,
     waiting: parking_lot::Mutex<Vec<Option<Worker>>>,
 }
@@ -353,6 +354,7 @@ impl Handles {
             metrics: metrics.clone(),
             version: config.reported_version.clone(),
             browsers: Arc::new(Browsers::new(&config.host_whitelist, &config.cors)),
+            gateway: config.enable_grpc_gateway,
             all: workers.iter().map(|worker| worker.flags.clone()).collect(),
             waiting: parking_lot::Mutex::new(workers.into_iter().map(Some).collect()),
         }
@@ -392,6 +394,7 @@ impl Handles {
             metrics: self.metrics.clone(),
             version: self.version.clone(),
             browsers: self.browsers.clone(),
+            gateway: self.gateway,
         }
     }
 }

@@ -11,6 +11,7 @@ use metastore_proto::authpb::permission::Type;
 use metastore_proto::etcdserverpb::alarm_request::AlarmAction;
 use metastore_proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use metastore_proto::etcdserverpb::request_op::Request;
+use metastore_proto::etcdserverpb::watch_request::RequestUnion;
 use metastore_proto::etcdserverpb::*;
 use metastore_proto::health::HealthCheckRequest;
 use metastore_proto::v3electionpb::{CampaignRequest, LeaderKey, LeaderRequest, ProclaimRequest, ResignRequest};
@@ -80,6 +81,7 @@ pub struct At {
 }
 
 type Answering = Pin<Box<dyn Future<Output = String>>>;
+type Encoding = dyn Fn(&At) -> Vec<u8>;
 
 /// One call of the walk.
 pub struct Row {
@@ -88,11 +90,22 @@ pub struct Row {
     pub what: &'static str,
     pub answers: Answers,
     make: Box<dyn Fn(At) -> Answering>,
+    request: Box<Encoding>,
 }
 
 impl Row {
-    fn new(path: &'static str, what: &'static str, answers: Answers, make: impl Fn(At) -> Answering + 'static) -> Row {
-        Row { path, what, answers, make: Box::new(make) }
+    fn new<Q: Message>(
+        (path, what, answers): (&'static str, &'static str, Answers),
+        request: impl Fn(&At) -> Q + 'static,
+        make: impl Fn(At) -> Answering + 'static,
+    ) -> Row {
+        let request = move |at: &At| request(at).encode_to_vec();
+        Row { path, what, answers, make: Box::new(make), request: Box::new(request) }
+    }
+
+    /// The encoded request; the first one of a client that streams.
+    pub fn request(&self, at: &At) -> Vec<u8> {
+        (self.request)(at)
     }
 
     /// Makes the call, and shows its answer.
@@ -341,9 +354,9 @@ fn unary_at<Q: Message + 'static>(
     path: &'static str,
     what: &'static str,
     answers: Answers,
-    request: impl Fn(&At) -> Q + 'static,
+    request: impl Fn(&At) -> Q + Clone + 'static,
 ) -> Row {
-    Row::new(path, what, answers, move |at| {
+    Row::new((path, what, answers), request.clone(), move |at| {
         let request = request(&at);
         Box::pin(async move { show(at.client.unary::<_, Done>(path, request).await) })
     })
@@ -351,45 +364,62 @@ fn unary_at<Q: Message + 'static>(
 
 /// Takes the first message of the stream, if it has one.
 fn stream<Q: Message + Clone + 'static>(path: &'static str, what: &'static str, answers: Answers, request: Q) -> Row {
-    Row::new(path, what, answers, move |at| {
-        let request = request.clone();
-        Box::pin(async move {
-            show(async { at.client.open_server_stream::<_, Done>(path, request).await?.message().await }.await)
-        })
-    })
+    let message = request.clone();
+    Row::new(
+        (path, what, answers),
+        move |_| message.clone(),
+        move |at| {
+            let request = request.clone();
+            Box::pin(async move {
+                show(async { at.client.open_server_stream::<_, Done>(path, request).await?.message().await }.await)
+            })
+        },
+    )
 }
 
 fn keep_alive(what: &'static str, answers: Answers, id: i64) -> Row {
-    Row::new(paths::LEASE_KEEP_ALIVE, what, answers, move |at| {
-        Box::pin(async move {
-            match KeepAliveStream::open(&at.client, id).await {
-                Ok((_, answer)) => format!("TTL={}", answer.ttl),
-                Err(status) => of(&status),
-            }
-        })
-    })
+    Row::new(
+        (paths::LEASE_KEEP_ALIVE, what, answers),
+        move |_| LeaseKeepAliveRequest { id },
+        move |at| {
+            Box::pin(async move {
+                match KeepAliveStream::open(&at.client, id).await {
+                    Ok((_, answer)) => format!("TTL={}", answer.ttl),
+                    Err(status) => of(&status),
+                }
+            })
+        },
+    )
 }
 
 /// The refusal of a watcher is its cancellation: the stream goes on.
 fn watch(what: &'static str, answers: Answers, request: WatchCreateRequest) -> Row {
-    Row::new(paths::WATCH, what, answers, move |at| {
-        let request = request.clone();
-        Box::pin(async move {
-            let first = async { WatchStream::open(&at.client, request).await?.next(PATIENCE).await }.await;
-            match first {
-                Ok(Some(WatchResponse { created: true, canceled: false, watch_id: 0, .. })) => OK.to_string(),
-                Ok(Some(WatchResponse { created: true, canceled: true, watch_id: -1, cancel_reason, .. })) => {
-                    // As Go prints a status.
-                    let reason = cancel_reason
-                        .strip_prefix("rpc error: code = ")
-                        .and_then(|reason| reason.split_once(" desc = ").map(|(code, text)| format!("{code} {text}")));
-                    reason.unwrap_or(cancel_reason)
+    let create = RequestUnion::CreateRequest(request.clone());
+    let message = WatchRequest { request_union: Some(create) };
+    Row::new(
+        (paths::WATCH, what, answers),
+        move |_| message.clone(),
+        move |at| {
+            let request = request.clone();
+            Box::pin(async move {
+                let first = async { WatchStream::open(&at.client, request).await?.next(PATIENCE).await }.await;
+                match first {
+                    Ok(Some(WatchResponse { created: true, canceled: false, watch_id: 0, .. })) => OK.to_string(),
+                    Ok(Some(WatchResponse { created: true, canceled: true, watch_id: -1, cancel_reason, .. })) => {
+                        refusal(&cancel_reason)
+                    }
+                    Ok(other) => format!("{other:?}"),
+                    Err(status) => of(&status),
                 }
-                Ok(other) => format!("{other:?}"),
-                Err(status) => of(&status),
-            }
-        })
-    })
+            })
+        },
+    )
+}
+
+/// The answer in the reason of a cancellation, which shows a status as Go prints it.
+pub fn refusal(reason: &str) -> String {
+    let status = reason.strip_prefix("rpc error: code = ").and_then(|reason| reason.split_once(" desc = "));
+    status.map_or_else(|| reason.to_string(), |(code, text)| format!("{code} {text}"))
 }
 
 fn show<T>(answer: Result<T, Status>) -> String {

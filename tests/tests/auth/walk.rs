@@ -24,6 +24,7 @@ use tonic::Status;
 use super::calls::{
     At, BAD_TOKEN, DENIED, EMPTY, FOREIGN, NO_NAME, OLD_REVISION, OWN, OWN_TOO, Row, TTL_S, refuses_the_token, rows,
 };
+use super::gateway;
 use crate::bad_days::observe::http_get;
 use crate::tls;
 
@@ -95,6 +96,7 @@ const PEER_PATHS: [&str; 4] = ["/version", "/members", "/raft/probing", "/nothin
 each_engine!(
     every_method_asks_for_what_etcd_asks,
     every_method_takes_a_certificate_as_etcd_does,
+    every_method_asks_for_the_same_through_the_gateway,
     an_expired_token_opens_nothing,
     a_token_of_an_old_revision_is_refused
 );
@@ -134,13 +136,46 @@ fn every_method_asks_for_what_etcd_asks(engine: EngineKind) {
             (walked, methods(&member), before)
         });
         assert_eq!(subject.2, reference.2, "left is the subject, right is etcd");
-        compare(&subject.0, &reference.0, [NONE, WRONG, NOBODY, ALICE, ROOT]);
+        compare(&rows(), &subject.0, &reference.0, [NONE, WRONG, NOBODY, ALICE, ROOT]);
         let walked: BTreeSet<String> = rows().iter().map(|row| row.path.to_string()).collect();
         let missed: Vec<_> = subject.1.difference(&walked).collect();
         assert!(missed.is_empty(), "the walk calls these methods by no caller: {missed:?}");
         let missing: Vec<_> = reference.1.difference(&subject.1).collect();
         assert!(missing.is_empty(), "methods of etcd that are missing: {missing:?}");
     }
+}
+
+/// The gateway has no rule of its own: the answers are those of the table.
+fn every_method_asks_for_the_same_through_the_gateway(engine: EngineKind) {
+    let Some(servers) = pair("permission walk through the gateway", engine) else { return };
+    let through = || -> Vec<Row> { rows().into_iter().filter(|row| gateway::is_served(row.path)).collect() };
+    let [subject, reference] = on_both(&servers, &[], |member| {
+        block_on(async {
+            let at = set_up(member).await.expect("users are added");
+            let mut answers = Vec::new();
+            for row in through() {
+                let mut by_caller = Vec::new();
+                for caller in 0..CALLERS.len() {
+                    let user = async |name: &'static str| {
+                        Some(token(&at.client, name, password(name)).await.expect("a user logs in"))
+                    };
+                    let token = match caller {
+                        NONE => None,
+                        WRONG => Some(WRONG_TOKEN.to_string()),
+                        NOBODY => user("nobody").await,
+                        ALICE => user("alice").await,
+                        _ => user("root").await,
+                    };
+                    by_caller.push(gateway::make(member.client_address(), &row, &at, token.as_deref()));
+                }
+                answers.push(by_caller);
+            }
+            answers
+        })
+    });
+    compare(&through(), &subject, &reference, [NONE, WRONG, NOBODY, ALICE, ROOT]);
+    let walked: BTreeSet<&str> = through().iter().map(|row| row.path).collect();
+    assert_eq!(walked, gateway::served().collect(), "the walk makes each call of the gateway");
 }
 
 /// Certificates without a common name, and with one that is no user's, have the answers of nobody. The wrong token
@@ -180,14 +215,14 @@ fn every_method_takes_a_certificate_as_etcd_does(engine: EngineKind) {
             }
         }
     }
-    compare(&walked[0], &walked[1], [NOBODY, WRONG, NOBODY, ALICE, ROOT]);
+    compare(&rows(), &walked[0], &walked[1], [NOBODY, WRONG, NOBODY, ALICE, ROOT]);
 }
 
 /// Compares the answers of both servers with the table, of which each caller has a column. Each difference must be a
 /// known one, and be found.
-fn compare(subject: &[Vec<String>], reference: &[Vec<String>], columns: [usize; CALLERS.len()]) {
+fn compare(rows: &[Row], subject: &[Vec<String>], reference: &[Vec<String>], columns: [usize; CALLERS.len()]) {
     let (mut wrong, mut found) = (Vec::new(), vec![0; DIFFERENCES.len()]);
-    for ((row, subject), reference) in rows().iter().zip(subject).zip(reference) {
+    for ((row, subject), reference) in rows.iter().zip(subject).zip(reference) {
         for (caller, column) in columns.into_iter().enumerate() {
             let answer = row.answers[column];
             let known = difference(row, column);

@@ -52,6 +52,10 @@ impl MemberView for Rc<MemberHandle> {
         }
     }
 
+    fn auth_enabled(&self) -> bool {
+        self.shared.auth_enabled()
+    }
+
     fn awaits_answers(&self) -> bool {
         self.engine.awaits_answers()
     }

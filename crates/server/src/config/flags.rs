@@ -224,7 +224,7 @@ pub const FLAGS: &[Flag] = &[
     harmless("warning-apply-duration", Duration, "100ms"),
     harmless("warning-unary-request-duration", Duration, "300ms"),
     acts("bootstrap-defrag-threshold-megabytes", Number, "0", Member, "Defragment at the start if that frees this many megabytes. 0: never."),
-    harmless("enable-grpc-gateway", Bool, "true"),
+    acts("enable-grpc-gateway", Bool, "true", Member, "Serve the methods of gRPC as JSON over HTTP (/v3/...), too."),
 
     // Unsafe and other
     acts("unsafe-no-fsync", Bool, "false", Unsafe, "Disable fsync: acknowledged writes are lost when the machine stops."),

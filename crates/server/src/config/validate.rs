@@ -124,6 +124,7 @@ pub(super) fn validate(values: &Values) -> Result<Config, String> {
         cors: origins(value(values, "cors"))?,
         // Neither trimmed nor checked, as in etcd: a name that no request has matches none.
         host_whitelist: value(values, "host-whitelist").split(',').map(str::to_owned).collect(),
+        enable_grpc_gateway: boolean(value(values, "enable-grpc-gateway")) == Some(true),
         reuse_port: boolean(value(values, "socket-reuse-port")) == Some(true),
         io_threads: io_threads(at_least(values, "io-threads", 0, MAX_IO_THREADS)?),
         watch_progress_notify_interval: progress_interval(values)?,

@@ -79,6 +79,11 @@ fn token(headers: &HeaderMap) -> Option<Box<[u8]>> {
     Some(value.strip_prefix(b"Bearer ").unwrap_or(value).into())
 }
 
+/// Whether a text is a `grpc-timeout`.
+pub fn is_timeout(text: &[u8]) -> bool {
+    parse_timeout(text).is_ok()
+}
+
 /// `grpc-timeout`: at most eight digits and a unit, with grpc-go's error texts.
 fn parse_timeout(text: &[u8]) -> Result<Duration, String> {
     let shown = || String::from_utf8_lossy(text).into_owned();

@@ -174,6 +174,11 @@ impl Router {
         self.methods.contains_key(path)
     }
 
+    /// The longest message that is received.
+    pub fn max_receive_bytes(&self) -> usize {
+        self.max_receive_bytes
+    }
+
     /// The paths of all methods.
     #[cfg(test)]
     pub fn paths(&self) -> impl Iterator<Item = &str> {

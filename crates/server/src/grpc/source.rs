@@ -1,4 +1,4 @@
-//! Where the requests of a call come from: a client of HTTP/2, or this process.
+//! The sources of the requests of a call: a client of HTTP/2, or this process.
 
 use std::task::{Context, Poll};
 

@@ -40,6 +40,10 @@ impl MemberView for Fake {
         RaftStatus { id: 0xabc, term: 2, commit: 5, applied: 4, leader: if self.leader { 0xabc } else { 0 } }
     }
 
+    fn auth_enabled(&self) -> bool {
+        false
+    }
+
     fn awaits_answers(&self) -> bool {
         false
     }
@@ -71,7 +75,8 @@ impl MemberView for Fake {
 fn site(fake: Fake) -> Site {
     let metrics = Metrics::new("3.7.0".into(), Ledger::default());
     let any = ["*".to_owned()];
-    Site { view: Rc::new(fake), metrics, version: "3.7.0".into(), browsers: Arc::new(Browsers::new(&any, &any)) }
+    let browsers = Arc::new(Browsers::new(&any, &any));
+    Site { view: Rc::new(fake), metrics, version: "3.7.0".into(), browsers, gateway: false }
 }
 
 async fn answer(response: Response<Body>) -> (u16, String) {
