@@ -1,8 +1,7 @@
 //! The configuration file (`--config-file`), in YAML or JSON, which is YAML as well, with etcd's keys.
 //!
-//! A key is the name of a flag, in capitals or not. The certificates stand in two blocks, `client-transport-security`
-//! and `peer-transport-security`, whose keys are those of [`block_flag`]. A key without a value is one that is not
-//! there; a key that names no setting is noted.
+//! A key is the name of a flag, in capitals or not. Some settings stand in a [`block`], such as the certificates. A key
+//! without a value is one that is not there; a key that names no setting is noted.
 
 use std::path::{Path, PathBuf};
 
@@ -96,8 +95,18 @@ fn in_no_file(flag: &Flag) -> bool {
     ["config-file", "version"].contains(&flag.name)
 }
 
-/// The flag that a key of a block means.
-fn block_flag(key: &str, peers: bool) -> Option<&'static Flag> {
+/// The meaning of the keys of a block, if this is the name of one.
+fn block(name: &str) -> Option<fn(&str) -> Option<&'static Flag>> {
+    Some(match name {
+        "client-transport-security" => |key| certificate_flag(key, false),
+        "peer-transport-security" => |key| certificate_flag(key, true),
+        "socket-options" => |key| find(&format!("socket-{key}")),
+        "discovery-config" => |_| None,
+        _ => return None,
+    })
+}
+
+fn certificate_flag(key: &str, peers: bool) -> Option<&'static Flag> {
     let name = match (key, peers) {
         ("allowed-cn", true) => "cert-allowed-cn",
         ("allowed-hostname", true) => "cert-allowed-hostname",
@@ -115,17 +124,19 @@ impl Contents {
     fn take(&mut self, settings: &Hash) -> Result<(), String> {
         for (key, value) in settings {
             let (key, name) = names(key)?;
-            let peers = name == "peer-transport-security";
-            if !peers && name != "client-transport-security" {
+            let Some(flag_of) = block(&name) else {
                 self.set(key, value, find(&name).filter(|flag| !in_no_file(flag)))?;
                 continue;
-            }
+            };
             match value {
                 Yaml::Null => {}
+                _ if name == "discovery-config" => {
+                    return Err(format!("{key} is not supported: name the members with initial-cluster"));
+                }
                 Yaml::Hash(block) => {
                     for (key, value) in block {
                         let (key, name) = names(key)?;
-                        self.set(key, value, block_flag(&name, peers))?;
+                        self.set(key, value, flag_of(&name))?;
                     }
                 }
                 other => return Err(format!("{key} must hold keys and values, not {}", kind(other))),
@@ -269,6 +280,13 @@ mod tests {
     }
 
     #[test]
+    fn the_options_of_sockets_are_a_block() {
+        let expected = [("socket-reuse-address", "true".to_owned()), ("socket-reuse-port", "true".to_owned())];
+        assert_eq!(values("socket-options: {reuse-port: true, reuse-address: true}"), expected);
+        assert!(values("discovery-config:").is_empty());
+    }
+
+    #[test]
     fn what_is_wrong_is_named_with_its_key() {
         for (text, error) in [
             ("max-txn-ops: abc", "max-txn-ops: a whole number is expected, not the text \"abc\""),
@@ -285,6 +303,10 @@ mod tests {
             ("log-outputs: stderr", "log-outputs: a list of texts is expected, not the text \"stderr\""),
             ("feature-gates: X=true", "feature-gates: invalid value \"X=true\": unrecognized feature gate: X"),
             ("peer-transport-security: x", "peer-transport-security must hold keys and values, not the text \"x\""),
+            (
+                "discovery-config: {token: a}",
+                "discovery-config is not supported: name the members with initial-cluster",
+            ),
             ("[a]", "the file must hold keys and values, not a list"),
         ] {
             assert_eq!(parse(text), Err(error.to_owned()), "{text}");

@@ -125,8 +125,8 @@ the names of the flags. Durations in it are whole numbers of nanoseconds; `log-o
 number for a flag that takes a text is written in quotes. The settings of certificates stand in the blocks
 `client-transport-security` and `peer-transport-security`: `cert-file`, `key-file`, `client-cert-file`,
 `client-key-file`, `client-cert-auth`, `trusted-ca-file`, `auto-tls`, `allowed-hostname` (a list), `crl-file`, and for
-peers `allowed-cn` (a list) and `skip-client-san-verification`. A key without a value counts as absent; one that names
-no setting is logged.
+peers `allowed-cn` (a list) and `skip-client-san-verification`. The block `socket-options`
+holds `reuse-port` and `reuse-address`. A key without a value counts as absent; one that names no setting is logged.
 ";
 
 /// The usage and every option that acts, in groups.
