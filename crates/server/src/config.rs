@@ -1,7 +1,9 @@
 //! Settings: from flags and environment variables to one validated [`Config`].
 //!
 //! ```text
-//!   argv, ETCD_* ──parse──> strings by flag ──policy──> refused? warned? ──validate──> Config
+//!   argv, ETCD_* ──parse──┐
+//!                         ├──> strings by flag ──policy──> refused? warned? ──validate──> Config
+//!   --config-file ──file──┘
 //! ```
 //!
 //! Rules:
@@ -10,12 +12,12 @@
 //!   topology, safety or security is accepted and then ignored. A refused flag at its default asks for nothing and is
 //!   accepted.
 //! - No code outside this room reads a flag or a variable.
-//!
-//! Deliberately absent: configuration files.
+//! - With a configuration file, all other flags and variables are ignored, as in etcd.
 
 pub mod convert;
 mod corruption;
 mod feature_gates;
+mod file;
 pub mod flags;
 pub mod help;
 pub mod parse;
@@ -197,6 +199,8 @@ pub struct Notes {
     pub without_effect: Vec<String>,
     /// Variables that look like settings and are none.
     pub unrecognized: Vec<String>,
+    /// Keys of the configuration file that name no setting.
+    pub unknown_keys: Vec<String>,
 }
 
 /// Why nothing is started.
@@ -229,6 +233,15 @@ pub fn load(
         Err(error @ ParseError::NotAFlag(_)) => return Err(ConfigError::Invalid(error.to_string())),
         other => other?,
     };
+    let variables: Vec<_> = variables.into_iter().collect();
+    let version = values.get("version").and_then(|value| parse::boolean(value)) == Some(true);
+    if let Some(path) = file::path(&values, &variables).filter(|_| !version) {
+        let file::Contents { values, unknown_keys } = file::read(&path).map_err(ConfigError::Invalid)?;
+        let without_effect = judge(&values).map_err(ConfigError::Invalid)?;
+        let config = validate::validate(&values).map_err(ConfigError::Invalid)?;
+        let notes = Notes { without_effect, unknown_keys, ..Notes::default() };
+        return Ok(Invocation::Start(Box::new(config), notes));
+    }
     let environment = parse::environment(variables, &values)?;
     values.extend(environment.values);
     if values.get("version").and_then(|value| parse::boolean(value)) == Some(true) {
@@ -236,7 +249,8 @@ pub fn load(
     }
     let without_effect = judge(&values).map_err(ConfigError::Invalid)?;
     let config = validate::validate(&values).map_err(ConfigError::Invalid)?;
-    Ok(Invocation::Start(Box::new(config), Notes { without_effect, unrecognized: environment.unrecognized }))
+    let notes = Notes { without_effect, unrecognized: environment.unrecognized, ..Notes::default() };
+    Ok(Invocation::Start(Box::new(config), notes))
 }
 
 /// Refuses flags that must not be ignored; lists those that are ignored.
@@ -346,7 +360,6 @@ mod tests {
             "--discovery-srv=example.com",
             "--auth-token=signed",
             "--feature-gates=PriorityRequest=true",
-            "--config-file=/c",
             "--engine=bbolt",
         ] {
             let error = start(line).unwrap_err();

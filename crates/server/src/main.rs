@@ -25,7 +25,7 @@ fn main() -> ExitCode {
             ExitCode::from(USAGE_ERROR)
         }
         Err(ConfigError::Parse(error)) => {
-            eprintln!("{error}\n{}", config::help::help());
+            eprintln!("{}", config::help::complaint(&error));
             ExitCode::from(USAGE_ERROR)
         }
         Err(error) => {
@@ -60,6 +60,9 @@ fn run(config: &Config, notes: &Notes) -> u8 {
     }
     for variable in &notes.unrecognized {
         tracing::warn!("environment-variable" = %variable, "unrecognized environment variable");
+    }
+    if !notes.unknown_keys.is_empty() {
+        tracing::warn!(keys = ?notes.unknown_keys, "the configuration file has keys that name no setting");
     }
     let notifier = Notifier::new(std::env::vars());
     let running = match start::start(config) {

@@ -40,7 +40,7 @@ const SAID_ONCE: [(&str, usize, &str); 17] = [
     ("driver/group.rs", 1, "the stop"),
     ("driver/jobs.rs", 1, "a thread panicked"),
     ("io/workers.rs", 2, "the start; a thread panicked"),
-    ("main.rs", 5, "the start"),
+    ("main.rs", 6, "the start"),
     ("notify.rs", 1, "the start"),
     ("peer/transport.rs", 1, "a fault of this member's own, which tests refuse"),
     ("duties/duplicate_process.rs", 1, "the start"),

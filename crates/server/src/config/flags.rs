@@ -158,7 +158,7 @@ pub const FLAGS: &[Flag] = &[
     refused("discovery-proxy", Text, "", DISCOVERY),
     refused("discovery-srv", Text, "", DISCOVERY),
     refused("discovery-srv-name", Text, "", DISCOVERY),
-    refused("discovery-fallback", Text, "exit", DISCOVERY),
+    harmless("discovery-fallback", Text, "exit"),
     refused("proxy", Text, "off", "the proxy mode of etcd 2 does not exist; start a member"),
 
     // Security
@@ -232,7 +232,7 @@ pub const FLAGS: &[Flag] = &[
     acts("force-new-cluster", Bool, "false", Unsafe, "Go on as the only member of the cluster, with all that this member has. For a cluster that has lost its quorum for good; docs/backup.md says when."),
     acts("reported-version", Text, super::VERSION, Other, "The etcd version that this server says it is. Clients choose features by it, and an etcd joins no cluster of a newer version."),
     acts("version", Bool, "false", Other, "Print the version and exit."),
-    refused("config-file", Text, "", "configuration files are not read yet; use flags or ETCD_* variables"),
+    acts("config-file", Text, "", Other, "File in YAML or JSON with the settings. All other flags and variables are ignored then. Durations in it are nanoseconds."),
 
     // Names that etcd 3.4 to 3.6 had
     acts("experimental-max-learners", Number, "1", Clustering, "Former name of max-learners."),

@@ -22,6 +22,9 @@ pub enum ParseError {
     /// Text of Go's flag package.
     #[error("{0}")]
     Syntax(String),
+    /// A name that no flag has.
+    #[error("flag provided but not defined: -{0}")]
+    Unknown(String),
     #[error("{0:?} is not a valid flag")]
     NotAFlag(String),
 }
@@ -61,7 +64,7 @@ pub fn arguments(arguments: impl IntoIterator<Item = String>) -> Result<Values, 
             return Err(if matches!(name, "h" | "help") {
                 ParseError::Help
             } else {
-                ParseError::Syntax(format!("flag provided but not defined: -{name}"))
+                ParseError::Unknown(name.to_owned())
             });
         };
         let value = match (value, flag.kind) {
@@ -195,7 +198,7 @@ mod tests {
 
     fn syntax(line: &str) -> String {
         match parse(line) {
-            Err(ParseError::Syntax(text)) => text,
+            Err(error @ (ParseError::Syntax(_) | ParseError::Unknown(_))) => error.to_string(),
             other => panic!("{line}: {other:?}"),
         }
     }

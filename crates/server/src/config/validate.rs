@@ -93,7 +93,7 @@ pub(super) fn validate(values: &Values) -> Result<Config, String> {
         listen_metrics_urls,
         listen_peer_urls,
         tls,
-        advertise_client_urls: urls(values, "advertise-client-urls")?,
+        advertise_client_urls: advertised(values)?,
         advertise_peer_urls,
         initial_cluster_state: cluster_state(value(values, "initial-cluster-state"))?,
         initial_cluster_token: value(values, "initial-cluster-token").to_owned(),
@@ -172,6 +172,15 @@ fn initial_cluster(values: &Values, name: &str, peer_urls: &[Url]) -> String {
 
 fn urls(values: &Values, flag: &str) -> Result<Vec<Url>, String> {
     parse_list(flag, value(values, flag))
+}
+
+/// No URL stands for the default, as in etcd: scripts pass an empty variable on.
+fn advertised(values: &Values) -> Result<Vec<Url>, String> {
+    const FLAG: &str = "advertise-client-urls";
+    match value(values, FLAG) {
+        "" => urls(&Values::new(), FLAG),
+        _ => urls(values, FLAG),
+    }
 }
 
 fn bindable(values: &Values, flag: &str) -> Result<Vec<Url>, String> {
@@ -461,6 +470,12 @@ mod tests {
         ] {
             assert_eq!(check(pairs).unwrap_err(), text);
         }
+    }
+
+    #[test]
+    fn no_url_to_advertise_is_the_default() {
+        let pairs = [("listen-client-urls", "http://127.0.0.1:1"), ("advertise-client-urls", "")];
+        assert_eq!(check(&pairs).unwrap().advertise_client_urls[0].text, "http://localhost:2379");
     }
 
     #[test]
