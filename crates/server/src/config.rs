@@ -36,7 +36,7 @@ pub use tls::Tls;
 pub use url::Url;
 pub use validate::MAX_REQUEST_BYTES;
 
-use crate::logging::{Level, Output};
+use crate::logging;
 use flags::{Effect, FLAGS, find};
 use parse::{EnvironmentError, ParseError, Values, same};
 
@@ -101,8 +101,7 @@ pub struct Config {
     pub tls: Tls,
     pub io_threads: usize,
     pub watch_progress_notify_interval: Duration,
-    pub log_level: Level,
-    pub log_outputs: Vec<Output>,
+    pub log: logging::Settings,
     pub pre_vote: bool,
     pub unsafe_no_fsync: bool,
     /// Whether the time of every call is kept for `/metrics`.

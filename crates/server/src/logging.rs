@@ -1,20 +1,37 @@
-//! The log: one JSON object per line, in the shape of zap, which operators of etcd and their tools read.
+//! The log, in the shapes of zap, which operators of etcd and their tools read.
 //!
 //! `{"level":"info","ts":"2006-01-02T15:04:05.000000Z","caller":"server/main.rs:12","msg":"...", fields...}`
+//!
+//! ```text
+//!   an event ─▶ Logger ─▶ a queue for each output ─▶ a thread "log" ─▶ stderr, stdout, a file, the journal
+//! ```
+//!
+//! - The thread that logs never waits for an output: a pipe that nobody reads, or a disk that hangs, stops no request.
+//!   Lines beyond the bound of the queue, and those that the output refuses, are dropped and counted; the first line
+//!   that can be written again is preceded by one that tells how many were lost.
+//! - The end of the process waits for the queues, but only a moment.
 
-use std::fmt::{self, Write as _};
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+mod journal;
+mod line;
+mod rotation;
+mod sink;
 
-use parking_lot::Mutex;
-use tracing::field::{Field, Visit};
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
+
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Metadata, Subscriber, span};
 
+use line::Line;
+pub use line::timestamp;
+pub use rotation::Rotation;
+use sink::Queue;
+
 /// An event with this target is written at level "fatal": the process is about to end. (tracing ends at level error.)
 pub const FATAL: &str = "fatal";
+/// How long the end of the process waits for an output that does not take its lines.
+const PATIENCE: Duration = Duration::from_millis(200);
 
 /// Levels of zap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,6 +77,13 @@ impl Level {
     }
 }
 
+/// Encodings of zap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    Json,
+    Console,
+}
+
 /// Where lines go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
@@ -67,57 +91,53 @@ pub enum Output {
     Stdout,
     /// Appended to; created if missing.
     File(PathBuf),
+    /// The journal of systemd.
+    Journal,
 }
 
-/// A log file that could not be opened.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot open the log file {path}: {source}", path = .0.display(), source = .1)]
-pub struct OpenError(PathBuf, #[source] io::Error);
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    pub level: Level,
+    pub format: Format,
+    pub outputs: Vec<Output>,
+    /// Of the file among the outputs.
+    pub rotation: Option<Rotation>,
+}
 
-/// Sends the events of this process to `outputs`, from now on. Later calls have no effect.
-pub fn start(level: Level, outputs: &[Output]) -> Result<(), OpenError> {
-    let _ = tracing::subscriber::set_global_default(Logger::open(level, outputs)?);
+impl Default for Settings {
+    fn default() -> Self {
+        Settings { level: Level::Info, format: Format::Json, outputs: vec![Output::Stderr], rotation: None }
+    }
+}
+
+/// The queues of this process, for [`finish`].
+static QUEUES: OnceLock<Vec<Arc<Queue>>> = OnceLock::new();
+
+/// Sends the events of this process to the outputs, from now on. Later calls have no effect.
+///
+/// # Errors
+/// The output that cannot be opened, and why; then nothing is logged yet.
+pub fn start(settings: &Settings) -> Result<(), String> {
+    let open = |output: &Output| sink::start(output, settings.format, settings.rotation.as_ref());
+    let queues: Vec<_> = settings.outputs.iter().map(open).collect::<Result<_, _>>()?;
+    let queues = QUEUES.get_or_init(|| queues);
+    let logger = Logger { level: settings.level, format: settings.format, queues: queues.clone() };
+    let _ = tracing::subscriber::set_global_default(logger);
     Ok(())
 }
 
-enum Sink {
-    Stderr,
-    Stdout,
-    Writer(Mutex<Box<dyn Write + Send>>),
+/// Waits a moment until all lines are written: the process is about to end.
+pub fn finish() {
+    let deadline = Instant::now() + PATIENCE;
+    for queue in QUEUES.get().into_iter().flatten() {
+        queue.finish(deadline);
+    }
 }
 
 struct Logger {
     level: Level,
-    sinks: Vec<Sink>,
-}
-
-impl Logger {
-    fn open(level: Level, outputs: &[Output]) -> Result<Logger, OpenError> {
-        let mut sinks = Vec::new();
-        for output in outputs {
-            sinks.push(match output {
-                Output::Stderr => Sink::Stderr,
-                Output::Stdout => Sink::Stdout,
-                Output::File(path) => Sink::Writer(Mutex::new(Box::new(open(path)?))),
-            });
-        }
-        Ok(Logger { level, sinks })
-    }
-
-    /// A line that cannot be written is lost. It can be reported nowhere, and a full log disk must not stop the member.
-    fn write(&self, line: &str) {
-        for sink in &self.sinks {
-            let _ = match sink {
-                Sink::Stderr => io::stderr().lock().write_all(line.as_bytes()),
-                Sink::Stdout => io::stdout().lock().write_all(line.as_bytes()),
-                Sink::Writer(writer) => writer.lock().write_all(line.as_bytes()),
-            };
-        }
-    }
-}
-
-fn open(path: &Path) -> Result<File, OpenError> {
-    OpenOptions::new().create(true).append(true).open(path).map_err(|error| OpenError(path.to_owned(), error))
+    format: Format,
+    queues: Vec<Arc<Queue>>,
 }
 
 impl Subscriber for Logger {
@@ -139,9 +159,13 @@ impl Subscriber for Logger {
 
     fn event(&self, event: &Event<'_>) {
         let metadata = event.metadata();
-        let mut line = Line::begin(Level::of(metadata), SystemTime::now(), metadata.file(), metadata.line());
+        let place = (metadata.file(), metadata.line());
+        let mut line = Line::begin(self.format, Level::of(metadata), SystemTime::now(), place);
         event.record(&mut line);
-        self.write(&line.end());
+        let entry = Arc::new(line.end());
+        for queue in &self.queues {
+            queue.push(entry.clone());
+        }
     }
 
     // Spans are not used.
@@ -158,130 +182,36 @@ impl Subscriber for Logger {
     fn exit(&self, _: &span::Id) {}
 }
 
-/// A line under construction. The message is known only after the fields have been visited.
-struct Line {
-    head: String,
-    message: String,
-    fields: String,
-}
-
-impl Line {
-    fn begin(level: Level, now: SystemTime, file: Option<&str>, line: Option<u32>) -> Line {
-        let mut head = format!("{{\"level\":\"{}\",\"ts\":\"{}\"", level.name(), timestamp(now));
-        if let (Some(file), Some(line)) = (file, line) {
-            let _ = write!(head, ",\"caller\":{}", quoted(&format!("{}:{line}", short(file))));
-        }
-        Line { head, message: String::new(), fields: String::new() }
-    }
-
-    fn end(self) -> String {
-        format!("{},\"msg\":{}{}}}\n", self.head, quoted(&self.message), self.fields)
-    }
-
-    fn field(&mut self, field: &Field, value: fmt::Arguments<'_>) {
-        let _ = write!(self.fields, ",{}:{value}", quoted(field.name()));
-    }
-}
-
-impl Visit for Line {
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        let text = format!("{value:?}");
-        if field.name() == "message" {
-            self.message = text;
-        } else {
-            self.field(field, format_args!("{}", quoted(&text)));
-        }
-    }
-
-    fn record_str(&mut self, field: &Field, value: &str) {
-        if field.name() == "message" {
-            self.message = value.to_owned();
-        } else {
-            self.field(field, format_args!("{}", quoted(value)));
-        }
-    }
-
-    fn record_i64(&mut self, field: &Field, value: i64) {
-        self.field(field, format_args!("{value}"));
-    }
-
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        self.field(field, format_args!("{value}"));
-    }
-
-    fn record_bool(&mut self, field: &Field, value: bool) {
-        self.field(field, format_args!("{value}"));
-    }
-
-    fn record_f64(&mut self, field: &Field, value: f64) {
-        match value.is_finite() {
-            true => self.field(field, format_args!("{value}")),
-            false => self.field(field, format_args!("\"{value}\"")),
-        }
-    }
-}
-
-fn quoted(text: &str) -> String {
-    serde_json::to_string(text).expect("a string is always JSON")
-}
-
-/// The last two parts of a path, as zap shortens them.
-fn short(file: &str) -> &str {
-    let mut slashes = file.rmatch_indices('/');
-    slashes.next();
-    slashes.next().map_or(file, |(at, _)| &file[at + 1..])
-}
-
-/// `2006-01-02T15:04:05.000000Z`, always UTC.
-pub fn timestamp(time: SystemTime) -> String {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
-    let (year, month, day) = civil(days);
-    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:06}Z", since.subsec_micros())
-}
-
-/// Days since 1970 into a date of the Gregorian calendar, after Howard Hinnant's `civil_from_days`: years that begin in
-/// March put the leap day last, so that months have fixed offsets.
-fn civil(days: u64) -> (u64, u64, u64) {
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
     use serde_json::Value;
-    use std::sync::Arc;
-    use std::time::Duration;
 
-    #[derive(Clone, Default)]
-    struct Captured(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Captured {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
+    fn texts(level: Level, format: Format, log: impl FnOnce()) -> Vec<String> {
+        let queue = Arc::new(Queue::default());
+        tracing::subscriber::with_default(Logger { level, format, queues: vec![queue.clone()] }, log);
+        queue.waiting().iter().map(|entry| entry.text.clone()).collect()
     }
 
     /// The log lines from this level on.
     pub(crate) fn lines(level: Level, log: impl FnOnce()) -> Vec<Value> {
-        let captured = Captured::default();
-        let sinks = vec![Sink::Writer(Mutex::new(Box::new(captured.clone())))];
-        tracing::subscriber::with_default(Logger { level, sinks }, log);
-        let bytes = captured.0.lock();
-        std::str::from_utf8(&bytes).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        texts(level, Format::Json, log).iter().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// The shape that etcd 3.7.3 writes with `--log-format=console`.
+    #[test]
+    fn a_line_for_the_console_has_the_shape_of_zap() {
+        let lines = texts(Level::Info, Format::Console, || {
+            tracing::info!("data-dir" = "d", count = 3, "dir-type" = "em\"pty", "two\nlines");
+            tracing::warn!("no fields");
+        });
+        let (at, rest) = lines[0].split_once('\t').unwrap();
+        assert!(at.ends_with('Z') && at.len() == "2006-01-02T15:04:05.000000Z".len(), "{at}");
+        let (level, rest) = rest.split_once('\t').unwrap();
+        let (caller, rest) = rest.split_once('\t').unwrap();
+        assert!(level == "info" && caller.starts_with("src/logging.rs:"), "{level} {caller}");
+        assert_eq!(rest, "two\\nlines\t{\"data-dir\": \"d\", \"count\": 3, \"dir-type\": \"em\\\"pty\"}\n");
+        assert!(lines[1].ends_with("\tno fields\n"), "{}", lines[1]);
     }
 
     #[test]
@@ -308,15 +238,5 @@ pub(crate) mod tests {
         });
         let levels: Vec<_> = lines.iter().map(|line| line["level"].as_str().unwrap()).collect();
         assert_eq!(levels, ["warn", "fatal"]);
-    }
-
-    #[test]
-    fn dates() {
-        let at = |seconds| timestamp(UNIX_EPOCH + Duration::from_secs(seconds));
-        assert_eq!(at(0), "1970-01-01T00:00:00.000000Z");
-        assert_eq!(at(951_826_154), "2000-02-29T12:09:14.000000Z");
-        assert_eq!(at(1_136_214_245), "2006-01-02T15:04:05.000000Z");
-        assert_eq!(at(4_107_542_399), "2100-02-28T23:59:59.000000Z");
-        assert_eq!(at(4_107_542_400), "2100-03-01T00:00:00.000000Z");
     }
 }

@@ -29,12 +29,17 @@ fn main() -> ExitCode {
             ExitCode::from(USAGE_ERROR)
         }
         Err(error) => {
-            // The log's own settings are among those that could not be read: it starts with its defaults.
-            let _ = logging::start(logging::Level::Info, &[logging::Output::Stderr]);
-            tracing::warn!(error = %error, "failed to verify flags");
+            refuse(&error.to_string());
+            logging::finish();
             ExitCode::FAILURE
         }
     }
+}
+
+/// The log's own settings are among those that could not be used: it starts with its defaults.
+fn refuse(error: &str) {
+    let _ = logging::start(&logging::Settings::default());
+    tracing::warn!(error, "failed to verify flags");
 }
 
 fn run_conversion(conversion: &Conversion) -> u8 {
@@ -51,8 +56,8 @@ fn run_conversion(conversion: &Conversion) -> u8 {
 }
 
 fn run(config: &Config, notes: &Notes) -> u8 {
-    if let Err(error) = logging::start(config.log_level, &config.log_outputs) {
-        eprintln!("{error}");
+    if let Err(error) = logging::start(&config.log) {
+        refuse(&error);
         return signals::FAILURE;
     }
     for flag in &notes.without_effect {

@@ -3,6 +3,7 @@
 use metastore_replica::Fatal;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::logging;
 use crate::notify::Notifier;
 use crate::start::Running;
 
@@ -87,9 +88,10 @@ async fn keep_alive(running: &Running, manager: &Notifier) {
 }
 
 /// Ends the process now. Returning from `main` would run the destructors of RocksDB's global objects, which its
-/// threads, and reads on the pool, still use. The log is not buffered.
+/// threads, and reads on the pool, still use.
 #[allow(unsafe_code, reason = "no safe binding ends a process without running destructors")]
 pub fn end_process(code: u8) -> ! {
+    logging::finish();
     // SAFETY: ends the process, whatever state it is in.
     unsafe { libc::_exit(i32::from(code)) }
 }
@@ -99,6 +101,7 @@ fn raise(kind: SignalKind) -> u8 {
     let number = kind.as_raw_value();
     if std::process::id() != 1 {
         let raised = rustix::process::Signal::from_named_raw(number).map(|signal| {
+            logging::finish();
             restore_default(number);
             rustix::process::kill_process(rustix::process::getpid(), signal)
         });

@@ -198,11 +198,11 @@ pub const FLAGS: &[Flag] = &[
 
     // Logging, profiling, tracing
     acts("log-level", Text, "info", Logging, "Log level: debug, info, warn, error, panic or fatal."),
-    acts("log-outputs", Text, "default", Logging, "Comma-separated list of 'default' (stderr), 'stderr', 'stdout' and file paths."),
-    harmless("logger", Text, "zap"),
-    harmless("log-format", Text, "json"),
-    harmless("enable-log-rotation", Bool, "false"),
-    harmless("log-rotation-config-json", Text, r#"{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}"#),
+    acts("log-outputs", Text, "default", Logging, "Comma-separated list of 'default' (stderr), 'stderr', 'stdout', 'systemd/journal' and file paths."),
+    acts("logger", Text, "zap", Logging, "The only kind of log that there is."),
+    acts("log-format", Text, "json", Logging, "Format of the log: json or console."),
+    acts("enable-log-rotation", Bool, "false", Logging, "Rotate the one log file of --log-outputs."),
+    acts("log-rotation-config-json", Text, r#"{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}"#, Logging, "Rotation of the log file: maxsize in MiB, maxage in days and maxbackups (0: no limit), localtime in names, compress by gzip."),
     harmless("debug", Bool, "false"),
     harmless("log-package-levels", Text, ""),
     harmless("enable-pprof", Bool, "false"),

@@ -17,7 +17,7 @@ use super::{
     REQUEST_OVERHEAD_BYTES, value,
 };
 use crate::grpc::frame::MAX_SEND_BYTES;
-use crate::logging::{Level, Output};
+use crate::logging::{self, Level, Output};
 
 /// A smaller file of the audit log would be renamed at almost every line.
 const LEAST_AUDIT_FILE: u64 = 64 << 10;
@@ -128,8 +128,7 @@ pub(super) fn validate(values: &Values) -> Result<Config, String> {
         reuse_port: boolean(value(values, "socket-reuse-port")) == Some(true),
         io_threads: io_threads(at_least(values, "io-threads", 0, MAX_IO_THREADS)?),
         watch_progress_notify_interval: progress_interval(values)?,
-        log_level: level(value(values, "log-level"))?,
-        log_outputs: outputs(value(values, "log-outputs"))?,
+        log: log(values)?,
         pre_vote: boolean(value(values, "pre-vote")) == Some(true),
         unsafe_no_fsync: boolean(value(values, "unsafe-no-fsync")) == Some(true),
         extensive_metrics: value(values, "metrics") == "extensive",
@@ -373,16 +372,51 @@ pub(super) fn level(text: &str) -> Result<Level, String> {
     Level::parse(text).ok_or_else(|| format!("--log-level={text}: use debug, info, warn, error, panic or fatal"))
 }
 
+/// The texts of refusals are etcd's.
+fn log(values: &Values) -> Result<logging::Settings, String> {
+    let logger = value(values, "logger");
+    // An empty one is zap, as in etcd's own configuration.
+    if !matches!(logger, "zap" | "") {
+        return Err(format!("unknown logger option {logger:?}"));
+    }
+    let format = match value(values, "log-format") {
+        "json" | "" => logging::Format::Json,
+        "console" => logging::Format::Console,
+        text => return Err(format!("unknown log format: {text}, supported values json, console")),
+    };
+    let outputs = outputs(value(values, "log-outputs"))?;
+    let rotation = match boolean(value(values, "enable-log-rotation")) {
+        Some(true) => {
+            let files = outputs.iter().filter(|output| matches!(output, Output::File(_) | Output::Journal)).count();
+            if files > 1 || files == 0 && outputs.len() == 1 {
+                return Err("--log-outputs requires a single file path when --log-rotate-config-json is defined".into());
+            }
+            Some(logging::Rotation::parse(value(values, "log-rotation-config-json"))?)
+        }
+        _ => None,
+    };
+    Ok(logging::Settings { level: level(value(values, "log-level"))?, format, outputs, rotation })
+}
+
+/// An output that is named twice is one.
 fn outputs(text: &str) -> Result<Vec<Output>, String> {
-    text.split(',')
-        .map(|output| match output.trim() {
-            "default" | "stderr" => Ok(Output::Stderr),
-            "stdout" => Ok(Output::Stdout),
-            "" => Err("--log-outputs has an empty element".to_owned()),
-            "systemd/journal" => Err("--log-outputs=systemd/journal is not supported; systemd reads stderr".to_owned()),
-            path => Ok(Output::File(PathBuf::from(path))),
-        })
-        .collect()
+    let mut outputs = Vec::new();
+    for output in text.split(',').map(str::trim) {
+        let output = match output {
+            "default" if text.contains(',') => {
+                return Err("multi logoutput for \"default\" is not supported yet".to_owned());
+            }
+            "default" | "stderr" => Output::Stderr,
+            "stdout" => Output::Stdout,
+            "" => return Err("--log-outputs has an empty element".to_owned()),
+            "systemd/journal" => Output::Journal,
+            path => Output::File(PathBuf::from(path)),
+        };
+        if !outputs.contains(&output) {
+            outputs.push(output);
+        }
+    }
+    Ok(outputs)
 }
 
 fn version(text: &str) -> Result<String, String> {
@@ -470,6 +504,40 @@ mod tests {
         ] {
             assert_eq!(check(pairs).unwrap_err(), text);
         }
+    }
+
+    /// The refusals are those of etcd 3.7.3, from their first words on.
+    #[test]
+    fn settings_of_the_log() {
+        const FILE: (&str, &str) = ("log-outputs", "/l");
+        const ROTATES: (&str, &str) = ("enable-log-rotation", "true");
+        let single = "--log-outputs requires a single file path when --log-rotate-config-json is defined";
+        let cases: &[(&[(&'static str, &str)], &str)] = &[
+            (&[("logger", "capnslog")], "unknown logger option \"capnslog\""),
+            (&[("log-format", "xml")], "unknown log format: xml, supported values json, console"),
+            (&[("log-outputs", "default,stdout")], "multi logoutput for \"default\" is not supported yet"),
+            (&[ROTATES], single),
+            (&[ROTATES, ("log-outputs", "/a,/b")], single),
+            (&[ROTATES, FILE, ("log-rotation-config-json", "")], "improperly formatted log rotation config: "),
+            (
+                &[ROTATES, FILE, ("log-rotation-config-json", "{\"maxsize\": 1")],
+                "improperly formatted log rotation config: ",
+            ),
+            (&[ROTATES, FILE, ("log-rotation-config-json", "{\"maxsize\": \"x\"}")], "invalid log rotation config: "),
+            (&[ROTATES, FILE, ("log-rotation-config-json", "{\"maxage\": 1.5}")], "invalid log rotation config: "),
+            (&[ROTATES, FILE, ("log-rotation-config-json", "{\"compress\": 1}")], "invalid log rotation config: "),
+            (&[ROTATES, FILE, ("log-rotation-config-json", "{\"maxsize\": -1}")], "invalid log rotation config: "),
+        ];
+        for (pairs, text) in cases {
+            let error = check(pairs).unwrap_err();
+            assert!(error.starts_with(text), "{error}");
+        }
+        // Read only if it is used, as in etcd.
+        assert!(check(&[("log-rotation-config-json", "x")]).is_ok());
+        let log =
+            check(&[("log-format", "console"), ("log-outputs", "stderr,stdout,/l,/l,systemd/journal")]).unwrap().log;
+        let outputs = [Output::Stderr, Output::Stdout, Output::File("/l".into()), Output::Journal];
+        assert_eq!((log.format, &log.outputs[..], log.rotation), (logging::Format::Console, &outputs[..], None));
     }
 
     #[test]
