@@ -1,8 +1,8 @@
 //! From an encoded message to JSON, as etcd's gateway writes it: names of the .proto files, integers of 64 bits as
 //! texts, bytes in base64, enumerations by name, and nothing that has its default.
 //!
-//! The encoded message becomes JSON in one pass, because this server writes each field once, by number, and the elements
-//! of a list together.
+//! The encoded message becomes JSON in one pass, because this server writes each field once, by number, and the
+//! elements of a list together.
 
 use base64::Engine as _;
 use base64::encoded_len;
