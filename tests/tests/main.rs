@@ -25,6 +25,7 @@ mod doors;
 mod downgrade;
 mod etcdctl;
 mod gateway;
+mod flags;
 mod hash;
 mod metactl;
 mod metrics;

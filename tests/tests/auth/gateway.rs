@@ -9,10 +9,10 @@ use serde_json::Value;
 use tonic::Code;
 
 use super::calls::{At, OK, Row, refusal};
-use crate::gateway::{Connection, post};
+use crate::gateway::Connection;
 
 /// The methods that etcd's gateway serves, the path of each after `/v3/`, and its request.
-const ROUTES: [(&str, &str, &str); 41] = [
+const ROUTES: [(&str, &str, &str); 48] = [
     (RANGE, "kv/range", "RangeRequest"),
     (PUT, "kv/put", "PutRequest"),
     (DELETE_RANGE, "kv/deleterange", "DeleteRangeRequest"),
@@ -54,6 +54,13 @@ const ROUTES: [(&str, &str, &str); 41] = [
     (ROLE_DELETE, "auth/role/delete", "AuthRoleDeleteRequest"),
     (ROLE_GRANT_PERMISSION, "auth/role/grant", "AuthRoleGrantPermissionRequest"),
     (ROLE_REVOKE_PERMISSION, "auth/role/revoke", "AuthRoleRevokePermissionRequest"),
+    (LOCK, "lock/lock", "LockRequest"),
+    (UNLOCK, "lock/unlock", "UnlockRequest"),
+    (CAMPAIGN, "election/campaign", "CampaignRequest"),
+    (PROCLAIM, "election/proclaim", "ProclaimRequest"),
+    (LEADER, "election/leader", "LeaderRequest"),
+    (OBSERVE, "election/observe", "LeaderRequest"),
+    (RESIGN, "election/resign", "ResignRequest"),
 ];
 
 pub fn served() -> impl Iterator<Item = &'static str> {
@@ -66,17 +73,19 @@ pub fn is_served(path: &str) -> bool {
 
 /// Makes a call, and shows its answer as [`Row::make`] does.
 pub fn make(address: &str, row: &Row, at: &At, token: Option<&str>) -> String {
-    let (_, path, message) = ROUTES.iter().find(|(method, ..)| *method == row.path).expect("it is served");
-    let (path, body) = (format!("/v3/{path}"), json(message, &row.request(at)));
+    let (method, path, message) = ROUTES.iter().find(|(method, ..)| *method == row.path).expect("it is served");
+    let (path, body) = (format!("/v3/{path}"), json(method, message, &row.request(at)));
     let headers: Vec<_> = token.iter().map(|token| ("Authorization", *token)).collect();
     if row.path == WATCH {
         return watch(address, &path, &headers, &body);
     }
-    let answer = post(address, &path, &headers, &body);
-    let first = answer.chunks.first().map_or("", String::as_str);
-    let json: Value = serde_json::from_str(first).expect("JSON");
+    let mut connection = Connection::open(address);
+    connection.send("POST", &path, &headers, body.as_bytes());
+    // An observer is answered for ever, and by etcd not at all if it is refused.
+    let (status, Some(first)) = connection.beginning() else { return OK.to_string() };
+    let json: Value = serde_json::from_str(&first).expect("JSON");
     let error = json.get("error").unwrap_or(&json);
-    match (answer.head.status, json["result"]["ID"].as_str()) {
+    match (status, json["result"]["ID"].as_str()) {
         (200, Some(_)) => format!("TTL={}", json["result"]["TTL"].as_str().unwrap_or("0")),
         (200, None) => OK.to_string(),
         _ => {
@@ -99,9 +108,10 @@ fn watch(address: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Str
     }
 }
 
-fn json(message: &str, encoded: &[u8]) -> String {
+fn json(method: &str, message: &str, encoded: &[u8]) -> String {
     static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| DescriptorPool::decode(DESCRIPTORS).expect("descriptors"));
-    let descriptor = POOL.get_message_by_name(&format!("etcdserverpb.{message}")).expect("a message");
+    let (package, _) = method[1..].split_once('.').expect("a package");
+    let descriptor = POOL.get_message_by_name(&format!("{package}.{message}")).expect("a message");
     let message = DynamicMessage::decode(descriptor, encoded).expect("an encoded message");
     serde_json::to_string(&message).expect("JSON")
 }

@@ -15,8 +15,7 @@ use super::observe::{eventually, http_get, metrics};
 use super::{block_on, put_request, subject};
 
 /// Flags of etcd that change topology or safety and are not supported: one of each kind.
-const REFUSED: [(&str, &str); 3] =
-    [("--discovery", "http://127.0.0.1/x"), ("--discovery-srv", "example.com"), ("--config-file", "etcd.yml")];
+const REFUSED: [(&str, &str); 2] = [("--discovery", "http://127.0.0.1/x"), ("--discovery-srv", "example.com")];
 
 fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Option<Output> {
     let subject = subject("flags", EngineKind::Memory)?;

@@ -99,6 +99,16 @@ impl Connection {
         Answer { head, chunks }
     }
 
+    /// The status of an answer, and the beginning of its body, which may go on; `None` if the body is empty.
+    pub fn beginning(&mut self) -> (u16, Option<String>) {
+        let head = self.head();
+        let beginning = match head.headers.get("content-length") {
+            Some(length) => Some(self.exactly(length.parse().expect("a length"))),
+            None => self.chunk(),
+        };
+        (head.status, beginning)
+    }
+
     /// Ends the client's half.
     pub fn close_half(&self) {
         self.0.get_ref().shutdown(Shutdown::Write).expect("the connection is open");
