@@ -139,6 +139,23 @@ pub fn reference_flavor() -> String {
     std::env::var("ETCD_FLAVOR").ok().filter(|flavor| !flavor.is_empty()).unwrap_or("newest".into())
 }
 
+/// The server under test and an etcd of this flavor; `None` if the test is skipped.
+pub fn beside_etcd(test: &str, engine: EngineKind, flavor: &str) -> Option<[Server; 2]> {
+    or_skip(test, subject(engine).and_then(|subject| Ok([subject, Server::etcd(&etcd(flavor)?)])))
+}
+
+/// Does the same with both servers at once.
+///
+/// # Panics
+/// If `work` does.
+pub fn with_both<T: Send>(servers: &[Server; 2], work: impl Fn(&Server) -> T + Sync) -> [T; 2] {
+    let work = &work;
+    std::thread::scope(|scope| {
+        let both = servers.each_ref().map(|server| scope.spawn(move || work(server)));
+        both.map(|worked| worked.join().expect("no panic at either server"))
+    })
+}
+
 /// The path of a tool in `PATH`.
 pub fn tool(name: &str) -> Result<PathBuf, String> {
     let path = std::env::var_os("PATH").unwrap_or_default();

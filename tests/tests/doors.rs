@@ -28,18 +28,7 @@ const HEADERS: [&str; 6] = [
 
 /// The server under test, and etcd.
 fn servers(test: &str) -> Option<[Server; 2]> {
-    let found = programs::subject(EngineKind::Memory)
-        .and_then(|subject| Ok([subject, Server::etcd(&programs::etcd(&programs::reference_flavor())?)]));
-    programs::or_skip(test, found)
-}
-
-/// Asks both; left is the subject, right is etcd.
-fn on_both<T: Send>(servers: &[Server; 2], ask: impl Fn(&Server) -> T + Sync) -> [T; 2] {
-    let ask = &ask;
-    std::thread::scope(|scope| {
-        let both = servers.each_ref().map(|server| scope.spawn(move || ask(server)));
-        both.map(|asked| asked.join().expect("both are asked"))
-    })
+    programs::beside_etcd(test, EngineKind::Memory, &programs::reference_flavor())
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

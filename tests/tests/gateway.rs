@@ -42,16 +42,12 @@ each_engine!(requests_are_answered_as_by_etcd, the_gateway_can_be_turned_off);
 
 /// The server under test and a real etcd, for the test `name`.
 fn pair(name: &str, engine: EngineKind) -> Option<[Server; 2]> {
-    let found = programs::subject(engine);
-    programs::or_skip(name, found.and_then(|subject| Ok([subject, Server::etcd(&programs::etcd("newest")?)])))
+    programs::beside_etcd(name, engine, "newest")
 }
 
 /// Starts both, with the same ids.
 fn start(servers: &[Server; 2]) -> [Member; 2] {
-    std::thread::scope(|scope| {
-        let started = servers.each_ref().map(|server| scope.spawn(|| Member::start(server, &SAME_IDENTITY)));
-        started.map(|member| member.join().expect("it starts"))
-    })
+    programs::with_both(servers, |server| Member::start(server, &SAME_IDENTITY))
 }
 
 fn requests_are_answered_as_by_etcd(engine: EngineKind) {

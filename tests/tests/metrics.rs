@@ -196,9 +196,7 @@ fn is_listed(name: &str, list: &[(&str, &str)]) -> bool {
 
 /// The server under test with an engine, and etcd.
 fn servers(engine: EngineKind) -> Option<[Server; 2]> {
-    let found = programs::subject(engine)
-        .and_then(|subject| Ok([subject, Server::etcd(&programs::etcd(&programs::reference_flavor())?)]));
-    programs::or_skip("metrics", found)
+    programs::beside_etcd("metrics", engine, &programs::reference_flavor())
 }
 
 each_engine!(a_member_shows_what_etcd_shows);

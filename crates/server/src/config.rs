@@ -233,23 +233,24 @@ pub fn load(
         other => other?,
     };
     let variables: Vec<_> = variables.into_iter().collect();
-    let version = values.get("version").and_then(|value| parse::boolean(value)) == Some(true);
-    if let Some(path) = file::path(&values, &variables).filter(|_| !version) {
+    let asks_for_version =
+        |values: &Values| values.get("version").and_then(|value| parse::boolean(value)) == Some(true);
+    if let Some(path) = file::path(&values, &variables).filter(|_| !asks_for_version(&values)) {
         let file::Contents { values, unknown_keys } = file::read(&path).map_err(ConfigError::Invalid)?;
-        let without_effect = judge(&values).map_err(ConfigError::Invalid)?;
-        let config = validate::validate(&values).map_err(ConfigError::Invalid)?;
-        let notes = Notes { without_effect, unknown_keys, ..Notes::default() };
-        return Ok(Invocation::Start(Box::new(config), notes));
+        return start(&values, Notes { unknown_keys, ..Notes::default() });
     }
     let environment = parse::environment(variables, &values)?;
     values.extend(environment.values);
-    if values.get("version").and_then(|value| parse::boolean(value)) == Some(true) {
+    if asks_for_version(&values) {
         return Ok(Invocation::Print(help::version(values.get("reported-version").map_or(VERSION, |v| v.as_str()))));
     }
-    let without_effect = judge(&values).map_err(ConfigError::Invalid)?;
-    let config = validate::validate(&values).map_err(ConfigError::Invalid)?;
-    let notes = Notes { without_effect, unrecognized: environment.unrecognized, ..Notes::default() };
-    Ok(Invocation::Start(Box::new(config), notes))
+    start(&values, Notes { unrecognized: environment.unrecognized, ..Notes::default() })
+}
+
+fn start(values: &Values, notes: Notes) -> Result<Invocation, ConfigError> {
+    let without_effect = judge(values).map_err(ConfigError::Invalid)?;
+    let config = validate::validate(values).map_err(ConfigError::Invalid)?;
+    Ok(Invocation::Start(Box::new(config), Notes { without_effect, ..notes }))
 }
 
 /// Refuses flags that must not be ignored; lists those that are ignored.

@@ -95,7 +95,7 @@ pub struct Driver {
     compacting_since: Option<Instant>,
     /// Until when a compaction leaves this thread to requests.
     compaction_rests_until: Instant,
-    /// Events have arrived since the last step of a compaction could be taken.
+    /// Whether events had arrived when the thread last looked for them.
     busy: bool,
     metrics: Arc<Metrics>,
     ready: signal::Sender<bool>,
@@ -252,8 +252,11 @@ impl Driver {
     /// How long a compaction still leaves this thread to requests. Between two steps it rests as long as
     /// [`COMPACTION_REST`] says, unless nothing else is to be done: so few requests wait for one of its steps.
     fn compaction_rest(&self) -> Option<Duration> {
+        if !self.busy || !self.replica.store().compacting() {
+            return None;
+        }
         let left = self.compaction_rests_until.saturating_duration_since(Instant::now());
-        (self.busy && !left.is_zero()).then_some(left)
+        (!left.is_zero()).then_some(left)
     }
 
     /// Takes a step of the compaction that is under way, and measures it.

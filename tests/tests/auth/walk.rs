@@ -17,7 +17,7 @@ use metastore_tests::certificates::Authority;
 use metastore_tests::cluster::{block_on, put_request};
 use metastore_tests::grpc::Client;
 use metastore_tests::member::{Member, free_address};
-use metastore_tests::programs::{self, EngineKind, Server};
+use metastore_tests::programs::{self, EngineKind, Server, with_both};
 use metastore_tests::{lease, paths};
 use tonic::Status;
 
@@ -103,21 +103,12 @@ each_engine!(
 
 /// The server under test, and a real etcd.
 fn pair(test: &str, engine: EngineKind) -> Option<[Server; 2]> {
-    let found = programs::subject(engine);
-    programs::or_skip(test, found.and_then(|subject| Ok([subject, Server::etcd(&programs::etcd("newest")?)])))
+    programs::beside_etcd(test, engine, "newest")
 }
 
 /// Runs `work` on both servers, each a new member with these flags.
 fn on_both<T: Send>(servers: &[Server; 2], flags: &[&str], work: impl Fn(&Member) -> T + Sync) -> [T; 2] {
     with_both(servers, |server| work(&Member::start(server, &[&[CHEAP_PASSWORDS][..], flags].concat())))
-}
-
-fn with_both<T: Send>(servers: &[Server; 2], work: impl Fn(&Server) -> T + Sync) -> [T; 2] {
-    let work = &work;
-    std::thread::scope(|scope| {
-        let [subject, reference] = servers.each_ref().map(|server| scope.spawn(move || work(server)));
-        [subject.join().expect("the subject's walk"), reference.join().expect("etcd's walk")]
-    })
 }
 
 fn every_method_asks_for_what_etcd_asks(engine: EngineKind) {

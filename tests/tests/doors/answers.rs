@@ -6,9 +6,9 @@ use metastore_tests::cluster::{Cluster, block_on};
 use metastore_tests::grpc::Client;
 use metastore_tests::member::{Identity, Member, free_address};
 use metastore_tests::paths;
-use metastore_tests::programs::Server;
+use metastore_tests::programs::{Server, with_both};
 
-use super::{Answer, ask, on_both, servers};
+use super::{Answer, ask, servers};
 use crate::bad_days::observe::eventually;
 
 /// Paths that are asked for with GET.
@@ -97,7 +97,7 @@ fn set(member: &Member, action: AlarmAction, alarm: AlarmType) {
 #[test]
 fn a_member_answers_as_etcd_does_whatever_alarms_stand() {
     let Some(servers) = servers("doors") else { return };
-    let [subject, etcd] = on_both(&servers, |server| {
+    let [subject, etcd] = with_both(&servers, |server| {
         let (member, metrics_port) = observed(server, &[]);
         let mut all = tables(&member, &metrics_port).to_vec();
         for alarm in [AlarmType::Nospace, AlarmType::Corrupt] {
@@ -119,7 +119,7 @@ fn a_member_answers_as_etcd_does_whatever_alarms_stand() {
 #[test]
 fn a_member_that_finds_no_quorum_answers_at_its_metrics_port_as_etcd_does() {
     let Some(servers) = servers("doors without a quorum") else { return };
-    let [subject, etcd] = on_both(&servers, |server| {
+    let [subject, etcd] = with_both(&servers, |server| {
         let (metrics_port, identity) = (free_address(), Identity::local("m"));
         let founders = format!("--initial-cluster={},other=http://{}", identity.in_initial_cluster(), free_address());
         let flag = format!("--listen-metrics-urls=http://{metrics_port}");
@@ -143,7 +143,7 @@ fn a_member_that_finds_no_quorum_answers_at_its_metrics_port_as_etcd_does() {
 #[test]
 fn a_learner_is_alive_and_not_ready_as_in_etcd() {
     let Some(servers) = servers("doors of a learner") else { return };
-    let [subject, etcd] = on_both(&servers, |server| {
+    let [subject, etcd] = with_both(&servers, |server| {
         let mut cluster = Cluster::start(std::slice::from_ref(server), &[]);
         let learner = cluster.add(server, true);
         let address = cluster.address(learner).to_owned();
@@ -160,7 +160,7 @@ fn a_learner_is_alive_and_not_ready_as_in_etcd() {
 #[test]
 fn variables_have_etcds_names() {
     let Some(servers) = servers("variables") else { return };
-    let [subject, etcd] = on_both(&servers, |server| {
+    let [subject, etcd] = with_both(&servers, |server| {
         let (member, _) = observed(server, &[]);
         let answer = ask(member.client_address(), "GET", "/debug/vars", "");
         let vars: serde_json::Value = serde_json::from_str(&answer.body).expect("JSON");

@@ -10,12 +10,13 @@ use metastore_tests::certificates::Authority;
 use metastore_tests::cluster::block_on;
 use metastore_tests::grpc::Client;
 use metastore_tests::member::{Directory, Member, free_address};
+use metastore_tests::programs::with_both;
 use metastore_tests::{cluster, paths};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-use super::{PATIENCE, ask, ask_through, on_both, servers};
+use super::{PATIENCE, ask, ask_through, servers};
 use crate::bad_days::observe::eventually;
 use crate::tls;
 
@@ -46,7 +47,7 @@ fn takes_a_put(address: &str) -> bool {
 #[test]
 fn http_apart_from_grpc_is_as_in_etcd() {
     let Some(servers) = servers("HTTP apart from gRPC") else { return };
-    let [subject, etcd] = on_both(&servers, |server| {
+    let [subject, etcd] = with_both(&servers, |server| {
         let (http, metrics) = (free_address(), free_address());
         let flags =
             [format!("--listen-client-http-urls=http://{http}"), format!("--listen-metrics-urls=http://{metrics}")];
@@ -77,7 +78,7 @@ fn http_apart_from_grpc_is_as_in_etcd() {
 #[test]
 fn a_url_may_be_named_twice_and_a_port_may_take_both() {
     let Some(servers) = servers("URLs named twice") else { return };
-    let [subject, etcd] = on_both(&servers, |server| {
+    let [subject, etcd] = with_both(&servers, |server| {
         let (ca, [http, metrics]) = (Authority::new(), [free_address(), free_address()]);
         let flags = [
             format!("--listen-client-http-urls=http://{http},https://{http},http://{http}"),
@@ -123,7 +124,7 @@ fn over_tls(address: &str, ca: &Authority, certificate: Option<&str>) -> Option<
 #[test]
 fn certificates_are_asked_for_where_etcd_asks() {
     let Some(servers) = servers("certificates at every port") else { return };
-    let [subject, etcd] = on_both(&servers, |server| {
+    let [subject, etcd] = with_both(&servers, |server| {
         let (ca, ports) = (Authority::new(), [free_address(), free_address(), free_address(), free_address()]);
         ca.sign("alice");
         let [http, plain_http, metrics, plain_metrics] = &ports;
@@ -148,7 +149,7 @@ fn certificates_are_asked_for_where_etcd_asks() {
 fn sockets_of_the_file_system_serve_as_ports_do() {
     let Some(servers) = servers("sockets of the file system") else { return };
     let Some((_, etcdctl)) = tls::programs("sockets", metastore_tests::programs::EngineKind::Memory) else { return };
-    let [subject, etcd] = on_both(&servers, |server| {
+    let [subject, etcd] = with_both(&servers, |server| {
         let (ca, directory) = (Authority::new(), Directory::new("sockets"));
         let path = |name: &str| directory.path().join(name);
         let url = |scheme: &str, name: &str| format!("{scheme}://{}", path(name).display());

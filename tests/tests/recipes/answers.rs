@@ -10,7 +10,7 @@ use metastore_proto::v3lockpb::{LockRequest, LockResponse, UnlockRequest, Unlock
 use metastore_tests::cluster::block_on;
 use metastore_tests::grpc::Client;
 use metastore_tests::member::Member;
-use metastore_tests::programs::{self, EngineKind, Server};
+use metastore_tests::programs::{self, EngineKind};
 use metastore_tests::{lease, paths};
 use prost::Message;
 use tokio::time::timeout;
@@ -24,8 +24,7 @@ const TTL_S: i64 = 600;
 each_engine!(locks_and_elections_answer_as_those_of_etcd, a_waiter_whose_lease_has_ended_does_not_get_the_lock);
 
 fn locks_and_elections_answer_as_those_of_etcd(engine: EngineKind) {
-    let found = programs::subject(engine).and_then(|subject| Ok([subject, Server::etcd(&programs::etcd("newest")?)]));
-    let Some(servers) = programs::or_skip("answers of locks and elections", found) else { return };
+    let Some(servers) = programs::beside_etcd("answers of locks and elections", engine, "newest") else { return };
     let [subject, etcd] = servers.map(|server| {
         let member = Member::start(&server, &[]);
         block_on(async { all(&Client::new(member.client_address())).await })

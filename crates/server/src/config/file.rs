@@ -3,6 +3,8 @@
 //! A key is the name of a flag, in capitals or not. Some settings stand in a [`block`], such as the certificates. A key
 //! without a value is one that is not there; a key that names no setting is noted.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use yaml_rust2::yaml::Hash;
@@ -60,17 +62,19 @@ pub fn path(values: &Values, variables: &[(String, String)]) -> Option<PathBuf> 
 /// It cannot be read, is no YAML, or holds a value of the wrong kind; the text names the file and the key.
 pub fn read(path: &Path) -> Result<Contents, String> {
     let shown = path.display();
-    let opened = std::fs::metadata(path).and_then(|found| Ok((found.len(), std::fs::read(path)?)));
-    let bytes = match opened {
-        Ok((length, _)) if length > MAX_FILE_BYTES => {
-            return Err(format!("--config-file={shown} has {length} bytes; at most {MAX_FILE_BYTES} are read"));
+    let mut bytes = Vec::new();
+    // A byte more than may be tells that the file is too long, also one whose length is not known.
+    let read = File::open(path).and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes));
+    match read {
+        Ok(length) if length as u64 > MAX_FILE_BYTES => {
+            return Err(format!("--config-file={shown} has more than {MAX_FILE_BYTES} bytes, the most that are read"));
         }
-        Ok((_, bytes)) => bytes,
+        Ok(_) => {}
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return Err(format!("open {shown}: no such file or directory"));
         }
         Err(error) => return Err(format!("open {shown}: {error}")),
-    };
+    }
     let text = String::from_utf8(bytes).map_err(|_| format!("--config-file={shown} is no text in UTF-8"))?;
     parse(&text).map_err(|error| format!("--config-file={shown}: {error}"))
 }
@@ -313,6 +317,9 @@ mod tests {
         }
         assert!(parse("a: [").unwrap_err().starts_with("error converting YAML to JSON: yaml: "));
         assert_eq!(read(Path::new("/no.yml")), Err("open /no.yml: no such file or directory".to_owned()));
+        // A file whose length nobody knows is read no further than another.
+        let endless = read(Path::new("/dev/zero")).unwrap_err();
+        assert_eq!(endless, "--config-file=/dev/zero has more than 1048576 bytes, the most that are read");
     }
 
     #[test]

@@ -80,17 +80,21 @@ fn distance(from: &str, to: &str) -> usize {
     row[to.len()]
 }
 
+/// The flags of a group that act, and what each does.
+fn acting(group: Group) -> impl Iterator<Item = (&'static Flag, &'static str)> {
+    FLAGS.iter().filter_map(move |flag| match flag.effect {
+        Effect::Acts(of, help) if of == group => Some((flag, help)),
+        _ => None,
+    })
+}
+
 /// `docs/configuration.md`: every flag, with its effect.
 pub fn page() -> String {
     let mut text = PAGE.to_owned();
     for (group, title) in GROUPS {
         let _ = write!(text, "\n## {title}\n\n| flag | default | meaning |\n|---|---|---|\n");
-        for flag in FLAGS {
-            if let Effect::Acts(of, help) = flag.effect
-                && of == group
-            {
-                let _ = writeln!(text, "| `--{}` | {} | {} |", flag.name, cell(flag.default), help.replace('|', "\\|"));
-            }
+        for (flag, help) in acting(group) {
+            let _ = writeln!(text, "| `--{}` | {} | {} |", flag.name, cell(flag.default), help.replace('|', "\\|"));
         }
     }
     text.push_str(
@@ -134,11 +138,7 @@ pub fn help() -> String {
     let mut text = format!("{USAGE}{EXAMPLES}");
     for (group, title) in GROUPS {
         let _ = write!(text, "\n{title}:\n");
-        for flag in FLAGS {
-            let Effect::Acts(of, help) = flag.effect else { continue };
-            if of != group {
-                continue;
-            }
+        for (flag, help) in acting(group) {
             let default = match flag.kind {
                 ValueKind::Bool => flag.default.to_owned(),
                 _ => format!("'{}'", flag.default),

@@ -160,13 +160,12 @@ pub fn start(output: &Output, format: Format, rotation: Option<&Rotation>) -> Re
         // Duplicates, because the standard library's streams buffer and lock.
         (Output::Stderr, _) => duplicate(io::stderr().as_fd().try_clone_to_owned())?,
         (Output::Stdout, _) => duplicate(io::stdout().as_fd().try_clone_to_owned())?,
-        (Output::File(path), Some(rotation)) => {
-            let file = RotatedFile::start(path.clone(), rotation.clone());
-            Target::Rotated(file.map_err(|error| format!("cannot open the log file {}: {error}", path.display()))?)
-        }
-        (Output::File(path), None) => {
-            let file = append(path).map_err(|error| format!("cannot open the log file {}: {error}", path.display()))?;
-            Target::Plain(Plain::new(file))
+        (Output::File(path), rotation) => {
+            let opened = match rotation {
+                Some(rotation) => RotatedFile::start(path.clone(), rotation.clone()).map(Target::Rotated),
+                None => append(path).map(|file| Target::Plain(Plain::new(file))),
+            };
+            opened.map_err(|error| format!("cannot open the log file {}: {error}", path.display()))?
         }
         (Output::Journal, _) => Target::Journal(Journal::find()?),
     };

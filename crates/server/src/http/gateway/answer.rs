@@ -1,10 +1,10 @@
 //! Answers and errors as grpc-gateway forms them.
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
+use http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 
-use super::super::text;
+use super::super::{json, refusing, text};
 use crate::grpc::{Body, Code, Status};
 
 /// A status as JSON.
@@ -38,7 +38,7 @@ pub fn ok(body: Body) -> Response<Body> {
 
 /// The answer to a unary call that failed.
 pub fn failed(status: &Status) -> Response<Body> {
-    let mut response = respond(status, json(&Shown::from(status)));
+    let mut response = json(http_status(status.code), &Shown::from(status));
     if status.code == Code::Unauthenticated
         && let Ok(message) = HeaderValue::from_str(&status.message)
     {
@@ -49,7 +49,7 @@ pub fn failed(status: &Status) -> Response<Body> {
 
 /// The answer to a streaming call that failed before its first message.
 pub fn failed_stream(status: &Status) -> Response<Body> {
-    respond(status, error_line(status))
+    text(http_status(status.code), "application/json", error_line(status))
 }
 
 /// The end of a stream that failed after its first message.
@@ -58,7 +58,7 @@ pub fn error_line(status: &Status) -> Bytes {
     struct Line<'a> {
         error: Shown<'a>,
     }
-    let mut line = json(&Line { error: status.into() });
+    let mut line = serde_json::to_vec(&Line { error: status.into() }).expect("plain structures become JSON");
     line.push(b'\n');
     line.into()
 }
@@ -66,17 +66,7 @@ pub fn error_line(status: &Status) -> Bytes {
 /// The answer to a client that shows a certificate with a name, which other doors take for its user.
 pub fn common_name() -> Response<Body> {
     let body = "CommonName of client sending a request against gateway will be ignored and not used as expected\n";
-    let mut response = text(StatusCode::BAD_REQUEST, "text/plain; charset=utf-8", body);
-    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    response
-}
-
-fn respond(status: &Status, body: impl Into<Bytes>) -> Response<Body> {
-    text(http_status(status.code), "application/json", body)
-}
-
-fn json(value: &impl serde::Serialize) -> Vec<u8> {
-    serde_json::to_vec(value).expect("plain structures become JSON")
+    refusing(StatusCode::BAD_REQUEST, body)
 }
 
 fn http_status(code: Code) -> StatusCode {
