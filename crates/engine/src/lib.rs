@@ -46,8 +46,8 @@ use std::sync::Arc;
 /// The most rows that one call visits while it holds a lock, returned or not.
 pub const STEP: usize = 256;
 
-/// The most rows that one step of a compaction visits. It is less than [`STEP`], because the writer takes these steps,
-/// and requests that arrive meanwhile wait for each.
+/// The most versions that a step of a compaction visits by default. It is less than [`STEP`], because the writer takes
+/// these steps, and requests that arrive meanwhile wait for each.
 pub const COMPACTION_STEP: usize = 32;
 
 /// The bounds of one call while it holds a lock. The default of each engine suits all callers except tests: with small
@@ -58,6 +58,8 @@ pub struct Steps {
     pub rows: usize,
     /// The most keys that a count visits.
     pub counted_keys: usize,
+    /// The most versions that a step of a compaction visits.
+    pub compacted: usize,
 }
 
 /// The bytes of one version of a key, as etcd stores them: a canonical `mvccpb.KeyValue`.

@@ -51,13 +51,13 @@ pub struct MemorySettings {
     pub steps: Steps,
     /// The most keys in a leaf of the index; four or more.
     pub leaf_keys: usize,
-    /// The most versions in a chunk of the history. A step of a compaction visits one chunk.
+    /// The most versions in a chunk of the history. A step of a compaction visits no more than one chunk.
     pub chunk_versions: usize,
 }
 
 impl Default for MemorySettings {
     fn default() -> Self {
-        let steps = Steps { rows: STEP, counted_keys: COUNT_STEP };
+        let steps = Steps { rows: STEP, counted_keys: COUNT_STEP, compacted: COMPACTION_STEP };
         Self { steps, leaf_keys: LEAF_KEYS, chunk_versions: CHUNK_VERSIONS }
     }
 }
@@ -128,11 +128,11 @@ impl Versioned {
     /// Returns whether there is more to do, and the usage of the dropped versions, which is also subtracted from
     /// the mark. A compaction at another revision than before begins at the first version, and so finishes the
     /// one that it overtakes.
-    fn compact_step(&mut self, at: i64, mark: &mut HighWaterMark) -> (bool, Usage) {
+    fn compact_step(&mut self, at: i64, step: usize, mark: &mut HighWaterMark) -> (bool, Usage) {
         let Self { index, history, compaction, .. } = self;
         let from = compaction.filter(|(under_way, _)| *under_way == at).map(|(_, next)| next).unwrap_or_default();
         let mut gone = Usage::default();
-        let next = history.compact_step((at, from), COMPACTION_STEP, |Entry { key, stored }| {
+        let next = history.compact_step((at, from), step, |Entry { key, stored }| {
             if mutant(Mutant::TombstonesStay) && stored.stamp.is_tombstone() {
                 return false;
             }
@@ -202,7 +202,7 @@ impl Engine for Memory {
 
     fn compact_step(&self, at: i64) -> Result<bool> {
         let mut mark = self.stored.mark();
-        let (more, gone) = self.versions.write().compact_step(at, &mut mark);
+        let (more, gone) = self.versions.write().compact_step(at, self.steps.compacted, &mut mark);
         self.stored.set_mark(mark);
         self.stored.remove(gone);
         if !more {

@@ -55,8 +55,8 @@ use rocksdb::{Cache, ColumnFamily, DB, Env, Options};
 
 use crate::stock::Stock;
 use crate::{
-    Applied, Engine, EngineError, HighWaterMark, KeyRange, Published, Result, Revision, STEP, Statistic, Steps, Table,
-    Usage, Version,
+    Applied, COMPACTION_STEP, Engine, EngineError, HighWaterMark, KeyRange, Published, Result, Revision, STEP,
+    Statistic, Steps, Table, Usage, Version,
 };
 use dead_rows::DeadRows;
 use forgotten::Forgotten;
@@ -79,7 +79,7 @@ pub struct RocksDbSettings {
 
 impl Default for RocksDbSettings {
     fn default() -> Self {
-        let steps = Steps { rows: STEP, counted_keys: COUNT_STEP };
+        let steps = Steps { rows: STEP, counted_keys: COUNT_STEP, compacted: COMPACTION_STEP };
         Self { block_cache_bytes: 256 << 20, max_open_files: 512, memtable_bytes: options::MEMTABLE_BYTES, steps }
     }
 }

@@ -20,7 +20,7 @@ mod memory_in_small_steps {
     use super::*;
 
     fn small() -> Memory {
-        let steps = Steps { rows: 5, counted_keys: 6 };
+        let steps = Steps { rows: 5, counted_keys: 6, compacted: 5 };
         Memory::with(MemorySettings { steps, leaf_keys: 4, chunk_versions: 5 })
     }
 

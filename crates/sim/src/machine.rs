@@ -183,7 +183,8 @@ impl Machine {
 
     /// The step sizes, if they are smaller than the default.
     fn steps(&self) -> Option<Steps> {
-        (self.step_rows < STEP).then_some(Steps { rows: self.step_rows, counted_keys: self.step_rows + 1 })
+        let rows = self.step_rows;
+        (rows < STEP).then_some(Steps { rows, counted_keys: rows + 1, compacted: rows })
     }
 
     /// A function that opens this storage engine in any directory of this machine.

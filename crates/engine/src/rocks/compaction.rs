@@ -28,7 +28,7 @@ use super::layout::{
     revision_key,
 };
 use super::reading::item;
-use crate::{COMPACTION_STEP, HighWaterMark, Result, Revision, Usage};
+use crate::{HighWaterMark, Result, Revision, Usage};
 
 /// The most bytes of versions that a step reads, not counting the last version.
 const STEP_BYTES: usize = 1 << 20;
@@ -123,7 +123,7 @@ impl RocksDb {
         let (mut visited, mut bytes) = (0, 0);
         while let Some((key, value)) = item(self, &revisions)? {
             let revision = parse_revision_key(key)?;
-            if visited == self.settings.steps.rows.min(COMPACTION_STEP) || bytes >= STEP_BYTES {
+            if visited == self.settings.steps.compacted || bytes >= STEP_BYTES {
                 return Ok(Some(revision));
             }
             visited += 1;

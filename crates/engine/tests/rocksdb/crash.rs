@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The number of copies that are taken while the threads run.
 const CRASHES: usize = 25;
-/// The number of keys that each revision writes. One step of a compaction drops those of KEPT revisions.
-const KEYS: i64 = 6;
+/// The number of keys that each revision writes.
+const KEYS: i64 = 20;
 /// The number of revisions that the concurrent compaction keeps.
 const KEPT: i64 = 5;
 

@@ -1,7 +1,9 @@
 //! A database in a directory, and copies of the directory.
 
 use metastore_engine::contract::Scratch;
-use metastore_engine::{Applied, Engine, MemoryFiles, Published, Revision, RocksDb, RocksDbSettings, Version};
+use metastore_engine::{
+    Applied, Engine, MemoryFiles, Published, Revision, RocksDb, RocksDbSettings, STEP, Steps, Version,
+};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,6 +12,12 @@ use std::time::{Duration, Instant};
 
 /// How long a copy may wait until the manifest does not change.
 const DEADLINE: Duration = Duration::from_secs(60);
+
+/// One step of a compaction drops all that it drops in most of these tests.
+fn settings(block_cache_bytes: usize) -> RocksDbSettings {
+    let usual = RocksDbSettings::default();
+    RocksDbSettings { block_cache_bytes, steps: Steps { compacted: STEP, ..usual.steps }, ..usual }
+}
 
 /// A directory in which a database is made.
 pub struct Disk(Scratch);
@@ -29,7 +37,7 @@ impl Disk {
     }
 
     pub fn try_open(&self) -> metastore_engine::Result<RocksDb> {
-        RocksDb::open(&self.path(), RocksDbSettings { block_cache_bytes: 8 << 20, ..Default::default() })
+        RocksDb::open(&self.path(), settings(8 << 20))
     }
 
     /// A copy of the files at one moment, as a crash would leave them. Table files never change, so they are linked.
@@ -98,7 +106,7 @@ impl Place {
         match self {
             Self::Disk(disk) => disk.open(),
             Self::Memory(files, path) => {
-                let settings = RocksDbSettings { block_cache_bytes: 1 << 20, ..Default::default() };
+                let settings = settings(1 << 20);
                 RocksDb::open_in_memory(files, path, settings).unwrap_or_else(|error| panic!("{error}"))
             }
         }

@@ -61,7 +61,7 @@ fn effort_follows_what_is_asked_for() {
     assert!(listed < LISTED as u64 / 20, "a list of {LISTED} keys looked at {listed} blocks");
 
     let before = blocks(&engine);
-    while engine.compact_step(last + 1).expect("compact_step") {}
+    assert!(!engine.compact_step(last + 1).expect("compact_step"), "what was written since is less than one step");
     let compacted = blocks(&engine) - before;
     // The compaction visits the versions written since the last one. For each deleted key it looks up the newest
     // version, to see that this is the delete.
